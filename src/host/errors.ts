@@ -1,0 +1,50 @@
+/** Errors by who must act on them. Each carries a stable code and one line: what, why, what to do. */
+
+/** Base of all errors that nodevmm throws on purpose. */
+export class NodeVmmError extends Error {
+  /** Stable identifier, `E_*` or the errno's name. */
+  readonly code: string;
+
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+    this.name = new.target.name;
+  }
+}
+
+/** The caller asked for something that cannot be: the CLI exits with status 2. */
+export class UsageError extends NodeVmmError {}
+
+/** The host refused a system call. */
+export class HostError extends NodeVmmError {
+  /** The system call or ioctl that failed, e.g. `KVM_CREATE_VM`. */
+  readonly call: string;
+  /** What it was applied to, e.g. a path. */
+  readonly object: string;
+  /** Positive errno. */
+  readonly errno: number;
+
+  constructor(
+    call: string,
+    object: string,
+    errno: number,
+    code: string,
+    text: string,
+    remedy: string,
+  ) {
+    super(code, `${call} on ${object} failed: ${text} (${code})${remedy === '' ? '' : `; ${remedy}`}`);
+    this.call = call;
+    this.object = object;
+    this.errno = errno;
+  }
+}
+
+/** A guest, or a process at the other end of a socket, broke the rules; its device stops. */
+export class PeerError extends NodeVmmError {}
+
+/** A bug in nodevmm itself. */
+export class InternalError extends NodeVmmError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('E_INTERNAL', `${message}; this is a bug in nodevmm, please report it`, options);
+  }
+}

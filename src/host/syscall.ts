@@ -1,0 +1,163 @@
+/**
+ * The libc functions that nodevmm calls, typed, through koffi. Pointers are plain numbers (user
+ * space addresses stay below 2^47). Each function returns the call's result, or the negative
+ * errno: no exception, so that hot loops may use them; cold code wraps them in `check`.
+ */
+import { constants as os } from 'node:os';
+import koffi from 'koffi';
+import { HostError } from './errors.ts';
+
+const libc = koffi.load('libc.so.6');
+
+type Native = (...args: (number | string | null)[]) => number;
+
+function bind(signature: string): Native {
+  const native = libc.func(signature) as unknown as Native;
+  return native;
+}
+
+const nativeErrno = koffi.errno as () => number;
+
+const ioctlNative = bind('int ioctl(int fd, uint64_t request, int64_t argument)');
+const openNative = bind('int open(const char *path, int flags, int mode)');
+const closeNative = bind('int close(int fd)');
+const readNative = bind('int64_t read(int fd, int64_t address, int64_t length)');
+const writeNative = bind('int64_t write(int fd, int64_t address, int64_t length)');
+const readvNative = bind('int64_t readv(int fd, int64_t iovec, int count)');
+const writevNative = bind('int64_t writev(int fd, int64_t iovec, int count)');
+const preadvNative = bind('int64_t preadv(int fd, int64_t iovec, int count, int64_t offset)');
+const pwritevNative = bind('int64_t pwritev(int fd, int64_t iovec, int count, int64_t offset)');
+const fsyncNative = bind('int fsync(int fd)');
+const fdatasyncNative = bind('int fdatasync(int fd)');
+const fallocateNative = bind('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
+const ftruncateNative = bind('int ftruncate(int fd, int64_t length)');
+const lseekNative = bind('int64_t lseek(int fd, int64_t offset, int whence)');
+const mmapNative = bind(
+  'int64_t mmap(int64_t address, int64_t length, int protection, int flags, int fd, int64_t offset)',
+);
+const munmapNative = bind('int munmap(int64_t address, int64_t length)');
+const madviseNative = bind('int madvise(int64_t address, int64_t length, int advice)');
+const memfdCreateNative = bind('int memfd_create(const char *name, unsigned int flags)');
+const eventfdNative = bind('int eventfd(unsigned int initial, int flags)');
+const epollCreateNative = bind('int epoll_create1(int flags)');
+const epollCtlNative = bind('int epoll_ctl(int epfd, int op, int fd, int64_t event)');
+const epollWaitNative = bind('int epoll_wait(int epfd, int64_t events, int maximum, int timeout)');
+const pollNative = bind('int poll(int64_t fds, uint64_t count, int timeout)');
+const flockNative = bind('int flock(int fd, int operation)');
+const fcntlNative = bind('int fcntl(int fd, int command, int64_t argument)');
+const gettidNative = bind('int gettid()');
+const tgkillNative = bind('int tgkill(int tgid, int tid, int signal)');
+const syscallNative = bind(
+  'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f)',
+);
+
+function result(value: number): number {
+  return value < 0 ? -nativeErrno() : value;
+}
+
+export const ioctl = (fd: number, request: number, argument: number): number =>
+  result(ioctlNative(fd, request, argument));
+export const open = (path: string, flags: number, mode = 0): number =>
+  result(openNative(path, flags, mode));
+export const close = (fd: number): number => result(closeNative(fd));
+export const read = (fd: number, address: number, length: number): number =>
+  result(readNative(fd, address, length));
+export const write = (fd: number, address: number, length: number): number =>
+  result(writeNative(fd, address, length));
+export const readv = (fd: number, iovec: number, count: number): number =>
+  result(readvNative(fd, iovec, count));
+export const writev = (fd: number, iovec: number, count: number): number =>
+  result(writevNative(fd, iovec, count));
+export const preadv = (fd: number, iovec: number, count: number, offset: number): number =>
+  result(preadvNative(fd, iovec, count, offset));
+export const pwritev = (fd: number, iovec: number, count: number, offset: number): number =>
+  result(pwritevNative(fd, iovec, count, offset));
+export const fsync = (fd: number): number => result(fsyncNative(fd));
+export const fdatasync = (fd: number): number => result(fdatasyncNative(fd));
+export const fallocate = (fd: number, mode: number, offset: number, length: number): number =>
+  result(fallocateNative(fd, mode, offset, length));
+export const ftruncate = (fd: number, length: number): number =>
+  result(ftruncateNative(fd, length));
+export const lseek = (fd: number, offset: number, whence: number): number =>
+  result(lseekNative(fd, offset, whence));
+export const mmap = (
+  address: number,
+  length: number,
+  protection: number,
+  flags: number,
+  fd: number,
+  offset: number,
+): number => result(mmapNative(address, length, protection, flags, fd, offset));
+export const munmap = (address: number, length: number): number =>
+  result(munmapNative(address, length));
+export const madvise = (address: number, length: number, advice: number): number =>
+  result(madviseNative(address, length, advice));
+export const memfdCreate = (name: string, flags: number): number =>
+  result(memfdCreateNative(name, flags));
+export const eventfd = (initial: number, flags: number): number =>
+  result(eventfdNative(initial, flags));
+export const epollCreate1 = (flags: number): number => result(epollCreateNative(flags));
+export const epollCtl = (epfd: number, op: number, fd: number, event: number): number =>
+  result(epollCtlNative(epfd, op, fd, event));
+export const epollWait = (epfd: number, events: number, max: number, timeoutMs: number): number =>
+  result(epollWaitNative(epfd, events, max, timeoutMs));
+export const poll = (fds: number, count: number, timeoutMs: number): number =>
+  result(pollNative(fds, count, timeoutMs));
+export const flock = (fd: number, operation: number): number => result(flockNative(fd, operation));
+export const fcntl = (fd: number, command: number, argument: number): number =>
+  result(fcntlNative(fd, command, argument));
+export const gettid = (): number => gettidNative();
+export const tgkill = (tgid: number, tid: number, signal: number): number =>
+  result(tgkillNative(tgid, tid, signal));
+/** A system call that libc has no function for, by its number. */
+export const syscall = (
+  number: number,
+  a: number,
+  b: number,
+  c = 0,
+  d = 0,
+  e = 0,
+  f = 0,
+): number => result(syscallNative(number, a, b, c, d, e, f));
+
+export const O_RDONLY = 0;
+export const O_RDWR = 2;
+export const O_CLOEXEC = 0o2000000;
+export const O_NONBLOCK = 0o4000;
+export const O_DIRECT = 0o40000;
+export const PROT_READ = 1;
+export const PROT_WRITE = 2;
+export const MAP_SHARED = 1;
+export const MAP_PRIVATE = 2;
+export const MAP_ANONYMOUS = 0x20;
+export const MAP_NORESERVE = 0x4000;
+
+const errnoNames = new Map<number, string>(
+  Object.entries(os.errno).map(([name, value]) => [value, name] as const),
+);
+const strerror = libc.func('const char *strerror(int errnum)') as unknown as (e: number) => string;
+
+/** The header's name of a positive errno, e.g. `EACCES`. */
+export function errnoName(errno: number): string {
+  return errnoNames.get(errno) ?? `errno ${errno}`;
+}
+
+const remedies: Readonly<Record<string, string>> = {
+  EMFILE: 'raise the limit on open files (ulimit -n)',
+  ENOMEM: 'free some memory or give the guest less (--memory)',
+};
+
+/**
+ * Turns a negative result into an exception.
+ * @param result what one of the functions above returned
+ * @param call the system call's or ioctl's name
+ * @param object what it was applied to
+ * @param remedy what the person can do about it
+ * @returns the result when it is not negative
+ * @throws HostError naming call, object, errno and remedy
+ */
+export function check(result: number, call: string, object: string, remedy?: string): number {
+  if (result >= 0) return result;
+  const name = errnoName(-result);
+  throw new HostError(call, object, -result, name, strerror(-result), remedy ?? remedies[name] ?? '');
+}
