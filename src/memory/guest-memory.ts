@@ -1,0 +1,117 @@
+/**
+ * Guest RAM: one shared memfd mapping, seen from every thread.
+ *
+ * HOT. `offset` is the only bounds check between a guest physical address and host memory; all
+ * other methods take the offset it returned.
+ */
+import { viewOf } from '../host/native-memory.ts';
+import { GiB, HIGH_RAM_BASE, LOW_RAM_LIMIT, MiB, type RamRegion, ramRegions } from './ram-layout.ts';
+
+/** What another thread needs to see the same RAM; a plain, cloneable message. */
+export interface GuestMemoryShare {
+  /** The memfd. */
+  readonly fd: number;
+  /** Host virtual address of the mapping, valid in every thread of the process. */
+  readonly address: number;
+  /** Bytes of RAM. */
+  readonly size: number;
+}
+
+/**
+ * RAM is viewed in chunks, because indices below 2^30 stay small integers in V8. Each view reaches
+ * this far into the next chunk, so that no scalar and no ring (at most 32768 * 16 bytes) straddles.
+ */
+const CHUNK = GiB;
+const OVERLAP = MiB;
+
+/** A thread's view of guest RAM. */
+export class GuestMemory {
+  readonly share: GuestMemoryShare;
+  /** Host virtual address of RAM offset 0. */
+  readonly address: number;
+  readonly size: number;
+  readonly regions: readonly RamRegion[];
+  readonly #lowSize: number;
+  readonly #highSize: number;
+  #bytes: Uint8Array[] = [];
+  #views: DataView[] = [];
+
+  constructor(share: GuestMemoryShare) {
+    this.share = share;
+    this.address = share.address;
+    this.size = share.size;
+    this.regions = ramRegions(share.size);
+    this.#lowSize = Math.min(share.size, LOW_RAM_LIMIT);
+    this.#highSize = share.size - this.#lowSize;
+    for (let at = 0; at < share.size; at += CHUNK) {
+      const length = Math.min(CHUNK + OVERLAP, share.size - at);
+      const buffer = viewOf(share.address + at, length);
+      this.#bytes.push(new Uint8Array(buffer));
+      this.#views.push(new DataView(buffer));
+    }
+  }
+
+  /**
+   * Offset of a guest physical range in RAM, or -1 unless all of it is RAM.
+   * @param gpa guest physical address, 0 to 2^64 as a double: rounding above 2^53 cannot make a
+   *   bad address good, since RAM ends far below
+   * @param length bytes, 0 to 2^53
+   */
+  offset(gpa: number, length: number): number {
+    if (gpa < LOW_RAM_LIMIT) return gpa >= 0 && gpa + length <= this.#lowSize ? gpa : -1;
+    const high = gpa - HIGH_RAM_BASE;
+    return high >= 0 && high + length <= this.#highSize ? this.#lowSize + high : -1;
+  }
+
+  readU8(offset: number): number {
+    return this.#view(offset).getUint8(offset % CHUNK);
+  }
+  readU16(offset: number): number {
+    return this.#view(offset).getUint16(offset % CHUNK, true);
+  }
+  readU32(offset: number): number {
+    return this.#view(offset).getUint32(offset % CHUNK, true);
+  }
+  /** A 64-bit value as a double: exact below 2^53. */
+  readU64(offset: number): number {
+    const view = this.#view(offset);
+    const at = offset % CHUNK;
+    return view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
+  }
+  writeU8(offset: number, value: number): void {
+    this.#view(offset).setUint8(offset % CHUNK, value);
+  }
+  writeU16(offset: number, value: number): void {
+    this.#view(offset).setUint16(offset % CHUNK, value, true);
+  }
+  writeU32(offset: number, value: number): void {
+    this.#view(offset).setUint32(offset % CHUNK, value, true);
+  }
+  writeU64(offset: number, value: number): void {
+    const view = this.#view(offset);
+    const at = offset % CHUNK;
+    view.setUint32(at, value >>> 0, true);
+    view.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
+  }
+
+  /** A view of a piece of RAM, without copying. Not for hot loops: it allocates. */
+  bytes(offset: number, length: number): Uint8Array {
+    const chunk = this.#bytes[Math.floor(offset / CHUNK)];
+    const at = offset % CHUNK;
+    if (chunk !== undefined && at + length <= chunk.length) return chunk.subarray(at, at + length);
+    if (offset < 0 || offset + length > this.size) throw new RangeError('outside of guest RAM');
+    return new Uint8Array(viewOf(this.address + offset, length));
+  }
+
+  /** Drops every view; to be called before the mapping goes. */
+  detach(): void {
+    this.#bytes = [];
+    this.#views = [];
+  }
+
+  #view(offset: number): DataView {
+    const view = this.#views[Math.floor(offset / CHUNK)];
+    if (view === undefined) throw new RangeError('outside of guest RAM');
+    return view;
+  }
+}

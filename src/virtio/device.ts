@@ -1,0 +1,115 @@
+/**
+ * The contract between a virtio device and whatever carries it. A device is two halves: a control
+ * half on the main thread (`VirtioDevice`), and a data half (`QueueHandler`) that serves the
+ * queues in the main thread or in a queue worker. Neither knows a transport.
+ */
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { Virtqueue } from './queue/virtqueue.ts';
+
+/** A queue that a device has. */
+export interface QueueSpec {
+  readonly name: string;
+  /** The most descriptors that the driver may ask for: a power of two, at most 32768. */
+  readonly maxSize: number;
+}
+
+/** What the carrier of a device lets its control half do. */
+export interface DeviceHost {
+  /**
+   * Changes the device configuration space: the driver sees all or nothing of it (config
+   * generation, virtio 1.3 §4.1.4.3.1), and gets a configuration change notification.
+   */
+  updateConfig(change: (config: DataView) => void): void;
+  /** The configuration space as it is now, the driver's writes included. */
+  readConfig(): Uint8Array;
+}
+
+/** Where the data half runs. */
+export type Placement =
+  | { readonly thread: 'main' }
+  | {
+      /** A queue worker of its own. */
+      readonly thread: 'worker';
+      /** URL of the module whose `createHandler(options)` makes the data half in the worker. */
+      readonly module: string;
+      /** Cloneable options for it: numbers, strings, file descriptors. */
+      readonly options: unknown;
+    };
+
+/** A device's control half. One object is one device of one VM. */
+export interface VirtioDevice {
+  /** Short name for messages and threads, e.g. `blk0`. */
+  readonly name: string;
+  /** Device ID, virtio 1.3 §5. */
+  readonly deviceId: number;
+  /** PCI class code (24 bits) that transports over PCI show. */
+  readonly pciClass: number;
+  /** Device-specific feature bits that are offered; ring and transport bits are the carrier's. */
+  readonly features: bigint;
+  readonly queues: readonly QueueSpec[];
+  /** The initial device configuration space (§2.5). */
+  readonly config: Uint8Array;
+  /** Which bytes of it the driver may write: 0xff where it may. Absent: none. */
+  readonly configWriteMask?: Uint8Array;
+  readonly placement: Placement;
+  /** Called once, before the guest runs. */
+  attach?(host: DeviceHost): void;
+  /** Makes the data half for placement `main`, anew for each activation. */
+  createHandler?(): QueueHandler;
+  /** The driver wrote bytes of the configuration space. */
+  configWritten?(offset: number, length: number): void;
+  /** The driver reset the device; the queues are no longer served. */
+  reset?(): void;
+  /** Releases everything that the device holds. The queues are no longer served. */
+  close(): void;
+}
+
+/** Events that a handler can wait for on a file descriptor. */
+export const READABLE = 1;
+export const WRITABLE = 4;
+
+/** Lets a handler wait for file descriptors; an epoll loop in workers, the event loop on main. */
+export interface Reactor {
+  /**
+   * Calls the handler's `ready(token, events)` whenever the descriptor is ready (level triggered).
+   * Watching it again changes the events; 0 stops the watch.
+   * @param token a small number of the handler's choice, 0 to 65535
+   */
+  watch(fd: number, events: number, token: number): void;
+}
+
+/** One queue as a handler gets it. */
+export interface ServedQueue {
+  readonly virtqueue: Virtqueue;
+  /** Interrupts the driver; to be called when `publish` said so. */
+  interrupt(): void;
+}
+
+/** What a data half works with from `start` to `stop`. */
+export interface HandlerContext {
+  readonly memory: GuestMemory;
+  /** All negotiated feature bits. */
+  readonly features: bigint;
+  /** By queue index; undefined where the driver did not enable the queue. */
+  readonly queues: readonly (ServedQueue | undefined)[];
+  readonly reactor: Reactor;
+  /**
+   * The driver broke a rule: the device stops and asks for a reset (DEVICE_NEEDS_RESET).
+   * @param reason one line, with the clause
+   */
+  broken(reason: string): void;
+  /** Sends a cloneable message to the control half's `message` hook, if it has one. */
+  log(text: string): void;
+}
+
+/** A device's data half. Never throws for what the guest does: it calls `broken`. */
+export interface QueueHandler {
+  /** The driver is ready (DRIVER_OK). Each queue is kicked once after it. */
+  start(context: HandlerContext): void;
+  /** The driver notified the queue; spurious calls are possible. HOT. */
+  kick(queue: number): void;
+  /** A watched descriptor is ready. HOT. */
+  ready(token: number, events: number): void;
+  /** Stop serving: on return no request is in flight and no queue will be touched again. */
+  stop(): void;
+}

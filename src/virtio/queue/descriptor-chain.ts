@@ -1,0 +1,130 @@
+/**
+ * One descriptor chain, snapshot by a queue's `pop` (virtio 1.3 §2.6, §2.7.5, §2.8.5): readable
+ * segments first, then writable ones (§2.7.4.2), each checked to lie in guest RAM.
+ *
+ * HOT. One object is made once and filled again by each `pop`. The segments are also laid out as
+ * an iovec array, so that readv, writev and io_uring move the data and JavaScript does not.
+ */
+import { NativeMemory } from '../../host/native-memory.ts';
+import type { GuestMemory } from '../../memory/guest-memory.ts';
+
+/** Bytes of a struct iovec: base, length. */
+export const IOVEC_SIZE = 16;
+
+/** A chain's segments; filled by a virtqueue, read by a device. */
+export class DescriptorChain {
+  /** Head index (split) or buffer id (packed): what `push` wants back. */
+  id = 0;
+  /** Number of segments. */
+  count = 0;
+  /** How many of them, at the front, are device-readable. */
+  readable = 0;
+  /** Bytes in the readable segments, and in the writable ones. */
+  readableLength = 0;
+  writableLength = 0;
+  /** Ring slots that the chain took: 1 on split queues, one for each descriptor on packed ones. */
+  slots = 1;
+  /** RAM offset of each segment, as `GuestMemory.offset` gave it. */
+  readonly offset: Float64Array;
+  /** Length of each segment in bytes. */
+  readonly length: Float64Array;
+  /** The same as `struct iovec[]` for the kernel: address `iovecAddress`, 16 bytes each. */
+  readonly iovec: Uint32Array;
+  readonly iovecAddress: number;
+  readonly capacity: number;
+  readonly memory: GuestMemory;
+  readonly #native: NativeMemory;
+
+  /** @param capacity the most segments a chain may have: the queue size (§2.7.5.3.1) */
+  constructor(memory: GuestMemory, capacity: number) {
+    this.memory = memory;
+    this.capacity = capacity;
+    this.offset = new Float64Array(capacity);
+    this.length = new Float64Array(capacity);
+    this.#native = new NativeMemory(capacity * IOVEC_SIZE);
+    this.iovec = new Uint32Array(this.#native.bytes.buffer);
+    this.iovecAddress = this.#native.address;
+  }
+
+  /** Empties the chain, before a queue fills it. */
+  clear(): void {
+    this.count = 0;
+    this.readable = 0;
+    this.readableLength = 0;
+    this.writableLength = 0;
+    this.slots = 1;
+  }
+
+  /** Appends a segment; the caller checked `offset` and that the chain has room. */
+  append(offset: number, length: number, writable: boolean): void {
+    const at = this.count;
+    this.offset[at] = offset;
+    this.length[at] = length;
+    const address = this.memory.address + offset;
+    const word = at * 4;
+    this.iovec[word] = address >>> 0;
+    this.iovec[word + 1] = (address / 2 ** 32) >>> 0;
+    this.iovec[word + 2] = length;
+    this.iovec[word + 3] = 0;
+    this.count = at + 1;
+    if (writable) {
+      this.writableLength += length;
+    } else {
+      this.readable = at + 1;
+      this.readableLength += length;
+    }
+  }
+
+  /** Address of the first writable segment's iovec; there are `count - readable` of them. */
+  get writableIovecAddress(): number {
+    return this.iovecAddress + this.readable * IOVEC_SIZE;
+  }
+
+  /**
+   * Copies out of the readable part.
+   * @param position where to start, in bytes from the start of the readable part
+   * @returns bytes copied: fewer than asked for when the part ends before
+   */
+  read(position: number, into: Uint8Array): number {
+    return this.#copy(0, this.readable, position, into, false);
+  }
+
+  /** Copies into the writable part, from its byte `position` on. Returns the bytes copied. */
+  write(position: number, from: Uint8Array): number {
+    return this.#copy(this.readable, this.count, position, from, true);
+  }
+
+  /**
+   * RAM offset of a byte of the readable (or writable) part, or -1 past its end. For small fields
+   * that drivers keep in one segment but need not.
+   */
+  locate(writable: boolean, position: number): number {
+    const last = writable ? this.count : this.readable;
+    let skip = position;
+    for (let i = writable ? this.readable : 0; i < last; i++) {
+      const length = this.length[i] as number;
+      if (skip < length) return (this.offset[i] as number) + skip;
+      skip -= length;
+    }
+    return -1;
+  }
+
+  #copy(first: number, end: number, position: number, bytes: Uint8Array, write: boolean): number {
+    let skip = position;
+    let done = 0;
+    for (let i = first; i < end && done < bytes.length; i++) {
+      const length = this.length[i] as number;
+      if (skip >= length) {
+        skip -= length;
+        continue;
+      }
+      const part = Math.min(length - skip, bytes.length - done);
+      const guest = this.memory.bytes((this.offset[i] as number) + skip, part);
+      if (write) guest.set(bytes.subarray(done, done + part));
+      else bytes.set(guest, done);
+      done += part;
+      skip = 0;
+    }
+    return done;
+  }
+}

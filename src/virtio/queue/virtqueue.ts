@@ -1,0 +1,91 @@
+/** What a device sees of a virtqueue, whichever its format (virtio 1.3 §2.6). */
+import type { DescriptorChain } from './descriptor-chain.ts';
+
+/**
+ * Where a queue stands, for a hand-over between the places that can serve it. On packed queues bit
+ * 15 is the wrap counter, as in vhost's VHOST_SET_VRING_BASE.
+ */
+export interface VringState {
+  readonly nextAvail: number;
+  readonly nextUsed: number;
+}
+
+/** An enabled queue as the driver configured it; a plain, cloneable message. */
+export interface QueueConfig {
+  /** Index in the device. */
+  readonly index: number;
+  /** Number of descriptors: a power of two on split queues, any number up to 32768 on packed. */
+  readonly size: number;
+  /** Guest physical addresses of descriptor area, driver area and device area (§2.6). */
+  readonly descriptorArea: number;
+  readonly driverArea: number;
+  readonly deviceArea: number;
+  /** eventfd that the driver's notifications land on. */
+  readonly kickFd: number;
+  /** eventfd that interrupts the driver; -1 when the driver chose no vector. */
+  readonly callFd: number;
+  /** Where to go on; absent for a fresh queue. */
+  readonly state?: VringState;
+}
+
+/** `pop` found a chain. */
+export const POP_CHAIN = 1;
+/** `pop` found nothing available. */
+export const POP_EMPTY = 0;
+/** Negative results of `pop`: the driver broke a rule, named by `faultText`. */
+export const FAULT_INDEX_JUMP = -1;
+export const FAULT_HEAD_RANGE = -2;
+export const FAULT_CHAIN_LOOP = -3;
+export const FAULT_ADDRESS = -4;
+export const FAULT_READ_AFTER_WRITE = -5;
+export const FAULT_INDIRECT = -6;
+export const FAULT_LENGTH = -7;
+export const FAULT_EMPTY_CHAIN = -8;
+
+const texts: Readonly<Record<number, string>> = {
+  [FAULT_INDEX_JUMP]: 'the available index jumped by more than the queue size (§2.7.13.3)',
+  [FAULT_HEAD_RANGE]: 'a descriptor index is not below the queue size (§2.7.5)',
+  [FAULT_CHAIN_LOOP]: 'a descriptor chain is longer than the queue size (§2.7.5.3.1)',
+  [FAULT_ADDRESS]: 'a buffer lies outside of guest RAM (§2.7.5)',
+  [FAULT_READ_AFTER_WRITE]: 'a readable descriptor follows a writable one (§2.7.4.2)',
+  [FAULT_INDIRECT]: 'an indirect table is malformed or was not negotiated (§2.7.5.3)',
+  [FAULT_LENGTH]: 'a descriptor chain is longer than 2^32 bytes (§2.7.5)',
+  [FAULT_EMPTY_CHAIN]: 'a descriptor chain has no descriptors (§2.7.5.3)',
+};
+
+/** Says which rule a negative result of `pop` stands for. */
+export function faultText(fault: number): string {
+  return texts[fault] ?? `fault ${fault}`;
+}
+
+/** A queue being served. Single threaded: only the thread that serves it may call. */
+export interface Virtqueue {
+  readonly index: number;
+  readonly size: number;
+  /**
+   * Takes the next available chain.
+   * @returns POP_CHAIN, POP_EMPTY, or a negative fault: the queue is broken from then on
+   */
+  pop(chain: DescriptorChain): number;
+  /** Gives back the chain taken last, as if it had not been popped; only right after that `pop`. */
+  undoPop(chain: DescriptorChain): void;
+  /**
+   * Returns a chain to the driver; visible to it after `publish`. Chains may be returned in any
+   * order, unless VIRTIO_F_IN_ORDER was negotiated.
+   * @param id the chain's `id`
+   * @param slots the chain's `slots`
+   * @param written bytes written to the start of its writable part
+   */
+  push(id: number, slots: number, written: number): void;
+  /**
+   * Makes the pushed chains visible to the driver.
+   * @returns true when the driver wants an interrupt for them (§2.7.7, §2.7.10, §2.8.10)
+   */
+  publish(): boolean;
+  /** Asks the driver for notifications; true when chains became available meanwhile: pop again. */
+  enableKicks(): boolean;
+  /** Tells the driver that notifications are not needed for now. */
+  disableKicks(): void;
+  /** Where the queue stands; chains that were popped and not pushed back are not counted as taken twice. */
+  state(): VringState;
+}
