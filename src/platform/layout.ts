@@ -1,0 +1,42 @@
+/** The machine's fixed addresses, ports and interrupt lines: what ACPI tells the guest and the bus serves. */
+
+/** 32-bit window for PCI BARs, right above low RAM. */
+export const PCI_MMIO32_BASE = 0xc000_0000;
+export const PCI_MMIO32_LIMIT = 0xe000_0000;
+/** PCIe enhanced configuration space (ECAM) of bus 0: 1 MiB. */
+export const PCI_ECAM_BASE = 0xe000_0000;
+export const PCI_ECAM_SIZE = 0x10_0000;
+export const IOAPIC_ADDRESS = 0xfec0_0000;
+export const LOCAL_APIC_ADDRESS = 0xfee0_0000;
+/** Intel hosts want three pages for real mode, and one for the identity map, out of the guest's RAM. */
+export const KVM_TSS_ADDRESS = 0xfffb_d000;
+export const KVM_IDENTITY_MAP_ADDRESS = 0xfffb_c000;
+
+/** PCI configuration mechanism #1. */
+export const PCI_CONFIG_ADDRESS_PORT = 0xcf8;
+export const PCI_CONFIG_DATA_PORT = 0xcfc;
+
+/** First serial port: 8250 with the interrupt that PCs give it. */
+export const COM1_PORT = 0x3f8;
+export const COM1_GSI = 4;
+export const CMOS_PORT = 0x70;
+export const RTC_GSI = 8;
+
+/** ACPI 6.5 §4.8.3.7, hardware-reduced sleep control and status registers, one byte each. */
+export const SLEEP_CONTROL_PORT = 0x600;
+export const SLEEP_STATUS_PORT = 0x601;
+/** FADT RESET_REG, and the value that resets; one byte. */
+export const RESET_PORT = 0x602;
+export const RESET_VALUE = 0x01;
+/** SLP_TYP of the S5 state in SLEEP_CONTROL (bits 2 to 4), with SLP_EN in bit 5. */
+export const SLEEP_TYPE_S5 = 5;
+/** Keyboard controller's command port: 0xfe pulses the CPU's reset line, as `reboot=k` does. */
+export const I8042_COMMAND_PORT = 0x64;
+
+/** INTx of PCI devices: pin (slot % 4) goes to GSI 16 to 19, level triggered, active high. */
+export const PCI_INTX_GSI_BASE = 16;
+export const PCI_INTX_GSI_COUNT = 4;
+/** Pins of the in-kernel IOAPIC; MSI routes use the GSIs after them. */
+export const IOAPIC_PINS = 24;
+/** Slots of bus 0: the host bridge is slot 0. */
+export const PCI_SLOTS = 32;
