@@ -22,6 +22,8 @@ export interface DeviceHost {
   updateConfig(change: (config: DataView) => void): void;
   /** The configuration space as it is now, the driver's writes included. */
   readConfig(): Uint8Array;
+  /** Sends a cloneable message to the data half's `message`; dropped while it is not started. */
+  post(message: unknown): void;
 }
 
 /** Where the data half runs. */
@@ -58,6 +60,8 @@ export interface VirtioDevice {
   createHandler?(): QueueHandler;
   /** The driver wrote bytes of the configuration space. */
   configWritten?(offset: number, length: number): void;
+  /** A message from the data half. */
+  message?(message: unknown): void;
   /** The driver reset the device; the queues are no longer served. */
   reset?(): void;
   /** Releases everything that the device holds. The queues are no longer served. */
@@ -98,8 +102,10 @@ export interface HandlerContext {
    * @param reason one line, with the clause
    */
   broken(reason: string): void;
-  /** Sends a cloneable message to the control half's `message` hook, if it has one. */
+  /** One line for the person who runs the VM. */
   log(text: string): void;
+  /** Sends a cloneable message to the control half's `message`. */
+  post(message: unknown): void;
 }
 
 /** A device's data half. Never throws for what the guest does: it calls `broken`. */
@@ -110,6 +116,11 @@ export interface QueueHandler {
   kick(queue: number): void;
   /** A watched descriptor is ready. HOT. */
   ready(token: number, events: number): void;
-  /** Stop serving: on return no request is in flight and no queue will be touched again. */
+  /**
+   * Stop serving: on return no request is in flight, no popped chain is left (each was pushed or
+   * given back by `undoPop`), and no queue will be touched again.
+   */
   stop(): void;
+  /** A message from the control half's `DeviceHost.post`; only between `start` and `stop`. */
+  message?(message: unknown): void;
 }

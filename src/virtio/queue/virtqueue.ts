@@ -67,7 +67,10 @@ export interface Virtqueue {
    * @returns POP_CHAIN, POP_EMPTY, or a negative fault: the queue is broken from then on
    */
   pop(chain: DescriptorChain): number;
-  /** Gives back the chain taken last, as if it had not been popped; only right after that `pop`. */
+  /**
+   * Gives back the chain taken last, as if it had not been popped. Repeated calls give back the
+   * ones before it, latest first; none of them may have been pushed.
+   */
   undoPop(chain: DescriptorChain): void;
   /**
    * Returns a chain to the driver; visible to it after `publish`. Chains may be returned in any
@@ -86,6 +89,6 @@ export interface Virtqueue {
   enableKicks(): boolean;
   /** Tells the driver that notifications are not needed for now. */
   disableKicks(): void;
-  /** Where the queue stands; chains that were popped and not pushed back are not counted as taken twice. */
+  /** Where the queue stands: the next chain to take, and the next used entry to write. */
   state(): VringState;
 }

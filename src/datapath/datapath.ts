@@ -1,0 +1,41 @@
+/**
+ * Where a device's queues are served: in this thread, in a queue worker, in the host kernel, in
+ * another process. The owner of a device starts a datapath at DRIVER_OK and stops it at reset;
+ * the states that `stop` returns let another datapath go on where this one left off.
+ */
+import type { GuestMemoryShare } from '../memory/guest-memory.ts';
+import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
+
+/** All that a datapath needs to serve a device's queues; a plain, cloneable message. */
+export interface Activation {
+  readonly memory: GuestMemoryShare;
+  /** All negotiated feature bits. */
+  readonly features: bigint;
+  /** The enabled queues. */
+  readonly queues: readonly QueueConfig[];
+}
+
+/** What a datapath tells its owner. */
+export interface DatapathEvents {
+  /** The driver broke a rule; no queue is served any more until `stop` and `start`. */
+  broken(reason: string): void;
+  /** One line for the person who runs the VM. */
+  log(text: string): void;
+  /** A message from the data half for the control half. */
+  message(message: unknown): void;
+}
+
+/** Serves queues from `start` to `stop`; may be started again. */
+export interface Datapath {
+  /** Resolves when the queues are being served. @throws HostError when they cannot be. */
+  start(activation: Activation): Promise<void>;
+  /**
+   * Resolves when no request is in flight and no queue will be touched again.
+   * @returns where each started queue stands, by queue index
+   */
+  stop(): Promise<ReadonlyMap<number, VringState>>;
+  /** Passes a message to the data half, if it is started and has one. */
+  post(message: unknown): void;
+  /** Stops if needed and releases everything, the thread included. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,94 @@
+/** What a caller may ask of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
+
+/** Ring features that may be switched for each device, to measure what each is worth (virtio 1.3 §6). */
+export interface RingOptions {
+  /** Offer packed queues, VIRTIO_F_RING_PACKED. Default false. */
+  readonly packed?: boolean;
+  /** Offer VIRTIO_F_INDIRECT_DESC. Default true. */
+  readonly indirect?: boolean;
+  /** Offer VIRTIO_F_EVENT_IDX. Default true. */
+  readonly eventIdx?: boolean;
+  /** Offer VIRTIO_F_IN_ORDER. Default false. */
+  readonly inOrder?: boolean;
+  /** Offer VIRTIO_F_NOTIFICATION_DATA. Default false. */
+  readonly notificationData?: boolean;
+  /** Offer VIRTIO_F_RING_RESET. Default true. */
+  readonly ringReset?: boolean;
+  /** Descriptors of each queue, a power of two. Default: the device's own choice. */
+  readonly queueSize?: number;
+}
+
+/** A disk: a raw file or a block device. */
+export interface DiskOptions {
+  readonly path: string;
+  /** Default false. */
+  readonly readOnly?: boolean;
+  /** Request queues, 1 to 16. Default 1. */
+  readonly queues?: number;
+  /** At most 20 bytes of ASCII, what VIRTIO_BLK_T_GET_ID returns. Default `nodevmm-N`. */
+  readonly serial?: string;
+  /** Open with O_DIRECT. Default false. */
+  readonly direct?: boolean;
+  /** How requests reach the file. Default: what measures faster on this host. */
+  readonly engine?: 'sync' | 'io_uring';
+  readonly ring?: RingOptions;
+}
+
+/** A network interface on a tap. */
+export interface NetOptions {
+  /** Name of the tap: used when it exists, else made and removed at the end. Default: the next free `nodevmmN`. */
+  readonly tap?: string;
+  /** MAC address, `52:54:00:12:34:56`. Default: a locally administered one made from the tap's name. */
+  readonly mac?: string;
+  /** Queue pairs, 1 to 8. Default 1. */
+  readonly queues?: number;
+  /** Address that the host's side of a tap made here gets, e.g. `10.0.2.1/24`. Default none. */
+  readonly hostAddress?: string;
+  /** Default 1500. */
+  readonly mtu?: number;
+  /** Offer checksum and segmentation offloads. Default true. */
+  readonly offloads?: boolean;
+  /** Offer VIRTIO_NET_F_MRG_RXBUF. Default true. */
+  readonly mergeableBuffers?: boolean;
+  readonly ring?: RingOptions;
+}
+
+/** Everything that a machine is made of. */
+export interface MachineOptions {
+  /** Path of a bzImage or an ELF vmlinux. */
+  readonly kernel: string;
+  /** Path of an initial RAM disk. */
+  readonly initrd?: string;
+  /** Kernel command line. Default: console on hvc0, early console on ttyS0. */
+  readonly commandLine?: string;
+  /** Bytes of RAM, a multiple of 1 MiB, at least 32 MiB. Default 512 MiB. */
+  readonly memory?: number;
+  /** Back guest RAM with huge pages. Default false. */
+  readonly hugePages?: boolean;
+  /** vCPUs, 1 to 16. Default 1. */
+  readonly cpus?: number;
+  /** Features to hide from the guest, by the names of /proc/cpuinfo, e.g. `avx2`. */
+  readonly hideCpuFeatures?: readonly string[];
+  readonly disks?: readonly DiskOptions[];
+  readonly nets?: readonly NetOptions[];
+  /** A virtio entropy device. Default true. */
+  readonly rng?: boolean | { readonly ring?: RingOptions };
+  readonly console?: { readonly ring?: RingOptions };
+  /** Port name of the agent that `exec` talks to; null: no such port. Default `org.nodevmm.agent`. */
+  readonly agent?: string | null;
+  /** What a reboot from inside does: start again, or end the run. Default `restart`. */
+  readonly onReboot?: 'restart' | 'exit';
+}
+
+/** How a run of a machine ended. */
+export interface MachineExit {
+  readonly reason:
+    | 'power-off'
+    | 'reboot'
+    | 'panic'
+    | 'triple-fault'
+    | 'internal-error'
+    | 'stopped';
+  /** One line, or a register dump for internal errors. */
+  readonly detail?: string;
+}
