@@ -1,0 +1,21 @@
+/**
+ * What register files may ask of the machine beneath them, with the lock held. KVM's side of it is
+ * wired in by the machine; tests put in their own.
+ */
+
+/** Interrupts and doorbells. */
+export interface MachinePort {
+  /** Drives a level-triggered interrupt line. */
+  setLine(gsi: number, level: boolean): void;
+  /** A rising edge on an interrupt line. */
+  pulseLine(gsi: number): void;
+  /** Couples an eventfd to a message-signalled interrupt, `gsi` being the route it takes. */
+  connectMsi(gsi: number, eventfd: number, address: number, data: number): void;
+  /** Undoes `connectMsi`: signals stay pending in the eventfd. */
+  disconnectMsi(gsi: number, eventfd: number): void;
+  /** Lets guest writes of any width to an address land on an eventfd without an exit. */
+  addDoorbell(address: number, isPort: boolean, eventfd: number): void;
+  removeDoorbell(address: number, isPort: boolean, eventfd: number): void;
+  /** True when an eventfd holds a signal that nobody took yet. */
+  isSignalled(eventfd: number): boolean;
+}

@@ -1,0 +1,100 @@
+/**
+ * PCI bus 0: finds functions by slot, serves configuration space by mechanism #1 (PCI 3.0
+ * §3.2.2.3.2) and by ECAM (PCIe 5.0 §7.2.2), and keeps the address spaces true to the BARs.
+ */
+import type { AddressSpace, RegisterRegion } from '../bus/address-space.ts';
+import { InternalError } from '../host/errors.ts';
+import type { SharedState } from '../state/shared-state.ts';
+import type { PciFunction } from './function.ts';
+
+const SLOTS = 32;
+const CONFIG_ENABLE = 0x8000_0000;
+/** Bytes of configuration space that ECAM shows of each function; past the first 256 all are 0. */
+const ECAM_FUNCTION_SIZE = 0x1000;
+const LEGACY_SIZE = 0x100;
+const ALL_ONES: readonly number[] = [0, 0xff, 0xffff, 0, 0xffff_ffff];
+
+/** The bus as one thread sees it. */
+export class PciBus {
+  readonly #slots: (PciFunction | undefined)[] = new Array(SLOTS).fill(undefined);
+  readonly #ports: AddressSpace;
+  readonly #memory: AddressSpace;
+  /** Word 0: bumped whenever decoding changed. Word 1: CONFIG_ADDRESS. */
+  readonly #words: Int32Array;
+  #seen = -1;
+
+  constructor(state: SharedState, ports: AddressSpace, memory: AddressSpace) {
+    this.#words = state.words(2);
+    this.#ports = ports;
+    this.#memory = memory;
+  }
+
+  add(slot: number, pciFunction: PciFunction): void {
+    if (this.#slots[slot] !== undefined) throw new InternalError(`PCI slot ${slot} is taken`);
+    this.#slots[slot] = pciFunction;
+    pciFunction.decodeChanged = () => {
+      this.#words[0] = (this.#words[0] ?? 0) + 1;
+    };
+  }
+
+  /** Power-on state of every function. */
+  reset(): void {
+    this.#words[1] = 0;
+    for (const pciFunction of this.#slots) pciFunction?.reset();
+    this.#words[0] = (this.#words[0] ?? 0) + 1;
+  }
+
+  /** Brings this thread's address spaces up to date with BARs that another one moved. */
+  refresh(): void {
+    const generation = this.#words[0] ?? 0;
+    if (generation === this.#seen) return;
+    this.#seen = generation;
+    const all = this.#slots.filter((slot) => slot !== undefined);
+    this.#ports.setMovable(all.flatMap((slot) => slot.bars.ranges(true)));
+    this.#memory.setMovable(all.flatMap((slot) => slot.bars.ranges(false)));
+  }
+
+  /** Registers of mechanism #1: CONFIG_ADDRESS and CONFIG_DATA, 8 ports. */
+  readonly mechanism1: RegisterRegion = {
+    read: (offset, size) => {
+      const address = (this.#words[1] ?? 0) >>> 0;
+      if (offset === 0 && size === 4) return address;
+      if (offset < 4 || address < CONFIG_ENABLE) return ALL_ONES[size] ?? 0;
+      return this.#read((address >>> 8) & 0xffff, (address & 0xfc) + offset - 4, size);
+    },
+    write: (offset, size, value) => {
+      if (offset === 0 && size === 4) {
+        this.#words[1] = value & ~0x7f00_0003;
+        return;
+      }
+      const address = (this.#words[1] ?? 0) >>> 0;
+      if (offset < 4 || address < CONFIG_ENABLE) return;
+      this.#write((address >>> 8) & 0xffff, (address & 0xfc) + offset - 4, size, value);
+    },
+  };
+
+  /** Memory-mapped configuration space of bus 0. */
+  readonly ecam: RegisterRegion = {
+    read: (offset, size) =>
+      this.#read(Math.floor(offset / ECAM_FUNCTION_SIZE), offset % ECAM_FUNCTION_SIZE, size),
+    write: (offset, size, value) =>
+      this.#write(Math.floor(offset / ECAM_FUNCTION_SIZE), offset % ECAM_FUNCTION_SIZE, size, value),
+  };
+
+  /** @param address bus (8 bits), device (5), function (3) */
+  #find(address: number): PciFunction | undefined {
+    return address >> 8 === 0 && (address & 7) === 0 ? this.#slots[address >> 3] : undefined;
+  }
+
+  #read(address: number, offset: number, size: number): number {
+    const found = this.#find(address);
+    if (found === undefined || (offset % 4) + size > 4) return ALL_ONES[size] ?? 0;
+    return offset < LEGACY_SIZE ? found.readConfig(offset, size) : 0;
+  }
+
+  #write(address: number, offset: number, size: number, value: number): void {
+    const found = this.#find(address);
+    if (found === undefined || (offset % 4) + size > 4 || offset >= LEGACY_SIZE) return;
+    found.writeConfig(offset, size, value);
+  }
+}
