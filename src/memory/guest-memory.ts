@@ -103,6 +103,19 @@ export class GuestMemory {
     return new Uint8Array(viewOf(this.address + offset, length));
   }
 
+  /**
+   * The view that hot code reads a struct or a table of up to 1 MiB through: its first byte is at
+   * `viewPosition(offset)` and all of it is in the view, as far as RAM goes.
+   */
+  viewAt(offset: number): DataView {
+    return this.#view(offset);
+  }
+
+  /** Where an offset lies in `viewAt(offset)`. */
+  viewPosition(offset: number): number {
+    return offset - Math.floor(offset / CHUNK) * CHUNK;
+  }
+
   /** Drops every view; to be called before the mapping goes. */
   detach(): void {
     this.#bytes = [];

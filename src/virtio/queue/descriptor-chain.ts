@@ -7,13 +7,30 @@
  */
 import { NativeMemory } from '../../host/native-memory.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
+import {
+  FAULT_ADDRESS,
+  FAULT_CHAIN_LOOP,
+  FAULT_LENGTH,
+  FAULT_READ_AFTER_WRITE,
+} from './virtqueue.ts';
 
 /** Bytes of a struct iovec: base, length. */
 export const IOVEC_SIZE = 16;
 
+/**
+ * The most segments that a chain may have (§2.7.4.1 lets a device set a limit). It is the host's
+ * IOV_MAX, and not the queue size: Linux drivers put more segments than the queue has descriptors
+ * into an indirect table when the queue is small, although §2.7.5.3.1 forbids it, and other
+ * devices take them up to this limit.
+ */
+export const MAX_SEGMENTS = 1024;
+
+/** The longest chain (§2.7.5.2). */
+const MAX_CHAIN_BYTES = 2 ** 32;
+
 /** A chain's segments; filled by a virtqueue, read by a device. */
 export class DescriptorChain {
-  /** Head index (split) or buffer id (packed): what `push` wants back. */
+  /** What `push` wants back. Opaque: neither an array index, nor unique when the driver cheats. */
   id = 0;
   /** Number of segments. */
   count = 0;
@@ -35,8 +52,11 @@ export class DescriptorChain {
   readonly memory: GuestMemory;
   readonly #native: NativeMemory;
 
-  /** @param capacity the most segments a chain may have: the queue size (§2.7.5.3.1) */
-  constructor(memory: GuestMemory, capacity: number) {
+  /**
+   * @param capacity the most segments a chain may have; `pop` faults on longer ones. A device that
+   *   keeps many chains and tells the driver its own limit (e.g. `seg_max`) may pass less.
+   */
+  constructor(memory: GuestMemory, capacity = MAX_SEGMENTS) {
     this.memory = memory;
     this.capacity = capacity;
     this.offset = new Float64Array(capacity);
@@ -53,6 +73,25 @@ export class DescriptorChain {
     this.readableLength = 0;
     this.writableLength = 0;
     this.slots = 1;
+  }
+
+  /**
+   * Checks a descriptor's buffer and appends it. A buffer without bytes is left out: no clause
+   * forbids it, and it names no memory.
+   * @param gpa guest physical address, 0 to 2^64
+   * @param length bytes, 0 to 2^32 - 1
+   * @returns 0, or the fault
+   */
+  add(gpa: number, length: number, writable: boolean): number {
+    const count = this.count;
+    if (!writable && count !== this.readable) return FAULT_READ_AFTER_WRITE;
+    if (length === 0) return 0;
+    if (count === this.capacity) return FAULT_CHAIN_LOOP;
+    if (this.readableLength + this.writableLength + length > MAX_CHAIN_BYTES) return FAULT_LENGTH;
+    const offset = this.memory.offset(gpa, length);
+    if (offset < 0) return FAULT_ADDRESS;
+    this.append(offset, length, writable);
+    return 0;
   }
 
   /** Appends a segment; the caller checked `offset` and that the chain has room. */

@@ -41,16 +41,19 @@ export const FAULT_READ_AFTER_WRITE = -5;
 export const FAULT_INDIRECT = -6;
 export const FAULT_LENGTH = -7;
 export const FAULT_EMPTY_CHAIN = -8;
+export const FAULT_NOT_AVAILABLE = -9;
 
 const texts: Readonly<Record<number, string>> = {
-  [FAULT_INDEX_JUMP]: 'the available index jumped by more than the queue size (§2.7.13.3)',
-  [FAULT_HEAD_RANGE]: 'a descriptor index is not below the queue size (§2.7.5)',
-  [FAULT_CHAIN_LOOP]: 'a descriptor chain is longer than the queue size (§2.7.5.3.1)',
+  [FAULT_INDEX_JUMP]: 'more buffers are available or in use than the queue has room for (§2.7.13)',
+  [FAULT_HEAD_RANGE]: 'a descriptor index is outside of its table (§2.7.5)',
+  [FAULT_CHAIN_LOOP]:
+    'a descriptor chain loops, or has more descriptors than are allowed (§2.7.5.3.1, §2.8.17)',
   [FAULT_ADDRESS]: 'a buffer lies outside of guest RAM (§2.7.5)',
   [FAULT_READ_AFTER_WRITE]: 'a readable descriptor follows a writable one (§2.7.4.2)',
-  [FAULT_INDIRECT]: 'an indirect table is malformed or was not negotiated (§2.7.5.3)',
-  [FAULT_LENGTH]: 'a descriptor chain is longer than 2^32 bytes (§2.7.5)',
-  [FAULT_EMPTY_CHAIN]: 'a descriptor chain has no descriptors (§2.7.5.3)',
+  [FAULT_INDIRECT]: 'an indirect table is malformed or was not negotiated (§2.7.5.3, §2.8.19)',
+  [FAULT_LENGTH]: 'a descriptor chain is longer than 2^32 bytes (§2.7.5.2)',
+  [FAULT_EMPTY_CHAIN]: 'a descriptor chain has no descriptors (§2.7.13.1)',
+  [FAULT_NOT_AVAILABLE]: 'a descriptor list became available before all of it was (§2.8.17)',
 };
 
 /** Says which rule a negative result of `pop` stands for. */
@@ -74,21 +77,28 @@ export interface Virtqueue {
   undoPop(chain: DescriptorChain): void;
   /**
    * Returns a chain to the driver; visible to it after `publish`. Chains may be returned in any
-   * order, unless VIRTIO_F_IN_ORDER was negotiated.
+   * order: with VIRTIO_F_IN_ORDER the queue holds back the ones that overtook others (§2.7.9).
    * @param id the chain's `id`
    * @param slots the chain's `slots`
    * @param written bytes written to the start of its writable part
    */
   push(id: number, slots: number, written: number): void;
   /**
-   * Makes the pushed chains visible to the driver.
+   * Makes the pushed chains visible to the driver. Cheap when there are none: returns false.
    * @returns true when the driver wants an interrupt for them (§2.7.7, §2.7.10, §2.8.10)
    */
   publish(): boolean;
-  /** Asks the driver for notifications; true when chains became available meanwhile: pop again. */
+  /**
+   * Asks the driver for notifications; true when chains became available meanwhile: pop again. A
+   * queue starts with notifications asked for. With VIRTIO_F_EVENT_IDX the driver's next
+   * notification is the last until this is called again.
+   */
   enableKicks(): boolean;
   /** Tells the driver that notifications are not needed for now. */
   disableKicks(): void;
-  /** Where the queue stands: the next chain to take, and the next used entry to write. */
+  /**
+   * Where the queue stands: the next chain to take, and the next used entry to write. To be asked
+   * when every popped chain was pushed and published, or given back.
+   */
   state(): VringState;
 }

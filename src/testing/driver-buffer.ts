@@ -1,0 +1,79 @@
+/** Buffers that the driver side hands to a device, laid out in guest RAM. */
+import type { GuestHeap } from './guest-heap.ts';
+
+/** What a test wants to send: bytes for the device to read, then room for it to write. */
+export interface BufferRequest {
+  readonly readable?: readonly Uint8Array[];
+  /** Lengths in bytes. */
+  readonly writable?: readonly number[];
+  /** Use an indirect table. Default: when negotiated and there is more than one segment. */
+  readonly indirect?: boolean;
+}
+
+/** A buffer that the device has used. */
+export interface CompletedBuffer {
+  /** What `add` returned for it. */
+  readonly token: number;
+  /** Bytes that the device says it wrote. */
+  readonly written: number;
+  /** Those bytes, out of the writable segments. */
+  readonly data: Uint8Array;
+}
+
+/** One element of a buffer. */
+export interface DriverSegment {
+  readonly gpa: number;
+  readonly length: number;
+  readonly writable: boolean;
+}
+
+/** A buffer while the device may have it. */
+export class DriverBuffer {
+  readonly token: number;
+  readonly segments: readonly DriverSegment[];
+  readonly writableLength: number;
+  readonly #heap: GuestHeap;
+  #table: { readonly gpa: number; readonly length: number } | undefined;
+
+  /** Copies the readable bytes into guest RAM, and fills the writable room with 0xee. */
+  constructor(heap: GuestHeap, token: number, request: BufferRequest) {
+    this.#heap = heap;
+    this.token = token;
+    const segments: DriverSegment[] = [];
+    for (const bytes of request.readable ?? []) {
+      const gpa = heap.allocate(bytes.length);
+      heap.bytes(gpa, bytes.length).set(bytes);
+      segments.push({ gpa, length: bytes.length, writable: false });
+    }
+    for (const length of request.writable ?? []) {
+      const gpa = heap.allocate(length);
+      heap.bytes(gpa, length).fill(0xee);
+      segments.push({ gpa, length, writable: true });
+    }
+    this.segments = segments;
+    this.writableLength = segments.reduce((sum, s) => sum + (s.writable ? s.length : 0), 0);
+  }
+
+  /** Makes room for an indirect table; it is freed with the buffer. */
+  table(length: number): number {
+    const gpa = this.#heap.allocate(length);
+    this.#table = { gpa, length };
+    return gpa;
+  }
+
+  /** Collects what the device wrote, and frees the memory. */
+  complete(written: number): CompletedBuffer {
+    const data = new Uint8Array(Math.min(written, this.writableLength));
+    let done = 0;
+    for (const { gpa, length, writable } of this.segments) {
+      if (writable && done < data.length) {
+        const part = Math.min(length, data.length - done);
+        data.set(this.#heap.bytes(gpa, part), done);
+        done += part;
+      }
+      this.#heap.free(gpa, length);
+    }
+    if (this.#table !== undefined) this.#heap.free(this.#table.gpa, this.#table.length);
+    return { token: this.token, written, data };
+  }
+}

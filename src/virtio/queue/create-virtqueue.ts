@@ -1,0 +1,106 @@
+/** Makes the virtqueue that a driver configured, once its areas are checked. */
+import {
+  pvirtq_desc,
+  pvirtq_event_suppress,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_IN_ORDER,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_RING_PACKED,
+  virtq_desc,
+  virtq_used_elem,
+} from '../../abi/virtio-ring.ts';
+import { PeerError } from '../../host/errors.ts';
+import type { GuestMemory } from '../../memory/guest-memory.ts';
+import { hasFeature } from '../features.ts';
+import { type AreaRule, openArea, type RingFeatures } from './ring-windows.ts';
+import { SplitQueue } from './split-queue.ts';
+import type { QueueConfig, Virtqueue } from './virtqueue.ts';
+
+const MAX_QUEUE_SIZE = 32768;
+
+interface Rules {
+  readonly descriptor: AreaRule;
+  readonly driver: AreaRule;
+  readonly device: AreaRule;
+}
+
+/** §2.7: alignment and size of each part of a split queue. */
+function splitRules(size: number): Rules {
+  const clause = '§2.7.1';
+  return {
+    descriptor: {
+      name: 'descriptor table',
+      alignment: 16,
+      length: virtq_desc.size * size,
+      clause,
+    },
+    driver: { name: 'available ring', alignment: 2, length: 6 + 2 * size, clause },
+    device: { name: 'used ring', alignment: 4, length: 6 + virtq_used_elem.size * size, clause },
+  };
+}
+
+/** §2.8.10.1: the same of a packed queue. */
+function packedRules(size: number): Rules {
+  const clause = '§2.8.11';
+  const length = pvirtq_event_suppress.size;
+  return {
+    descriptor: {
+      name: 'descriptor ring',
+      alignment: 16,
+      length: pvirtq_desc.size * size,
+      clause,
+    },
+    driver: { name: 'driver event suppression area', alignment: 4, length, clause },
+    device: { name: 'device event suppression area', alignment: 4, length, clause },
+  };
+}
+
+function checkSize(config: QueueConfig, packed: boolean): void {
+  const { size } = config;
+  const inRange = Number.isInteger(size) && size > 0 && size <= MAX_QUEUE_SIZE;
+  if (inRange && (packed || (size & (size - 1)) === 0)) return;
+  const rule = packed ? '1 to 32768 (§2.8)' : 'a power of 2 up to 32768 (§2.7)';
+  throw new PeerError('E_QUEUE_SIZE', `queue ${config.index}: size ${size} is not ${rule}`);
+}
+
+function checkState(config: QueueConfig, packed: boolean): void {
+  const { state, size } = config;
+  if (state === undefined) return;
+  const { nextAvail, nextUsed } = state;
+  const good = packed
+    ? (nextAvail & 0x7fff) < size && (nextUsed & 0x7fff) < size
+    : ((nextAvail - nextUsed) & 0xffff) <= size;
+  if (good && (nextAvail | nextUsed) >>> 16 === 0) return;
+  throw new PeerError(
+    'E_QUEUE_STATE',
+    `queue ${config.index}: cannot go on at available ${nextAvail}, used ${nextUsed} with size ${size}`,
+  );
+}
+
+/**
+ * Opens a queue in the format that was negotiated.
+ * @param features all negotiated feature bits
+ * @throws PeerError with the clause, when size, state or placement of the areas cannot be
+ */
+export function createVirtqueue(
+  memory: GuestMemory,
+  config: QueueConfig,
+  features: bigint,
+): Virtqueue {
+  const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
+  checkSize(config, packed);
+  checkState(config, packed);
+  const rules = packed ? packedRules(config.size) : splitRules(config.size);
+  const windows = {
+    descriptor: openArea(memory, config.index, config.descriptorArea, rules.descriptor),
+    driver: openArea(memory, config.index, config.driverArea, rules.driver),
+    device: openArea(memory, config.index, config.deviceArea, rules.device),
+  };
+  const ring: RingFeatures = {
+    indirect: hasFeature(features, VIRTIO_F_INDIRECT_DESC),
+    eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
+    inOrder: hasFeature(features, VIRTIO_F_IN_ORDER),
+  };
+  if (packed) throw new PeerError('E_QUEUE_FORMAT', 'packed queues are not served yet');
+  return new SplitQueue(memory, config, ring, windows);
+}
