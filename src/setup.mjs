@@ -1,0 +1,283 @@
+/**
+ * Brings a checkout to where it can run: npm packages, the native addon, compiled TypeScript, and
+ * with `--for test|lab|guest` the distribution packages that those want. Plain JavaScript without
+ * dependencies, because it runs before there is anything else; does nothing, fast, when all is fresh.
+ */
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
+const at = (...parts) => path.join(root, ...parts);
+const readJson = (file) => JSON.parse(fs.readFileSync(file, 'utf8'));
+
+/** A failure that the person can do something about: one line, no stack. */
+class SetupError extends Error {}
+
+function checkHost() {
+  const wanted = readJson(at('package.json')).engines.node.replace('>=', '');
+  const [have, want] = [process.versions.node, wanted].map((v) => v.split('.').map(Number));
+  if (have[0] < want[0] || (have[0] === want[0] && have[1] < want[1])) {
+    throw new SetupError(`Node.js ${process.versions.node} is too old; install ${wanted} or newer`);
+  }
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    throw new SetupError(
+      `nodevmm runs on Linux on x86-64, this is ${process.platform} on ${process.arch}`,
+    );
+  }
+}
+
+/** The newest modification time under a folder or of a file, 0 when it is not there. */
+function newest(target) {
+  const stat = fs.statSync(target, { throwIfNoEntry: false });
+  if (!stat?.isDirectory()) return stat?.mtimeMs ?? 0;
+  return Math.max(0, ...fs.readdirSync(target).map((name) => newest(path.join(target, name))));
+}
+
+/** True unless node_modules holds what package-lock.json names. */
+function npmIsStale() {
+  if (!fs.existsSync(at('package-lock.json'))) return false;
+  let installed;
+  try {
+    installed = readJson(at('node_modules/.package-lock.json')).packages;
+  } catch {
+    return true;
+  }
+  return Object.entries(readJson(at('package-lock.json')).packages).some(([name, locked]) => {
+    if (name === '') return false;
+    const have = installed[name];
+    // Packages for other platforms are in the lock, but not installed.
+    if (have === undefined) return locked.optional !== true;
+    return have.version !== locked.version;
+  });
+}
+
+function addonIsStale() {
+  if (!fs.existsSync(at('binding.gyp'))) return false;
+  const built = newest(at('build/Release/nodevmm.node'));
+  return built < Math.max(newest(at('native')), newest(at('binding.gyp')));
+}
+
+const SOURCE_FOLDERS = ['src', 'test', 'bench'];
+
+function* filesUnder(folder) {
+  for (const entry of fs.readdirSync(at(folder), { withFileTypes: true })) {
+    const name = path.join(folder, entry.name);
+    if (entry.isDirectory()) yield* filesUnder(name);
+    else yield name;
+  }
+}
+
+const sources = () =>
+  SOURCE_FOLDERS.filter((folder) => fs.existsSync(at(folder)))
+    .flatMap((folder) => [...filesUnder(folder)])
+    .filter((name) => name.endsWith('.ts'));
+
+/** A digest of names, sizes and times of all that the compiler reads. */
+function fingerprint() {
+  const hash = createHash('sha256');
+  for (const name of [...sources(), 'tsconfig.json', 'package-lock.json'].sort()) {
+    const stat = fs.statSync(at(name), { throwIfNoEntry: false });
+    hash.update(`${name} ${stat?.size} ${stat?.mtimeMs}\n`);
+  }
+  return hash.digest('hex');
+}
+
+const STAMP = at('dist/.setup-stamp');
+
+function compiledIsStale() {
+  if (!fs.existsSync(at('tsconfig.json'))) return false;
+  if (!fs.existsSync(STAMP)) return true;
+  return fs.readFileSync(STAMP, 'utf8') !== fingerprint();
+}
+
+/** Removes what was compiled from sources that are gone: a deleted test must not run on. */
+function removeOrphans() {
+  const known = new Set(sources());
+  const orphans = SOURCE_FOLDERS.map((folder) => path.join('dist', folder))
+    .filter((folder) => fs.existsSync(at(folder)))
+    .flatMap((folder) => [...filesUnder(folder)])
+    .filter((name) => {
+      const source = name.slice('dist/'.length).replace(/(\.d\.ts|\.js)(\.map)?$/, '.ts');
+      return source.endsWith('.ts') && !known.has(source);
+    });
+  for (const name of orphans) fs.rmSync(at(name), { force: true });
+}
+
+const onPath = (command) =>
+  [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'].some((folder) =>
+    fs.existsSync(path.join(folder, command)),
+  );
+
+/** Which packages each purpose takes. */
+const PURPOSES = {
+  build: ['build'],
+  guest: ['guest'],
+  lab: ['guest', 'lab'],
+  test: ['guest', 'lab', 'test'],
+};
+
+function missingPackages(purpose) {
+  const needs = PURPOSES[purpose];
+  if (needs === undefined) throw new SetupError(`--for takes ${Object.keys(PURPOSES).join(', ')}`);
+  return readJson(at('src/packages.json')).filter(
+    (entry) => needs.includes(entry.need) && !entry.probe.every(onPath),
+  );
+}
+
+/** Runs a command with a progress line on stderr once it takes more than a second. */
+async function step(title, command, args, options = {}) {
+  const started = Date.now();
+  const tty = process.stderr.isTTY;
+  const child = spawn(command, args, {
+    cwd: root,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...options.env },
+  });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text) => {
+      output = (output + text).slice(-100_000);
+    });
+  }
+  const seconds = () => Math.round((Date.now() - started) / 1000);
+  let shown = false;
+  const timer = setInterval(() => {
+    if (tty) process.stderr.write(`\r${'-\\|/'[seconds() % 4]} ${title} ... ${seconds()} s`);
+    else if (!shown) process.stderr.write(`${title} ...\n`);
+    shown = true;
+  }, 1000);
+  const failure = await new Promise((resolve) => {
+    child.on('error', (error) => resolve(error.message));
+    child.on('close', (code, signal) =>
+      resolve(code === 0 ? undefined : `ended with ${signal ?? `status ${code}`}`),
+    );
+  });
+  clearInterval(timer);
+  if (tty && shown) process.stderr.write('\r\x1b[K');
+  if (failure === undefined) {
+    if (shown) process.stderr.write(`${title}: done in ${seconds()} s\n`);
+    return;
+  }
+  const tail = output
+    .trim()
+    .split('\n')
+    .slice(-(options.lines ?? 30));
+  process.stderr.write(`${tail.join('\n')}\n`);
+  throw new SetupError(`${title}: ${command} ${failure}${options.remedy ?? ''}`);
+}
+
+/** Installs distribution packages when it may, else says which. */
+async function installPackages(purpose) {
+  const missing = missingPackages(purpose);
+  if (missing.length === 0) return;
+  const names = missing.map((entry) => entry.name);
+  const install = `apt-get install -y --no-install-recommends ${names.join(' ')}`;
+  if (process.getuid?.() !== 0 || !onPath('apt-get')) {
+    const why = missing.map((entry) => `${entry.name} (${entry.for})`).join(', ');
+    const message = `missing packages: ${why}; install them with: sudo ${install}`;
+    if (purpose === 'build') throw new SetupError(message);
+    process.stderr.write(`nodevmm setup: ${message}\n`);
+    return;
+  }
+  process.stderr.write(`nodevmm setup: installing Debian packages: ${names.join(' ')}\n`);
+  const env = { DEBIAN_FRONTEND: 'noninteractive' };
+  await step('package lists', 'apt-get', ['update'], { env });
+  await step('Debian packages', 'apt-get', install.split(' ').slice(1), { env });
+}
+
+async function installNpmPackages() {
+  // The addon is a step of its own: npm would build it too, with less to say when that fails.
+  const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund'];
+  await step('npm packages', 'npm', args, { remedy: "; see npm's own words above" });
+}
+
+async function buildAddon() {
+  await installPackages('build');
+  const prefix = path.resolve(path.dirname(fs.realpathSync(process.execPath)), '..');
+  // Without the headers beside this Node, node-gyp downloads them.
+  const headers = fs.existsSync(path.join(prefix, 'include/node/node_api.h'));
+  const args = [at('node_modules/node-gyp/bin/node-gyp.js'), 'configure', 'build'];
+  if (headers) args.push(`--nodedir=${prefix}`);
+  const remedy = headers ? '' : '; it needs the headers of this Node.js, or a network to get them';
+  await step('native addon', process.execPath, args, { remedy });
+}
+
+async function compile() {
+  const tsc = at('node_modules/typescript/bin/tsc');
+  const before = fingerprint();
+  removeOrphans();
+  await step('TypeScript', process.execPath, [tsc, '-p', '.'], { lines: 60 });
+  const main = at('dist/src/cli/main.js');
+  if (fs.existsSync(main)) fs.chmodSync(main, 0o755);
+  fs.writeFileSync(STAMP, before);
+}
+
+const alive = (pid) => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error.code === 'EPERM';
+  }
+};
+
+/** Takes the lock file of this checkout, waiting for another set-up that holds it. */
+async function lock() {
+  fs.mkdirSync(at('dist'), { recursive: true });
+  const file = at('dist/.setup-lock');
+  const mine = `${file}.${process.pid}`;
+  fs.writeFileSync(mine, String(process.pid));
+  process.on('exit', () => fs.rmSync(mine, { force: true }));
+  let told = false;
+  for (;;) {
+    try {
+      // A link appears with its content, so no other set-up ever reads an empty lock.
+      fs.linkSync(mine, file);
+      fs.rmSync(mine);
+      return () => fs.rmSync(file, { force: true });
+    } catch (error) {
+      if (error.code !== 'EEXIST') throw error;
+    }
+    let holder = 0;
+    try {
+      holder = Number(fs.readFileSync(file, 'utf8'));
+    } catch {
+      continue;
+    }
+    if (!alive(holder)) {
+      fs.rmSync(file, { force: true });
+      continue;
+    }
+    if (!told) process.stderr.write(`waiting for another set-up (process ${holder})\n`);
+    told = true;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+}
+
+const STEPS = [
+  [npmIsStale, installNpmPackages],
+  [addonIsStale, buildAddon],
+  [compiledIsStale, compile],
+];
+
+async function main(args) {
+  checkHost();
+  const purpose = args[0] === '--for' ? args[1] : undefined;
+  const wantsPackages = () => purpose !== undefined && missingPackages(purpose).length > 0;
+  if (!wantsPackages() && !STEPS.some(([stale]) => stale())) return;
+  const unlock = await lock();
+  process.on('exit', unlock);
+  for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
+  for (const [stale, run] of STEPS) if (stale()) await run();
+  if (wantsPackages()) await installPackages(purpose);
+}
+
+main(process.argv.slice(2)).catch((error) => {
+  process.stderr.write(
+    error instanceof SetupError ? `nodevmm setup: ${error.message}\n` : `${error.stack}\n`,
+  );
+  process.exit(1);
+});

@@ -1,0 +1,96 @@
+/**
+ * Runs the compiled tests: `npm test`, `npm test -- unit kvm`, `npm test -- test/unit/bus`.
+ * The last line is always `N passed, N failed`, with `, N skipped` where there were any.
+ * Options: `--no-coverage`; `--raise-floor` lifts the coverage floor; `--verbose` prints all output.
+ */
+import { parseArgs } from 'node:util';
+import { checkFloor, reportCoverage, startCoverage } from './runner/coverage.ts';
+import { endAll, type FileResult, runFile } from './runner/file.ts';
+import { filesOf, GROUPS, type Group, misnamedTests, type TestFile } from './runner/plan.ts';
+
+const { values: options, positionals: filters } = parseArgs({
+  allowPositionals: true,
+  options: {
+    'no-coverage': { type: 'boolean' },
+    'raise-floor': { type: 'boolean' },
+    verbose: { type: 'boolean' },
+  },
+});
+const inCi = process.env.CI === 'true';
+const totals = { passed: 0, failed: 0, skipped: 0 };
+
+function fail(text: string): void {
+  totals.failed++;
+  console.log(`not ok  ${text}`);
+}
+
+const indent = (text: string): string => text.trimEnd().replace(/^/gm, '        ');
+
+function report({ file, tally, seconds, output }: FileResult, group: Group): void {
+  const { passed, failures, skips } = tally;
+  totals.passed += passed;
+  totals.failed += failures.length;
+  totals.skipped += skips.length;
+  const counts = [
+    `${passed} passed`,
+    ...(failures.length > 0 ? [`${failures.length} failed`] : []),
+    ...(skips.length > 0 ? [`${skips.length} skipped`] : []),
+  ].join(', ');
+  const mark = failures.length > 0 ? 'not ok' : 'ok    ';
+  console.log(`${mark}  ${file.source}: ${counts} (${seconds.toFixed(1)} s)`);
+  if (options.verbose) console.log(indent(output));
+  for (const { name, detail } of failures) {
+    console.log(`        failed: ${name}`);
+    if (detail !== '') console.log(indent(detail.replace(/^/gm, '  ')));
+  }
+  for (const { name, detail } of skips) {
+    console.log(`        skipped: ${name}${detail === '' ? '' : `: ${detail}`}`);
+  }
+  if (failures.length > 0 && !options.verbose) {
+    console.log(`        the end of its output:\n${indent(output.slice(-4000))}`);
+  }
+  if (inCi && group.required && skips.length > 0) {
+    fail(`${file.source}: nothing of it may be skipped in CI`);
+  }
+}
+
+async function runGroup(group: Group, env: NodeJS.ProcessEnv): Promise<number> {
+  const files = filesOf(group, filters);
+  const queue: TestFile[] = [...files];
+  const lane = async (): Promise<void> => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      if (group.parallel === 1) console.log(`run     ${file.source}`);
+      report(await runFile(file, group, env), group);
+    }
+  };
+  await Promise.all(Array.from({ length: group.parallel }, lane));
+  return files.length;
+}
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.on(signal, () => {
+    endAll();
+    process.exit(1);
+  });
+}
+
+const env: NodeJS.ProcessEnv = {
+  ...(options['no-coverage'] ? {} : startCoverage()),
+  ...(inCi ? { NODEVMM_REQUIRE_LAB: '1' } : {}),
+};
+for (const name of misnamedTests()) fail(`${name}: tests are only run from files named *.test.ts`);
+let files = 0;
+for (const group of GROUPS) files += await runGroup(group, env);
+if (files === 0) fail(`no test matches ${filters.join(' ') || 'at all'}`);
+if (!options['no-coverage']) {
+  const lines = reportCoverage();
+  const complete = filters.length === 0 && totals.skipped === 0 && totals.failed === 0;
+  if (lines === undefined) fail('coverage could not be reported');
+  else if (complete) {
+    const below = checkFloor(lines, options['raise-floor'] === true);
+    if (below !== undefined) fail(below);
+  }
+}
+const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : '';
+console.log(`\n${totals.passed} passed, ${totals.failed} failed${skipped}`);
+process.exitCode = totals.failed > 0 || totals.passed === 0 ? 1 : 0;

@@ -1,0 +1,86 @@
+/** Which test files there are, in which group, and how each group runs. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+
+/** How the files of some folders under test/ are run. */
+export interface Group {
+  readonly name: string;
+  readonly folders: readonly string[];
+  /** Files at a time. */
+  readonly parallel: number;
+  /** What one file may take before it counts as hung. */
+  readonly timeoutSeconds: number;
+  /** Nothing of it may be skipped in CI. */
+  readonly required: boolean;
+}
+
+export const GROUPS: readonly Group[] = [
+  {
+    name: 'unit',
+    folders: ['unit', 'abi', 'fuzz'],
+    parallel: 2,
+    timeoutSeconds: 180,
+    required: false,
+  },
+  { name: 'kvm', folders: ['kvm'], parallel: 2, timeoutSeconds: 180, required: false },
+  { name: 'lab', folders: ['lab', 'guest'], parallel: 1, timeoutSeconds: 900, required: true },
+];
+
+/** A test file, by its paths from the root of the checkout. */
+export interface TestFile {
+  readonly source: string;
+  readonly compiled: string;
+}
+
+function* walk(folder: string): Generator<string> {
+  if (!existsSync(folder)) return;
+  const entries = readdirSync(folder, { withFileTypes: true });
+  for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    const name = path.join(folder, entry.name);
+    if (entry.isDirectory()) yield* walk(name);
+    else yield name;
+  }
+}
+
+/** The sources of all files of a group. */
+function sourcesOf(group: Group): string[] {
+  return group.folders.flatMap((folder) => [...walk(path.join('test', folder))]);
+}
+
+/**
+ * The files of a group that a filter selects, in a fixed order.
+ * @param filters groups' names, folders or files, in source or compiled form; none selects all
+ */
+export function filesOf(group: Group, filters: readonly string[]): TestFile[] {
+  const wanted = filters.map((filter) =>
+    path
+      .normalize(filter)
+      .replace(/^dist\//, '')
+      .replace(/\.js$/, '.ts'),
+  );
+  const matches = (source: string): boolean =>
+    wanted.length === 0 ||
+    wanted.some(
+      (filter) =>
+        filter === group.name ||
+        source === filter ||
+        source.startsWith(`${filter.replace(/\/$/, '')}/`) ||
+        source.startsWith(`test/${filter}/`),
+    );
+  return sourcesOf(group)
+    .filter((source) => source.endsWith('.test.ts') && matches(source))
+    .map((source) => ({
+      source,
+      compiled: path.join('dist', source.replace(/\.ts$/, '.js')),
+    }));
+}
+
+/** Tests that would never run, because their file's name does not end in `.test.ts`. */
+export function misnamedTests(): string[] {
+  return GROUPS.flatMap(sourcesOf).filter(
+    (source) =>
+      source.endsWith('.ts') &&
+      !source.endsWith('.test.ts') &&
+      /^import t from 'tap'/m.test(readFileSync(source, 'utf8')),
+  );
+}
