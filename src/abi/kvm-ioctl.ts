@@ -1,0 +1,110 @@
+/** ioctl requests of /dev/kvm, of VMs and of vCPUs, and the flags in their structs (`linux/kvm.h`). */
+import { _IO, _IOR, _IOW, _IOWR } from './ioctl.ts';
+import * as k from './kvm.ts';
+
+const KVMIO = 0xae;
+
+/** On /dev/kvm. */
+export const KVM_GET_API_VERSION: number = _IO(KVMIO, 0x00);
+export const KVM_CREATE_VM: number = _IO(KVMIO, 0x01);
+export const KVM_GET_MSR_INDEX_LIST: number = _IOWR(KVMIO, 0x02, k.kvm_msr_list.size);
+export const KVM_CHECK_EXTENSION: number = _IO(KVMIO, 0x03);
+export const KVM_GET_VCPU_MMAP_SIZE: number = _IO(KVMIO, 0x04);
+export const KVM_GET_SUPPORTED_CPUID: number = _IOWR(KVMIO, 0x05, k.kvm_cpuid2.size);
+
+/** On a VM. */
+export const KVM_CREATE_VCPU: number = _IO(KVMIO, 0x41);
+export const KVM_SET_USER_MEMORY_REGION: number = _IOW(
+  KVMIO,
+  0x46,
+  k.kvm_userspace_memory_region.size,
+);
+export const KVM_SET_TSS_ADDR: number = _IO(KVMIO, 0x47);
+export const KVM_SET_IDENTITY_MAP_ADDR: number = _IOW(KVMIO, 0x48, 8);
+export const KVM_CREATE_IRQCHIP: number = _IO(KVMIO, 0x60);
+export const KVM_IRQ_LINE: number = _IOW(KVMIO, 0x61, k.kvm_irq_level.size);
+export const KVM_GET_IRQCHIP: number = _IOWR(KVMIO, 0x62, k.kvm_irqchip.size);
+export const KVM_SET_IRQCHIP: number = _IOR(KVMIO, 0x63, k.kvm_irqchip.size);
+export const KVM_SET_GSI_ROUTING: number = _IOW(KVMIO, 0x6a, k.kvm_irq_routing.size);
+export const KVM_IRQFD: number = _IOW(KVMIO, 0x76, k.kvm_irqfd.size);
+export const KVM_CREATE_PIT2: number = _IOW(KVMIO, 0x77, k.kvm_pit_config.size);
+export const KVM_SET_BOOT_CPU_ID: number = _IO(KVMIO, 0x78);
+export const KVM_IOEVENTFD: number = _IOW(KVMIO, 0x79, k.kvm_ioeventfd.size);
+export const KVM_SET_CLOCK: number = _IOW(KVMIO, 0x7b, k.kvm_clock_data.size);
+export const KVM_GET_CLOCK: number = _IOR(KVMIO, 0x7c, k.kvm_clock_data.size);
+export const KVM_GET_PIT2: number = _IOR(KVMIO, 0x9f, k.kvm_pit_state2.size);
+export const KVM_SET_PIT2: number = _IOW(KVMIO, 0xa0, k.kvm_pit_state2.size);
+export const KVM_SIGNAL_MSI: number = _IOW(KVMIO, 0xa5, k.kvm_msi.size);
+
+/** On a vCPU. */
+export const KVM_RUN: number = _IO(KVMIO, 0x80);
+export const KVM_GET_REGS: number = _IOR(KVMIO, 0x81, k.kvm_regs.size);
+export const KVM_SET_REGS: number = _IOW(KVMIO, 0x82, k.kvm_regs.size);
+export const KVM_GET_SREGS: number = _IOR(KVMIO, 0x83, k.kvm_sregs.size);
+export const KVM_SET_SREGS: number = _IOW(KVMIO, 0x84, k.kvm_sregs.size);
+export const KVM_TRANSLATE: number = _IOWR(KVMIO, 0x85, k.kvm_translation.size);
+export const KVM_GET_MSRS: number = _IOWR(KVMIO, 0x88, k.kvm_msrs.size);
+export const KVM_SET_MSRS: number = _IOW(KVMIO, 0x89, k.kvm_msrs.size);
+export const KVM_SET_SIGNAL_MASK: number = _IOW(KVMIO, 0x8b, k.kvm_signal_mask.size);
+export const KVM_GET_FPU: number = _IOR(KVMIO, 0x8c, k.kvm_fpu.size);
+export const KVM_SET_FPU: number = _IOW(KVMIO, 0x8d, k.kvm_fpu.size);
+export const KVM_GET_LAPIC: number = _IOR(KVMIO, 0x8e, k.kvm_lapic_state.size);
+export const KVM_SET_LAPIC: number = _IOW(KVMIO, 0x8f, k.kvm_lapic_state.size);
+export const KVM_SET_CPUID2: number = _IOW(KVMIO, 0x90, k.kvm_cpuid2.size);
+export const KVM_GET_CPUID2: number = _IOWR(KVMIO, 0x91, k.kvm_cpuid2.size);
+export const KVM_GET_MP_STATE: number = _IOR(KVMIO, 0x98, k.kvm_mp_state.size);
+export const KVM_SET_MP_STATE: number = _IOW(KVMIO, 0x99, k.kvm_mp_state.size);
+export const KVM_NMI: number = _IO(KVMIO, 0x9a);
+export const KVM_GET_VCPU_EVENTS: number = _IOR(KVMIO, 0x9f, k.kvm_vcpu_events.size);
+export const KVM_SET_VCPU_EVENTS: number = _IOW(KVMIO, 0xa0, k.kvm_vcpu_events.size);
+export const KVM_GET_DEBUGREGS: number = _IOR(KVMIO, 0xa1, k.kvm_debugregs.size);
+export const KVM_SET_DEBUGREGS: number = _IOW(KVMIO, 0xa2, k.kvm_debugregs.size);
+export const KVM_GET_TSC_KHZ: number = _IO(KVMIO, 0xa3);
+export const KVM_ENABLE_CAP: number = _IOW(KVMIO, 0xa3, k.kvm_enable_cap.size);
+export const KVM_GET_XSAVE: number = _IOR(KVMIO, 0xa4, k.kvm_xsave.size);
+export const KVM_SET_XSAVE: number = _IOW(KVMIO, 0xa5, k.kvm_xsave.size);
+export const KVM_GET_XCRS: number = _IOR(KVMIO, 0xa6, k.kvm_xcrs.size);
+export const KVM_SET_XCRS: number = _IOW(KVMIO, 0xa7, k.kvm_xcrs.size);
+export const KVM_KVMCLOCK_CTRL: number = _IO(KVMIO, 0xad);
+
+/** The only KVM_GET_API_VERSION that ever was. KVM API 4.1. */
+export const KVM_API_VERSION = 12;
+
+export const KVM_MEM_LOG_DIRTY_PAGES = 1 << 0;
+export const KVM_MEM_READONLY = 1 << 1;
+export const KVM_IOEVENTFD_FLAG_DATAMATCH = 1 << 0;
+export const KVM_IOEVENTFD_FLAG_PIO = 1 << 1;
+export const KVM_IOEVENTFD_FLAG_DEASSIGN = 1 << 2;
+export const KVM_IRQFD_FLAG_DEASSIGN = 1 << 0;
+export const KVM_IRQFD_FLAG_RESAMPLE = 1 << 1;
+export const KVM_IRQ_ROUTING_IRQCHIP = 1;
+export const KVM_IRQ_ROUTING_MSI = 2;
+export const KVM_IRQCHIP_PIC_MASTER = 0;
+export const KVM_IRQCHIP_PIC_SLAVE = 1;
+export const KVM_IRQCHIP_IOAPIC = 2;
+export const KVM_PIT_SPEAKER_DUMMY = 1;
+export const KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1 << 0;
+export const KVM_MP_STATE_RUNNABLE = 0;
+export const KVM_MP_STATE_UNINITIALIZED = 1;
+export const KVM_MP_STATE_INIT_RECEIVED = 2;
+export const KVM_MP_STATE_HALTED = 3;
+export const KVM_MP_STATE_SIPI_RECEIVED = 4;
+export const KVM_VCPUEVENT_VALID_NMI_PENDING = 0x01;
+export const KVM_VCPUEVENT_VALID_SIPI_VECTOR = 0x02;
+export const KVM_VCPUEVENT_VALID_SHADOW = 0x04;
+export const KVM_VCPUEVENT_VALID_SMM = 0x08;
+export const KVM_INTERNAL_ERROR_EMULATION = 1;
+export const KVM_INTERNAL_ERROR_SIMUL_EX = 2;
+export const KVM_INTERNAL_ERROR_DELIVERY_EV = 3;
+export const KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON = 4;
+export const KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES = 1 << 0;
+export const KVM_SYSTEM_EVENT_SHUTDOWN = 1;
+export const KVM_SYSTEM_EVENT_RESET = 2;
+export const KVM_SYSTEM_EVENT_CRASH = 3;
+
+/** `linux/kvm_para.h` and `asm/kvm_para.h`: the paravirtual CPUID leaves. */
+export const KVM_CPUID_SIGNATURE = 0x4000_0000;
+export const KVM_CPUID_FEATURES = 0x4000_0001;
+export const KVM_FEATURE_CLOCKSOURCE2 = 3;
+export const KVM_FEATURE_ASYNC_PF = 4;
+export const KVM_FEATURE_PV_UNHALT = 7;

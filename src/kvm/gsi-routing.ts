@@ -1,0 +1,119 @@
+/**
+ * The GSI routing table, laid out as KVM_SET_GSI_ROUTING takes it, in memory that all threads of
+ * the machine share: whoever holds the machine's register lock may change a route and hand the
+ * table to KVM. The PIC's and IOAPIC's pins come first and stay, GSI n at pin n as in
+ * KVM's default table (so the MADT needs no interrupt source override); MSI routes follow, one for each GSI.
+ */
+import {
+  kvm_irq_routing,
+  kvm_irq_routing_entry,
+  kvm_irq_routing_irqchip,
+  kvm_irq_routing_msi,
+} from '../abi/kvm.ts';
+import {
+  KVM_IRQ_ROUTING_IRQCHIP,
+  KVM_IRQ_ROUTING_MSI,
+  KVM_IRQCHIP_IOAPIC,
+  KVM_IRQCHIP_PIC_MASTER,
+  KVM_IRQCHIP_PIC_SLAVE,
+} from '../abi/kvm-ioctl.ts';
+import { addressOf } from '../host/native-memory.ts';
+import { IOAPIC_PINS } from '../platform/layout.ts';
+import { setGsiRouting } from './vm-ioctl.ts';
+
+const NR = kvm_irq_routing.nr.offset;
+const ENTRIES = kvm_irq_routing.size;
+const ENTRY = kvm_irq_routing_entry.size;
+const GSI = kvm_irq_routing_entry.gsi.offset;
+const TYPE = kvm_irq_routing_entry.type.offset;
+const IRQCHIP = kvm_irq_routing_irqchip.irqchip.offset;
+const PIN = kvm_irq_routing_irqchip.pin.offset;
+const ADDRESS_LO = kvm_irq_routing_msi.address_lo.offset;
+const ADDRESS_HI = kvm_irq_routing_msi.address_hi.offset;
+const DATA = kvm_irq_routing_msi.data.offset;
+
+/** The two 8259s have 8 pins each, GSI 0 to 15. */
+const PIC_PINS = 16;
+const PIC_PINS_PER_CHIP = 8;
+/** The cascade pin of the master has no GSI of its own. */
+const PIC_CASCADE_PIN = 2;
+/** GSI of the first MSI route. */
+export const FIRST_MSI_GSI = IOAPIC_PINS;
+
+/** Entries that the pins of PIC and IOAPIC take. */
+const PIN_ROUTES = PIC_PINS - 1 + IOAPIC_PINS;
+
+/** A view of the table. Make one in each thread over the same memory. */
+export class GsiRouting {
+  readonly #view: DataView;
+  readonly #address: number;
+  readonly #msiRoutes: number;
+
+  /** Bytes that a table with so many MSI routes takes. */
+  static bytes(msiRoutes: number): number {
+    return ENTRIES + (PIN_ROUTES + msiRoutes) * ENTRY;
+  }
+
+  /**
+   * @param view the table's memory, a DataView on a SharedArrayBuffer or on a NativeMemory; stays
+   *   referenced by this object
+   * @param msiRoutes MSI routes; their GSIs are FIRST_MSI_GSI and up
+   */
+  constructor(view: DataView, msiRoutes: number) {
+    if (view.byteLength < GsiRouting.bytes(msiRoutes)) {
+      throw new RangeError('GSI routing table does not fit');
+    }
+    this.#view = view;
+    this.#address = addressOf(view);
+    this.#msiRoutes = msiRoutes;
+  }
+
+  /** Writes the pins' routes and disables all MSI routes. Once, by the machine's owner. */
+  initialize(): void {
+    let entry = 0;
+    for (let gsi = 0; gsi < IOAPIC_PINS; gsi++) {
+      if (gsi < PIC_PINS && gsi !== PIC_CASCADE_PIN) {
+        const slave = gsi >= PIC_PINS_PER_CHIP;
+        const chip = slave ? KVM_IRQCHIP_PIC_SLAVE : KVM_IRQCHIP_PIC_MASTER;
+        this.#writePin(entry++, gsi, chip, gsi % PIC_PINS_PER_CHIP);
+      }
+      this.#writePin(entry++, gsi, KVM_IRQCHIP_IOAPIC, gsi);
+    }
+    for (let msi = 0; msi < this.#msiRoutes; msi++) this.clearMsi(FIRST_MSI_GSI + msi);
+    this.#view.setUint32(NR, PIN_ROUTES + this.#msiRoutes, true);
+  }
+
+  /** Sends a GSI as an MSI from the next `commit` on. @throws RangeError for a GSI of no MSI route */
+  setMsi(gsi: number, addressLow: number, addressHigh: number, data: number): void {
+    const at = this.#msiOffset(gsi);
+    this.#view.setUint32(at + GSI, gsi, true);
+    this.#view.setUint32(at + TYPE, KVM_IRQ_ROUTING_MSI, true);
+    this.#view.setUint32(at + ADDRESS_LO, addressLow, true);
+    this.#view.setUint32(at + ADDRESS_HI, addressHigh, true);
+    this.#view.setUint32(at + DATA, data, true);
+  }
+
+  /** Makes a GSI's signals go nowhere: an MSI at the address of no local APIC. */
+  clearMsi(gsi: number): void {
+    this.setMsi(gsi, 0, 0, 0);
+  }
+
+  /** Hands the table to KVM. Returns 0 or a negative errno. */
+  commit(vmFd: number): number {
+    return setGsiRouting(vmFd, this.#address);
+  }
+
+  #msiOffset(gsi: number): number {
+    const msi = gsi - FIRST_MSI_GSI;
+    if (msi < 0 || msi >= this.#msiRoutes) throw new RangeError(`GSI ${gsi} has no MSI route`);
+    return ENTRIES + (PIN_ROUTES + msi) * ENTRY;
+  }
+
+  #writePin(entry: number, gsi: number, irqchip: number, pin: number): void {
+    const at = ENTRIES + entry * ENTRY;
+    this.#view.setUint32(at + GSI, gsi, true);
+    this.#view.setUint32(at + TYPE, KVM_IRQ_ROUTING_IRQCHIP, true);
+    this.#view.setUint32(at + IRQCHIP, irqchip, true);
+    this.#view.setUint32(at + PIN, pin, true);
+  }
+}

@@ -1,0 +1,152 @@
+/** /dev/kvm: whether this host can run virtual machines, and what its KVM offers. */
+import * as cap from '../abi/kvm-constants.ts';
+import {
+  KVM_API_VERSION,
+  KVM_CHECK_EXTENSION,
+  KVM_CREATE_VM,
+  KVM_GET_API_VERSION,
+  KVM_GET_MSR_INDEX_LIST,
+  KVM_GET_SUPPORTED_CPUID,
+  KVM_GET_VCPU_MMAP_SIZE,
+} from '../abi/kvm-ioctl.ts';
+import { kvm_msr_list } from '../abi/kvm.ts';
+import { HostError, UsageError } from '../host/errors.ts';
+import { Fd } from '../host/fd.ts';
+import * as sys from '../host/syscall.ts';
+import { type CpuidEntry, CpuidTable } from './cpuid-table.ts';
+import { capabilityName } from './exit-names.ts';
+import { StructMemory } from './struct-memory.ts';
+
+const DEVICE = '/dev/kvm';
+const MSR_LIST_MAXIMUM = 1024;
+
+/** What nodevmm cannot do without. Every x86-64 KVM since Linux 4.13 has them. */
+export const REQUIRED_CAPABILITIES: readonly number[] = [
+  cap.KVM_CAP_IRQCHIP,
+  cap.KVM_CAP_USER_MEMORY,
+  cap.KVM_CAP_EXT_CPUID,
+  cap.KVM_CAP_MP_STATE,
+  cap.KVM_CAP_IRQ_ROUTING,
+  cap.KVM_CAP_IRQFD,
+  cap.KVM_CAP_PIT2,
+  cap.KVM_CAP_IOEVENTFD,
+  cap.KVM_CAP_SET_TSS_ADDR,
+  cap.KVM_CAP_SET_IDENTITY_MAP_ADDR,
+  cap.KVM_CAP_VCPU_EVENTS,
+  cap.KVM_CAP_SIGNAL_MSI,
+  cap.KVM_CAP_IOEVENTFD_ANY_LENGTH,
+  cap.KVM_CAP_IMMEDIATE_EXIT,
+];
+
+const REMEDIES: Readonly<Record<string, string>> = {
+  ENOENT:
+    'load the module (modprobe kvm_intel or kvm_amd) and enable virtualization in the firmware, ' +
+    'or use --lab',
+  ENXIO: 'load the module (modprobe kvm_intel or kvm_amd), or use --lab',
+  EACCES: 'join the group kvm (sudo usermod -aG kvm $USER, then log in again), or use --lab',
+  EPERM: 'let this container use /dev/kvm (--device /dev/kvm), or use --lab',
+};
+
+/** The open /dev/kvm. */
+export class Kvm implements Disposable {
+  readonly #device: Fd;
+  /** Bytes of the `kvm_run` mapping of every vCPU. */
+  readonly runSize: number;
+
+  private constructor(device: Fd) {
+    this.#device = device;
+    this.runSize = sys.check(
+      sys.ioctl(device.fd, KVM_GET_VCPU_MMAP_SIZE, 0),
+      'KVM_GET_VCPU_MMAP_SIZE',
+      DEVICE,
+    );
+  }
+
+  /**
+   * Opens /dev/kvm and checks that it has all that nodevmm needs.
+   * @throws HostError when it cannot be opened, UsageError when it is too old
+   */
+  static open(): Kvm {
+    const fd = sys.open(DEVICE, sys.O_RDWR | sys.O_CLOEXEC);
+    if (fd < 0) sys.check(fd, 'open', DEVICE, REMEDIES[sys.errnoName(-fd)] ?? 'use --lab');
+    const device = new Fd(fd);
+    try {
+      const version = sys.ioctl(fd, KVM_GET_API_VERSION, 0);
+      if (version !== KVM_API_VERSION) {
+        throw new UsageError(
+          'E_KVM_VERSION',
+          `${DEVICE} speaks API version ${version}, not ${KVM_API_VERSION}; update the kernel, or use --lab`,
+        );
+      }
+      const kvm = new Kvm(device);
+      const missing = REQUIRED_CAPABILITIES.filter((capability) => !kvm.check(capability));
+      if (missing.length > 0) {
+        throw new UsageError(
+          'E_KVM_CAPABILITY',
+          `${DEVICE} lacks ${missing.map(capabilityName).join(', ')}; update the kernel, or use --lab`,
+        );
+      }
+      return kvm;
+    } catch (error) {
+      device.close();
+      throw error;
+    }
+  }
+
+  /** A capability's value: 0 when it is missing, 1 or a number that belongs to it. KVM API 4.4. */
+  check(capability: number): number {
+    return Math.max(0, sys.ioctl(this.#device.fd, KVM_CHECK_EXTENSION, capability));
+  }
+
+  /** Most vCPUs of one VM. */
+  get maxVcpus(): number {
+    return this.check(cap.KVM_CAP_MAX_VCPUS) || this.check(cap.KVM_CAP_NR_VCPUS) || 4;
+  }
+
+  /** The file descriptor of a new VM; `Vm` owns it. @throws HostError */
+  createVmFd(): number {
+    for (;;) {
+      const fd = sys.ioctl(this.#device.fd, KVM_CREATE_VM, 0);
+      // The kernel gives up creating a VM when a signal comes in between.
+      if (fd === -EINTR) continue;
+      return sys.check(fd, 'KVM_CREATE_VM', DEVICE, 'another hypervisor may hold the CPU');
+    }
+  }
+
+  /** All CPUID leaves that this host's KVM can give a guest. KVM API 4.46. @throws HostError */
+  supportedCpuid(): CpuidEntry[] {
+    const table = new CpuidTable();
+    sys.check(
+      sys.ioctl(this.#device.fd, KVM_GET_SUPPORTED_CPUID, table.address),
+      'KVM_GET_SUPPORTED_CPUID',
+      DEVICE,
+    );
+    return table.entries();
+  }
+
+  /** The MSRs that make up a vCPU's state. KVM API 4.3. @throws HostError */
+  msrIndices(): number[] {
+    const list = new StructMemory(kvm_msr_list, MSR_LIST_MAXIMUM * 4);
+    list.set('nmsrs', MSR_LIST_MAXIMUM);
+    sys.check(
+      sys.ioctl(this.#device.fd, KVM_GET_MSR_INDEX_LIST, list.address),
+      'KVM_GET_MSR_INDEX_LIST',
+      DEVICE,
+    );
+    const count = list.getNumber('nmsrs');
+    return Array.from({ length: count }, (_, i) =>
+      list.view.getUint32(kvm_msr_list.size + i * 4, true),
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#device.close();
+  }
+}
+
+const EINTR = 4;
+
+/** True for the error of a host that has no usable /dev/kvm at all. */
+export function isKvmMissing(error: unknown): boolean {
+  return error instanceof HostError && error.object === DEVICE;
+}

@@ -1,0 +1,90 @@
+/** A vCPU's general and system registers as plain objects, in the order of the kernel's structs. */
+import { kvm_dtable, kvm_regs, kvm_segment, kvm_sregs } from '../abi/kvm.ts';
+import type { Field } from '../abi/struct.ts';
+import { type AnyLayout, type FieldName, readField, writeField } from '../abi/struct-view.ts';
+
+/** `struct kvm_regs`. */
+export type Registers = Record<FieldName<typeof kvm_regs>, bigint>;
+
+/** `struct kvm_segment`. */
+export type Segment = Record<Exclude<FieldName<typeof kvm_segment>, 'padding'>, bigint>;
+
+/** `struct kvm_dtable`. */
+export interface DescriptorTable {
+  base: bigint;
+  limit: bigint;
+}
+
+export const SEGMENT_NAMES = ['cs', 'ds', 'es', 'fs', 'gs', 'ss', 'tr', 'ldt'] as const;
+export const TABLE_NAMES = ['gdt', 'idt'] as const;
+export const CONTROL_NAMES = ['cr0', 'cr2', 'cr3', 'cr4', 'cr8', 'efer', 'apic_base'] as const;
+
+/** `struct kvm_sregs`, without its interrupt bitmap (only used without the in-kernel irqchip). */
+export type SystemRegisters = Record<(typeof SEGMENT_NAMES)[number], Segment> &
+  Record<(typeof TABLE_NAMES)[number], DescriptorTable> &
+  Record<(typeof CONTROL_NAMES)[number], bigint>;
+
+function names<L extends AnyLayout>(layout: L): FieldName<L>[] {
+  return Object.keys(layout).filter((name) => name !== 'size') as FieldName<L>[];
+}
+
+/** The names of all general registers. */
+export const REGISTER_NAMES: readonly FieldName<typeof kvm_regs>[] = names(kvm_regs);
+const segmentFields = names(kvm_segment).filter((name) => name !== 'padding');
+
+function readStruct(view: DataView, layout: AnyLayout, fields: readonly string[], base: number) {
+  const table = layout as unknown as Record<string, Field>;
+  return Object.fromEntries(
+    fields.map((name) => [name, readField(view, table[name] as Field, base)]),
+  );
+}
+
+/** Decodes a `struct kvm_regs`. */
+export function decodeRegisters(view: DataView): Registers {
+  return readStruct(view, kvm_regs, REGISTER_NAMES, 0) as Registers;
+}
+
+/** Decodes a `struct kvm_sregs`. */
+export function decodeSystemRegisters(view: DataView): SystemRegisters {
+  const segments = SEGMENT_NAMES.map((name) => [
+    name,
+    readStruct(view, kvm_segment, segmentFields, kvm_sregs[name].offset),
+  ]);
+  const tables = TABLE_NAMES.map((name) => [
+    name,
+    readStruct(view, kvm_dtable, ['base', 'limit'], kvm_sregs[name].offset),
+  ]);
+  return {
+    ...Object.fromEntries([...segments, ...tables]),
+    ...readStruct(view, kvm_sregs, CONTROL_NAMES, 0),
+  } as SystemRegisters;
+}
+
+/** Overwrites the named general registers in a `struct kvm_regs`. */
+export function encodeRegisters(view: DataView, registers: Partial<Registers>): void {
+  for (const name of REGISTER_NAMES) {
+    const value = registers[name];
+    if (value !== undefined) writeField(view, kvm_regs[name], value);
+  }
+}
+
+/** Overwrites the named system registers in a `struct kvm_sregs`. */
+export function encodeSystemRegisters(view: DataView, registers: Partial<SystemRegisters>): void {
+  for (const name of SEGMENT_NAMES) {
+    const segment = registers[name];
+    if (segment === undefined) continue;
+    for (const field of segmentFields) {
+      writeField(view, kvm_segment[field], segment[field], kvm_sregs[name].offset);
+    }
+  }
+  for (const name of TABLE_NAMES) {
+    const table = registers[name];
+    if (table === undefined) continue;
+    writeField(view, kvm_dtable.base, table.base, kvm_sregs[name].offset);
+    writeField(view, kvm_dtable.limit, table.limit, kvm_sregs[name].offset);
+  }
+  for (const name of CONTROL_NAMES) {
+    const value = registers[name];
+    if (value !== undefined) writeField(view, kvm_sregs[name], value);
+  }
+}

@@ -1,0 +1,119 @@
+/**
+ * The VM ioctls that any vCPU or queue worker may issue inline, over a bare VM file descriptor.
+ * Each returns 0 or more, or a negative errno; `Vm` has the same as methods that throw. The scratch
+ * structs belong to the calling thread, since every thread has this module to itself.
+ */
+import { kvm_ioeventfd, kvm_irq_level, kvm_irqfd, kvm_msi } from '../abi/kvm.ts';
+import {
+  KVM_IOEVENTFD,
+  KVM_IOEVENTFD_FLAG_DATAMATCH,
+  KVM_IOEVENTFD_FLAG_DEASSIGN,
+  KVM_IOEVENTFD_FLAG_PIO,
+  KVM_IRQ_LINE,
+  KVM_IRQFD,
+  KVM_IRQFD_FLAG_DEASSIGN,
+  KVM_IRQFD_FLAG_RESAMPLE,
+  KVM_SET_GSI_ROUTING,
+  KVM_SIGNAL_MSI,
+} from '../abi/kvm-ioctl.ts';
+import * as sys from '../host/syscall.ts';
+import { StructMemory } from './struct-memory.ts';
+
+const ioeventfd = new StructMemory(kvm_ioeventfd);
+const irqfd = new StructMemory(kvm_irqfd);
+const irqLevel = new StructMemory(kvm_irq_level);
+const msi = new StructMemory(kvm_msi);
+
+/** Which guest writes signal an eventfd. KVM API 4.59. */
+export interface IoeventfdMatch {
+  /** Port, or guest physical address. */
+  readonly address: number;
+  /** Bytes of the write: 1, 2, 4, 8, or 0 for any. */
+  readonly length: 0 | 1 | 2 | 4 | 8;
+  /** True for a port. */
+  readonly pio: boolean;
+  /** Only writes of this value; needs a length other than 0. */
+  readonly datamatch?: number | bigint;
+}
+
+function ioeventfdIoctl(vmFd: number, match: IoeventfdMatch, fd: number, flags: number): number {
+  const { datamatch } = match;
+  ioeventfd.set('addr', match.address);
+  ioeventfd.set('len', match.length);
+  ioeventfd.set('fd', fd);
+  ioeventfd.set('datamatch', datamatch ?? 0);
+  ioeventfd.set(
+    'flags',
+    flags |
+      (match.pio ? KVM_IOEVENTFD_FLAG_PIO : 0) |
+      (datamatch === undefined ? 0 : KVM_IOEVENTFD_FLAG_DATAMATCH),
+  );
+  return sys.ioctl(vmFd, KVM_IOEVENTFD, ioeventfd.address);
+}
+
+/** Lets matching guest writes signal an eventfd without an exit. -EEXIST: another one matches. */
+export function assignIoeventfd(vmFd: number, match: IoeventfdMatch, fd: number): number {
+  return ioeventfdIoctl(vmFd, match, fd, 0);
+}
+
+/** Undoes `assignIoeventfd` with the same arguments. */
+export function deassignIoeventfd(vmFd: number, match: IoeventfdMatch, fd: number): number {
+  return ioeventfdIoctl(vmFd, match, fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
+}
+
+function irqfdIoctl(
+  vmFd: number,
+  fd: number,
+  gsi: number,
+  flags: number,
+  resample: number,
+): number {
+  irqfd.set('fd', fd);
+  irqfd.set('gsi', gsi);
+  irqfd.set('flags', flags);
+  irqfd.set('resamplefd', resample);
+  return sys.ioctl(vmFd, KVM_IRQFD, irqfd.address);
+}
+
+/**
+ * Lets an eventfd raise a GSI. KVM API 4.75. What was signalled before is injected at once, but
+ * stays in the counter: drain it after this call, or a later deassign shows a stale pending bit.
+ */
+export function assignIrqfd(vmFd: number, gsi: number, fd: number): number {
+  return irqfdIoctl(vmFd, fd, gsi, 0, 0);
+}
+
+/** As `assignIrqfd`, for a level-triggered line: the guest's EOI lowers it and signals `resampleFd`. */
+export function assignResampleIrqfd(
+  vmFd: number,
+  gsi: number,
+  fd: number,
+  resampleFd: number,
+): number {
+  return irqfdIoctl(vmFd, fd, gsi, KVM_IRQFD_FLAG_RESAMPLE, resampleFd);
+}
+
+/** Undoes an irqfd; from then on signals pile up in the eventfd. Waits for injections under way. */
+export function deassignIrqfd(vmFd: number, gsi: number, fd: number): number {
+  return irqfdIoctl(vmFd, fd, gsi, KVM_IRQFD_FLAG_DEASSIGN, 0);
+}
+
+/** Sets an interrupt line of the in-kernel PIC and IOAPIC. KVM API 4.25. */
+export function setIrqLine(vmFd: number, gsi: number, level: boolean): number {
+  irqLevel.set('irq', gsi);
+  irqLevel.set('level', level ? 1 : 0);
+  return sys.ioctl(vmFd, KVM_IRQ_LINE, irqLevel.address);
+}
+
+/** Sends one MSI. KVM API 4.70. Returns above 0 when delivered, 0 when the guest blocked it. */
+export function signalMsi(vmFd: number, address: number, data: number): number {
+  msi.set('address_lo', address % 2 ** 32);
+  msi.set('address_hi', Math.floor(address / 2 ** 32));
+  msi.set('data', data);
+  return sys.ioctl(vmFd, KVM_SIGNAL_MSI, msi.address);
+}
+
+/** Replaces the whole routing table by the `struct kvm_irq_routing` at a host address. KVM API 4.52. */
+export function setGsiRouting(vmFd: number, tableAddress: number): number {
+  return sys.ioctl(vmFd, KVM_SET_GSI_ROUTING, tableAddress);
+}

@@ -1,0 +1,144 @@
+/** A virtual machine as KVM sees it: owner of its file descriptor, its vCPUs and their mappings. */
+import { kvm_pit_config, kvm_userspace_memory_region } from '../abi/kvm.ts';
+import * as request from '../abi/kvm-ioctl.ts';
+import { Fd } from '../host/fd.ts';
+import * as sys from '../host/syscall.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
+import type { Kvm } from './kvm.ts';
+import { StructMemory } from './struct-memory.ts';
+import type { VcpuShare } from './vcpu.ts';
+import * as inline from './vm-ioctl.ts';
+
+interface OwnedVcpu {
+  readonly fd: Fd;
+  readonly share: VcpuShare;
+}
+
+/** Owns a VM. Guest RAM must outlive it. */
+export class Vm implements Disposable {
+  readonly #vm: Fd;
+  readonly #vcpus: OwnedVcpu[] = [];
+  readonly #runSize: number;
+
+  /** An empty VM. @throws HostError */
+  constructor(kvm: Kvm) {
+    this.#runSize = kvm.runSize;
+    this.#vm = new Fd(kvm.createVmFd());
+  }
+
+  /** For the functions of vm-ioctl.ts, in any thread. */
+  get fd(): number {
+    return this.#vm.fd;
+  }
+
+  #ioctl(name: string, number: number, argument: number): number {
+    return sys.check(sys.ioctl(this.fd, number, argument), name, 'the VM');
+  }
+
+  /**
+   * Takes two places of guest physical address space that Intel CPUs need to run real mode; AMD
+   * ones ignore them. KVM API 4.36 and 4.41. Before the first vCPU.
+   */
+  reserveRealModePages(): void {
+    const argument = new StructMemory({ size: 8 });
+    argument.view.setBigUint64(0, BigInt(KVM_IDENTITY_MAP_ADDRESS), true);
+    this.#ioctl(
+      'KVM_SET_IDENTITY_MAP_ADDR',
+      request.KVM_SET_IDENTITY_MAP_ADDR,
+      argument.address,
+    );
+    this.#ioctl('KVM_SET_TSS_ADDR', request.KVM_SET_TSS_ADDR, KVM_TSS_ADDRESS);
+  }
+
+  /** Gives the guest its RAM, one memory slot for each region. @throws HostError */
+  setMemory(memory: GuestMemory): void {
+    for (const [slot, region] of memory.regions.entries()) {
+      this.setMemorySlot(slot, region.gpa, region.size, memory.address + region.offset);
+    }
+  }
+
+  /**
+   * Creates, changes or (with size 0) deletes a memory slot. KVM API 4.35.
+   * @param gpa guest physical address
+   * @param size bytes
+   * @param address host virtual address of the first byte
+   * @param flags KVM_MEM_*
+   */
+  setMemorySlot(slot: number, gpa: number, size: number, address: number, flags = 0): void {
+    const region = new StructMemory(kvm_userspace_memory_region);
+    region.set('slot', slot);
+    region.set('flags', flags);
+    region.set('guest_phys_addr', gpa);
+    region.set('memory_size', size);
+    region.set('userspace_addr', address);
+    sys.check(
+      sys.ioctl(this.fd, request.KVM_SET_USER_MEMORY_REGION, region.address),
+      'KVM_SET_USER_MEMORY_REGION',
+      `guest physical 0x${gpa.toString(16)}, ${size} bytes`,
+    );
+  }
+
+  /** PIC, IOAPIC and a local APIC for each vCPU, in the kernel. KVM API 4.24. Before the first vCPU. */
+  createIrqchip(): void {
+    this.#ioctl('KVM_CREATE_IRQCHIP', request.KVM_CREATE_IRQCHIP, 0);
+  }
+
+  /** The 8254 timer in the kernel, with port 0x61 answered. KVM API 4.71. After `createIrqchip`. */
+  createPit(): void {
+    const config = new StructMemory(kvm_pit_config);
+    config.set('flags', request.KVM_PIT_SPEAKER_DUMMY);
+    this.#ioctl('KVM_CREATE_PIT2', request.KVM_CREATE_PIT2, config.address);
+  }
+
+  /** Creates a vCPU and maps its `kvm_run`. KVM API 4.7. @param id also its APIC id */
+  createVcpu(id: number): VcpuShare {
+    const fd = new Fd(this.#ioctl('KVM_CREATE_VCPU', request.KVM_CREATE_VCPU, id));
+    try {
+      const runAddress = sys.check(
+        sys.mmap(0, this.#runSize, sys.PROT_READ | sys.PROT_WRITE, sys.MAP_SHARED, fd.fd, 0),
+        'mmap',
+        `kvm_run of vCPU ${id}`,
+      );
+      const share = { id, fd: fd.fd, runAddress, runSize: this.#runSize };
+      this.#vcpus.push({ fd, share });
+      return share;
+    } catch (error) {
+      fd.close();
+      throw error;
+    }
+  }
+
+  assignIoeventfd(match: inline.IoeventfdMatch, fd: number): void {
+    sys.check(inline.assignIoeventfd(this.fd, match, fd), 'KVM_IOEVENTFD', describe(match));
+  }
+
+  deassignIoeventfd(match: inline.IoeventfdMatch, fd: number): void {
+    sys.check(inline.deassignIoeventfd(this.fd, match, fd), 'KVM_IOEVENTFD', describe(match));
+  }
+
+  assignIrqfd(gsi: number, fd: number): void {
+    sys.check(inline.assignIrqfd(this.fd, gsi, fd), 'KVM_IRQFD', `GSI ${gsi}`);
+  }
+
+  deassignIrqfd(gsi: number, fd: number): void {
+    sys.check(inline.deassignIrqfd(this.fd, gsi, fd), 'KVM_IRQFD', `GSI ${gsi}`);
+  }
+
+  setIrqLine(gsi: number, level: boolean): void {
+    sys.check(inline.setIrqLine(this.fd, gsi, level), 'KVM_IRQ_LINE', `GSI ${gsi}`);
+  }
+
+  /** Every vCPU thread must have ended before. */
+  [Symbol.dispose](): void {
+    for (const { fd, share } of this.#vcpus.splice(0).reverse()) {
+      sys.munmap(share.runAddress, share.runSize);
+      fd.close();
+    }
+    this.#vm.close();
+  }
+}
+
+function describe(match: inline.IoeventfdMatch): string {
+  return `${match.pio ? 'port' : 'address'} 0x${match.address.toString(16)}`;
+}
