@@ -1,0 +1,311 @@
+/**
+ * The registers that every transport has, whatever it calls them: device status, feature bits,
+ * queue set-up, configuration space (virtio 1.3 §2.1 to §2.6, §3). They lie in the state buffer;
+ * all methods run with the register lock held, in any thread.
+ */
+import {
+  DEVICE_NEEDS_RESET,
+  DRIVER_OK,
+  FEATURES_OK,
+  VIRTIO_MSI_NO_VECTOR,
+} from '../../abi/virtio-pci.ts';
+import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../abi/virtio-ring.ts';
+import type { SharedState } from '../../state/shared-state.ts';
+import { hasFeature } from '../features.ts';
+import type { QueueConfig } from '../queue/virtqueue.ts';
+
+/** What a transport shows of a device; a plain, cloneable message. */
+export interface DeviceShape {
+  readonly name: string;
+  readonly deviceId: number;
+  /** All offered feature bits, ring features included. */
+  readonly features: bigint;
+  /** Pairs of feature bits: the first may only be accepted with the second. */
+  readonly featureDependencies: readonly (readonly [number, number])[];
+  /** The largest size of each queue. */
+  readonly queueSizes: readonly number[];
+  /** Initial configuration space. */
+  readonly config: Uint8Array;
+  readonly configWriteMask: Uint8Array;
+}
+
+/** What the driver made happen, for the thread that owns the device. */
+export interface DriverEvents {
+  /** DRIVER_OK was set. */
+  driverOk(): void;
+  /** 0 was written to the status; it reads back as before until `completeReset`. */
+  reset(): void;
+  /** A queue was enabled after DRIVER_OK (VIRTIO_F_RING_RESET). */
+  queueEnabled(queue: number): void;
+  /** A queue is to be reset; reads back as ongoing until `completeQueueReset`. */
+  queueReset(queue: number): void;
+  configWritten(offset: number, length: number): void;
+}
+
+/** Words of the device; the queues' words follow. */
+const STATUS = 0;
+const DEVICE_FEATURE_SELECT = 1;
+const DRIVER_FEATURE_SELECT = 2;
+const DRIVER_FEATURE = 3;
+const CONFIG_VECTOR = 5;
+const QUEUE_SELECT = 6;
+const GENERATION = 7;
+const ISR = 8;
+/** The owner was told of DRIVER_OK, so that a reset must wait for it. */
+const ACTIVE = 9;
+const RESETTING = 10;
+const QUEUES = 16;
+
+/** Words of one queue, to be used with `queueWord` and `setQueueWord`. */
+export const QUEUE_SIZE = 0;
+export const QUEUE_VECTOR = 1;
+export const QUEUE_ENABLE = 2;
+export const QUEUE_RESET = 3;
+/** Two words each: low, high. */
+export const QUEUE_DESC = 4;
+export const QUEUE_DRIVER = 6;
+export const QUEUE_DEVICE = 8;
+const QUEUE_WORDS = 16;
+
+/** All status bits that a driver may set (§2.1). */
+const DRIVER_STATUS_BITS = 0x8f;
+
+/** One device's registers. */
+export class DeviceRegisters {
+  readonly shape: DeviceShape;
+  readonly queueCount: number;
+  /** Configuration space as it is now. */
+  readonly config: DataView;
+  readonly #words: Int32Array;
+  readonly #configBytes: Uint8Array;
+  readonly #events: DriverEvents;
+
+  constructor(state: SharedState, shape: DeviceShape, events: DriverEvents) {
+    this.shape = shape;
+    this.queueCount = shape.queueSizes.length;
+    this.#events = events;
+    this.#words = state.words(QUEUES + this.queueCount * QUEUE_WORDS);
+    this.#configBytes = state.bytes(Math.max(shape.config.length, 1)).subarray(0, shape.config.length);
+    const { buffer, byteOffset, length } = this.#configBytes;
+    this.config = new DataView(buffer, byteOffset, length);
+  }
+
+  /** Power-on state. The device is not being served. */
+  powerOn(): void {
+    this.#configBytes.set(this.shape.config);
+    this.#words[GENERATION] = 0;
+    this.completeReset();
+  }
+
+  get status(): number {
+    return this.#get(STATUS);
+  }
+
+  /** The driver writes the status (§3.1.1, §2.1.1). */
+  writeStatus(value: number): void {
+    if (value === 0) {
+      this.#requestReset();
+      return;
+    }
+    if (this.#get(RESETTING) === 1) return;
+    const old = this.status;
+    // Drivers never clear a bit (§2.1.1); one that tries has it ignored.
+    let next = old | (value & DRIVER_STATUS_BITS);
+    if ((old & FEATURES_OK) === 0 && (next & FEATURES_OK) !== 0 && !this.#featuresValid()) {
+      next &= ~FEATURES_OK;
+    }
+    if ((next & DRIVER_OK) !== 0 && (next & FEATURES_OK) === 0) next &= ~DRIVER_OK;
+    this.#words[STATUS] = next;
+    if ((old & DRIVER_OK) !== 0 || (next & DRIVER_OK) === 0) return;
+    this.#words[ACTIVE] = 1;
+    this.#events.driverOk();
+  }
+
+  /** Marks the device as broken (§2.1.2). Returns false when it was already. */
+  setNeedsReset(): boolean {
+    if ((this.status & DEVICE_NEEDS_RESET) !== 0) return false;
+    this.#words[STATUS] = this.status | DEVICE_NEEDS_RESET;
+    return true;
+  }
+
+  /** The owner let go of the queues: all registers take their initial values (§2.4.1). */
+  completeReset(): void {
+    const generation = this.#get(GENERATION);
+    this.#words.fill(0);
+    this.#words[GENERATION] = generation;
+    this.#words[CONFIG_VECTOR] = VIRTIO_MSI_NO_VECTOR;
+    for (let queue = 0; queue < this.queueCount; queue++) this.completeQueueReset(queue);
+  }
+
+  /** The owner let go of one queue (§2.6.1.1). */
+  completeQueueReset(queue: number): void {
+    const at = QUEUES + queue * QUEUE_WORDS;
+    this.#words.fill(0, at, at + QUEUE_WORDS);
+    this.#words[at + QUEUE_SIZE] = this.shape.queueSizes[queue] ?? 0;
+    this.#words[at + QUEUE_VECTOR] = VIRTIO_MSI_NO_VECTOR;
+  }
+
+  get deviceFeatureSelect(): number {
+    return this.#get(DEVICE_FEATURE_SELECT) >>> 0;
+  }
+  set deviceFeatureSelect(value: number) {
+    this.#words[DEVICE_FEATURE_SELECT] = value;
+  }
+  get driverFeatureSelect(): number {
+    return this.#get(DRIVER_FEATURE_SELECT) >>> 0;
+  }
+  set driverFeatureSelect(value: number) {
+    this.#words[DRIVER_FEATURE_SELECT] = value;
+  }
+  get queueSelect(): number {
+    return this.#get(QUEUE_SELECT);
+  }
+  set queueSelect(value: number) {
+    this.#words[QUEUE_SELECT] = value;
+  }
+  get configVector(): number {
+    return this.#get(CONFIG_VECTOR);
+  }
+  set configVector(value: number) {
+    this.#words[CONFIG_VECTOR] = value;
+  }
+  get configGeneration(): number {
+    return this.#get(GENERATION) & 0xff;
+  }
+
+  /** 32 offered feature bits, by the selector. */
+  readDeviceFeature(): number {
+    const select = this.deviceFeatureSelect;
+    return select > 1 ? 0 : Number((this.shape.features >> BigInt(32 * select)) & 0xffff_ffffn);
+  }
+
+  /** 32 accepted feature bits, by the selector. */
+  readDriverFeature(): number {
+    const select = this.driverFeatureSelect;
+    return select > 1 ? 0 : this.#get(DRIVER_FEATURE + select) >>> 0;
+  }
+
+  /** Accepts feature bits; lost once FEATURES_OK is set (§3.1.1). */
+  writeDriverFeature(value: number): void {
+    const select = this.driverFeatureSelect;
+    if (select > 1 || (this.status & FEATURES_OK) !== 0) return;
+    this.#words[DRIVER_FEATURE + select] = value;
+  }
+
+  /** The accepted feature bits. */
+  get driverFeatures(): bigint {
+    const low = BigInt(this.#get(DRIVER_FEATURE) >>> 0);
+    return low | (BigInt(this.#get(DRIVER_FEATURE + 1) >>> 0) << 32n);
+  }
+
+  /** A word of a queue, 0 for a queue that does not exist. */
+  queueWord(queue: number, word: number): number {
+    return queue < this.queueCount ? this.#get(QUEUES + queue * QUEUE_WORDS + word) : 0;
+  }
+
+  /** The driver sets a word of a queue; lost while the queue is enabled (§4.1.4.3.2). */
+  setQueueWord(queue: number, word: number, value: number): void {
+    if (queue >= this.queueCount) return;
+    if (word !== QUEUE_VECTOR && this.queueWord(queue, QUEUE_ENABLE) === 1) return;
+    this.#words[QUEUES + queue * QUEUE_WORDS + word] = value;
+  }
+
+  /** The driver sets a queue's size: refused unless it can be had. */
+  writeQueueSize(queue: number, size: number): void {
+    const packed = hasFeature(this.driverFeatures, VIRTIO_F_RING_PACKED);
+    if (size === 0 || size > (this.shape.queueSizes[queue] ?? 0)) return;
+    if (!packed && (size & (size - 1)) !== 0) return;
+    this.setQueueWord(queue, QUEUE_SIZE, size);
+  }
+
+  /** The driver enables a queue; writing 0 is forbidden and has no effect (§4.1.4.3.2). */
+  enableQueue(queue: number): void {
+    if (queue >= this.queueCount || (this.status & FEATURES_OK) === 0) return;
+    if (this.queueWord(queue, QUEUE_ENABLE) === 1) return;
+    this.setQueueWord(queue, QUEUE_ENABLE, 1);
+    if (this.#get(ACTIVE) === 1) this.#events.queueEnabled(queue);
+  }
+
+  /** The driver resets a queue (§2.6.1). */
+  resetQueue(queue: number): void {
+    if (queue >= this.queueCount || this.queueWord(queue, QUEUE_ENABLE) === 0) return;
+    if (this.queueWord(queue, QUEUE_RESET) === 1) return;
+    if (this.#get(ACTIVE) === 0) {
+      this.completeQueueReset(queue);
+      return;
+    }
+    this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_RESET] = 1;
+    this.#events.queueReset(queue);
+  }
+
+  /** An enabled queue as the driver set it up, or undefined. */
+  queueConfig(queue: number, kickFd: number, callFd: number): QueueConfig | undefined {
+    if (this.queueWord(queue, QUEUE_ENABLE) === 0) return undefined;
+    return {
+      index: queue,
+      size: this.queueWord(queue, QUEUE_SIZE),
+      descriptorArea: this.#address(queue, QUEUE_DESC),
+      driverArea: this.#address(queue, QUEUE_DRIVER),
+      deviceArea: this.#address(queue, QUEUE_DEVICE),
+      kickFd,
+      callFd,
+    };
+  }
+
+  readConfig(offset: number, size: number): number {
+    if (offset + size > this.#configBytes.length) return 0;
+    if (size === 1) return this.config.getUint8(offset);
+    return size === 2 ? this.config.getUint16(offset, true) : this.config.getUint32(offset, true);
+  }
+
+  writeConfig(offset: number, size: number, value: number): void {
+    if (offset + size > this.#configBytes.length) return;
+    for (let i = 0; i < size; i++) {
+      const mask = this.shape.configWriteMask[offset + i] ?? 0;
+      const byte = (value >>> (8 * i)) & mask;
+      this.config.setUint8(offset + i, (this.config.getUint8(offset + i) & ~mask) | byte);
+    }
+    this.#events.configWritten(offset, size);
+  }
+
+  /** The device changed its configuration space (§2.5.3, §4.1.4.3.1). */
+  bumpGeneration(): void {
+    this.#words[GENERATION] = this.#get(GENERATION) + 1;
+  }
+
+  /** Interrupt status as it is (§4.1.4.5). */
+  get isr(): number {
+    return this.#get(ISR);
+  }
+  set isr(value: number) {
+    this.#words[ISR] = value;
+  }
+
+  #requestReset(): void {
+    if (this.#get(RESETTING) === 1) return;
+    if (this.#get(ACTIVE) === 0) {
+      this.completeReset();
+      return;
+    }
+    this.#words[RESETTING] = 1;
+    this.#events.reset();
+  }
+
+  #featuresValid(): boolean {
+    const accepted = this.driverFeatures;
+    if ((accepted & ~this.shape.features) !== 0n) return false;
+    if (!hasFeature(accepted, VIRTIO_F_VERSION_1)) return false;
+    return this.shape.featureDependencies.every(
+      ([bit, needs]) => !hasFeature(accepted, bit) || hasFeature(accepted, needs),
+    );
+  }
+
+  #address(queue: number, word: number): number {
+    const low = this.queueWord(queue, word) >>> 0;
+    return (this.queueWord(queue, word + 1) >>> 0) * 2 ** 32 + low;
+  }
+
+  #get(word: number): number {
+    return this.#words[word] ?? 0;
+  }
+}

@@ -1,0 +1,204 @@
+/**
+ * virtio over PCI, modern (virtio 1.3 §4.1). One memory BAR holds the common configuration, ISR
+ * status and device configuration; another the MSI-X table; notifications have a BAR of their own,
+ * memory or ports, in which each queue has its own address, so that each has its own doorbell.
+ */
+import {
+  PCI_VENDOR_ID_REDHAT_QUMRANET,
+  VIRTIO_PCI_CAP_COMMON_CFG,
+  VIRTIO_PCI_CAP_DEVICE_CFG,
+  VIRTIO_PCI_CAP_ISR_CFG,
+  VIRTIO_PCI_CAP_NOTIFY_CFG,
+  VIRTIO_PCI_DEVICE_ID_BASE,
+  VIRTIO_PCI_ISR_CONFIG,
+  VIRTIO_PCI_ISR_QUEUE,
+  virtio_pci_common_cfg,
+} from '../../abi/virtio-pci.ts';
+import type { RegisterRegion } from '../../bus/address-space.ts';
+import type { MachinePort } from '../../bus/machine-port.ts';
+import { signalEventfd } from '../../host/eventfd.ts';
+import { PciFunction } from '../../pci/function.ts';
+import type { IntxLines } from '../../pci/intx.ts';
+import { MSIX_BAR_SIZE, Msix, type MsixVector } from '../../pci/msix.ts';
+import type { SharedState } from '../../state/shared-state.ts';
+import {
+  DeviceRegisters,
+  type DeviceShape,
+  type DriverEvents,
+  QUEUE_VECTOR,
+} from './device-registers.ts';
+import { PciConfigAccess, structureCapability } from './pci-capabilities.ts';
+import { PciCommonConfig } from './pci-common.ts';
+
+const STRUCTURES_BAR = 0;
+const MSIX_BAR = 2;
+const NOTIFY_BAR = 4;
+
+const COMMON_OFFSET = 0x0000;
+const ISR_OFFSET = 0x1000;
+const DEVICE_OFFSET = 0x2000;
+const STRUCTURES_SIZE = 0x4000;
+const DEVICE_SIZE = STRUCTURES_SIZE - DEVICE_OFFSET;
+/** Bytes between the doorbells of two queues: room for NOTIFICATION_DATA's 32 bits (§4.1.4.4). */
+const NOTIFY_MULTIPLIER = 4;
+
+/** Where a virtio function and its file descriptors are; the same in every thread. */
+export interface VirtioPciPlan {
+  readonly shape: DeviceShape;
+  readonly pciClass: number;
+  readonly slot: number;
+  /** Whether the doorbells are ports or memory. */
+  readonly notify: 'io' | 'memory';
+  /** Addresses that firmware would have given to the BARs. */
+  readonly structuresAddress: number;
+  readonly msixAddress: number;
+  readonly notifyAddress: number;
+  /** One for the configuration, one for each queue. */
+  readonly vectors: readonly MsixVector[];
+  /** eventfd of each queue's notifications. */
+  readonly kicks: readonly number[];
+  /** Signalled by whoever serves the device while it has no MSI-X; leads to `assertQueueInterrupt`. */
+  readonly intxEventfd: number;
+}
+
+/** Bytes of a device's notification BAR. */
+export function notifyBarSize(queues: number): number {
+  return Math.max(16, 2 ** Math.ceil(Math.log2(queues * NOTIFY_MULTIPLIER)));
+}
+
+/** Bytes of the other BARs. */
+export const VIRTIO_STRUCTURES_BAR_SIZE: number = STRUCTURES_SIZE;
+export const VIRTIO_MSIX_BAR_SIZE: number = MSIX_BAR_SIZE;
+
+/** A virtio device on PCI, as each thread has it. */
+export class VirtioPci {
+  readonly pciFunction: PciFunction;
+  readonly registers: DeviceRegisters;
+  readonly plan: VirtioPciPlan;
+  readonly #msix: Msix;
+  readonly #lines: IntxLines;
+
+  constructor(
+    state: SharedState,
+    port: MachinePort,
+    lines: IntxLines,
+    plan: VirtioPciPlan,
+    events: DriverEvents,
+  ) {
+    const { shape, slot, kicks } = plan;
+    this.plan = plan;
+    this.#lines = lines;
+    this.registers = new DeviceRegisters(state, shape, events);
+    this.#msix = new Msix(state, port, MSIX_BAR, plan.vectors);
+    const id = VIRTIO_PCI_DEVICE_ID_BASE + shape.deviceId;
+    this.pciFunction = new PciFunction(state, port, shape.name, {
+      vendorId: PCI_VENDOR_ID_REDHAT_QUMRANET,
+      deviceId: id,
+      revision: 1,
+      classCode: plan.pciClass,
+      subsystemVendorId: PCI_VENDOR_ID_REDHAT_QUMRANET,
+      subsystemId: id,
+      interruptPin: true,
+    });
+    const { pciFunction } = this;
+    pciFunction.setInterruptLine(lines.gsi(slot));
+    const structures = { kind: 'memory', size: STRUCTURES_SIZE, region: this.#structures() } as const;
+    pciFunction.addBar(STRUCTURES_BAR, structures, plan.structuresAddress);
+    const table = { kind: 'memory', size: MSIX_BAR_SIZE, region: this.#msix } as const;
+    pciFunction.addBar(MSIX_BAR, table, plan.msixAddress);
+    const size = notifyBarSize(kicks.length);
+    const notify = { kind: plan.notify, size, region: this.#notify() };
+    pciFunction.addBar(NOTIFY_BAR, notify, plan.notifyAddress);
+    kicks.forEach((kick, queue) => {
+      pciFunction.bars.addDoorbell(NOTIFY_BAR, queue * NOTIFY_MULTIPLIER, kick);
+    });
+    this.#addCapabilities(size);
+  }
+
+  /** Power-on state. */
+  reset(): void {
+    this.pciFunction.reset();
+    this.#msix.reset();
+    this.#lines.set(this.plan.slot, this.pciFunction, false);
+    this.registers.powerOn();
+  }
+
+  /** The eventfd that interrupts the driver for a queue, or -1 when it chose none. */
+  callEventfd(queue: number): number {
+    if (!this.#msix.enabled) return this.plan.intxEventfd;
+    return this.#msix.eventfd(this.registers.queueWord(queue, QUEUE_VECTOR));
+  }
+
+  /** Sends a configuration change notification (§4.1.5.3). */
+  notifyConfigChange(): void {
+    if (this.#msix.enabled) {
+      const eventfd = this.#msix.eventfd(this.registers.configVector);
+      if (eventfd >= 0) signalEventfd(eventfd);
+      return;
+    }
+    this.#assert(VIRTIO_PCI_ISR_CONFIG);
+  }
+
+  /** A queue was used while the driver has no MSI-X (§4.1.5.1.1). */
+  assertQueueInterrupt(): void {
+    this.#assert(VIRTIO_PCI_ISR_QUEUE);
+  }
+
+  #assert(bit: number): void {
+    this.registers.isr |= bit;
+    this.#lines.set(this.plan.slot, this.pciFunction, true);
+  }
+
+  #structures(): RegisterRegion {
+    const common = new PciCommonConfig(this.registers, this.plan.vectors.length);
+    return {
+      read: (offset, size) => {
+        if (offset >= DEVICE_OFFSET) return this.registers.readConfig(offset - DEVICE_OFFSET, size);
+        if (offset === ISR_OFFSET) return this.#readIsr();
+        return offset < virtio_pci_common_cfg.size ? common.read(offset, size) : 0;
+      },
+      write: (offset, size, value) => {
+        if (offset >= DEVICE_OFFSET) {
+          this.registers.writeConfig(offset - DEVICE_OFFSET, size, value);
+        } else if (offset < virtio_pci_common_cfg.size) {
+          common.write(offset - COMMON_OFFSET, size, value);
+        }
+      },
+    };
+  }
+
+  /** Reading the ISR status acknowledges it (§4.1.4.5.1). */
+  #readIsr(): number {
+    const isr = this.registers.isr;
+    this.registers.isr = 0;
+    this.#lines.set(this.plan.slot, this.pciFunction, false);
+    return isr;
+  }
+
+  /** Notifications that no doorbell took: through the configuration window, or ones that moved. */
+  #notify(): RegisterRegion {
+    return {
+      read: () => 0,
+      write: (offset) => {
+        const kick = this.plan.kicks[Math.floor(offset / NOTIFY_MULTIPLIER)];
+        if (kick !== undefined) signalEventfd(kick);
+      },
+    };
+  }
+
+  #addCapabilities(notifySize: number): void {
+    const { pciFunction } = this;
+    const multiplier = new Uint8Array(4);
+    multiplier[0] = NOTIFY_MULTIPLIER;
+    const add = (type: number, bar: number, offset: number, length: number, extra?: Uint8Array) =>
+      pciFunction.addCapability(structureCapability(type, bar, offset, length, extra));
+    add(VIRTIO_PCI_CAP_COMMON_CFG, STRUCTURES_BAR, COMMON_OFFSET, virtio_pci_common_cfg.size);
+    add(VIRTIO_PCI_CAP_ISR_CFG, STRUCTURES_BAR, ISR_OFFSET, 1);
+    if (this.plan.shape.config.length > 0) {
+      add(VIRTIO_PCI_CAP_DEVICE_CFG, STRUCTURES_BAR, DEVICE_OFFSET, DEVICE_SIZE);
+    }
+    add(VIRTIO_PCI_CAP_NOTIFY_CFG, NOTIFY_BAR, 0, notifySize, multiplier);
+    pciFunction.addCapability(new PciConfigAccess((bar) => pciFunction.barRegion(bar)));
+    pciFunction.addCapability(this.#msix);
+  }
+}
