@@ -87,6 +87,11 @@ export interface ServedQueue {
   readonly virtqueue: Virtqueue;
   /** Interrupts the driver; to be called when `publish` said so. */
   interrupt(): void;
+  /**
+   * Has the handler's `kick` called once more, after the other events that wait: for a handler
+   * that leaves work behind, so that the rest of its thread gets a turn.
+   */
+  kickAgain(): void;
 }
 
 /** What a data half works with from `start` to `stop`. */

@@ -1,0 +1,222 @@
+/**
+ * The thread of a queue worker: blocked in epoll_wait on kick eventfds, on the descriptors that
+ * the handler watches, and on a control eventfd. It does not return to its event loop before it
+ * ends; messages are fetched when the control eventfd says so.
+ *
+ * HOT: `#serve`. No allocation for a kick or a ready descriptor.
+ */
+import {
+  type MessagePort,
+  parentPort,
+  receiveMessageOnPort,
+  workerData,
+} from 'node:worker_threads';
+import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, Epoll } from '../host/epoll.ts';
+import { NodeVmmError } from '../host/errors.ts';
+import { drainEventfd } from '../host/eventfd.ts';
+import { nameThread } from '../host/thread-name.ts';
+import { type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
+import type { VringState } from '../virtio/queue/virtqueue.ts';
+import type { Activation } from './datapath.ts';
+import type { FromQueueWorker, QueueWorkerData, ToQueueWorker } from './queue-worker-protocol.ts';
+import { describeError, Serving, type ServingHost } from './serving.ts';
+
+/** Tokens: below this one the handler's own, from it on the queues' kicks. */
+const KICK_TOKENS = 0x1_0000;
+const CONTROL_TOKEN = 0x2_0000;
+/** Events that one epoll_wait returns. */
+const BATCH = 64;
+
+class QueueWorker implements ServingHost {
+  readonly #data: QueueWorkerData;
+  readonly #port: MessagePort;
+  readonly #createHandler: (options: unknown) => QueueHandler;
+  readonly #epoll = new Epoll(BATCH);
+  /** Descriptors that the handler watches. */
+  readonly #watched = new Set<number>();
+  /** Kick eventfds of the queues that are served. */
+  #kicks: readonly number[] = [];
+  #serving: Serving | null = null;
+  #open = true;
+  /** Queues that want another kick: a list of `#againCount` numbers. */
+  readonly #again: number[] = [];
+  #againCount = 0;
+
+  constructor(
+    data: QueueWorkerData,
+    port: MessagePort,
+    createHandler: (options: unknown) => QueueHandler,
+  ) {
+    this.#data = data;
+    this.#port = port;
+    this.#createHandler = createHandler;
+    this.#epoll.add(data.controlFd, EPOLLIN, CONTROL_TOKEN);
+  }
+
+  /** The handler's watches. */
+  readonly reactor = {
+    watch: (fd: number, events: number, token: number): void => {
+      const known = this.#watched.has(fd);
+      if (events === 0) {
+        if (known) this.#epoll.remove(fd);
+        this.#watched.delete(fd);
+      } else if (known) {
+        this.#epoll.modify(fd, events, token);
+      } else {
+        this.#epoll.add(fd, events, token);
+        this.#watched.add(fd);
+      }
+    },
+  };
+
+  /** Returns when the worker is closed. */
+  run(): void {
+    while (this.#open) {
+      // Outside of the loop that serves, so that an exception costs nothing until it is thrown.
+      try {
+        this.#serve();
+      } catch (error) {
+        if (this.#serving?.failed(error) !== true) throw error;
+      }
+    }
+    this.#stop();
+    this.#epoll.close();
+    this.#port.close();
+  }
+
+  #serve(): void {
+    while (this.#open) {
+      // A place for adaptive polling: ask the queues before blocking here, once measured to help.
+      const count = this.#epoll.wait(this.#againCount === 0 ? -1 : 0);
+      let control = false;
+      for (let i = 0; i < count; i++) {
+        const token = this.#epoll.token(i);
+        if (token < KICK_TOKENS) {
+          const events = this.#epoll.events(i);
+          // A hang-up or an error: both ways are "ready", the handler's system call tells which.
+          const failed = (events & (EPOLLERR | EPOLLHUP)) !== 0;
+          this.#serving?.ready(token, failed ? READABLE | WRITABLE : events);
+        } else if (token < CONTROL_TOKEN) {
+          this.#serving?.kick(token - KICK_TOKENS);
+        } else {
+          control = true;
+        }
+      }
+      if (this.#againCount > 0) this.#kickAgain();
+      // Last, since a stop makes what else the batch holds stale.
+      if (control) this.#control();
+    }
+  }
+
+  #kickAgain(): void {
+    const count = this.#againCount;
+    // Requests made meanwhile are for the next round; they overwrite what was read already.
+    this.#againCount = 0;
+    for (let i = 0; i < count; i++) this.#serving?.kick(this.#again[i] as number);
+  }
+
+  kickAgain(queue: number): void {
+    this.#again[this.#againCount++] = queue;
+  }
+
+  #control(): void {
+    drainEventfd(this.#data.controlFd);
+    if (Atomics.load(this.#data.quit, 0) !== 0) this.#open = false;
+    while (this.#open) {
+      const received = receiveMessageOnPort(this.#port);
+      if (received === undefined) return;
+      this.#message(received.message as ToQueueWorker);
+    }
+  }
+
+  #message(message: ToQueueWorker): void {
+    switch (message.op) {
+      case 'start':
+        this.#answer(message.id, () => this.#start(message.activation));
+        return;
+      case 'stop':
+        this.#answer(message.id, () => this.#stop());
+        return;
+      case 'post':
+        this.#serving?.message(message.message);
+        return;
+      case 'close':
+        this.#open = false;
+        return;
+    }
+  }
+
+  #answer(id: number, work: () => Map<number, VringState>): void {
+    try {
+      this.#send({ op: 'done', id, states: work() });
+    } catch (error) {
+      const name = error instanceof Error ? error.name : 'Error';
+      const known = error instanceof NodeVmmError;
+      const message = known ? error.message : describeError(error);
+      this.#send({
+        op: 'failed',
+        id,
+        error: { name, code: known ? error.code : 'E_INTERNAL', message },
+      });
+    }
+  }
+
+  #start(activation: Activation): Map<number, VringState> {
+    const handler = this.#createHandler(this.#data.options);
+    this.#serving = new Serving(handler, activation, this);
+    const kicks: number[] = [];
+    this.#kicks = kicks;
+    try {
+      for (const { index, kickFd } of activation.queues) {
+        // Edge triggered: every signal wakes the loop, and no system call is spent on draining.
+        this.#epoll.add(kickFd, EPOLLIN | EPOLLET, KICK_TOKENS + index);
+        kicks.push(kickFd);
+      }
+    } catch (error) {
+      this.#stop();
+      throw error;
+    }
+    return new Map();
+  }
+
+  #stop(): Map<number, VringState> {
+    const states = this.#serving?.stop() ?? new Map<number, VringState>();
+    this.#serving = null;
+    this.#unwatch();
+    for (const kick of this.#kicks) this.#epoll.remove(kick);
+    this.#kicks = [];
+    return states;
+  }
+
+  #unwatch(): void {
+    for (const fd of this.#watched) this.#epoll.remove(fd);
+    this.#watched.clear();
+    this.#againCount = 0;
+  }
+
+  broken(reason: string): void {
+    this.#unwatch();
+    this.#send({ op: 'broken', reason });
+  }
+
+  log(text: string): void {
+    this.#send({ op: 'log', text });
+  }
+
+  post(message: unknown): void {
+    this.#send({ op: 'message', message });
+  }
+
+  #send(message: FromQueueWorker): void {
+    this.#port.postMessage(message);
+  }
+}
+
+if (parentPort !== null) {
+  const data = workerData as QueueWorkerData;
+  nameThread(data.name);
+  const loaded = (await import(data.module)) as {
+    createHandler: (options: unknown) => QueueHandler;
+  };
+  new QueueWorker(data, parentPort, loaded.createHandler).run();
+}

@@ -1,0 +1,38 @@
+/** What the two ends of a queue worker say to each other. */
+import type { VringState } from '../virtio/queue/virtqueue.ts';
+import type { Activation } from './datapath.ts';
+
+/** What a queue worker is started with. */
+export interface QueueWorkerData {
+  /** The device's name; the thread's name too. */
+  readonly name: string;
+  /** URL of the module with `createHandler(options)`. */
+  readonly module: string;
+  readonly options: unknown;
+  /** eventfd that says: look at `port` and at `quit`. */
+  readonly controlFd: number;
+  /** Its one word is not 0 when the process ends. */
+  readonly quit: Int32Array<SharedArrayBuffer>;
+}
+
+/** To the worker; each is followed by a signal on the control eventfd. */
+export type ToQueueWorker =
+  | { readonly op: 'start'; readonly id: number; readonly activation: Activation }
+  | { readonly op: 'stop'; readonly id: number }
+  | { readonly op: 'post'; readonly message: unknown }
+  | { readonly op: 'close' };
+
+/** An error that crosses threads: a structured clone would lose its class. */
+export interface CarriedError {
+  readonly name: string;
+  readonly code: string;
+  readonly message: string;
+}
+
+/** From the worker. */
+export type FromQueueWorker =
+  | { readonly op: 'done'; readonly id: number; readonly states: ReadonlyMap<number, VringState> }
+  | { readonly op: 'failed'; readonly id: number; readonly error: CarriedError }
+  | { readonly op: 'broken'; readonly reason: string }
+  | { readonly op: 'log'; readonly text: string }
+  | { readonly op: 'message'; readonly message: unknown };

@@ -1,0 +1,197 @@
+/** Serves queues in a thread of their own, which blocks in epoll_wait: for hot devices. */
+import { Worker } from 'node:worker_threads';
+import { InternalError, NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
+import { Eventfd } from '../host/eventfd.ts';
+import { onProcessExit } from '../host/exit-wake.ts';
+import type { VringState } from '../virtio/queue/virtqueue.ts';
+import type { Activation, Datapath, DatapathEvents } from './datapath.ts';
+import type {
+  CarriedError,
+  FromQueueWorker,
+  QueueWorkerData,
+  ToQueueWorker,
+} from './queue-worker-protocol.ts';
+import { describeError } from './serving.ts';
+
+/** The data half that a queue worker runs. */
+export interface QueueWorkerSpec {
+  /** The device's name. */
+  readonly name: string;
+  /** URL of the module whose `createHandler(options)` makes the data half. */
+  readonly module: string;
+  /** Cloneable. */
+  readonly options: unknown;
+}
+
+type States = ReadonlyMap<number, VringState>;
+
+interface Pending {
+  resolve(states: States): void;
+  reject(error: Error): void;
+}
+
+/**
+ * The thread starts with the object, so that it is ready before the driver is; it does not keep
+ * the process alive. One that crashed is replaced by the next `start`.
+ */
+export class QueueWorkerDatapath implements Datapath {
+  readonly #spec: QueueWorkerSpec;
+  readonly #events: DatapathEvents;
+  #thread: QueueThread | null;
+  #started = false;
+
+  constructor(spec: QueueWorkerSpec, events: DatapathEvents) {
+    this.#spec = spec;
+    this.#events = events;
+    this.#thread = this.#spawn();
+  }
+
+  async start(activation: Activation): Promise<void> {
+    if (this.#started) throw new InternalError('a datapath was started twice');
+    this.#thread ??= this.#spawn();
+    this.#started = true;
+    try {
+      await this.#thread.request((id) => ({ op: 'start', id, activation }));
+    } catch (error) {
+      this.#started = false;
+      throw error;
+    }
+  }
+
+  async stop(): Promise<States> {
+    if (!this.#started) return new Map();
+    this.#started = false;
+    // The states of a thread that crashed are lost with it.
+    if (this.#thread === null) return new Map();
+    return this.#thread.request((id) => ({ op: 'stop', id }));
+  }
+
+  post(message: unknown): void {
+    if (this.#started) this.#thread?.send({ op: 'post', message });
+  }
+
+  async close(): Promise<void> {
+    this.#started = false;
+    const thread = this.#thread;
+    this.#thread = null;
+    await thread?.close();
+  }
+
+  #spawn(): QueueThread {
+    const thread: QueueThread = new QueueThread(this.#spec, this.#events, (reason) => {
+      if (this.#thread !== thread) return;
+      this.#thread = null;
+      this.#events.log(reason);
+      if (this.#started) this.#events.broken(reason);
+    });
+    return thread;
+  }
+}
+
+/** One worker thread, from its start to its end. */
+class QueueThread {
+  readonly #worker: Worker;
+  readonly #control = new Eventfd();
+  readonly #events: DatapathEvents;
+  readonly #pending = new Map<number, Pending>();
+  readonly #ended: Promise<void>;
+  readonly #forget: () => void;
+  #nextId = 0;
+  #closing = false;
+  #error: unknown;
+
+  /** @param crashed called when the thread ends without having been asked to */
+  constructor(spec: QueueWorkerSpec, events: DatapathEvents, crashed: (reason: string) => void) {
+    this.#events = events;
+    const quit = new Int32Array(new SharedArrayBuffer(4));
+    const data: QueueWorkerData = { ...spec, controlFd: this.#control.fd, quit };
+    this.#worker = new Worker(new URL('./queue-worker-main.js', import.meta.url), {
+      name: spec.name,
+      workerData: data,
+      // Loaders of the main thread would multiply the start-up time.
+      execArgv: [],
+    });
+    this.#forget = onProcessExit(() => {
+      Atomics.store(quit, 0, 1);
+      this.#control.signal();
+    });
+    this.#worker.unref();
+    this.#worker.on('message', (message: FromQueueWorker) => this.#message(message));
+    this.#worker.on('error', (error) => {
+      this.#error = error;
+    });
+    this.#ended = new Promise((resolve) => {
+      this.#worker.on('exit', () => {
+        this.#forget();
+        this.#control.close();
+        const why = this.#error === undefined ? '' : `: ${describeError(this.#error)}`;
+        const reason = `the queue worker ended unexpectedly${why}`;
+        if (!this.#closing) crashed(reason);
+        for (const { reject } of this.#pending.values()) reject(new InternalError(reason));
+        this.#pending.clear();
+        resolve();
+      });
+    });
+  }
+
+  send(message: ToQueueWorker): void {
+    this.#worker.postMessage(message);
+    this.#control.signal();
+  }
+
+  /** Sends a request and waits for its answer, keeping the process alive meanwhile. */
+  async request(make: (id: number) => ToQueueWorker): Promise<States> {
+    const id = this.#nextId++;
+    const answer = new Promise<States>((resolve, reject) => {
+      this.#pending.set(id, { resolve, reject });
+    });
+    this.#worker.ref();
+    this.send(make(id));
+    try {
+      return await answer;
+    } finally {
+      if (this.#pending.size === 0 && !this.#closing) this.#worker.unref();
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#worker.ref();
+    this.send({ op: 'close' });
+    await this.#ended;
+  }
+
+  #message(message: FromQueueWorker): void {
+    switch (message.op) {
+      case 'done':
+        this.#take(message.id)?.resolve(message.states);
+        return;
+      case 'failed':
+        this.#take(message.id)?.reject(rebuildError(message.error));
+        return;
+      case 'broken':
+        this.#events.broken(message.reason);
+        return;
+      case 'log':
+        this.#events.log(message.text);
+        return;
+      case 'message':
+        this.#events.message(message.message);
+        return;
+    }
+  }
+
+  #take(id: number): Pending | undefined {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    return pending;
+  }
+}
+
+function rebuildError(error: CarriedError): Error {
+  const { name, code, message } = error;
+  if (name === 'PeerError') return new PeerError(code, message);
+  if (name === 'UsageError') return new UsageError(code, message);
+  if (code !== 'E_INTERNAL') return new NodeVmmError(code, message);
+  return new InternalError(message);
+}

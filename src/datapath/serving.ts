@@ -1,0 +1,135 @@
+/**
+ * One activation as it is served in this thread: the queues, the handler, and what happens when
+ * either of them fails. The thread around it brings the events.
+ */
+import { signalEventfd } from '../host/eventfd.ts';
+import { GuestMemory } from '../memory/guest-memory.ts';
+import type { HandlerContext, QueueHandler, Reactor, ServedQueue } from '../virtio/device.ts';
+import { createVirtqueue } from '../virtio/queue/create-virtqueue.ts';
+import type { Virtqueue, VringState } from '../virtio/queue/virtqueue.ts';
+import type { Activation } from './datapath.ts';
+
+/** What the thread does for a serving. */
+export interface ServingHost {
+  readonly reactor: Reactor;
+  /** Kick the queue once more in the loop's next round. */
+  kickAgain(queue: number): void;
+  /** Nothing is served any more; called once. */
+  broken(reason: string): void;
+  log(text: string): void;
+  post(message: unknown): void;
+}
+
+class Served implements ServedQueue {
+  readonly virtqueue: Virtqueue;
+  readonly #callFd: number;
+  readonly #host: ServingHost;
+
+  constructor(virtqueue: Virtqueue, callFd: number, host: ServingHost) {
+    this.virtqueue = virtqueue;
+    this.#callFd = callFd;
+    this.#host = host;
+  }
+
+  interrupt(): void {
+    if (this.#callFd >= 0) signalEventfd(this.#callFd);
+  }
+
+  kickAgain(): void {
+    this.#host.kickAgain(this.virtqueue.index);
+  }
+}
+
+/** Serves an activation from construction until `stop`. */
+export class Serving {
+  readonly #memory: GuestMemory;
+  readonly #queues: (Served | undefined)[] = [];
+  readonly #handler: QueueHandler;
+  readonly #host: ServingHost;
+  #broken = false;
+
+  /** @throws PeerError when the driver put a queue where there is no RAM */
+  constructor(handler: QueueHandler, activation: Activation, host: ServingHost) {
+    this.#handler = handler;
+    this.#host = host;
+    this.#memory = new GuestMemory(activation.memory);
+    try {
+      for (const config of activation.queues) {
+        const virtqueue = createVirtqueue(this.#memory, config, activation.features);
+        this.#queues[config.index] = new Served(virtqueue, config.callFd, host);
+      }
+    } catch (error) {
+      this.#memory.detach();
+      throw error;
+    }
+    const context: HandlerContext = {
+      memory: this.#memory,
+      features: activation.features,
+      queues: this.#queues,
+      reactor: host.reactor,
+      broken: (reason) => this.#break(reason),
+      log: (text) => host.log(text),
+      post: (message) => host.post(message),
+    };
+    try {
+      handler.start(context);
+      for (const config of activation.queues) this.kick(config.index);
+    } catch (error) {
+      this.failed(error);
+    }
+  }
+
+  /** HOT. An exception goes to the caller, who hands it to `failed`. */
+  kick(queue: number): void {
+    if (!this.#broken) this.#handler.kick(queue);
+  }
+
+  /** HOT. As `kick`. */
+  ready(token: number, events: number): void {
+    if (!this.#broken) this.#handler.ready(token, events);
+  }
+
+  /** As `kick`. */
+  message(message: unknown): void {
+    if (!this.#broken) this.#handler.message?.(message);
+  }
+
+  /**
+   * The handler threw: its device is broken, the others go on.
+   * @returns false when it was broken already, so that it cannot have been the handler
+   */
+  failed(error: unknown): boolean {
+    if (this.#broken) return false;
+    this.#break(`the data half failed: ${describeError(error)}`);
+    return true;
+  }
+
+  /** Ends it. Returns where each queue stands. */
+  stop(): Map<number, VringState> {
+    try {
+      this.#handler.stop();
+    } catch (error) {
+      this.#host.log(`stopping failed: ${describeError(error)}`);
+    }
+    const states = new Map<number, VringState>();
+    for (const served of this.#queues) {
+      if (served !== undefined) states.set(served.virtqueue.index, served.virtqueue.state());
+    }
+    this.#memory.detach();
+    return states;
+  }
+
+  #break(reason: string): void {
+    if (this.#broken) return;
+    this.#broken = true;
+    this.#host.broken(reason);
+  }
+}
+
+/** One line for a caught value: its message and the file and line that it comes from. */
+export function describeError(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const place = /^\s+at (?:.*\()?(.*:\d+):\d+\)?$/m.exec(error.stack ?? '')?.[1];
+  const text = `${error.name}: ${error.message}`.split('\n', 1)[0] as string;
+  return place === undefined ? text : `${text} (${place.replace(/^file:\/\//, '')})`;
+}
