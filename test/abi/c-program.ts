@@ -1,0 +1,73 @@
+/** Compiles and runs a small C program: what the installed kernel headers say, for comparison. */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Field } from '../../src/abi/struct.ts';
+
+/** Why C programs over the given headers can't be compiled here, or false. */
+export function compilerMissing(headers: readonly string[]): string | false {
+  const source = headers.map((header) => `#include <${header}>\n`).join('');
+  const { status, error } = spawnSync('cc', ['-x', 'c', '-E', '-o', '/dev/null', '-'], {
+    input: source,
+  });
+  if (error !== undefined) return 'no C compiler (cc)';
+  return status === 0 ? false : `a header of ${headers.join(', ')} is missing (linux-libc-dev)`;
+}
+
+/** Runs `main` with the given body; returns the lines it printed. */
+export function runC(headers: readonly string[], body: string): string[] {
+  const directory = mkdtempSync(join(tmpdir(), 'nodevmm-abi-'));
+  try {
+    const source = join(directory, 'abi.c');
+    const program = join(directory, 'abi');
+    const includes = ['stddef.h', 'stdio.h', ...headers].map((header) => `#include <${header}>`);
+    writeFileSync(source, `${includes.join('\n')}\nint main(void) {\n${body}\nreturn 0;\n}\n`);
+    const compiled = spawnSync('cc', ['-o', program, source], { encoding: 'utf8' });
+    if (compiled.status !== 0) throw new Error(compiled.stderr);
+    return spawnSync(program, { encoding: 'utf8' }).stdout.trim().split('\n');
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+/** A struct of ours and the C type and member path that it stands for. */
+export interface StructCase {
+  readonly name: string;
+  readonly layout: { readonly size: number };
+  /** e.g. `struct kvm_run`. */
+  readonly type: string;
+  /** Member path of a field in the C type. */
+  readonly path: (field: string) => string;
+  /** Member whose size is the layout's; the whole type when absent. */
+  readonly member?: string;
+}
+
+/** C statements that print `name.field offset length` for every field, and `name size`. */
+export function printStruct({ name, layout, type, path, member }: StructCase): string {
+  const size = member === undefined ? `sizeof(${type})` : `sizeof(((${type} *)0)->${member})`;
+  const fields = Object.keys(layout).filter((field) => field !== 'size');
+  const prints = fields.map((field) => {
+    const at = `offsetof(${type}, ${path(field)})`;
+    const length = `sizeof(((${type} *)0)->${path(field)})`;
+    return `printf("${name}.${field} %zu %zu\\n", ${at}, ${length});`;
+  });
+  return [...prints, `printf("${name} %zu\\n", ${size});`].join('\n');
+}
+
+/** The same lines from our own layout. */
+export function expectedLines({ name, layout }: StructCase): string[] {
+  const fields = Object.entries(layout).filter(([field]) => field !== 'size');
+  const lines = fields.map(([field, value]) => {
+    const { offset, length } = value as unknown as Field;
+    return `${name}.${field} ${offset} ${length}`;
+  });
+  return [...lines, `${name} ${layout.size}`];
+}
+
+/** C statements that print `name value` for each constant that the headers define. */
+export function printConstants(names: readonly string[]): string {
+  return names
+    .map((name) => `#ifdef ${name}\nprintf("${name} %llu\\n", (unsigned long long)${name});\n#endif`)
+    .join('\n');
+}

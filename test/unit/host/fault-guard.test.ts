@@ -1,0 +1,53 @@
+import t from 'tap';
+import { HostError } from '../../../src/host/errors.ts';
+import { FaultGuard } from '../../../src/host/fault-guard.ts';
+import { Fd } from '../../../src/host/fd.ts';
+import { viewOf } from '../../../src/host/native-memory.ts';
+import * as sys from '../../../src/host/syscall.ts';
+
+const PAGE = 4096;
+
+function mapping(pages: number): { file: Fd; address: number; bytes: Uint8Array } {
+  const file = new Fd(sys.check(sys.memfdCreate('guarded', 1), 'memfd_create', 'test'));
+  sys.check(sys.ftruncate(file.fd, pages * PAGE), 'ftruncate', 'test');
+  const protection = sys.PROT_READ | sys.PROT_WRITE;
+  const address = sys.check(
+    sys.mmap(0, pages * PAGE, protection, sys.MAP_SHARED, file.fd, 0),
+    'mmap',
+    'test',
+  );
+  return { file, address, bytes: new Uint8Array(viewOf(address, pages * PAGE)) };
+}
+
+t.test('a truncated mapping reads as zeroes, takes writes, and is counted', (t) => {
+  const { file, address, bytes } = mapping(4);
+  using guard = new FaultGuard(address, 4 * PAGE);
+  bytes.fill(0xaa);
+  t.equal(guard.faults, 0);
+  sys.check(sys.ftruncate(file.fd, PAGE), 'ftruncate', 'test');
+  t.equal(bytes[0], 0xaa, 'the page that is left');
+  t.equal(bytes[2 * PAGE], 0);
+  t.equal(guard.faults, 1);
+  bytes[2 * PAGE + 8] = 1;
+  t.equal(bytes[2 * PAGE + 8], 1);
+  t.equal(guard.faults, 1, 'one fault a page');
+  bytes[3 * PAGE] = 1;
+  t.equal(guard.faults, 2);
+  guard[Symbol.dispose]();
+  t.equal(guard.faults, 0);
+  sys.munmap(address, 4 * PAGE);
+  file.close();
+  t.end();
+});
+
+t.test('a misaligned range is refused', (t) => {
+  t.throws(() => new FaultGuard(123, PAGE), HostError);
+  t.throws(() => new FaultGuard(PAGE, PAGE, 3000), HostError);
+  t.end();
+});
+
+t.test('a slot is free again after dispose', (t) => {
+  for (let i = 0; i < 200; i++) new FaultGuard(PAGE, PAGE)[Symbol.dispose]();
+  t.pass('never full');
+  t.end();
+});
