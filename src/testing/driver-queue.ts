@@ -15,6 +15,7 @@ import {
 import { hasFeature } from '../virtio/features.ts';
 import type { QueueConfig } from '../virtio/queue/virtqueue.ts';
 import type { BufferRequest, CompletedBuffer } from './driver-buffer.ts';
+import { DriverPackedQueue } from './driver-packed-queue.ts';
 import { DriverSplitQueue } from './driver-split-queue.ts';
 import type { GuestHeap } from './guest-heap.ts';
 
@@ -38,9 +39,12 @@ export interface DriverQueue {
   add(request: BufferRequest): number;
   /** True when the device wants a notification for what was added since the last call. */
   kick(): boolean;
-  /** Takes the buffers that the device has used since the last call, in the order of their use. */
+  /**
+   * Takes the buffers that the device has used since the last call, in the order of their use. While
+   * interrupts are on it asks for the next one, as Linux does.
+   */
   completed(): CompletedBuffer[];
-  /** Asks for interrupts; true when buffers were used meanwhile. A queue starts with them on. */
+  /** Asks for interrupts; true when unseen buffers were used. A queue starts with them on. */
   enableInterrupts(): boolean;
   /** Tells the device that interrupts are not needed for now. */
   disableInterrupts(): void;
@@ -100,7 +104,7 @@ export function createDriverQueue(heap: GuestHeap, options: DriverQueueOptions):
     eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
     inOrder: hasFeature(features, VIRTIO_F_IN_ORDER),
   };
-  return new DriverSplitQueue(parts);
+  return packed ? new DriverPackedQueue(parts) : new DriverSplitQueue(parts);
 }
 
 interface Area {

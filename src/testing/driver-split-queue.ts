@@ -33,6 +33,7 @@ export class DriverSplitQueue implements DriverQueue {
   #availIdx = 0;
   #kickedAt = 0;
   #lastUsed = 0;
+  #interruptsOn = true;
 
   constructor(parts: DriverQueueParts) {
     this.#parts = parts;
@@ -64,7 +65,11 @@ export class DriverSplitQueue implements DriverQueue {
     if (indirect) {
       const length = virtq_desc.size * count;
       const table = buffer.table(length);
-      this.#fill(heap.view(table, length), buffer, Array.from({ length: count }, (_, i) => i));
+      this.#fill(
+        heap.view(table, length),
+        buffer,
+        Array.from({ length: count }, (_, i) => i),
+      );
       writeDescriptor(this.descriptorArea, head, table, length, VIRTQ_DESC_F_INDIRECT, 0);
     } else {
       this.#fill(this.descriptorArea, buffer, descriptors);
@@ -96,10 +101,12 @@ export class DriverSplitQueue implements DriverQueue {
       if (this.#parts.inOrder) this.#completeSkipped(id, done);
       done.push(this.#complete(id, written));
     }
+    if (this.#interruptsOn && done.length > 0) this.enableInterrupts();
     return done;
   }
 
   enableInterrupts(): boolean {
+    this.#interruptsOn = true;
     if (this.#parts.eventIdx) {
       this.driverArea.setUint16(4 + 2 * this.config.size, this.#lastUsed, true);
     } else {
@@ -109,6 +116,7 @@ export class DriverSplitQueue implements DriverQueue {
   }
 
   disableInterrupts(): void {
+    this.#interruptsOn = false;
     if (!this.#parts.eventIdx) this.driverArea.setUint16(0, VIRTQ_AVAIL_F_NO_INTERRUPT, true);
   }
 

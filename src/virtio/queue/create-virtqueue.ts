@@ -12,6 +12,7 @@ import {
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { hasFeature } from '../features.ts';
+import { PackedQueue } from './packed-queue.ts';
 import { type AreaRule, openArea, type RingFeatures } from './ring-windows.ts';
 import { SplitQueue } from './split-queue.ts';
 import type { QueueConfig, Virtqueue } from './virtqueue.ts';
@@ -101,6 +102,7 @@ export function createVirtqueue(
     eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
     inOrder: hasFeature(features, VIRTIO_F_IN_ORDER),
   };
-  if (packed) throw new PeerError('E_QUEUE_FORMAT', 'packed queues are not served yet');
-  return new SplitQueue(memory, config, ring, windows);
+  return packed
+    ? new PackedQueue(memory, config, ring, windows)
+    : new SplitQueue(memory, config, ring, windows);
 }

@@ -23,7 +23,9 @@ t.test('a buffer makes the round trip', async (t) => {
     t.equal(chain.write(0, Buffer.from('pong')), 4);
     queue.push(chain.id, chain.slots, 4);
     t.equal(queue.publish(), true);
-    t.strictSame(driver.completed(), [{ token, written: 4, data: new Uint8Array(Buffer.from('pong')) }]);
+    t.strictSame(driver.completed(), [
+      { token, written: 4, data: new Uint8Array(Buffer.from('pong')) },
+    ]);
     t.equal(queue.pop(chain), POP_EMPTY);
   }
 });

@@ -1,0 +1,190 @@
+/**
+ * Runs a device's data half without KVM, guest or threads: guest RAM, queues whose driver side the
+ * test plays, and a reactor that the test pumps.
+ */
+import { InternalError, UsageError } from '../host/errors.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import { Ram } from '../memory/ram.ts';
+import { MiB } from '../memory/ram-layout.ts';
+import type { QueueHandler, ServedQueue } from '../virtio/device.ts';
+import { createVirtqueue } from '../virtio/queue/create-virtqueue.ts';
+import type { Virtqueue, VringState } from '../virtio/queue/virtqueue.ts';
+import { createDriverQueue, type DriverQueue } from './driver-queue.ts';
+import { GuestHeap } from './guest-heap.ts';
+import { PumpReactor } from './pump-reactor.ts';
+
+/** Longest wait of `pumpUntil`, so that a device that never answers fails its test. */
+const DEADLINE_MS = 10_000;
+
+interface RigQueue {
+  readonly driver: DriverQueue;
+  readonly device: Virtqueue;
+  interrupts: number;
+}
+
+/** A stand-in for all that carries a device. */
+export class DeviceRig implements Disposable {
+  readonly memory: GuestMemory;
+  /** For buffers of the test's own. */
+  readonly heap: GuestHeap;
+  /** What the handler passed to `log` and to `post`. */
+  readonly logs: string[] = [];
+  readonly posted: unknown[] = [];
+  readonly #ram: Ram;
+  readonly #reactor: PumpReactor;
+  readonly #kickAgain = new Set<number>();
+  #handler: QueueHandler | undefined;
+  #queues: (RigQueue | undefined)[] = [];
+  #brokenReason: string | undefined;
+
+  /** @param size bytes of guest RAM; the first MiB stays unused */
+  constructor(size = 64 * MiB) {
+    this.#ram = new Ram(size);
+    this.memory = this.#ram.memory;
+    this.heap = new GuestHeap(this.memory, MiB, Math.min(size, 1024 * MiB));
+    this.#reactor = new PumpReactor((token, events) => this.#handler?.ready(token, events));
+  }
+
+  /**
+   * Lays out queues, starts the handler, and kicks each queue once, as a carrier does.
+   * @param features all negotiated feature bits: they choose the queues' format too
+   * @param queueSizes by queue index; undefined where the driver leaves a queue disabled
+   */
+  start(
+    handler: QueueHandler,
+    features: bigint,
+    queueSizes: readonly (number | undefined)[],
+  ): void {
+    this.#queues = queueSizes.map((size, index) => {
+      if (size === undefined) return undefined;
+      const driver = createDriverQueue(this.heap, { index, size, features });
+      const device = createVirtqueue(this.memory, driver.config, features);
+      return { driver, device, interrupts: 0 };
+    });
+    this.#brokenReason = undefined;
+    this.#run(handler, features);
+  }
+
+  /**
+   * Stops the handler and starts another one where it left off, as when the place that serves the
+   * queues changes.
+   */
+  handOver(handler: QueueHandler, features: bigint): void {
+    const states = this.stop();
+    this.#queues = this.#queues.map((queue, index) => {
+      const state = states.get(index);
+      if (queue === undefined || state === undefined) return undefined;
+      const config = { ...queue.driver.config, state };
+      const device = createVirtqueue(this.memory, config, features);
+      return { driver: queue.driver, device, interrupts: queue.interrupts };
+    });
+    this.#run(handler, features);
+  }
+
+  /** The driver's side of a queue. */
+  queue(index: number): DriverQueue {
+    return this.#queue(index).driver;
+  }
+
+  /** Notifies the device if it wants to be, for what was added. Returns whether it did. */
+  kick(index: number): boolean {
+    const due = this.#queue(index).driver.kick();
+    if (due) this.#handler?.kick(index);
+    return due;
+  }
+
+  /** Notifies the device whether it wants to be or not: it must bear that (§2.7.10.2). */
+  notify(index: number): void {
+    this.#handler?.kick(index);
+  }
+
+  /**
+   * Delivers what is ready on the descriptors that the handler watches, then the kicks that it
+   * asked for with `kickAgain`.
+   * @param timeoutMs how long to wait for the first one
+   * @returns how many were delivered
+   */
+  pump(timeoutMs = 0): number {
+    const again = [...this.#kickAgain];
+    this.#kickAgain.clear();
+    const ready = this.#reactor.pump(again.length > 0 ? 0 : timeoutMs);
+    for (const index of again) this.#handler?.kick(index);
+    return ready + again.length;
+  }
+
+  /** Pumps until a condition holds. @throws InternalError when it does not within ten seconds */
+  pumpUntil(condition: () => boolean, what = 'the device to answer'): void {
+    const deadline = Date.now() + DEADLINE_MS;
+    while (!condition()) {
+      const left = deadline - Date.now();
+      if (left <= 0) throw new InternalError(`waited ten seconds in vain for ${what}`);
+      this.pump(left);
+    }
+  }
+
+  /** How often the device interrupted the driver for a queue. */
+  interrupts(index: number): number {
+    return this.#queue(index).interrupts;
+  }
+
+  /** Why the handler declared the device broken, if it did. */
+  get brokenReason(): string | undefined {
+    return this.#brokenReason;
+  }
+
+  /** Stops the handler. Returns where each queue stands. */
+  stop(): ReadonlyMap<number, VringState> {
+    this.#handler?.stop();
+    this.#handler = undefined;
+    this.#reactor.clear();
+    this.#kickAgain.clear();
+    const states = new Map<number, VringState>();
+    for (const queue of this.#queues) {
+      if (queue !== undefined) states.set(queue.device.index, queue.device.state());
+    }
+    return states;
+  }
+
+  [Symbol.dispose](): void {
+    this.stop();
+    this.#ram[Symbol.dispose]();
+  }
+
+  #run(handler: QueueHandler, features: bigint): void {
+    const queues = this.#queues.map((queue): ServedQueue | undefined => {
+      if (queue === undefined) return undefined;
+      const interrupt = () => {
+        queue.interrupts++;
+      };
+      const kickAgain = () => {
+        this.#kickAgain.add(queue.device.index);
+      };
+      return { virtqueue: queue.device, interrupt, kickAgain };
+    });
+    this.#handler = handler;
+    handler.start({
+      memory: this.memory,
+      features,
+      queues,
+      reactor: this.#reactor,
+      broken: (reason) => {
+        this.#brokenReason ??= reason;
+      },
+      log: (text) => {
+        this.logs.push(text);
+      },
+      post: (message) => {
+        this.posted.push(message);
+      },
+    });
+    for (const queue of this.#queues) {
+      if (queue !== undefined) handler.kick(queue.device.index);
+    }
+  }
+
+  #queue(index: number): RigQueue {
+    const queue = this.#queues[index];
+    if (queue === undefined) throw new UsageError('E_RIG_QUEUE', `queue ${index} is not enabled`);
+    return queue;
+  }
+}
