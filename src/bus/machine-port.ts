@@ -7,8 +7,6 @@
 export interface MachinePort {
   /** Drives a level-triggered interrupt line. */
   setLine(gsi: number, level: boolean): void;
-  /** A rising edge on an interrupt line. */
-  pulseLine(gsi: number): void;
   /** Couples an eventfd to a message-signalled interrupt, `gsi` being the route it takes. */
   connectMsi(gsi: number, eventfd: number, address: number, data: number): void;
   /** Undoes `connectMsi`: signals stay pending in the eventfd. */

@@ -83,14 +83,24 @@ export class GsiRouting {
     this.#view.setUint32(NR, PIN_ROUTES + this.#msiRoutes, true);
   }
 
-  /** Sends a GSI as an MSI from the next `commit` on. @throws RangeError for a GSI of no MSI route */
-  setMsi(gsi: number, addressLow: number, addressHigh: number, data: number): void {
+  /**
+   * Sends a GSI as an MSI from the next `commit` on. Returns false when it is sent so already.
+   * @throws RangeError for a GSI of no MSI route
+   */
+  setMsi(gsi: number, addressLow: number, addressHigh: number, data: number): boolean {
     const at = this.#msiOffset(gsi);
+    const same =
+      this.#view.getUint32(at + GSI, true) === gsi &&
+      this.#view.getUint32(at + ADDRESS_LO, true) === addressLow >>> 0 &&
+      this.#view.getUint32(at + ADDRESS_HI, true) === addressHigh >>> 0 &&
+      this.#view.getUint32(at + DATA, true) === data >>> 0;
+    if (same) return false;
     this.#view.setUint32(at + GSI, gsi, true);
     this.#view.setUint32(at + TYPE, KVM_IRQ_ROUTING_MSI, true);
     this.#view.setUint32(at + ADDRESS_LO, addressLow, true);
     this.#view.setUint32(at + ADDRESS_HI, addressHigh, true);
     this.#view.setUint32(at + DATA, data, true);
+    return true;
   }
 
   /** Makes a GSI's signals go nowhere: an MSI at the address of no local APIC. */

@@ -1,0 +1,172 @@
+/**
+ * The machine's registers, put together: buses, platform devices and virtio functions over the
+ * state buffer. Every thread builds its own from the same plan; all show the same registers.
+ */
+import { AddressSpace } from '../bus/address-space.ts';
+import { FIRST_MSI_GSI, GsiRouting } from '../kvm/gsi-routing.ts';
+import { PciBus } from '../pci/bus.ts';
+import { createHostBridge } from '../pci/host-bridge.ts';
+import { IntxLines } from '../pci/intx.ts';
+import * as layout from '../platform/layout.ts';
+import {
+  createKeyboardController,
+  createPowerRegisters,
+  createPvpanic,
+  type PowerEvent,
+} from '../platform/power.ts';
+import { Rtc } from '../platform/rtc.ts';
+import { Serial16550 } from '../platform/serial-16550.ts';
+import { SharedState } from '../state/shared-state.ts';
+import { VcpuControl } from '../state/vcpu-control.ts';
+import { VirtioPci, type VirtioPciPlan } from '../virtio/transport/pci.ts';
+import { KvmPort } from './kvm-port.ts';
+
+const SERIAL_PORTS = 8;
+const PVPANIC_PORT = 0x505;
+/** State that a board takes besides its devices, and an upper bound of what one device takes. */
+const BOARD_STATE = 0x4_0000;
+const DEVICE_STATE = 0x4000;
+
+/** All that a thread needs to build the board; a plain, cloneable message. */
+export interface BoardPlan {
+  readonly buffer: SharedArrayBuffer;
+  readonly vmFd: number;
+  readonly cpus: number;
+  readonly devices: readonly VirtioPciPlan[];
+}
+
+/** What the guest did that the main thread must act on. */
+export type BoardMessage =
+  | { readonly kind: 'driver-ok' | 'reset'; readonly device: number }
+  | { readonly kind: 'queue-enabled' | 'queue-reset'; readonly device: number; readonly queue: number }
+  | {
+      readonly kind: 'config-written';
+      readonly device: number;
+      readonly offset: number;
+      readonly length: number;
+    }
+  | { readonly kind: 'serial-output' }
+  | { readonly kind: 'power'; readonly event: PowerEvent };
+
+/** The registers of a machine, as one thread sees them. */
+export class Board {
+  readonly state: SharedState;
+  readonly control: VcpuControl;
+  readonly serial: Serial16550;
+  readonly devices: readonly VirtioPci[];
+  readonly #ports = new AddressSpace();
+  readonly #memory = new AddressSpace();
+  readonly #bus: PciBus;
+  readonly #routing: GsiRouting;
+  readonly #plan: BoardPlan;
+
+  /** Bytes of state that a machine with these devices takes. */
+  static stateSize(devices: number): number {
+    return BOARD_STATE + devices * DEVICE_STATE;
+  }
+
+  /** GSI of the MSI route with the given number. */
+  static msiGsi(route: number): number {
+    return FIRST_MSI_GSI + route;
+  }
+
+  /** @param post carries a message to the main thread */
+  constructor(plan: BoardPlan, post: (message: BoardMessage) => void) {
+    this.#plan = plan;
+    this.state = new SharedState(plan.buffer);
+    const { state } = this;
+    this.control = new VcpuControl(state, plan.cpus);
+    const routes = plan.devices.reduce((sum, device) => sum + device.vectors.length, 0);
+    const table = state.bytes(GsiRouting.bytes(routes));
+    this.#routing = new GsiRouting(
+      new DataView(table.buffer, table.byteOffset, table.length),
+      routes,
+    );
+    const port = new KvmPort(plan.vmFd, this.#routing);
+    this.serial = new Serial16550(state, port, layout.COM1_GSI, () =>
+      post({ kind: 'serial-output' }),
+    );
+    this.#bus = new PciBus(state, this.#ports, this.#memory);
+    const lines = new IntxLines(
+      state,
+      port,
+      layout.PCI_INTX_GSI_BASE,
+      layout.PCI_INTX_GSI_COUNT,
+    );
+    this.#bus.add(0, createHostBridge(state, port));
+    this.devices = plan.devices.map((devicePlan, device) => {
+      const virtio = new VirtioPci(state, port, lines, devicePlan, {
+        driverOk: () => post({ kind: 'driver-ok', device }),
+        reset: () => post({ kind: 'reset', device }),
+        queueEnabled: (queue) => post({ kind: 'queue-enabled', device, queue }),
+        queueReset: (queue) => post({ kind: 'queue-reset', device, queue }),
+        configWritten: (offset, length) => post({ kind: 'config-written', device, offset, length }),
+      });
+      this.#bus.add(devicePlan.slot, virtio.pciFunction);
+      return virtio;
+    });
+    this.#addPlatform(post);
+  }
+
+  /** Power-on state of every register. Once for each VM, by the main thread, before vCPUs run. */
+  reset(): void {
+    this.state.lock.with(() => {
+      this.#routing.initialize();
+      this.#routing.commit(this.#plan.vmFd);
+      this.#bus.reset();
+      for (const device of this.devices) device.reset();
+      this.serial.reset();
+    });
+  }
+
+  /** An access to an I/O port; takes the lock. */
+  readPort(port: number, size: number): number {
+    return this.#read(this.#ports, port, size);
+  }
+
+  writePort(port: number, size: number, value: number): void {
+    this.#write(this.#ports, port, size, value);
+  }
+
+  /** An access to memory that is not RAM; takes the lock. */
+  readMemory(address: number, size: number): number {
+    return this.#read(this.#memory, address, size);
+  }
+
+  writeMemory(address: number, size: number, value: number): void {
+    this.#write(this.#memory, address, size, value);
+  }
+
+  #read(space: AddressSpace, address: number, size: number): number {
+    const { lock } = this.state;
+    lock.acquire();
+    try {
+      this.#bus.refresh();
+      return space.read(address, size);
+    } finally {
+      lock.release();
+    }
+  }
+
+  #write(space: AddressSpace, address: number, size: number, value: number): void {
+    const { lock } = this.state;
+    lock.acquire();
+    try {
+      this.#bus.refresh();
+      space.write(address, size, value);
+    } finally {
+      lock.release();
+    }
+  }
+
+  #addPlatform(post: (message: BoardMessage) => void): void {
+    const power = (event: PowerEvent): void => post({ kind: 'power', event });
+    this.#ports.add(layout.COM1_PORT, SERIAL_PORTS, this.serial);
+    this.#ports.add(layout.CMOS_PORT, 2, new Rtc(this.state));
+    this.#ports.add(layout.SLEEP_CONTROL_PORT, 3, createPowerRegisters(power));
+    this.#ports.add(layout.I8042_COMMAND_PORT, 1, createKeyboardController(power));
+    this.#ports.add(PVPANIC_PORT, 1, createPvpanic(power));
+    this.#ports.add(layout.PCI_CONFIG_ADDRESS_PORT, 8, this.#bus.mechanism1);
+    this.#memory.add(layout.PCI_ECAM_BASE, layout.PCI_ECAM_SIZE, this.#bus.ecam);
+  }
+}

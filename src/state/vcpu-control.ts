@@ -1,0 +1,61 @@
+/**
+ * How vCPU threads are steered: they block in KVM_RUN and never return to an event loop, so that
+ * shared words, with a signal to come and look, are all that reaches them.
+ */
+import type { SharedState } from './shared-state.ts';
+
+/** What all vCPUs are to do. */
+export const REQUEST_RUN = 0;
+export const REQUEST_PAUSE = 1;
+export const REQUEST_STOP = 2;
+
+/** Exit reasons that are counted; higher ones share the last counter. */
+export const EXIT_COUNTERS = 64;
+
+const REQUEST = 0;
+const THREAD_ID = 0;
+
+/** The control words, as each thread has them. */
+export class VcpuControl {
+  readonly #machine: Int32Array;
+  readonly #vcpus: readonly Int32Array[];
+  readonly #counters: readonly Int32Array[];
+
+  constructor(state: SharedState, cpus: number) {
+    this.#machine = state.words(1);
+    this.#vcpus = Array.from({ length: cpus }, () => state.words(1));
+    this.#counters = Array.from({ length: cpus }, () => state.words(EXIT_COUNTERS));
+  }
+
+  /** One of REQUEST_*. */
+  get request(): number {
+    return Atomics.load(this.#machine, REQUEST);
+  }
+
+  /** Changes what is asked for, and wakes the vCPUs that wait for a change. */
+  set request(value: number) {
+    Atomics.store(this.#machine, REQUEST, value);
+    Atomics.notify(this.#machine, REQUEST);
+  }
+
+  /** Blocks until something else than `request` is asked for. */
+  waitWhile(request: number): void {
+    Atomics.wait(this.#machine, REQUEST, request);
+  }
+
+  /** Kernel thread ID of a vCPU's thread; 0 before it runs and after it ended. */
+  threadId(vcpu: number): number {
+    const words = this.#vcpus[vcpu];
+    return words === undefined ? 0 : Atomics.load(words, THREAD_ID);
+  }
+
+  setThreadId(vcpu: number, threadId: number): void {
+    const words = this.#vcpus[vcpu];
+    if (words !== undefined) Atomics.store(words, THREAD_ID, threadId);
+  }
+
+  /** Exits of a vCPU by reason, counted by its own thread with plain stores. */
+  exitCounters(vcpu: number): Int32Array {
+    return this.#counters[vcpu] ?? new Int32Array(EXIT_COUNTERS);
+  }
+}
