@@ -30,6 +30,8 @@ export const RESET_PORT = 0x602;
 export const RESET_VALUE = 0x01;
 /** SLP_TYP of the S5 state in SLEEP_CONTROL (bits 2 to 4), with SLP_EN in bit 5. */
 export const SLEEP_TYPE_S5 = 5;
+/** pvpanic device (ACPI QEMU0001), one byte: the guest writes 1 when it panics. */
+export const PVPANIC_PORT = 0x505;
 /** Keyboard controller's command port: 0xfe pulses the CPU's reset line, as `reboot=k` does. */
 export const I8042_COMMAND_PORT = 0x64;
 

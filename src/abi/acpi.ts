@@ -1,0 +1,91 @@
+/** ACPI 6.5 table layouts and constants, as far as a hardware-reduced PC needs them. */
+import { struct } from './struct.ts';
+
+/** §5.2.5.3. */
+export const RSDP = struct(
+  {
+    Signature: [1, 8],
+    Checksum: 1,
+    OEMID: [1, 6],
+    Revision: 1,
+    RsdtAddress: 4,
+    Length: 4,
+    XsdtAddress: 8,
+    ExtendedChecksum: 1,
+    Reserved: [1, 3],
+  },
+  true,
+);
+export const RSDP_SIGNATURE = 'RSD PTR ';
+export const RSDP_REVISION = 2;
+/** `Checksum` covers this much, the ACPI 1.0 structure. */
+export const RSDP_V1_LENGTH = 20;
+
+/** §5.2.6, the header of every other table. */
+export const DESCRIPTION_HEADER = struct(
+  {
+    Signature: [1, 4],
+    Length: 4,
+    Revision: 1,
+    Checksum: 1,
+    OEMID: [1, 6],
+    OEMTableID: [1, 8],
+    OEMRevision: 4,
+    CreatorID: 4,
+    CreatorRevision: 4,
+  },
+  true,
+);
+
+/** §5.2.3.2. */
+export const GENERIC_ADDRESS = struct(
+  { AddressSpaceID: 1, RegisterBitWidth: 1, RegisterBitOffset: 1, AccessSize: 1, Address: 8 },
+  true,
+);
+export const ADDRESS_SPACE_SYSTEM_IO = 1;
+export const ACCESS_SIZE_BYTE = 1;
+
+/** §5.2.9, only the fields that a hardware-reduced machine sets; offsets count from the table's start. */
+export const FADT_IAPC_BOOT_ARCH = 109;
+export const FADT_FLAGS = 112;
+export const FADT_RESET_REG = 116;
+export const FADT_RESET_VALUE = 128;
+export const FADT_MINOR_VERSION = 131;
+export const FADT_X_DSDT = 140;
+export const FADT_SLEEP_CONTROL_REG = 244;
+export const FADT_SLEEP_STATUS_REG = 256;
+export const FADT_HYPERVISOR_VENDOR_IDENTITY = 268;
+export const FADT_LENGTH = 276;
+export const FADT_REVISION = 6;
+/** Table 5.10, "Fixed ACPI Description Table Fixed Feature Flags". */
+export const FADT_WBINVD = 1 << 0;
+export const FADT_PROC_C1 = 1 << 2;
+export const FADT_PWR_BUTTON = 1 << 4;
+export const FADT_SLP_BUTTON = 1 << 5;
+export const FADT_RESET_REG_SUP = 1 << 10;
+export const FADT_HEADLESS = 1 << 12;
+export const FADT_HW_REDUCED_ACPI = 1 << 20;
+/** Table 5.11, "IA-PC Boot Architecture Flags". */
+export const IAPC_VGA_NOT_PRESENT = 1 << 2;
+export const IAPC_PCIE_ASPM_CONTROLS = 1 << 4;
+
+/** §5.2.12: LocalInterruptControllerAddress and Flags follow the header. */
+export const MADT_HEADER_LENGTH = 44;
+export const MADT_REVISION = 5;
+export const MADT_PROCESSOR_LOCAL_APIC = 0;
+export const MADT_IO_APIC = 1;
+export const MADT_INTERRUPT_SOURCE_OVERRIDE = 2;
+export const MADT_LOCAL_APIC_NMI = 4;
+export const LOCAL_APIC_ENABLED = 1;
+/** Table 5.26, "MPS INTI Flags": active high, edge triggered. */
+export const MPS_INTI_HIGH_EDGE = 0b0101;
+
+/** PCI Firmware 3.2 §4.1.2: 8 reserved bytes, then one entry for each segment group. */
+export const MCFG_ENTRY = struct(
+  { BaseAddress: 8, PCISegmentGroup: 2, StartBus: 1, EndBus: 1, Reserved: 4 },
+  true,
+);
+
+/** "Windows ACPI Emulated Devices Table": timers that need no workarounds. */
+export const WAET_RTC_GOOD = 1 << 0;
+export const WAET_PM_TIMER_GOOD = 1 << 1;

@@ -1,0 +1,124 @@
+/**
+ * A small assembler for ACPI Machine Language (ACPI 6.5 §20.2): each function returns the bytes
+ * of one term, made from the bytes of its parts.
+ */
+import { InternalError } from '../host/errors.ts';
+
+/** Encoded AML. */
+export type Aml = readonly number[];
+
+const ZERO_OP = 0x00;
+const ONE_OP = 0x01;
+const NAME_OP = 0x08;
+const BYTE_PREFIX = 0x0a;
+const WORD_PREFIX = 0x0b;
+const DWORD_PREFIX = 0x0c;
+const STRING_PREFIX = 0x0d;
+const QWORD_PREFIX = 0x0e;
+const SCOPE_OP = 0x10;
+const BUFFER_OP = 0x11;
+const PACKAGE_OP = 0x12;
+const METHOD_OP = 0x14;
+const DUAL_NAME_PREFIX = 0x2e;
+const MULTI_NAME_PREFIX = 0x2f;
+const EXT_OP_PREFIX = 0x5b;
+const DEVICE_OP = 0x82;
+const RETURN_OP = 0xa4;
+const ROOT_CHAR = 0x5c;
+
+/** A number's bytes, least significant first. */
+export function littleEndian(value: number, bytes: number): number[] {
+  return Array.from({ length: bytes }, (_, at) => Math.floor(value / 2 ** (8 * at)) % 256);
+}
+
+function ascii(text: string): number[] {
+  return Array.from(text, (character) => character.charCodeAt(0));
+}
+
+/** §20.2.2 NameString: `_HID`, `PCI0`, `\\_SB`, `\\_SB.PCI0`. Segments are padded with `_` to four. */
+export function nameString(path: string): Aml {
+  const isAbsolute = path.startsWith('\\');
+  const segments = path.slice(isAbsolute ? 1 : 0).split('.');
+  for (const segment of segments) {
+    if (!/^[A-Z_][A-Z0-9_]{0,3}$/.test(segment)) throw new InternalError(`AML name ${path}`);
+  }
+  const prefix =
+    segments.length === 1
+      ? []
+      : segments.length === 2
+        ? [DUAL_NAME_PREFIX]
+        : [MULTI_NAME_PREFIX, segments.length];
+  const names = segments.flatMap((segment) => ascii(segment.padEnd(4, '_')));
+  return [...(isAbsolute ? [ROOT_CHAR] : []), ...prefix, ...names];
+}
+
+/** §20.2.4 PkgLength, which counts its own bytes too, before the contents. */
+function withPkgLength(contents: Aml): number[] {
+  if (contents.length + 1 < 2 ** 6) return [contents.length + 1, ...contents];
+  for (const more of [1, 2, 3]) {
+    const length = contents.length + 1 + more;
+    if (length < 2 ** (4 + 8 * more)) {
+      return [(more << 6) | (length % 16), ...littleEndian(length >> 4, more), ...contents];
+    }
+  }
+  throw new InternalError('AML package of 2^28 bytes');
+}
+
+/** §20.2.3 an integer in its shortest form. */
+export function integer(value: number): Aml {
+  if (value === 0) return [ZERO_OP];
+  if (value === 1) return [ONE_OP];
+  if (value < 2 ** 8) return [BYTE_PREFIX, value];
+  if (value < 2 ** 16) return [WORD_PREFIX, ...littleEndian(value, 2)];
+  if (value < 2 ** 32) return [DWORD_PREFIX, ...littleEndian(value, 4)];
+  return [QWORD_PREFIX, ...littleEndian(value, 8)];
+}
+
+/** §20.2.3 String. */
+export function string(text: string): Aml {
+  return [STRING_PREFIX, ...ascii(text), 0];
+}
+
+/** §19.6.36 EISAID: three letters of 5 bits and four hexadecimal digits, big-endian. */
+export function eisaId(id: string): Aml {
+  if (!/^[A-Z]{3}[0-9A-F]{4}$/.test(id)) throw new InternalError(`EISA ID ${id}`);
+  const [a = 0, b = 0, c = 0] = ascii(id).map((code) => code - 0x40);
+  const vendor = (a << 10) | (b << 5) | c;
+  const product = Number.parseInt(id.slice(3), 16);
+  return [DWORD_PREFIX, vendor >> 8, vendor & 0xff, product >> 8, product & 0xff];
+}
+
+/** §20.2.5.1 Name(path, value). */
+export function name(path: string, value: Aml): Aml {
+  return [NAME_OP, ...nameString(path), ...value];
+}
+
+/** §20.2.5.1 Scope(path) { ... }. */
+export function scope(path: string, ...terms: readonly Aml[]): Aml {
+  return [SCOPE_OP, ...withPkgLength([...nameString(path), ...terms.flat()])];
+}
+
+/** §20.2.5.2 Device(path) { ... }. */
+export function device(path: string, ...terms: readonly Aml[]): Aml {
+  return [EXT_OP_PREFIX, DEVICE_OP, ...withPkgLength([...nameString(path), ...terms.flat()])];
+}
+
+/** §20.2.5.2 Method(path, argumentCount) { ... }, not serialized. */
+export function method(path: string, argumentCount: number, ...terms: readonly Aml[]): Aml {
+  return [METHOD_OP, ...withPkgLength([...nameString(path), argumentCount, ...terms.flat()])];
+}
+
+/** §20.2.5.3 Return(value). */
+export function returnValue(value: Aml): Aml {
+  return [RETURN_OP, ...value];
+}
+
+/** §20.2.5.4 Package() { ... }, at most 255 elements. */
+export function packageOf(...elements: readonly Aml[]): Aml {
+  return [PACKAGE_OP, ...withPkgLength([elements.length, ...elements.flat()])];
+}
+
+/** §20.2.5.4 Buffer() { ... }. */
+export function buffer(bytes: Aml): Aml {
+  return [BUFFER_OP, ...withPkgLength([...integer(bytes.length), ...bytes])];
+}

@@ -1,0 +1,116 @@
+/** Unpacked kernels on disk, so that only the first start of a kernel pays for unpacking it. */
+import { createHash, randomBytes } from 'node:crypto';
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeSync,
+} from 'node:fs';
+import { homedir } from 'node:os';
+import { isAbsolute, join } from 'node:path';
+import { UsageError } from '../host/errors.ts';
+import { BufferSource, type ByteSource, FileSource } from './byte-source.ts';
+import { decompressKernel } from './decompress.ts';
+import { type ElfImage, parseElf } from './elf.ts';
+import type { BzImage } from './kernel-image.ts';
+
+/** Kernels that the cache holds at most, 50 to 100 MB each. */
+export const MOST_CACHED_KERNELS = 8;
+/** A temporary file this old is what a killed process left behind. */
+const STALE_MS = 60 * 60 * 1000;
+const SUFFIX = '.vmlinux';
+
+/** An unpacked kernel, open for loading. */
+export interface UnpackedKernel {
+  readonly source: ByteSource;
+  readonly image: ElfImage;
+}
+
+/** `$XDG_CACHE_HOME/nodevmm/kernels`, or the same below `~/.cache`. */
+export function defaultKernelCache(env: NodeJS.ProcessEnv = process.env): string {
+  const base = env['XDG_CACHE_HOME'];
+  // XDG Base Directory Specification: relative paths are invalid and to be ignored.
+  const cache = base !== undefined && isAbsolute(base) ? base : join(homedir(), '.cache');
+  return join(cache, 'nodevmm', 'kernels');
+}
+
+/**
+ * The vmlinux of a bzImage, from the cache or unpacked into it. A cache that cannot be written
+ * costs the time of unpacking at each start and nothing else.
+ * @param file the bzImage
+ * @param cacheDir the cache's folder, made when missing
+ * @throws UsageError when the image is damaged or a program to unpack it is missing
+ */
+export async function unpackKernel(
+  file: FileSource,
+  bzImage: BzImage,
+  cacheDir: string,
+): Promise<UnpackedKernel> {
+  const key = createHash('sha256').update(file.identity()).digest('hex').slice(0, 32);
+  const path = join(cacheDir, `${key}${SUFFIX}`);
+  const cached = openCached(path);
+  if (cached !== undefined) return cached;
+
+  const payload = new Uint8Array(bzImage.payloadSize);
+  file.read(bzImage.payloadOffset, payload);
+  const vmlinux = await decompressKernel(payload, file.name);
+  const source = new BufferSource(vmlinux, `unpacked ${file.name}`);
+  const image = parseElf(source);
+  store(cacheDir, path, vmlinux);
+  return { source, image };
+}
+
+function openCached(path: string): UnpackedKernel | undefined {
+  let source: FileSource | undefined;
+  try {
+    source = new FileSource(path, 'unpacked kernel');
+    const image = parseElf(source);
+    const now = new Date();
+    utimesSync(path, now, now);
+    return { source, image };
+  } catch {
+    // Missing, or cut short by a full disk or a crash: it is unpacked again.
+    source?.[Symbol.dispose]();
+    return undefined;
+  }
+}
+
+/** Atomic: readers see the whole file or none, and two writers do no harm. */
+function store(cacheDir: string, path: string, vmlinux: Uint8Array): void {
+  const temporary = join(cacheDir, `.${randomBytes(8).toString('hex')}.tmp`);
+  try {
+    mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
+    const fd = openSync(temporary, 'wx', 0o600);
+    try {
+      for (let at = 0; at < vmlinux.length; ) at += writeSync(fd, vmlinux, at);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(temporary, path);
+    prune(cacheDir);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    if (error instanceof UsageError) throw error;
+  }
+}
+
+/** Keeps the kernels used last. */
+function prune(cacheDir: string): void {
+  const files = readdirSync(cacheDir).map((name) => {
+    const path = join(cacheDir, name);
+    return { path, name, usedMs: statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0 };
+  });
+  const stale = files.filter(
+    ({ name, usedMs }) => name.endsWith('.tmp') && usedMs < Date.now() - STALE_MS,
+  );
+  const surplus = files
+    .filter(({ name }) => name.endsWith(SUFFIX))
+    .sort((a, b) => b.usedMs - a.usedMs)
+    .slice(MOST_CACHED_KERNELS);
+  for (const { path } of [...stale, ...surplus]) rmSync(path, { force: true });
+}

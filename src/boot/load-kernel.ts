@@ -1,0 +1,63 @@
+/** Puts a kernel's code into guest memory, straight from its file. */
+import { UsageError } from '../host/errors.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import { MiB } from '../memory/ram-layout.ts';
+import { HIGH_MEMORY_GPA, lowRamEnd } from './boot-layout.ts';
+import type { ByteSource } from './byte-source.ts';
+import type { ElfImage } from './elf.ts';
+import type { BzImage } from './kernel-image.ts';
+
+/** A guest physical range. */
+export interface GuestRange {
+  readonly gpa: number;
+  readonly size: number;
+}
+
+/**
+ * Loads the segments of an ELF kernel where it is linked to run.
+ * @throws UsageError E_MEMORY_TOO_SMALL, or E_NOT_A_KERNEL when it would lie below 1 MiB
+ */
+export function loadElf(memory: GuestMemory, source: ByteSource, image: ElfImage): GuestRange {
+  checkPlace(memory, source.name, image.start, image.end);
+  for (const { offset, paddr, filesz, memsz } of image.segments) {
+    // Guest physical addresses in low RAM are RAM offsets.
+    source.read(offset, memory.bytes(paddr, filesz));
+    memory.bytes(paddr + filesz, memsz - filesz).fill(0);
+  }
+  return { gpa: image.start, size: image.end - image.start };
+}
+
+/**
+ * Loads the protected-mode code of a bzImage at the address that it prefers.
+ * @returns the range that the kernel needs until it reads the memory map (init_size)
+ * @throws UsageError E_MEMORY_TOO_SMALL, or E_NOT_A_KERNEL for a kernel without 64-bit entry point
+ */
+export function loadBzImage(memory: GuestMemory, source: ByteSource, image: BzImage): GuestRange {
+  if (!image.entry64) {
+    throw new UsageError(
+      'E_NOT_A_KERNEL',
+      `${source.name} has no 64-bit entry point (XLF_KERNEL_64); name an x86-64 kernel`,
+    );
+  }
+  const gpa = image.prefAddress;
+  const size = Math.max(image.initSize, image.codeSize);
+  checkPlace(memory, source.name, gpa, gpa + size);
+  source.read(image.codeOffset, memory.bytes(gpa, image.codeSize));
+  return { gpa, size };
+}
+
+function checkPlace(memory: GuestMemory, name: string, start: number, end: number): void {
+  if (start < HIGH_MEMORY_GPA) {
+    throw new UsageError(
+      'E_NOT_A_KERNEL',
+      `${name} wants to be loaded below 1 MiB; name an x86-64 Linux kernel`,
+    );
+  }
+  if (end > lowRamEnd(memory)) {
+    throw new UsageError(
+      'E_MEMORY_TOO_SMALL',
+      `${name} needs memory up to ${Math.ceil(end / MiB)} MiB and the guest has ` +
+        `${Math.floor(memory.size / MiB)} MiB; give it more memory`,
+    );
+  }
+}

@@ -1,0 +1,79 @@
+/** The PVH boot protocol (Xen docs/misc/pvh.pandoc): start info in guest memory, 32-bit entry without paging. */
+import {
+  hvm_memmap_table_entry,
+  hvm_modlist_entry,
+  hvm_start_info,
+  XEN_HVM_START_MAGIC_VALUE,
+} from '../abi/linux-boot.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import {
+  BOOT_PARAMS_GPA,
+  COMMAND_LINE_GPA,
+  HVM_MEMMAP_GPA,
+  HVM_MODLIST_GPA,
+  HVM_START_INFO_GPA,
+  type MemoryMapEntry,
+} from './boot-layout.ts';
+import type { CpuEntryState } from './entry-state.ts';
+import { codeSegment, dataSegment, taskStateSegment, writeGdt } from './segments.ts';
+
+const CR0_PE = 1;
+const CR0_ET = 1 << 4;
+
+/** What the protocol passes on to the kernel. */
+export interface PvhParameters {
+  readonly memoryMap: readonly MemoryMapEntry[];
+  readonly initrd: { readonly gpa: number; readonly size: number } | undefined;
+  readonly rsdpGpa: number;
+}
+
+/**
+ * Writes struct hvm_start_info and what it points to. The command line is in place already.
+ * @param entry the address in XEN_ELFNOTE_PHYS32_ENTRY
+ */
+export function enterPvh(
+  memory: GuestMemory,
+  entry: number,
+  { memoryMap, initrd, rsdpGpa }: PvhParameters,
+): CpuEntryState {
+  // Guest physical addresses below 3 GiB are RAM offsets.
+  memory.bytes(HVM_START_INFO_GPA, BOOT_PARAMS_GPA - HVM_START_INFO_GPA).fill(0);
+  const info = HVM_START_INFO_GPA;
+  memory.writeU32(info + hvm_start_info.magic.offset, XEN_HVM_START_MAGIC_VALUE);
+  memory.writeU32(info + hvm_start_info.version.offset, 1);
+  memory.writeU64(info + hvm_start_info.cmdline_paddr.offset, COMMAND_LINE_GPA);
+  memory.writeU64(info + hvm_start_info.rsdp_paddr.offset, rsdpGpa);
+  memory.writeU64(info + hvm_start_info.memmap_paddr.offset, HVM_MEMMAP_GPA);
+  memory.writeU32(info + hvm_start_info.memmap_entries.offset, memoryMap.length);
+  if (initrd !== undefined) {
+    memory.writeU32(info + hvm_start_info.nr_modules.offset, 1);
+    memory.writeU64(info + hvm_start_info.modlist_paddr.offset, HVM_MODLIST_GPA);
+    memory.writeU64(HVM_MODLIST_GPA + hvm_modlist_entry.paddr.offset, initrd.gpa);
+    memory.writeU64(HVM_MODLIST_GPA + hvm_modlist_entry.length.offset, initrd.size);
+  }
+  memoryMap.forEach(({ gpa, size, type }, index) => {
+    const at = HVM_MEMMAP_GPA + index * hvm_memmap_table_entry.size;
+    memory.writeU64(at + hvm_memmap_table_entry.addr.offset, gpa);
+    memory.writeU64(at + hvm_memmap_table_entry.length.offset, size);
+    memory.writeU32(at + hvm_memmap_table_entry.type.offset, type);
+  });
+
+  const cs = codeSegment(0x08, 32);
+  const ds = dataSegment(0x10);
+  const tr = taskStateSegment(0x18);
+  return {
+    mode: 'protected32',
+    rip: entry,
+    rsp: 0,
+    rbx: HVM_START_INFO_GPA,
+    rsi: 0,
+    cr0: CR0_PE | CR0_ET,
+    cr3: 0,
+    cr4: 0,
+    efer: 0,
+    gdt: writeGdt(memory, [cs, ds, tr]),
+    cs,
+    ds,
+    tr,
+  };
+}
