@@ -1,0 +1,107 @@
+/** The devices of `nodevmm run`: `--disk`, `--net` and `--ring`. */
+import { UsageError } from '../host/errors.ts';
+import type { DiskOptions, NetOptions, RingOptions } from '../machine/options.ts';
+import { KeyValues } from './key-values.ts';
+
+/** An object without the keys whose values are undefined: options say what was asked, no more. */
+function given<T extends object>(values: { [K in keyof T]: T[K] | undefined }): T {
+  return Object.fromEntries(
+    Object.entries(values).filter(([, value]) => value !== undefined),
+  ) as unknown as T;
+}
+
+const RING_KEYS = [
+  'packed',
+  'indirect',
+  'event-idx',
+  'in-order',
+  'notification-data',
+  'ring-reset',
+  'queue-size',
+] as const;
+
+function takeRing(values: KeyValues): RingOptions | undefined {
+  const ring = given<RingOptions>({
+    packed: values.flag('packed'),
+    indirect: values.flag('indirect'),
+    eventIdx: values.flag('event-idx'),
+    inOrder: values.flag('in-order'),
+    notificationData: values.flag('notification-data'),
+    ringReset: values.flag('ring-reset'),
+    queueSize: values.count('queue-size'),
+  });
+  return Object.keys(ring).length === 0 ? undefined : ring;
+}
+
+/** `--disk PATH[,ro][,queues=N][,serial=S][,direct][,engine=E][,RING...]`. @throws UsageError */
+export function parseDisk(text: string): DiskOptions {
+  const values = new KeyValues('--disk', text, 'path');
+  const path = values.text('path');
+  if (path === undefined) throw new UsageError('E_OPTION', `--disk ${text} names no file`);
+  const disk = given<DiskOptions>({
+    path,
+    readOnly: values.flag('ro'),
+    queues: values.count('queues'),
+    serial: values.text('serial'),
+    direct: values.flag('direct'),
+    engine: values.choice('engine', ['sync', 'io_uring']),
+    ring: takeRing(values),
+  });
+  values.finish(['ro', 'queues', 'serial', 'direct', 'engine', ...RING_KEYS]);
+  return disk;
+}
+
+/** `--net TAP|auto[,mac=M][,queues=N][,address=A/LEN][,mtu=N][,RING...]`. @throws UsageError */
+export function parseNet(text: string): NetOptions {
+  const values = new KeyValues('--net', text, 'tap');
+  const tap = values.text('tap');
+  const net = given<NetOptions>({
+    tap: tap === 'auto' ? undefined : tap,
+    mac: values.text('mac'),
+    queues: values.count('queues'),
+    hostAddress: values.text('address'),
+    mtu: values.count('mtu'),
+    offloads: values.flag('offloads'),
+    mergeableBuffers: values.flag('mergeable-buffers'),
+    ring: takeRing(values),
+  });
+  values.finish([
+    'tap',
+    'mac',
+    'queues',
+    'address',
+    'mtu',
+    'offloads',
+    'mergeable-buffers',
+    ...RING_KEYS,
+  ]);
+  return net;
+}
+
+/** Ring options of the devices that have no option of their own, and of all devices. */
+export type RingDefaults = { readonly [device in 'all' | 'console' | 'rng']?: RingOptions };
+
+/** `--ring all|console|rng,KEYS`, several. @throws UsageError */
+export function parseRings(texts: readonly string[]): RingDefaults {
+  const rings: { [device in 'all' | 'console' | 'rng']?: RingOptions } = {};
+  for (const text of texts) {
+    const values = new KeyValues('--ring', text, 'device');
+    const device = values.choice('device', ['all', 'console', 'rng']);
+    const ring = takeRing(values);
+    values.finish(RING_KEYS);
+    if (device === undefined || ring === undefined) {
+      throw new UsageError('E_OPTION', `--ring ${text} is no DEVICE,KEY...; take all,packed`);
+    }
+    rings[device] = { ...rings[device], ...ring };
+  }
+  return rings;
+}
+
+/** A device's ring options over those of all devices. */
+export function withDefaults(
+  ring: RingOptions | undefined,
+  defaults: RingDefaults,
+): { ring?: RingOptions } {
+  const merged = { ...defaults.all, ...ring };
+  return Object.keys(merged).length === 0 ? {} : { ring: merged };
+}

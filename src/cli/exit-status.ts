@@ -1,0 +1,49 @@
+/**
+ * Exit statuses of `nodevmm`, clear of those that commands in a guest commonly have. A run that
+ * was stopped by a signal ends with 128 + the signal's number.
+ */
+import type { MachineExit } from '../machine/options.ts';
+
+/** The guest powered off, or the person left it with Ctrl-A x. */
+export const EXIT_OK = 0;
+/** Bad usage, or the host cannot do what was asked. */
+export const EXIT_USAGE = 2;
+/** The guest's kernel panicked. */
+export const EXIT_PANIC = 200;
+/** A vCPU could not go on: an exception while it handled exceptions. */
+export const EXIT_TRIPLE_FAULT = 201;
+/** KVM could not go on with a vCPU (KVM_EXIT_INTERNAL_ERROR or KVM_EXIT_FAIL_ENTRY). */
+export const EXIT_INTERNAL_ERROR = 202;
+/** The guest, or its agent, was gone before the command after `--` had ended. */
+export const EXIT_COMMAND_LOST = 203;
+/** A bug in nodevmm. */
+export const EXIT_BUG = 204;
+
+/** The exit status that tells how a machine ended. */
+export function statusOf(reason: MachineExit['reason']): number {
+  switch (reason) {
+    case 'power-off':
+    case 'reboot':
+    case 'stopped':
+      return EXIT_OK;
+    case 'panic':
+      return EXIT_PANIC;
+    case 'triple-fault':
+      return EXIT_TRIPLE_FAULT;
+    case 'internal-error':
+      return EXIT_INTERNAL_ERROR;
+  }
+}
+
+/** What `--help` says of them. */
+export const EXIT_STATUS_HELP = `
+Exit status:
+  0       the guest powered off, or was left with Ctrl-A x
+  ${EXIT_USAGE}       bad usage, or the host cannot do what was asked
+  ${EXIT_PANIC}     the guest's kernel panicked
+  ${EXIT_TRIPLE_FAULT}     triple fault
+  ${EXIT_INTERNAL_ERROR}     KVM internal error
+  ${EXIT_COMMAND_LOST}     the guest ended before the command after -- did
+  ${EXIT_BUG}     a bug in nodevmm (NODEVMM_DEBUG=1 shows where)
+  128+N   stopped by signal N
+  With -- COMMAND: the command's own status.`;

@@ -1,0 +1,197 @@
+/** One run of a machine from the command line: its console or one command in it, to the end. */
+import { constants as os } from 'node:os';
+import type { Duplex, Writable } from 'node:stream';
+import type { CommandExit, GuestProcess, SpawnOptions } from '../agent/command.ts';
+import type { MachineExit } from '../machine/options.ts';
+import { CleanUp } from './clean-up.ts';
+import { attachInput, ConsoleOutput, openTarget, type RunStreams } from './console-io.ts';
+import { EXIT_COMMAND_LOST, EXIT_OK, statusOf } from './exit-status.ts';
+import { reportError } from './report-error.ts';
+import type { ConsoleTarget } from './run-options.ts';
+
+/** What a run needs of a virtual machine. */
+export interface RunnableMachine {
+  readonly console: Duplex;
+  readonly serial: Duplex;
+  start(): Promise<void>;
+  stop(): Promise<void>;
+  wait(): Promise<MachineExit>;
+  spawn(argv: readonly string[], options?: SpawnOptions): GuestProcess | Promise<GuestProcess>;
+  resizeConsole(columns: number, rows: number): void;
+  on(event: 'log', listener: (text: string) => void): unknown;
+}
+
+/** What is done with the machine. */
+export interface RunPlan {
+  readonly console: ConsoleTarget;
+  readonly serial: ConsoleTarget;
+  /** A command to run in the guest instead of waiting for its end. */
+  readonly command?: readonly string[];
+}
+
+/** Why a run ended. */
+type End =
+  | { readonly kind: 'machine'; readonly exit: MachineExit }
+  | { readonly kind: 'command'; readonly exit: CommandExit }
+  | { readonly kind: 'lost'; readonly error: unknown }
+  | { readonly kind: 'signal'; readonly signal: NodeJS.Signals }
+  | { readonly kind: 'quit' };
+
+const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
+/** How long the machine's own end may take to show after its agent went silent. */
+const LOST_GRACE_MS = 2000;
+
+/**
+ * Runs a machine that was created, until it, the command in it, or the person ends it.
+ * @returns the exit status; the machine is stopped by then, but not disposed
+ */
+export async function runMachine(
+  vm: RunnableMachine,
+  plan: RunPlan,
+  streams: RunStreams,
+): Promise<number> {
+  using cleanUp = new CleanUp();
+  const log = (text: string): void => {
+    // A raw terminal does not return the carriage by itself.
+    const end = streams.terminal?.isRaw === true ? '\r\n' : '\n';
+    streams.errorOutput.write(`nodevmm: ${text.replaceAll('\n', end)}${end}`);
+  };
+  vm.on('log', log);
+  const person = waitForPerson(cleanUp);
+  const screen = await openTarget(plan.console, streams);
+  const output = new ConsoleOutput(vm.console, screen);
+  const serial = new ConsoleOutput(vm.serial, await openTarget(plan.serial, streams));
+  if (plan.command === undefined && plan.console.to === 'tty') {
+    cleanUp.use(attachInput(streams, vm.console, person.quit, false));
+    followSize(streams, (columns, rows) => vm.resizeConsole(columns, rows), cleanUp);
+  } else if (plan.command === undefined && plan.serial.to === 'tty') {
+    cleanUp.use(attachInput(streams, vm.serial, person.quit, false));
+  }
+  await vm.start();
+  const work =
+    plan.command === undefined
+      ? undefined
+      : runCommand(vm, plan.command, streams, person.quit, cleanUp);
+  const machine = vm.wait().then((exit): End => ({ kind: 'machine', exit }));
+  const races = [machine, person.end, ...(work === undefined ? [] : [work])];
+  let end = await Promise.race(races);
+  if (end.kind === 'lost') end = await causeOfLoss(end, machine);
+  if (end.kind !== 'machine') await vm.stop();
+  cleanUp[Symbol.dispose]();
+  return statusOfEnd(end, plan, log, () => {
+    // Before the virtio console is up, the serial port is where a kernel says what is wrong.
+    if (output.bytes === 0 && plan.serial.to === 'none' && serial.bytes > 0) {
+      streams.errorOutput.write(`${serial.tail.trimEnd()}\n`);
+    }
+  });
+}
+
+function statusOfEnd(
+  end: End,
+  plan: RunPlan,
+  log: (text: string) => void,
+  showSerial: () => void,
+): number {
+  switch (end.kind) {
+    case 'quit':
+      return EXIT_OK;
+    case 'signal':
+      return 128 + os.signals[end.signal];
+    case 'command':
+      return end.exit.exitCode;
+    case 'lost':
+      return reportError(end.error);
+    case 'machine': {
+      const { reason, detail } = end.exit;
+      const status = statusOf(reason);
+      if (status !== EXIT_OK) {
+        showSerial();
+        log(`the guest ended: ${reason}${detail === undefined ? '' : `: ${detail}`}`);
+        return status;
+      }
+      if (plan.command === undefined) return status;
+      log(`the guest ended (${reason}) before the command ${plan.command[0]} did`);
+      return EXIT_COMMAND_LOST;
+    }
+  }
+}
+
+/** Resolves when the person wants an end: by a signal or by Ctrl-A x. */
+function waitForPerson(cleanUp: CleanUp): { end: Promise<End>; quit: () => void } {
+  let resolve: (end: End) => void = () => {};
+  const end = new Promise<End>((settle) => {
+    resolve = settle;
+  });
+  for (const signal of SIGNALS) {
+    const listener = (): void => resolve({ kind: 'signal', signal });
+    process.on(signal, listener);
+    cleanUp.defer(() => process.removeListener(signal, listener));
+  }
+  return { end, quit: () => resolve({ kind: 'quit' }) };
+}
+
+/** Tells a guest the terminal's size, now and whenever it changes. */
+function followSize(
+  streams: RunStreams,
+  tell: (columns: number, rows: number) => void,
+  cleanUp: CleanUp,
+): void {
+  const update = (): void => {
+    const size = streams.size();
+    if (size !== undefined) tell(size.columns, size.rows);
+  };
+  update();
+  process.on('SIGWINCH', update);
+  cleanUp.defer(() => process.removeListener('SIGWINCH', update));
+}
+
+async function runCommand(
+  vm: RunnableMachine,
+  argv: readonly string[],
+  streams: RunStreams,
+  onQuit: () => void,
+  cleanUp: CleanUp,
+): Promise<End> {
+  try {
+    const size = streams.terminal === undefined ? undefined : streams.size();
+    const process = await vm.spawn(argv, size === undefined ? {} : { tty: size });
+    // A command that ends early, or never reads, closes its input under the writer.
+    process.stdin.on('error', () => {});
+    const piped = Promise.all([
+      copy(process.stdout, streams.output),
+      copy(process.stderr, streams.errorOutput),
+    ]);
+    // The terminal stays as it is while the guest boots, and Ctrl-C works.
+    process.started.then(
+      () => {
+        const input = size === undefined ? { ...streams, terminal: undefined } : streams;
+        cleanUp.use(attachInput(input, process.stdin, onQuit, true));
+        if (size !== undefined) followSize(streams, (c, r) => process.resize(c, r), cleanUp);
+      },
+      () => {},
+    );
+    const exit = await process.exit;
+    await piped;
+    return { kind: 'command', exit };
+  } catch (error) {
+    return { kind: 'lost', error };
+  }
+}
+
+/** Copies a stream to its end; the target stays open. */
+async function copy(from: AsyncIterable<Buffer>, to: Writable): Promise<void> {
+  for await (const chunk of from) {
+    if (!to.write(chunk)) await new Promise<void>((resolve) => to.once('drain', () => resolve()));
+  }
+}
+
+/** An agent that went silent is mostly a guest that ended: that says more. */
+async function causeOfLoss(lost: End, machine: Promise<End>): Promise<End> {
+  let timer: NodeJS.Timeout | undefined;
+  const grace = new Promise<End>((resolve) => {
+    timer = setTimeout(() => resolve(lost), LOST_GRACE_MS);
+  });
+  const end = await Promise.race([machine, grace]);
+  clearTimeout(timer);
+  return end;
+}

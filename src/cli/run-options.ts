@@ -1,0 +1,157 @@
+/** The options of `nodevmm run`, and what machine they ask for. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { UsageError } from '../host/errors.ts';
+import type { MachineOptions } from '../machine/options.ts';
+import { parseDisk, parseNet, parseRings, withDefaults } from './device-options.ts';
+
+/** Where a console goes. */
+export type ConsoleTarget =
+  | { readonly to: 'tty' }
+  | { readonly to: 'none' }
+  | { readonly to: 'file'; readonly path: string };
+
+/** Option values as commander hands them over. */
+export interface RunFlags {
+  readonly kernel?: string;
+  readonly initrd?: string;
+  readonly guest?: string;
+  readonly cmdline?: string;
+  readonly append?: string;
+  readonly memory?: number;
+  readonly cpus?: number;
+  readonly disk?: readonly string[];
+  readonly net?: readonly string[];
+  readonly ring?: readonly string[];
+  readonly rng?: boolean;
+  readonly console?: ConsoleTarget;
+  readonly serial?: ConsoleTarget;
+  readonly hideCpuFeature?: readonly string[];
+  readonly hugepages?: boolean;
+  readonly onReboot?: 'restart' | 'exit';
+  readonly lab?: boolean;
+}
+
+/** Bytes of `512M`, `4G`, `65536K`; a bare number counts MiB. */
+export function parseMemory(text: string): number {
+  const match = /^([1-9][0-9]{0,9})([KMGT]?)(i?B)?$/i.exec(text);
+  if (match === null) throw new InvalidArgumentError('Take for example 512M or 4G.');
+  const units: Record<string, number> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+  return Number(match[1]) * (units[(match[2] || 'M').toUpperCase()] ?? 1);
+}
+
+function parseCount(text: string): number {
+  if (!/^[1-9][0-9]{0,5}$/.test(text)) throw new InvalidArgumentError('Take a number from 1.');
+  return Number(text);
+}
+
+/** `tty`, `none` or `file:PATH`. */
+export function parseConsole(text: string): ConsoleTarget {
+  if (text === 'tty' || text === 'none') return { to: text };
+  if (text.startsWith('file:') && text.length > 'file:'.length) {
+    return { to: 'file', path: text.slice('file:'.length) };
+  }
+  throw new InvalidArgumentError('Take tty, none or file:PATH.');
+}
+
+const collect = (value: string, before: readonly string[] | undefined): readonly string[] => [
+  ...(before ?? []),
+  value,
+];
+
+const list = (value: string, before: readonly string[] | undefined): readonly string[] => [
+  ...(before ?? []),
+  ...value.split(',').filter((name) => name !== ''),
+];
+
+/** Adds the options that say what machine to run. */
+export function addMachineOptions(command: Command): Command {
+  return command
+    .option('--kernel <file>', 'bzImage or ELF vmlinux; default: the kernel of --guest')
+    .option('--initrd <file>', 'initial RAM disk; default with no --kernel: that of --guest')
+    .option('--guest <name>', 'guest image to boot, see `nodevmm guest list`', 'minimal')
+    .option('--cmdline <text>', 'kernel command line, instead of the default one')
+    .option('--append <text>', 'text to add to the kernel command line')
+    .option('--memory <size>', 'RAM: 512M, 4G; a bare number is MiB (default: 512M)', parseMemory)
+    .option('--cpus <n>', 'vCPUs (default: 1)', parseCount)
+    .option(
+      '--disk <file,...>',
+      'a disk; again for more; keys: ro queues= serial= direct engine=',
+      collect,
+    )
+    .option(
+      '--net <tap,...>',
+      'a network interface on a tap, auto makes one; again for more; keys: mac= queues= address= mtu= offloads=off mergeable-buffers=off',
+      collect,
+    )
+    .option('--no-rng', 'no entropy device')
+    .option(
+      '--ring <device,...>',
+      'ring features of all, console or rng: packed indirect=off event-idx=off in-order notification-data ring-reset=off queue-size=',
+      collect,
+    )
+    .addOption(
+      new Option(
+        '--console <where>',
+        'hvc0: tty, none or file:PATH (default: tty, none with a command)',
+      ).argParser(parseConsole),
+    )
+    .addOption(
+      new Option('--serial <where>', 'ttyS0: tty, none or file:PATH (default: none)').argParser(
+        parseConsole,
+      ),
+    )
+    .option('--hide-cpu-feature <names>', 'features to hide, by their names in /proc/cpuinfo', list)
+    .option('--hugepages', 'back guest RAM with huge pages')
+    .addOption(
+      new Option('--on-reboot <action>', 'what a reboot from inside does').choices([
+        'restart',
+        'exit',
+      ]),
+    )
+    .option('--lab', 'run in the emulated KVM host, see `nodevmm lab`')
+    .option('--no-lab', "never take the lab, even if the host's KVM cannot run Linux");
+}
+
+/** What boots: a kernel and what goes with it. */
+export interface BootImage {
+  readonly kernel: string;
+  readonly initrd?: string;
+  readonly commandLine?: string;
+}
+
+/**
+ * The machine that the options ask for.
+ * @param image the guest image, or undefined when --kernel names the kernel
+ * @throws UsageError when options contradict each other
+ */
+export function machineOptions(flags: RunFlags, image: BootImage | undefined): MachineOptions {
+  const kernel = flags.kernel ?? image?.kernel;
+  if (kernel === undefined) throw new UsageError('E_OPTION', 'no kernel; name one with --kernel');
+  const initrd = flags.initrd ?? (flags.kernel === undefined ? image?.initrd : undefined);
+  const base = flags.cmdline ?? image?.commandLine ?? DEFAULT_COMMAND_LINE;
+  const commandLine = [base, flags.append].filter((text) => text !== undefined).join(' ');
+  const rings = parseRings(flags.ring ?? []);
+  return {
+    kernel,
+    ...(initrd === undefined ? {} : { initrd }),
+    commandLine,
+    ...(flags.memory === undefined ? {} : { memory: flags.memory }),
+    ...(flags.hugepages === undefined ? {} : { hugePages: flags.hugepages }),
+    ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
+    ...(flags.hideCpuFeature === undefined ? {} : { hideCpuFeatures: flags.hideCpuFeature }),
+    disks: (flags.disk ?? []).map((text) => {
+      const disk = parseDisk(text);
+      return { ...disk, ...withDefaults(disk.ring, rings) };
+    }),
+    nets: (flags.net ?? []).map((text) => {
+      const net = parseNet(text);
+      return { ...net, ...withDefaults(net.ring, rings) };
+    }),
+    rng: flags.rng === false ? false : withDefaults(rings.rng, rings),
+    console: withDefaults(rings.console, rings),
+    ...(flags.onReboot === undefined ? {} : { onReboot: flags.onReboot }),
+  };
+}
+
+/** Early messages on the serial port, all of them on the virtio console. */
+const DEFAULT_COMMAND_LINE = 'earlycon=uart8250,io,0x3f8 console=hvc0';

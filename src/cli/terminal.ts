@@ -1,0 +1,80 @@
+/**
+ * The person's terminal while a guest's console has it: raw mode, Ctrl-A commands, and the state
+ * from before on every way out.
+ */
+import { Transform, type TransformCallback } from 'node:stream';
+import { isatty, ReadStream } from 'node:tty';
+
+const ESCAPE = 0x01;
+
+/** What a person can ask with Ctrl-A. */
+export type EscapeCommand = 'quit' | 'help';
+
+export const ESCAPE_HELP =
+  '\r\nCtrl-A x  leave: stops the guest\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  sends Ctrl-A\r\n';
+
+/** Takes Ctrl-A commands out of what is typed; passes the rest on. */
+export class EscapeFilter extends Transform {
+  readonly #onCommand: (command: EscapeCommand) => void;
+  #escaped = false;
+
+  constructor(onCommand: (command: EscapeCommand) => void) {
+    super();
+    this.#onCommand = onCommand;
+  }
+
+  override _transform(chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
+    const kept: number[] = [];
+    for (const byte of chunk) {
+      if (!this.#escaped) {
+        if (byte === ESCAPE) this.#escaped = true;
+        else kept.push(byte);
+        continue;
+      }
+      this.#escaped = false;
+      if (byte === 0x78 || byte === 0x58) this.#onCommand('quit');
+      else if (byte === 0x68 || byte === 0x3f) this.#onCommand('help');
+      else if (byte === ESCAPE) kept.push(ESCAPE);
+      // Whatever else follows Ctrl-A was meant for the guest as it was typed.
+      else kept.push(ESCAPE, byte);
+    }
+    done(null, kept.length === 0 ? undefined : Buffer.from(kept));
+  }
+}
+
+/** Raw mode with an owner. At most one at a time. */
+export class RawTerminal implements Disposable {
+  readonly #input: ReadStream;
+  readonly #restore = (): void => this.close();
+  #open = true;
+
+  /** @param input a terminal */
+  constructor(input: ReadStream) {
+    this.#input = input;
+    input.setRawMode(true);
+    // Also when something throws past every handler: a terminal left raw is unusable.
+    process.on('exit', this.#restore);
+  }
+
+  close(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    process.removeListener('exit', this.#restore);
+    this.#input.setRawMode(false);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/** Standard input when it is a terminal. */
+export function terminalInput(): ReadStream | undefined {
+  return isatty(0) && process.stdin instanceof ReadStream ? process.stdin : undefined;
+}
+
+/** The size of the terminal that standard output is, if it is one. */
+export function terminalSize(): { columns: number; rows: number } | undefined {
+  const { columns, rows, isTTY } = process.stdout;
+  return isTTY && columns > 0 && rows > 0 ? { columns, rows } : undefined;
+}

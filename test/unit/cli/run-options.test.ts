@@ -1,0 +1,161 @@
+/** What machine the options of `nodevmm run` ask for. */
+import { Command } from 'commander';
+import t from 'tap';
+import {
+  addMachineOptions,
+  machineOptions,
+  parseConsole,
+  parseMemory,
+  type RunFlags,
+} from '../../../src/cli/run-options.ts';
+import { UsageError } from '../../../src/host/errors.ts';
+
+function flagsOf(...args: string[]): RunFlags {
+  const command = addMachineOptions(new Command('run')).exitOverride();
+  command.configureOutput({ writeErr: () => {} });
+  return command.parse(args, { from: 'user' }).opts<RunFlags>();
+}
+
+const optionsOf = (...args: string[]) => machineOptions(flagsOf(...args), { kernel: '/k' });
+
+t.test('memory sizes', (t) => {
+  t.equal(parseMemory('512M'), 512 * 2 ** 20);
+  t.equal(parseMemory('4G'), 4 * 2 ** 30);
+  t.equal(parseMemory('4GiB'), 4 * 2 ** 30);
+  t.equal(parseMemory('65536k'), 64 * 2 ** 20);
+  t.equal(parseMemory('256'), 256 * 2 ** 20, 'a bare number is MiB');
+  for (const text of ['', '0', '-1', '1.5G', '4X', '512 M', '0x100']) {
+    t.throws(() => parseMemory(text), { message: /512M or 4G/ }, `refuses ${text}`);
+  }
+  t.end();
+});
+
+t.test('console targets', (t) => {
+  t.strictSame(parseConsole('tty'), { to: 'tty' });
+  t.strictSame(parseConsole('none'), { to: 'none' });
+  t.strictSame(parseConsole('file:/tmp/a:b'), { to: 'file', path: '/tmp/a:b' });
+  for (const text of ['', 'file:', 'pty'])
+    t.throws(() => parseConsole(text), {}, `refuses ${text}`);
+  t.end();
+});
+
+t.test('without options: the guest image, an entropy device, nothing else', (t) => {
+  const image = { kernel: '/k', initrd: '/i', commandLine: 'console=hvc0 quiet' };
+  t.strictSame(machineOptions(flagsOf(), image), {
+    kernel: '/k',
+    initrd: '/i',
+    commandLine: 'console=hvc0 quiet',
+    disks: [],
+    nets: [],
+    rng: {},
+    console: {},
+  });
+  t.end();
+});
+
+t.test("--kernel takes the image's initrd and command line away", (t) => {
+  const image = { kernel: '/k', initrd: '/i', commandLine: 'quiet' };
+  const flags = flagsOf('--kernel', '/mine');
+  const options = machineOptions(flags, undefined);
+  t.equal(options.kernel, '/mine');
+  t.equal(options.initrd, undefined);
+  t.match(options.commandLine, 'console=hvc0');
+  t.equal(machineOptions(flags, image).initrd, undefined);
+  t.throws(() => machineOptions(flagsOf(), undefined), UsageError);
+  t.end();
+});
+
+t.test('--cmdline replaces, --append adds', (t) => {
+  t.equal(optionsOf('--cmdline', 'a').commandLine, 'a');
+  t.equal(optionsOf('--cmdline', 'a', '--append', 'b c').commandLine, 'a b c');
+  t.match(optionsOf('--append', 'debug').commandLine, /console=hvc0 debug$/);
+  t.end();
+});
+
+t.test('--disk, several', (t) => {
+  const { disks } = optionsOf(
+    '--disk',
+    'a.raw',
+    '--disk',
+    'with,,comma.raw,ro,queues=4,serial=S 1,direct,engine=io_uring,packed,indirect=off,queue-size=64',
+  );
+  t.strictSame(disks, [
+    { path: 'a.raw' },
+    {
+      path: 'with,comma.raw',
+      readOnly: true,
+      queues: 4,
+      serial: 'S 1',
+      direct: true,
+      engine: 'io_uring',
+      ring: { packed: true, indirect: false, queueSize: 64 },
+    },
+  ]);
+  t.strictSame(optionsOf('--disk', 'path=x=y.raw').disks, [{ path: 'x=y.raw' }]);
+  t.strictSame(optionsOf('--disk', './x=y.raw').disks, [{ path: './x=y.raw' }]);
+  t.end();
+});
+
+t.test('--net', (t) => {
+  const { nets } = optionsOf(
+    '--net',
+    'auto',
+    '--net',
+    'tap=tap7,mac=52:54:00:00:00:01,queues=2,address=10.0.2.1/24,mtu=9000,offloads=off',
+    '--net',
+    'tap8',
+  );
+  t.strictSame(nets, [
+    {},
+    {
+      tap: 'tap7',
+      mac: '52:54:00:00:00:01',
+      queues: 2,
+      hostAddress: '10.0.2.1/24',
+      mtu: 9000,
+      offloads: false,
+    },
+    { tap: 'tap8' },
+  ]);
+  t.end();
+});
+
+t.test('--ring: all devices, and one of them over it', (t) => {
+  const options = optionsOf(
+    ...['--ring', 'all,packed', '--ring', 'rng,event-idx=off', '--disk', 'd,packed=off'],
+  );
+  t.strictSame(options.console, { ring: { packed: true } });
+  t.strictSame(options.rng, { ring: { packed: true, eventIdx: false } });
+  t.strictSame(options.disks, [{ path: 'd', ring: { packed: false } }]);
+  t.end();
+});
+
+t.test('the rest', (t) => {
+  const options = optionsOf(
+    ...['--memory', '1G', '--cpus', '4', '--no-rng', '--hugepages', '--on-reboot', 'exit'],
+    ...['--hide-cpu-feature', 'avx,avx2', '--hide-cpu-feature', 'smep'],
+  );
+  t.match(options, { memory: 2 ** 30, cpus: 4, rng: false, hugePages: true, onReboot: 'exit' });
+  t.strictSame(options.hideCpuFeatures, ['avx', 'avx2', 'smep']);
+  t.equal(flagsOf().lab, undefined, 'the lab is neither wanted nor refused');
+  t.equal(flagsOf('--lab').lab, true);
+  t.equal(flagsOf('--no-lab').lab, false);
+  t.end();
+});
+
+const REFUSED: readonly (readonly [string[], RegExp])[] = [
+  [['--disk', 'a,readonly'], /--disk a,readonly does not know readonly; it takes ro, queues/],
+  [['--disk', 'a,queues=0'], /has queues=0/],
+  [['--disk', 'a,ro=yes'], /take on or off/],
+  [['--disk', 'a,engine=aio'], /take sync or io_uring/],
+  [['--disk', 'a,ro,ro'], /names ro twice/],
+  [['--disk', 'ro='], /empty part/],
+  [['--disk', ''], /empty part/],
+  [['--disk', 'serial=5'], /names no file/],
+  [['--net', 'tap0,foo=1'], /does not know foo/],
+  [['--ring', 'blk,packed'], /take all or console or rng/],
+  [['--ring', 'all'], /is no DEVICE,KEY/],
+];
+for (const [args, message] of REFUSED) {
+  t.throws(() => optionsOf(...args), { name: 'UsageError', message }, `refuses ${args.join(' ')}`);
+}
