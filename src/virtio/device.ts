@@ -48,6 +48,8 @@ export interface VirtioDevice {
   readonly pciClass: number;
   /** Device-specific feature bits that are offered; ring and transport bits are the carrier's. */
   readonly features: bigint;
+  /** Pairs of feature bit numbers: the first may only be accepted together with the second. */
+  readonly featureDependencies?: readonly (readonly [bit: number, needs: number])[];
   readonly queues: readonly QueueSpec[];
   /** The initial device configuration space (§2.5). */
   readonly config: Uint8Array;

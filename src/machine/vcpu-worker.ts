@@ -1,0 +1,57 @@
+/** The thread of one vCPU. Its module graph stays small: buses and registers, no device models. */
+import { parentPort, workerData } from 'node:worker_threads';
+import { InternalError } from '../host/errors.ts';
+import * as sys from '../host/syscall.ts';
+import { nameThread } from '../host/thread-name.ts';
+import { describeStop, summarizeStop } from '../kvm/dump.ts';
+import { Vcpu, type VcpuShare } from '../kvm/vcpu.ts';
+import { type GuestMemoryShare, GuestMemory } from '../memory/guest-memory.ts';
+import { Board, type BoardMessage, type BoardPlan } from './board.ts';
+import { ExitLoop, type LoopEnd } from './exit-loop.ts';
+
+/** What the thread is started with. */
+export interface VcpuWorkerData {
+  readonly plan: BoardPlan;
+  readonly vcpu: VcpuShare;
+  readonly memory: GuestMemoryShare;
+}
+
+/** What it tells the main thread. */
+export type VcpuMessage =
+  | BoardMessage
+  | { readonly kind: 'paused'; readonly vcpu: number }
+  | {
+      readonly kind: 'ended';
+      readonly vcpu: number;
+      readonly end: LoopEnd;
+      /** One line on ends that are nobody's wish. */
+      readonly summary?: string;
+      /** Registers and code of such an end. */
+      readonly dump?: string;
+    };
+
+const port = parentPort;
+if (port === null) throw new InternalError('vcpu-worker is not a program');
+const { plan, vcpu: share, memory } = workerData as VcpuWorkerData;
+const post = (message: VcpuMessage): void => port.postMessage(message);
+
+nameThread(`vcpu${share.id}`);
+const vcpu = new Vcpu(share);
+const board = new Board(plan, post);
+const loop = new ExitLoop(vcpu, board, () => post({ kind: 'paused', vcpu: share.id }));
+let end: LoopEnd;
+try {
+  end = loop.run(sys.gettid());
+} finally {
+  board.control.setThreadId(share.id, 0);
+}
+if (end === 'unhandled' || end === 'triple-fault') {
+  const guest = new GuestMemory(memory);
+  const summary = summarizeStop(vcpu, guest);
+  post({ kind: 'ended', vcpu: share.id, end, summary, dump: describeStop(vcpu, guest) });
+} else if (end === 'failed') {
+  const summary = `KVM_RUN failed: ${sys.errnoName(loop.errno)}`;
+  post({ kind: 'ended', vcpu: share.id, end, summary });
+} else {
+  post({ kind: 'ended', vcpu: share.id, end });
+}
