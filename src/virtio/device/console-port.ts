@@ -1,0 +1,86 @@
+/** One port of a console device as the host sees it: a byte stream that outlives guest resets. */
+import { Duplex } from 'node:stream';
+
+/** The most bytes that one read of the guest's output takes: bounds what a hostile chain costs. */
+const PIECE = 0x10000;
+
+/** Where a port's bytes come from and go to while a driver is there. */
+export interface PortDriver {
+  /** There is input for the guest, or room for its output again. */
+  wake(port: number): void;
+}
+
+/** What was written to the stream is typed into the guest; what is read from it the guest printed. */
+export class ConsolePort extends Duplex {
+  readonly index: number;
+  /** Name by which the guest finds it; empty for the console itself. */
+  readonly portName: string;
+  /** Set while a driver serves the port. */
+  driver: PortDriver | undefined;
+  /** Whether a process in the guest holds the port open. */
+  guestOpen = false;
+  #input: Buffer | undefined;
+  #inputAt = 0;
+  #inputDone: (() => void) | undefined;
+  #outputFull = false;
+
+  constructor(index: number, portName: string) {
+    super({ allowHalfOpen: true, decodeStrings: true });
+    this.index = index;
+    this.portName = portName;
+  }
+
+  /** Bytes that wait for the guest. */
+  get waiting(): number {
+    return this.#input === undefined ? 0 : this.#input.length - this.#inputAt;
+  }
+
+  /** True when nobody takes the guest's output at present. */
+  get outputFull(): boolean {
+    return this.#outputFull;
+  }
+
+  /** Up to `length` bytes for the guest; `consume` takes them. */
+  peek(length: number): Uint8Array {
+    return this.#input?.subarray(this.#inputAt, this.#inputAt + length) ?? new Uint8Array(0);
+  }
+
+  consume(length: number): void {
+    this.#inputAt += length;
+    if (this.waiting === 0) this.#finishInput();
+  }
+
+  /** What the guest printed; the next piece may follow when this returns true. */
+  deliver(bytes: Uint8Array): boolean {
+    this.#outputFull = !this.push(bytes);
+    return !this.#outputFull;
+  }
+
+  /** Forgets input that nobody in the guest will read any more. */
+  dropInput(): void {
+    if (this.#input !== undefined) this.#finishInput();
+  }
+
+  static readonly pieceSize: number = PIECE;
+
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.#input = chunk;
+    this.#inputAt = 0;
+    this.#inputDone = done;
+    if (chunk.length === 0) this.#finishInput();
+    else this.driver?.wake(this.index);
+  }
+
+  override _read(): void {
+    if (!this.#outputFull) return;
+    this.#outputFull = false;
+    this.driver?.wake(this.index);
+  }
+
+  #finishInput(): void {
+    const done = this.#inputDone;
+    this.#input = undefined;
+    this.#inputDone = undefined;
+    done?.();
+  }
+}
