@@ -1,6 +1,8 @@
 /** Connects a guest's consoles and commands with the terminal, pipes and files of the person. */
+import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 import type { Duplex, Readable, Writable } from 'node:stream';
+import { finished } from 'node:stream/promises';
 import type { ReadStream } from 'node:tty';
 import { UsageError } from '../host/errors.ts';
 import type { ConsoleTarget } from './run-options.ts';
@@ -54,24 +56,6 @@ export function attachInput(
   };
 }
 
-/** Opens the file that a console is written to. @throws UsageError when it can't be */
-export async function openConsoleFile(path: string): Promise<Writable> {
-  const stream = createWriteStream(path);
-  await new Promise<void>((resolve, reject) => {
-    stream.once('open', () => resolve());
-    stream.once('error', (error) =>
-      reject(
-        new UsageError(
-          'E_CONSOLE_FILE',
-          `cannot write the console to ${path} (${error.message}); name a file that can be made`,
-          { cause: error },
-        ),
-      ),
-    );
-  });
-  return stream;
-}
-
 const TAIL_BYTES = 4096;
 
 /** Where the bytes of one console go, and the end of what came, for the case that the guest dies. */
@@ -102,11 +86,38 @@ export class ConsoleOutput {
   }
 }
 
-/** The stream that a target names; undefined for none. @throws UsageError */
-export async function openTarget(
-  target: ConsoleTarget,
-  streams: RunStreams,
-): Promise<Writable | undefined> {
-  if (target.to === 'none') return undefined;
-  return target.to === 'tty' ? streams.output : await openConsoleFile(target.path);
+/** Where a console's output goes; disposing waits until all of it has arrived. */
+export interface ConsoleSink extends AsyncDisposable {
+  /** Undefined: nowhere. */
+  readonly stream: Writable | undefined;
+}
+
+/** Opens what a target names. @throws UsageError when it is a file that can't be written */
+export async function openTarget(target: ConsoleTarget, streams: RunStreams): Promise<ConsoleSink> {
+  if (target.to === 'file') return await openFile(target.path);
+  return {
+    stream: target.to === 'tty' ? streams.output : undefined,
+    // The terminal is not ours to close.
+    async [Symbol.asyncDispose]() {},
+  };
+}
+
+async function openFile(path: string): Promise<ConsoleSink> {
+  const stream = createWriteStream(path);
+  try {
+    await once(stream, 'open');
+  } catch (error) {
+    throw new UsageError(
+      'E_CONSOLE_FILE',
+      `cannot write the console to ${path} (${(error as Error).message}); name a file that can be made`,
+      { cause: error },
+    );
+  }
+  return {
+    stream,
+    async [Symbol.asyncDispose]() {
+      stream.end();
+      await finished(stream);
+    },
+  };
 }

@@ -58,9 +58,10 @@ export async function runMachine(
   };
   vm.on('log', log);
   const person = waitForPerson(cleanUp);
-  const screen = await openTarget(plan.console, streams);
-  const output = new ConsoleOutput(vm.console, screen);
-  const serial = new ConsoleOutput(vm.serial, await openTarget(plan.serial, streams));
+  await using consoleSink = await openTarget(plan.console, streams);
+  await using serialSink = await openTarget(plan.serial, streams);
+  const output = new ConsoleOutput(vm.console, consoleSink.stream);
+  const serial = new ConsoleOutput(vm.serial, serialSink.stream);
   if (plan.command === undefined && plan.console.to === 'tty') {
     cleanUp.use(attachInput(streams, vm.console, person.quit, false));
     followSize(streams, (columns, rows) => vm.resizeConsole(columns, rows), cleanUp);

@@ -34,8 +34,7 @@ t.test('console targets', (t) => {
   t.strictSame(parseConsole('tty'), { to: 'tty' });
   t.strictSame(parseConsole('none'), { to: 'none' });
   t.strictSame(parseConsole('file:/tmp/a:b'), { to: 'file', path: '/tmp/a:b' });
-  for (const text of ['', 'file:', 'pty'])
-    t.throws(() => parseConsole(text), {}, `refuses ${text}`);
+  for (const text of ['', 'file:', 'pty']) t.throws(() => parseConsole(text), `refuses ${text}`);
   t.end();
 });
 
