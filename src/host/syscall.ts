@@ -27,6 +27,12 @@ const readvNative = bind('int64_t readv(int fd, int64_t iovec, int count)');
 const writevNative = bind('int64_t writev(int fd, int64_t iovec, int count)');
 const preadvNative = bind('int64_t preadv(int fd, int64_t iovec, int count, int64_t offset)');
 const pwritevNative = bind('int64_t pwritev(int fd, int64_t iovec, int count, int64_t offset)');
+const preadv2Native = bind(
+  'int64_t preadv2(int fd, int64_t iovec, int count, int64_t offset, int flags)',
+);
+const pwritev2Native = bind(
+  'int64_t pwritev2(int fd, int64_t iovec, int count, int64_t offset, int flags)',
+);
 const fsyncNative = bind('int fsync(int fd)');
 const fdatasyncNative = bind('int fdatasync(int fd)');
 const fallocateNative = bind('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
@@ -72,6 +78,22 @@ export const preadv = (fd: number, iovec: number, count: number, offset: number)
   result(preadvNative(fd, iovec, count, offset));
 export const pwritev = (fd: number, iovec: number, count: number, offset: number): number =>
   result(pwritevNative(fd, iovec, count, offset));
+/** preadv(2) with RWF_ flags. */
+export const preadv2 = (
+  fd: number,
+  iovec: number,
+  count: number,
+  offset: number,
+  flags: number,
+): number => result(preadv2Native(fd, iovec, count, offset, flags));
+/** pwritev(2) with RWF_ flags. */
+export const pwritev2 = (
+  fd: number,
+  iovec: number,
+  count: number,
+  offset: number,
+  flags: number,
+): number => result(pwritev2Native(fd, iovec, count, offset, flags));
 export const fsync = (fd: number): number => result(fsyncNative(fd));
 export const fdatasync = (fd: number): number => result(fdatasyncNative(fd));
 export const fallocate = (fd: number, mode: number, offset: number, length: number): number =>
@@ -110,15 +132,8 @@ export const gettid = (): number => gettidNative();
 export const tgkill = (tgid: number, tid: number, signal: number): number =>
   result(tgkillNative(tgid, tid, signal));
 /** A system call that libc has no function for, by its number. */
-export const syscall = (
-  number: number,
-  a: number,
-  b: number,
-  c = 0,
-  d = 0,
-  e = 0,
-  f = 0,
-): number => result(syscallNative(number, a, b, c, d, e, f));
+export const syscall = (number: number, a: number, b: number, c = 0, d = 0, e = 0, f = 0): number =>
+  result(syscallNative(number, a, b, c, d, e, f));
 
 export const O_RDONLY = 0;
 export const O_RDWR = 2;
@@ -159,5 +174,12 @@ const remedies: Readonly<Record<string, string>> = {
 export function check(result: number, call: string, object: string, remedy?: string): number {
   if (result >= 0) return result;
   const name = errnoName(-result);
-  throw new HostError(call, object, -result, name, strerror(-result), remedy ?? remedies[name] ?? '');
+  throw new HostError(
+    call,
+    object,
+    -result,
+    name,
+    strerror(-result),
+    remedy ?? remedies[name] ?? '',
+  );
 }

@@ -18,6 +18,8 @@ export interface CompletedBuffer {
   readonly written: number;
   /** Those bytes, out of the writable segments. */
   readonly data: Uint8Array;
+  /** The whole writable part, what the device did not count as written included. */
+  readonly writable: Uint8Array;
 }
 
 /** One element of a buffer. */
@@ -63,17 +65,16 @@ export class DriverBuffer {
 
   /** Collects what the device wrote, and frees the memory. */
   complete(written: number): CompletedBuffer {
-    const data = new Uint8Array(Math.min(written, this.writableLength));
+    const all = new Uint8Array(this.writableLength);
     let done = 0;
     for (const { gpa, length, writable } of this.segments) {
-      if (writable && done < data.length) {
-        const part = Math.min(length, data.length - done);
-        data.set(this.#heap.bytes(gpa, part), done);
-        done += part;
+      if (writable) {
+        all.set(this.#heap.bytes(gpa, length), done);
+        done += length;
       }
       this.#heap.free(gpa, length);
     }
     if (this.#table !== undefined) this.#heap.free(this.#table.gpa, this.#table.length);
-    return { token: this.token, written, data };
+    return { token: this.token, written, data: all.subarray(0, written), writable: all };
   }
 }

@@ -1,0 +1,208 @@
+/** A disk's raw file or block device: opened, locked and measured once, on the main thread. */
+import { fstatSync, readFileSync, type Stats, statSync } from 'node:fs';
+import { SECTOR_SIZE } from '../abi/virtio-blk.ts';
+import { UsageError } from '../host/errors.ts';
+import { Fd } from '../host/fd.ts';
+import { NativeMemory } from '../host/native-memory.ts';
+import * as sys from '../host/syscall.ts';
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from './sync-disk.ts';
+
+const LOCK_SH = 1;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const O_EXCL = 0o200;
+const EWOULDBLOCK = 11;
+const BLKGETSIZE64 = 0x80081272;
+const BLKSSZGET = 0x1268;
+const BLKPBSZGET = 0x127b;
+const SYS_statx = 332;
+const AT_EMPTY_PATH = 0x1000;
+const STATX_DIOALIGN = 0x2000;
+const STATX_SIZE = 256;
+const STX_MASK = 0;
+const STX_DIO_OFFSET_ALIGN = 156;
+
+/** How to open a disk. */
+export interface RawFileOptions {
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** Past the page cache, with O_DIRECT. */
+  readonly direct: boolean;
+}
+
+/** What a disk is like; sizes in bytes. */
+export interface DiskGeometry {
+  /** A multiple of 512: a read-only file's last sector is filled up with zeroes. */
+  readonly size: number;
+  /** Bytes that the file has: less than `size` where that was rounded up. */
+  readonly fileSize: number;
+  /** The smallest unit of a request: 512, or what O_DIRECT demands. */
+  readonly logicalBlockSize: number;
+  /** The unit that is written without reading first. */
+  readonly physicalBlockSize: number;
+  /** Ranges can be discarded. */
+  readonly discard: boolean;
+  readonly blockDevice: boolean;
+}
+
+const reasons: Readonly<Record<string, string>> = {
+  ENOENT: 'no such file; make one with: truncate -s 4G PATH',
+  ENOTDIR: 'a part of the path is not a directory',
+  EACCES: 'permission denied; open its permissions, or run as its owner',
+  EPERM: 'permission denied; the file may be immutable (lsattr)',
+  EROFS: 'its file system is mounted read-only; attach the disk read-only',
+  EBUSY: 'the device is mounted, or in use otherwise; unmount it, or attach it read-only',
+  ETXTBSY: 'it is being executed',
+  ENXIO: 'there is no device behind it',
+  ENOMEDIUM: 'there is no medium in it',
+  EINVAL: 'its file system does not support O_DIRECT; leave direct off',
+};
+
+function refuse(path: string, code: string, reason: string): UsageError {
+  return new UsageError(code, `disk ${path}: ${reason.replace('PATH', path)}`);
+}
+
+function open(options: RawFileOptions, blockDevice: boolean): Fd {
+  const { path, readOnly, direct } = options;
+  const access = readOnly ? sys.O_RDONLY : sys.O_RDWR;
+  // On block devices O_EXCL keeps off what is mounted.
+  const exclusive = blockDevice && !readOnly ? O_EXCL : 0;
+  const flags = access | exclusive | (direct ? sys.O_DIRECT : 0) | sys.O_CLOEXEC;
+  const fd = sys.open(path, flags);
+  if (fd >= 0) return new Fd(fd);
+  const name = sys.errnoName(-fd);
+  const hint = name === 'EACCES' && !readOnly ? ', or attach the disk read-only' : '';
+  throw refuse(path, `E_DISK_${name}`, `${reasons[name] ?? `cannot be opened (${name})`}${hint}`);
+}
+
+function stat(path: string): Stats {
+  try {
+    return statSync(path);
+  } catch (error) {
+    const name = (error as NodeJS.ErrnoException).code ?? 'EIO';
+    throw refuse(path, `E_DISK_${name}`, reasons[name] ?? `cannot be opened (${name})`);
+  }
+}
+
+function lock(fd: number, options: RawFileOptions): void {
+  const kind = options.readOnly ? LOCK_SH : LOCK_EX;
+  const result = sys.flock(fd, kind | LOCK_NB);
+  if (result !== -EWOULDBLOCK) {
+    sys.check(result, 'flock', options.path);
+    return;
+  }
+  const text = options.readOnly
+    ? 'in use for writing by another run; stop that one first'
+    : 'in use by another run; stop that one first, or attach the disk read-only in both';
+  throw refuse(options.path, 'E_DISK_LOCKED', text);
+}
+
+/** The unit in which O_DIRECT wants offsets and lengths, where the kernel (6.1) can tell. */
+function directAlignment(fd: number): number {
+  const path = new NativeMemory(1);
+  const result = new NativeMemory(STATX_SIZE);
+  const { address } = result;
+  const done = sys.syscall(SYS_statx, fd, path.address, AT_EMPTY_PATH, STATX_DIOALIGN, address);
+  const known = done === 0 && (result.view.getUint32(STX_MASK, true) & STATX_DIOALIGN) !== 0;
+  const alignment = known ? result.view.getUint32(STX_DIO_OFFSET_ALIGN, true) : 0;
+  return Math.max(alignment, SECTOR_SIZE);
+}
+
+function ioctlNumber(fd: number, request: number, name: string, path: string): number {
+  const memory = new NativeMemory(8);
+  sys.check(sys.ioctl(fd, request, memory.address), name, path);
+  return Number(memory.view.getBigUint64(0, true));
+}
+
+function deviceGeometry(fd: number, path: string, rdev: number): DiskGeometry {
+  const logical = ioctlNumber(fd, BLKSSZGET, 'BLKSSZGET', path);
+  const size = ioctlNumber(fd, BLKGETSIZE64, 'BLKGETSIZE64', path);
+  return {
+    size,
+    fileSize: size,
+    logicalBlockSize: logical,
+    physicalBlockSize: Math.max(ioctlNumber(fd, BLKPBSZGET, 'BLKPBSZGET', path), logical),
+    discard: deviceDiscards(rdev),
+    blockDevice: true,
+  };
+}
+
+function deviceDiscards(rdev: number): boolean {
+  // makedev(3): 12 bits of major from bit 8, minor around them.
+  const major = (rdev >>> 8) & 0xfff;
+  const minor = (rdev & 0xff) | ((rdev >>> 12) & 0xfff00);
+  const queue = (of: string): string => `/sys/dev/block/${major}:${minor}/${of}queue`;
+  for (const of of ['', '../']) {
+    try {
+      return Number(readFileSync(`${queue(of)}/discard_max_bytes`, 'utf8')) > 0;
+    } catch {
+      // A partition has no queue of its own: its disk does.
+    }
+  }
+  return false;
+}
+
+function fileGeometry(fd: number, stats: Stats, options: RawFileOptions): DiskGeometry {
+  const { path, readOnly, direct } = options;
+  const over = stats.size % SECTOR_SIZE;
+  if (over !== 0 && !readOnly) {
+    const text = `its size, ${stats.size} bytes, is not a multiple of 512; pad it with: truncate -s %512 PATH`;
+    throw refuse(path, 'E_DISK_SIZE', text);
+  }
+  const logical = direct ? directAlignment(fd) : SECTOR_SIZE;
+  return {
+    size: stats.size + (over === 0 ? 0 : SECTOR_SIZE - over),
+    fileSize: stats.size,
+    logicalBlockSize: logical,
+    physicalBlockSize: Math.max(Math.min(stats.blksize, 4096), logical),
+    discard: !readOnly && punchesHoles(fd, stats.size),
+    blockDevice: false,
+  };
+}
+
+/** Tries on the block past the end, where there is nothing to lose. */
+function punchesHoles(fd: number, size: number): boolean {
+  return sys.fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, size, 4096) === 0;
+}
+
+/** The owner of a disk's descriptor and lock. */
+export class RawFile extends Fd {
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly direct: boolean;
+  readonly geometry: DiskGeometry;
+
+  /**
+   * Opens a raw file or block device, and locks it: writers exclude all others, readers share.
+   * The lock (flock) lasts as long as the descriptor; programs that take no such lock are not
+   * kept out.
+   * @throws UsageError in one line with the remedy. @throws HostError
+   */
+  constructor(options: RawFileOptions) {
+    const { path } = options;
+    // Asked before the file is opened: opening a FIFO would block, and a tape would rewind.
+    const kind = stat(path);
+    if (kind.isDirectory()) throw refuse(path, 'E_DISK_KIND', 'is a directory');
+    if (!kind.isFile() && !kind.isBlockDevice()) {
+      throw refuse(path, 'E_DISK_KIND', 'is neither a file nor a block device');
+    }
+    const opened = open(options, kind.isBlockDevice());
+    super(opened.fd);
+    try {
+      lock(opened.fd, options);
+      const stats = fstatSync(opened.fd);
+      this.path = path;
+      this.readOnly = options.readOnly;
+      this.direct = options.direct;
+      this.geometry = stats.isBlockDevice()
+        ? deviceGeometry(opened.fd, path, stats.rdev)
+        : fileGeometry(opened.fd, stats, options);
+      if (this.geometry.size === 0) {
+        throw refuse(path, 'E_DISK_SIZE', 'is empty; give it a size with: truncate -s 4G PATH');
+      }
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+}

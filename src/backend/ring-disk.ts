@@ -1,0 +1,100 @@
+/**
+ * The io_uring engine: requests of a batch go to the kernel with one system call, and complete in
+ * any order.
+ *
+ * HOT: bench/blk-engine.ts.
+ */
+import {
+  IORING_FSYNC_DATASYNC,
+  IORING_OP_FALLOCATE,
+  IORING_OP_FSYNC,
+  IORING_OP_READV,
+  IORING_OP_WRITEV,
+} from '../abi/io-uring.ts';
+import { IoUring } from '../host/io-uring.ts';
+import { type DiskEngine, type DiskEngineOptions, IN_FLIGHT } from './disk-engine.ts';
+import { RWF_DSYNC, SyncDisk, zeroMode } from './sync-disk.ts';
+
+/** Requests that one system call carries; more are handed over in several. */
+const MAX_BATCH = 256;
+
+function powerOfTwo(atLeast: number): number {
+  return 2 ** Math.ceil(Math.log2(Math.max(atLeast, 2)));
+}
+
+/** A disk behind an io_uring. */
+export class RingDisk implements DiskEngine {
+  readonly zeroesAddress: number;
+  readonly zeroesLength: number;
+  readonly completionFd: number;
+  token = 0;
+  result = 0;
+  readonly #ring: IoUring;
+  /** For what io_uring has no operation for. */
+  readonly #sync: SyncDisk;
+  readonly #blockDevice: boolean;
+
+  /**
+   * @param depth the most requests that will be in flight
+   * @throws HostError when the host does not permit io_uring
+   */
+  constructor(options: DiskEngineOptions, depth: number) {
+    const completions = powerOfTwo(depth);
+    this.#ring = new IoUring(Math.min(completions, MAX_BATCH), completions, options.fd);
+    this.#blockDevice = options.blockDevice;
+    try {
+      this.#sync = new SyncDisk(options);
+    } catch (error) {
+      this.#ring[Symbol.dispose]();
+      throw error;
+    }
+    this.completionFd = this.#ring.fd;
+    this.zeroesAddress = this.#sync.zeroesAddress;
+    this.zeroesLength = this.#sync.zeroesLength;
+  }
+
+  read(token: number, iovec: number, count: number, offset: number): number {
+    this.#ring.queue(IORING_OP_READV, iovec, count, offset, 0, token);
+    return IN_FLIGHT;
+  }
+
+  write(token: number, iovec: number, count: number, offset: number, stable: boolean): number {
+    this.#ring.queue(IORING_OP_WRITEV, iovec, count, offset, stable ? RWF_DSYNC : 0, token);
+    return IN_FLIGHT;
+  }
+
+  flush(token: number): number {
+    this.#ring.queue(IORING_OP_FSYNC, 0, 0, 0, IORING_FSYNC_DATASYNC, token);
+    return IN_FLIGHT;
+  }
+
+  discard(token: number, offset: number, length: number): number {
+    if (this.#blockDevice) return this.#sync.discard(token, offset, length);
+    return this.zero(token, offset, length, true);
+  }
+
+  zero(token: number, offset: number, length: number, unmap: boolean): number {
+    this.#ring.queue(IORING_OP_FALLOCATE, length, zeroMode(unmap), offset, 0, token);
+    return IN_FLIGHT;
+  }
+
+  submit(): void {
+    this.#ring.submit();
+  }
+
+  reap(): boolean {
+    if (!this.#ring.reap()) return false;
+    this.token = this.#ring.userData;
+    this.result = this.#ring.result;
+    return true;
+  }
+
+  wait(): void {
+    this.#ring.wait();
+  }
+
+  close(): void {
+    this.#ring[Symbol.dispose]();
+    this.#sync.close();
+  }
+}
