@@ -1,0 +1,209 @@
+/** One command in the guest, as Node streams with the protocol's windows. */
+import { constants as os } from 'node:os';
+import { type Readable, Writable } from 'node:stream';
+import { type NodeVmmError, UsageError } from '../host/errors.ts';
+import { defer } from './deferred.ts';
+import { Output } from './output.ts';
+import {
+  encodeCredit,
+  encodeU32,
+  encodeWinsize,
+  FRAME_CREDIT,
+  FRAME_ERROR,
+  FRAME_EXIT,
+  FRAME_SIGNAL,
+  FRAME_STARTED,
+  FRAME_STDERR,
+  FRAME_STDIN,
+  FRAME_STDOUT,
+  FRAME_WINSIZE,
+  type Frame,
+  STREAM_WINDOW,
+} from './protocol.ts';
+
+const CHUNK = 64 * 1024;
+
+/** How a command is run. */
+export interface SpawnOptions {
+  /** Added to the environment that the agent has. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Default: the agent's, which is `/`. */
+  readonly cwd?: string;
+  /** Give it a terminal of this size: stdout carries all of its output, stderr none. */
+  readonly tty?: { readonly columns: number; readonly rows: number };
+}
+
+/** How a command ended. */
+export interface CommandExit {
+  /** Its status, or 128 + signal as shells have it. */
+  readonly exitCode: number;
+  /** Name of the signal that ended it, e.g. `SIGKILL`. */
+  readonly signal?: string;
+}
+
+/** A command that runs in the guest. */
+export interface GuestProcess {
+  readonly stdin: Writable;
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+  /** Resolves with the process id in the guest once it runs. Rejects when it cannot be started. */
+  readonly started: Promise<number>;
+  /** Settles after the last output has arrived. Rejects when it cannot be started or the guest goes. */
+  readonly exit: Promise<CommandExit>;
+  /** Signals its process group. @param signal default SIGTERM */
+  kill(signal?: NodeJS.Signals): void;
+  /** Tells a command with a terminal its new size. */
+  resize(columns: number, rows: number): void;
+}
+
+/** One channel of an AgentClient. */
+export class Command implements GuestProcess {
+  readonly stdin: Writable;
+  readonly stdout: Output;
+  readonly stderr: Output;
+  readonly #name: string;
+  readonly #send: (type: number, payload: Uint8Array) => void;
+  readonly #started = defer<number>();
+  readonly #exit = defer<CommandExit>();
+  #running = false;
+  #ended = false;
+  #window = STREAM_WINDOW;
+  #waiting: { data: Buffer; done: (error?: Error | null) => void } | undefined;
+
+  /**
+   * @param name the program, for messages
+   * @param send puts a frame on this command's channel
+   */
+  constructor(name: string, send: (type: number, payload: Uint8Array) => void) {
+    this.#name = name;
+    this.#send = send;
+    const credit = (stream: number) => (bytes: number) => {
+      if (!this.#ended) send(FRAME_CREDIT, encodeCredit(stream, bytes));
+    };
+    this.stdout = new Output(credit(1));
+    this.stderr = new Output(credit(2));
+    this.stdin = new Writable({
+      write: (data: Buffer, _encoding, done) => {
+        this.#waiting = { data, done };
+        this.#pump();
+      },
+      final: (done) => {
+        this.#whenRunning(() => {
+          send(FRAME_STDIN, Buffer.alloc(0));
+          done();
+        });
+      },
+      destroy: (error, done) => {
+        this.#waiting = undefined;
+        done(error);
+      },
+    });
+    this.stdin.on('error', () => {});
+  }
+
+  get started(): Promise<number> {
+    return this.#started.promise;
+  }
+
+  get exit(): Promise<CommandExit> {
+    return this.#exit.promise;
+  }
+
+  kill(signal: NodeJS.Signals = 'SIGTERM'): void {
+    this.#whenRunning(() => this.#send(FRAME_SIGNAL, encodeU32(os.signals[signal])));
+  }
+
+  resize(columns: number, rows: number): void {
+    this.#whenRunning(() => this.#send(FRAME_WINSIZE, encodeWinsize(columns, rows)));
+  }
+
+  /** Takes a frame of this channel. @returns true when it was the last */
+  receive(frame: Frame): boolean {
+    const { payload } = frame;
+    switch (frame.type) {
+      case FRAME_STARTED:
+        this.#running = true;
+        this.#started.resolve(payload.readUInt32LE(0));
+        this.#pump();
+        return false;
+      case FRAME_STDOUT:
+        feed(this.stdout, payload);
+        return false;
+      case FRAME_STDERR:
+        feed(this.stderr, payload);
+        return false;
+      case FRAME_CREDIT:
+        this.#window = Math.min(STREAM_WINDOW, this.#window + payload.readUInt32LE(1));
+        this.#pump();
+        return false;
+      case FRAME_EXIT:
+        this.#finish(exitOf(payload.readUInt32LE(0), payload.readUInt32LE(4)));
+        return true;
+      case FRAME_ERROR:
+        this.fail(notStarted(this.#name, payload));
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  /** Ends the command without an exit status. */
+  fail(error: NodeVmmError): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#started.reject(error);
+    this.#exit.reject(error);
+    this.stdout.finish();
+    this.stderr.finish();
+    this.stdin.destroy(error);
+  }
+
+  #finish(exit: CommandExit): void {
+    this.#ended = true;
+    this.stdout.finish();
+    this.stderr.finish();
+    this.stdin.destroy();
+    this.#exit.resolve(exit);
+  }
+
+  #whenRunning(action: () => void): void {
+    if (this.#ended) return;
+    if (this.#running) action();
+    else this.#started.promise.then(action, () => {});
+  }
+
+  #pump(): void {
+    while (this.#running && !this.#ended && this.#waiting !== undefined && this.#window > 0) {
+      const { data, done } = this.#waiting;
+      const part = data.subarray(0, Math.min(CHUNK, this.#window));
+      this.#window -= part.length;
+      this.#send(FRAME_STDIN, part);
+      this.#waiting = undefined;
+      if (part.length === data.length) done();
+      else this.#waiting = { data: data.subarray(part.length), done };
+    }
+  }
+}
+
+function feed(stream: Output, payload: Buffer): void {
+  if (payload.length > 0) stream.feed(payload);
+  else stream.finish();
+}
+
+function exitOf(status: number, signal: number): CommandExit {
+  if (signal === 0) return { exitCode: status };
+  const name = Object.entries(os.signals).find(([, number]) => number === signal)?.[0];
+  return { exitCode: 128 + signal, signal: name ?? `signal ${signal}` };
+}
+
+/** Node's names of errno, by number. */
+const errnoNames = new Map(Object.entries(os.errno).map(([name, value]) => [value, name]));
+
+function notStarted(name: string, payload: Buffer): UsageError {
+  const errno = payload.readUInt32LE(0);
+  const code = errnoNames.get(errno) ?? `errno ${errno}`;
+  return new UsageError(
+    code,
+    `cannot run ${name} in the guest: ${payload.toString('utf8', 4)} (${code}); check the command, its directory and the guest's PATH`,
+  );
+}

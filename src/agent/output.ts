@@ -1,0 +1,62 @@
+/** A command's output as a Node stream that gives its window back as it is read. */
+import { Readable } from 'node:stream';
+import { STREAM_WINDOW } from './protocol.ts';
+
+/** Credit is given in steps of this: a frame per keystroke would be waste. */
+const CREDIT_STEP = STREAM_WINDOW / 4;
+
+/** Bytes from the guest on their way to a reader. */
+export class Output extends Readable {
+  readonly #credit: (bytes: number) => void;
+  #queue: Buffer[] = [];
+  #wanted = false;
+  #finished = false;
+  #ended = false;
+  #taken = 0;
+
+  /** @param credit tells the sender that so many more bytes may come */
+  constructor(credit: (bytes: number) => void) {
+    super({ highWaterMark: CREDIT_STEP });
+    this.#credit = credit;
+  }
+
+  /** Takes bytes that have arrived. */
+  feed(bytes: Buffer): void {
+    this.#queue.push(bytes);
+    this.#flush();
+  }
+
+  /** No more will come. */
+  finish(): void {
+    if (this.#finished) return;
+    this.#finished = true;
+    this.#flush();
+  }
+
+  override _read(): void {
+    this.#wanted = true;
+    this.#flush();
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.#flush();
+    done(error);
+  }
+
+  #flush(): void {
+    while (this.#queue.length > 0 && (this.#wanted || this.destroyed)) {
+      const bytes = this.#queue.shift() as Buffer;
+      this.#taken += bytes.length;
+      if (this.#taken >= CREDIT_STEP) {
+        this.#credit(this.#taken);
+        this.#taken = 0;
+      }
+      // A reader that has left must not hold up the writer: its bytes are dropped.
+      if (!this.destroyed) this.#wanted = this.push(bytes);
+    }
+    if (this.#finished && !this.#ended && this.#queue.length === 0 && !this.destroyed) {
+      this.#ended = true;
+      this.push(null);
+    }
+  }
+}

@@ -1,0 +1,229 @@
+/**
+ * The guest agent's wire protocol: frames in both directions over one byte stream, pure encoding
+ * and decoding. Little-endian. The other end is guests/agent.
+ *
+ * ```
+ * frame   u8 type, u32 channel, u32 length, length bytes of payload; type 0 is one byte of padding
+ * ```
+ *
+ * A side that comes to a stream in use cannot know where a frame begins. The host therefore sends
+ * HELLO with a nonce and skips every byte until HELLO with that nonce comes back; an agent that
+ * was left in the middle of a frame is brought back in step by `resynchronise()`, more padding
+ * than any frame is long.
+ *
+ * Each of a command's three streams has a window: at most STREAM_WINDOW bytes are on their way
+ * until the reading side gives CREDIT back, so a stream that nobody reads holds up no other.
+ */
+import { PeerError } from '../host/errors.ts';
+
+export const AGENT_VERSION = 1;
+export const AGENT_PORT_NAME = 'org.nodevmm.agent';
+const AGENT_MAGIC = Buffer.from('nvmmagnt', 'latin1');
+
+export const FRAME_PAD = 0;
+/** Host: magic, nonce. Agent: magic, the same nonce (zero when unasked), u32 version. */
+export const FRAME_HELLO = 1;
+/** u8 flags, u16 columns, u16 rows, u16 argc, u16 envc, then NUL-terminated argv, env and cwd. */
+export const FRAME_EXEC = 2;
+/** Data; empty: end of input. */
+export const FRAME_STDIN = 3;
+/** u32 signal number, for the command's process group. */
+export const FRAME_SIGNAL = 4;
+/** u16 columns, u16 rows. */
+export const FRAME_WINSIZE = 5;
+/** u8 stream (0 stdin, 1 stdout, 2 stderr), u32 bytes that may follow. */
+export const FRAME_CREDIT = 6;
+/** u32 process id in the guest. */
+export const FRAME_STARTED = 17;
+/** Data; empty: the command closed it. */
+export const FRAME_STDOUT = 18;
+export const FRAME_STDERR = 19;
+/** u32 exit status, u32 signal (0: none). The channel's last frame. */
+export const FRAME_EXIT = 20;
+/** u32 errno, text. The command did not start; the channel's last frame. */
+export const FRAME_ERROR = 21;
+
+export const FRAME_HEADER = 9;
+/** The longest payload, in bytes. */
+export const FRAME_MAX = 128 * 1024;
+/** Bytes of one stream that may wait at the other side. */
+export const STREAM_WINDOW = 256 * 1024;
+export const EXEC_TTY = 1;
+
+/** One frame. `payload` is a view on the received bytes. */
+export interface Frame {
+  readonly type: number;
+  readonly channel: number;
+  readonly payload: Buffer;
+}
+
+/** What EXEC carries. */
+export interface ExecRequest {
+  readonly argv: readonly string[];
+  /** `NAME=value`, added to the agent's own environment. */
+  readonly env: readonly string[];
+  /** Empty: the agent's own. */
+  readonly cwd: string;
+  /** A terminal of this size instead of pipes. */
+  readonly tty?: { readonly columns: number; readonly rows: number };
+}
+
+/** A frame's bytes. */
+export function encodeFrame(type: number, channel: number, payload?: Uint8Array): Buffer {
+  const length = payload?.length ?? 0;
+  const frame = Buffer.allocUnsafe(FRAME_HEADER + length);
+  frame[0] = type;
+  frame.writeUInt32LE(channel, 1);
+  frame.writeUInt32LE(length, 5);
+  if (payload !== undefined) frame.set(payload, FRAME_HEADER);
+  return frame;
+}
+
+/** The payload of EXEC. Strings hold no NUL (checked by the caller). */
+export function encodeExec(request: ExecRequest): Buffer {
+  const head = Buffer.alloc(9);
+  head[0] = request.tty === undefined ? 0 : EXEC_TTY;
+  head.writeUInt16LE(request.tty?.columns ?? 0, 1);
+  head.writeUInt16LE(request.tty?.rows ?? 0, 3);
+  head.writeUInt16LE(request.argv.length, 5);
+  head.writeUInt16LE(request.env.length, 7);
+  const strings = [...request.argv, ...request.env, request.cwd];
+  return Buffer.concat([head, ...strings.map((text) => Buffer.from(`${text}\0`))]);
+}
+
+/** Reads an EXEC payload back. @throws PeerError when it is malformed */
+export function decodeExec(payload: Buffer): ExecRequest {
+  if (payload.length < 10 || payload[payload.length - 1] !== 0) throw malformed('EXEC');
+  const argc = payload.readUInt16LE(5);
+  const envc = payload.readUInt16LE(7);
+  const strings = payload.toString('utf8', 9, payload.length - 1).split('\0');
+  const cwd = strings[argc + envc];
+  if (strings.length !== argc + envc + 1 || cwd === undefined) throw malformed('EXEC');
+  const request = { argv: strings.slice(0, argc), env: strings.slice(argc, argc + envc), cwd };
+  if ((payload.readUInt8(0) & EXEC_TTY) === 0) return request;
+  return {
+    ...request,
+    tty: { columns: payload.readUInt16LE(1), rows: payload.readUInt16LE(3) },
+  };
+}
+
+/** The host's HELLO. @param nonce 8 bytes that this connection has for itself */
+export function encodeHello(nonce: Uint8Array): Buffer {
+  return encodeFrame(FRAME_HELLO, 0, Buffer.concat([AGENT_MAGIC, nonce]));
+}
+
+/** The agent's answer to a HELLO. */
+export function encodeHelloReply(nonce: Uint8Array, version: number): Buffer {
+  return encodeFrame(FRAME_HELLO, 0, Buffer.concat([AGENT_MAGIC, nonce, encodeU32(version)]));
+}
+
+/** The nonce in the host's HELLO, or undefined when it is none. */
+export function decodeHello(payload: Buffer): Buffer | undefined {
+  if (payload.length !== 16 || !payload.subarray(0, 8).equals(AGENT_MAGIC)) return undefined;
+  return payload.subarray(8, 16);
+}
+
+/** What precedes HELLO when an agent does not answer: it may be waiting for the rest of a frame. */
+export function resynchronise(): Buffer {
+  return Buffer.alloc(FRAME_HEADER + FRAME_MAX);
+}
+
+/** The payload of SIGNAL, STARTED. */
+export function encodeU32(value: number): Buffer {
+  const payload = Buffer.alloc(4);
+  payload.writeUInt32LE(value);
+  return payload;
+}
+
+/** The payload of WINSIZE. */
+export function encodeWinsize(columns: number, rows: number): Buffer {
+  const payload = Buffer.alloc(4);
+  payload.writeUInt16LE(columns, 0);
+  payload.writeUInt16LE(rows, 2);
+  return payload;
+}
+
+/** The payload of CREDIT. */
+export function encodeCredit(stream: number, bytes: number): Buffer {
+  const payload = Buffer.alloc(5);
+  payload[0] = stream;
+  payload.writeUInt32LE(bytes, 1);
+  return payload;
+}
+
+const helloHead = encodeFrame(FRAME_HELLO, 0, Buffer.concat([AGENT_MAGIC, Buffer.alloc(12)]));
+/** The bytes up to the nonce, which no other frame of the agent's begins with. */
+const helloMark = helloHead.subarray(0, FRAME_HEADER + 8);
+
+/** Finds the agent's HELLO frames in a stream whose frame borders are unknown. */
+export class HelloScanner {
+  #held = Buffer.alloc(0);
+
+  /**
+   * @param chunk the next bytes of the stream
+   * @returns the next HELLO with the bytes behind it, or undefined when more is needed
+   */
+  push(chunk: Uint8Array): { nonce: Buffer; version: number; rest: Buffer } | undefined {
+    this.#held = Buffer.concat([this.#held, chunk]);
+    const at = this.#held.indexOf(helloMark);
+    if (at >= 0 && this.#held.length >= at + helloHead.length) {
+      const body = this.#held.subarray(at + helloMark.length);
+      this.#held = Buffer.alloc(0);
+      return {
+        nonce: Buffer.from(body.subarray(0, 8)),
+        version: body.readUInt32LE(8),
+        rest: body.subarray(12),
+      };
+    }
+    const keep = at >= 0 ? at : Math.max(0, this.#held.length - helloMark.length);
+    this.#held = this.#held.subarray(keep);
+    return undefined;
+  }
+}
+
+/** Cuts a stream into frames. */
+export class FrameDecoder {
+  #chunks: Buffer[] = [];
+  #length = 0;
+
+  /** @returns the frames that are complete now. @throws PeerError on a frame that is too long */
+  push(chunk: Uint8Array): Frame[] {
+    this.#chunks.push(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength));
+    this.#length += chunk.byteLength;
+    const frames: Frame[] = [];
+    if (this.#length < FRAME_HEADER || this.#length < this.#needed()) return frames;
+    const bytes = this.#chunks.length === 1 ? (this.#chunks[0] as Buffer) : Buffer.concat(this.#chunks);
+    let at = 0;
+    while (at < bytes.length) {
+      if (bytes[at] === FRAME_PAD) {
+        at += 1;
+        continue;
+      }
+      if (bytes.length - at < FRAME_HEADER) break;
+      const length = bytes.readUInt32LE(at + 5);
+      if (length > FRAME_MAX) throw malformed(`a frame of ${length} bytes`);
+      const end = at + FRAME_HEADER + length;
+      if (end > bytes.length) break;
+      frames.push({
+        type: bytes.readUInt8(at),
+        channel: bytes.readUInt32LE(at + 1),
+        payload: bytes.subarray(at + FRAME_HEADER, end),
+      });
+      at = end;
+    }
+    this.#chunks = at < bytes.length ? [bytes.subarray(at)] : [];
+    this.#length = bytes.length - at;
+    return frames;
+  }
+
+  /** Bytes that the first frame needs, as far as its header is in one chunk: spares joining over and over. */
+  #needed(): number {
+    const first = this.#chunks[0];
+    if (first === undefined || first.length < FRAME_HEADER || first[0] === FRAME_PAD) return 0;
+    return FRAME_HEADER + Math.min(first.readUInt32LE(5), FRAME_MAX);
+  }
+}
+
+function malformed(what: string): PeerError {
+  return new PeerError('E_AGENT_PROTOCOL', `the guest agent's stream is broken (${what}); restart the guest`);
+}

@@ -1,0 +1,156 @@
+/** A kernel and its modules in the cache, from a Debian package or, failing that, the host's own. */
+import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { release } from 'node:os';
+import { join } from 'node:path';
+import { UsageError } from '../host/errors.ts';
+import { cacheFolder, publishFolder } from './cache.ts';
+import { compareVersions, downloadPackage, newestPackage, unpackPackage } from './debian.ts';
+import { ModuleGraph, moduleName, readModuleInfo } from './kernel-modules.ts';
+import { run } from './run.ts';
+
+/** The series that guests are made for. */
+export type KernelSeries = '6.12' | '6.1';
+export const KERNEL_SERIES: readonly KernelSeries[] = ['6.12', '6.1'];
+
+/** A kernel ready for building guests. */
+export interface Kernel {
+  /** E.g. `6.12.48+deb12-cloud-amd64`. */
+  readonly version: string;
+  /** Path of the bzImage. */
+  readonly image: string;
+  /** Folder with `kernel/.../*.ko` (uncompressed), modules.dep and modules.alias. */
+  readonly modules: string;
+}
+
+/** Tells a person what goes on. @param fraction 0 to 1 */
+export type Progress = (step: string, fraction: number) => void;
+
+const packageNames: Readonly<Record<KernelSeries, { prefix: string; name: RegExp }>> = {
+  '6.12': { prefix: 'linux-image-6.12.', name: /^linux-image-6\.12\.[\d.]+\S*-cloud-amd64-unsigned$/ },
+  '6.1': { prefix: 'linux-image-6.1.0-', name: /^linux-image-6\.1\.0-\d+-cloud-amd64-unsigned$/ },
+};
+
+/**
+ * The newest cached kernel of a series, or one made from the newest package.
+ * @throws UsageError when there is no package and the host's own kernel cannot serve
+ */
+export async function prepareKernel(series: KernelSeries, progress: Progress = () => {}): Promise<Kernel> {
+  const cached = cachedKernel(series);
+  if (cached !== undefined) return cached;
+  progress(`linux ${series}: looking for the package`, 0);
+  const source = await packagedKernel(series, progress).catch((error: unknown) => hostKernel(series, error));
+  const version = source.version;
+  await publishFolder(kernelFolder(version), async (folder) => {
+    try {
+      copyFileSync(source.image, join(folder, 'vmlinuz'));
+      cpSync(join(source.modules, 'kernel'), join(folder, 'modules/kernel'), { recursive: true });
+    } finally {
+      source.release();
+    }
+    progress(`linux ${version}: unpacking modules`, 0.6);
+    await decompress(join(folder, 'modules'));
+    index(join(folder, 'modules'));
+  });
+  return kernelOf(version);
+}
+
+function kernelFolder(version: string): string {
+  return join(cacheFolder(), 'kernels', version);
+}
+
+function kernelOf(version: string): Kernel {
+  const folder = kernelFolder(version);
+  return { version, image: join(folder, 'vmlinuz'), modules: join(folder, 'modules') };
+}
+
+function cachedKernel(series: KernelSeries): Kernel | undefined {
+  const folder = join(cacheFolder(), 'kernels');
+  if (!existsSync(folder)) return undefined;
+  const versions = readdirSync(folder).filter((name) => name.startsWith(`${series}.`) && !name.endsWith('.tmp'));
+  const newest = versions.sort(compareVersions).at(-1);
+  return newest === undefined ? undefined : kernelOf(newest);
+}
+
+interface Source {
+  readonly version: string;
+  readonly image: string;
+  readonly modules: string;
+  readonly release: () => void;
+}
+
+async function packagedKernel(series: KernelSeries, progress: Progress): Promise<Source> {
+  const name = await newestPackage(packageNames[series].prefix, packageNames[series].name);
+  const version = name.replace(/^linux-image-/, '').replace(/-unsigned$/, '');
+  progress(`linux ${version}: downloading`, 0.1);
+  const deb = await downloadPackage(name);
+  progress(`linux ${version}: unpacking`, 0.4);
+  const folder = `${kernelFolder(version)}.${process.pid}.deb.tmp`;
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  await unpackPackage(deb, folder);
+  const lib = existsSync(join(folder, 'usr/lib/modules')) ? 'usr/lib/modules' : 'lib/modules';
+  return {
+    version,
+    image: join(folder, 'boot', `vmlinuz-${version}`),
+    modules: join(folder, lib, version),
+    release: () => rmSync(folder, { recursive: true, force: true }),
+  };
+}
+
+function hostKernel(series: KernelSeries, cause: unknown): Source {
+  const version = release();
+  const image = `/boot/vmlinuz-${version}`;
+  const modules = `/lib/modules/${version}`;
+  if (version.startsWith(`${series}.`) && existsSync(image) && existsSync(join(modules, 'kernel'))) {
+    return { version, image, modules, release: () => {} };
+  }
+  const why = cause instanceof Error ? cause.message : String(cause);
+  throw new UsageError('E_KERNEL', `no ${series} kernel for guests: ${why}`, { cause });
+}
+
+function moduleFiles(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((path) => /\.ko(\.\w+)?$/.test(path))
+    .sort();
+}
+
+/** Busybox's modprobe takes no compressed modules. */
+async function decompress(folder: string): Promise<void> {
+  const paths = moduleFiles(folder).map((path) => join(folder, path));
+  const tools: readonly (readonly [string, string, ...string[]])[] = [
+    ['.xz', 'xz', '-d'],
+    ['.zst', 'zstd', '-d', '-q', '--rm'],
+    ['.gz', 'gzip', '-d'],
+  ];
+  for (const [suffix, program, ...options] of tools) {
+    const files = paths.filter((path) => path.endsWith(suffix));
+    if (files.length === 0) continue;
+    await run([program, ...options, ...files], `apt-get install ${program === 'xz' ? 'xz-utils' : program}`);
+  }
+}
+
+/** Makes modules.dep and modules.alias, as depmod(8) would, for whoever loads more by name. */
+function index(folder: string): void {
+  const graph = moduleGraph(folder);
+  const paths = moduleFiles(folder);
+  writeFileSync(join(folder, 'modules.dep.tmp'), graph.dep(paths));
+  renameSync(join(folder, 'modules.dep.tmp'), join(folder, 'modules.dep'));
+  writeFileSync(join(folder, 'modules.alias'), graph.alias(paths));
+}
+
+/** The modules of a folder with uncompressed modules. @param only by these names and what they need */
+export function moduleGraph(folder: string, only?: readonly string[]): ModuleGraph {
+  const graph = new ModuleGraph();
+  const byName = new Map(moduleFiles(folder).map((path) => [moduleName(path), path]));
+  const seen = new Set<string>();
+  const visit = (name: string): void => {
+    const path = byName.get(moduleName(name));
+    if (path === undefined || seen.has(path)) return;
+    seen.add(path);
+    const info = readModuleInfo(path, readFileSync(join(folder, path)));
+    graph.add(path, info);
+    info.depends.forEach(visit);
+  };
+  for (const name of only ?? byName.keys()) visit(name);
+  return graph;
+}

@@ -1,0 +1,38 @@
+/** Runs the distribution's own tools. */
+import { spawn } from 'node:child_process';
+import { UsageError } from '../host/errors.ts';
+
+/**
+ * Runs a program to its end.
+ * @param remedy what a person can do when it is missing or fails
+ * @returns its standard output
+ * @throws UsageError when it is missing or fails, with the last line of its standard error
+ */
+export function run(
+  argv: readonly [string, ...string[]],
+  remedy: string,
+  options: { readonly cwd?: string } = {},
+): Promise<Buffer> {
+  const [program, ...args] = argv;
+  return new Promise((resolve, reject) => {
+    const env = { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' };
+    const child = spawn(program, args, { ...options, env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const out: Buffer[] = [];
+    const err: Buffer[] = [];
+    child.stdout.on('data', (chunk: Buffer) => out.push(chunk));
+    child.stderr.on('data', (chunk: Buffer) => err.push(chunk));
+    child.on('error', (cause: NodeJS.ErrnoException) => {
+      const why = cause.code === 'ENOENT' ? 'it is not installed' : cause.message;
+      reject(new UsageError('E_TOOL', `cannot run ${program}: ${why}; ${remedy}`, { cause }));
+    });
+    child.on('close', (code, signal) => {
+      if (code === 0) {
+        resolve(Buffer.concat(out));
+        return;
+      }
+      const last = Buffer.concat(err).toString().trim().split('\n').slice(0, 3).join('; ');
+      const how = signal ?? `status ${code}`;
+      reject(new UsageError('E_TOOL', `${program} ${args[0] ?? ''} failed (${how}): ${last}; ${remedy}`));
+    });
+  });
+}

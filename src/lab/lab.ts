@@ -1,0 +1,243 @@
+/** The lab: an emulated PC with nested virtualization, whose root is the host's file system. */
+import type { ChildProcess } from 'node:child_process';
+import { existsSync, mkdirSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { AgentClient, type ExecResult } from '../agent/client.ts';
+import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
+import { cacheFolder } from '../guest/cache.ts';
+import { findProgram, requirePrograms } from '../guest/executables.ts';
+import { buildGuest } from '../guest/guests.ts';
+import type { Progress } from '../guest/kernel.ts';
+import { PeerError, UsageError } from '../host/errors.ts';
+import { Children } from './children.ts';
+import { packageFolder } from './package-folder.ts';
+import { qemuCommand, type Share, virtiofsdCommand } from './qemu-command.ts';
+
+const SERIAL_LINES = 20;
+const SOCKET_POLL_MS = 5;
+
+/** What the emulated host is made of. */
+export interface LabOptions {
+  /** Bytes of RAM. Default 8 GiB. */
+  readonly memory?: number;
+  /** Default 2. */
+  readonly cpus?: number;
+  /** Folders that commands in the lab may write to, besides the package's own and the cache. */
+  readonly shares?: readonly string[];
+  /** Added to QEMU's `-M q35`, e.g. `kernel-irqchip=split`. */
+  readonly machine?: string;
+  /** More of QEMU's options, e.g. `['-device', 'e1000e']`. */
+  readonly qemuArgs?: readonly string[];
+  /** Added to the kernel's command line, e.g. `intel_iommu=on`. */
+  readonly kernelArgs?: string;
+  /** Ends an attempt to boot that hangs. Default 180 s. */
+  readonly bootTimeoutMs?: number;
+  readonly onProgress?: Progress;
+}
+
+/** A running lab. Commands see the host's files under the same paths. */
+export class Lab implements AsyncDisposable {
+  /** The conversation with its agent. */
+  readonly agent: AgentClient;
+  readonly #end: () => Promise<void>;
+
+  private constructor(agent: AgentClient, end: () => Promise<void>) {
+    this.agent = agent;
+    this.#end = end;
+  }
+
+  /**
+   * Boots a lab that ends with this process at the latest.
+   * @throws UsageError when the host lacks a program; PeerError with the last lines of the
+   * console when it does not come up
+   */
+  static async boot(options: LabOptions = {}): Promise<Lab> {
+    const progress = options.onProgress ?? (() => {});
+    const guest = await buildGuest('lab', { onProgress: (step, done) => progress(step, done / 2) });
+    const { qemu, virtiofsd } = await programs();
+    const children = new Children();
+    try {
+      const shares = sharesOf(options.shares ?? [], children.folder);
+      const servers = shares.map((share) => children.start(virtiofsdCommand(virtiofsd, share)));
+      await Promise.all(
+        servers.map((server, i) => awaitSocket(server, (shares[i] as Share).socket, 'virtiofsd')),
+      );
+      const shape = {
+        memoryMiB: Math.ceil((options.memory ?? 8 * 2 ** 30) / 2 ** 20),
+        cpus: options.cpus ?? 2,
+        machine: options.machine ?? '',
+        qemuArgs: options.qemuArgs ?? [],
+        kernelArgs: options.kernelArgs ?? '',
+      };
+      progress('lab: booting', 0.5);
+      const socket = join(children.folder, 'agent');
+      const machine = children.start(qemuCommand(qemu, guest, shape, shares, socket));
+      const serial = lastLines(machine);
+      const agent = await awaitAgent(machine, serial, socket, options.bootTimeoutMs ?? 180_000);
+      progress('lab: mounting', 0.9);
+      await setUp(agent, shares, guest.kernelVersion);
+      progress('lab: ready', 1);
+      return new Lab(agent, async () => {
+        agent.close();
+        children[Symbol.dispose]();
+      });
+    } catch (error) {
+      children[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Uses a lab that another process keeps. @param socket path of its broker's socket */
+  static async attach(socket: string): Promise<Lab> {
+    const agent = new AgentClient(await connected(socket));
+    await agent.ready();
+    return new Lab(agent, async () => agent.close());
+  }
+
+  /** Starts a command. Its directory is by default ours, its environment ours as far as it is not the host's own. */
+  spawn(argv: readonly string[], options: SpawnOptions = {}): GuestProcess {
+    return this.agent.spawn(argv, atHome(options));
+  }
+
+  /** Runs a command to its end. */
+  exec(
+    argv: readonly string[],
+    options: SpawnOptions & { readonly input?: Uint8Array | string } = {},
+  ): Promise<ExecResult> {
+    return this.agent.exec(argv, atHome(options));
+  }
+
+  /** Ends a lab booted here with everything in it; lets go of one attached to. */
+  close(): Promise<void> {
+    return this.#end();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/** Variables that mean the same inside. */
+const KEPT = /^(PATH|HOME|TERM|COLORTERM|NO_COLOR|LANG|LC_.*|CI|NODE_.*|XDG_CACHE_HOME|NODEVMM_.*|TAP_.*)$/;
+
+function atHome<T extends SpawnOptions>(options: T): T {
+  const env: Record<string, string> = { NODEVMM_IN_LAB: '1' };
+  for (const [name, value] of Object.entries(process.env)) {
+    if (value !== undefined && KEPT.test(name)) env[name] = value;
+  }
+  return { ...options, cwd: options.cwd ?? process.cwd(), env: { ...env, ...options.env } };
+}
+
+async function programs(): Promise<{ qemu: string; virtiofsd: string }> {
+  const found = await requirePrograms({
+    'qemu-system-x86_64': 'qemu-system-x86',
+    setpriv: 'util-linux',
+  });
+  const qemu = found.get('qemu-system-x86_64') as string;
+  const candidates = ['/usr/libexec/virtiofsd', '/usr/lib/qemu/virtiofsd'];
+  const virtiofsd = candidates.find((path) => existsSync(path)) ?? findProgram('virtiofsd');
+  if (virtiofsd !== undefined) return { qemu, virtiofsd };
+  throw new UsageError(
+    'E_PACKAGE',
+    'virtiofsd not found on this host; apt-get install qemu-system-common (Debian 12) or virtiofsd',
+  );
+}
+
+function sharesOf(more: readonly string[], folder: string): Share[] {
+  mkdirSync(cacheFolder(), { recursive: true });
+  const writable = [...new Set([packageFolder, cacheFolder(), ...more])];
+  const share = (path: string, tag: string, still: boolean): Share => ({
+    tag,
+    path,
+    socket: join(folder, tag),
+    still,
+  });
+  return [share('/', 'root', true), ...writable.map((path, i) => share(path, `share${i}`, false))];
+}
+
+async function awaitSocket(child: ChildProcess, path: string, name: string): Promise<void> {
+  const errors = lastLines(child);
+  while (!existsSync(path)) {
+    if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) {
+      throw new PeerError('E_LAB', `${name} ended at once: ${errors().join('; ')}; run as root`);
+    }
+    await delay(SOCKET_POLL_MS);
+  }
+}
+
+function connected(path: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.removeAllListeners('error');
+      resolve(socket);
+    });
+    socket.once('error', reject);
+  });
+}
+
+async function awaitAgent(
+  machine: ChildProcess,
+  serial: () => string[],
+  path: string,
+  timeoutMs: number,
+): Promise<AgentClient> {
+  const abort = new AbortController();
+  const failed = (why: string): PeerError =>
+    new PeerError('E_LAB', `the lab did not boot: ${why}; its console ends with:\n${serial().join('\n')}`);
+  const gone = new Promise<never>((_resolve, reject) => {
+    machine.once('exit', (code, signal) => reject(failed(`qemu ended (${signal ?? `status ${code}`})`)));
+    machine.once('error', (error) => reject(failed(error.message)));
+    const timer = setTimeout(() => reject(failed(`no answer in ${timeoutMs / 1000} s`)), timeoutMs);
+    abort.signal.addEventListener('abort', () => clearTimeout(timer));
+  });
+  const up = async (): Promise<AgentClient> => {
+    while (!existsSync(path)) await delay(SOCKET_POLL_MS, undefined, { signal: abort.signal });
+    const agent = new AgentClient(await connected(path));
+    await agent.ready();
+    return agent;
+  };
+  try {
+    return await Promise.race([up(), gone]);
+  } finally {
+    abort.abort();
+  }
+}
+
+/** What cannot be done before the shares' paths are known, and the check that KVM is there. */
+async function setUp(agent: AgentClient, shares: readonly Share[], kernel: string): Promise<void> {
+  const script = `set -e
+modules=$1
+shift
+while [ $# -gt 0 ]; do
+  mkdir -p "$2"
+  mount -t virtiofs "$1" "$2"
+  shift 2
+done
+mkdir -p /lib/modules/${kernel}
+mount --bind "$modules" /lib/modules/${kernel}
+exec 3<>/dev/kvm`;
+  const writable = shares.slice(1).flatMap(({ tag, path }) => [tag, path]);
+  const modules = join(cacheFolder(), 'kernels', kernel, 'modules');
+  const busybox = '/run/nodevmm/busybox';
+  const end = await agent.exec([busybox, 'sh', '-c', script, 'sh', modules, ...writable]);
+  if (end.exitCode !== 0) {
+    throw new PeerError('E_LAB', `the lab could not be set up: ${end.stderr.toString().trim()}`);
+  }
+}
+
+function lastLines(child: ChildProcess): () => string[] {
+  let text = '';
+  const take = (chunk: Buffer): void => {
+    text = (text + chunk.toString('latin1')).slice(-8192);
+  };
+  child.stdout?.on('data', take);
+  child.stderr?.on('data', take);
+  return () =>
+    text
+      .split(/\r?\n/)
+      .filter((line) => line.trim() !== '' && !line.includes("TCG doesn't support"))
+      .slice(-SERIAL_LINES);
+}
