@@ -76,6 +76,11 @@ export interface MachineOptions {
   readonly console?: { readonly ring?: RingOptions };
   /** Port name of the agent that `exec` talks to; null: no such port. Default `org.nodevmm.agent`. */
   readonly agent?: string | null;
+  /**
+   * Where drivers notify queues: memory, or ports, whose exits cost less where KVM must decode
+   * the instruction for the former. Default memory.
+   */
+  readonly notify?: 'memory' | 'io';
   /** What a reboot from inside does: start again, or end the run. Default `restart`. */
   readonly onReboot?: 'restart' | 'exit';
 }

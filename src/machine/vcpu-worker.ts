@@ -3,7 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { InternalError } from '../host/errors.ts';
 import * as sys from '../host/syscall.ts';
 import { nameThread } from '../host/thread-name.ts';
-import { describeStop, summarizeStop } from '../kvm/dump.ts';
+import { dumpVcpu, summarizeExit } from '../kvm/dump.ts';
 import { Vcpu, type VcpuShare } from '../kvm/vcpu.ts';
 import { type GuestMemoryShare, GuestMemory } from '../memory/guest-memory.ts';
 import { Board, type BoardMessage, type BoardPlan } from './board.ts';
@@ -47,8 +47,8 @@ try {
 }
 if (end === 'unhandled' || end === 'triple-fault') {
   const guest = new GuestMemory(memory);
-  const summary = summarizeStop(vcpu, guest);
-  post({ kind: 'ended', vcpu: share.id, end, summary, dump: describeStop(vcpu, guest) });
+  const summary = summarizeExit(vcpu);
+  post({ kind: 'ended', vcpu: share.id, end, summary, dump: dumpVcpu(vcpu, guest) });
 } else if (end === 'failed') {
   const summary = `KVM_RUN failed: ${sys.errnoName(loop.errno)}`;
   post({ kind: 'ended', vcpu: share.id, end, summary });

@@ -19,6 +19,8 @@ export class ConsolePort extends Duplex {
   driver: PortDriver | undefined;
   /** Whether a process in the guest holds the port open. */
   guestOpen = false;
+  /** Sees all output as well. */
+  observe: (bytes: Uint8Array) => void = () => {};
   #input: Buffer | undefined;
   #inputAt = 0;
   #inputDone: (() => void) | undefined;
@@ -52,6 +54,7 @@ export class ConsolePort extends Duplex {
 
   /** What the guest printed; the next piece may follow when this returns true. */
   deliver(bytes: Uint8Array): boolean {
+    this.observe(bytes);
     this.#outputFull = !this.push(bytes);
     return !this.#outputFull;
   }

@@ -1,0 +1,16 @@
+/** nodevmm: boots real Linux guests on KVM, from code. */
+export type { ExecResult } from './agent/client.ts';
+export type { CommandExit, GuestProcess, SpawnOptions } from './agent/command.ts';
+export { HostError, InternalError, NodeVmmError, PeerError, UsageError } from './host/errors.ts';
+export type {
+  DiskOptions,
+  MachineExit,
+  MachineOptions,
+  NetOptions,
+  RingOptions,
+} from './machine/options.ts';
+export {
+  type ExecOptions,
+  VirtualMachine,
+  type VirtualMachineEvents,
+} from './machine/virtual-machine.ts';

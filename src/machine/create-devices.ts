@@ -1,0 +1,29 @@
+/** Makes the virtio devices that the options ask for, or none at all. */
+import type { VirtioDevice } from '../virtio/device.ts';
+import { createBlkDevice } from '../virtio/device/blk.ts';
+import type { RingOptions } from './options.ts';
+import type { ResolvedOptions } from './resolve-options.ts';
+
+/** A device and its ring options. */
+export interface CreatedDevice {
+  readonly device: VirtioDevice;
+  readonly ring: RingOptions;
+}
+
+/** @throws UsageError or HostError when a file or tap cannot be had; those opened before are closed */
+export function createDevices(options: ResolvedOptions): CreatedDevice[] {
+  const made: CreatedDevice[] = [];
+  const add = (device: VirtioDevice, ring: RingOptions = {}): void => {
+    made.push({ device, ring });
+  };
+  try {
+    options.disks.forEach(({ ring, ...disk }, index) => {
+      const serial = `nodevmm-${index}`;
+      add(createBlkDevice({ serial, ...disk, name: `blk${index}` }), ring);
+    });
+  } catch (error) {
+    for (const { device } of made) device.close();
+    throw error;
+  }
+  return made;
+}

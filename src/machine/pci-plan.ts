@@ -1,0 +1,85 @@
+/** Gives each virtio function its slot, BAR addresses, doorbells and interrupt vectors. */
+import { Eventfd } from '../host/eventfd.ts';
+import { PCI_MMIO32_BASE } from '../platform/layout.ts';
+import type { DeviceShape } from '../virtio/transport/device-registers.ts';
+import {
+  notifyBarSize,
+  VIRTIO_MSIX_BAR_SIZE,
+  VIRTIO_STRUCTURES_BAR_SIZE,
+  type VirtioPciPlan,
+} from '../virtio/transport/pci.ts';
+import { Board } from './board.ts';
+
+/** First port for BARs: above what platform devices use. */
+const FIRST_PORT = 0x1000;
+/** The host bridge has slot 0. */
+const FIRST_SLOT = 1;
+
+/** A device that is to be put on the bus. */
+export interface PciEntry {
+  readonly shape: DeviceShape;
+  readonly pciClass: number;
+}
+
+/** The plans of all functions, and the eventfds in them, which belong to this object. */
+export class PciPlan implements Disposable {
+  readonly functions: readonly VirtioPciPlan[];
+  readonly #eventfds: Eventfd[] = [];
+  #memory = PCI_MMIO32_BASE;
+  #port = FIRST_PORT;
+  #route = 0;
+
+  /** @param notify whether doorbells are ports or memory */
+  constructor(entries: readonly PciEntry[], notify: 'io' | 'memory') {
+    try {
+      this.functions = entries.map((entry, index) => this.#plan(entry, FIRST_SLOT + index, notify));
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const eventfd of this.#eventfds.splice(0)) eventfd.close();
+  }
+
+  #plan({ shape, pciClass }: PciEntry, slot: number, notify: 'io' | 'memory'): VirtioPciPlan {
+    const queues = shape.queueSizes.length;
+    const notifySize = notifyBarSize(queues);
+    return {
+      shape,
+      pciClass,
+      slot,
+      notify,
+      structuresAddress: this.#placeMemory(VIRTIO_STRUCTURES_BAR_SIZE),
+      msixAddress: this.#placeMemory(VIRTIO_MSIX_BAR_SIZE),
+      notifyAddress: notify === 'io' ? this.#placePort(notifySize) : this.#placeMemory(notifySize),
+      vectors: Array.from({ length: queues + 1 }, () => ({
+        eventfd: this.#eventfd(),
+        gsi: Board.msiGsi(this.#route++),
+      })),
+      kicks: Array.from({ length: queues }, () => this.#eventfd()),
+      intxEventfd: this.#eventfd(),
+    };
+  }
+
+  #eventfd(): number {
+    const eventfd = new Eventfd();
+    this.#eventfds.push(eventfd);
+    return eventfd.fd;
+  }
+
+  /** Memory BARs get pages of their own, so that a guest may map each to another address space. */
+  #placeMemory(size: number): number {
+    const step = Math.max(size, 0x1000);
+    const address = Math.ceil(this.#memory / step) * step;
+    this.#memory = address + step;
+    return address;
+  }
+
+  #placePort(size: number): number {
+    const address = Math.ceil(this.#port / size) * size;
+    this.#port = address + size;
+    return address;
+  }
+}

@@ -1,0 +1,193 @@
+/**
+ * A machine from power-on to power-off or reset: the VM in KVM, its board and its vCPU threads.
+ * Guest RAM and devices outlive it; a reboot is the next cycle.
+ */
+import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
+import { loadGuest } from '../boot/boot.ts';
+import { guestCpuid } from '../kvm/cpuid.ts';
+import { applyEntry, initializeVcpu } from '../kvm/entry.ts';
+import type { Kvm } from '../kvm/kvm.ts';
+import { Vcpu, type VcpuShare } from '../kvm/vcpu.ts';
+import { Vm } from '../kvm/vm.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import { SharedState } from '../state/shared-state.ts';
+import { Board, type BoardPlan } from './board.ts';
+import type { DeviceOwner } from './device-owner.ts';
+import { deviceShape } from './device-shape.ts';
+import type { MachineExit, RingOptions } from './options.ts';
+import { PciPlan } from './pci-plan.ts';
+import type { SerialStream } from './serial-stream.ts';
+import { VcpuThreads } from './vcpu-threads.ts';
+import type { VcpuMessage } from './vcpu-worker.ts';
+
+/** A device, and the ring features it is to have. */
+export interface PluggedDevice {
+  readonly owner: DeviceOwner;
+  readonly ring: RingOptions;
+}
+
+/** What a cycle is made of. */
+export interface CyclePlan {
+  readonly kvm: Kvm;
+  readonly memory: GuestMemory;
+  readonly kernel: string;
+  readonly initrd?: string;
+  readonly commandLine: string;
+  readonly cpus: number;
+  readonly hideCpuFeatures: readonly string[];
+  readonly notify: 'io' | 'memory';
+  readonly devices: readonly PluggedDevice[];
+  readonly serial: SerialStream;
+}
+
+/** A running VM. */
+export class PowerCycle {
+  readonly #plan: CyclePlan;
+  readonly #vm: Vm;
+  readonly #pci: PciPlan;
+  readonly #board: Board;
+  readonly #threads: VcpuThreads;
+  readonly #ended: (exit: MachineExit) => void;
+
+  /**
+   * Loads the guest and lets it run.
+   * @param ended called once or more when the guest ends by itself; the cycle is still to be closed
+   * @throws UsageError for a guest that cannot be loaded, HostError when the host refuses
+   */
+  static async start(plan: CyclePlan, ended: (exit: MachineExit) => void): Promise<PowerCycle> {
+    const cpuid = guestCpuids(plan);
+    const { state } = await loadGuest({
+      ...plan,
+      physicalAddressBits: physicalAddressBits(cpuid[0] ?? []),
+    });
+    const vm = new Vm(plan.kvm);
+    let pci: PciPlan | undefined;
+    try {
+      vm.reserveRealModePages();
+      vm.setMemory(plan.memory);
+      vm.createIrqchip();
+      vm.createPit();
+      const shares = cpuid.map((entries, id) => {
+        const share = vm.createVcpu(id);
+        initializeVcpu(new Vcpu(share), entries);
+        return share;
+      });
+      const [first] = shares;
+      if (first !== undefined) applyEntry(new Vcpu(first), state);
+      pci = new PciPlan(
+        plan.devices.map(({ owner, ring }) => ({
+          shape: deviceShape(owner.device, ring),
+          pciClass: owner.device.pciClass,
+        })),
+        plan.notify,
+      );
+      return new PowerCycle(plan, vm, shares, pci, ended);
+    } catch (error) {
+      pci?.[Symbol.dispose]();
+      vm[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  private constructor(
+    plan: CyclePlan,
+    vm: Vm,
+    shares: readonly VcpuShare[],
+    pci: PciPlan,
+    ended: (exit: MachineExit) => void,
+  ) {
+    this.#plan = plan;
+    this.#vm = vm;
+    this.#pci = pci;
+    this.#ended = ended;
+    const boardPlan: BoardPlan = {
+      buffer: SharedState.allocate(Board.stateSize(pci.functions.length)),
+      vmFd: vm.fd,
+      cpus: shares.length,
+      devices: pci.functions,
+    };
+    this.#board = new Board(boardPlan, (message) => this.#message(message));
+    this.#board.reset();
+    const { state } = this.#board;
+    plan.devices.forEach(({ owner }, index) => {
+      const device = this.#board.devices[index];
+      if (device !== undefined) owner.plug(state, device, plan.memory.share);
+    });
+    plan.serial.connect(this.#board.serial);
+    this.#threads = new VcpuThreads(boardPlan, this.#board, shares, plan.memory.share, {
+      message: (message) => this.#message(message),
+      crashed: (error) =>
+        ended({ reason: 'internal-error', detail: `a vCPU thread crashed: ${error.message}` }),
+    });
+  }
+
+  /** Brings vCPUs and devices to rest. */
+  async pause(): Promise<void> {
+    await this.#threads.pause();
+    for (const { owner } of this.#plan.devices) await owner.pause();
+  }
+
+  async resume(): Promise<void> {
+    for (const { owner } of this.#plan.devices) await owner.resume();
+    this.#threads.resume();
+  }
+
+  /** Exits of all vCPUs so far, by reason (KVM_EXIT_*). */
+  exitCounts(): number[] {
+    return this.#threads.exitCounts();
+  }
+
+  /** Stops the guest where it is and releases the VM. */
+  async close(): Promise<void> {
+    await this.#threads.stop();
+    for (const { owner } of this.#plan.devices) await owner.unplug();
+    this.#plan.serial.connect(undefined);
+    this.#vm[Symbol.dispose]();
+    this.#pci[Symbol.dispose]();
+  }
+
+  #message(message: VcpuMessage): void {
+    switch (message.kind) {
+      case 'serial-output':
+        this.#plan.serial.collect();
+        return;
+      case 'power':
+        this.#ended({ reason: message.event });
+        return;
+      case 'ended':
+        this.#vcpuEnded(message);
+        return;
+      case 'paused':
+        return;
+      default:
+        this.#plan.devices[message.device]?.owner.handle(message);
+    }
+  }
+
+  #vcpuEnded({ end, vcpu, summary, dump }: Extract<VcpuMessage, { kind: 'ended' }>): void {
+    if (end === 'stopped') return;
+    const detail = [summary, dump].filter((part) => part !== undefined).join('\n');
+    const where = `vCPU ${vcpu}: ${detail}`;
+    if (end === 'unhandled' || end === 'failed') {
+      this.#ended({ reason: 'internal-error', detail: where });
+    } else if (end === 'triple-fault') {
+      this.#ended({ reason: end, detail: where });
+    } else {
+      this.#ended({ reason: end });
+    }
+  }
+}
+
+function guestCpuids({ kvm, cpus, hideCpuFeatures }: CyclePlan) {
+  const supported = kvm.supportedCpuid();
+  const tscDeadlineTimer = kvm.check(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+  return Array.from({ length: cpus }, (_, vcpu) =>
+    guestCpuid(supported, { vcpu, cpus, tscDeadlineTimer, hide: hideCpuFeatures }),
+  );
+}
+
+/** CPUID 0x80000008, EAX bits 0 to 7. */
+function physicalAddressBits(entries: ReturnType<typeof guestCpuid>): number {
+  const leaf = entries.find((entry) => entry.function === 0x8000_0008);
+  return leaf === undefined ? 36 : leaf.eax & 0xff;
+}

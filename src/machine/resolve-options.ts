@@ -1,0 +1,100 @@
+/** Checks what a caller asked for, once, and fills in what was left out. */
+import { freemem, totalmem } from 'node:os';
+import { UsageError } from '../host/errors.ts';
+import { MiB } from '../memory/ram-layout.ts';
+import type { DiskOptions, MachineOptions, NetOptions, RingOptions } from './options.ts';
+
+/** The port that the agent of nodevmm's own guests listens on. */
+export const AGENT_PORT = 'org.nodevmm.agent';
+/** The console of nodevmm's guests; the serial port prints what comes before it. */
+export const DEFAULT_COMMAND_LINE = 'earlycon=uart8250,io,0x3f8 console=hvc0 quiet panic=-1';
+
+const DEFAULT_MEMORY = 512 * MiB;
+const MEMORY_MIN = 32 * MiB;
+const CPUS_MAX = 16;
+/** Slots of the bus, less the host bridge's. */
+const DEVICES_MAX = 31;
+
+/** Complete options. */
+export interface ResolvedOptions {
+  readonly kernel: string;
+  readonly initrd?: string;
+  readonly commandLine: string;
+  readonly memory: number;
+  readonly hugePages: boolean;
+  readonly cpus: number;
+  readonly hideCpuFeatures: readonly string[];
+  readonly disks: readonly DiskOptions[];
+  readonly nets: readonly NetOptions[];
+  readonly rng: { readonly ring: RingOptions } | undefined;
+  readonly consoleRing: RingOptions;
+  readonly agent: string | undefined;
+  readonly onReboot: 'restart' | 'exit';
+  readonly notify: 'io' | 'memory';
+}
+
+/** @throws UsageError naming the option and what to do */
+export function resolveOptions(options: MachineOptions): ResolvedOptions {
+  const { memory = DEFAULT_MEMORY, cpus = 1, disks = [], nets = [], rng = true } = options;
+  checkMemory(memory);
+  if (!Number.isInteger(cpus) || cpus < 1 || cpus > CPUS_MAX) {
+    throw new UsageError('E_CPUS', `${cpus} vCPUs cannot be had; choose 1 to ${CPUS_MAX}`);
+  }
+  const devices = 1 + disks.length + nets.length + (rng === false ? 0 : 1);
+  if (devices > DEVICES_MAX) {
+    throw new UsageError(
+      'E_DEVICES',
+      `${devices} devices are too many for one PCI bus; leave out ${devices - DEVICES_MAX}`,
+    );
+  }
+  const rings = [options.console?.ring, ...disks.map(({ ring }) => ring)];
+  for (const ring of [...rings, ...nets.map((net) => net.ring)]) checkRing(ring);
+  return Object.freeze({
+    kernel: options.kernel,
+    ...(options.initrd === undefined ? {} : { initrd: options.initrd }),
+    commandLine: options.commandLine ?? DEFAULT_COMMAND_LINE,
+    memory,
+    hugePages: options.hugePages ?? false,
+    cpus,
+    hideCpuFeatures: options.hideCpuFeatures ?? [],
+    disks,
+    nets,
+    rng: rng === false ? undefined : { ring: rng === true ? {} : (rng.ring ?? {}) },
+    consoleRing: options.console?.ring ?? {},
+    agent: options.agent === null ? undefined : (options.agent ?? AGENT_PORT),
+    onReboot: options.onReboot ?? 'restart',
+    notify: options.notify ?? 'memory',
+  });
+}
+
+function checkMemory(memory: number): void {
+  const inMiB = memory / MiB;
+  if (!Number.isInteger(inMiB)) {
+    throw new UsageError('E_MEMORY', `memory must be whole MiB, not ${memory} bytes; round it`);
+  }
+  if (memory < MEMORY_MIN) {
+    throw new UsageError(
+      'E_MEMORY',
+      `${inMiB} MiB of memory are too little for Linux; give at least ${MEMORY_MIN / MiB}`,
+    );
+  }
+  if (memory > totalmem()) {
+    const has = Math.floor(totalmem() / MiB);
+    const free = Math.floor(freemem() / MiB);
+    throw new UsageError(
+      'E_MEMORY',
+      `${inMiB} MiB of memory are more than the ${has} MiB that this host has; give at most ${free}`,
+    );
+  }
+}
+
+function checkRing(ring: RingOptions | undefined): void {
+  const size = ring?.queueSize;
+  if (size === undefined) return;
+  if (!Number.isInteger(size) || size < 2 || size > 32768 || (size & (size - 1)) !== 0) {
+    throw new UsageError(
+      'E_QUEUE_SIZE',
+      `a queue of ${size} descriptors cannot be had; choose a power of two from 2 to 32768`,
+    );
+  }
+}

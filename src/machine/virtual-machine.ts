@@ -1,0 +1,289 @@
+/** The public API: a virtual machine from creation to disposal. */
+import { EventEmitter } from 'node:events';
+import type { Duplex } from 'node:stream';
+import { AgentClient, type ExecResult } from '../agent/client.ts';
+import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
+import { InternalError, UsageError } from '../host/errors.ts';
+import { Kvm } from '../kvm/kvm.ts';
+import { Ram } from '../memory/ram.ts';
+import { ConsoleDevice } from '../virtio/device/console.ts';
+import type { VirtioDevice } from '../virtio/device.ts';
+import { createDevices } from './create-devices.ts';
+import { DeviceOwner } from './device-owner.ts';
+import type { MachineExit, MachineOptions } from './options.ts';
+import { OutputTail } from './output-tail.ts';
+import { PortConnection } from './port-connection.ts';
+import { type PluggedDevice, PowerCycle } from './power-cycle.ts';
+import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
+import { SerialStream } from './serial-stream.ts';
+
+/** Events of a machine, by name. */
+export interface VirtualMachineEvents {
+  /** The run ended: by the guest, by `stop`, or because something broke. */
+  exit: [MachineExit];
+  /** One line for the person who runs the machine, e.g. that a driver broke a rule. */
+  log: [string];
+  /** The guest rebooted and runs again. */
+  reboot: [];
+}
+
+/** What is run in the guest by `exec`. */
+export interface ExecOptions extends SpawnOptions {
+  /** Given to the command as its standard input. */
+  readonly stdin?: string | Uint8Array;
+}
+
+type State = 'created' | 'running' | 'paused' | 'ended' | 'disposed';
+
+/**
+ * A virtual machine. `await using vm = await VirtualMachine.create({...})` releases everything
+ * that it holds, whatever happens in between.
+ */
+export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implements AsyncDisposable {
+  /** The guest's virtio console, hvc0: write to type, read what it prints. */
+  readonly console: Duplex;
+  /** The guest's first serial port, ttyS0. */
+  readonly serial: Duplex;
+  readonly #options: ResolvedOptions;
+  readonly #kvm: Kvm;
+  readonly #ram: Ram;
+  readonly #consoleDevice: ConsoleDevice;
+  readonly #serialStream: SerialStream;
+  readonly #devices: PluggedDevice[] = [];
+  readonly #tail = new OutputTail();
+  readonly #exit: Promise<MachineExit>;
+  #resolveExit: (exit: MachineExit) => void = () => {};
+  #state: State = 'created';
+  #cycle: PowerCycle | undefined;
+  #agent: AgentClient | undefined;
+  #transition: Promise<void> = Promise.resolve();
+
+  /**
+   * Opens KVM, takes the memory, opens disks and taps. The guest does not run yet.
+   * @throws UsageError or HostError, in one line, when something of it cannot be had; nothing
+   *   stays behind then
+   */
+  static async create(options: MachineOptions): Promise<VirtualMachine> {
+    const resolved = resolveOptions(options);
+    const kvm = Kvm.open();
+    let ram: Ram | undefined;
+    let devices: { readonly device: VirtioDevice; readonly ring: object }[] = [];
+    try {
+      if (resolved.cpus > kvm.maxVcpus) {
+        throw new UsageError(
+          'E_CPUS',
+          `this KVM runs at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}; ask for fewer`,
+        );
+      }
+      ram = new Ram(resolved.memory, resolved.hugePages);
+      devices = createDevices(resolved);
+      return new VirtualMachine(resolved, kvm, ram, devices);
+    } catch (error) {
+      for (const { device } of devices) device.close();
+      ram?.[Symbol.dispose]();
+      kvm[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  private constructor(
+    options: ResolvedOptions,
+    kvm: Kvm,
+    ram: Ram,
+    devices: readonly { readonly device: VirtioDevice; readonly ring: object }[],
+  ) {
+    super();
+    this.#options = options;
+    this.#kvm = kvm;
+    this.#ram = ram;
+    const observe = (bytes: Uint8Array): void => this.#tail.add(bytes);
+    const agentPorts = options.agent === undefined ? [] : [options.agent];
+    this.#consoleDevice = new ConsoleDevice('console0', agentPorts);
+    const [consolePort] = this.#consoleDevice.ports;
+    if (consolePort === undefined) throw new InternalError('a console without ports');
+    consolePort.observe = observe;
+    this.console = consolePort;
+    this.#serialStream = new SerialStream(observe);
+    this.serial = this.#serialStream;
+    const log = (text: string): void => void this.emit('log', text);
+    const consoleRing = options.consoleRing;
+    for (const { device, ring } of [
+      { device: this.#consoleDevice, ring: consoleRing },
+      ...devices,
+    ]) {
+      this.#devices.push({ owner: new DeviceOwner(device, log), ring });
+    }
+    this.#exit = new Promise((resolve) => {
+      this.#resolveExit = resolve;
+    });
+  }
+
+  /** Loads the guest and lets it run. @throws UsageError when it cannot be loaded */
+  async start(): Promise<void> {
+    this.#expect('start', 'created');
+    // Output that nobody listens to is dropped: it must not stop the guest.
+    for (const stream of [this.console, this.serial, ...this.#consoleDevice.ports]) {
+      if (stream.readableFlowing === null) stream.resume();
+    }
+    await this.#enqueue(async () => {
+      await this.#powerOn();
+      this.#state = 'running';
+    });
+  }
+
+  /** Resolves when the run has ended, with how it did. */
+  wait(): Promise<MachineExit> {
+    return this.#exit;
+  }
+
+  /**
+   * Starts a command in the guest, by its agent; waits for the agent when it is not up yet.
+   * @param argv program and arguments; no shell
+   */
+  spawn(argv: readonly string[], options: SpawnOptions = {}): GuestProcess {
+    return this.#connectAgent().spawn(argv, options);
+  }
+
+  /** Runs a command in the guest to its end. */
+  exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
+    return this.#connectAgent().exec(argv, options);
+  }
+
+  /** Resolves when the guest's agent answers. */
+  ready(): Promise<void> {
+    return this.#connectAgent().ready();
+  }
+
+  /** Brings vCPUs and devices to rest; the guest notices nothing but the time. */
+  async pause(): Promise<void> {
+    this.#expect('pause', 'running');
+    this.#state = 'paused';
+    await this.#enqueue(async () => this.#cycle?.pause());
+  }
+
+  /** Goes on where `pause` stopped. */
+  async resume(): Promise<void> {
+    this.#expect('resume', 'paused');
+    this.#state = 'running';
+    await this.#enqueue(async () => this.#cycle?.resume());
+  }
+
+  /** Ends the run as if the power failed. Does nothing when it has ended. */
+  async stop(): Promise<void> {
+    if (this.#state === 'created') this.#finish({ reason: 'stopped' });
+    await this.#enqueue(() => this.#powerOff({ reason: 'stopped' }));
+  }
+
+  /** Tells the guest the size of the terminal that shows its console. */
+  resizeConsole(columns: number, rows: number): void {
+    this.#consoleDevice.resize(columns, rows);
+  }
+
+  /** Exits to userspace of all vCPUs since power-on, by KVM_EXIT_* number. */
+  exitCounts(): number[] {
+    return this.#cycle?.exitCounts() ?? [];
+  }
+
+  /** Stops the machine and releases everything: memory, files, taps, threads. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#state === 'disposed') return;
+    await this.stop();
+    this.#state = 'disposed';
+    this.#agent?.[Symbol.dispose]();
+    for (const { owner } of this.#devices.toReversed()) await owner.close();
+    this.#serialStream.push(null);
+    this.#serialStream.destroy();
+    this.#ram[Symbol.dispose]();
+    this.#kvm[Symbol.dispose]();
+  }
+
+  #connectAgent(): AgentClient {
+    const port = this.#consoleDevice.ports[1];
+    if (port === undefined) {
+      throw new UsageError('E_AGENT', 'this machine has no agent port; create it with one');
+    }
+    if (this.#state === 'ended' || this.#state === 'disposed') {
+      throw new UsageError('E_STATE', 'the machine is not running; start a new one');
+    }
+    this.#agent ??= new AgentClient(new PortConnection(port));
+    return this.#agent;
+  }
+
+  /** Lifecycle steps run strictly one after the other. */
+  #enqueue<T>(step: () => Promise<T>): Promise<T> {
+    const done = this.#transition.then(step);
+    this.#transition = done.then(
+      () => {},
+      () => {},
+    );
+    return done;
+  }
+
+  async #powerOn(): Promise<void> {
+    this.#tail.clear();
+    const plan = {
+      ...this.#options,
+      kvm: this.#kvm,
+      memory: this.#ram.memory,
+      devices: this.#devices,
+      serial: this.#serialStream,
+    };
+    const cycle = await PowerCycle.start(plan, (exit) => {
+      void this.#enqueue(async () => {
+        if (this.#cycle === cycle) await this.#guestEnded(exit);
+      });
+    });
+    this.#cycle = cycle;
+  }
+
+  async #guestEnded(exit: MachineExit): Promise<void> {
+    this.#serialStream.collect();
+    const { panic } = this.#tail;
+    if (exit.reason === 'panic' || (exit.reason === 'reboot' && panic !== undefined)) {
+      await this.#powerOff({ reason: 'panic', ...(panic === undefined ? {} : { detail: panic }) });
+    } else if (exit.reason === 'reboot' && this.#options.onReboot === 'restart') {
+      await this.#reboot();
+    } else {
+      await this.#powerOff(exit);
+    }
+  }
+
+  async #reboot(): Promise<void> {
+    await this.#closeCycle();
+    try {
+      await this.#powerOn();
+      this.emit('reboot');
+    } catch (error) {
+      const detail = error instanceof Error ? error.message : String(error);
+      this.#finish({ reason: 'internal-error', detail: `the reboot failed: ${detail}` });
+    }
+  }
+
+  async #powerOff(exit: MachineExit): Promise<void> {
+    if (this.#cycle === undefined) return;
+    await this.#closeCycle();
+    this.#finish(exit);
+  }
+
+  async #closeCycle(): Promise<void> {
+    const cycle = this.#cycle;
+    this.#cycle = undefined;
+    this.#agent?.[Symbol.dispose]();
+    this.#agent = undefined;
+    await cycle?.close();
+  }
+
+  #finish(exit: MachineExit): void {
+    this.#state = 'ended';
+    this.#resolveExit(exit);
+    this.emit('exit', exit);
+  }
+
+  #expect(what: string, state: State): void {
+    if (this.#state === state) return;
+    throw new UsageError(
+      'E_STATE',
+      `cannot ${what} a machine that is ${this.#state}; it must be ${state}`,
+    );
+  }
+}
