@@ -1,0 +1,139 @@
+/** `nodevmm run` and `nodevmm start`: a machine from the command line, here or in the lab. */
+import type { Command } from 'commander';
+import { UsageError } from '../host/errors.ts';
+import type { MachineOptions } from '../machine/options.ts';
+import type { RunStreams } from './console-io.ts';
+import { EXIT_STATUS_HELP } from './exit-status.ts';
+import { ProgressLine } from './progress.ts';
+import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
+import { addMachineOptions, type BootImage, machineOptions, type RunFlags } from './run-options.ts';
+import { terminalInput, terminalSize } from './terminal.ts';
+
+/** What a run is put together from; tests give their own. */
+export interface RunParts {
+  createMachine(options: MachineOptions): Promise<RunnableMachine & AsyncDisposable>;
+  /** Finds or makes a guest image. */
+  buildGuest(
+    name: string,
+    options: { readonly onProgress: (step: string, fraction: number) => void },
+  ): Promise<BootImage>;
+  /** Why this host's KVM cannot run Linux, in one line; undefined when it can. */
+  whyNoKvm(): Promise<string | undefined>;
+  /** Runs this program with these arguments in the emulated KVM host. @returns its exit status */
+  runInLab(args: readonly string[]): Promise<number>;
+}
+
+const EXAMPLES = `
+Examples:
+  nodevmm run                                  a shell in the minimal guest
+  nodevmm run -- uname -a                      one command in it, with its exit status
+  nodevmm run --cpus 4 --memory 2G --disk data.raw,queues=4 --net auto,address=10.0.2.1/24
+  nodevmm run --disk a.raw,packed --disk b.raw,ro --guest tools -- fio --version
+  nodevmm run --kernel bzImage --initrd initrd.img --append 'debug' --console file:boot.log
+  nodevmm run --no-lab --hide-cpu-feature avx2,smep`;
+
+const PROCESS_STREAMS: RunStreams = {
+  input: process.stdin,
+  output: process.stdout,
+  errorOutput: process.stderr,
+  terminal: terminalInput(),
+  size: terminalSize,
+};
+
+/**
+ * Adds `run`.
+ * @param finish gets the exit status
+ */
+export function registerRunCommand(
+  program: Command,
+  parts: RunParts,
+  finish: (status: number) => void,
+): void {
+  const command = program
+    .command('run')
+    .description('boot a guest; with -- COMMAND, run one command in it')
+    .argument('[command...]', 'after --: a program in the guest, and its arguments')
+    .addHelpText('after', EXAMPLES + EXIT_STATUS_HELP);
+  addMachineOptions(command).action(async (argv: string[], flags: RunFlags) => {
+    if (argv.length > 0 && !process.argv.includes('--')) {
+      throw new UsageError(
+        'E_OPTION',
+        `${argv[0]} is no option; a command for the guest goes after --, as in: nodevmm run -- ${argv[0]}`,
+      );
+    }
+    finish(await run(parts, flags, argv));
+  });
+}
+
+/** Adds `start`. @param finish gets the exit status */
+export function registerStartCommand(
+  program: Command,
+  parts: RunParts,
+  finish: (status: number) => void,
+): void {
+  const command = program
+    .command('start')
+    .description('boot the minimal guest and open its console (what `npm start` does)')
+    .addHelpText('after', EXIT_STATUS_HELP);
+  addMachineOptions(command).action(async (flags: RunFlags) => {
+    process.stderr.write('nodevmm: booting Linux; Ctrl-A x leaves, Ctrl-A h helps\n');
+    finish(await run(parts, flags, []));
+  });
+}
+
+/** One run, here or in the lab. @returns the exit status */
+async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): Promise<number> {
+  // Bad usage shows at once, before anything is built or booted.
+  machineOptions(flags, { kernel: '' });
+  const inLab = await takesLab(parts, flags);
+  const image = await findImage(parts, flags);
+  if (inLab) return await parts.runInLab(labArguments(process.argv.slice(2), image));
+  await using vm = await parts.createMachine(machineOptions(flags, image));
+  return await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS);
+}
+
+/** @throws UsageError when neither the host nor the lab may be taken */
+async function takesLab(parts: RunParts, flags: RunFlags): Promise<boolean> {
+  if (flags.lab === true) return true;
+  const why = await parts.whyNoKvm();
+  if (why === undefined) return false;
+  if (flags.lab === false) {
+    throw new UsageError('E_KVM', `${why}; leave out --no-lab to take the lab`);
+  }
+  process.stderr.write(`nodevmm: ${why}; taking the lab, an emulated KVM host\n`);
+  return true;
+}
+
+/**
+ * The command line for the inside of the lab: the same run, with the guest that was built outside.
+ * @param args what this program was called with
+ * @param image undefined when `args` name the kernel
+ */
+export function labArguments(args: readonly string[], image: BootImage | undefined): string[] {
+  const split = args.indexOf('--');
+  const own = split < 0 ? args : args.slice(0, split);
+  const command = split < 0 ? [] : args.slice(split);
+  const options = own.slice(1).filter((arg) => arg !== '--lab');
+  const built = image === undefined ? [] : ['--kernel', image.kernel];
+  if (image?.initrd !== undefined && !own.some((arg) => /^--initrd(=|$)/.test(arg))) {
+    built.push('--initrd', image.initrd);
+  }
+  return ['run', ...options, ...built, '--no-lab', ...command];
+}
+
+async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | undefined> {
+  if (flags.kernel !== undefined) return undefined;
+  using progress = new ProgressLine();
+  return await parts.buildGuest(flags.guest ?? 'minimal', {
+    onProgress: (step, fraction) => progress.update(step, fraction),
+  });
+}
+
+function planOf(flags: RunFlags, argv: readonly string[]): RunPlan {
+  const hasCommand = argv.length > 0;
+  return {
+    console: flags.console ?? { to: hasCommand ? 'none' : 'tty' },
+    serial: flags.serial ?? { to: 'none' },
+    ...(hasCommand ? { command: argv } : {}),
+  };
+}

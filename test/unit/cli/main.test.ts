@@ -1,0 +1,64 @@
+/** The program as a person calls it: help, version, bad usage. */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import t from 'tap';
+import { labArguments } from '../../../src/cli/run.ts';
+
+function nodevmm(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, ['dist/src/cli/main.js', ...args], { encoding: 'utf8' });
+}
+
+t.test('--version is that of the package', (t) => {
+  const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
+  t.match(nodevmm('--version'), { status: 0, stdout: `${version}\n`, stderr: '' });
+  t.end();
+});
+
+t.test('--help tells the exit statuses and gives examples', (t) => {
+  t.match(nodevmm('--help'), { status: 0, stdout: /200 +the guest's kernel panicked/ });
+  t.match(nodevmm('run', '--help'), { status: 0, stdout: /nodevmm run -- uname -a/ });
+  t.end();
+});
+
+const REFUSED: readonly (readonly [string[], RegExp])[] = [
+  [['bogus'], /unknown command 'bogus'/],
+  [['run', '--bogus'], /unknown option '--bogus'/],
+  [['run', 'ls'], /ls is no option; a command for the guest goes after --/],
+  [['run', '--memory', 'much'], /--memory.*512M or 4G/],
+  [['run', '--cpus', '0'], /--cpus.*number from 1/],
+  [['run', '--console', 'pty'], /--console.*tty, none or file:PATH/],
+  [['run', '--on-reboot', 'halt'], /--on-reboot.*restart, exit/],
+  [['run', '--disk', 'a,what'], /does not know what/],
+];
+for (const [args, message] of REFUSED) {
+  t.test(`refuses ${args.join(' ')}`, (t) => {
+    const { status, stdout, stderr } = nodevmm(...args);
+    t.equal(status, 2);
+    t.equal(stdout, '');
+    t.match(stderr, message);
+    t.match(stderr, /^nodevmm: [^\n]*\n$/, 'one line, no stack trace');
+    t.end();
+  });
+}
+
+t.test('the command line for the inside of the lab', (t) => {
+  const image = { kernel: '/k', initrd: '/i' };
+  const built = ['--kernel', '/k', '--initrd', '/i', '--no-lab'];
+  t.strictSame(labArguments(['start'], image), ['run', ...built]);
+  t.strictSame(labArguments(['run', '--lab', '--cpus', '2', '--', 'ls', '--lab'], image), [
+    ...['run', '--cpus', '2'],
+    ...built,
+    ...['--', 'ls', '--lab'],
+  ]);
+  t.strictSame(
+    labArguments(['run', '--kernel=x'], undefined),
+    ['run', '--kernel=x', '--no-lab'],
+    'a kernel of the person stays',
+  );
+  t.strictSame(
+    labArguments(['run', '--initrd', 'mine'], image),
+    ['run', '--initrd', 'mine', '--kernel', '/k', '--no-lab'],
+    'and so does an initrd',
+  );
+  t.end();
+});
