@@ -69,8 +69,7 @@ export const FADT_HW_REDUCED_ACPI = 1 << 20;
 export const IAPC_VGA_NOT_PRESENT = 1 << 2;
 export const IAPC_PCIE_ASPM_CONTROLS = 1 << 4;
 
-/** §5.2.12: LocalInterruptControllerAddress and Flags follow the header. */
-export const MADT_HEADER_LENGTH = 44;
+/** §5.2.12, Multiple APIC Description Table: its revision, and types of its entries. */
 export const MADT_REVISION = 5;
 export const MADT_PROCESSOR_LOCAL_APIC = 0;
 export const MADT_IO_APIC = 1;
@@ -79,12 +78,6 @@ export const MADT_LOCAL_APIC_NMI = 4;
 export const LOCAL_APIC_ENABLED = 1;
 /** Table 5.26, "MPS INTI Flags": active high, edge triggered. */
 export const MPS_INTI_HIGH_EDGE = 0b0101;
-
-/** PCI Firmware 3.2 §4.1.2: 8 reserved bytes, then one entry for each segment group. */
-export const MCFG_ENTRY = struct(
-  { BaseAddress: 8, PCISegmentGroup: 2, StartBus: 1, EndBus: 1, Reserved: 4 },
-  true,
-);
 
 /** "Windows ACPI Emulated Devices Table": timers that need no workarounds. */
 export const WAET_RTC_GOOD = 1 << 0;

@@ -74,8 +74,6 @@ export const LOADER_TYPE_UNDEFINED = 0xff;
 export const LOADED_HIGH = 1;
 /** `xloadflags`: the kernel has the 64-bit entry point at 0x200. */
 export const XLF_KERNEL_64 = 1;
-/** `xloadflags`: kernel, boot_params, command line and initrd may lie above 4 GiB. */
-export const XLF_CAN_BE_LOADED_ABOVE_4G = 2;
 /** The 64-bit entry point, from the start of the protected-mode code. */
 export const ENTRY_64_OFFSET = 0x200;
 /** Unit of `setup_sects`. */
@@ -93,8 +91,8 @@ export const BOOT_PARAMS_ACPI_RSDP_ADDR = 0x070;
 export const BOOT_PARAMS_E820_ENTRIES = 0x1e8;
 /** boot_params.e820_table. */
 export const BOOT_PARAMS_E820_TABLE = 0x2d0;
-/** struct boot_e820_entry; `length` is `size` there. */
-export const boot_e820_entry = struct({ addr: 8, length: 8, type: 4 }, true);
+/** struct boot_e820_entry; `size_` is `size` there. */
+export const boot_e820_entry = struct({ addr: 8, size_: 8, type: 4 }, true);
 export const E820_MAX_ENTRIES_ZEROPAGE = 128;
 export const E820_TYPE_RAM = 1;
 export const E820_TYPE_RESERVED = 2;
@@ -119,7 +117,7 @@ export const hvm_start_info = struct({
   memmap_entries: 4,
   reserved: 4,
 });
-/** struct hvm_modlist_entry; `length` is `size` there. */
-export const hvm_modlist_entry = struct({ paddr: 8, length: 8, cmdline_paddr: 8, reserved: 8 });
-/** struct hvm_memmap_table_entry; `length` is `size` there, the types are e820's. */
-export const hvm_memmap_table_entry = struct({ addr: 8, length: 8, type: 4, reserved: 4 });
+/** struct hvm_modlist_entry; `size_` is `size` there. */
+export const hvm_modlist_entry = struct({ paddr: 8, size_: 8, cmdline_paddr: 8, reserved: 8 });
+/** struct hvm_memmap_table_entry; `size_` is `size` there, the types are e820's. */
+export const hvm_memmap_table_entry = struct({ addr: 8, size_: 8, type: 4, reserved: 4 });

@@ -50,7 +50,13 @@ export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): numb
   };
   const dsdt = place(table('DSDT', 2, dsdtBlock(options.ramSize, options.physicalAddressBits)));
   const tables = [fadt(dsdt), madt(options.cpus), mcfg(), waet()].map(place);
-  const xsdt = place(table('XSDT', 1, tables.flatMap((gpa) => littleEndian(gpa, 8))));
+  const xsdt = place(
+    table(
+      'XSDT',
+      1,
+      tables.flatMap((gpa) => littleEndian(gpa, 8)),
+    ),
+  );
   memory.bytes(ACPI_GPA, acpi.RSDP.size).set(rsdp(xsdt));
   return ACPI_GPA;
 }
@@ -147,7 +153,7 @@ function madt(cpus: number): Uint8Array {
   return table('APIC', acpi.MADT_REVISION, body);
 }
 
-/** ECAM of the buses of segment group 0. */
+/** PCI Firmware 3.2 §4.1.2: address, segment group, first and last bus of each ECAM range. */
 function mcfg(): Uint8Array {
   const lastBus = PCI_ECAM_SIZE / ECAM_BYTES_PER_BUS - 1;
   const entry = [...littleEndian(PCI_ECAM_BASE, 8), 0, 0, 0, lastBus, 0, 0, 0, 0];

@@ -10,8 +10,8 @@ import type { CpuEntryState } from './entry-state.ts';
 import { loadInitrd } from './initrd.ts';
 import { defaultKernelCache, unpackKernel } from './kernel-cache.ts';
 import { type BzImage, kernelKind, parseBzImage } from './kernel-image.ts';
-import { loadBzImage, loadElf } from './load-kernel.ts';
 import { enterLinux64 } from './linux64.ts';
+import { loadBzImage, loadElf } from './load-kernel.ts';
 import { enterPvh } from './pvh.ts';
 
 /** What every x86-64 processor has at least (Intel SDM vol. 3 §4.1.4). */

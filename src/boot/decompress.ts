@@ -59,7 +59,8 @@ export async function decompressKernel(payload: Uint8Array, name: string): Promi
   }
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   const size = view.getUint32(payload.length - 4, true);
-  if (size === 0 || size > LARGEST_KERNEL) throw damaged(name, `it claims to unpack to ${size} bytes`);
+  if (size === 0 || size > LARGEST_KERNEL)
+    throw damaged(name, `it claims to unpack to ${size} bytes`);
   const input = format.name === 'gzip' ? payload : payload.subarray(0, payload.length - 4);
   const output =
     format.decode === undefined

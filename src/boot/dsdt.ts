@@ -97,11 +97,7 @@ export function dsdtBlock(ramSize: number, physicalAddressBits: number): Uint8Ar
         resources.ioPorts({ base: CMOS_PORT, size: 2 }),
         resources.edgeInterrupt(RTC_GSI),
       ),
-      isaDevice(
-        'PEVT',
-        aml.string('QEMU0001'),
-        resources.ioPorts({ base: PVPANIC_PORT, size: 1 }),
-      ),
+      isaDevice('PEVT', aml.string('QEMU0001'), resources.ioPorts({ base: PVPANIC_PORT, size: 1 })),
     ),
     // §7.4.2: SLP_TYP is the first element, also for the sleep control register.
     ...aml.name('\\_S5', aml.packageOf(...[SLEEP_TYPE_S5, 0, 0, 0].map(aml.integer))),

@@ -82,7 +82,10 @@ export function parseElf(source: ByteSource): ElfImage {
     if (offset + filesz > source.size) throw truncated(source.name, offset + filesz, source.size);
     if (kind === PT_NOTE) {
       const alignment = u64(table, at + 48, 'p_align') === 8 ? 8 : 4;
-      pvhEntry ??= findPvhEntry(readView(source, offset, Math.min(filesz, LONGEST_NOTES)), alignment);
+      pvhEntry ??= findPvhEntry(
+        readView(source, offset, Math.min(filesz, LONGEST_NOTES)),
+        alignment,
+      );
     } else if (memsz > 0) {
       if (filesz > memsz) throw bad('a segment has more bytes than memory');
       segments.push({ offset, paddr, filesz, memsz });

@@ -13,7 +13,6 @@ import {
 } from 'node:fs';
 import { homedir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
-import { UsageError } from '../host/errors.ts';
 import { BufferSource, type ByteSource, FileSource } from './byte-source.ts';
 import { decompressKernel } from './decompress.ts';
 import { type ElfImage, parseElf } from './elf.ts';
@@ -33,7 +32,7 @@ export interface UnpackedKernel {
 
 /** `$XDG_CACHE_HOME/nodevmm/kernels`, or the same below `~/.cache`. */
 export function defaultKernelCache(env: NodeJS.ProcessEnv = process.env): string {
-  const base = env['XDG_CACHE_HOME'];
+  const base = env.XDG_CACHE_HOME;
   // XDG Base Directory Specification: relative paths are invalid and to be ignored.
   const cache = base !== undefined && isAbsolute(base) ? base : join(homedir(), '.cache');
   return join(cache, 'nodevmm', 'kernels');
@@ -80,22 +79,28 @@ function openCached(path: string): UnpackedKernel | undefined {
   }
 }
 
-/** Atomic: readers see the whole file or none, and two writers do no harm. */
+/** Stores a kernel if the folder lets us; otherwise the next start unpacks again. */
 function store(cacheDir: string, path: string, vmlinux: Uint8Array): void {
-  const temporary = join(cacheDir, `.${randomBytes(8).toString('hex')}.tmp`);
   try {
     mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
-    const fd = openSync(temporary, 'wx', 0o600);
-    try {
-      for (let at = 0; at < vmlinux.length; ) at += writeSync(fd, vmlinux, at);
-    } finally {
-      closeSync(fd);
-    }
-    renameSync(temporary, path);
+    writeAtomically(path, join(cacheDir, `.${randomBytes(8).toString('hex')}.tmp`), vmlinux);
     prune(cacheDir);
+  } catch {
+    // No folder, no right, no room: see above.
+  }
+}
+
+/** Readers see the whole file or none, and two writers do no harm. */
+function writeAtomically(path: string, temporary: string, bytes: Uint8Array): void {
+  const fd = openSync(temporary, 'wx', 0o600);
+  try {
+    for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
+    renameSync(temporary, path);
   } catch (error) {
     rmSync(temporary, { force: true });
-    if (error instanceof UsageError) throw error;
+    throw error;
+  } finally {
+    closeSync(fd);
   }
 }
 

@@ -107,8 +107,7 @@ export function parseBzImage(source: ByteSource): BzImage {
     codeSize: Math.min(u32('syssize') * 16, source.size - codeOffset),
     payloadOffset,
     payloadSize,
-    commandLineSize:
-      version >= PROTOCOL_CMDLINE_SIZE ? u32('cmdline_size') : COMMAND_LINE_SIZE - 1,
+    commandLineSize: version >= PROTOCOL_CMDLINE_SIZE ? u32('cmdline_size') : COMMAND_LINE_SIZE - 1,
     initrdAddrMax: u32('initrd_addr_max'),
     // As doubles: what lies beyond 2^53 is rounded, and is no RAM either way.
     prefAddress: Number(prefAddress),

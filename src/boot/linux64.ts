@@ -102,7 +102,7 @@ function writeBootParams(
   memoryMap.forEach(({ gpa, size, type }, index) => {
     const at = BOOT_PARAMS_GPA + BOOT_PARAMS_E820_TABLE + index * boot_e820_entry.size;
     memory.writeU64(at + boot_e820_entry.addr.offset, gpa);
-    memory.writeU64(at + boot_e820_entry.length.offset, size);
+    memory.writeU64(at + boot_e820_entry.size_.offset, size);
     memory.writeU32(at + boot_e820_entry.type.offset, type);
   });
 }

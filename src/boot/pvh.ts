@@ -49,12 +49,12 @@ export function enterPvh(
     memory.writeU32(info + hvm_start_info.nr_modules.offset, 1);
     memory.writeU64(info + hvm_start_info.modlist_paddr.offset, HVM_MODLIST_GPA);
     memory.writeU64(HVM_MODLIST_GPA + hvm_modlist_entry.paddr.offset, initrd.gpa);
-    memory.writeU64(HVM_MODLIST_GPA + hvm_modlist_entry.length.offset, initrd.size);
+    memory.writeU64(HVM_MODLIST_GPA + hvm_modlist_entry.size_.offset, initrd.size);
   }
   memoryMap.forEach(({ gpa, size, type }, index) => {
     const at = HVM_MEMMAP_GPA + index * hvm_memmap_table_entry.size;
     memory.writeU64(at + hvm_memmap_table_entry.addr.offset, gpa);
-    memory.writeU64(at + hvm_memmap_table_entry.length.offset, size);
+    memory.writeU64(at + hvm_memmap_table_entry.size_.offset, size);
     memory.writeU32(at + hvm_memmap_table_entry.type.offset, type);
   });
 

@@ -1,0 +1,130 @@
+/** ACPI 6.5 tables: structure by our own reading, and syntax by Intel's compiler. */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import t from 'tap';
+import { writeAcpiTables } from '../../../src/boot/acpi-tables.ts';
+import { Ram } from '../../../src/memory/ram.ts';
+import * as layout from '../../../src/platform/layout.ts';
+
+const MiB = 2 ** 20;
+const HEADER_LENGTH = 36;
+
+/** The tables as a guest finds them, by signature. */
+function tables(cpus: number): Map<string, Buffer> {
+  using ram = new Ram(64 * MiB);
+  const { memory } = ram;
+  const options = { cpus, ramSize: memory.size, physicalAddressBits: 40 };
+  const rsdpGpa = writeAcpiTables(memory, options);
+  t.equal(writeAcpiTables(memory, options), rsdpGpa, 'again, for a reboot');
+
+  const read = (gpa: number, length: number): Buffer => Buffer.from(memory.bytes(gpa, length));
+  const table = (gpa: number): [string, Buffer] => {
+    const bytes = read(gpa, memory.readU32(gpa + 4));
+    return [bytes.toString('latin1', 0, 4), bytes];
+  };
+  const found = new Map([['RSDP', read(rsdpGpa, 36)]]);
+  const [, xsdt] = table(memory.readU32(rsdpGpa + 24));
+  found.set('XSDT', xsdt);
+  for (let at = HEADER_LENGTH; at < xsdt.length; at += 8) {
+    found.set(...table(Number(xsdt.readBigUInt64LE(at))));
+  }
+  found.set(...table(Number((found.get('FACP') as Buffer).readBigUInt64LE(140))));
+  return found;
+}
+
+const found = tables(4);
+const get = (signature: string): Buffer => found.get(signature) ?? Buffer.alloc(0);
+const sum = (bytes: Buffer): number => bytes.reduce((total, byte) => total + byte, 0) % 256;
+
+t.test('§5.2.5.3 RSDP and §5.2.6 headers: signatures and checksums', async (t) => {
+  t.equal(get('RSDP').toString('latin1', 0, 8), 'RSD PTR ');
+  t.equal(get('RSDP')[15], 2, 'revision');
+  t.equal(sum(get('RSDP').subarray(0, 20)), 0);
+  t.same([...found.keys()].sort(), ['APIC', 'DSDT', 'FACP', 'MCFG', 'RSDP', 'WAET', 'XSDT']);
+  for (const [signature, bytes] of found) t.equal(sum(bytes), 0, signature);
+});
+
+t.test('§5.2.9 FADT: hardware-reduced, reset and sleep registers in I/O space', async (t) => {
+  const fadt = get('FACP');
+  t.same([fadt[8], fadt[131]], [6, 5], 'version 6.5');
+  const flags = fadt.readUInt32LE(112);
+  t.ok(flags & (1 << 20), 'HW_REDUCED_ACPI');
+  t.ok(flags & (1 << 10), 'RESET_REG_SUP');
+  t.equal(fadt.readUInt16LE(109) & 0b100111, 0b100, 'no VGA, no 8042, a CMOS clock, MSI');
+  const registers: [number, number][] = [
+    [116, layout.RESET_PORT],
+    [244, layout.SLEEP_CONTROL_PORT],
+    [256, layout.SLEEP_STATUS_PORT],
+  ];
+  for (const [at, port] of registers) {
+    t.same([...fadt.subarray(at, at + 4)], [1, 8, 0, 1], 'a byte in system I/O space');
+    t.equal(Number(fadt.readBigUInt64LE(at + 4)), port);
+  }
+  t.equal(fadt[128], layout.RESET_VALUE);
+});
+
+t.test('§5.2.12 MADT: local APICs, I/O APIC, edge-triggered ISA interrupts', async (t) => {
+  for (const cpus of [1, 16]) {
+    const madt = tables(cpus).get('APIC') ?? Buffer.alloc(0);
+    t.equal(madt.readUInt32LE(36), layout.LOCAL_APIC_ADDRESS);
+    const entries: Buffer[] = [];
+    for (let at = 44; at < madt.length; at += madt[at + 1] as number) {
+      entries.push(madt.subarray(at, at + (madt[at + 1] as number)));
+    }
+    const local = entries.filter((entry) => entry[0] === 0);
+    t.same(
+      local.map((entry) => [entry[3], entry.readUInt32LE(4)]),
+      Array.from({ length: cpus }, (_, id) => [id, 1]),
+    );
+    const io = entries.filter((entry) => entry[0] === 1);
+    t.same(
+      io.map((entry) => [entry.readUInt32LE(4), entry.readUInt32LE(8)]),
+      [[layout.IOAPIC_ADDRESS, 0]],
+    );
+    const overrides = entries.filter((entry) => entry[0] === 2);
+    t.same(
+      overrides.map((entry) => [entry[3], entry.readUInt32LE(4), entry.readUInt16LE(8)]),
+      [
+        [layout.COM1_GSI, layout.COM1_GSI, 5],
+        [layout.RTC_GSI, layout.RTC_GSI, 5],
+      ],
+    );
+  }
+});
+
+t.test('PCI Firmware 3.2 §4.1.2 MCFG: ECAM of bus 0', async (t) => {
+  const mcfg = get('MCFG');
+  t.equal(Number(mcfg.readBigUInt64LE(44)), layout.PCI_ECAM_BASE);
+  t.same([...mcfg.subarray(52, 56)], [0, 0, 0, 0], 'segment 0, buses 0 to 0');
+  t.equal(mcfg.length, 60);
+});
+
+const compiler = 'iasl';
+const missing = spawnSync(compiler, ['-v']).error !== undefined;
+const skip = missing ? 'iasl is not installed (acpica-tools)' : false;
+
+t.test('iasl takes every table apart and puts it together again', { skip }, async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'nodevmm-acpi-'));
+  t.teardown(() => rmSync(directory, { recursive: true }));
+  const run = (...args: string[]): string => {
+    const { status, stdout, stderr } = spawnSync(compiler, args, { cwd: directory });
+    t.equal(status, 0, `${args.join(' ')}\n${stdout}${stderr}`);
+    return `${stdout}${stderr}`;
+  };
+  for (const [signature, bytes] of found) {
+    if (signature === 'RSDP') continue;
+    writeFileSync(join(directory, `${signature}.aml`), bytes);
+    run('-d', `${signature}.aml`);
+    t.match(run('-oa', '-p', 'again', `${signature}.dsl`), /0 Errors, 0 Warnings/, signature);
+    const again = readFileSync(join(directory, 'again.aml'));
+    // The compiler puts its own name and version at the end of the header, and sums anew.
+    for (const copy of [again, bytes]) copy.fill(0, 28, HEADER_LENGTH)[9] = 0;
+    t.same(again, bytes, `${signature} assembles to the same bytes`);
+  }
+  const dsdt = readFileSync(join(directory, 'DSDT.dsl'), 'latin1');
+  for (const device of ['PNP0A08', 'PNP0C02', 'PNP0501', 'PNP0B00', 'QEMU0001']) {
+    t.ok(dsdt.includes(device), device);
+  }
+});
