@@ -44,9 +44,10 @@ export class AgentClient implements Disposable {
   readonly #ready = defer<void>();
   #scanner: HelloScanner | undefined = new HelloScanner();
   #decoder = new FrameDecoder();
+  readonly #end = defer<NodeVmmError>();
   #timer: NodeJS.Timeout | undefined;
   #lastChannel = 0;
-  #closed: NodeVmmError | undefined;
+  #error: NodeVmmError | undefined;
 
   /** @param stream e.g. a connected unix socket; it may carry the rest of an earlier conversation */
   constructor(stream: Duplex) {
@@ -61,6 +62,11 @@ export class AgentClient implements Disposable {
   /** Resolves when the agent has answered. @throws PeerError when the stream ends before */
   ready(): Promise<void> {
     return this.#ready.promise;
+  }
+
+  /** Resolves with the reason when the conversation has ended. */
+  get closed(): Promise<NodeVmmError> {
+    return this.#end.promise;
   }
 
   /**
@@ -95,7 +101,7 @@ export class AgentClient implements Disposable {
    * @throws PeerError when the conversation has ended
    */
   open(receiver: ChannelReceiver): (type: number, payload: Uint8Array) => void {
-    if (this.#closed !== undefined) throw this.#closed;
+    if (this.#error !== undefined) throw this.#error;
     this.#lastChannel += 1;
     const channel = this.#lastChannel;
     this.#channels.set(channel, receiver);
@@ -129,7 +135,7 @@ export class AgentClient implements Disposable {
   }
 
   #send(type: number, channel: number, payload: Uint8Array): void {
-    if (this.#closed !== undefined || this.#scanner !== undefined) return;
+    if (this.#error !== undefined || this.#scanner !== undefined) return;
     this.#stream.write(encodeFrame(type, channel, payload));
   }
 
@@ -192,10 +198,11 @@ export class AgentClient implements Disposable {
   }
 
   #fail(error: NodeVmmError): void {
-    if (this.#closed !== undefined) return;
-    this.#closed = error;
+    if (this.#error !== undefined) return;
+    this.#error = error;
     clearTimeout(this.#timer);
     this.#ready.reject(error);
+    this.#end.resolve(error);
     for (const receiver of this.#channels.values()) receiver.fail(error);
     this.#channels.clear();
   }

@@ -3,6 +3,8 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { EXIT_STATUS_HELP } from './exit-status.ts';
+import { registerGuestCommand } from './guest.ts';
+import { registerLabCommand } from './lab.ts';
 import { reportError } from './report-error.ts';
 import { registerRunCommand, registerStartCommand } from './run.ts';
 import { RUN_PARTS } from './run-parts.ts';
@@ -40,6 +42,8 @@ const program = new Command('nodevmm')
 
 registerStartCommand(program, RUN_PARTS, finish);
 registerRunCommand(program, RUN_PARTS, finish);
+registerGuestCommand(program, finish);
+registerLabCommand(program, finish);
 
 process.on('uncaughtException', fail);
 process.on('unhandledRejection', fail);

@@ -1,0 +1,88 @@
+/** `nodevmm lab`: a shell or a command in the emulated KVM host. */
+import type { Command } from 'commander';
+import { attachKept, keepLab, openLab, stopKept } from '../lab/kept.ts';
+import type { LabOptions } from '../lab/lab.ts';
+import { runInLab } from './lab-session.ts';
+import { ProgressLine } from './progress.ts';
+import { parseMemory } from './run-options.ts';
+
+interface LabFlags {
+  readonly memory?: number;
+  readonly cpus?: number;
+  readonly share?: readonly string[];
+  readonly kernelArgs?: string;
+  readonly machine?: string;
+  readonly qemuArg?: readonly string[];
+  readonly keep?: boolean;
+  readonly stop?: boolean;
+}
+
+const EXAMPLES = `
+Examples:
+  nodevmm lab                        a shell in an emulated PC that has /dev/kvm
+  nodevmm lab npm test               one command, with its exit status
+  nodevmm lab --keep                 boots a lab in the background: what follows starts at once
+  nodevmm lab --stop                 ends it (it also ends by itself after an idle hour)`;
+
+/**
+ * Adds `lab`.
+ * @param finish gets the exit status
+ */
+export function registerLabCommand(program: Command, finish: (status: number) => void): void {
+  const gather = (value: string, before: readonly string[] = []): string[] => [...before, value];
+  program
+    .command('lab')
+    .description('open a shell, or run a command, in an emulated KVM host that sees this project')
+    .argument('[command...]', 'a program and its arguments; default: a shell')
+    .option('-m, --memory <size>', 'RAM of the lab (default: 8G)', parseMemory)
+    .option('-c, --cpus <n>', 'CPUs of the lab (default: 2)', Number)
+    .option('--share <folder>', 'another folder that the lab may write to; may be repeated', gather)
+    .option('--keep', 'keep a lab running in the background for the commands that follow')
+    .option('--stop', 'end the lab that is kept')
+    .option('--machine <options>', "added to QEMU's -M q35, e.g. kernel-irqchip=split")
+    .option('--qemu-arg <argument>', 'another argument for QEMU; may be repeated', gather)
+    .option('--kernel-args <text>', "added to the lab's kernel command line")
+    .passThroughOptions()
+    .addHelpText('after', EXAMPLES)
+    .action(async (argv: string[], flags: LabFlags) => finish(await lab(argv, flags)));
+}
+
+async function lab(argv: readonly string[], flags: LabFlags): Promise<number> {
+  if (flags.stop === true) {
+    const stopped = await stopKept();
+    process.stderr.write(stopped ? 'nodevmm: the lab has ended\n' : 'nodevmm: no lab is kept\n');
+    return 0;
+  }
+  const options = optionsOf(flags);
+  if (flags.keep === true) await keep(options);
+  if (flags.keep === true && argv.length === 0) return 0;
+  const progress = new ProgressLine();
+  const opened = openLab({
+    ...options,
+    onProgress: (step, fraction) => progress.update(step, fraction),
+  });
+  await using host = await opened.finally(() => progress.close());
+  const shell = [process.env.SHELL ?? '/bin/sh'];
+  return await runInLab(host, argv.length > 0 ? argv : shell);
+}
+
+async function keep(options: LabOptions): Promise<void> {
+  const kept = await attachKept();
+  if (kept !== undefined) {
+    await kept.close();
+    return;
+  }
+  using progress = new ProgressLine();
+  await keepLab(options, (step, fraction) => progress.update(step, fraction));
+}
+
+function optionsOf(flags: LabFlags): LabOptions {
+  return {
+    ...(flags.memory === undefined ? {} : { memory: flags.memory }),
+    ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
+    ...(flags.share === undefined ? {} : { shares: flags.share }),
+    ...(flags.machine === undefined ? {} : { machine: flags.machine }),
+    ...(flags.qemuArg === undefined ? {} : { qemuArgs: flags.qemuArg }),
+    ...(flags.kernelArgs === undefined ? {} : { kernelArgs: flags.kernelArgs }),
+  };
+}

@@ -1,0 +1,40 @@
+/** The process that keeps a lab: ends with it, by a signal, or when nobody has used it for an hour. */
+import { rmSync } from 'node:fs';
+import { attachKept, KEPT, type KeeperReport, keptSocket, shareLab } from './kept.ts';
+import { Lab, type LabOptions } from './lab.ts';
+
+const IDLE_MS = 3_600_000;
+
+function report(line: KeeperReport): void {
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+}
+
+// Whoever started us leaves once the lab is there.
+process.stdout.on('error', () => {});
+
+async function keep(options: LabOptions): Promise<void> {
+  const lab = await Lab.boot({ ...options, onProgress: (step, done) => report({ step, done }) });
+  if ((await attachKept()) !== undefined) throw new Error('another lab is kept already');
+  const server = await shareLab(lab);
+  process.on('exit', () => rmSync(keptSocket(), { force: true }));
+  let idle = setTimeout(() => process.exit(0), IDLE_MS);
+  let clients = 0;
+  server.on('connection', (stream) => {
+    clients += 1;
+    clearTimeout(idle);
+    stream.on('close', () => {
+      clients -= 1;
+      if (clients === 0) idle = setTimeout(() => process.exit(0), IDLE_MS);
+    });
+  });
+  report({ step: KEPT, done: 1 });
+  await lab.agent.closed;
+  process.exit(0);
+}
+
+keep(JSON.parse(process.argv[2] ?? '{}') as LabOptions).catch((error: unknown) => {
+  process.stdout.write(
+    `${JSON.stringify({ error: error instanceof Error ? error.message : String(error) })}\n`,
+    () => process.exit(1),
+  );
+});

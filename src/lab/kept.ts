@@ -1,0 +1,97 @@
+/** A lab that outlives a command: kept by a process of its own, shared through a socket. */
+import { spawn } from 'node:child_process';
+import { chmodSync, mkdirSync, rmSync, statSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { shareAgent } from '../agent/broker.ts';
+import { contentHash } from '../guest/cache.ts';
+import type { Progress } from '../guest/kernel.ts';
+import { PeerError, UsageError } from '../host/errors.ts';
+import { Lab, type LabOptions } from './lab.ts';
+import { packageFolder } from './package-folder.ts';
+
+/** Where the lab of this checkout is shared: a folder of the user's own (XDG Base Directory Specification). */
+export function keptSocket(): string {
+  const uid = process.getuid?.() ?? 0;
+  const runtime = process.env.XDG_RUNTIME_DIR;
+  const folder = runtime ? join(runtime, 'nodevmm') : join(tmpdir(), `nodevmm-${uid}`);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  if (statSync(folder).uid !== uid) {
+    throw new UsageError('E_LAB', `${folder} belongs to another user; set XDG_RUNTIME_DIR`);
+  }
+  chmodSync(folder, 0o700);
+  return join(folder, `lab-${contentHash([packageFolder]).slice(0, 8)}.sock`);
+}
+
+/** The kept lab when there is one. */
+export async function attachKept(): Promise<Lab | undefined> {
+  try {
+    return await Lab.attach(keptSocket());
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'E_AGENT_GONE') return undefined;
+    throw error;
+  }
+}
+
+/** The kept lab, or one that ends with this process. What is kept keeps its own size and extras. */
+export async function openLab(options: LabOptions = {}): Promise<Lab> {
+  return (await attachKept()) ?? (await Lab.boot(options));
+}
+
+/** Shares a lab with other processes. @returns the server, listening at `keptSocket()` */
+export async function shareLab(lab: Lab): Promise<Server> {
+  const path = keptSocket();
+  const server = createServer((stream) => shareAgent(lab.agent, stream));
+  rmSync(path, { force: true });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(path, resolve);
+  });
+  return server;
+}
+
+/** One line of the keeper's standard output. */
+export type KeeperReport = { readonly step: string; readonly done: number } | { readonly error: string };
+
+/**
+ * Starts a process that boots a lab and keeps it.
+ * @throws PeerError when it does not come up
+ */
+export async function keepLab(options: Omit<LabOptions, 'onProgress'>, progress: Progress): Promise<void> {
+  const keeper = fileURLToPath(new URL('./keeper.js', import.meta.url));
+  const child = spawn(process.execPath, [keeper, JSON.stringify(options)], {
+    detached: true,
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  let text = '';
+  for await (const chunk of child.stdout) {
+    text += String(chunk);
+    const lines = text.split('\n');
+    text = lines.pop() ?? '';
+    for (const line of lines) {
+      const report = JSON.parse(line) as KeeperReport;
+      if ('error' in report) throw new PeerError('E_LAB', report.error);
+      progress(report.step, report.done);
+      if (report.step !== KEPT) continue;
+      child.stdout.destroy();
+      child.unref();
+      return;
+    }
+  }
+  throw new PeerError('E_LAB', 'the process that keeps the lab ended at once; try without --keep');
+}
+
+/** The last step that a keeper reports. */
+export const KEPT = 'lab: kept';
+
+/** Ends the kept lab with everything in it. @returns false when there was none */
+export async function stopKept(): Promise<boolean> {
+  const lab = await attachKept();
+  if (lab === undefined) return false;
+  await lab.agent.exec(['/run/nodevmm/busybox', 'poweroff', '-f']).catch(() => {});
+  await lab.close();
+  return true;
+}
