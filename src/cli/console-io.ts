@@ -19,20 +19,28 @@ export interface RunStreams {
   size(): { readonly columns: number; readonly rows: number } | undefined;
 }
 
+/** How input is given to a guest. */
+export interface InputOptions {
+  /** Ctrl-A x was typed. */
+  onQuit(): void;
+  /** The end of a piped input ends the target. */
+  readonly endWithInput?: boolean;
+  /** Who gets the input obeys Ctrl-A commands by itself. */
+  readonly passEscapes?: boolean;
+}
+
 /**
  * Gives what is typed to a guest: raw and with Ctrl-A commands from a terminal, as it is from a pipe.
- * @param onQuit Ctrl-A x was typed
  * @returns lets go of the input and the terminal
  */
 export function attachInput(
   streams: RunStreams,
   target: Writable,
-  onQuit: () => void,
-  endWithInput: boolean,
+  options: InputOptions,
 ): Disposable {
   const { input, terminal, errorOutput } = streams;
   if (terminal === undefined) {
-    input.pipe(target, { end: endWithInput });
+    input.pipe(target, { end: options.endWithInput === true });
     return {
       [Symbol.dispose]() {
         input.unpipe(target);
@@ -41,10 +49,11 @@ export function attachInput(
     };
   }
   const raw = new RawTerminal(terminal);
+  const pass = options.passEscapes === true;
   const filter = new EscapeFilter((command) => {
-    if (command === 'quit') onQuit();
-    else errorOutput.write(ESCAPE_HELP);
-  });
+    if (command === 'quit') options.onQuit();
+    else if (!pass) errorOutput.write(ESCAPE_HELP);
+  }, pass);
   input.pipe(filter).pipe(target, { end: false });
   return {
     [Symbol.dispose]() {

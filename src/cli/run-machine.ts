@@ -1,9 +1,10 @@
 /** One run of a machine from the command line: its console or one command in it, to the end. */
 import { constants as os } from 'node:os';
-import type { Duplex, Writable } from 'node:stream';
+import type { Duplex } from 'node:stream';
 import type { CommandExit, GuestProcess, SpawnOptions } from '../agent/command.ts';
 import type { MachineExit } from '../machine/options.ts';
 import { CleanUp } from './clean-up.ts';
+import { followSize, streamCommand, terminalOf } from './command-io.ts';
 import { attachInput, ConsoleOutput, openTarget, type RunStreams } from './console-io.ts';
 import { EXIT_COMMAND_LOST, EXIT_OK, statusOf } from './exit-status.ts';
 import { reportError } from './report-error.ts';
@@ -63,10 +64,10 @@ export async function runMachine(
   const output = new ConsoleOutput(vm.console, consoleSink.stream);
   const serial = new ConsoleOutput(vm.serial, serialSink.stream);
   if (plan.command === undefined && plan.console.to === 'tty') {
-    cleanUp.use(attachInput(streams, vm.console, person.quit, false));
+    cleanUp.use(attachInput(streams, vm.console, { onQuit: person.quit }));
     followSize(streams, (columns, rows) => vm.resizeConsole(columns, rows), cleanUp);
   } else if (plan.command === undefined && plan.serial.to === 'tty') {
-    cleanUp.use(attachInput(streams, vm.serial, person.quit, false));
+    cleanUp.use(attachInput(streams, vm.serial, { onQuit: person.quit }));
   }
   await vm.start();
   const work =
@@ -131,21 +132,6 @@ function waitForPerson(cleanUp: CleanUp): { end: Promise<End>; quit: () => void 
   return { end, quit: () => resolve({ kind: 'quit' }) };
 }
 
-/** Tells a guest the terminal's size, now and whenever it changes. */
-function followSize(
-  streams: RunStreams,
-  tell: (columns: number, rows: number) => void,
-  cleanUp: CleanUp,
-): void {
-  const update = (): void => {
-    const size = streams.size();
-    if (size !== undefined) tell(size.columns, size.rows);
-  };
-  update();
-  process.on('SIGWINCH', update);
-  cleanUp.defer(() => process.removeListener('SIGWINCH', update));
-}
-
 async function runCommand(
   vm: RunnableMachine,
   argv: readonly string[],
@@ -154,35 +140,11 @@ async function runCommand(
   cleanUp: CleanUp,
 ): Promise<End> {
   try {
-    const size = streams.terminal === undefined ? undefined : streams.size();
+    const size = terminalOf(streams);
     const process = await vm.spawn(argv, size === undefined ? {} : { tty: size });
-    // A command that ends early, or never reads, closes its input under the writer.
-    process.stdin.on('error', () => {});
-    const piped = Promise.all([
-      copy(process.stdout, streams.output),
-      copy(process.stderr, streams.errorOutput),
-    ]);
-    // The terminal stays as it is while the guest boots, and Ctrl-C works.
-    process.started.then(
-      () => {
-        const input = size === undefined ? { ...streams, terminal: undefined } : streams;
-        cleanUp.use(attachInput(input, process.stdin, onQuit, true));
-        if (size !== undefined) followSize(streams, (c, r) => process.resize(c, r), cleanUp);
-      },
-      () => {},
-    );
-    const exit = await process.exit;
-    await piped;
-    return { kind: 'command', exit };
+    return { kind: 'command', exit: await streamCommand(process, streams, { onQuit }, cleanUp) };
   } catch (error) {
     return { kind: 'lost', error };
-  }
-}
-
-/** Copies a stream to its end; the target stays open. */
-async function copy(from: AsyncIterable<Buffer>, to: Writable): Promise<void> {
-  for await (const chunk of from) {
-    if (!to.write(chunk)) await new Promise<void>((resolve) => to.once('drain', () => resolve()));
   }
 }
 

@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
+import { DEFAULT_COMMAND_LINE } from '../machine/resolve-options.ts';
 import { parseDisk, parseNet, parseRings, withDefaults } from './device-options.ts';
 
 /** Where a console goes. */
@@ -152,6 +153,3 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
     ...(flags.onReboot === undefined ? {} : { onReboot: flags.onReboot }),
   };
 }
-
-/** Early messages on the serial port, all of them on the virtio console. */
-const DEFAULT_COMMAND_LINE = 'earlycon=uart8250,io,0x3f8 console=hvc0';

@@ -1,17 +1,18 @@
 /** What `run` and `start` are put together from in the real program. */
+import { fileURLToPath } from 'node:url';
 import { buildGuest } from '../guest/guests.ts';
-import { UsageError } from '../host/errors.ts';
+import { VirtualMachine } from '../machine/virtual-machine.ts';
 import type { RunParts } from './run.ts';
+import { runProgramInLab } from './run-in-lab.ts';
+
+const MAIN = fileURLToPath(new URL('./main.js', import.meta.url));
 
 export const RUN_PARTS: RunParts = {
   buildGuest,
-  async createMachine() {
-    throw new UsageError('E_MACHINE', 'machines are not assembled yet');
-  },
+  createMachine: (options) => VirtualMachine.create(options),
   async whyNoKvm() {
     return undefined;
   },
-  async runInLab() {
-    throw new UsageError('E_LAB', 'there is no lab yet');
-  },
+  runInLab: (args, streams, shares) =>
+    runProgramInLab([process.execPath, MAIN, ...args], streams, { shares, passEscapes: true }),
 };

@@ -1,8 +1,10 @@
 /** `nodevmm run` and `nodevmm start`: a machine from the command line, here or in the lab. */
+import path from 'node:path';
 import type { Command } from 'commander';
 import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
 import type { RunStreams } from './console-io.ts';
+import { parseDisk } from './device-options.ts';
 import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { ProgressLine } from './progress.ts';
 import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
@@ -19,8 +21,16 @@ export interface RunParts {
   ): Promise<BootImage>;
   /** Why this host's KVM cannot run Linux, in one line; undefined when it can. */
   whyNoKvm(): Promise<string | undefined>;
-  /** Runs this program with these arguments in the emulated KVM host. @returns its exit status */
-  runInLab(args: readonly string[]): Promise<number>;
+  /**
+   * Runs this program with these arguments in the emulated KVM host.
+   * @param shares folders that it writes to
+   * @returns its exit status
+   */
+  runInLab(
+    args: readonly string[],
+    streams: RunStreams,
+    shares: readonly string[],
+  ): Promise<number>;
 }
 
 const EXAMPLES = `
@@ -87,7 +97,10 @@ async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): P
   machineOptions(flags, { kernel: '' });
   const inLab = await takesLab(parts, flags);
   const image = await findImage(parts, flags);
-  if (inLab) return await parts.runInLab(labArguments(process.argv.slice(2), image));
+  if (inLab) {
+    const args = labArguments(process.argv.slice(2), image);
+    return await parts.runInLab(args, PROCESS_STREAMS, writtenFolders(flags));
+  }
   await using vm = await parts.createMachine(machineOptions(flags, image));
   return await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS);
 }
@@ -119,6 +132,14 @@ export function labArguments(args: readonly string[], image: BootImage | undefin
     built.push('--initrd', image.initrd);
   }
   return ['run', ...options, ...built, '--no-lab', ...command];
+}
+
+/** The folders that a run writes to: those of disks and console files. */
+export function writtenFolders(flags: RunFlags): string[] {
+  const disks = (flags.disk ?? []).map(parseDisk).filter((disk) => disk.readOnly !== true);
+  const consoles = [flags.console, flags.serial].filter((target) => target?.to === 'file');
+  const files = [...disks.map((disk) => disk.path), ...consoles.map((target) => target.path)];
+  return [...new Set(files.map((file) => path.dirname(path.resolve(file))))];
 }
 
 async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | undefined> {

@@ -13,14 +13,17 @@ export type EscapeCommand = 'quit' | 'help';
 export const ESCAPE_HELP =
   '\r\nCtrl-A x  leave: stops the guest\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  sends Ctrl-A\r\n';
 
-/** Takes Ctrl-A commands out of what is typed; passes the rest on. */
+/** Finds Ctrl-A commands in what is typed; passes the rest on. */
 export class EscapeFilter extends Transform {
   readonly #onCommand: (command: EscapeCommand) => void;
+  readonly #watch: boolean;
   #escaped = false;
 
-  constructor(onCommand: (command: EscapeCommand) => void) {
+  /** @param watch pass the commands on as well: another filter behind this one obeys them */
+  constructor(onCommand: (command: EscapeCommand) => void, watch = false) {
     super();
     this.#onCommand = onCommand;
+    this.#watch = watch;
   }
 
   override _transform(chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
@@ -38,7 +41,8 @@ export class EscapeFilter extends Transform {
       // Whatever else follows Ctrl-A was meant for the guest as it was typed.
       else kept.push(ESCAPE, byte);
     }
-    done(null, kept.length === 0 ? undefined : Buffer.from(kept));
+    if (this.#watch) done(null, chunk);
+    else done(null, kept.length === 0 ? undefined : Buffer.from(kept));
   }
 }
 
