@@ -56,7 +56,6 @@ export const IORING_OP_WRITEV = 2;
 export const IORING_OP_FSYNC = 3;
 export const IORING_OP_FALLOCATE = 17;
 
-export const IOSQE_FIXED_FILE = 1 << 0;
 export const IORING_FSYNC_DATASYNC = 1 << 0;
 
 export const IORING_SETUP_CQSIZE = 1 << 3;
@@ -71,9 +70,7 @@ export const IORING_OFF_SQ_RING = 0;
 export const IORING_OFF_SQES = 0x10000000;
 
 export const IORING_ENTER_GETEVENTS = 1 << 0;
-export const IORING_REGISTER_FILES = 2;
 
 /** System call numbers on x86-64. */
 export const SYS_io_uring_setup = 425;
 export const SYS_io_uring_enter = 426;
-export const SYS_io_uring_register = 427;

@@ -1,5 +1,5 @@
 /** A disk's raw file or block device: opened, locked and measured once, on the main thread. */
-import { fstatSync, readFileSync, type Stats, statSync } from 'node:fs';
+import { fstatSync, readFileSync, type Stats, statfsSync, statSync } from 'node:fs';
 import { SECTOR_SIZE } from '../abi/virtio-blk.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
@@ -10,6 +10,8 @@ import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from './sync-disk.ts';
 const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
+/** `f_type` of statfs(2): TMPFS_MAGIC, RAMFS_MAGIC. */
+const IN_MEMORY: readonly number[] = [0x01021994, 0x858458f6];
 const O_EXCL = 0o200;
 const EWOULDBLOCK = 11;
 const BLKGETSIZE64 = 0x80081272;
@@ -43,6 +45,8 @@ export interface DiskGeometry {
   /** Ranges can be discarded. */
   readonly discard: boolean;
   readonly blockDevice: boolean;
+  /** The file lives in memory (tmpfs): no request ever waits for a medium. */
+  readonly inMemory: boolean;
 }
 
 const reasons: Readonly<Record<string, string>> = {
@@ -124,6 +128,7 @@ function deviceGeometry(fd: number, path: string, rdev: number): DiskGeometry {
     physicalBlockSize: Math.max(ioctlNumber(fd, BLKPBSZGET, 'BLKPBSZGET', path), logical),
     discard: deviceDiscards(rdev),
     blockDevice: true,
+    inMemory: false,
   };
 }
 
@@ -157,6 +162,7 @@ function fileGeometry(fd: number, stats: Stats, options: RawFileOptions): DiskGe
     physicalBlockSize: Math.max(Math.min(stats.blksize, 4096), logical),
     discard: !readOnly && punchesHoles(fd, stats.size),
     blockDevice: false,
+    inMemory: IN_MEMORY.includes(statfsSync(path).type),
   };
 }
 

@@ -12,11 +12,20 @@ import {
   IORING_OP_WRITEV,
 } from '../abi/io-uring.ts';
 import { IoUring } from '../host/io-uring.ts';
+import * as sys from '../host/syscall.ts';
 import { type DiskEngine, type DiskEngineOptions, IN_FLIGHT } from './disk-engine.ts';
 import { RWF_DSYNC, SyncDisk, zeroMode } from './sync-disk.ts';
 
 /** Requests that one system call carries; more are handed over in several. */
 const MAX_BATCH = 256;
+/**
+ * A driver that sends so few at a time is better served by a read of its own, if the page cache
+ * holds the data: bench/blk-engine.ts, 510 instead of 384 thousand reads a second at depth 1.
+ */
+const SMALL_BATCH = 2;
+
+const RWF_NOWAIT = 8;
+const EOPNOTSUPP = 95;
 
 function powerOfTwo(atLeast: number): number {
   return 2 ** Math.ceil(Math.log2(Math.max(atLeast, 2)));
@@ -33,6 +42,11 @@ export class RingDisk implements DiskEngine {
   /** For what io_uring has no operation for. */
   readonly #sync: SyncDisk;
   readonly #blockDevice: boolean;
+  readonly #fd: number;
+  /** Requests since the last `submit`, and before it. */
+  #batch = 0;
+  #lastBatch = 0;
+  #tryCache: boolean;
 
   /**
    * @param depth the most requests that will be in flight
@@ -40,8 +54,10 @@ export class RingDisk implements DiskEngine {
    */
   constructor(options: DiskEngineOptions, depth: number) {
     const completions = powerOfTwo(depth);
-    this.#ring = new IoUring(Math.min(completions, MAX_BATCH), completions, options.fd);
+    this.#ring = new IoUring(Math.min(completions, MAX_BATCH), completions);
     this.#blockDevice = options.blockDevice;
+    this.#fd = options.fd;
+    this.#tryCache = !options.direct;
     try {
       this.#sync = new SyncDisk(options);
     } catch (error) {
@@ -54,17 +70,31 @@ export class RingDisk implements DiskEngine {
   }
 
   read(token: number, iovec: number, count: number, offset: number): number {
-    this.#ring.queue(IORING_OP_READV, iovec, count, offset, 0, token);
+    if (this.#batch++ === 0 && this.#lastBatch <= SMALL_BATCH && this.#tryCache) {
+      const result = sys.preadv2(this.#fd, iovec, count, offset, RWF_NOWAIT);
+      if (result >= 0) return result;
+      if (result === -EOPNOTSUPP) this.#tryCache = false;
+    }
+    this.#ring.queue(IORING_OP_READV, this.#fd, iovec, count, offset, 0, token);
     return IN_FLIGHT;
   }
 
   write(token: number, iovec: number, count: number, offset: number, stable: boolean): number {
-    this.#ring.queue(IORING_OP_WRITEV, iovec, count, offset, stable ? RWF_DSYNC : 0, token);
+    this.#batch++;
+    this.#ring.queue(
+      IORING_OP_WRITEV,
+      this.#fd,
+      iovec,
+      count,
+      offset,
+      stable ? RWF_DSYNC : 0,
+      token,
+    );
     return IN_FLIGHT;
   }
 
   flush(token: number): number {
-    this.#ring.queue(IORING_OP_FSYNC, 0, 0, 0, IORING_FSYNC_DATASYNC, token);
+    this.#ring.queue(IORING_OP_FSYNC, this.#fd, 0, 0, 0, IORING_FSYNC_DATASYNC, token);
     return IN_FLIGHT;
   }
 
@@ -74,11 +104,15 @@ export class RingDisk implements DiskEngine {
   }
 
   zero(token: number, offset: number, length: number, unmap: boolean): number {
-    this.#ring.queue(IORING_OP_FALLOCATE, length, zeroMode(unmap), offset, 0, token);
+    this.#ring.queue(IORING_OP_FALLOCATE, this.#fd, length, zeroMode(unmap), offset, 0, token);
     return IN_FLIGHT;
   }
 
   submit(): void {
+    if (this.#batch > 0) {
+      this.#lastBatch = this.#batch;
+      this.#batch = 0;
+    }
     this.#ring.submit();
   }
 

@@ -62,7 +62,6 @@ export class IoUring implements Disposable {
   readonly #cqTail: number;
   readonly #cqMask: number;
   readonly #cqes: number;
-  readonly #files: NativeMemory;
   #tail = 0;
   #head = 0;
   #unsubmitted = 0;
@@ -70,10 +69,9 @@ export class IoUring implements Disposable {
   /**
    * @param entries requests that one `submit` can carry, a power of two
    * @param completions requests that may be in flight, at least `entries`
-   * @param file descriptor of the file that all requests go to; stays the caller's
    * @throws HostError when the kernel has no io_uring or forbids it
    */
-  constructor(entries: number, completions: number, file: number) {
+  constructor(entries: number, completions: number) {
     const params = new NativeMemory(P.size);
     this.#fd = setup(entries, params, completions);
     const field = (name: { readonly offset: number }): number =>
@@ -108,17 +106,6 @@ export class IoUring implements Disposable {
       // Slot i of the submission ring always names SQE i.
       const array = field(P.sq_off_array) / 4;
       for (let i = 0; i < sqEntries; i++) this.#ring[array + i] = i;
-      this.#files = new NativeMemory(4);
-      this.#files.view.setInt32(0, file, true);
-      const { fd } = this.#fd;
-      const registered = sys.syscall(
-        abi.SYS_io_uring_register,
-        fd,
-        abi.IORING_REGISTER_FILES,
-        this.#files.address,
-        1,
-      );
-      sys.check(registered, 'io_uring_register', 'the file');
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -131,7 +118,8 @@ export class IoUring implements Disposable {
   }
 
   /**
-   * Queues a request on the file; nothing happens before `submit`.
+   * Queues a request; nothing happens before `submit`. The file is named by its descriptor: one
+   * that is registered with the ring stays open, and locked, for a while after the ring is closed.
    * @param address of the iovec array or, for fallocate, the length in bytes
    * @param length entries of the iovec array or, for fallocate, the mode
    * @param offset in the file
@@ -139,6 +127,7 @@ export class IoUring implements Disposable {
    */
   queue(
     opcode: number,
+    fd: number,
     address: number,
     length: number,
     offset: number,
@@ -148,8 +137,8 @@ export class IoUring implements Disposable {
     if (this.#unsubmitted > this.#sqMask) this.submit();
     const sqe = (this.#tail & this.#sqMask) * SQE_WORDS;
     const sqes = this.#sqes;
-    sqes[sqe] = opcode | (abi.IOSQE_FIXED_FILE << 8);
-    sqes[sqe + SQE_FD] = 0;
+    sqes[sqe] = opcode;
+    sqes[sqe + SQE_FD] = fd;
     sqes[sqe + SQE_OFF] = offset >>> 0;
     sqes[sqe + SQE_OFF + 1] = (offset / 2 ** 32) >>> 0;
     sqes[sqe + SQE_ADDR] = address >>> 0;

@@ -42,8 +42,8 @@ export interface BlkOptions {
   readonly serial?: string;
   /** Open with O_DIRECT. Default false. */
   readonly direct?: boolean;
-  /** Default `auto`: io_uring where the host permits it. */
-  readonly engine?: 'auto' | 'sync' | 'io_uring';
+  /** Default: sync for files in memory, else io_uring where the host permits it. */
+  readonly engine?: 'sync' | 'io_uring';
   /** Descriptors of each queue, a power of two. Default 256. */
   readonly queueSize?: number;
 }
@@ -95,7 +95,7 @@ class BlkDevice implements VirtioDevice {
       const { geometry } = this.#file;
       const disk: DiskEngineOptions = {
         fd: this.#file.fd,
-        engine: options.engine ?? 'auto',
+        engine: options.engine ?? (geometry.inMemory ? 'sync' : 'auto'),
         blockDevice: geometry.blockDevice,
         direct: this.#file.direct,
       };

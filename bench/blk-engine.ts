@@ -1,0 +1,210 @@
+/**
+ * Random 4 KiB reads and writes through the whole block device (virtqueue, request, engine) without a guest,
+ * beside the same requests in plain C without a device (bench/peers/blk-engine.c, compiled with cc
+ * when there is one). Samples are interleaved; ratios are of medians.
+ *
+ * Usage: node dist/bench/blk-engine.js [SAMPLES [FILE...]]
+ */
+import { execFileSync } from 'node:child_process';
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, virtio_blk_req } from '../src/abi/virtio-blk.ts';
+import { VIRTIO_F_VERSION_1 } from '../src/abi/virtio-ring.ts';
+import { MiB } from '../src/memory/ram-layout.ts';
+import { DeviceRig, type DriverQueue } from '../src/testing/index.ts';
+import { createBlkDevice } from '../src/virtio/device/blk.ts';
+import type { QueueHandler } from '../src/virtio/device.ts';
+import { featureSet } from '../src/virtio/features.ts';
+
+const FILE_SIZE = 256 * MiB;
+const BLOCK = 4096;
+const SECTORS_PER_BLOCK = BLOCK / 512;
+const QUEUE_SIZE = 256;
+const SAMPLE_MS = 300;
+
+type Engine = 'sync' | 'io_uring';
+
+interface Case {
+  readonly file: string;
+  readonly engine: Engine;
+  readonly depth: number;
+  readonly direct: boolean;
+  readonly writes: boolean;
+}
+
+/** A driver that costs next to nothing: chains laid out once, only their sectors change. */
+class LeanDriver {
+  readonly #queue: DriverQueue;
+  readonly #rig: DeviceRig;
+  readonly #headers: DataView[] = [];
+  readonly #depth: number;
+  readonly #blocks: number;
+  #avail = 0;
+
+  constructor(rig: DeviceRig, depth: number, blocks: number, writes: boolean) {
+    this.#rig = rig;
+    this.#queue = rig.queue(0);
+    this.#depth = depth;
+    this.#blocks = blocks;
+    for (let i = 0; i < depth; i++) this.#layOut(i, writes);
+  }
+
+  /** Works until so many requests are done. */
+  run(requests: number): void {
+    const { driverArea, deviceArea } = this.#queue;
+    let seen = deviceArea.getUint16(2, true);
+    let done = 0;
+    for (let i = 0; i < this.#depth; i++) this.#offer(i);
+    driverArea.setUint16(2, this.#avail, true);
+    let left = requests - this.#depth;
+    while (done < requests) {
+      this.#rig.notify(0);
+      let used = deviceArea.getUint16(2, true);
+      while (used === seen) {
+        this.#rig.pump(1000);
+        used = deviceArea.getUint16(2, true);
+      }
+      for (; seen !== used; seen = (seen + 1) & 0xffff) {
+        const head = deviceArea.getUint32(4 + (seen % QUEUE_SIZE) * 8, true);
+        if (left-- > 0) this.#offer(head / 3);
+        done++;
+      }
+      driverArea.setUint16(2, this.#avail, true);
+    }
+  }
+
+  #offer(chain: number): void {
+    const block = Math.floor(Math.random() * this.#blocks);
+    const header = this.#headers[chain] as DataView;
+    header.setUint32(virtio_blk_req.sector.offset, block * SECTORS_PER_BLOCK, true);
+    this.#queue.driverArea.setUint16(4 + (this.#avail % QUEUE_SIZE) * 2, chain * 3, true);
+    this.#avail = (this.#avail + 1) & 0xffff;
+  }
+
+  #layOut(chain: number, writes: boolean): void {
+    const { heap } = this.#rig;
+    const { descriptorArea } = this.#queue;
+    const lengths = [virtio_blk_req.size, BLOCK, 1];
+    lengths.forEach((length, i) => {
+      const gpa = heap.allocate(length);
+      const at = (chain * 3 + i) * 16;
+      descriptorArea.setBigUint64(at, BigInt(gpa), true);
+      descriptorArea.setUint32(at + 8, length, true);
+      descriptorArea.setUint16(at + 12, (i < 2 ? 1 : 0) | (i > (writes ? 1 : 0) ? 2 : 0), true);
+      descriptorArea.setUint16(at + 14, chain * 3 + i + 1, true);
+      if (i === 0) this.#headers.push(heap.view(gpa, length));
+    });
+    (this.#headers[chain] as DataView).setUint32(
+      0,
+      writes ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN,
+      true,
+    );
+  }
+}
+
+/** Makes a function that measures requests a second, and keeps its device between samples. */
+function device(c: Case): { sample: (requests: number) => number; close: () => void } {
+  const blk = createBlkDevice({
+    name: 'bench',
+    path: c.file,
+    direct: c.direct,
+    engine: c.engine,
+    queueSize: QUEUE_SIZE,
+  });
+  const rig = new DeviceRig(16 * MiB);
+  const handler = (blk.createHandler as () => QueueHandler).call(blk);
+  rig.start(handler, blk.features | featureSet(VIRTIO_F_VERSION_1), [QUEUE_SIZE]);
+  const driver = new LeanDriver(rig, c.depth, FILE_SIZE / BLOCK, c.writes);
+  return {
+    sample(requests) {
+      const start = process.hrtime.bigint();
+      driver.run(requests);
+      return (requests * 1e9) / Number(process.hrtime.bigint() - start);
+    },
+    close() {
+      rig[Symbol.dispose]();
+      blk.close();
+    },
+  };
+}
+
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] as number;
+}
+
+function show(values: readonly number[]): string {
+  const kilo = (value: number) => (value / 1000).toFixed(0).padStart(5);
+  return `${kilo(median(values))} (${kilo(Math.min(...values))} -${kilo(Math.max(...values))})`;
+}
+
+function makeFile(path: string): void {
+  const fd = openSync(path, 'w');
+  const chunk = Buffer.alloc(MiB, 0x5a);
+  for (let at = 0; at < FILE_SIZE; at += MiB) writeSync(fd, chunk);
+  closeSync(fd);
+}
+
+function compilePeer(folder: string): string | null {
+  const source = fileURLToPath(new URL('../../bench/peers/blk-engine.c', import.meta.url));
+  const binary = join(folder, 'blk-engine');
+  try {
+    execFileSync('cc', ['-O2', '-o', binary, source], { stdio: 'ignore' });
+    return binary;
+  } catch {
+    return null;
+  }
+}
+
+function measure(c: Case, peer: string | null, samples: number): void {
+  const { sample, close } = device(c);
+  const warm = sample(2000);
+  const requests = Math.max(Math.round((sample(Math.round(warm / 10)) * SAMPLE_MS) / 1000), 100);
+  const ours: number[] = [];
+  const theirs: number[] = [];
+  const args = [c.file, c.engine, String(c.depth), String(requests), c.direct ? '1' : '0'];
+  args.push(c.writes ? 'write' : 'read');
+  for (let i = 0; i < samples; i++) {
+    ours.push(sample(requests));
+    if (peer !== null) theirs.push(Number(execFileSync(peer, args, { encoding: 'utf8' })));
+  }
+  close();
+  const ratio = theirs.length > 0 ? (median(ours) / median(theirs)).toFixed(2) : '';
+  const cache = c.direct ? 'O_DIRECT' : 'page cache';
+  const columns = [
+    c.writes ? 'write' : 'read ',
+    c.engine.padEnd(8),
+    String(c.depth).padStart(5),
+    show(ours),
+  ];
+  console.log([cache.padEnd(10), ...columns, theirs.length ? show(theirs) : '-', ratio].join('  '));
+}
+
+function main(): void {
+  const samples = Number(process.argv[2] ?? 9);
+  const folders = process.argv.length > 3 ? process.argv.slice(3) : ['/dev/shm', tmpdir()];
+  for (const parent of folders) {
+    const folder = mkdtempSync(join(parent, 'nodevmm-bench-'));
+    try {
+      const file = join(folder, 'disk');
+      makeFile(file);
+      const peer = compilePeer(folder);
+      console.log(`\n${parent}: thousand requests a second, median (lowest - highest), ratio to C`);
+      for (const direct of parent === '/dev/shm' ? [false] : [false, true]) {
+        for (const writes of [false, true]) {
+          for (const depth of [1, 32]) {
+            for (const engine of ['sync', 'io_uring'] as const) {
+              measure({ file, engine, depth, direct, writes }, peer, samples);
+            }
+          }
+        }
+      }
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  }
+}
+
+main();
