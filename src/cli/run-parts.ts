@@ -1,6 +1,7 @@
 /** What `run` and `start` are put together from in the real program. */
 import { fileURLToPath } from 'node:url';
 import { buildGuest } from '../guest/guests.ts';
+import { probeKvm } from '../kvm/probe.ts';
 import { VirtualMachine } from '../machine/virtual-machine.ts';
 import type { RunParts } from './run.ts';
 import { runProgramInLab } from './run-in-lab.ts';
@@ -10,8 +11,9 @@ const MAIN = fileURLToPath(new URL('./main.js', import.meta.url));
 export const RUN_PARTS: RunParts = {
   buildGuest,
   createMachine: (options) => VirtualMachine.create(options),
-  async whyNoKvm() {
-    return undefined;
+  whyNoKvm() {
+    const { usable, detail } = probeKvm();
+    return usable ? undefined : detail;
   },
   runInLab: (args, streams, shares) =>
     runProgramInLab([process.execPath, MAIN, ...args], streams, { shares, passEscapes: true }),

@@ -20,7 +20,7 @@ export interface RunParts {
     options: { readonly onProgress: (step: string, fraction: number) => void },
   ): Promise<BootImage>;
   /** Why this host's KVM cannot run Linux, in one line; undefined when it can. */
-  whyNoKvm(): Promise<string | undefined>;
+  whyNoKvm(): string | undefined;
   /**
    * Runs this program with these arguments in the emulated KVM host.
    * @param shares folders that it writes to
@@ -95,7 +95,7 @@ export function registerStartCommand(
 async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): Promise<number> {
   // Bad usage shows at once, before anything is built or booted.
   machineOptions(flags, { kernel: '' });
-  const inLab = await takesLab(parts, flags);
+  const inLab = takesLab(parts, flags);
   const image = await findImage(parts, flags);
   if (inLab) {
     const args = labArguments(process.argv.slice(2), image);
@@ -106,9 +106,9 @@ async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): P
 }
 
 /** @throws UsageError when neither the host nor the lab may be taken */
-async function takesLab(parts: RunParts, flags: RunFlags): Promise<boolean> {
+function takesLab(parts: RunParts, flags: RunFlags): boolean {
   if (flags.lab === true) return true;
-  const why = await parts.whyNoKvm();
+  const why = parts.whyNoKvm();
   if (why === undefined) return false;
   if (flags.lab === false) {
     throw new UsageError('E_KVM', `${why}; leave out --no-lab to take the lab`);
