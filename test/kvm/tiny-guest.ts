@@ -7,7 +7,7 @@ import { Ram } from '../../src/memory/ram.ts';
 
 /** Where the code lies and starts: segment 0, above the interrupt vectors. */
 export const CODE = 0x1000;
-const STACK_TOP = 0x8000;
+export const STACK_TOP = 0x8000;
 /** Bit 1 of RFLAGS is always set. */
 export const RFLAGS_RESERVED = 2n;
 

@@ -1,0 +1,178 @@
+/**
+ * What CPUID tells each vCPU: what KVM supports on this host, with the topology of one socket of
+ * single-threaded cores whose APIC ids are the vCPUs' numbers, and without hidden features.
+ *
+ * Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; KVM's own leaves from
+ * Documentation/virt/kvm/x86/cpuid.rst. KVM itself keeps OSXSAVE, leaf 0xd sizes and the APIC bit
+ * current at run time.
+ */
+import {
+  KVM_CPUID_FEATURES,
+  KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+  KVM_CPUID_SIGNATURE,
+} from '../abi/kvm-ioctl.ts';
+import { featureBits, hideFeature } from './cpuid-features.ts';
+import type { CpuidEntry } from './cpuid-table.ts';
+
+/** What differs between machines and vCPUs. */
+export interface GuestCpuidOptions {
+  /** The vCPU's number, which is its APIC id. */
+  readonly vcpu: number;
+  /** vCPUs of the machine. */
+  readonly cpus: number;
+  /** KVM_CAP_TSC_DEADLINE_TIMER with the in-kernel local APIC. */
+  readonly tscDeadlineTimer: boolean;
+  /** Features to hide, by the names of /proc/cpuinfo. Default none. */
+  readonly hide?: readonly string[];
+  /** Let the guest run KVM itself. Default false. */
+  readonly nestedVirtualization?: boolean;
+}
+
+/** Leaf 0xb and 0x1f: level types of ECX bits 8 to 15. */
+const LEVEL_INVALID = 0;
+const LEVEL_SMT = 1;
+const LEVEL_CORE = 2;
+/** Leaf 0xb has one subleaf for each level and one that ends the list. */
+const TOPOLOGY_LEVELS = [LEVEL_SMT, LEVEL_CORE, LEVEL_INVALID];
+/** Cache level from which on all cores share: L3. */
+const SHARED_CACHE_LEVEL = 3;
+/** Paravirtual features that need exits which nodevmm does not serve: bits 15 to 17. */
+const UNSERVED_KVM_FEATURES = 0x3_8000;
+
+const AMD_VENDORS = ['AuthenticAMD', 'HygonGenuine'];
+/** Leaves of the host's own topology or of its performance counters. */
+const DROPPED_LEAVES: readonly number[] = [0xb, 0x1f, 0x8000_0026];
+const EMPTIED_LEAVES: readonly number[] = [0xa];
+
+/** The vendor string of leaf 0. */
+export function cpuVendor(entries: readonly CpuidEntry[]): string {
+  const leaf = entries.find((entry) => entry.function === 0);
+  if (leaf === undefined) return '';
+  const text = Buffer.alloc(12);
+  text.writeUInt32LE(leaf.ebx, 0);
+  text.writeUInt32LE(leaf.edx, 4);
+  text.writeUInt32LE(leaf.ecx, 8);
+  return text.toString('latin1');
+}
+
+/** Replaces the bits of `mask` by those of `value`. */
+function merge(register: number, mask: number, value: number): number {
+  return ((register & ~mask) | (value & mask)) >>> 0;
+}
+
+/** Bits that number `count` things. */
+function bitsFor(count: number): number {
+  return Math.ceil(Math.log2(count));
+}
+
+/** True when CPUID says a feature is there. @throws UsageError for an unknown name */
+export function hasFeature(entries: readonly CpuidEntry[], name: string): boolean {
+  return featureBits(name).some(({ function: leaf, index, register, bit }) =>
+    entries.some(
+      (entry) =>
+        entry.function === leaf && entry.index === index && (entry[register] >>> bit) % 2 === 1,
+    ),
+  );
+}
+
+/**
+ * The CPUID of one vCPU.
+ * @param supported what KVM_GET_SUPPORTED_CPUID returned; not changed
+ * @throws UsageError for an unknown feature name
+ */
+export function guestCpuid(
+  supported: readonly CpuidEntry[],
+  options: GuestCpuidOptions,
+): CpuidEntry[] {
+  const amd = AMD_VENDORS.includes(cpuVendor(supported));
+  const entries = supported
+    .filter((entry) => !DROPPED_LEAVES.includes(entry.function))
+    .map((entry) => ({ ...entry }));
+  for (const entry of entries) fixLeaf(entry, options, amd);
+  if ((supported[0]?.eax ?? 0) >= 0xb) entries.push(...topologyLeaves(options));
+  if (options.nestedVirtualization !== true) {
+    hideFeature(entries, 'vmx');
+    hideFeature(entries, 'svm');
+  }
+  for (const name of options.hide ?? []) hideFeature(entries, name);
+  return entries;
+}
+
+function fixLeaf(entry: CpuidEntry, options: GuestCpuidOptions, amd: boolean): void {
+  const { vcpu, cpus } = options;
+  if (EMPTIED_LEAVES.includes(entry.function)) {
+    entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
+    return;
+  }
+  switch (entry.function) {
+    case 1:
+      fixLeaf1(entry, options);
+      break;
+    case 4:
+      fixCacheSharing(entry, cpus);
+      // EAX 31:26: core ids in the package, less 1.
+      if (cacheType(entry) !== 0) entry.eax = merge(entry.eax, 0xfc00_0000, (cpus - 1) << 26);
+      break;
+    case 0x8000_0001:
+      // ECX 1, CmpLegacy: the logical processors of leaf 1 are cores.
+      if (amd) entry.ecx = merge(entry.ecx, 1 << 1, cpus > 1 ? 1 << 1 : 0);
+      break;
+    case 0x8000_0008:
+      // ECX 7:0: cores less 1; 15:12: bits of the APIC id that number them.
+      if (amd) entry.ecx = merge(entry.ecx, 0xf0ff, (cpus - 1) | (bitsFor(cpus) << 12));
+      break;
+    case 0x8000_001d:
+      fixCacheSharing(entry, cpus);
+      break;
+    case 0x8000_001e:
+      // EAX: APIC id; EBX 7:0: core id, 15:8: threads of the core less 1; ECX: node 0 of 1.
+      entry.eax = vcpu;
+      entry.ebx = vcpu;
+      entry.ecx = 0;
+      break;
+    case KVM_CPUID_SIGNATURE:
+      entry.eax = Math.max(entry.eax, KVM_CPUID_FEATURES);
+      break;
+    case KVM_CPUID_FEATURES:
+      entry.eax = merge(entry.eax, UNSERVED_KVM_FEATURES, 0);
+      break;
+    default:
+  }
+}
+
+function fixLeaf1(entry: CpuidEntry, { vcpu, cpus, tscDeadlineTimer }: GuestCpuidOptions): void {
+  // EBX 31:24: initial APIC id; 23:16: logical processors, which count when EDX 28 (HTT) is set.
+  entry.ebx = merge(entry.ebx, 0xffff_0000, (vcpu << 24) | (cpus << 16));
+  entry.edx = merge(entry.edx, 1 << 28, cpus > 1 ? 1 << 28 : 0);
+  // ECX 24: TSC deadline timer, which KVM leaves to its user; 31: hypervisor; 15: PDCM, whose MSR
+  // describes performance counters that leaf 0xa no longer has.
+  entry.ecx = merge(entry.ecx, 1 << 24, tscDeadlineTimer ? 1 << 24 : 0);
+  entry.ecx = merge(entry.ecx, 1 << 31, 1 << 31);
+  entry.ecx = merge(entry.ecx, 1 << 15, 0);
+}
+
+/** EAX 4:0 of leaves 4 and 0x8000_001d: 0 ends the list. */
+function cacheType(entry: CpuidEntry): number {
+  return entry.eax & 0x1f;
+}
+
+/** EAX 25:14 of leaves 4 and 0x8000_001d: logical processors that share the cache, less 1. */
+function fixCacheSharing(entry: CpuidEntry, cpus: number): void {
+  if (cacheType(entry) === 0) return;
+  const level = (entry.eax >>> 5) & 7;
+  const sharing = level >= SHARED_CACHE_LEVEL ? cpus : 1;
+  entry.eax = merge(entry.eax, 0x03ff_c000, (sharing - 1) << 14);
+}
+
+function topologyLeaves({ vcpu, cpus }: GuestCpuidOptions): CpuidEntry[] {
+  return TOPOLOGY_LEVELS.map((type, index) => ({
+    function: 0xb,
+    index,
+    flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+    // EAX: bits of the APIC id up to and with this level; EBX: logical processors in it.
+    eax: type === LEVEL_CORE ? bitsFor(cpus) : 0,
+    ebx: type === LEVEL_INVALID ? 0 : type === LEVEL_SMT ? 1 : cpus,
+    ecx: (type << 8) | index,
+    edx: vcpu,
+  }));
+}

@@ -1,0 +1,97 @@
+/** Brings a new vCPU to where firmware hands over to the kernel. */
+import { kvm_lapic_state } from '../abi/kvm.ts';
+import { KVM_SET_LAPIC } from '../abi/kvm-ioctl.ts';
+import type { CpuEntryState, SegmentState } from '../boot/entry-state.ts';
+import type { CpuidEntry } from './cpuid-table.ts';
+import { setBootMsrs } from './msrs.ts';
+import type { Segment } from './registers.ts';
+import type { Vcpu } from './vcpu.ts';
+
+/** Local vector table, Intel SDM volume 3A §11.5.1: offsets and delivery modes (bits 8 to 10). */
+const APIC_LVT0 = 0x350;
+const APIC_LVT1 = 0x360;
+const APIC_MODE_NMI = 4 << 8;
+const APIC_MODE_EXTINT = 7 << 8;
+const APIC_MODE_MASK = 7 << 8;
+const APIC_LVT_MASKED = 1 << 16;
+
+/** Bit 1 of RFLAGS is always set. */
+const RFLAGS_RESERVED = 2n;
+
+/**
+ * What every vCPU needs, before it runs for the first time: CPUID, MSRs, and the local APIC's pins
+ * as firmware leaves them (LINT0 to the 8259s, LINT1 for NMI). Application processors then wait
+ * for the guest's INIT and SIPI, which the in-kernel local APIC serves.
+ */
+export function initializeVcpu(vcpu: Vcpu, cpuid: readonly CpuidEntry[]): void {
+  vcpu.setCpuid(cpuid);
+  setBootMsrs(vcpu);
+  const lapic = vcpu.getLapic();
+  setDeliveryMode(lapic.view, APIC_LVT0, APIC_MODE_EXTINT);
+  setDeliveryMode(lapic.view, APIC_LVT1, APIC_MODE_NMI);
+  vcpu.ioctl('KVM_SET_LAPIC', KVM_SET_LAPIC, lapic);
+}
+
+function setDeliveryMode(registers: DataView, offset: number, mode: number): void {
+  const at = kvm_lapic_state.regs.offset + offset;
+  const entry = registers.getUint32(at, true) & ~(APIC_MODE_MASK | APIC_LVT_MASKED);
+  registers.setUint32(at, (entry | mode) >>> 0, true);
+}
+
+/** Puts a vCPU at a boot protocol's entry point. */
+export function applyEntry(vcpu: Vcpu, entry: CpuEntryState): void {
+  const data = segment(entry.ds);
+  vcpu.setSystemRegisters({
+    cs: segment(entry.cs),
+    ds: data,
+    es: data,
+    fs: data,
+    gs: data,
+    ss: data,
+    tr: segment(entry.tr),
+    gdt: { base: BigInt(entry.gdt.base), limit: BigInt(entry.gdt.limit) },
+    idt: { base: 0n, limit: 0n },
+    cr0: BigInt(entry.cr0),
+    cr3: BigInt(entry.cr3),
+    cr4: BigInt(entry.cr4),
+    efer: BigInt(entry.efer),
+  });
+  vcpu.setRegisters({
+    rax: 0n,
+    rbx: BigInt(entry.rbx),
+    rcx: 0n,
+    rdx: 0n,
+    rsi: BigInt(entry.rsi),
+    rdi: 0n,
+    rsp: BigInt(entry.rsp),
+    rbp: 0n,
+    r8: 0n,
+    r9: 0n,
+    r10: 0n,
+    r11: 0n,
+    r12: 0n,
+    r13: 0n,
+    r14: 0n,
+    r15: 0n,
+    rip: BigInt(entry.rip),
+    rflags: RFLAGS_RESERVED,
+  });
+  vcpu.resetFpu();
+}
+
+function segment(state: SegmentState): Segment {
+  return {
+    base: BigInt(state.base),
+    limit: BigInt(state.limit),
+    selector: BigInt(state.selector),
+    type: BigInt(state.type),
+    present: BigInt(state.present),
+    dpl: BigInt(state.dpl),
+    db: BigInt(state.db),
+    s: BigInt(state.s),
+    l: BigInt(state.l),
+    g: BigInt(state.g),
+    avl: 0n,
+    unusable: state.present === 1 ? 0n : 1n,
+  };
+}

@@ -1,0 +1,104 @@
+/**
+ * Whether this host's KVM can run an operating system, found by running: an instruction that a
+ * software KVM does not emulate, and a loop against the clock. Some hosts have a /dev/kvm that
+ * interprets ring 0 instruction by instruction; it opens and runs small guests, but no Linux.
+ */
+import { KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN } from '../abi/kvm-constants.ts';
+import { Ram } from '../memory/ram.ts';
+import { exitName } from './exit-names.ts';
+import { enterFlatMode } from './flat-mode.ts';
+import { Kvm } from './kvm.ts';
+import { Vcpu } from './vcpu.ts';
+import { Vm } from './vm.ts';
+
+/** What the probe found. */
+export interface KvmProbe {
+  /** An unmodified Linux can run. */
+  readonly usable: boolean;
+  /** What executes guest instructions: a CPU (which may itself be emulated), or the KVM module. */
+  readonly kind: 'hardware' | 'software' | 'none';
+  /** Million instructions a second in a guest loop; 0 when there is no KVM. */
+  readonly mips: number;
+  /** One line that says why. */
+  readonly detail: string;
+}
+
+const RAM_SIZE = 0x1_0000;
+const CODE = 0x1000;
+const STACK_TOP = 0x8000;
+
+/** With the empty IDT a triple fault on a CPU; an internal error where it is not emulated. */
+const INT3 = [0xcc];
+/** Loop of two instructions: `dec ecx; jnz -3; hlt`, its count in ECX. */
+const LOOP = [0x49, 0x75, 0xfd, 0xf4];
+const LOOP_INSTRUCTIONS = 2;
+const FIRST_COUNT = 5_000;
+const COUNT_FACTOR = 10;
+const COUNT_LIMIT = 2 ** 32 - 1;
+/** A measurement shorter than this is mostly the exit's own cost. */
+const ENOUGH_MS = 5;
+
+class ProbeGuest implements Disposable {
+  readonly vcpu: Vcpu;
+  readonly #ram: Ram;
+  readonly #vm: Vm;
+
+  constructor(kvm: Kvm, code: readonly number[]) {
+    this.#ram = new Ram(RAM_SIZE);
+    try {
+      this.#vm = new Vm(kvm);
+    } catch (error) {
+      this.#ram[Symbol.dispose]();
+      throw error;
+    }
+    try {
+      this.#vm.reserveRealModePages();
+      this.#vm.setMemory(this.#ram.memory);
+      this.#ram.memory.bytes(CODE, code.length).set(code);
+      this.vcpu = new Vcpu(this.#vm.createVcpu(0));
+      enterFlatMode(this.vcpu, CODE, STACK_TOP);
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#vm[Symbol.dispose]();
+    this.#ram[Symbol.dispose]();
+  }
+}
+
+function measureMips(kvm: Kvm): number {
+  using guest = new ProbeGuest(kvm, LOOP);
+  for (let count = FIRST_COUNT; ; count = Math.min(count * COUNT_FACTOR, COUNT_LIMIT)) {
+    guest.vcpu.setRegisters({ rip: BigInt(CODE), rcx: BigInt(count) });
+    const start = process.hrtime.bigint();
+    const result = guest.vcpu.enter();
+    const ms = Number(process.hrtime.bigint() - start) / 1e6;
+    if (result < 0 || guest.vcpu.exitReason !== KVM_EXIT_HLT) return 0;
+    if (ms >= ENOUGH_MS || count === COUNT_LIMIT) {
+      return (count * LOOP_INSTRUCTIONS) / ms / 1e3;
+    }
+  }
+}
+
+/** Runs the probe: milliseconds, in this thread. Never throws. */
+export function probeKvm(): KvmProbe {
+  try {
+    using kvm = Kvm.open();
+    const mips = measureMips(kvm);
+    using guest = new ProbeGuest(kvm, INT3);
+    const result = guest.vcpu.enter();
+    if (result === 0 && guest.vcpu.exitReason === KVM_EXIT_SHUTDOWN) {
+      const detail = `guest code runs on the CPU, ${mips.toFixed(0)} million instructions/s`;
+      return { usable: true, kind: 'hardware', mips, detail };
+    }
+    const seen = result < 0 ? `errno ${-result}` : exitName(guest.vcpu.exitReason);
+    const detail = `guest code is emulated, ${mips.toFixed(1)} million instructions/s, and int3 ended in ${seen}: no Linux runs on it`;
+    return { usable: false, kind: 'software', mips, detail };
+  } catch (error) {
+    const detail = error instanceof Error ? error.message : String(error);
+    return { usable: false, kind: 'none', mips: 0, detail };
+  }
+}
