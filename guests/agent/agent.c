@@ -97,6 +97,8 @@ static void serve(int signals, int is_port)
 
 int main(int argc, char **argv)
 {
+	if (argc > 3 && strcmp(argv[1], "console") == 0)
+		return console_run(argv[2], argv + 3);
 	sigset_t set;
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);

@@ -82,4 +82,7 @@ int command_draining(void);
 size_t command_poll(struct pollfd *fds, size_t capacity);
 void command_serve(const struct pollfd *fds, size_t count);
 
+/* console.c: returns only when it fails */
+int console_run(const char *device, char **argv);
+
 #endif

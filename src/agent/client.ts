@@ -19,6 +19,8 @@ import {
 } from './protocol.ts';
 
 const HELLO_RETRY_MS = 500;
+/** The try before which an agent is taken to wait for the rest of a frame. */
+const RESYNCHRONISE_AT = 6;
 
 /** How a command ended, with all that it wrote. */
 export interface ExecResult {
@@ -56,7 +58,7 @@ export class AgentClient implements Disposable {
     stream.on('error', (error) => this.#fail(disconnected(error)));
     stream.on('close', () => this.#fail(disconnected()));
     stream.on('end', () => this.#fail(disconnected()));
-    this.#greet(false);
+    this.#greet(0);
   }
 
   /** Resolves when the agent has answered. @throws PeerError when the stream ends before */
@@ -139,14 +141,12 @@ export class AgentClient implements Disposable {
     this.#stream.write(encodeFrame(type, channel, payload));
   }
 
-  /** @param again an agent that was left in the middle of a frame takes the next HELLO for its rest */
-  #greet(again: boolean): void {
-    if (again) this.#stream.write(resynchronise());
+  /** Greets until answered; the bytes may get lost before an agent is there. */
+  #greet(tries: number): void {
+    // Once, and late: padding is long, and an agent in step answers at the first try.
+    if (tries === RESYNCHRONISE_AT) this.#stream.write(resynchronise());
     this.#stream.write(encodeHello(this.#nonce));
-    this.#timer = setTimeout(() => {
-      // A stream that takes nothing has no reader yet: what it holds will do.
-      this.#greet(this.#stream.writableLength === 0);
-    }, HELLO_RETRY_MS);
+    this.#timer = setTimeout(() => this.#greet(tries + 1), HELLO_RETRY_MS);
     this.#timer.unref();
   }
 

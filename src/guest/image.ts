@@ -22,10 +22,6 @@ export async function buildInitramfs(recipe: Recipe, kernel: Kernel): Promise<Bu
   cpio.file('etc/group', 'root:x:0:\n');
   cpio.file('etc/hosts', '127.0.0.1 localhost\n');
   cpio.file('sbin/nodevmm-agent', readFileSync(await agentBinary()), 0o755);
-  for (const name of ['poweroff', 'reboot', 'halt']) {
-    // Init is a script without signal handlers, so these end the machine themselves.
-    cpio.file(`sbin/${name}`, `#!/bin/sh\nsync\numount -a -r 2>/dev/null\nexec busybox ${name} -f\n`, 0o755);
-  }
   await addPrograms(cpio, recipe);
   await addBusybox(cpio);
   addModules(cpio, recipe, kernel);

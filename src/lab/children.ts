@@ -5,24 +5,35 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const PREFIX = 'nodevmm-lab-';
+const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
+
+const alive = new Set<Children>();
+
+function disposeAll(): void {
+  for (const children of alive) children[Symbol.dispose]();
+}
+
+function onSignal(signal: NodeJS.Signals): void {
+  // With other listeners the program decides for itself what a signal means.
+  if (process.listenerCount(signal) > 1) return;
+  disposeAll();
+  process.kill(process.pid, signal);
+}
 
 /** A folder for sockets, and the processes that use it. */
 export class Children implements Disposable {
   readonly folder: string;
   readonly #children: ChildProcess[] = [];
-  readonly #onExit = (): void => this[Symbol.dispose]();
-  readonly #onSignal = (signal: NodeJS.Signals): void => {
-    this[Symbol.dispose]();
-    // With other listeners the program decides for itself what a signal means.
-    if (process.listenerCount(signal) === 0) process.kill(process.pid, signal);
-  };
 
   constructor() {
     removeStale();
     // Sockets: their paths may take 108 bytes at most (unix(7)).
     this.folder = mkdtempSync(join(tmpdir(), `${PREFIX}${process.pid}-`));
-    process.on('exit', this.#onExit);
-    for (const signal of signals) process.on(signal, this.#onSignal);
+    if (alive.size === 0) {
+      process.on('exit', disposeAll);
+      for (const signal of SIGNALS) process.on(signal, onSignal);
+    }
+    alive.add(this);
   }
 
   /**
@@ -38,14 +49,15 @@ export class Children implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    process.removeListener('exit', this.#onExit);
-    for (const signal of signals) process.removeListener(signal, this.#onSignal);
+    if (!alive.delete(this)) return;
+    if (alive.size === 0) {
+      process.removeListener('exit', disposeAll);
+      for (const signal of SIGNALS) process.removeListener(signal, onSignal);
+    }
     for (const child of this.#children) child.kill('SIGKILL');
     rmSync(this.folder, { recursive: true, force: true });
   }
 }
-
-const signals: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
 /** Folders of processes that were killed. */
 function removeStale(): void {
