@@ -1,0 +1,103 @@
+/** Opening, locking and measuring disks; what cannot be says so in one line. */
+import { execFileSync } from 'node:child_process';
+import { chmodSync, mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import { RawFile } from '../../../src/backend/raw-file.ts';
+import { TemporaryFolder } from '../../support/blk-driver.ts';
+
+const folder = new TemporaryFolder();
+t.teardown(() => folder[Symbol.dispose]());
+
+function open(path: string, readOnly = false, direct = false): RawFile {
+  return new RawFile({ path, readOnly, direct });
+}
+
+/** Descriptors of this process that lead to a path. */
+function descriptors(path: string): number {
+  const links = execFileSync('ls', ['-l', `/proc/${process.pid}/fd`], { encoding: 'utf8' });
+  return links.split('\n').filter((line) => line.endsWith(`-> ${path}`)).length;
+}
+
+t.test('a file is measured', async (t) => {
+  const path = folder.file('plain', 8192);
+  const file = open(path);
+  const { size, fileSize, logicalBlockSize, physicalBlockSize, blockDevice } = file.geometry;
+  t.same([size, fileSize, logicalBlockSize, blockDevice], [8192, 8192, 512, false]);
+  t.ok(physicalBlockSize >= 512 && physicalBlockSize <= 4096);
+  file.close();
+  t.same(new Uint8Array(readFileSync(path)), new Uint8Array(8192), 'and left as it was');
+});
+
+t.test('a writer excludes all others, readers share', async (t) => {
+  const path = folder.file('locked', 512);
+  const writer = open(path);
+  const locked = { name: 'UsageError', code: 'E_DISK_LOCKED', message: /another run; stop that/ };
+  t.throws(() => open(path), locked);
+  t.throws(() => open(path, true), locked);
+  writer.close();
+  const reader = open(path, true);
+  const second = open(path, true);
+  t.throws(() => open(path), { code: 'E_DISK_LOCKED', message: /read-only in both$/ });
+  reader.close();
+  t.throws(() => open(path), { code: 'E_DISK_LOCKED' });
+  second.close();
+  open(path).close();
+  t.equal(descriptors(path), 0, 'nothing stays open, after refusals either');
+});
+
+t.test('what cannot be a disk is refused', async (t) => {
+  const odd = folder.file('odd', 1000);
+  const empty = folder.file('empty', 0);
+  const fifo = join(folder.path, 'fifo');
+  const loop = join(folder.path, 'loop');
+  execFileSync('mkfifo', [fifo]);
+  symlinkSync(loop, loop);
+  mkdirSync(join(folder.path, 'directory'));
+  const cases: [path: string, code: string, message: RegExp][] = [
+    [join(folder.path, 'missing'), 'E_DISK_ENOENT', /truncate -s 4G .*missing$/],
+    [join(odd, 'below'), 'E_DISK_ENOTDIR', /not a directory/],
+    [join(folder.path, 'directory'), 'E_DISK_KIND', /is a directory/],
+    [fifo, 'E_DISK_KIND', /neither a file nor a block device/],
+    ['/dev/null', 'E_DISK_KIND', /neither a file nor a block device/],
+    [loop, 'E_DISK_ELOOP', /ELOOP/],
+    [odd, 'E_DISK_SIZE', /1000 bytes.*truncate -s %512 .*odd$/],
+    [empty, 'E_DISK_SIZE', /is empty/],
+  ];
+  for (const [path, code, message] of cases) {
+    t.throws(() => open(path), { name: 'UsageError', code, message }, path);
+  }
+  t.equal(descriptors(odd), 0);
+});
+
+t.test('the remedy for an odd size works', async (t) => {
+  const path = folder.file('padded', 1000);
+  execFileSync('truncate', ['-s', '%512', path]);
+  const file = open(path);
+  t.equal(file.geometry.size, 1024);
+  file.close();
+});
+
+t.test('a read-only disk of an odd size counts its last sector', async (t) => {
+  const path = folder.file('tar', 1000);
+  const file = open(path, true);
+  t.same([file.geometry.size, file.geometry.fileSize], [1024, 1000]);
+  t.equal(file.geometry.discard, false);
+  file.close();
+  t.equal(statSync(path).size, 1000);
+});
+
+t.test(
+  'no permission to write',
+  { skip: process.getuid?.() === 0 && 'root may all' },
+  async (t) => {
+    const path = folder.file('private', 512);
+    chmodSync(path, 0o400);
+    t.throws(() => open(path), { code: 'E_DISK_EACCES', message: /or attach the disk read-only$/ });
+    open(path, true).close();
+  },
+);
+
+t.test('a program that runs is refused for writing', async (t) => {
+  t.throws(() => open(process.execPath), { name: 'UsageError', code: 'E_DISK_ETXTBSY' });
+});
