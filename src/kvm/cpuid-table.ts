@@ -1,5 +1,5 @@
 /** `struct kvm_cpuid2` as a list of plain entries. */
-import { kvm_cpuid2, kvm_cpuid_entry2 } from '../abi/kvm.ts';
+import { kvm_cpuid_entry2, kvm_cpuid2 } from '../abi/kvm.ts';
 import { StructMemory } from './struct-memory.ts';
 
 /** KVM_MAX_CPUID_ENTRIES of current kernels. */

@@ -1,11 +1,30 @@
 /** Brings a new vCPU to where firmware hands over to the kernel. */
 import { kvm_lapic_state } from '../abi/kvm.ts';
 import { KVM_SET_LAPIC } from '../abi/kvm-ioctl.ts';
-import type { CpuEntryState, SegmentState } from '../boot/entry-state.ts';
 import type { CpuidEntry } from './cpuid-table.ts';
 import { setBootMsrs } from './msrs.ts';
 import type { Segment } from './registers.ts';
 import type { Vcpu } from './vcpu.ts';
+
+/** A segment register in numbers, with the names and units of struct kvm_segment. */
+export type EntrySegment = Readonly<Record<Exclude<keyof Segment, 'avl' | 'unusable'>, number>>;
+
+/** The registers that a boot protocol wants; what is not named is 0. */
+export interface EntryState {
+  readonly rip: number;
+  readonly rsp: number;
+  readonly rbx: number;
+  readonly rsi: number;
+  readonly cr0: number;
+  readonly cr3: number;
+  readonly cr4: number;
+  readonly efer: number;
+  readonly gdt: { readonly base: number; readonly limit: number };
+  readonly cs: EntrySegment;
+  /** For DS, ES, FS, GS and SS. */
+  readonly ds: EntrySegment;
+  readonly tr: EntrySegment;
+}
 
 /** Local vector table, Intel SDM volume 3A §11.5.1: offsets and delivery modes (bits 8 to 10). */
 const APIC_LVT0 = 0x350;
@@ -39,7 +58,7 @@ function setDeliveryMode(registers: DataView, offset: number, mode: number): voi
 }
 
 /** Puts a vCPU at a boot protocol's entry point. */
-export function applyEntry(vcpu: Vcpu, entry: CpuEntryState): void {
+export function applyEntry(vcpu: Vcpu, entry: EntryState): void {
   const data = segment(entry.ds);
   vcpu.setSystemRegisters({
     cs: segment(entry.cs),
@@ -79,7 +98,7 @@ export function applyEntry(vcpu: Vcpu, entry: CpuEntryState): void {
   vcpu.resetFpu();
 }
 
-function segment(state: SegmentState): Segment {
+function segment(state: EntrySegment): Segment {
   return {
     base: BigInt(state.base),
     limit: BigInt(state.limit),

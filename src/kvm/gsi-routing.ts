@@ -11,6 +11,7 @@ import {
   kvm_irq_routing_msi,
 } from '../abi/kvm.ts';
 import {
+  KVM_IOAPIC_NUM_PINS,
   KVM_IRQ_ROUTING_IRQCHIP,
   KVM_IRQ_ROUTING_MSI,
   KVM_IRQCHIP_IOAPIC,
@@ -18,7 +19,6 @@ import {
   KVM_IRQCHIP_PIC_SLAVE,
 } from '../abi/kvm-ioctl.ts';
 import { addressOf } from '../host/native-memory.ts';
-import { IOAPIC_PINS } from '../platform/layout.ts';
 import { setGsiRouting } from './vm-ioctl.ts';
 
 const NR = kvm_irq_routing.nr.offset;
@@ -37,11 +37,13 @@ const PIC_PINS = 16;
 const PIC_PINS_PER_CHIP = 8;
 /** The cascade pin of the master has no GSI of its own. */
 const PIC_CASCADE_PIN = 2;
+/** MSI to APIC id 0xfe, which no vCPU has. Intel SDM volume 3A §11.11.1. */
+const UNUSED_ADDRESS = 0xfeef_e000;
 /** GSI of the first MSI route. */
-export const FIRST_MSI_GSI = IOAPIC_PINS;
+export const FIRST_MSI_GSI = KVM_IOAPIC_NUM_PINS;
 
 /** Entries that the pins of PIC and IOAPIC take. */
-const PIN_ROUTES = PIC_PINS - 1 + IOAPIC_PINS;
+const PIN_ROUTES = PIC_PINS - 1 + KVM_IOAPIC_NUM_PINS;
 
 /** A view of the table. Make one in each thread over the same memory. */
 export class GsiRouting {
@@ -71,7 +73,7 @@ export class GsiRouting {
   /** Writes the pins' routes and disables all MSI routes. Once, by the machine's owner. */
   initialize(): void {
     let entry = 0;
-    for (let gsi = 0; gsi < IOAPIC_PINS; gsi++) {
+    for (let gsi = 0; gsi < KVM_IOAPIC_NUM_PINS; gsi++) {
       if (gsi < PIC_PINS && gsi !== PIC_CASCADE_PIN) {
         const slave = gsi >= PIC_PINS_PER_CHIP;
         const chip = slave ? KVM_IRQCHIP_PIC_SLAVE : KVM_IRQCHIP_PIC_MASTER;
@@ -103,9 +105,9 @@ export class GsiRouting {
     return true;
   }
 
-  /** Makes a GSI's signals go nowhere: an MSI at the address of no local APIC. */
+  /** Makes a GSI's signals go nowhere: an MSI to a local APIC that is not there. */
   clearMsi(gsi: number): void {
-    this.setMsi(gsi, 0, 0, 0);
+    this.setMsi(gsi, UNUSED_ADDRESS, 0, 0);
   }
 
   /** Hands the table to KVM. Returns 0 or a negative errno. */

@@ -1,4 +1,6 @@
 /** /dev/kvm: whether this host can run virtual machines, and what its KVM offers. */
+
+import { kvm_msr_list } from '../abi/kvm.ts';
 import * as cap from '../abi/kvm-constants.ts';
 import {
   KVM_API_VERSION,
@@ -9,7 +11,6 @@ import {
   KVM_GET_SUPPORTED_CPUID,
   KVM_GET_VCPU_MMAP_SIZE,
 } from '../abi/kvm-ioctl.ts';
-import { kvm_msr_list } from '../abi/kvm.ts';
 import { HostError, UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';

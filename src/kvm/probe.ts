@@ -26,6 +26,9 @@ export interface KvmProbe {
 const RAM_SIZE = 0x1_0000;
 const CODE = 0x1000;
 const STACK_TOP = 0x8000;
+/** Any pages outside of RAM. */
+const TSS_ADDRESS = 0xfffb_d000;
+const IDENTITY_MAP_ADDRESS = 0xfffb_c000;
 
 /** With the empty IDT a triple fault on a CPU; an internal error where it is not emulated. */
 const INT3 = [0xcc];
@@ -52,7 +55,7 @@ class ProbeGuest implements Disposable {
       throw error;
     }
     try {
-      this.#vm.reserveRealModePages();
+      this.#vm.reserveRealModePages(TSS_ADDRESS, IDENTITY_MAP_ADDRESS);
       this.#vm.setMemory(this.#ram.memory);
       this.#ram.memory.bytes(CODE, code.length).set(code);
       this.vcpu = new Vcpu(this.#vm.createVcpu(0));

@@ -4,7 +4,6 @@ import * as request from '../abi/kvm-ioctl.ts';
 import { Fd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
 import type { Kvm } from './kvm.ts';
 import { StructMemory } from './struct-memory.ts';
 import type { VcpuShare } from './vcpu.ts';
@@ -39,16 +38,14 @@ export class Vm implements Disposable {
   /**
    * Takes two places of guest physical address space that Intel CPUs need to run real mode; AMD
    * ones ignore them. KVM API 4.36 and 4.41. Before the first vCPU.
+   * @param tss guest physical address of three pages outside of RAM
+   * @param identityMap guest physical address of one page outside of RAM
    */
-  reserveRealModePages(): void {
+  reserveRealModePages(tss: number, identityMap: number): void {
     const argument = new StructMemory({ size: 8 });
-    argument.view.setBigUint64(0, BigInt(KVM_IDENTITY_MAP_ADDRESS), true);
-    this.#ioctl(
-      'KVM_SET_IDENTITY_MAP_ADDR',
-      request.KVM_SET_IDENTITY_MAP_ADDR,
-      argument.address,
-    );
-    this.#ioctl('KVM_SET_TSS_ADDR', request.KVM_SET_TSS_ADDR, KVM_TSS_ADDRESS);
+    argument.view.setBigUint64(0, BigInt(identityMap), true);
+    this.#ioctl('KVM_SET_IDENTITY_MAP_ADDR', request.KVM_SET_IDENTITY_MAP_ADDR, argument.address);
+    this.#ioctl('KVM_SET_TSS_ADDR', request.KVM_SET_TSS_ADDR, tss);
   }
 
   /** Gives the guest its RAM, one memory slot for each region. @throws HostError */

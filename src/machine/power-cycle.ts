@@ -10,6 +10,7 @@ import type { Kvm } from '../kvm/kvm.ts';
 import { Vcpu, type VcpuShare } from '../kvm/vcpu.ts';
 import { Vm } from '../kvm/vm.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { Board, type BoardPlan } from './board.ts';
 import type { DeviceOwner } from './device-owner.ts';
@@ -63,7 +64,7 @@ export class PowerCycle {
     const vm = new Vm(plan.kvm);
     let pci: PciPlan | undefined;
     try {
-      vm.reserveRealModePages();
+      vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
       vm.setMemory(plan.memory);
       vm.createIrqchip();
       vm.createPit();

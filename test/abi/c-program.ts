@@ -68,6 +68,8 @@ export function expectedLines({ name, layout }: StructCase): string[] {
 /** C statements that print `name value` for each constant that the headers define. */
 export function printConstants(names: readonly string[]): string {
   return names
-    .map((name) => `#ifdef ${name}\nprintf("${name} %llu\\n", (unsigned long long)${name});\n#endif`)
+    .map(
+      (name) => `#ifdef ${name}\nprintf("${name} %llu\\n", (unsigned long long)${name});\n#endif`,
+    )
     .join('\n');
 }

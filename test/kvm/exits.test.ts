@@ -113,20 +113,24 @@ t.test('KVM_EXIT_MMIO: an access where no memory slot is', { skip }, (t) => {
   t.end();
 });
 
-t.test('immediate_exit: a pending exit is completed and the guest does not run on', { skip }, (t) => {
-  using guest = new TinyGuest({
-    code: [
-      ...[0xe4, 0x60], // in al, 0x60
-      ...[0xf4], // hlt
-    ],
-  });
-  const { vcpu } = guest;
-  t.equal(enter(vcpu), exitName(KVM_EXIT_IO));
-  vcpu.run.setUint8(Number(vcpu.run.getBigUint64(kvm_run_io.data_offset.offset, true)), 0x77);
-  vcpu.completeExit();
-  const { rip, rax } = vcpu.getRegisters();
-  t.equal(rip, 0x1002n);
-  t.equal(rax & 0xffn, 0x77n);
-  t.equal(enter(vcpu), exitName(KVM_EXIT_HLT));
-  t.end();
-});
+t.test(
+  'immediate_exit: a pending exit is completed and the guest does not run on',
+  { skip },
+  (t) => {
+    using guest = new TinyGuest({
+      code: [
+        ...[0xe4, 0x60], // in al, 0x60
+        ...[0xf4], // hlt
+      ],
+    });
+    const { vcpu } = guest;
+    t.equal(enter(vcpu), exitName(KVM_EXIT_IO));
+    vcpu.run.setUint8(Number(vcpu.run.getBigUint64(kvm_run_io.data_offset.offset, true)), 0x77);
+    vcpu.completeExit();
+    const { rip, rax } = vcpu.getRegisters();
+    t.equal(rip, 0x1002n);
+    t.equal(rax & 0xffn, 0x77n);
+    t.equal(enter(vcpu), exitName(KVM_EXIT_HLT));
+    t.end();
+  },
+);

@@ -4,6 +4,7 @@ import { Vcpu } from '../../src/kvm/vcpu.ts';
 import { Vm } from '../../src/kvm/vm.ts';
 import type { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { Ram } from '../../src/memory/ram.ts';
+import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../../src/platform/layout.ts';
 
 /** Where the code lies and starts: segment 0, above the interrupt vectors. */
 export const CODE = 0x1000;
@@ -35,7 +36,7 @@ export class TinyGuest implements Disposable {
     const ram = this.#own(new Ram(options.memory ?? 2 ** 20));
     this.memory = ram.memory;
     this.vm = this.#own(new Vm(this.kvm));
-    this.vm.reserveRealModePages();
+    this.vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
     this.vm.setMemory(this.memory);
     if (options.irqchip === true) this.vm.createIrqchip();
     this.vcpus = Array.from(

@@ -4,10 +4,7 @@ import { cpuVendor, guestCpuid, hasFeature } from '../../../src/kvm/cpuid.ts';
 import { CPU_FEATURE_NAMES, featureBits } from '../../../src/kvm/cpuid-features.ts';
 import type { CpuidEntry } from '../../../src/kvm/cpuid-table.ts';
 
-function leaf(
-  number: number,
-  registers: Partial<Omit<CpuidEntry, 'function'>> = {},
-): CpuidEntry {
+function leaf(number: number, registers: Partial<Omit<CpuidEntry, 'function'>> = {}): CpuidEntry {
   return { function: number, index: 0, flags: 0, eax: 0, ebx: 0, ecx: 0, edx: 0, ...registers };
 }
 
@@ -54,7 +51,10 @@ t.test('leaf 4 and 0x8000001d: private caches, and L3 shared by all cores', (t) 
     eax: 0xffff_c000 | (level << 5) | 1,
     index: level,
   });
-  const leaves = [1, 2, 3].flatMap((level) => [leaf(4, cache(level)), leaf(0x8000_001d, cache(level))]);
+  const leaves = [1, 2, 3].flatMap((level) => [
+    leaf(4, cache(level)),
+    leaf(0x8000_001d, cache(level)),
+  ]);
   const entries = guestCpuid([INTEL, ...leaves, leaf(4, { index: 4 })], base);
   const sharing = (e: CpuidEntry): number => (e.eax >>> 14) & 0xfff;
   t.same(
