@@ -12,7 +12,7 @@ import {
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { hasFeature } from '../features.ts';
-import { PackedQueue } from './packed-queue.ts';
+import { PackedQueue, packedInFlight } from './packed-queue.ts';
 import { type AreaRule, openArea, type RingFeatures } from './ring-windows.ts';
 import { SplitQueue } from './split-queue.ts';
 import type { QueueConfig, Virtqueue } from './virtqueue.ts';
@@ -68,10 +68,10 @@ function checkState(config: QueueConfig, packed: boolean): void {
   const { state, size } = config;
   if (state === undefined) return;
   const { nextAvail, nextUsed } = state;
-  const good = packed
-    ? (nextAvail & 0x7fff) < size && (nextUsed & 0x7fff) < size
-    : ((nextAvail - nextUsed) & 0xffff) <= size;
-  if (good && (nextAvail | nextUsed) >>> 16 === 0) return;
+  const inRange = packed ? Math.max(nextAvail & 0x7fff, nextUsed & 0x7fff) < size : true;
+  const inFlight = packed ? packedInFlight(state, size) : (nextAvail - nextUsed) & 0xffff;
+  const bits = (nextAvail | nextUsed) >>> 16 === 0;
+  if (bits && inRange && inFlight >= 0 && inFlight <= size) return;
   throw new PeerError(
     'E_QUEUE_STATE',
     `queue ${config.index}: cannot go on at available ${nextAvail}, used ${nextUsed} with size ${size}`,

@@ -95,8 +95,7 @@ export class PackedQueue implements Virtqueue {
     this.#availWrap = nextAvail & WRAP;
     this.#nextUsed = nextUsed & ~WRAP;
     this.#usedWrap = nextUsed & WRAP;
-    const ahead = this.#nextAvail - this.#nextUsed;
-    this.#inFlight = this.#availWrap === this.#usedWrap ? ahead : ahead + this.size;
+    this.#inFlight = packedInFlight({ nextAvail, nextUsed }, config.size);
     this.enableKicks();
   }
 
@@ -266,4 +265,10 @@ export class PackedQueue implements Virtqueue {
 /** What an available descriptor's pair of flags is in a lap (§2.8.1). */
 function lapFlags(wrap: number): number {
   return wrap === 0 ? AVAIL_LAP_0 : AVAIL_LAP_1;
+}
+
+/** Slots between the next used descriptor and the next available one: negative for no good state. */
+export function packedInFlight({ nextAvail, nextUsed }: VringState, size: number): number {
+  const ahead = (nextAvail & ~WRAP) - (nextUsed & ~WRAP);
+  return ((nextAvail ^ nextUsed) & WRAP) === 0 ? ahead : ahead + size;
 }
