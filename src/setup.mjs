@@ -106,8 +106,11 @@ function removeOrphans() {
   for (const name of orphans) fs.rmSync(at(name), { force: true });
 }
 
+/** Where programs are that people do not start by name. */
+const SYSTEM_FOLDERS = ['/usr/sbin', '/sbin', '/usr/libexec', '/usr/lib/qemu'];
+
 const onPath = (command) =>
-  [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'].some((folder) =>
+  [...(process.env.PATH ?? '').split(':'), ...SYSTEM_FOLDERS].some((folder) =>
     fs.existsSync(path.join(folder, command)),
   );
 
@@ -171,7 +174,10 @@ async function step(title, command, args, options = {}) {
 
 /** Installs distribution packages when it may, else says which. */
 async function installPackages(purpose) {
-  const missing = missingPackages(purpose);
+  const all = missingPackages(purpose);
+  // Some distributions have it inside another package: that goes first, and often suffices.
+  const separate = all.filter((one) => !all.some((other) => other.name === one.partOf));
+  const missing = separate.length > 0 ? separate : all;
   if (missing.length === 0) return;
   const names = missing.map((entry) => entry.name);
   const install = `apt-get install -y --no-install-recommends ${names.join(' ')}`;
@@ -186,6 +192,7 @@ async function installPackages(purpose) {
   const env = { DEBIAN_FRONTEND: 'noninteractive' };
   await step('package lists', 'apt-get', ['update'], { env });
   await step('Debian packages', 'apt-get', install.split(' ').slice(1), { env });
+  if (missing.length < all.length) await installPackages(purpose);
 }
 
 async function installNpmPackages() {
