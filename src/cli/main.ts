@@ -2,6 +2,7 @@
 /** The `nodevmm` command: registers its subcommands, reports errors, ends with their status. */
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { registerDoctorCommand } from './doctor.ts';
 import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { registerGuestCommand } from './guest.ts';
 import { registerLabCommand } from './lab.ts';
@@ -42,6 +43,7 @@ const program = new Command('nodevmm')
 
 registerStartCommand(program, RUN_PARTS, finish);
 registerRunCommand(program, RUN_PARTS, finish);
+registerDoctorCommand(program, finish);
 registerGuestCommand(program, finish);
 registerLabCommand(program, finish);
 
