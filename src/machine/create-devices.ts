@@ -1,6 +1,7 @@
 /** Makes the virtio devices that the options ask for, or none at all. */
 import type { VirtioDevice } from '../virtio/device.ts';
 import { createBlkDevice } from '../virtio/device/blk.ts';
+import { createNetDevice } from '../virtio/device/net.ts';
 import type { RingOptions } from './options.ts';
 import type { ResolvedOptions } from './resolve-options.ts';
 
@@ -20,6 +21,9 @@ export function createDevices(options: ResolvedOptions): CreatedDevice[] {
     options.disks.forEach(({ ring, ...disk }, index) => {
       const serial = `nodevmm-${index}`;
       add(createBlkDevice({ serial, ...disk, name: `blk${index}` }), ring);
+    });
+    options.nets.forEach(({ ring, ...net }, index) => {
+      add(createNetDevice({ ...net, name: `net${index}` }), ring);
     });
   } catch (error) {
     for (const { device } of made) device.close();
