@@ -196,9 +196,10 @@ async function installPackages(purpose) {
 }
 
 async function installNpmPackages() {
-  // The addon is a step of its own: npm would build it too, with less to say when that fails.
-  const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund'];
-  await step('npm packages', 'npm', args, { remedy: "; see npm's own words above" });
+  // What the lock names. Not `npm ci`: it refuses a lock without the binaries for platforms that
+  // nodevmm does not run on. And no scripts: the addon is a step of its own, with its own advice.
+  const args = ['install', '--no-save', '--ignore-scripts', '--no-audit', '--no-fund'];
+  await step('npm packages', 'npm', args, { remedy: '; npm says why above' });
 }
 
 async function buildAddon() {
