@@ -38,6 +38,8 @@ export interface DiskEngine {
   write(token: number, iovec: number, count: number, offset: number, stable: boolean): number;
   /** Completed writes are on stable storage when it completes. */
   flush(token: number): number;
+  /** As `flush`, and done when it returns. Returns 0 or a negative errno. */
+  flushNow(): number;
   /** Gives up the contents of a range. -EOPNOTSUPP where the disk cannot. */
   discard(token: number, offset: number, length: number): number;
   /** Zeroes a range without data. @param unmap blocks may be given back. -EOPNOTSUPP as above. */

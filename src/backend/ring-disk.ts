@@ -98,6 +98,10 @@ export class RingDisk implements DiskEngine {
     return IN_FLIGHT;
   }
 
+  flushNow(): number {
+    return this.#sync.flushNow();
+  }
+
   discard(token: number, offset: number, length: number): number {
     if (this.#blockDevice) return this.#sync.discard(token, offset, length);
     return this.zero(token, offset, length, true);

@@ -52,6 +52,10 @@ export class SyncDisk implements DiskEngine {
   }
 
   flush(_token: number): number {
+    return this.flushNow();
+  }
+
+  flushNow(): number {
     return sys.fdatasync(this.#fd);
   }
 

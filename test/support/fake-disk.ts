@@ -9,7 +9,7 @@ export interface FakeRequest {
   readonly offset: number;
   /** Iovecs of reads and writes, bytes of the others. */
   readonly length: number;
-  /** `stable` of writes, `unmap` of zeroing. */
+  /** `stable` of writes, `unmap` of zeroing, true for `flushNow`. */
   readonly flag: boolean;
 }
 
@@ -57,6 +57,11 @@ export class FakeDisk implements DiskEngine {
 
   flush(token: number): number {
     return this.#record({ kind: 'flush', token, offset: 0, length: 0, flag: false });
+  }
+
+  flushNow(): number {
+    this.requests.push({ kind: 'flush', token: -1, offset: 0, length: 0, flag: true });
+    return 0;
   }
 
   discard(token: number, offset: number, length: number): number {

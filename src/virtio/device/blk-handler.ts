@@ -121,9 +121,8 @@ export class BlkHandler implements QueueHandler {
 
   /** The driver switched `writeback` off: also what it wrote a moment before is made stable. */
   message(_message: unknown): void {
-    const engine = this.#open({ ...this.#options.disk, engine: 'sync' }, 1, () => {});
-    if (engine.flush(0) < 0) this.#context?.log('flushing the disk failed');
-    engine.close();
+    const result = this.#engine?.flushNow() ?? 0;
+    if (result < 0) this.#context?.log('the disk could not be flushed for writethrough');
   }
 
   stop(): void {

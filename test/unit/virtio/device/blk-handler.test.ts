@@ -28,6 +28,7 @@ const EIO = 5;
 const EOPNOTSUPP = 95;
 
 interface Setup {
+  readonly handler: BlkHandler;
   readonly engine: FakeDisk;
   readonly rig: DeviceRig;
   readonly writeback: Int32Array;
@@ -49,6 +50,7 @@ function start(engine: FakeDisk, features: readonly number[] = ALL, size = 16): 
   const handler = new BlkHandler(options, () => engine);
   rig.start(handler, featureSet(VIRTIO_F_VERSION_1, ...features), [size]);
   return {
+    handler,
     engine,
     rig,
     writeback,
@@ -122,6 +124,21 @@ t.test('§5.2.6.2 case 2: writeback 0 makes writes stable, if it was negotiated'
     t.equal(engine.kinds.includes('flush'), negotiated, 'zeroes are flushed after');
     rig[Symbol.dispose]();
   }
+});
+
+t.test('§5.2.6.2 what was written before writeback went to 0 is flushed at once', async (t) => {
+  const engine = new FakeDisk(lengthOf);
+  const { handler, rig, send } = start(engine);
+  send(VIRTIO_BLK_T_OUT, 0, new Uint8Array(512));
+  handler.message({ flush: true });
+  t.same(
+    engine.requests.map(({ kind, flag }) => [kind, flag]),
+    [
+      ['write', false],
+      ['flush', true],
+    ],
+  );
+  rig[Symbol.dispose]();
 });
 
 t.test('short transfers go on where they ended, interrupted ones start again', async (t) => {

@@ -8,7 +8,6 @@ import {
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_RING_PACKED,
 } from '../../../../src/abi/virtio-ring.ts';
-import { createBlkDevice } from '../../../../src/virtio/device/blk.ts';
 import { hasFeature } from '../../../../src/virtio/features.ts';
 import {
   BlkDriver,
@@ -243,24 +242,6 @@ onBothEngines('a read-only file that ends in a sector is filled up with zeroes',
   sameBytes(t, read.data, expected);
   sameBytes(t, disk.read(2, 512).data, expected.subarray(1024));
   disk[Symbol.dispose]();
-});
-
-t.test('§5.2.5 the configuration says what the disk is', async (t) => {
-  const path = folder.file(`disk${files++}`, 1024 * 1024);
-  const device = createBlkDevice({ name: 'blk0', path, queues: 3, queueSize: 128 });
-  const view = new DataView(device.config.buffer);
-  const layout = abi.virtio_blk_config;
-  t.equal(layout.size, 60);
-  t.equal(view.getBigUint64(layout.capacity.offset, true), 2048n);
-  t.equal(view.getUint32(layout.seg_max.offset, true), 126);
-  t.equal(view.getUint32(layout.blk_size.offset, true), 512);
-  t.equal(view.getUint8(layout.writeback.offset), 1);
-  t.equal(view.getUint16(layout.num_queues.offset, true), 3);
-  t.equal(device.queues.length, 3);
-  t.same([device.deviceId, device.pciClass], [2, 0x010000]);
-  const writable = [...(device.configWriteMask ?? [])].flatMap((mask, i) => (mask ? [i] : []));
-  t.same(writable, [layout.writeback.offset], 'only writeback can be written');
-  device.close();
 });
 
 t.test('every queue format and feature serves the same', async (t) => {

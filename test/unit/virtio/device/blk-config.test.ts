@@ -1,0 +1,83 @@
+/** The block device's control half: configuration, cache mode, options (virtio 1.3 §5.2.4, §5.2.5). */
+import t from 'tap';
+import * as abi from '../../../../src/abi/virtio-blk.ts';
+import { createBlkDevice } from '../../../../src/virtio/device/blk.ts';
+import { BlkDriver, TemporaryFolder } from '../../../support/blk-driver.ts';
+
+const folder = new TemporaryFolder();
+t.teardown(() => folder[Symbol.dispose]());
+let files = 0;
+
+t.test('§5.2.5 the configuration says what the disk is', async (t) => {
+  const path = folder.file(`disk${files++}`, 1024 * 1024);
+  const device = createBlkDevice({ name: 'blk0', path, queues: 3, queueSize: 128 });
+  const view = new DataView(device.config.buffer);
+  const layout = abi.virtio_blk_config;
+  t.equal(layout.size, 60);
+  t.equal(view.getBigUint64(layout.capacity.offset, true), 2048n);
+  t.equal(view.getUint32(layout.seg_max.offset, true), 126);
+  t.equal(view.getUint32(layout.blk_size.offset, true), 512);
+  t.equal(view.getUint8(layout.writeback.offset), 1);
+  t.equal(view.getUint16(layout.num_queues.offset, true), 3);
+  t.equal(device.queues.length, 3);
+  t.same([device.deviceId, device.pciClass], [2, 0x010000]);
+  const writable = [...(device.configWriteMask ?? [])].flatMap((mask, i) => (mask ? [i] : []));
+  t.same(writable, [layout.writeback.offset], 'only writeback can be written');
+  device.close();
+});
+
+t.test('§5.2.5 the driver toggles the cache through writeback', async (t) => {
+  const path = folder.file(`disk${files++}`, 4096);
+  const device = createBlkDevice({ name: 'blk0', path });
+  const options = 'options' in device.placement ? device.placement.options : {};
+  const shared = new Int32Array((options as { writeback: SharedArrayBuffer }).writeback);
+  const at = abi.virtio_blk_config.writeback.offset;
+  const config = device.config.slice();
+  const posted: unknown[] = [];
+  device.attach?.({
+    updateConfig: (change) => change(new DataView(config.buffer)),
+    readConfig: () => config,
+    post: (message) => posted.push(message),
+  });
+  t.same([config[at], shared[0]], [1, 1], 'writeback at first');
+  for (const [value, mode, flushes] of [
+    [0, 0, 1],
+    [0, 0, 1],
+    [1, 1, 1],
+    [0, 0, 2],
+    [77, 1, 2],
+  ] as const) {
+    config[at] = value;
+    device.configWritten?.(at, 1);
+    t.same([shared[0], posted.length], [mode, flushes], `after ${value}`);
+  }
+  config[at] = 0;
+  device.configWritten?.(at, 1);
+  device.reset?.();
+  t.same([config[at], shared[0]], [1, 1], 'writeback after a reset');
+  device.close();
+});
+
+t.test('a closed device leaves no lock behind, whichever its engine', async (t) => {
+  for (const engine of ['sync', 'io_uring'] as const) {
+    const path = folder.file(`disk${files++}`, 4096);
+    const disk = new BlkDriver(path, { engine });
+    disk.write(0, new Uint8Array(512));
+    disk[Symbol.dispose]();
+    t.doesNotThrow(() => createBlkDevice({ name: 'blk0', path, engine }).close());
+  }
+});
+
+t.test('options that cannot be are refused, and the disk is free again', async (t) => {
+  const path = folder.file(`disk${files++}`, 4096);
+  for (const options of [
+    { queues: 0 },
+    { queues: 17 },
+    { queues: 1.5 },
+    { serial: 'x'.repeat(21) },
+    { serial: 'ä' },
+  ]) {
+    t.throws(() => createBlkDevice({ name: 'blk0', path, ...options }), { name: 'UsageError' });
+  }
+  createBlkDevice({ name: 'blk0', path }).close();
+});
