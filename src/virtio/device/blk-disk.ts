@@ -27,6 +27,7 @@ export class BlkDisk {
   readonly size: number;
   readonly fileSize: number;
   readonly readOnly: boolean;
+  readonly direct: boolean;
   /** The driver negotiated these requests. */
   readonly discard: boolean;
   readonly writeZeroes: boolean;
@@ -48,6 +49,7 @@ export class BlkDisk {
     this.size = options.size;
     this.fileSize = options.fileSize;
     this.readOnly = options.readOnly;
+    this.direct = options.disk.direct;
     this.discard = negotiated.discard;
     this.writeZeroes = negotiated.writeZeroes;
     this.id.set(Buffer.from(options.id, 'latin1').subarray(0, VIRTIO_BLK_ID_BYTES));

@@ -19,6 +19,7 @@ import {
   VIRTIO_BLK_T_WRITE_ZEROES,
   virtio_blk_req,
 } from '../../abi/virtio-blk.ts';
+import { BounceBuffer } from '../../backend/bounce-buffer.ts';
 import { type DiskEngine, IN_FLIGHT } from '../../backend/disk-engine.ts';
 import { DescriptorChain } from '../queue/descriptor-chain.ts';
 import type { BlkDisk } from './blk-disk.ts';
@@ -39,6 +40,7 @@ const SECTOR_HIGH = SECTOR_LOW + 4;
 const MAX_IOVECS = 1024;
 const EINTR = 4;
 const EAGAIN = 11;
+const EINVAL = 22;
 
 const PHASE_READ = 0;
 const PHASE_WRITE = 1;
@@ -60,6 +62,9 @@ export class BlkRequest {
   readonly #disk: BlkDisk;
   readonly #engine: DiskEngine;
   #ranges: BlkRanges | null = null;
+  /** O_DIRECT refused the guest's own buffers: data goes through one that it takes. */
+  #bounce: BounceBuffer | null = null;
+  #bouncing = false;
   #phase = PHASE_READ;
   /** Where the status byte goes, an offset in guest RAM. */
   #status = 0;
@@ -143,6 +148,7 @@ export class BlkRequest {
     this.#phase = phase;
     this.#position = position;
     this.#remaining = length;
+    this.#bouncing = false;
     return this.#run();
   }
 
@@ -175,6 +181,7 @@ export class BlkRequest {
   #issue(): number {
     const engine = this.#engine;
     if (this.#phase <= PHASE_WRITE) {
+      if (this.#bouncing) return this.#issueBounced(this.#bounce as BounceBuffer);
       const iovec = this.chain.iovecAddress + this.#first * 16;
       const count = Math.min(this.#end - this.#first, MAX_IOVECS);
       if (this.#phase === PHASE_READ) return engine.read(this.token, iovec, count, this.#position);
@@ -197,16 +204,38 @@ export class BlkRequest {
         return -1;
       }
       default:
-        if (result < 0) return VIRTIO_BLK_S_IOERR;
+        if (result < 0) return this.#refused(result);
         if (result === 0) return this.#endOfFile();
+        if (this.#bouncing && this.#phase === PHASE_READ) {
+          const { bytes } = this.#bounce as BounceBuffer;
+          this.chain.write(this.#filled, bytes.subarray(0, result));
+        }
         this.#remaining -= result;
         this.#position += result;
         if (this.#phase === PHASE_READ) this.#filled += result;
         if (this.#remaining === 0) return VIRTIO_BLK_S_OK;
         if (this.#position === this.#disk.fileSize) return this.#endOfFile();
-        this.#advance(result);
+        if (!this.#bouncing) this.#advance(result);
         return -1;
     }
+  }
+
+  /** EINVAL is what O_DIRECT says to buffers that are not aligned for the medium. */
+  #refused(result: number): number {
+    if (result !== -EINVAL || this.#bouncing || !this.#disk.direct) return VIRTIO_BLK_S_IOERR;
+    this.#bounce ??= new BounceBuffer();
+    this.#bouncing = true;
+    return -1;
+  }
+
+  #issueBounced(bounce: BounceBuffer): number {
+    const engine = this.#engine;
+    const length = Math.min(this.#remaining, bounce.bytes.length);
+    const iovec = bounce.iovec(length);
+    if (this.#phase === PHASE_READ) return engine.read(this.token, iovec, 1, this.#position);
+    const from = this.chain.readableLength - this.#remaining;
+    this.chain.read(from, bounce.bytes.subarray(0, length));
+    return engine.write(this.token, iovec, 1, this.#position, this.#disk.writethrough());
   }
 
   /** The file ends before the disk does: only a read-only file's last sector may lack bytes. */

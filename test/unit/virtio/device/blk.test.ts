@@ -244,6 +244,31 @@ onBothEngines('a read-only file that ends in a sector is filled up with zeroes',
   disk[Symbol.dispose]();
 });
 
+onBothEngines('with O_DIRECT buffers of any alignment serve', (t, base) => {
+  const length = 80 * 1024;
+  const path = folder.file(`disk${files++}`, pattern(length));
+  const disk = new BlkDriver(path, { ...base, direct: true });
+  const block = new DataView(disk.device.config.buffer).getUint32(
+    abi.virtio_blk_config.blk_size.offset,
+    true,
+  );
+  t.ok(block >= 512);
+  for (const writable of [[length, 1], [length + 1], [1, 511, 1000, length - 1511]]) {
+    const read = disk.send([blkHeader(abi.VIRTIO_BLK_T_IN, 0)], writable);
+    t.same([read.status, read.written], [VIRTIO_BLK_S_OK, length + 1]);
+    sameBytes(t, read.data, pattern(length));
+  }
+  const header = blkHeader(abi.VIRTIO_BLK_T_OUT, 0);
+  const data = pattern(length, 5);
+  const write = disk.send(
+    [new Uint8Array([...header, ...data.subarray(0, 7)]), data.subarray(7)],
+    [1],
+  );
+  t.equal(write.status, VIRTIO_BLK_S_OK);
+  sameBytes(t, readFileSync(path), data);
+  disk[Symbol.dispose]();
+});
+
 t.test('every queue format and feature serves the same', async (t) => {
   const formats = [[], [VIRTIO_F_INDIRECT_DESC], [VIRTIO_F_EVENT_IDX], [VIRTIO_F_IN_ORDER]];
   for (const packed of [[], [VIRTIO_F_RING_PACKED]]) {
