@@ -32,7 +32,7 @@ export interface BootPlan {
   readonly commandLine: string;
   /** vCPUs, 1 to 16. */
   readonly cpus: number;
-  /** Folder for unpacked kernels. Default: `nodevmm/kernels` in the XDG cache folder. */
+  /** Folder for unpacked kernels. Default: `nodevmm/vmlinux` in the XDG cache folder. */
   readonly cacheDir?: string;
   /**
    * Default `auto`. `linux64` with a bzImage starts the compressed kernel, which unpacks itself

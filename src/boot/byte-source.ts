@@ -42,10 +42,13 @@ export class FileSource implements ByteSource {
     }
   }
 
-  /** Tells this version of the file from every other, cheaply. */
+  /**
+   * Tells this version of the file from every other, cheaply. Without the device, whose number
+   * differs between a host and a guest that see the same file.
+   */
   identity(): string {
-    const { dev, ino, size, mtimeNs, ctimeNs } = fstatSync(this.#fd, { bigint: true });
-    return [dev, ino, size, mtimeNs, ctimeNs].join(':');
+    const { ino, size, mtimeNs, ctimeNs } = fstatSync(this.#fd, { bigint: true });
+    return [ino, size, mtimeNs, ctimeNs].join(':');
   }
 
   read(position: number, target: Uint8Array): void {

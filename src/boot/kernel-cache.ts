@@ -30,12 +30,12 @@ export interface UnpackedKernel {
   readonly image: ElfImage;
 }
 
-/** `$XDG_CACHE_HOME/nodevmm/kernels`, or the same below `~/.cache`. */
+/** `$XDG_CACHE_HOME/nodevmm/vmlinux`, or the same below `~/.cache`. */
 export function defaultKernelCache(env: NodeJS.ProcessEnv = process.env): string {
   const base = env.XDG_CACHE_HOME;
   // XDG Base Directory Specification: relative paths are invalid and to be ignored.
   const cache = base !== undefined && isAbsolute(base) ? base : join(homedir(), '.cache');
-  return join(cache, 'nodevmm', 'kernels');
+  return join(cache, 'nodevmm', 'vmlinux');
 }
 
 /**
