@@ -61,9 +61,14 @@ export class QueueWorkerDatapath implements Datapath {
   async stop(): Promise<States> {
     if (!this.#started) return new Map();
     this.#started = false;
-    // The states of a thread that crashed are lost with it.
-    if (this.#thread === null) return new Map();
-    return this.#thread.request((id) => ({ op: 'stop', id }));
+    const thread = this.#thread;
+    try {
+      return (await thread?.request((id) => ({ op: 'stop', id }))) ?? new Map();
+    } catch (error) {
+      // The states of a thread that crashed are lost with it.
+      if (this.#thread !== thread) return new Map();
+      throw error;
+    }
   }
 
   post(message: unknown): void {

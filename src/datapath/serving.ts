@@ -66,7 +66,12 @@ export class Serving {
       memory: this.#memory,
       features: activation.features,
       queues: this.#queues,
-      reactor: host.reactor,
+      reactor: {
+        // What is broken must not be woken: nobody would look at a descriptor that stays ready.
+        watch: (fd, events, token) => {
+          if (!this.#broken || events === 0) host.reactor.watch(fd, events, token);
+        },
+      },
       broken: (reason) => this.#break(reason),
       log: (text) => host.log(text),
       post: (message) => host.post(message),

@@ -55,9 +55,9 @@ export class Epoll extends Fd {
     this.#control(EPOLL_CTL_MOD, fd, events, token);
   }
 
-  /** Ends the watch of a descriptor. @throws HostError */
+  /** Ends the watch of a descriptor; one that was closed has ended it by itself. */
   remove(fd: number): void {
-    this.#control(EPOLL_CTL_DEL, fd, 0, 0);
+    sys.epollCtl(this.fd, EPOLL_CTL_DEL, fd, 0);
   }
 
   /**

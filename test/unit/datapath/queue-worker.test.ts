@@ -36,6 +36,16 @@ t.test('a thread that dies breaks the device, and the next start makes another',
   await datapath.close();
 });
 
+t.test('a thread that dies while it is told to stop counts as stopped', async (t) => {
+  using rig = new DatapathRig();
+  const spec = { name: 'mortal', module: probe, options: {} };
+  const datapath = new QueueWorkerDatapath(spec, rig.events);
+  await datapath.start(rig.activation());
+  datapath.post('die');
+  t.same(await datapath.stop(), new Map());
+  await datapath.close();
+});
+
 t.test('a module that cannot be loaded fails the start', async (t) => {
   using rig = new DatapathRig();
   const module = new URL('./no-such-module.js', import.meta.url).href;
