@@ -1,5 +1,8 @@
-/** Runs one compiled test file in a process of its own. */
+/** Runs one compiled test file, on this host or in the lab. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import path from 'node:path';
+import type { Readable } from 'node:stream';
+import type { Lab } from '../../src/lab/lab.ts';
 import type { Group, TestFile } from './plan.ts';
 import { Tally } from './tally.ts';
 
@@ -12,9 +15,21 @@ export interface FileResult {
   readonly output: string;
 }
 
+/** A test file that is running somewhere. */
+interface Running {
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+  /** Resolves with `status N` or a signal's name once it ended and all output was read. */
+  readonly ended: Promise<string>;
+  kill(): void;
+  /** Resolves with false when processes that it started are left. */
+  gone(): Promise<boolean>;
+}
+
 const OUTPUT_LIMIT = 1_000_000;
 /** How long processes that a test started may take to go once it has ended. */
 const LINGER_MS = 3000;
+const NODE_ARGUMENTS = ['--enable-source-maps'];
 
 const running = new Set<ChildProcess>();
 
@@ -36,35 +51,78 @@ export function endAll(): void {
 async function groupIsGone(child: ChildProcess): Promise<boolean> {
   const deadline = Date.now() + LINGER_MS;
   while (signalGroup(child, 0)) {
-    if (Date.now() > deadline) return false;
+    if (Date.now() > deadline) {
+      signalGroup(child, 'SIGKILL');
+      return false;
+    }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   return true;
 }
 
+function startHere(file: TestFile, env: NodeJS.ProcessEnv): Running {
+  const child = spawn(process.execPath, [...NODE_ARGUMENTS, file.compiled], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    // A process group of its own, so that a hung file takes its children with it.
+    detached: true,
+    env: { ...process.env, ...env },
+  });
+  running.add(child);
+  child.on('close', () => running.delete(child));
+  const ended = new Promise<string>((resolve) => {
+    child.on('error', (error) => resolve(error.message));
+    child.on('exit', (status, signal) => resolve(signal ?? `status ${status}`));
+  });
+  return {
+    stdout: child.stdout,
+    stderr: child.stderr,
+    ended,
+    kill: () => void signalGroup(child, 'SIGKILL'),
+    gone: () => groupIsGone(child),
+  };
+}
+
+function startInLab(lab: Lab, file: TestFile, env: NodeJS.ProcessEnv): Running {
+  const argv = [process.execPath, ...NODE_ARGUMENTS, path.resolve(file.compiled)];
+  const strings = Object.entries(env).filter((entry): entry is [string, string] => !!entry[1]);
+  const child = lab.spawn(argv, { env: Object.fromEntries(strings) });
+  child.stdin.end();
+  const ended = child.exit.then(
+    ({ exitCode, signal }) => signal ?? `status ${exitCode}`,
+    (error: unknown) => String(error),
+  );
+  return {
+    stdout: child.stdout,
+    stderr: child.stderr,
+    ended,
+    kill: () => child.kill('SIGKILL'),
+    // The lab ends with the run, and whatever was left in it.
+    gone: async () => true,
+  };
+}
+
 /**
  * Runs a file to its end, or to the group's time limit.
- * @param env added to the environment of this process
+ * @param env added to the environment
+ * @param lab where to run it; undefined for this host
  */
 export async function runFile(
   file: TestFile,
   group: Group,
   env: NodeJS.ProcessEnv,
+  lab?: Lab,
 ): Promise<FileResult> {
   const started = Date.now();
   const tally = new Tally();
   let output = '';
-  const child = spawn(process.execPath, ['--enable-source-maps', file.compiled], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    // A process group of its own, so that a hung file takes its children with it.
-    detached: true,
-    // tap has a limit of its own, 30 s unless told otherwise.
-    env: { ...process.env, TAP_TIMEOUT: String(group.timeoutSeconds), ...env },
-  });
-  running.add(child);
+  // tap has a limit of its own, 30 s unless told otherwise.
+  const environment = { TAP_TIMEOUT: String(group.timeoutSeconds), ...env };
+  const child =
+    lab === undefined ? startHere(file, environment) : startInLab(lab, file, environment);
   const keep = (text: string): void => {
     output = (output + text).slice(-OUTPUT_LIMIT);
   };
+  const closed = Promise.all([closeOf(child.stdout), closeOf(child.stderr)]);
   child.stderr.setEncoding('utf8').on('data', keep);
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     keep(text);
@@ -74,26 +132,24 @@ export async function runFile(
   const timer = setTimeout(
     () => {
       timedOut = true;
-      signalGroup(child, 'SIGKILL');
+      child.kill();
     },
     (group.timeoutSeconds + 5) * 1000,
   );
-  const closed = new Promise<void>((resolve) => child.on('close', () => resolve()));
-  const ended = await new Promise<string>((resolve) => {
-    child.on('error', (error) => resolve(error.message));
-    child.on('exit', (status, signal) => resolve(signal ?? `status ${status}`));
-  });
+  const ended = await child.ended;
   clearTimeout(timer);
-  if (!(await groupIsGone(child))) {
-    tally.fail('clean end', 'left processes running');
-    signalGroup(child, 'SIGKILL');
-  }
+  if (!(await child.gone())) tally.fail('clean end', 'left processes running');
   await closed;
-  running.delete(child);
   await tally.end();
   if (timedOut) tally.fail('time limit', `still running after ${group.timeoutSeconds} s`);
   else if (ended.startsWith('SIG') || (ended !== 'status 0' && tally.failures.length === 0)) {
     tally.fail('clean end', `the file ended with ${ended}`);
   }
   return { file, tally, seconds: (Date.now() - started) / 1000, output };
+}
+
+function closeOf(stream: Readable): Promise<void> {
+  return new Promise((resolve) => {
+    stream.on('close', () => resolve());
+  });
 }

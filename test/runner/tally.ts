@@ -47,10 +47,14 @@ export class Tally {
     this.failures.push({ name, detail });
   }
 
+  get #points(): number {
+    return this.passed + this.failures.length + this.skips.length;
+  }
+
   #follow(parser: Parser, names: readonly string[]): void {
-    let before: number | undefined;
+    let before: { readonly failed: number; readonly points: number } | undefined;
     parser.on('child', (child: Parser) => {
-      before = this.failures.length;
+      before = { failed: this.failures.length, points: this.#points };
       this.#follow(child, [...names, child.name]);
     });
     parser.on('assert', (result: Result) => {
@@ -64,7 +68,12 @@ export class Tally {
       } else if (result.todo) {
         this.skips.push({ name, detail: `to do: ${String(result.todo)}` });
       } else if (closed !== undefined) {
-        if (!result.ok && this.failures.length === closed) this.fail(name, diagnostics(result));
+        if (!result.ok && this.failures.length === closed.failed) {
+          this.fail(name, diagnostics(result));
+        } else if (result.ok && this.#points === closed.points) {
+          // A test that asserts by not throwing.
+          this.passed++;
+        }
       } else if (result.ok) this.passed++;
       else this.fail(name, diagnostics(result));
     });
