@@ -55,6 +55,7 @@ export class BarSet {
 
   add(index: number, spec: BarSpec, address: number): void {
     if (address % spec.size !== 0) throw new InternalError('misaligned BAR');
+    if (spec.size >= 2 ** 32) throw new InternalError('a BAR of 4 GiB or more');
     this.#specs[index] = spec;
     const at = base_address.offset + index * 4;
     const image = new DataView(this.#image.buffer);
@@ -70,7 +71,8 @@ export class BarSet {
     mask.setUint32(at, -spec.size >>> 0, true);
     if (spec.kind !== 'memory64') return;
     image.setUint32(at + 4, Math.floor(address / 2 ** 32), true);
-    mask.setUint32(at + 4, Math.floor((2 ** 64 - spec.size) / 2 ** 32) >>> 0, true);
+    // No BAR here has 4 GiB or more, so that the size leaves the high half alone.
+    mask.setUint32(at + 4, 0xffff_ffff, true);
   }
 
   spec(index: number): BarSpec | undefined {
@@ -102,7 +104,7 @@ export class BarSet {
     if ((enabled & wanted) === 0) return NOWHERE;
     const at = base_address.offset + index * 4;
     const low = this.#config.getUint32(at, true);
-    if (spec.kind === 'io') return (low & 0xfffc) >>> 0;
+    if (spec.kind === 'io') return low > 0xffff ? NOWHERE : low & 0xfffc;
     const high = spec.kind === 'memory64' ? this.#config.getUint32(at + 4, true) : 0;
     return high * 2 ** 32 + ((low & ~0xf) >>> 0);
   }

@@ -78,7 +78,12 @@ export class PciBus {
     read: (offset, size) =>
       this.#read(Math.floor(offset / ECAM_FUNCTION_SIZE), offset % ECAM_FUNCTION_SIZE, size),
     write: (offset, size, value) =>
-      this.#write(Math.floor(offset / ECAM_FUNCTION_SIZE), offset % ECAM_FUNCTION_SIZE, size, value),
+      this.#write(
+        Math.floor(offset / ECAM_FUNCTION_SIZE),
+        offset % ECAM_FUNCTION_SIZE,
+        size,
+        value,
+      ),
   };
 
   /** @param address bus (8 bits), device (5), function (3) */

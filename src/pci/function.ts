@@ -3,8 +3,8 @@
  * lie in the state buffer; which of them the guest may write is the same in every thread.
  */
 import * as pci from '../abi/pci.ts';
-import type { MachinePort } from '../bus/machine-port.ts';
 import type { RegisterRegion } from '../bus/address-space.ts';
+import type { MachinePort } from '../bus/machine-port.ts';
 import { InternalError } from '../host/errors.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import { BarSet, type BarSpec } from './bars.ts';
@@ -67,7 +67,11 @@ export class PciFunction {
     image.setUint16(header.vendor_id.offset, identity.vendorId, true);
     image.setUint16(header.device_id.offset, identity.deviceId, true);
     image.setUint8(header.revision_id.offset, identity.revision);
-    image.setUint32(header.class_code.offset - 1, (identity.classCode << 8) | identity.revision, true);
+    image.setUint32(
+      header.class_code.offset - 1,
+      (identity.classCode << 8) | identity.revision,
+      true,
+    );
     image.setUint16(header.subsystem_vendor_id.offset, identity.subsystemVendorId, true);
     image.setUint16(header.subsystem_id.offset, identity.subsystemId, true);
     image.setUint8(header.interrupt_pin.offset, identity.interruptPin ? 1 : 0);
@@ -96,7 +100,8 @@ export class PciFunction {
   addCapability(capability: PciCapability): number {
     const offset = this.#nextCapability;
     const end = offset + 2 + capability.body.length;
-    if (end > pci.PCI_CFG_SPACE_SIZE) throw new InternalError(`${this.name}: capabilities overflow`);
+    if (end > pci.PCI_CFG_SPACE_SIZE)
+      throw new InternalError(`${this.name}: capabilities overflow`);
     this.#image[offset] = capability.id;
     this.#image.set(capability.body, offset + 2);
     this.#mask.set(capability.writeMask, offset + 2);
