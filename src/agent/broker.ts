@@ -45,7 +45,7 @@ export function shareAgent(agent: AgentClient, stream: Duplex): void {
         if (last && channels.get(id) === channel) channels.delete(id);
         return last;
       },
-      fail: () => stream.destroy(),
+      fail: () => {},
     });
     const channel: Channel = { send, orphaned: false };
     channels.set(id, channel);
@@ -70,8 +70,7 @@ export function shareAgent(agent: AgentClient, stream: Duplex): void {
       if (nonce !== undefined) stream.write(encodeHelloReply(nonce, AGENT_VERSION));
       return;
     }
-    const channel =
-      frame.type === FRAME_EXEC ? open(frame.channel) : channels.get(frame.channel);
+    const channel = frame.type === FRAME_EXEC ? open(frame.channel) : channels.get(frame.channel);
     channel?.send(frame.type, frame.payload);
   };
 
@@ -84,6 +83,7 @@ export function shareAgent(agent: AgentClient, stream: Duplex): void {
   });
   stream.on('error', () => {});
   stream.on('close', abandon);
+  agent.closed.then(() => stream.destroy());
 }
 
 function drop(channel: Channel, frame: Frame): void {

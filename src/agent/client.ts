@@ -1,7 +1,7 @@
 /** The host's side of the guest agent: commands in the guest over any byte stream. */
 import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
-import { type NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
+import { NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
 import { Command, type GuestProcess, type SpawnOptions } from './command.ts';
 import { defer } from './deferred.ts';
 import {
@@ -15,6 +15,7 @@ import {
   type Frame,
   FrameDecoder,
   HelloScanner,
+  protocolError,
   resynchronise,
 } from './protocol.ts';
 
@@ -41,6 +42,7 @@ export interface ChannelReceiver {
 /** Speaks with the agent at the other end of a stream, which it owns from then on. */
 export class AgentClient implements Disposable {
   readonly #stream: Duplex;
+  readonly #helloRetryMs: number;
   readonly #nonce = randomBytes(8);
   readonly #channels = new Map<number, ChannelReceiver>();
   readonly #ready = defer<void>();
@@ -51,9 +53,13 @@ export class AgentClient implements Disposable {
   #lastChannel = 0;
   #error: NodeVmmError | undefined;
 
-  /** @param stream e.g. a connected unix socket; it may carry the rest of an earlier conversation */
-  constructor(stream: Duplex) {
+  /**
+   * @param stream e.g. a connected unix socket; it may carry the rest of an earlier conversation
+   * @param helloRetryMs how long one greeting waits for its answer
+   */
+  constructor(stream: Duplex, helloRetryMs = HELLO_RETRY_MS) {
     this.#stream = stream;
+    this.#helloRetryMs = helloRetryMs;
     stream.on('data', (chunk: Buffer) => this.#receive(chunk));
     stream.on('error', (error) => this.#fail(disconnected(error)));
     stream.on('close', () => this.#fail(disconnected()));
@@ -146,7 +152,7 @@ export class AgentClient implements Disposable {
     // Once, and late: padding is long, and an agent in step answers at the first try.
     if (tries === RESYNCHRONISE_AT) this.#stream.write(resynchronise());
     this.#stream.write(encodeHello(this.#nonce));
-    this.#timer = setTimeout(() => this.#greet(tries + 1), HELLO_RETRY_MS);
+    this.#timer = setTimeout(() => this.#greet(tries + 1), this.#helloRetryMs);
     this.#timer.unref();
   }
 
@@ -155,7 +161,8 @@ export class AgentClient implements Disposable {
       if (this.#scanner !== undefined) this.#scan(chunk);
       else this.#dispatch(this.#decoder.push(chunk));
     } catch (error) {
-      this.#fail(error as NodeVmmError);
+      // A payload that is too short shows as a range error of the buffer's.
+      this.#fail(error instanceof NodeVmmError ? error : protocolError(String(error)));
       this.#stream.destroy();
     }
   }
@@ -190,7 +197,10 @@ export class AgentClient implements Disposable {
       if (frame.type === FRAME_HELLO) {
         // Answers to greetings sent twice may come late; a zero nonce is a new agent.
         if (!frame.payload.subarray(8, 16).equals(Buffer.alloc(8))) continue;
-        throw new PeerError('E_AGENT_RESTARTED', 'the guest agent started anew; its commands are lost');
+        throw new PeerError(
+          'E_AGENT_RESTARTED',
+          'the guest agent started anew; its commands are lost',
+        );
       }
       const last = this.#channels.get(frame.channel)?.receive(frame);
       if (last === true) this.#channels.delete(frame.channel);
@@ -221,7 +231,10 @@ function checkStrings(strings: readonly string[], argv: readonly string[]): void
     throw new UsageError('E_ARGV', 'cannot run an empty command; name a program');
   }
   if (strings.some((text) => text.includes('\0'))) {
-    throw new UsageError('E_ARGV', `cannot run ${argv[0]}: an argument holds a NUL byte; remove it`);
+    throw new UsageError(
+      'E_ARGV',
+      `cannot run ${argv[0]}: an argument holds a NUL byte; remove it`,
+    );
   }
 }
 

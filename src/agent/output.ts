@@ -1,6 +1,6 @@
 /** A command's output as a Node stream that gives its window back as it is read. */
 import { Readable } from 'node:stream';
-import { STREAM_WINDOW } from './protocol.ts';
+import { protocolError, STREAM_WINDOW } from './protocol.ts';
 
 /** Credit is given in steps of this: a frame per keystroke would be waste. */
 const CREDIT_STEP = STREAM_WINDOW / 4;
@@ -12,7 +12,10 @@ export class Output extends Readable {
   #wanted = false;
   #finished = false;
   #ended = false;
+  /** Bytes taken by the reader since the last credit. */
   #taken = 0;
+  /** Bytes arrived that no credit was given for. */
+  #owed = 0;
 
   /** @param credit tells the sender that so many more bytes may come */
   constructor(credit: (bytes: number) => void) {
@@ -20,8 +23,10 @@ export class Output extends Readable {
     this.#credit = credit;
   }
 
-  /** Takes bytes that have arrived. */
+  /** Takes bytes that have arrived. @throws PeerError when they are more than the window allows */
   feed(bytes: Buffer): void {
+    this.#owed += bytes.length;
+    if (this.#owed > STREAM_WINDOW) throw protocolError('output beyond its window');
     this.#queue.push(bytes);
     this.#flush();
   }
@@ -49,6 +54,7 @@ export class Output extends Readable {
       this.#taken += bytes.length;
       if (this.#taken >= CREDIT_STEP) {
         this.#credit(this.#taken);
+        this.#owed -= this.#taken;
         this.#taken = 0;
       }
       // A reader that has left must not hold up the writer: its bytes are dropped.

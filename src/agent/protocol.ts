@@ -93,12 +93,12 @@ export function encodeExec(request: ExecRequest): Buffer {
 
 /** Reads an EXEC payload back. @throws PeerError when it is malformed */
 export function decodeExec(payload: Buffer): ExecRequest {
-  if (payload.length < 10 || payload[payload.length - 1] !== 0) throw malformed('EXEC');
+  if (payload.length < 10 || payload[payload.length - 1] !== 0) throw protocolError('EXEC');
   const argc = payload.readUInt16LE(5);
   const envc = payload.readUInt16LE(7);
   const strings = payload.toString('utf8', 9, payload.length - 1).split('\0');
   const cwd = strings[argc + envc];
-  if (strings.length !== argc + envc + 1 || cwd === undefined) throw malformed('EXEC');
+  if (strings.length !== argc + envc + 1 || cwd === undefined) throw protocolError('EXEC');
   const request = { argv: strings.slice(0, argc), env: strings.slice(argc, argc + envc), cwd };
   if ((payload.readUInt8(0) & EXEC_TTY) === 0) return request;
   return {
@@ -192,7 +192,8 @@ export class FrameDecoder {
     this.#length += chunk.byteLength;
     const frames: Frame[] = [];
     if (this.#length < FRAME_HEADER || this.#length < this.#needed()) return frames;
-    const bytes = this.#chunks.length === 1 ? (this.#chunks[0] as Buffer) : Buffer.concat(this.#chunks);
+    const bytes =
+      this.#chunks.length === 1 ? (this.#chunks[0] as Buffer) : Buffer.concat(this.#chunks);
     let at = 0;
     while (at < bytes.length) {
       if (bytes[at] === FRAME_PAD) {
@@ -200,8 +201,7 @@ export class FrameDecoder {
         continue;
       }
       if (bytes.length - at < FRAME_HEADER) break;
-      const length = bytes.readUInt32LE(at + 5);
-      if (length > FRAME_MAX) throw malformed(`a frame of ${length} bytes`);
+      const length = checkedLength(bytes.readUInt32LE(at + 5));
       const end = at + FRAME_HEADER + length;
       if (end > bytes.length) break;
       frames.push({
@@ -220,10 +220,19 @@ export class FrameDecoder {
   #needed(): number {
     const first = this.#chunks[0];
     if (first === undefined || first.length < FRAME_HEADER || first[0] === FRAME_PAD) return 0;
-    return FRAME_HEADER + Math.min(first.readUInt32LE(5), FRAME_MAX);
+    return FRAME_HEADER + checkedLength(first.readUInt32LE(5));
   }
 }
 
-function malformed(what: string): PeerError {
-  return new PeerError('E_AGENT_PROTOCOL', `the guest agent's stream is broken (${what}); restart the guest`);
+function checkedLength(length: number): number {
+  if (length > FRAME_MAX) throw protocolError(`a frame of ${length} bytes`);
+  return length;
+}
+
+/** The other end broke the protocol. @param what which part */
+export function protocolError(what: string): PeerError {
+  return new PeerError(
+    'E_AGENT_PROTOCOL',
+    `the guest agent's stream is broken (${what}); restart the guest`,
+  );
 }

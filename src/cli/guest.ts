@@ -33,7 +33,9 @@ export function registerGuestCommand(program: Command, finish: (status: number) 
     .option('--json', 'as JSON')
     .action((flags: { json?: boolean }) => {
       const guests = listGuests();
-      process.stdout.write(flags.json === true ? `${JSON.stringify(guests, null, 2)}\n` : table(guests));
+      process.stdout.write(
+        flags.json === true ? `${JSON.stringify(guests, null, 2)}\n` : table(guests),
+      );
       finish(0);
     });
 }

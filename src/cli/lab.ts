@@ -1,10 +1,27 @@
 /** `nodevmm lab`: a shell or a command in the emulated KVM host. */
 import type { Command } from 'commander';
-import { attachKept, keepLab, openLab, stopKept } from '../lab/kept.ts';
+import { UsageError } from '../host/errors.ts';
+import { attachKept, keepLab, stopKept } from '../lab/kept.ts';
 import type { LabOptions } from '../lab/lab.ts';
-import { runInLab } from './lab-session.ts';
+import type { RunStreams } from './console-io.ts';
+import { EXIT_OK } from './exit-status.ts';
 import { ProgressLine } from './progress.ts';
+import { reportError } from './report-error.ts';
+import { runProgramInLab } from './run-in-lab.ts';
 import { parseMemory } from './run-options.ts';
+import { terminalInput, terminalSize } from './terminal.ts';
+
+/** Exit statuses of shells for a command that cannot be run. */
+const NOT_FOUND = 127;
+const NOT_EXECUTABLE = 126;
+
+const PROCESS_STREAMS: RunStreams = {
+  input: process.stdin,
+  output: process.stdout,
+  errorOutput: process.stderr,
+  terminal: terminalInput(),
+  size: terminalSize,
+};
 
 interface LabFlags {
   readonly memory?: number;
@@ -51,19 +68,21 @@ async function lab(argv: readonly string[], flags: LabFlags): Promise<number> {
   if (flags.stop === true) {
     const stopped = await stopKept();
     process.stderr.write(stopped ? 'nodevmm: the lab has ended\n' : 'nodevmm: no lab is kept\n');
-    return 0;
+    return EXIT_OK;
   }
   const options = optionsOf(flags);
   if (flags.keep === true) await keep(options);
-  if (flags.keep === true && argv.length === 0) return 0;
-  const progress = new ProgressLine();
-  const opened = openLab({
-    ...options,
-    onProgress: (step, fraction) => progress.update(step, fraction),
-  });
-  await using host = await opened.finally(() => progress.close());
-  const shell = [process.env.SHELL ?? '/bin/sh'];
-  return await runInLab(host, argv.length > 0 ? argv : shell);
+  if (flags.keep === true && argv.length === 0) return EXIT_OK;
+  const program = argv.length > 0 ? argv : [process.env.SHELL ?? '/bin/sh'];
+  try {
+    return await runProgramInLab(program, PROCESS_STREAMS, { ...options, passEscapes: true });
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    const status = { ENOENT: NOT_FOUND, EACCES: NOT_EXECUTABLE }[error.code];
+    if (status === undefined) throw error;
+    reportError(error);
+    return status;
+  }
 }
 
 async function keep(options: LabOptions): Promise<void> {

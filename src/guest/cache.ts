@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 
 /** `$XDG_CACHE_HOME/nodevmm`, by default `~/.cache/nodevmm` (XDG Base Directory Specification). */
 export function cacheFolder(): string {
-  const base = process.env['XDG_CACHE_HOME'];
+  const base = process.env.XDG_CACHE_HOME;
   return join(base === undefined || base === '' ? join(homedir(), '.cache') : base, 'nodevmm');
 }
 

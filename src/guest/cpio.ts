@@ -47,7 +47,9 @@ export class CpioArchive {
   bytes(): Buffer {
     const parts: Buffer[] = [];
     let inode = 0;
-    const paths = [...this.#entries.keys()].sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
+    const paths = [...this.#entries.keys()].sort((a, b) =>
+      Buffer.compare(Buffer.from(a), Buffer.from(b)),
+    );
     for (const path of paths) {
       inode += 1;
       parts.push(...member(path, this.#entries.get(path) as Entry, inode));

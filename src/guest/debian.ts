@@ -5,7 +5,8 @@ import { UsageError } from '../host/errors.ts';
 import { cacheFolder } from './cache.ts';
 import { run } from './run.ts';
 
-const NO_APT = 'guests are built from Debian packages: use a host with apt, or name --kernel and --initrd';
+const NO_APT =
+  'guests are built from Debian packages: use a host with apt, or name --kernel and --initrd';
 
 let updated: Promise<unknown> | undefined;
 
@@ -29,7 +30,12 @@ export function compareVersions(a: string, b: string): number {
 export async function newestPackage(prefix: string, name: RegExp): Promise<string> {
   const look = async (): Promise<string | undefined> => {
     const out = await run(['apt-cache', 'pkgnames', prefix], NO_APT);
-    return out.toString().split('\n').filter((line) => name.test(line)).sort(compareVersions).at(-1);
+    return out
+      .toString()
+      .split('\n')
+      .filter((line) => name.test(line))
+      .sort(compareVersions)
+      .at(-1);
   };
   let found = await look();
   if (found === undefined) {
@@ -52,16 +58,23 @@ export async function downloadPackage(name: string): Promise<string> {
   const folder = join(cacheFolder(), 'deb');
   mkdirSync(folder, { recursive: true });
   const find = (at: string): string | undefined =>
-    readdirSync(at).filter((file) => file.startsWith(`${name}_`)).sort(compareVersions).at(-1);
+    readdirSync(at)
+      .filter((file) => file.startsWith(`${name}_`))
+      .sort(compareVersions)
+      .at(-1);
   const cached = find(folder);
   if (cached !== undefined) return join(folder, cached);
   const partial = join(folder, `partial-${process.pid}-${name}`);
   mkdirSync(partial, { recursive: true });
   try {
     const download = () =>
-      run(['apt-get', 'download', '-q', '-o', 'APT::Sandbox::User=root', name], 'check the network, then apt-get update', {
-        cwd: partial,
-      });
+      run(
+        ['apt-get', 'download', '-q', '-o', 'APT::Sandbox::User=root', name],
+        'check the network, then apt-get update',
+        {
+          cwd: partial,
+        },
+      );
     try {
       await download();
     } catch {
@@ -70,7 +83,8 @@ export async function downloadPackage(name: string): Promise<string> {
       await download();
     }
     const file = find(partial);
-    if (file === undefined) throw new UsageError('E_PACKAGE', `apt-get download gave no ${name}; run apt-get update`);
+    if (file === undefined)
+      throw new UsageError('E_PACKAGE', `apt-get download gave no ${name}; run apt-get update`);
     renameSync(join(partial, file), join(folder, file));
     return join(folder, file);
   } finally {

@@ -1,13 +1,19 @@
 /** Programs of the host that go into guests, with the shared libraries that they load. */
-import { accessSync, constants, readFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
-import { downloadPackage, unpackPackage } from './debian.ts';
 import { cacheFolder, publishFolder } from './cache.ts';
-import { existsSync } from 'node:fs';
+import { downloadPackage, unpackPackage } from './debian.ts';
 import { run } from './run.ts';
 
-const SEARCH = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
+const SEARCH = [
+  ...(process.env.PATH ?? '').split(delimiter),
+  '/usr/local/sbin',
+  '/usr/sbin',
+  '/sbin',
+  '/usr/bin',
+  '/bin',
+];
 
 /** A program on the host's PATH or in its system folders. */
 export function findProgram(name: string): string | undefined {
@@ -55,7 +61,10 @@ export async function sharedLibraries(path: string): Promise<string[]> {
   const out = (await run(['ldd', path], 'apt-get install libc-bin')).toString();
   const lost = /^\s*(\S+) => not found/m.exec(out);
   if (lost !== null) {
-    throw new UsageError('E_PACKAGE', `${path} needs ${lost[1]}, which is not installed; reinstall its package`);
+    throw new UsageError(
+      'E_PACKAGE',
+      `${path} needs ${lost[1]}, which is not installed; reinstall its package`,
+    );
   }
   return [...out.matchAll(/(?:=> |^\s*)(\/\S+) \(0x/gm)].map((match) => match[1] as string);
 }

@@ -1,10 +1,17 @@
 /** The guest images in the cache: built when their content would change, else found. */
-import { copyFileSync, existsSync, linkSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  linkSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
 import { cacheFolder, contentHash, publishFolder } from './cache.ts';
 import { buildInitramfs } from './image.ts';
-import { type KernelSeries, prepareKernel, type Progress } from './kernel.ts';
+import { type KernelSeries, type Progress, prepareKernel } from './kernel.ts';
 import { type GuestName, type Recipe, recipes } from './recipe.ts';
 
 /** A guest that can be booted. */
@@ -48,7 +55,12 @@ export async function buildGuest(
       (into) => {
         hardLink(kernel.image, join(into, 'vmlinuz'));
         writeFileSync(join(into, 'initrd'), initramfs);
-        const manifest = { name, kernelVersion: kernel.version, initrdSize: initramfs.length, hash };
+        const manifest = {
+          name,
+          kernelVersion: kernel.version,
+          initrdSize: initramfs.length,
+          hash,
+        };
         writeFileSync(join(into, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`);
       },
       replace,
@@ -56,7 +68,8 @@ export async function buildGuest(
   }
   progress(`${name}: ready`, 1);
   const guest = readGuest(folder);
-  if (guest === undefined) throw new UsageError('E_GUEST', `${folder} was removed while it was built; try again`);
+  if (guest === undefined)
+    throw new UsageError('E_GUEST', `${folder} was removed while it was built; try again`);
   return guest;
 }
 
@@ -64,7 +77,9 @@ export async function buildGuest(
 export function listGuests(): Guest[] {
   const folder = guestFolder();
   if (!existsSync(folder)) return [];
-  const guests = readdirSync(folder).sort().map((name) => readGuest(join(folder, name)));
+  const guests = readdirSync(folder)
+    .sort()
+    .map((name) => readGuest(join(folder, name)));
   return guests.filter((guest) => guest !== undefined);
 }
 

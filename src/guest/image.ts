@@ -44,7 +44,9 @@ async function addBusybox(cpio: CpioArchive): Promise<void> {
   cpio.file('bin/busybox', readFileSync(busybox), 0o755);
   const applets = (await run([busybox, '--list-full'], 'reinstall busybox-static')).toString();
   for (const applet of applets.trim().split('\n')) {
-    const taken = ['bin', 'sbin', 'usr/bin', 'usr/sbin'].some((at) => cpio.has(`${at}/${basename(applet)}`));
+    const taken = ['bin', 'sbin', 'usr/bin', 'usr/sbin'].some((at) =>
+      cpio.has(`${at}/${basename(applet)}`),
+    );
     if (!taken) cpio.symlink(applet, '/bin/busybox');
   }
 }
@@ -53,7 +55,8 @@ function addModules(cpio: CpioArchive, recipe: Recipe, kernel: Kernel): void {
   const graph = moduleGraph(kernel.modules, recipe.modules);
   const paths = graph.closure(recipe.modules);
   const folder = `lib/modules/${kernel.version}`;
-  for (const path of paths) cpio.file(`${folder}/${path}`, readFileSync(join(kernel.modules, path)));
+  for (const path of paths)
+    cpio.file(`${folder}/${path}`, readFileSync(join(kernel.modules, path)));
   cpio.file(`${folder}/modules.dep`, graph.dep(paths));
   cpio.file(`${folder}/modules.alias`, graph.alias(paths));
 }

@@ -1,5 +1,15 @@
 /** A kernel and its modules in the cache, from a Debian package or, failing that, the host's own. */
-import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
@@ -26,7 +36,10 @@ export interface Kernel {
 export type Progress = (step: string, fraction: number) => void;
 
 const packageNames: Readonly<Record<KernelSeries, { prefix: string; name: RegExp }>> = {
-  '6.12': { prefix: 'linux-image-6.12.', name: /^linux-image-6\.12\.[\d.]+\S*-cloud-amd64-unsigned$/ },
+  '6.12': {
+    prefix: 'linux-image-6.12.',
+    name: /^linux-image-6\.12\.[\d.]+\S*-cloud-amd64-unsigned$/,
+  },
   '6.1': { prefix: 'linux-image-6.1.0-', name: /^linux-image-6\.1\.0-\d+-cloud-amd64-unsigned$/ },
 };
 
@@ -34,11 +47,16 @@ const packageNames: Readonly<Record<KernelSeries, { prefix: string; name: RegExp
  * The newest cached kernel of a series, or one made from the newest package.
  * @throws UsageError when there is no package and the host's own kernel cannot serve
  */
-export async function prepareKernel(series: KernelSeries, progress: Progress = () => {}): Promise<Kernel> {
+export async function prepareKernel(
+  series: KernelSeries,
+  progress: Progress = () => {},
+): Promise<Kernel> {
   const cached = cachedKernel(series);
   if (cached !== undefined) return cached;
   progress(`linux ${series}: looking for the package`, 0);
-  const source = await packagedKernel(series, progress).catch((error: unknown) => hostKernel(series, error));
+  const source = await packagedKernel(series, progress).catch((error: unknown) =>
+    hostKernel(series, error),
+  );
   const version = source.version;
   await publishFolder(kernelFolder(version), async (folder) => {
     try {
@@ -66,7 +84,9 @@ function kernelOf(version: string): Kernel {
 function cachedKernel(series: KernelSeries): Kernel | undefined {
   const folder = join(cacheFolder(), 'kernels');
   if (!existsSync(folder)) return undefined;
-  const versions = readdirSync(folder).filter((name) => name.startsWith(`${series}.`) && !name.endsWith('.tmp'));
+  const versions = readdirSync(folder).filter(
+    (name) => name.startsWith(`${series}.`) && !name.endsWith('.tmp'),
+  );
   const newest = versions.sort(compareVersions).at(-1);
   return newest === undefined ? undefined : kernelOf(newest);
 }
@@ -101,7 +121,11 @@ function hostKernel(series: KernelSeries, cause: unknown): Source {
   const version = release();
   const image = `/boot/vmlinuz-${version}`;
   const modules = `/lib/modules/${version}`;
-  if (version.startsWith(`${series}.`) && existsSync(image) && existsSync(join(modules, 'kernel'))) {
+  if (
+    version.startsWith(`${series}.`) &&
+    existsSync(image) &&
+    existsSync(join(modules, 'kernel'))
+  ) {
     return { version, image, modules, release: () => {} };
   }
   const why = cause instanceof Error ? cause.message : String(cause);
@@ -125,7 +149,10 @@ async function decompress(folder: string): Promise<void> {
   for (const [suffix, program, ...options] of tools) {
     const files = paths.filter((path) => path.endsWith(suffix));
     if (files.length === 0) continue;
-    await run([program, ...options, ...files], `apt-get install ${program === 'xz' ? 'xz-utils' : program}`);
+    await run(
+      [program, ...options, ...files],
+      `apt-get install ${program === 'xz' ? 'xz-utils' : program}`,
+    );
   }
 }
 

@@ -40,7 +40,7 @@ const tools = {
   ip: 'iproute2',
   ss: 'iproute2',
   'mkfs.ext4': 'e2fsprogs',
-  'e2fsck': 'e2fsprogs',
+  e2fsck: 'e2fsprogs',
 };
 
 export const recipes = {

@@ -32,7 +32,9 @@ export function run(
       }
       const last = Buffer.concat(err).toString().trim().split('\n').slice(0, 3).join('; ');
       const how = signal ?? `status ${code}`;
-      reject(new UsageError('E_TOOL', `${program} ${args[0] ?? ''} failed (${how}): ${last}; ${remedy}`));
+      reject(
+        new UsageError('E_TOOL', `${program} ${args[0] ?? ''} failed (${how}): ${last}; ${remedy}`),
+      );
     });
   });
 }

@@ -54,13 +54,18 @@ export async function shareLab(lab: Lab): Promise<Server> {
 }
 
 /** One line of the keeper's standard output. */
-export type KeeperReport = { readonly step: string; readonly done: number } | { readonly error: string };
+export type KeeperReport =
+  | { readonly step: string; readonly done: number }
+  | { readonly error: string };
 
 /**
  * Starts a process that boots a lab and keeps it.
  * @throws PeerError when it does not come up
  */
-export async function keepLab(options: Omit<LabOptions, 'onProgress'>, progress: Progress): Promise<void> {
+export async function keepLab(
+  options: Omit<LabOptions, 'onProgress'>,
+  progress: Progress,
+): Promise<void> {
   const keeper = fileURLToPath(new URL('./keeper.js', import.meta.url));
   const child = spawn(process.execPath, [keeper, JSON.stringify(options)], {
     detached: true,

@@ -120,7 +120,8 @@ export class Lab implements AsyncDisposable {
 }
 
 /** Variables that mean the same inside. */
-const KEPT = /^(PATH|HOME|TERM|COLORTERM|NO_COLOR|LANG|LC_.*|CI|NODE_.*|XDG_CACHE_HOME|NODEVMM_.*|TAP_.*)$/;
+const KEPT =
+  /^(PATH|HOME|TERM|COLORTERM|NO_COLOR|LANG|LC_.*|CI|NODE_.*|XDG_CACHE_HOME|NODEVMM_.*|TAP_.*)$/;
 
 function atHome<T extends SpawnOptions>(options: T): T {
   const env: Record<string, string> = { NODEVMM_IN_LAB: '1' };
@@ -186,9 +187,14 @@ async function awaitAgent(
 ): Promise<AgentClient> {
   const abort = new AbortController();
   const failed = (why: string): PeerError =>
-    new PeerError('E_LAB', `the lab did not boot: ${why}; its console ends with:\n${serial().join('\n')}`);
+    new PeerError(
+      'E_LAB',
+      `the lab did not boot: ${why}; its console ends with:\n${serial().join('\n')}`,
+    );
   const gone = new Promise<never>((_resolve, reject) => {
-    machine.once('exit', (code, signal) => reject(failed(`qemu ended (${signal ?? `status ${code}`})`)));
+    machine.once('close', (code, signal) =>
+      reject(failed(`qemu ended (${signal ?? `status ${code}`})`)),
+    );
     machine.once('error', (error) => reject(failed(error.message)));
     const timer = setTimeout(() => reject(failed(`no answer in ${timeoutMs / 1000} s`)), timeoutMs);
     abort.signal.addEventListener('abort', () => clearTimeout(timer));
@@ -196,7 +202,13 @@ async function awaitAgent(
   const up = async (): Promise<AgentClient> => {
     while (!existsSync(path)) await delay(SOCKET_POLL_MS, undefined, { signal: abort.signal });
     const agent = new AgentClient(await connected(path));
-    await agent.ready();
+    try {
+      await agent.ready();
+    } catch (error) {
+      // The machine's own end says more than that its socket closed.
+      if (error instanceof PeerError && error.code === 'E_AGENT_GONE') return await gone;
+      throw error;
+    }
     return agent;
   };
   try {

@@ -2,4 +2,7 @@
 import { fileURLToPath } from 'node:url';
 
 /** The folder of package.json. This module runs from dist/src/lab. */
-export const packageFolder = fileURLToPath(new URL('../../../', import.meta.url)).replace(/\/$/, '');
+export const packageFolder = fileURLToPath(new URL('../../../', import.meta.url)).replace(
+  /\/$/,
+  '',
+);

@@ -1,6 +1,7 @@
 /** The command lines of the emulated KVM host: QEMU's and those of its file servers. */
-import type { Guest } from '../guest/guests.ts';
+
 import { AGENT_PORT_NAME } from '../agent/protocol.ts';
+import type { Guest } from '../guest/guests.ts';
 
 /** A folder of the host that the lab sees under the same path. */
 export interface Share {
@@ -76,5 +77,7 @@ export function qemuCommand(
 
 function kernelCommandLine(more: string): string {
   // Emulated speculation needs no mitigations, which cost TCG much.
-  return ['console=ttyS0', 'quiet', 'mitigations=off', 'panic=-1', 'audit=0', more].join(' ').trim();
+  return ['console=ttyS0', 'quiet', 'mitigations=off', 'panic=-1', 'audit=0', more]
+    .join(' ')
+    .trim();
 }

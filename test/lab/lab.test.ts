@@ -1,0 +1,100 @@
+/** The lab as its users have it: KVM, files, streams and statuses. One boot serves all. */
+import { createHash, randomBytes } from 'node:crypto';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { join } from 'node:path';
+import t from 'tap';
+import { shareAgent } from '../../src/agent/broker.ts';
+import { AgentClient } from '../../src/agent/client.ts';
+import { cacheFolder } from '../../src/guest/cache.ts';
+import { Lab } from '../../src/lab/lab.ts';
+import { packageFolder } from '../../src/lab/package-folder.ts';
+
+// Emulation takes its time on a busy host; a hang is the runner's to see.
+t.setTimeout(600_000);
+const lab = await Lab.boot();
+t.teardown(() => lab.close());
+
+const sh = async (script: string): Promise<string> => {
+  const { stdout, stderr, exitCode } = await lab.exec(['sh', '-c', script]);
+  if (exitCode !== 0) throw new Error(`${script}: status ${exitCode}: ${stderr}`);
+  return stdout.toString();
+};
+
+t.test('what a KVM host has', async (t) => {
+  for (const device of ['kvm', 'net/tun', 'vhost-net', 'vhost-vsock']) {
+    t.equal(await sh(`test -c /dev/${device} && echo yes`), 'yes\n', device);
+  }
+  t.match(await sh('cat /proc/modules'), /^kvm_amd /m);
+  t.match(await sh('cat /sys/module/kvm_amd/parameters/npt'), /[1Y]/, 'nested paging');
+  t.equal(await sh('test -d /sys/kernel/debug/kvm && echo yes'), 'yes\n', 'KVM statistics');
+  t.match(await sh('ulimit -l'), /unlimited/, 'locked memory');
+});
+
+t.test('KVM runs a guest in hardware, as the probe sees it', async (t) => {
+  const probe = join(packageFolder, 'dist/src/kvm/probe.js');
+  const script = `import(${JSON.stringify(probe)}).then((m) => console.log(JSON.stringify(m.probeKvm())))`;
+  const { stdout } = await lab.exec([process.execPath, '-e', script]);
+  t.equal((JSON.parse(stdout.toString()) as { usable: boolean }).usable, true);
+});
+
+t.test('statuses and streams come back', async (t) => {
+  const end = await lab.exec(['sh', '-c', 'cat; echo err >&2; exit 42'], { input: 'in' });
+  t.same([end.stdout.toString(), end.stderr.toString(), end.exitCode], ['in', 'err\n', 42]);
+  t.equal((await lab.exec(['sh', '-c', 'kill -9 $$'])).exitCode, 137);
+  await t.rejects(lab.exec(['/no/such/program']), { code: 'ENOENT' });
+});
+
+t.test('10 MiB go in and come out whole', async (t) => {
+  const input = randomBytes(10 * 2 ** 20);
+  const { stdout } = await lab.exec(['cat'], { input });
+  const hash = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
+  t.equal(hash(stdout), hash(input));
+  t.equal((await lab.exec(['sha256sum'], { input })).stdout.toString().slice(0, 64), hash(input));
+});
+
+t.test('files of the project and the cache go both ways', async (t) => {
+  for (const base of [packageFolder, cacheFolder()]) {
+    const folder = mkdtempSync(join(base, '.lab-test-'));
+    try {
+      writeFileSync(join(folder, 'in'), 'from the host');
+      t.equal(
+        await sh(`cat ${folder}/in && echo -n 'from the lab' > ${folder}/out`),
+        'from the host',
+      );
+      t.equal(readFileSync(join(folder, 'out'), 'utf8'), 'from the lab');
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  }
+});
+
+t.test('elsewhere the lab writes to memory of its own', async (t) => {
+  const path = `/etc/nodevmm-lab-test-${process.pid}`;
+  t.equal(await sh(`echo mine > ${path} && cat ${path}`), 'mine\n');
+  t.notOk(existsSync(path), 'the host does not see it');
+});
+
+t.test('commands run in our directory, on a terminal of the size asked for', async (t) => {
+  t.equal((await sh('pwd')).trim(), process.cwd());
+  const command = lab.spawn(['stty', 'size'], { tty: { columns: 123, rows: 45 } });
+  let text = '';
+  for await (const chunk of command.stdout) text += String(chunk);
+  t.equal(text, '45 123\r\n');
+});
+
+t.test('a broker lets others in at the same time', async (t) => {
+  const path = join(cacheFolder(), `.broker-${process.pid}`);
+  const server = createServer((stream) => shareAgent(lab.agent, stream));
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  const other = new AgentClient(connect(path));
+  const [theirs, ours] = await Promise.all([other.exec(['echo', 'theirs']), sh('echo ours')]);
+  t.same([theirs.stdout.toString(), ours], ['theirs\n', 'ours\n']);
+  other.close();
+  server.close();
+});
+
+t.test('a lab that cannot boot shows the end of its console', async (t) => {
+  const failing = Lab.boot({ memory: 512 * 2 ** 20, kernelArgs: 'rdinit=/no/such/init' });
+  await t.rejects(failing, { code: 'E_LAB', message: /did not boot.*panic/s });
+});

@@ -1,0 +1,57 @@
+/** Modules' own words, and the order to load them in. */
+import t from 'tap';
+import { ModuleGraph, moduleName, readModuleInfo } from '../../../src/guest/kernel-modules.ts';
+
+/** The smallest ELF-64 object with a `.modinfo`. */
+function moduleFile(...info: readonly string[]): Buffer {
+  const modinfo = Buffer.from(info.map((text) => `${text}\0`).join(''));
+  const names = Buffer.from('\0.modinfo\0.shstrtab\0');
+  const sections = Buffer.alloc(3 * 64);
+  const section = (index: number, name: number, offset: number, size: number): void => {
+    sections.writeUInt32LE(name, index * 64);
+    sections.writeBigUInt64LE(BigInt(offset), index * 64 + 0x18);
+    sections.writeBigUInt64LE(BigInt(size), index * 64 + 0x20);
+  };
+  section(1, 1, 64, modinfo.length);
+  section(2, 10, 64 + modinfo.length, names.length);
+  const header = Buffer.alloc(64);
+  header.writeUInt32BE(0x7f454c46);
+  header[4] = 2;
+  header.writeBigUInt64LE(BigInt(64 + modinfo.length + names.length), 0x28);
+  header.writeUInt16LE(64, 0x3a);
+  header.writeUInt16LE(3, 0x3c);
+  header.writeUInt16LE(2, 0x3e);
+  return Buffer.concat([header, modinfo, names, sections]);
+}
+
+t.test('.modinfo names what a module needs and serves', async (t) => {
+  const elf = moduleFile('license=GPL', 'depends=a-b,c', 'alias=virtio:d00000001v*', 'alias=net');
+  t.same(readModuleInfo('kernel/net/my-net.ko', elf), {
+    name: 'my_net',
+    depends: ['a_b', 'c'],
+    aliases: ['virtio:d00000001v*', 'net'],
+  });
+  t.same(readModuleInfo('x.ko', moduleFile('depends=')).depends, []);
+  t.throws(() => readModuleInfo('x.ko', Buffer.alloc(100)), { code: 'E_MODULE' });
+  t.equal(moduleName('kernel/drivers/virtio-rng.ko.xz'), 'virtio_rng');
+});
+
+t.test('a module comes after all that it needs', async (t) => {
+  const graph = new ModuleGraph();
+  const add = (path: string, depends: string[], aliases: string[] = []): void =>
+    graph.add(path, { name: moduleName(path), depends, aliases });
+  add('k/top.ko', ['left', 'right'], ['pci:v1']);
+  add('k/left.ko', ['base']);
+  add('k/right.ko', ['base', 'builtin']);
+  add('k/base.ko', []);
+  add('k/other.ko', []);
+  const closure = graph.closure(['top', 'not_there']);
+  t.same(closure, ['k/base.ko', 'k/left.ko', 'k/right.ko', 'k/top.ko']);
+  t.equal(graph.dep(['k/left.ko', 'k/base.ko']), 'k/left.ko: k/base.ko\nk/base.ko:\n');
+  t.equal(
+    graph.dep(['k/top.ko']),
+    'k/top.ko: k/right.ko k/left.ko k/base.ko\n',
+    'modules.dep has the last to load first',
+  );
+  t.equal(graph.alias(closure), 'alias pci:v1 top\n');
+});

@@ -1,0 +1,72 @@
+/** No process or folder of a lab outlives the process that booted it. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
+import t from 'tap';
+import { Children } from '../../../src/lab/children.ts';
+
+const module = new URL('../../../src/lab/children.js', import.meta.url).href;
+/** Prints the folder and the child's process id, then waits to be ended. */
+const program = `
+  import { Children } from ${JSON.stringify(module)};
+  const children = new Children();
+  const child = children.start(['sh', '-c', 'echo up; exec sleep 1000']);
+  child.stdout.once('data', () => console.log(JSON.stringify([children.folder, child.pid])));
+  process.stdin.on('end', () => process.exit(5)).resume();`;
+
+async function start(): Promise<{ owner: ReturnType<typeof spawn>; folder: string; pid: number }> {
+  const owner = spawn(process.execPath, ['--input-type=module', '-e', program], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const [line] = (await once(owner.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
+  const [folder, pid] = JSON.parse(line.toString()) as [string, number];
+  return { owner, folder, pid };
+}
+
+/** Waits for the owner's end, then for the child's. */
+async function isGone(owner: ReturnType<typeof spawn>, pid: number): Promise<boolean> {
+  if (owner.exitCode === null && owner.signalCode === null) await once(owner, 'exit');
+  const deadline = Date.now() + 10_000;
+  while (isRunning(pid)) {
+    if (Date.now() > deadline) return false;
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  return true;
+}
+
+/** A dead process stays as a zombie until its new parent looks (proc(5), the third field of stat). */
+function isRunning(pid: number): boolean {
+  try {
+    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'latin1'));
+  } catch {
+    return false;
+  }
+}
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  t.test(`after ${signal}`, async (t) => {
+    const { owner, folder, pid } = await start();
+    owner.kill(signal);
+    t.ok(await isGone(owner, pid));
+    t.equal(owner.signalCode, signal, 'the signal has its usual effect');
+    t.notOk(existsSync(folder));
+  });
+}
+
+t.test('after process.exit', async (t) => {
+  const { owner, folder, pid } = await start();
+  owner.stdin?.end();
+  t.ok(await isGone(owner, pid));
+  t.equal(owner.exitCode, 5);
+  t.notOk(existsSync(folder));
+});
+
+t.test('after SIGKILL, where the folder is left to the next lab', async (t) => {
+  const { owner, folder, pid } = await start();
+  owner.kill('SIGKILL');
+  t.ok(await isGone(owner, pid));
+  t.ok(existsSync(folder));
+  using next = new Children();
+  t.ok(existsSync(next.folder));
+  t.notOk(existsSync(folder));
+});
