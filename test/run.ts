@@ -67,9 +67,9 @@ async function hostFor(group: Group): Promise<AsyncDisposable & { readonly lab?:
   return { lab, [Symbol.asyncDispose]: () => lab.close() };
 }
 
-async function runGroup(group: Group, env: NodeJS.ProcessEnv): Promise<number> {
+async function runGroup(group: Group, env: NodeJS.ProcessEnv): Promise<void> {
   const files = filesOf(group, filters);
-  if (files.length === 0) return 0;
+  if (files.length === 0) return;
   await using host = await hostFor(group);
   const { lab } = host;
   const queue: TestFile[] = [...files];
@@ -80,7 +80,6 @@ async function runGroup(group: Group, env: NodeJS.ProcessEnv): Promise<number> {
     }
   };
   await Promise.all(Array.from({ length: group.parallel }, lane));
-  return files.length;
 }
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
@@ -95,9 +94,12 @@ const env: NodeJS.ProcessEnv = {
   ...(inCi ? { NODEVMM_REQUIRE_LAB: '1' } : {}),
 };
 for (const name of misnamedTests()) fail(`${name}: tests are only run from files named *.test.ts`);
-let files = 0;
-for (const group of GROUPS) files += await runGroup(group, env);
-if (files === 0) fail(`no test matches ${filters.join(' ') || 'at all'}`);
+for (const filter of filters) {
+  if (GROUPS.every((group) => filesOf(group, [filter]).length === 0)) {
+    fail(`no test matches ${filter}; name a group (unit, kvm, lab, guest), a folder or a file`);
+  }
+}
+for (const group of GROUPS) await runGroup(group, env);
 if (!options['no-coverage']) {
   const lines = reportCoverage();
   // Other hosts may lack what some tests need.
