@@ -61,7 +61,7 @@ function splitMessage(error: unknown): { found: string; remedy: string } {
 }
 
 function findExecution(): Finding {
-  const { usable, kind, detail } = probeKvm();
+  const { usable, kind, detail } = probeKvm(true);
   if (usable) return { status: 'ok', found: detail };
   return { status: 'missing', found: kind === 'none' ? 'no KVM to try' : detail };
 }
