@@ -5,7 +5,14 @@
  * other methods take the offset it returned.
  */
 import { viewOf } from '../host/native-memory.ts';
-import { GiB, HIGH_RAM_BASE, LOW_RAM_LIMIT, MiB, type RamRegion, ramRegions } from './ram-layout.ts';
+import {
+  GiB,
+  HIGH_RAM_BASE,
+  LOW_RAM_LIMIT,
+  MiB,
+  type RamRegion,
+  ramRegions,
+} from './ram-layout.ts';
 
 /** What another thread needs to see the same RAM; a plain, cloneable message. */
 export interface GuestMemoryShare {
@@ -21,7 +28,7 @@ export interface GuestMemoryShare {
  * RAM is viewed in chunks, because indices below 2^30 stay small integers in V8. Each view reaches
  * this far into the next chunk, so that no scalar and no ring (at most 32768 * 16 bytes) straddles.
  */
-const CHUNK = GiB;
+export const CHUNK = GiB;
 const OVERLAP = MiB;
 
 /** A thread's view of guest RAM. */
@@ -33,6 +40,8 @@ export class GuestMemory {
   readonly regions: readonly RamRegion[];
   readonly #lowSize: number;
   readonly #highSize: number;
+  /** Where in its chunk the range begins that `locate` found last. */
+  position = 0;
   #bytes: Uint8Array[] = [];
   #views: DataView[] = [];
 
@@ -104,16 +113,24 @@ export class GuestMemory {
   }
 
   /**
-   * The view that hot code reads a struct or a table of up to 1 MiB through: its first byte is at
-   * `viewPosition(offset)` and all of it is in the view, as far as RAM goes.
+   * `offset` for the hottest code: numbers that cross a call are small integers, which V8 keeps out
+   * of the heap wherever the address lies.
+   * @param low the address's lower half, as a signed 32-bit integer
+   * @param high its upper half, likewise
+   * @param length bytes, likewise
+   * @returns the chunk that the range starts in, at `position`; or -1 unless all of it is RAM
    */
-  viewAt(offset: number): DataView {
-    return this.#view(offset);
+  locate(low: number, high: number, length: number): number {
+    const offset = this.offset((high >>> 0) * 2 ** 32 + (low >>> 0), length >>> 0);
+    if (offset < 0) return -1;
+    const chunk = (offset / CHUNK) | 0;
+    this.position = (offset - chunk * CHUNK) | 0;
+    return chunk;
   }
 
-  /** Where an offset lies in `viewAt(offset)`. */
-  viewPosition(offset: number): number {
-    return offset - Math.floor(offset / CHUNK) * CHUNK;
+  /** The view of a chunk; up to 1 MiB from `position` on are in it, as far as RAM goes. */
+  chunkView(chunk: number): DataView {
+    return this.#views[chunk] as DataView;
   }
 
   /** Drops every view; to be called before the mapping goes. */

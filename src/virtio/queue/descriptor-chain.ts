@@ -6,7 +6,7 @@
  * an iovec array, so that readv, writev and io_uring move the data and JavaScript does not.
  */
 import { NativeMemory } from '../../host/native-memory.ts';
-import type { GuestMemory } from '../../memory/guest-memory.ts';
+import { CHUNK, type GuestMemory } from '../../memory/guest-memory.ts';
 import {
   FAULT_ADDRESS,
   FAULT_CHAIN_LOOP,
@@ -45,7 +45,10 @@ export class DescriptorChain {
   readonly offset: Float64Array;
   /** Length of each segment in bytes. */
   readonly length: Float64Array;
-  /** The same as `struct iovec[]` for the kernel: address `iovecAddress`, 16 bytes each. */
+  /**
+   * The same as `struct iovec[]` for the kernel: address `iovecAddress`, 16 bytes each. The upper
+   * halves of the lengths are 0 and stay so.
+   */
   readonly iovec: Uint32Array;
   readonly iovecAddress: number;
   readonly capacity: number;
@@ -77,26 +80,23 @@ export class DescriptorChain {
 
   /**
    * Checks a descriptor's buffer and appends it. A buffer without bytes is left out: no clause
-   * forbids it, and it names no memory.
-   * @param gpa guest physical address, 0 to 2^64
-   * @param length bytes, 0 to 2^32 - 1
+   * forbids it, and it names no memory. The numbers are signed 32-bit integers, bit for bit what
+   * the descriptor holds, so that none has to be allocated for the call.
+   * @param low lower half of the guest physical address
+   * @param high its upper half
+   * @param bytes length
    * @returns 0, or the fault
    */
-  add(gpa: number, length: number, writable: boolean): number {
-    const count = this.count;
-    if (!writable && count !== this.readable) return FAULT_READ_AFTER_WRITE;
-    if (length === 0) return 0;
-    if (count === this.capacity) return FAULT_CHAIN_LOOP;
-    if (this.readableLength + this.writableLength + length > MAX_CHAIN_BYTES) return FAULT_LENGTH;
-    const offset = this.memory.offset(gpa, length);
-    if (offset < 0) return FAULT_ADDRESS;
-    this.append(offset, length, writable);
-    return 0;
-  }
-
-  /** Appends a segment; the caller checked `offset` and that the chain has room. */
-  append(offset: number, length: number, writable: boolean): void {
+  add(low: number, high: number, bytes: number, writable: boolean): number {
     const at = this.count;
+    if (!writable && at !== this.readable) return FAULT_READ_AFTER_WRITE;
+    const length = bytes >>> 0;
+    if (length === 0) return 0;
+    if (at === this.capacity) return FAULT_CHAIN_LOOP;
+    if (this.readableLength + this.writableLength + length > MAX_CHAIN_BYTES) return FAULT_LENGTH;
+    const chunk = this.memory.locate(low, high, bytes);
+    if (chunk < 0) return FAULT_ADDRESS;
+    const offset = chunk * CHUNK + this.memory.position;
     this.offset[at] = offset;
     this.length[at] = length;
     const address = this.memory.address + offset;
@@ -104,7 +104,6 @@ export class DescriptorChain {
     this.iovec[word] = address >>> 0;
     this.iovec[word + 1] = (address / 2 ** 32) >>> 0;
     this.iovec[word + 2] = length;
-    this.iovec[word + 3] = 0;
     this.count = at + 1;
     if (writable) {
       this.writableLength += length;
@@ -112,6 +111,7 @@ export class DescriptorChain {
       this.readable = at + 1;
       this.readableLength += length;
     }
+    return 0;
   }
 
   /** Address of the first writable segment's iovec; there are `count - readable` of them. */

@@ -212,8 +212,12 @@ export class PackedQueue implements Virtqueue {
     let idAndFlags = first;
     for (let slots = 1; slots <= this.size; slots++) {
       const word = place * 4;
-      const gpa = (ring[word + 1] as number) * 2 ** 32 + (ring[word] as number);
-      const fault = chain.add(gpa, ring[word + 2] as number, (idAndFlags & WRITE) !== 0);
+      const fault = chain.add(
+        (ring[word] as number) | 0,
+        (ring[word + 1] as number) | 0,
+        (ring[word + 2] as number) | 0,
+        (idAndFlags & WRITE) !== 0,
+      );
       if (fault < 0) return fault;
       if ((idAndFlags & NEXT) === 0) {
         chain.id = idAndFlags & 0xffff;
@@ -224,7 +228,7 @@ export class PackedQueue implements Virtqueue {
         place = 0;
         lap ^= LAP_FLAGS;
       }
-      idAndFlags = ring[place * 4 + 3] as number;
+      idAndFlags = (ring[place * 4 + 3] as number) | 0;
       if ((idAndFlags & LAP_FLAGS) !== lap) return FAULT_NOT_AVAILABLE;
       if ((idAndFlags & INDIRECT) !== 0) return FAULT_INDIRECT;
     }
@@ -235,25 +239,25 @@ export class PackedQueue implements Virtqueue {
   #popTable(chain: DescriptorChain, first: number): number {
     const ring = this.#ring;
     const word = this.#nextAvail * 4;
-    const length = ring[word + 2] as number;
+    const length = (ring[word + 2] as number) | 0;
     if (!this.#indirect || (first & NEXT) !== 0) return FAULT_INDIRECT;
     if (length === 0) return FAULT_EMPTY_CHAIN;
     if (length % pvirtq_desc.size !== 0) return FAULT_INDIRECT;
-    if (length > chain.capacity * pvirtq_desc.size) return FAULT_CHAIN_LOOP;
-    const table = this.#memory.offset(
-      (ring[word + 1] as number) * 2 ** 32 + (ring[word] as number),
+    if (length >>> 0 > chain.capacity * pvirtq_desc.size) return FAULT_CHAIN_LOOP;
+    const chunk = this.#memory.locate(
+      (ring[word] as number) | 0,
+      (ring[word + 1] as number) | 0,
       length,
     );
-    if (table < 0) return FAULT_INDIRECT;
-    const view = this.#memory.viewAt(table);
-    const start = this.#memory.viewPosition(table);
-    for (let at = start; at < start + length; at += pvirtq_desc.size) {
-      const gpa = view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
-      const flags = view.getUint16(at + 14, true);
+    if (chunk < 0) return FAULT_INDIRECT;
+    const view = this.#memory.chunkView(chunk);
+    const end = this.#memory.position + length;
+    for (let at = end - length; at < end; at += pvirtq_desc.size) {
       const fault = chain.add(
-        gpa,
-        view.getUint32(at + 8, true),
-        (flags & VIRTQ_DESC_F_WRITE) !== 0,
+        view.getInt32(at, true),
+        view.getInt32(at + 4, true),
+        view.getInt32(at + 8, true),
+        (view.getUint16(at + 14, true) & VIRTQ_DESC_F_WRITE) !== 0,
       );
       if (fault < 0) return fault;
     }

@@ -182,15 +182,16 @@ export class SplitQueue implements Virtqueue {
     for (let budget = this.size; budget > 0; budget--) {
       if (index >= this.size) return FAULT_HEAD_RANGE;
       const word = index * 4;
-      const gpa = (desc[word + 1] as number) * 2 ** 32 + (desc[word] as number);
-      const length = desc[word + 2] as number;
-      const flagsAndNext = desc[word + 3] as number;
+      const low = (desc[word] as number) | 0;
+      const high = (desc[word + 1] as number) | 0;
+      const length = (desc[word + 2] as number) | 0;
+      const flagsAndNext = (desc[word + 3] as number) | 0;
       if ((flagsAndNext & VIRTQ_DESC_F_INDIRECT) !== 0) {
         // §2.7.5.3.1 forbids NEXT beside it; §2.7.5.3.2 lets it end a chain, and ignores WRITE.
         if (!this.#indirect || (flagsAndNext & VIRTQ_DESC_F_NEXT) !== 0) return FAULT_INDIRECT;
-        return this.#walkIndirect(chain, gpa, length);
+        return this.#walkIndirect(chain, low, high, length);
       }
-      const fault = chain.add(gpa, length, (flagsAndNext & VIRTQ_DESC_F_WRITE) !== 0);
+      const fault = chain.add(low, high, length, (flagsAndNext & VIRTQ_DESC_F_WRITE) !== 0);
       if (fault < 0) return fault;
       if ((flagsAndNext & VIRTQ_DESC_F_NEXT) === 0) return 0;
       index = flagsAndNext >>> 16;
@@ -198,22 +199,25 @@ export class SplitQueue implements Virtqueue {
     return FAULT_CHAIN_LOOP;
   }
 
-  #walkIndirect(chain: DescriptorChain, gpa: number, length: number): number {
+  #walkIndirect(chain: DescriptorChain, low: number, high: number, length: number): number {
     if (length === 0) return FAULT_EMPTY_CHAIN;
     if (length % virtq_desc.size !== 0) return FAULT_INDIRECT;
-    const offset = this.#memory.offset(gpa, length);
-    if (offset < 0) return FAULT_INDIRECT;
-    const view = this.#memory.viewAt(offset);
-    const table = this.#memory.viewPosition(offset);
-    const entries = length / virtq_desc.size;
+    const chunk = this.#memory.locate(low, high, length);
+    if (chunk < 0) return FAULT_INDIRECT;
+    const view = this.#memory.chunkView(chunk);
+    const table = this.#memory.position;
+    const entries = (length >>> 0) / virtq_desc.size;
     let index = 0;
     for (let budget = Math.min(entries, chain.capacity); budget > 0; budget--) {
       const at = table + index * virtq_desc.size;
-      const address = view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
-      const bytes = view.getUint32(at + 8, true);
-      const flagsAndNext = view.getUint32(at + 12, true);
+      const flagsAndNext = view.getInt32(at + 12, true);
       if ((flagsAndNext & VIRTQ_DESC_F_INDIRECT) !== 0) return FAULT_INDIRECT;
-      const fault = chain.add(address, bytes, (flagsAndNext & VIRTQ_DESC_F_WRITE) !== 0);
+      const fault = chain.add(
+        view.getInt32(at, true),
+        view.getInt32(at + 4, true),
+        view.getInt32(at + 8, true),
+        (flagsAndNext & VIRTQ_DESC_F_WRITE) !== 0,
+      );
       if (fault < 0) return fault;
       if ((flagsAndNext & VIRTQ_DESC_F_NEXT) === 0) return 0;
       index = flagsAndNext >>> 16;

@@ -7,10 +7,10 @@ import { FAULT_CHAIN_LOOP } from '../../../../src/virtio/queue/virtqueue.ts';
 function example(ram: Ram): DescriptorChain {
   const chain = new DescriptorChain(ram.memory);
   chain.clear();
-  chain.add(0x1000, 3, false);
-  chain.add(0x2000, 4, false);
-  chain.add(0x3000, 2, true);
-  chain.add(0x4000, 5, true);
+  chain.add(0x1000, 0, 3, false);
+  chain.add(0x2000, 0, 4, false);
+  chain.add(0x3000, 0, 2, true);
+  chain.add(0x4000, 0, 5, true);
   ram.memory.bytes(0x1000, 3).set(Buffer.from('abc'));
   ram.memory.bytes(0x2000, 4).set(Buffer.from('defg'));
   return chain;
@@ -74,7 +74,7 @@ t.test('a chain has room for no more segments than its capacity', async (t) => {
   const chain = new DescriptorChain(ram.memory, 2);
   chain.clear();
   t.strictSame(
-    [chain.add(0, 1, false), chain.add(0, 1, true), chain.add(0, 1, true)],
+    [chain.add(0, 0, 1, false), chain.add(0, 0, 1, true), chain.add(0, 0, 1, true)],
     [0, 0, FAULT_CHAIN_LOOP],
   );
   t.equal(chain.count, 2);
