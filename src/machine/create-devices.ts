@@ -1,7 +1,8 @@
 /** Makes the virtio devices that the options ask for, or none at all. */
-import type { VirtioDevice } from '../virtio/device.ts';
+
 import { createBlkDevice } from '../virtio/device/blk.ts';
 import { createNetDevice } from '../virtio/device/net.ts';
+import type { VirtioDevice } from '../virtio/device.ts';
 import type { RingOptions } from './options.ts';
 import type { ResolvedOptions } from './resolve-options.ts';
 
@@ -20,7 +21,9 @@ export function createDevices(options: ResolvedOptions): CreatedDevice[] {
   try {
     options.disks.forEach(({ ring, ...disk }, index) => {
       const serial = `nodevmm-${index}`;
-      add(createBlkDevice({ serial, ...disk, name: `blk${index}` }), ring);
+      // The device bounds seg_max by it: a chain may not be longer than its queue (§2.7.5.3.1).
+      const size = ring?.queueSize === undefined ? {} : { queueSize: ring.queueSize };
+      add(createBlkDevice({ serial, ...disk, ...size, name: `blk${index}` }), ring);
     });
     options.nets.forEach(({ ring, ...net }, index) => {
       add(createNetDevice({ ...net, name: `net${index}` }), ring);
