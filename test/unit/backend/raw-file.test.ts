@@ -1,6 +1,14 @@
 /** Opening, locking and measuring disks; what cannot be says so in one line. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { RawFile } from '../../../src/backend/raw-file.ts';
@@ -15,8 +23,16 @@ function open(path: string, readOnly = false, direct = false): RawFile {
 
 /** Descriptors of this process that lead to a path. */
 function descriptors(path: string): number {
-  const links = execFileSync('ls', ['-l', `/proc/${process.pid}/fd`], { encoding: 'utf8' });
-  return links.split('\n').filter((line) => line.endsWith(`-> ${path}`)).length;
+  const folder = '/proc/self/fd';
+  const leadsTo = (name: string): string => {
+    try {
+      return readlinkSync(join(folder, name));
+    } catch {
+      // The one that listed the folder is gone.
+      return '';
+    }
+  };
+  return readdirSync(folder).filter((name) => leadsTo(name) === path).length;
 }
 
 t.test('a file is measured', async (t) => {
