@@ -22,7 +22,6 @@ import { VirtioPci, type VirtioPciPlan } from '../virtio/transport/pci.ts';
 import { KvmPort } from './kvm-port.ts';
 
 const SERIAL_PORTS = 8;
-const PVPANIC_PORT = 0x505;
 /** State that a board takes besides its devices, and an upper bound of what one device takes. */
 const BOARD_STATE = 0x4_0000;
 const DEVICE_STATE = 0x4000;
@@ -37,13 +36,21 @@ export interface BoardPlan {
 
 /** What the guest did that the main thread must act on. */
 export type BoardMessage =
-  | { readonly kind: 'driver-ok' | 'reset'; readonly device: number }
-  | { readonly kind: 'queue-enabled' | 'queue-reset'; readonly device: number; readonly queue: number }
+  | {
+      readonly kind: 'driver-ok' | 'reset' | 'interrupts-changed';
+      readonly device: number;
+    }
+  | {
+      readonly kind: 'queue-enabled' | 'queue-reset';
+      readonly device: number;
+      readonly queue: number;
+    }
   | {
       readonly kind: 'config-written';
       readonly device: number;
       readonly offset: number;
       readonly length: number;
+      readonly value: number;
     }
   | { readonly kind: 'serial-output' }
   | { readonly kind: 'power'; readonly event: PowerEvent };
@@ -87,12 +94,7 @@ export class Board {
       post({ kind: 'serial-output' }),
     );
     this.#bus = new PciBus(state, this.#ports, this.#memory);
-    const lines = new IntxLines(
-      state,
-      port,
-      layout.PCI_INTX_GSI_BASE,
-      layout.PCI_INTX_GSI_COUNT,
-    );
+    const lines = new IntxLines(state, port, layout.PCI_INTX_GSI_BASE, layout.PCI_INTX_GSI_COUNT);
     this.#bus.add(0, createHostBridge(state, port));
     this.devices = plan.devices.map((devicePlan, device) => {
       const virtio = new VirtioPci(state, port, lines, devicePlan, {
@@ -100,7 +102,9 @@ export class Board {
         reset: () => post({ kind: 'reset', device }),
         queueEnabled: (queue) => post({ kind: 'queue-enabled', device, queue }),
         queueReset: (queue) => post({ kind: 'queue-reset', device, queue }),
-        configWritten: (offset, length) => post({ kind: 'config-written', device, offset, length }),
+        interruptsChanged: () => post({ kind: 'interrupts-changed', device }),
+        configWritten: (offset, length, value) =>
+          post({ kind: 'config-written', device, offset, length, value }),
       });
       this.#bus.add(devicePlan.slot, virtio.pciFunction);
       return virtio;
@@ -165,7 +169,7 @@ export class Board {
     this.#ports.add(layout.CMOS_PORT, 2, new Rtc(this.state));
     this.#ports.add(layout.SLEEP_CONTROL_PORT, 3, createPowerRegisters(power));
     this.#ports.add(layout.I8042_COMMAND_PORT, 1, createKeyboardController(power));
-    this.#ports.add(PVPANIC_PORT, 1, createPvpanic(power));
+    this.#ports.add(layout.PVPANIC_PORT, 1, createPvpanic(power));
     this.#ports.add(layout.PCI_CONFIG_ADDRESS_PORT, 8, this.#bus.mechanism1);
     this.#memory.add(layout.PCI_ECAM_BASE, layout.PCI_ECAM_SIZE, this.#bus.ecam);
   }

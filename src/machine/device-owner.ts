@@ -2,7 +2,7 @@
  * The main thread's side of one device: answers what the driver makes happen in the registers, by
  * starting and stopping the datapath that serves the queues. It outlives resets and reboots.
  */
-import { DRIVER_OK } from '../abi/virtio-pci.ts';
+import { DEVICE_NEEDS_RESET, DRIVER_OK } from '../abi/virtio-pci.ts';
 import type { Activation, Datapath, DatapathEvents } from '../datapath/datapath.ts';
 import { InProcessDatapath } from '../datapath/in-process.ts';
 import { QueueWorkerDatapath } from '../datapath/queue-worker.ts';
@@ -13,6 +13,7 @@ import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { DeviceHost, VirtioDevice } from '../virtio/device.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
+import { QUEUE_RESET } from '../virtio/transport/device-registers.ts';
 import type { VirtioPci } from '../virtio/transport/pci.ts';
 import type { BoardMessage } from './board.ts';
 
@@ -27,13 +28,16 @@ interface Socket {
   readonly intx: LoopWatch;
 }
 
+/** Makes the datapath that serves a device's queues. */
+export type OpenDatapath = (device: VirtioDevice, events: DatapathEvents) => Datapath;
+
 /** Owns a device and its datapath. */
 export class DeviceOwner implements DeviceHost {
   readonly device: VirtioDevice;
   readonly #log: (text: string) => void;
   readonly #datapath: Datapath;
   #socket: Socket | undefined;
-  /** Set while the queues are served; what `resume` starts again. */
+  /** Set from DRIVER_OK to the reset; what `resume` starts again. */
   #activation: Activation | undefined;
   #states: ReadonlyMap<number, VringState> = new Map();
   #running = false;
@@ -41,10 +45,15 @@ export class DeviceOwner implements DeviceHost {
   /** Work on the datapath is asynchronous, and strictly one step after the other. */
   #work: Promise<void> = Promise.resolve();
 
-  constructor(device: VirtioDevice, log: (text: string) => void) {
+  /** @param openDatapath tests put in their own; else the device's placement decides */
+  constructor(
+    device: VirtioDevice,
+    log: (text: string) => void,
+    openDatapath: OpenDatapath = createDatapath,
+  ) {
     this.device = device;
     this.#log = (text) => log(`${device.name}: ${text}`);
-    this.#datapath = createDatapath(device, {
+    this.#datapath = openDatapath(device, {
       broken: (reason) => this.#broken(reason),
       log: this.#log,
       message: (message) => device.message?.(message),
@@ -64,17 +73,20 @@ export class DeviceOwner implements DeviceHost {
 
   /** Stops serving and takes the device out of its board; as at a reset of the machine. */
   async unplug(): Promise<void> {
-    await this.#then(async () => {
-      await this.#deactivate();
-      this.device.reset?.();
-    });
-    this.#socket?.intx.close();
-    this.#socket = undefined;
+    try {
+      await this.#then(async () => {
+        await this.#deactivate();
+        this.device.reset?.();
+      });
+    } finally {
+      this.#socket?.intx.close();
+      this.#socket = undefined;
+    }
   }
 
   /** The driver made something happen. */
   handle(message: DeviceMessage): void {
-    void this.#then(() => this.#handle(message));
+    this.#then(() => this.#handle(message)).catch((error) => this.#broken(textOf(error)));
   }
 
   /** Stops serving, and remembers where each queue stands. */
@@ -112,8 +124,14 @@ export class DeviceOwner implements DeviceHost {
     }
     const { state, pci } = socket;
     state.lock.with(() => {
-      change(pci.registers.config);
-      pci.registers.bumpGeneration();
+      const { registers } = pci;
+      change(registers.config);
+      registers.configChanged();
+      // The device keeps what is its own, so that it is still true after the next power-on.
+      this.device.config.forEach((_, at, config) => {
+        const writable = registers.shape.configWriteMask[at] ?? 0;
+        if (writable === 0) config[at] = registers.config.getUint8(at);
+      });
       if ((pci.registers.status & DRIVER_OK) !== 0) pci.notifyConfigChange();
     });
   }
@@ -142,29 +160,45 @@ export class DeviceOwner implements DeviceHost {
     const socket = this.#socket;
     if (socket === undefined) return;
     const { registers } = socket.pci;
+    const { lock } = socket.state;
+    // Messages of two vCPUs may overtake each other: each only says where to look.
     switch (message.kind) {
       case 'driver-ok':
-        this.#states = new Map();
+        if (this.#activation !== undefined || !lock.with(() => registers.isActive)) return;
         await this.#activate();
         return;
       case 'reset':
-        await this.#deactivate();
-        this.device.reset?.();
-        socket.state.lock.with(() => registers.completeReset());
+        if (!lock.with(() => registers.isResetting)) return;
+        try {
+          await this.#deactivate();
+          this.device.reset?.();
+        } finally {
+          lock.with(() => registers.completeReset());
+        }
         return;
       case 'queue-enabled':
-        await this.#halt();
-        await this.#activate();
+      case 'interrupts-changed':
+        await this.#restart();
         return;
-      case 'queue-reset':
+      case 'queue-reset': {
+        const { queue } = message;
+        if (lock.with(() => registers.queueWord(queue, QUEUE_RESET)) !== 1) return;
         await this.#halt();
-        this.#states = new Map([...this.#states].filter(([queue]) => queue !== message.queue));
-        socket.state.lock.with(() => registers.completeQueueReset(message.queue));
-        await this.#activate();
+        this.#states = new Map([...this.#states].filter(([index]) => index !== queue));
+        lock.with(() => registers.completeQueueReset(queue));
+        await this.#restart();
         return;
+      }
       case 'config-written':
-        this.device.configWritten?.(message.offset, message.length);
+        this.device.configWritten?.(message.offset, message.length, message.value);
     }
+  }
+
+  /** Lets the datapath see registers that changed; each queue goes on where it stood. */
+  async #restart(): Promise<void> {
+    if (this.#activation === undefined) return;
+    await this.#halt();
+    await this.#activate();
   }
 
   /** Serves the queues as the registers describe them now. */
@@ -178,13 +212,18 @@ export class DeviceOwner implements DeviceHost {
         const config = pci.registers.queueConfig(queue, kick, pci.callEventfd(queue));
         if (config !== undefined) queues.push(config);
       });
+      pci.registers.interruptsSeen();
       return { memory, features: pci.registers.driverFeatures, queues };
     });
     await this.#serve();
   }
 
   async #serve(): Promise<void> {
-    if (this.#activation === undefined || this.#paused || this.#running) return;
+    const socket = this.#socket;
+    if (socket === undefined || this.#activation === undefined) return;
+    if (this.#paused || this.#running) return;
+    // A broken device is not served before its reset.
+    if ((socket.pci.registers.status & DEVICE_NEEDS_RESET) !== 0) return;
     const queues = this.#activation.queues.map((queue) => {
       const state = this.#states.get(queue.index);
       return state === undefined ? queue : { ...queue, state };
@@ -193,14 +232,19 @@ export class DeviceOwner implements DeviceHost {
       await this.#datapath.start({ ...this.#activation, queues });
       this.#running = true;
     } catch (error) {
-      this.#broken(error instanceof Error ? error.message : String(error));
+      this.#broken(textOf(error));
     }
   }
 
   async #halt(): Promise<void> {
     if (!this.#running) return;
     this.#running = false;
-    this.#states = await this.#datapath.stop();
+    try {
+      this.#states = await this.#datapath.stop();
+    } catch (error) {
+      this.#states = new Map();
+      this.#broken(textOf(error));
+    }
   }
 
   async #deactivate(): Promise<void> {
@@ -219,6 +263,10 @@ export class DeviceOwner implements DeviceHost {
       if (pci.registers.setNeedsReset() && driven) pci.notifyConfigChange();
     });
   }
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 function createDatapath(device: VirtioDevice, events: DatapathEvents): Datapath {

@@ -3,6 +3,7 @@
  * lie in the state buffer; which of them the guest may write is the same in every thread.
  */
 import * as pci from '../abi/pci.ts';
+import type { Field } from '../abi/struct.ts';
 import type { RegisterRegion } from '../bus/address-space.ts';
 import type { MachinePort } from '../bus/machine-port.ts';
 import { InternalError } from '../host/errors.ts';
@@ -51,6 +52,8 @@ export class PciFunction {
   readonly bars: BarSet;
   /** Tells the bus that a BAR moved or decoding was switched. */
   decodeChanged: () => void = () => {};
+  /** Tells the device that the command register was written. */
+  commandWritten: () => void = () => {};
   readonly #config: DataView;
   readonly #image = new Uint8Array(pci.PCI_CFG_SPACE_SIZE);
   readonly #mask = new Uint8Array(pci.PCI_CFG_SPACE_SIZE);
@@ -151,15 +154,14 @@ export class PciFunction {
       this.#config.setUint8(offset + i, (old & ~mask) | (byte & mask));
     }
     const end = offset + size;
-    const command = header.command.offset;
-    const bars = header.base_address;
-    if (
-      (offset < command + 2 && end > command) ||
-      (offset < bars.offset + bars.length && end > bars.offset)
-    ) {
+    const overlaps = (field: Field): boolean =>
+      offset < field.offset + field.length && end > field.offset;
+    const command = overlaps(header.command);
+    if (command || overlaps(header.base_address)) {
       this.bars.reconnect();
       this.decodeChanged();
     }
+    if (command) this.commandWritten();
     for (const { offset: start, end: last, capability } of this.#placed) {
       if (offset < last && end > start) capability.written?.(offset - start, size);
     }

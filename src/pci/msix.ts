@@ -6,6 +6,7 @@
 import * as pci from '../abi/pci.ts';
 import type { RegisterRegion } from '../bus/address-space.ts';
 import type { MachinePort } from '../bus/machine-port.ts';
+import { InternalError } from '../host/errors.ts';
 import { drainEventfd } from '../host/eventfd.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { PciCapability } from './function.ts';
@@ -32,6 +33,8 @@ export class Msix implements PciCapability, RegisterRegion {
   readonly body = new Uint8Array(10);
   readonly writeMask = new Uint8Array(10);
   readonly vectors: readonly MsixVector[];
+  /** Tells that the guest switched MSI-X on or off. */
+  enabledChanged: () => void = () => {};
   readonly #port: MachinePort;
   readonly #table: DataView;
   /** 1 for each vector that is coupled to its interrupt route. */
@@ -43,6 +46,7 @@ export class Msix implements PciCapability, RegisterRegion {
 
   /** @param bar index of the BAR that this object is put behind */
   constructor(state: SharedState, port: MachinePort, bar: number, vectors: readonly MsixVector[]) {
+    if (vectors.length > MSIX_VECTORS_MAX) throw new InternalError('too many MSI-X vectors');
     this.#port = port;
     this.vectors = vectors;
     const bytes = state.bytes(vectors.length * pci.PCI_MSIX_ENTRY_SIZE);
@@ -85,11 +89,16 @@ export class Msix implements PciCapability, RegisterRegion {
   /** The guest wrote Message Control. */
   written(): void {
     const enabled = this.enabled;
-    if (enabled && this.#wasEnabled[0] === 0) {
-      for (const { eventfd } of this.vectors) drainEventfd(eventfd);
-    }
+    const changed = enabled !== (this.#wasEnabled[0] === 1);
+    if (enabled && changed) this.dropPending();
     this.#wasEnabled[0] = enabled ? 1 : 0;
     this.#sync(0, this.vectors.length);
+    if (changed) this.enabledChanged();
+  }
+
+  /** Forgets signals that were not sent: all pending bits are 0 then. */
+  dropPending(): void {
+    for (const { eventfd } of this.vectors) drainEventfd(eventfd);
   }
 
   read(offset: number, size: number): number {

@@ -60,8 +60,11 @@ export interface VirtioDevice {
   attach?(host: DeviceHost): void;
   /** Makes the data half for placement `main`, anew for each activation. */
   createHandler?(): QueueHandler;
-  /** The driver wrote bytes of the configuration space. */
-  configWritten?(offset: number, length: number): void;
+  /**
+   * The driver wrote writable bytes of the configuration space.
+   * @param value what it wrote, little-endian: `readConfig` may already hold what it wrote next
+   */
+  configWritten?(offset: number, length: number, value: number): void;
   /** A message from the data half. */
   message?(message: unknown): void;
   /** The driver reset the device; the queues are no longer served. */

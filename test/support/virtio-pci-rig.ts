@@ -265,7 +265,8 @@ export class VirtioPciRig implements Disposable {
         reset: () => said('reset'),
         queueEnabled: (queue) => said(`queue ${queue} enabled`),
         queueReset: (queue) => said(`queue ${queue} reset`),
-        configWritten: (offset, length) => said(`config ${offset}+${length}`),
+        interruptsChanged: () => said('interrupts changed'),
+        configWritten: (offset, length, value) => said(`config ${offset}+${length}=${value}`),
       },
     );
     this.bus.add(slot, device.pciFunction);

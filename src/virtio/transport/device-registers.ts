@@ -9,7 +9,11 @@ import {
   FEATURES_OK,
   VIRTIO_MSI_NO_VECTOR,
 } from '../../abi/virtio-pci.ts';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../abi/virtio-ring.ts';
+import {
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_RING_RESET,
+  VIRTIO_F_VERSION_1,
+} from '../../abi/virtio-ring.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import { hasFeature } from '../features.ts';
 import type { QueueConfig } from '../queue/virtqueue.ts';
@@ -39,7 +43,10 @@ export interface DriverEvents {
   queueEnabled(queue: number): void;
   /** A queue is to be reset; reads back as ongoing until `completeQueueReset`. */
   queueReset(queue: number): void;
-  configWritten(offset: number, length: number): void;
+  /** Writable bytes of the configuration were written; `value` is all that was, little-endian. */
+  configWritten(offset: number, length: number, value: number): void;
+  /** Served queues interrupt elsewhere now; not told again until `interruptsSeen`. */
+  interruptsChanged(): void;
 }
 
 /** Words of the device; the queues' words follow. */
@@ -54,6 +61,10 @@ const ISR = 8;
 /** The owner was told of DRIVER_OK, so that a reset must wait for it. */
 const ACTIVE = 9;
 const RESETTING = 10;
+/** The configuration changed since the driver read of it. */
+const CONFIG_CHANGED = 11;
+/** The owner was told that interrupts changed, and has not looked yet. */
+const INTERRUPTS_CHANGED = 12;
 const QUEUES = 16;
 
 /** Words of one queue, to be used with `queueWord` and `setQueueWord`. */
@@ -79,13 +90,23 @@ export class DeviceRegisters {
   readonly #words: Int32Array;
   readonly #configBytes: Uint8Array;
   readonly #events: DriverEvents;
+  readonly #wasReset: () => void;
 
-  constructor(state: SharedState, shape: DeviceShape, events: DriverEvents) {
+  /** @param wasReset called whenever a reset has completed, for what the transport adds to it */
+  constructor(
+    state: SharedState,
+    shape: DeviceShape,
+    events: DriverEvents,
+    wasReset: () => void = () => {},
+  ) {
+    this.#wasReset = wasReset;
     this.shape = shape;
     this.queueCount = shape.queueSizes.length;
     this.#events = events;
     this.#words = state.words(QUEUES + this.queueCount * QUEUE_WORDS);
-    this.#configBytes = state.bytes(Math.max(shape.config.length, 1)).subarray(0, shape.config.length);
+    this.#configBytes = state
+      .bytes(Math.max(shape.config.length, 1))
+      .subarray(0, shape.config.length);
     const { buffer, byteOffset, length } = this.#configBytes;
     this.config = new DataView(buffer, byteOffset, length);
   }
@@ -131,10 +152,23 @@ export class DeviceRegisters {
   /** The owner let go of the queues: all registers take their initial values (§2.4.1). */
   completeReset(): void {
     const generation = this.#get(GENERATION);
+    const changed = this.#get(CONFIG_CHANGED);
     this.#words.fill(0);
     this.#words[GENERATION] = generation;
+    this.#words[CONFIG_CHANGED] = changed;
     this.#words[CONFIG_VECTOR] = VIRTIO_MSI_NO_VECTOR;
     for (let queue = 0; queue < this.queueCount; queue++) this.completeQueueReset(queue);
+    this.#wasReset();
+  }
+
+  /** True from DRIVER_OK until 0 is written to the status. */
+  get isActive(): boolean {
+    return this.#get(ACTIVE) === 1 && this.#get(RESETTING) === 0;
+  }
+
+  /** True while `completeReset` is waited for. */
+  get isResetting(): boolean {
+    return this.#get(RESETTING) === 1;
   }
 
   /** The owner let go of one queue (§2.6.1.1). */
@@ -205,9 +239,27 @@ export class DeviceRegisters {
 
   /** The driver sets a word of a queue; lost while the queue is enabled (§4.1.4.3.2). */
   setQueueWord(queue: number, word: number, value: number): void {
-    if (queue >= this.queueCount) return;
-    if (word !== QUEUE_VECTOR && this.queueWord(queue, QUEUE_ENABLE) === 1) return;
+    if (queue >= this.queueCount || this.queueWord(queue, QUEUE_ENABLE) === 1) return;
     this.#words[QUEUES + queue * QUEUE_WORDS + word] = value;
+  }
+
+  /** The driver maps a queue to a vector, at any time (§4.1.5.1.2). */
+  setQueueVector(queue: number, vector: number): void {
+    if (queue >= this.queueCount || this.queueWord(queue, QUEUE_VECTOR) === vector) return;
+    this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_VECTOR] = vector;
+    if (this.queueWord(queue, QUEUE_ENABLE) === 1) this.interruptsChanged();
+  }
+
+  /** Tells the owner, if it serves queues, that they interrupt elsewhere now. */
+  interruptsChanged(): void {
+    if (!this.isActive || this.#get(INTERRUPTS_CHANGED) === 1) return;
+    this.#words[INTERRUPTS_CHANGED] = 1;
+    this.#events.interruptsChanged();
+  }
+
+  /** The owner is about to look where the queues interrupt. */
+  interruptsSeen(): void {
+    this.#words[INTERRUPTS_CHANGED] = 0;
   }
 
   /** The driver sets a queue's size: refused unless it can be had. */
@@ -221,16 +273,17 @@ export class DeviceRegisters {
   /** The driver enables a queue; writing 0 is forbidden and has no effect (§4.1.4.3.2). */
   enableQueue(queue: number): void {
     if (queue >= this.queueCount || (this.status & FEATURES_OK) === 0) return;
-    if (this.queueWord(queue, QUEUE_ENABLE) === 1) return;
+    if (this.isResetting || this.queueWord(queue, QUEUE_ENABLE) === 1) return;
     this.setQueueWord(queue, QUEUE_ENABLE, 1);
-    if (this.#get(ACTIVE) === 1) this.#events.queueEnabled(queue);
+    if (this.isActive) this.#events.queueEnabled(queue);
   }
 
-  /** The driver resets a queue (§2.6.1). */
+  /** The driver resets a queue (§2.6.1); the register exists if it was negotiated (§4.1.4.3). */
   resetQueue(queue: number): void {
-    if (queue >= this.queueCount || this.queueWord(queue, QUEUE_ENABLE) === 0) return;
+    if (this.isResetting || !hasFeature(this.driverFeatures, VIRTIO_F_RING_RESET)) return;
+    if (this.queueWord(queue, QUEUE_ENABLE) === 0) return;
     if (this.queueWord(queue, QUEUE_RESET) === 1) return;
-    if (this.#get(ACTIVE) === 0) {
+    if (!this.isActive) {
       this.completeQueueReset(queue);
       return;
     }
@@ -254,23 +307,32 @@ export class DeviceRegisters {
 
   readConfig(offset: number, size: number): number {
     if (offset + size > this.#configBytes.length) return 0;
+    if (this.#get(CONFIG_CHANGED) === 1) {
+      this.#words[CONFIG_CHANGED] = 0;
+      this.#words[GENERATION] = this.#get(GENERATION) + 1;
+    }
     if (size === 1) return this.config.getUint8(offset);
     return size === 2 ? this.config.getUint16(offset, true) : this.config.getUint32(offset, true);
   }
 
   writeConfig(offset: number, size: number, value: number): void {
     if (offset + size > this.#configBytes.length) return;
+    let writable = 0;
     for (let i = 0; i < size; i++) {
       const mask = this.shape.configWriteMask[offset + i] ?? 0;
+      writable |= mask;
       const byte = (value >>> (8 * i)) & mask;
       this.config.setUint8(offset + i, (this.config.getUint8(offset + i) & ~mask) | byte);
     }
-    this.#events.configWritten(offset, size);
+    if (writable !== 0) this.#events.configWritten(offset, size, value);
   }
 
-  /** The device changed its configuration space (§2.5.3, §4.1.4.3.1). */
-  bumpGeneration(): void {
-    this.#words[GENERATION] = this.#get(GENERATION) + 1;
+  /**
+   * The device changed its configuration space. The generation follows when the driver reads of
+   * it, so that it cannot wrap around between two reads (§4.1.4.3.1).
+   */
+  configChanged(): void {
+    this.#words[CONFIG_CHANGED] = 1;
   }
 
   /** Interrupt status as it is (§4.1.4.5). */

@@ -1,5 +1,5 @@
 /** The common configuration structure of virtio over PCI (virtio 1.3 §4.1.4.3). */
-import { VIRTIO_MSI_NO_VECTOR, virtio_pci_common_cfg as cfg } from '../../abi/virtio-pci.ts';
+import { virtio_pci_common_cfg as cfg, VIRTIO_MSI_NO_VECTOR } from '../../abi/virtio-pci.ts';
 import type { RegisterRegion } from '../../bus/address-space.ts';
 import {
   type DeviceRegisters,
@@ -100,7 +100,7 @@ export class PciCommonConfig implements RegisterRegion {
         device.writeQueueSize(queue, value);
         return;
       case cfg.queue_msix_vector.offset:
-        device.setQueueWord(queue, QUEUE_VECTOR, this.#vector(value));
+        device.setQueueVector(queue, this.#vector(value));
         return;
       case cfg.queue_enable.offset:
         if (value === 1) device.enableQueue(queue);

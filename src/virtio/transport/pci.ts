@@ -16,7 +16,7 @@ import {
 } from '../../abi/virtio-pci.ts';
 import type { RegisterRegion } from '../../bus/address-space.ts';
 import type { MachinePort } from '../../bus/machine-port.ts';
-import { signalEventfd } from '../../host/eventfd.ts';
+import { drainEventfd, signalEventfd } from '../../host/eventfd.ts';
 import { PciFunction } from '../../pci/function.ts';
 import type { IntxLines } from '../../pci/intx.ts';
 import { MSIX_BAR_SIZE, Msix, type MsixVector } from '../../pci/msix.ts';
@@ -88,8 +88,12 @@ export class VirtioPci {
     const { shape, slot, kicks } = plan;
     this.plan = plan;
     this.#lines = lines;
-    this.registers = new DeviceRegisters(state, shape, events);
+    this.registers = new DeviceRegisters(state, shape, events, () => this.#silence());
     this.#msix = new Msix(state, port, MSIX_BAR, plan.vectors);
+    this.#msix.enabledChanged = () => {
+      this.#updatePin();
+      this.registers.interruptsChanged();
+    };
     const id = VIRTIO_PCI_DEVICE_ID_BASE + shape.deviceId;
     this.pciFunction = new PciFunction(state, port, shape.name, {
       vendorId: PCI_VENDOR_ID_REDHAT_QUMRANET,
@@ -101,8 +105,13 @@ export class VirtioPci {
       interruptPin: true,
     });
     const { pciFunction } = this;
+    pciFunction.commandWritten = () => this.#updatePin();
     pciFunction.setInterruptLine(lines.gsi(slot));
-    const structures = { kind: 'memory', size: STRUCTURES_SIZE, region: this.#structures() } as const;
+    const structures = {
+      kind: 'memory',
+      size: STRUCTURES_SIZE,
+      region: this.#structures(),
+    } as const;
     pciFunction.addBar(STRUCTURES_BAR, structures, plan.structuresAddress);
     const table = { kind: 'memory', size: MSIX_BAR_SIZE, region: this.#msix } as const;
     pciFunction.addBar(MSIX_BAR, table, plan.msixAddress);
@@ -119,7 +128,6 @@ export class VirtioPci {
   reset(): void {
     this.pciFunction.reset();
     this.#msix.reset();
-    this.#lines.set(this.plan.slot, this.pciFunction, false);
     this.registers.powerOn();
   }
 
@@ -129,24 +137,35 @@ export class VirtioPci {
     return this.#msix.eventfd(this.registers.queueWord(queue, QUEUE_VECTOR));
   }
 
-  /** Sends a configuration change notification (§4.1.5.3). */
+  /** Sends a configuration change notification (§4.1.5.3); the ISR has it even with MSI-X. */
   notifyConfigChange(): void {
-    if (this.#msix.enabled) {
-      const eventfd = this.#msix.eventfd(this.registers.configVector);
-      if (eventfd >= 0) signalEventfd(eventfd);
-      return;
-    }
     this.#assert(VIRTIO_PCI_ISR_CONFIG);
+    if (!this.#msix.enabled) return;
+    const eventfd = this.#msix.eventfd(this.registers.configVector);
+    if (eventfd >= 0) signalEventfd(eventfd);
   }
 
   /** A queue was used while the driver has no MSI-X (§4.1.5.1.1). */
   assertQueueInterrupt(): void {
-    this.#assert(VIRTIO_PCI_ISR_QUEUE);
+    if (!this.#msix.enabled) this.#assert(VIRTIO_PCI_ISR_QUEUE);
   }
 
   #assert(bit: number): void {
     this.registers.isr |= bit;
-    this.#lines.set(this.plan.slot, this.pciFunction, true);
+    this.#updatePin();
+  }
+
+  /** The pin follows the ISR (§4.1.4.5.1), unless MSI-X has its place (PCI 3.0 §6.8.2.3). */
+  #updatePin(): void {
+    const asserted = this.registers.isr !== 0 && !this.#msix.enabled;
+    this.#lines.set(this.plan.slot, this.pciFunction, asserted);
+  }
+
+  /** After a reset nothing is notified that happened before (§2.4.1). */
+  #silence(): void {
+    drainEventfd(this.plan.intxEventfd);
+    this.#msix.dropPending();
+    this.#updatePin();
   }
 
   #structures(): RegisterRegion {
@@ -171,7 +190,7 @@ export class VirtioPci {
   #readIsr(): number {
     const isr = this.registers.isr;
     this.registers.isr = 0;
-    this.#lines.set(this.plan.slot, this.pciFunction, false);
+    this.#updatePin();
     return isr;
   }
 
