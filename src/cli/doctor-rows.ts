@@ -34,7 +34,6 @@ function row(what: string, enables: string, remedy: string, find: () => Finding)
 /** Capabilities that nodevmm uses where they are there. */
 const OPTIONAL_CAPABILITIES = [
   cap.KVM_CAP_TSC_DEADLINE_TIMER,
-  cap.KVM_CAP_IRQFD_RESAMPLE,
   cap.KVM_CAP_XSAVE,
   cap.KVM_CAP_XCRS,
   cap.KVM_CAP_ADJUST_CLOCK,

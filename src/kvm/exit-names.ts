@@ -16,9 +16,6 @@ const internalErrors = namesOf(ioctls, 'KVM_INTERNAL_ERROR_', [
 ]);
 const capabilities = namesOf(constants, 'KVM_CAP_', []);
 
-/** Exit reasons are below this number: the size of a table of counters. */
-export const EXIT_REASONS: number = Math.max(...exits.keys()) + 1;
-
 /** The header's name of an exit reason, e.g. `KVM_EXIT_MMIO`. */
 export function exitName(reason: number): string {
   return exits.get(reason) ?? `KVM_EXIT_${reason}`;

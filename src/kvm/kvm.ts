@@ -11,7 +11,7 @@ import {
   KVM_GET_SUPPORTED_CPUID,
   KVM_GET_VCPU_MMAP_SIZE,
 } from '../abi/kvm-ioctl.ts';
-import { HostError, UsageError } from '../host/errors.ts';
+import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
 import { type CpuidEntry, CpuidTable } from './cpuid-table.ts';
@@ -20,6 +20,7 @@ import { StructMemory } from './struct-memory.ts';
 
 const DEVICE = '/dev/kvm';
 const MSR_LIST_MAXIMUM = 1024;
+const EINTR = 4;
 
 /** What nodevmm cannot do without. Every x86-64 KVM since Linux 4.13 has them. */
 export const REQUIRED_CAPABILITIES: readonly number[] = [
@@ -34,7 +35,6 @@ export const REQUIRED_CAPABILITIES: readonly number[] = [
   cap.KVM_CAP_SET_TSS_ADDR,
   cap.KVM_CAP_SET_IDENTITY_MAP_ADDR,
   cap.KVM_CAP_VCPU_EVENTS,
-  cap.KVM_CAP_SIGNAL_MSI,
   cap.KVM_CAP_IOEVENTFD_ANY_LENGTH,
   cap.KVM_CAP_IMMEDIATE_EXIT,
 ];
@@ -143,11 +143,4 @@ export class Kvm implements Disposable {
   [Symbol.dispose](): void {
     this.#device.close();
   }
-}
-
-const EINTR = 4;
-
-/** True for the error of a host that has no usable /dev/kvm at all. */
-export function isKvmMissing(error: unknown): boolean {
-  return error instanceof HostError && error.object === DEVICE;
 }

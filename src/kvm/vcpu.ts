@@ -87,7 +87,7 @@ export class Vcpu {
 
   /**
    * Completes the exit that the last KVM_RUN returned with, so that registers and memory are
-   * consistent, without running on. KVM API 5, "KVM_EXIT_IO ... re-enter". Leaves `immediateExit` off.
+   * consistent, without running on (KVM API 5, KVM_EXIT_IO). Leaves `immediateExit` off.
    */
   completeExit(): void {
     this.immediateExit = true;

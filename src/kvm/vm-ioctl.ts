@@ -3,7 +3,7 @@
  * Each returns 0 or more, or a negative errno; `Vm` has the same as methods that throw. The scratch
  * structs belong to the calling thread, since every thread has this module to itself.
  */
-import { kvm_ioeventfd, kvm_irq_level, kvm_irqfd, kvm_msi } from '../abi/kvm.ts';
+import { kvm_ioeventfd, kvm_irq_level, kvm_irqfd } from '../abi/kvm.ts';
 import {
   KVM_IOEVENTFD,
   KVM_IOEVENTFD_FLAG_DATAMATCH,
@@ -12,9 +12,7 @@ import {
   KVM_IRQ_LINE,
   KVM_IRQFD,
   KVM_IRQFD_FLAG_DEASSIGN,
-  KVM_IRQFD_FLAG_RESAMPLE,
   KVM_SET_GSI_ROUTING,
-  KVM_SIGNAL_MSI,
 } from '../abi/kvm-ioctl.ts';
 import * as sys from '../host/syscall.ts';
 import { StructMemory } from './struct-memory.ts';
@@ -22,7 +20,6 @@ import { StructMemory } from './struct-memory.ts';
 const ioeventfd = new StructMemory(kvm_ioeventfd);
 const irqfd = new StructMemory(kvm_irqfd);
 const irqLevel = new StructMemory(kvm_irq_level);
-const msi = new StructMemory(kvm_msi);
 
 /** Which guest writes signal an eventfd. KVM API 4.59. */
 export interface IoeventfdMatch {
@@ -61,17 +58,10 @@ export function deassignIoeventfd(vmFd: number, match: IoeventfdMatch, fd: numbe
   return ioeventfdIoctl(vmFd, match, fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
 }
 
-function irqfdIoctl(
-  vmFd: number,
-  fd: number,
-  gsi: number,
-  flags: number,
-  resample: number,
-): number {
+function irqfdIoctl(vmFd: number, fd: number, gsi: number, flags: number): number {
   irqfd.set('fd', fd);
   irqfd.set('gsi', gsi);
   irqfd.set('flags', flags);
-  irqfd.set('resamplefd', resample);
   return sys.ioctl(vmFd, KVM_IRQFD, irqfd.address);
 }
 
@@ -80,22 +70,12 @@ function irqfdIoctl(
  * stays in the counter: drain it after this call, or a later deassign shows a stale pending bit.
  */
 export function assignIrqfd(vmFd: number, gsi: number, fd: number): number {
-  return irqfdIoctl(vmFd, fd, gsi, 0, 0);
-}
-
-/** As `assignIrqfd`, for a level-triggered line: the guest's EOI lowers it and signals `resampleFd`. */
-export function assignResampleIrqfd(
-  vmFd: number,
-  gsi: number,
-  fd: number,
-  resampleFd: number,
-): number {
-  return irqfdIoctl(vmFd, fd, gsi, KVM_IRQFD_FLAG_RESAMPLE, resampleFd);
+  return irqfdIoctl(vmFd, fd, gsi, 0);
 }
 
 /** Undoes an irqfd; from then on signals pile up in the eventfd. Waits for injections under way. */
 export function deassignIrqfd(vmFd: number, gsi: number, fd: number): number {
-  return irqfdIoctl(vmFd, fd, gsi, KVM_IRQFD_FLAG_DEASSIGN, 0);
+  return irqfdIoctl(vmFd, fd, gsi, KVM_IRQFD_FLAG_DEASSIGN);
 }
 
 /** Sets an interrupt line of the in-kernel PIC and IOAPIC. KVM API 4.25. */
@@ -103,14 +83,6 @@ export function setIrqLine(vmFd: number, gsi: number, level: boolean): number {
   irqLevel.set('irq', gsi);
   irqLevel.set('level', level ? 1 : 0);
   return sys.ioctl(vmFd, KVM_IRQ_LINE, irqLevel.address);
-}
-
-/** Sends one MSI. KVM API 4.70. Returns above 0 when delivered, 0 when the guest blocked it. */
-export function signalMsi(vmFd: number, address: number, data: number): number {
-  msi.set('address_lo', address % 2 ** 32);
-  msi.set('address_hi', Math.floor(address / 2 ** 32));
-  msi.set('data', data);
-  return sys.ioctl(vmFd, KVM_SIGNAL_MSI, msi.address);
 }
 
 /** Replaces the whole routing table by the `struct kvm_irq_routing` at a host address. KVM API 4.52. */
