@@ -259,8 +259,9 @@ export class DeviceOwner implements DeviceHost {
     this.#log(`stopped: ${reason}`);
     const { state, pci } = socket;
     state.lock.with(() => {
-      const driven = (pci.registers.status & DRIVER_OK) !== 0;
-      if (pci.registers.setNeedsReset() && driven) pci.notifyConfigChange();
+      // Without DRIVER_OK nothing is served: the driver reads the status until it is 0.
+      if ((pci.registers.status & DRIVER_OK) === 0) return;
+      if (pci.registers.setNeedsReset()) pci.notifyConfigChange();
     });
   }
 }

@@ -1,0 +1,453 @@
+/** How the owner of a device answers what the driver makes happen in its registers. */
+import t from 'tap';
+import * as pci from '../../../src/abi/pci.ts';
+import { DEVICE_NEEDS_RESET, VIRTIO_PCI_ISR_CONFIG } from '../../../src/abi/virtio-pci.ts';
+import type { Activation, Datapath, DatapathEvents } from '../../../src/datapath/datapath.ts';
+import { signalEventfd } from '../../../src/host/eventfd.ts';
+import { isReadable } from '../../../src/host/poll.ts';
+import { type DeviceMessage, DeviceOwner } from '../../../src/machine/device-owner.ts';
+import { Ram } from '../../../src/memory/ram.ts';
+import { MiB } from '../../../src/memory/ram-layout.ts';
+import type { DeviceHost, VirtioDevice } from '../../../src/virtio/device.ts';
+import type { VringState } from '../../../src/virtio/queue/virtqueue.ts';
+import { VirtioPciRig } from '../../support/virtio-pci-rig.ts';
+
+/** A datapath that records, and stops when it is told to. */
+class FakeDatapath implements Datapath {
+  readonly said: string[] = [];
+  readonly posted: unknown[] = [];
+  last: Activation | undefined;
+  failStart: Error | undefined;
+  failStop: Error | undefined;
+  /** Set to hold `stop` back until it is called. */
+  release: (() => void) | undefined;
+  holdStop = false;
+  readonly events: DatapathEvents;
+  #stopping: () => void = () => {};
+  /** Resolves when `stop` was called while it is held back. */
+  readonly stopping = new Promise<void>((resolve) => {
+    this.#stopping = resolve;
+  });
+
+  constructor(events: DatapathEvents) {
+    this.events = events;
+  }
+  async start(activation: Activation): Promise<void> {
+    this.last = activation;
+    const queues = activation.queues.map(
+      ({ index, state }) => `${index}${state === undefined ? '' : `@${state.nextAvail}`}`,
+    );
+    this.said.push(`start ${queues.join(' ')}`);
+    if (this.failStart !== undefined) throw this.failStart;
+  }
+  async stop(): Promise<ReadonlyMap<number, VringState>> {
+    this.said.push('stop');
+    if (this.failStop !== undefined) throw this.failStop;
+    if (this.holdStop) {
+      this.#stopping();
+      await new Promise<void>((resolve) => {
+        this.release = resolve;
+      });
+    }
+    const queues = this.last?.queues ?? [];
+    return new Map(
+      queues.map(({ index }) => [index, { nextAvail: 10 + index, nextUsed: 10 + index }]),
+    );
+  }
+  post(message: unknown): void {
+    this.posted.push(message);
+  }
+  async close(): Promise<void> {
+    this.said.push('close');
+  }
+  take(): string[] {
+    return this.said.splice(0);
+  }
+}
+
+/** A device in a rig's slot 1, with its owner. */
+class OwnerRig implements AsyncDisposable {
+  readonly rig = new VirtioPciRig();
+  readonly ram = new Ram(MiB);
+  readonly calls: string[] = [];
+  readonly logs: string[] = [];
+  readonly device: VirtioDevice;
+  readonly owner: DeviceOwner;
+  readonly datapath: FakeDatapath;
+  host: DeviceHost | undefined;
+  #unplugged = false;
+
+  constructor() {
+    let datapath: FakeDatapath | undefined;
+    this.device = {
+      name: 'test0',
+      deviceId: 42,
+      pciClass: 0,
+      features: 0n,
+      queues: [],
+      config: Uint8Array.from(this.rig.shape.config),
+      placement: { thread: 'main' },
+      attach: (host) => {
+        this.host = host;
+      },
+      configWritten: (offset, length, value) => {
+        this.calls.push(`config ${offset}+${length}=${value}`);
+      },
+      message: (message) => {
+        this.calls.push(`message ${message}`);
+      },
+      reset: () => {
+        this.calls.push('reset');
+      },
+      close: () => {
+        this.calls.push('close');
+      },
+    };
+    this.owner = new DeviceOwner(
+      this.device,
+      (text) => this.logs.push(text),
+      (_device, events) => {
+        datapath = new FakeDatapath(events);
+        return datapath;
+      },
+    );
+    this.datapath = datapath as unknown as FakeDatapath;
+    this.plug();
+  }
+
+  plug(): void {
+    this.owner.plug(this.rig.state, this.rig.device, this.ram.memory.share);
+  }
+
+  /** Hands the rig's events to the owner, as the board's messages, and waits until all is done. */
+  async settle(): Promise<void> {
+    this.deliver();
+    await this.settled();
+  }
+
+  deliver(events: readonly string[] = this.rig.takeEvents()): void {
+    for (const text of events) this.owner.handle(messageOf(text));
+  }
+
+  async settled(): Promise<void> {
+    // Steps of the owner run one after the other: one that does nothing ends after all others.
+    this.owner.handle({ kind: 'config-written', device: 0, offset: -1, length: 0, value: 0 });
+    while (this.calls.at(-1) !== 'config -1+0=0') await new Promise((done) => setImmediate(done));
+    this.calls.pop();
+  }
+
+  get status(): number {
+    return this.rig.common('device_status');
+  }
+
+  async unplug(): Promise<void> {
+    if (this.#unplugged) return;
+    this.#unplugged = true;
+    await this.owner.unplug();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.unplug();
+    await this.owner.close();
+    this.rig[Symbol.dispose]();
+    this.ram[Symbol.dispose]();
+  }
+}
+
+function messageOf(text: string): DeviceMessage {
+  const [, what] = text.split(': ') as [string, string];
+  const [, queue, verb] = /^queue (\d+) (\w+)$/.exec(what) ?? [];
+  const device = 0;
+  if (verb === 'enabled') return { kind: 'queue-enabled', device, queue: Number(queue) };
+  if (verb === 'reset') return { kind: 'queue-reset', device, queue: Number(queue) };
+  if (what === 'driver ok') return { kind: 'driver-ok', device };
+  if (what === 'reset') return { kind: 'reset', device };
+  if (what === 'interrupts changed') return { kind: 'interrupts-changed', device };
+  throw new Error(text);
+}
+
+t.test('virtio 1.3 §3.1.1 DRIVER_OK starts the datapath with the enabled queues', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.enableDecoding();
+  o.rig.negotiate();
+  o.rig.enableQueue(0);
+  o.rig.enableQueue(2);
+  await o.settle();
+  t.same(o.datapath.take(), [], 'not before');
+  o.rig.setCommon('device_status', 0xf);
+  await o.settle();
+  t.same(o.datapath.take(), ['start 0 2']);
+  t.equal(o.datapath.last?.features, o.rig.shape.features);
+  const { kicks, intxEventfd } = o.rig.device.plan;
+  t.match(o.datapath.last?.queues[1], {
+    index: 2,
+    size: 256,
+    kickFd: kicks[2],
+    callFd: intxEventfd,
+  });
+});
+
+t.test('virtio 1.3 §2.4.1 the status reads 0 when the datapath has stopped', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize();
+  await o.settle();
+  o.datapath.holdStop = true;
+  o.rig.setCommon('device_status', 0);
+  o.deliver();
+  await o.datapath.stopping;
+  t.equal(o.status, 0xf);
+  o.datapath.release?.();
+  await o.settled();
+  t.equal(o.status, 0);
+  t.same(o.calls, ['reset']);
+  t.same(o.datapath.take(), ['start 0', 'stop']);
+});
+
+t.test('virtio 1.3 §3.1 a device starts anew after a reset', async (t) => {
+  await using o = new OwnerRig();
+  for (let round = 0; round < 2; round++) {
+    o.rig.initialize(2);
+    await o.settle();
+    t.same(o.datapath.take(), ['start 0 1'], 'with fresh queues');
+    o.rig.setCommon('device_status', 0);
+    await o.settle();
+    t.same(o.datapath.take(), ['stop']);
+  }
+});
+
+t.test('virtio 1.3 §2.6.1 a queue reset leaves the other queues where they stood', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(3);
+  await o.settle();
+  o.datapath.take();
+  o.rig.setCommon('queue_select', 1);
+  o.rig.setCommon('queue_reset', 1);
+  await o.settle();
+  t.same(o.datapath.take(), ['stop', 'start 0@10 2@12']);
+  t.equal(o.rig.common('queue_reset'), 0);
+  t.equal(o.rig.common('queue_enable'), 0);
+  o.rig.enableQueue(1);
+  await o.settle();
+  t.same(o.datapath.take(), ['stop', 'start 0@10 1 2@12'], 'and comes back fresh');
+});
+
+t.test('a queue that is enabled after DRIVER_OK is served', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  o.rig.enableQueue(2);
+  await o.settle();
+  t.same(o.datapath.take(), ['start 0', 'stop', 'start 0@10 2']);
+});
+
+t.test('virtio 1.3 §4.1.5.1.2 a vector that changes is used from then on', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  o.rig.setMsixControl(pci.PCI_MSIX_FLAGS_ENABLE);
+  await o.settle();
+  t.equal(o.datapath.last?.queues[0]?.callFd, -1);
+  for (const vector of [2, 1]) {
+    o.rig.setCommon('queue_msix_vector', vector);
+    await o.settle();
+    const { eventfd } = o.rig.device.plan.vectors[vector] ?? {};
+    t.equal(o.datapath.last?.queues[0]?.callFd, eventfd);
+  }
+});
+
+t.test('messages of two vCPUs may overtake each other', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  o.rig.setCommon('device_status', 0);
+  t.same(o.rig.takeEvents(), ['1: driver ok', '1: reset']);
+  o.deliver(['1: reset', '1: driver ok']);
+  await o.settled();
+  t.equal(o.status, 0);
+  t.same(o.datapath.take(), [], 'a device that was reset is not served');
+  o.rig.initialize(2);
+  await o.settle();
+  t.same(o.datapath.take(), ['start 0 1']);
+});
+
+t.test('a late queue message does not serve a device that was reset', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  o.rig.setCommon('device_status', 0);
+  await o.settle();
+  o.datapath.take();
+  o.deliver(['1: queue 0 enabled', '1: queue 0 reset', '1: interrupts changed', '1: driver ok']);
+  await o.settled();
+  t.same(o.datapath.take(), []);
+});
+
+t.test('virtio 1.3 §2.1.2 a broken device needs a reset, and says so', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  o.datapath.events.broken('a rule (§2.7)');
+  t.equal(o.status, 0xf | DEVICE_NEEDS_RESET);
+  t.equal(o.rig.readMemory(o.rig.isrAddress, 1), VIRTIO_PCI_ISR_CONFIG);
+  t.same(o.logs, ['test0: stopped: a rule (§2.7)']);
+});
+
+t.test('virtio 1.3 §2.1.2 a broken device is not served before its reset', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(2);
+  await o.settle();
+  o.datapath.take();
+  o.datapath.events.broken('a rule');
+  await o.owner.pause();
+  await o.owner.resume();
+  o.rig.setCommon('queue_select', 1);
+  o.rig.setCommon('queue_reset', 1);
+  await o.settle();
+  t.equal(o.rig.common('queue_reset'), 0, 'the queue reset completes all the same');
+  t.same(o.datapath.take(), ['stop']);
+  o.rig.setCommon('device_status', 0);
+  await o.settle();
+  o.rig.initialize(1);
+  await o.settle();
+  t.same(o.datapath.take(), ['start 0']);
+});
+
+t.test('virtio 1.3 §2.1.2 a datapath that cannot start needs a reset', async (t) => {
+  await using o = new OwnerRig();
+  o.datapath.failStart = new Error('queue 0 is nowhere');
+  o.rig.initialize(1);
+  await o.settle();
+  t.equal(o.status, 0xf | DEVICE_NEEDS_RESET);
+  t.same(o.logs, ['test0: stopped: queue 0 is nowhere']);
+  o.datapath.failStart = undefined;
+  o.rig.setCommon('device_status', 0);
+  await o.settle();
+  t.equal(o.status, 0);
+});
+
+t.test('virtio 1.3 §2.4.1 a reset completes even when the datapath cannot stop', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  o.datapath.failStop = new Error('the worker is gone');
+  o.rig.setCommon('device_status', 0);
+  await o.settle();
+  t.equal(o.status, 0);
+  t.match(o.logs, [/the worker is gone/]);
+  o.datapath.failStop = undefined;
+});
+
+t.test('an exception in the control half breaks the device, and completes the reset', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  o.device.reset = () => {
+    throw new Error('thrown by reset');
+  };
+  o.rig.setCommon('device_status', 0);
+  await o.settle();
+  t.equal(o.status, 0, 'the driver waits for a 0');
+  t.match(o.logs, [/thrown by reset/]);
+  o.device.reset = () => {};
+});
+
+t.test('pause stops, resume goes on where the queues stood', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(2);
+  await o.settle();
+  await o.owner.pause();
+  t.same(o.datapath.take(), ['start 0 1', 'stop']);
+  await o.owner.resume();
+  t.same(o.datapath.take(), ['start 0@10 1@11']);
+});
+
+t.test('what the driver did before the pause waits for resume', async (t) => {
+  await using o = new OwnerRig();
+  await o.owner.pause();
+  o.rig.initialize(1);
+  await o.settle();
+  t.same(o.datapath.take(), []);
+  await o.owner.resume();
+  t.same(o.datapath.take(), ['start 0']);
+  await o.owner.pause();
+  o.rig.setCommon('device_status', 0);
+  await o.settle();
+  t.equal(o.status, 0, 'a reset needs no queues');
+  await o.owner.resume();
+  t.same(o.datapath.take(), ['stop']);
+});
+
+t.test('virtio 1.3 §4.1.4.3.1 a configuration change is seen and notified', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  const before = o.rig.common('config_generation');
+  o.host?.updateConfig((config) => config.setUint16(0, 0x1234, true));
+  t.equal(o.rig.readMemory(o.rig.isrAddress, 1), VIRTIO_PCI_ISR_CONFIG);
+  t.equal(o.rig.readMemory(o.rig.deviceConfigAddress, 2), 0x1234);
+  t.not(o.rig.common('config_generation'), before);
+  t.equal(o.host?.readConfig()[1], 0x12);
+});
+
+t.test('virtio 1.3 §3.1.1 before DRIVER_OK a configuration change is not notified', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.enableDecoding();
+  o.host?.updateConfig((config) => config.setUint8(0, 9));
+  t.equal(o.rig.readMemory(o.rig.isrAddress, 1), 0);
+  t.equal(o.rig.readMemory(o.rig.deviceConfigAddress, 1), 9);
+});
+
+t.test(
+  'a configuration change outlives the power cycle, what drivers wrote does not',
+  async (t) => {
+    await using o = new OwnerRig();
+    o.rig.initialize(1);
+    o.rig.writeMemory(o.rig.deviceConfigAddress + 4, 1, 0x77);
+    o.host?.updateConfig((config) => config.setUint8(0, 9));
+    await o.unplug();
+    t.same([...o.device.config], [9, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    o.host?.updateConfig((config) => config.setUint8(1, 8));
+    t.same([...(o.host?.readConfig() ?? [])], [9, 8, 3, 4, 5, 6, 7, 8, 9, 10]);
+  },
+);
+
+t.test('messages pass between the halves', async (t) => {
+  await using o = new OwnerRig();
+  o.host?.post('down');
+  o.datapath.events.message('up');
+  o.datapath.events.log('a line');
+  t.same(o.datapath.posted, ['down']);
+  t.same(o.calls, ['message up']);
+  t.same(o.logs, ['test0: a line']);
+});
+
+t.test('unplugging stops and resets; closing releases', async (t) => {
+  const o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  await o.unplug();
+  t.same(o.datapath.take(), ['start 0', 'stop']);
+  t.same(o.calls, ['reset']);
+  o.owner.handle({ kind: 'driver-ok', device: 0 });
+  await o[Symbol.asyncDispose]();
+  t.same(o.datapath.take(), ['close']);
+  t.same(o.calls, ['reset', 'close']);
+});
+
+t.test('virtio 1.3 §4.1.5.1.1 a signal of whoever serves the queues becomes INTx', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  const { intxEventfd } = o.rig.device.plan;
+  const raised = new Promise<void>((resolve) => {
+    const { port } = o.rig;
+    const setLine = port.setLine.bind(port);
+    port.setLine = (gsi, level) => {
+      setLine(gsi, level);
+      if (level) resolve();
+    };
+  });
+  signalEventfd(intxEventfd);
+  const keep = setInterval(() => {}, 1000);
+  await raised;
+  clearInterval(keep);
+  t.equal(o.rig.readMemory(o.rig.isrAddress, 1), 1);
+  t.equal(isReadable(intxEventfd), false);
+});
