@@ -30,6 +30,7 @@ export interface GuestMemoryShare {
  */
 export const CHUNK = GiB;
 const OVERLAP = MiB;
+const CHUNK_SHIFT = 30;
 
 /** A thread's view of guest RAM. */
 export class GuestMemory {
@@ -40,6 +41,8 @@ export class GuestMemory {
   readonly regions: readonly RamRegion[];
   readonly #lowSize: number;
   readonly #highSize: number;
+  /** RAM below 2 GiB, a byte short of that at most. */
+  readonly #smallSize: number;
   /** Where in its chunk the range begins that `locate` found last. */
   position = 0;
   #bytes: Uint8Array[] = [];
@@ -52,6 +55,7 @@ export class GuestMemory {
     this.regions = ramRegions(share.size);
     this.#lowSize = Math.min(share.size, LOW_RAM_LIMIT);
     this.#highSize = share.size - this.#lowSize;
+    this.#smallSize = Math.min(share.size, 2 ** 31 - 1) | 0;
     for (let at = 0; at < share.size; at += CHUNK) {
       const length = Math.min(CHUNK + OVERLAP, share.size - at);
       const buffer = viewOf(share.address + at, length);
@@ -121,6 +125,15 @@ export class GuestMemory {
    * @returns the chunk that the range starts in, at `position`; or -1 unless all of it is RAM
    */
   locate(low: number, high: number, length: number): number {
+    // Below 2 GiB, where most addresses of most guests are, small integers do.
+    if (high === 0 && low >= 0 && length >= 0 && length <= this.#smallSize - low) {
+      this.position = low & (CHUNK - 1);
+      return low >> CHUNK_SHIFT;
+    }
+    return this.#locateAnywhere(low, high, length);
+  }
+
+  #locateAnywhere(low: number, high: number, length: number): number {
     const offset = this.offset((high >>> 0) * 2 ** 32 + (low >>> 0), length >>> 0);
     if (offset < 0) return -1;
     const chunk = (offset / CHUNK) | 0;
