@@ -43,7 +43,7 @@ export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): numb
   let free = ACPI_GPA + Math.ceil(acpi.RSDP.size / 64) * 64;
   const place = (table: Uint8Array): number => {
     const gpa = free;
-    if (gpa + table.length > ACPI_LIMIT) throw new InternalError('ACPI tables exceed 128 KiB');
+    if (gpa + table.length > ACPI_LIMIT) throw new InternalError('ACPI tables exceed 64 KiB');
     memory.bytes(gpa, table.length).set(table);
     free = Math.ceil((gpa + table.length) / 64) * 64;
     return gpa;

@@ -13,6 +13,7 @@ import { type BzImage, kernelKind, parseBzImage } from './kernel-image.ts';
 import { enterLinux64 } from './linux64.ts';
 import { loadBzImage, loadElf } from './load-kernel.ts';
 import { enterPvh } from './pvh.ts';
+import { writeResetVector } from './reset-vector.ts';
 
 /** What every x86-64 processor has at least (Intel SDM vol. 3 §4.1.4). */
 const DEFAULT_PHYSICAL_ADDRESS_BITS = 36;
@@ -83,6 +84,7 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
     ramSize: memory.size,
     physicalAddressBits: plan.physicalAddressBits ?? DEFAULT_PHYSICAL_ADDRESS_BITS,
   });
+  writeResetVector(memory);
   const parameters = { memoryMap: memoryMap(memory), initrd, rsdpGpa };
   const state =
     protocol === 'pvh'

@@ -140,13 +140,14 @@ t.test('loading again on the same memory writes everything anew', async (t) => {
   const memory = memoryOf(t);
   const first = await load(memory, { kernel: kernels.elf, initrd });
   const before = Buffer.from(memory.bytes(0, 64 * MiB));
-  for (const start of [0x500, 0x6000, 0xe0000, KERNEL_GPA, first.initrd?.gpa ?? 0]) {
+  for (const start of [0x500, 0x6000, 0xe0000, 0xfff00, KERNEL_GPA, first.initrd?.gpa ?? 0]) {
     memory.bytes(start, 5000).fill(0xff);
   }
   t.same(await load(memory, { kernel: kernels.elf, initrd }), first);
   for (const [start, length] of [
     [0x6000, 0x1000],
-    [0xe0000, 0x20000],
+    [0xe0000, 0x10000],
+    [0xffff0, 16],
     [KERNEL_GPA, 150_000],
     [first.initrd?.gpa ?? 0, 10_000],
   ] as const) {
