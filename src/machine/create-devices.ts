@@ -1,7 +1,7 @@
 /** Makes the virtio devices that the options ask for, or none at all. */
-
 import { createBlkDevice } from '../virtio/device/blk.ts';
 import { createNetDevice } from '../virtio/device/net.ts';
+import { createRngDevice } from '../virtio/device/rng.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import type { RingOptions } from './options.ts';
 import type { ResolvedOptions } from './resolve-options.ts';
@@ -28,6 +28,7 @@ export function createDevices(options: ResolvedOptions): CreatedDevice[] {
     options.nets.forEach(({ ring, ...net }, index) => {
       add(createNetDevice({ ...net, name: `net${index}` }), ring);
     });
+    if (options.rng !== undefined) add(createRngDevice({ name: 'rng0' }), options.rng.ring);
   } catch (error) {
     for (const { device } of made) device.close();
     throw error;

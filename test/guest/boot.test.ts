@@ -1,0 +1,50 @@
+/** Boots of Debian's kernels, by the numbers of vCPUs and by sizes of RAM. */
+import t from 'tap';
+import { GiB, MiB } from '../../src/memory/ram-layout.ts';
+import { bootGuest } from '../support/guest.ts';
+
+for (const kernel of ['6.12', '6.1'] as const) {
+  t.test(`kernel ${kernel} boots to its agent`, async (t) => {
+    await using vm = await bootGuest({ kernel });
+    const uname = await vm.exec(['uname', '-r']);
+    t.match(uname.stdout.toString(), new RegExp(`^${kernel.replace('.', '\\.')}\\.`));
+  });
+}
+
+for (const cpus of [2, 4]) {
+  t.test(`${cpus} vCPUs are brought up`, async (t) => {
+    await using vm = await bootGuest({ machine: { cpus } });
+    t.equal((await vm.exec(['nproc'])).stdout.toString().trim(), String(cpus));
+    const online = await vm.exec(['cat', '/sys/devices/system/cpu/online']);
+    t.equal(online.stdout.toString().trim(), `0-${cpus - 1}`);
+  });
+}
+
+for (const [memory, name] of [
+  [128 * MiB, '128 MiB'],
+  [5 * GiB, '5 GiB, across the hole below 4 GiB'],
+] as const) {
+  t.test(`RAM of ${name}`, async (t) => {
+    await using vm = await bootGuest({ machine: { memory } });
+    const info = (await vm.exec(['cat', '/proc/meminfo'])).stdout.toString();
+    const total = Number(/MemTotal:\s+(\d+) kB/.exec(info)?.[1]) * 1024;
+    t.ok(total > memory * 0.85 - 64 * MiB, `${total} bytes are seen`);
+    t.ok(total < memory);
+    // Touches more than half of it, the pages above 4 GiB included.
+    const size = Math.floor((memory * 0.5) / MiB);
+    const written = await vm.exec([
+      'sh',
+      '-c',
+      `mount -t tmpfs -o size=90% none /mnt && dd if=/dev/zero of=/mnt/f bs=1M count=${size} && wc -c < /mnt/f`,
+    ]);
+    t.equal(written.stdout.toString().trim(), String(size * MiB), written.stderr.toString());
+  });
+}
+
+t.test('a hidden CPU feature is not seen by the guest', async (t) => {
+  await using vm = await bootGuest({ machine: { hideCpuFeatures: ['sse4_2', 'popcnt'] } });
+  const flags = (await vm.exec(['cat', '/proc/cpuinfo'])).stdout.toString();
+  t.match(flags, /\bsse4_1\b/);
+  t.notMatch(flags, /\bsse4_2\b/);
+  t.notMatch(flags, /\bpopcnt\b/);
+});

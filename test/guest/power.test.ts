@@ -1,0 +1,67 @@
+/** How runs of a guest end, and reboots. */
+import { once } from 'node:events';
+import t from 'tap';
+import { bootGuest } from '../support/guest.ts';
+
+t.test('power-off from inside', async (t) => {
+  await using vm = await bootGuest();
+  vm.spawn(['poweroff', '-f']).exit.catch(() => {});
+  t.equal((await vm.wait()).reason, 'power-off');
+});
+
+t.test('reboot from inside starts the guest again', async (t) => {
+  await using vm = await bootGuest();
+  await vm.exec(['sh', '-c', 'echo kept > /marker']);
+  const reboot = once(vm, 'reboot');
+  vm.spawn(['reboot', '-f']).exit.catch(() => {});
+  await reboot;
+  const marker = await vm.exec(['cat', '/marker']);
+  t.not(marker.exitCode, 0, 'the second boot starts from the image');
+});
+
+t.test('reboot ends the run where that was asked for', async (t) => {
+  await using vm = await bootGuest({ machine: { onReboot: 'exit' } });
+  vm.spawn(['reboot', '-f']).exit.catch(() => {});
+  t.equal((await vm.wait()).reason, 'reboot');
+});
+
+for (const [name, append] of [
+  ['with the panic device', ''],
+  ['by its message alone', 'module_blacklist=pvpanic_mmio,pvpanic'],
+] as const) {
+  t.test(`a kernel panic is told ${name}`, async (t) => {
+    await using vm = await bootGuest({ append });
+    vm.spawn(['sh', '-c', 'echo c > /proc/sysrq-trigger']).exit.catch(() => {});
+    const { reason, detail } = await vm.wait();
+    t.equal(reason, 'panic');
+    t.match(detail, /Kernel panic - not syncing/);
+  });
+}
+
+t.test('a triple fault is told, with registers', async (t) => {
+  await using vm = await bootGuest({ append: 'reboot=triple' });
+  vm.spawn(['reboot', '-f']).exit.catch(() => {});
+  const { reason, detail } = await vm.wait();
+  t.equal(reason, 'triple-fault');
+  t.match(detail, /rip/i);
+});
+
+t.test('pause stops the clock ticks of the guest, resume lets it go on', async (t) => {
+  await using vm = await bootGuest({ machine: { cpus: 2 } });
+  const counter = vm.spawn(['sh', '-c', 'while :; do echo tick; done']);
+  await once(counter.stdout, 'data');
+  await vm.pause();
+  const before = vm.exitCounts();
+  t.same(vm.exitCounts(), before, 'no vCPU exits while paused');
+  await vm.resume();
+  counter.kill('SIGKILL');
+  counter.stdout.resume();
+  t.equal((await counter.exit).signal, 'SIGKILL');
+});
+
+t.test('two machines in one process', async (t) => {
+  await using first = await bootGuest();
+  await using second = await bootGuest();
+  const [a, b] = await Promise.all([first.exec(['echo', 'a']), second.exec(['echo', 'b'])]);
+  t.equal(a.stdout.toString() + b.stdout.toString(), 'a\nb\n');
+});

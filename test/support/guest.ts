@@ -1,0 +1,44 @@
+/** Whole guests as fixtures. */
+import type { MachineOptions } from '../../src/index.ts';
+import { buildGuest } from '../../src/guest/guests.ts';
+import { VirtualMachine } from '../../src/index.ts';
+
+/** What a test may ask of its guest. */
+export interface GuestFixture {
+  /** Debian kernel series. Default 6.12. */
+  readonly kernel?: '6.12' | '6.1';
+  /** Image. Default `minimal`. */
+  readonly image?: 'minimal' | 'tools';
+  /** Added to the default kernel command line. */
+  readonly append?: string;
+  readonly machine?: Partial<MachineOptions>;
+}
+
+/** A machine with one of nodevmm's images, not started yet. */
+export async function createGuest(fixture: GuestFixture = {}): Promise<VirtualMachine> {
+  const { kernel = '6.12', image = 'minimal', append = '', machine = {} } = fixture;
+  const guest = await buildGuest(image, { kernel });
+  return await VirtualMachine.create({
+    kernel: guest.kernel,
+    initrd: guest.initrd,
+    commandLine: `earlycon=uart8250,io,0x3f8 console=hvc0 quiet panic=-1 ${append}`.trim(),
+    ...machine,
+  });
+}
+
+/** A machine that runs, its agent answering. */
+export async function bootGuest(fixture: GuestFixture = {}): Promise<VirtualMachine> {
+  const vm = await createGuest(fixture);
+  try {
+    await vm.start();
+    const failed = vm.wait().then(({ reason, detail }) => {
+      throw new Error(`the guest ended before its agent answered: ${reason} ${detail ?? ''}`);
+    });
+    await Promise.race([vm.ready(), failed]);
+    failed.catch(() => {});
+    return vm;
+  } catch (error) {
+    await vm[Symbol.asyncDispose]();
+    throw error;
+  }
+}
