@@ -55,7 +55,8 @@ export class ConsolePort extends Duplex {
   /** What the guest printed; the next piece may follow when this returns true. */
   deliver(bytes: Uint8Array): boolean {
     this.observe(bytes);
-    this.#outputFull = !this.push(bytes);
+    // Nobody will ever read a stream that was destroyed.
+    this.#outputFull = !this.destroyed && !this.push(bytes);
     return !this.#outputFull;
   }
 

@@ -1,0 +1,302 @@
+/** Console device: bytes in and out of ports (virtio 1.3 §5.3.6), and what hostile drivers try. */
+import t from 'tap';
+import * as abi from '../../../../src/abi/virtio-console.ts';
+import { VIRTIO_F_EVENT_IDX, VIRTIO_F_RING_PACKED } from '../../../../src/abi/virtio-ring.ts';
+import { featureSet } from '../../../../src/virtio/features.ts';
+import {
+  BASE,
+  ConsoleRig,
+  drain,
+  MULTIPORT,
+  PORT_RX,
+  PORT_TX,
+  RX,
+  TX,
+} from '../../../support/console-rig.ts';
+
+for (const [format, ring] of [
+  ['split', 0n],
+  ['packed', featureSet(VIRTIO_F_RING_PACKED)],
+] as const) {
+  t.test(`virtio 1.3 §5.3.6 output comes out in order, chains are used (${format})`, async (t) => {
+    using c = new ConsoleRig(MULTIPORT | ring).start();
+    c.print(TX, 'one ', 'two ');
+    c.print(TX, 'three');
+    t.equal(drain(c.console), 'one two three');
+    t.same(
+      c.rig
+        .queue(TX)
+        .completed()
+        .map(({ written }) => written),
+      [0, 0],
+    );
+  });
+
+  t.test(
+    `virtio 1.3 §5.3.6 input fills the buffers that the driver posted (${format})`,
+    async (t) => {
+      using c = new ConsoleRig(MULTIPORT | ring).start();
+      c.post(RX, 4, 4, 4);
+      c.console.write('abcdef');
+      t.same(c.received(RX), ['abcd', 'ef']);
+      t.equal(c.rig.interrupts(RX), 1, 'one interrupt for both');
+      c.console.write('g');
+      t.same(c.received(RX), ['g']);
+    },
+  );
+}
+
+t.test('virtio 1.3 §5.3.2 without MULTIPORT the console works with two queues', async (t) => {
+  using c = new ConsoleRig(BASE).start(2);
+  c.post(RX, 16);
+  c.console.write('in');
+  c.print(TX, 'out');
+  t.same(c.received(RX), ['in']);
+  t.equal(drain(c.console), 'out');
+});
+
+t.test('input waits for buffers, and for a driver', async (t) => {
+  using c = new ConsoleRig();
+  c.console.write('before');
+  c.start();
+  t.equal(c.console.waiting, 6);
+  c.post(RX, 4);
+  t.same(c.received(RX), ['befo']);
+  c.post(RX, 4);
+  t.same(c.received(RX), ['re']);
+});
+
+t.test('virtio 1.3 §5.3.6.2 input of a port waits until the guest has it open', async (t) => {
+  using c = new ConsoleRig().start();
+  c.post(PORT_RX, 16);
+  c.port.write('hello');
+  t.same(c.received(PORT_RX), []);
+  c.openPort();
+  t.same(c.received(PORT_RX), ['hello']);
+});
+
+t.test('virtio 1.3 §5.3.6.2 input for a port that the guest closed is dropped', async (t) => {
+  using c = new ConsoleRig().start();
+  c.openPort();
+  c.port.write('nobody reads this');
+  c.tell(1, abi.VIRTIO_CONSOLE_PORT_OPEN, 0);
+  t.equal(c.port.waiting, 0);
+  c.port.write('for the next one');
+  c.tell(1, abi.VIRTIO_CONSOLE_PORT_OPEN, 1);
+  c.post(PORT_RX, 64);
+  t.same(c.received(PORT_RX), ['for the next one']);
+});
+
+t.test('many writes arrive complete and in order', async (t) => {
+  using c = new ConsoleRig().start();
+  c.openPort();
+  let sent = '';
+  for (let i = 0; i < 200; i++) {
+    const text = `${i} ${'x'.repeat(i % 50)};`;
+    sent += text;
+    c.port.write(text);
+  }
+  let got = '';
+  for (let i = 0; i < 2000 && got.length < sent.length; i++) {
+    c.post(PORT_RX, 7, 32);
+    got += c.received(PORT_RX).join('');
+    await new Promise((done) => setImmediate(done));
+  }
+  t.equal(got, sent);
+});
+
+/** Prints numbered lines through one port until `total` bytes were queued by the guest. */
+function printUntil(c: ConsoleRig, total: number, size: number): string {
+  let sent = '';
+  while (sent.length < total) {
+    const queue = c.rig.queue(TX);
+    queue.completed();
+    if (queue.free === 0) return sent;
+    const text = `${sent.length}:`.padEnd(size, '.');
+    sent += text;
+    c.print(TX, text);
+  }
+  return sent;
+}
+
+t.test('output that is not read holds the chains back, and nothing is lost', async (t) => {
+  using c = new ConsoleRig().start();
+  const sent = printUntil(c, 2 ** 20, 4096);
+  t.ok(sent.length < 2 ** 20, 'the guest had to stop');
+  t.ok(c.rig.queue(TX).inFlight > 0);
+  t.ok(c.console.readableLength <= 128 * 1024, 'the host keeps little');
+  let got = '';
+  for (let i = 0; i < 100 && got.length < sent.length; i++) {
+    got += drain(c.console);
+    c.rig.pump();
+  }
+  t.ok(got === sent, `${got.length} of ${sent.length} bytes`);
+  c.rig.queue(TX).completed();
+  t.equal(c.rig.queue(TX).inFlight, 0);
+});
+
+t.test('a long chain is delivered in pieces, as it is read', async (t) => {
+  using c = new ConsoleRig().start();
+  const parts = Array.from({ length: 10 }, (_, i) => Buffer.alloc(50_000, 0x41 + i));
+  c.print(TX, ...parts);
+  t.equal(c.rig.queue(TX).completed().length, 0, 'still held');
+  let got = '';
+  for (let i = 0; i < 100 && got.length < 500_000; i++) {
+    got += drain(c.console);
+    c.rig.pump();
+  }
+  t.ok(got === Buffer.concat(parts).toString('latin1'), `${got.length} bytes`);
+  t.equal(c.rig.queue(TX).completed().length, 1);
+});
+
+for (const [name, features] of [
+  ['', MULTIPORT],
+  [' with EVENT_IDX', MULTIPORT | featureSet(VIRTIO_F_EVENT_IDX)],
+] as const) {
+  t.test(`stopping with a held chain loses and doubles nothing${name}`, async (t) => {
+    using c = new ConsoleRig(features).start();
+    const parts = Array.from({ length: 6 }, (_, i) => Buffer.alloc(50_000, 0x41 + i));
+    c.print(TX, ...parts);
+    c.print(TX, 'the next chain');
+    const before = c.rig.interrupts(TX);
+    c.rig.handOver(c.device.createHandler(), features);
+    t.equal(c.rig.interrupts(TX), before + 1, 'the driver hears that the chain was used');
+    t.equal(c.rig.queue(TX).completed().length, 1);
+    let got = '';
+    for (let i = 0; i < 100; i++) {
+      got += drain(c.console);
+      c.rig.pump();
+    }
+    const sent = `${Buffer.concat(parts).toString('latin1')}the next chain`;
+    t.ok(got === sent, `${got.length} of ${sent.length} bytes`);
+  });
+}
+
+t.test('what a consumer writes while it is given output disturbs no chain', async (t) => {
+  using c = new ConsoleRig().start();
+  c.openPort();
+  c.post(PORT_RX, ...new Array<number>(12).fill(16));
+  const got: string[] = [];
+  c.port.on('data', (bytes: Buffer) => {
+    got.push(bytes.toString());
+    c.port.write(`<${bytes}>`);
+  });
+  c.port.resume();
+  await new Promise((done) => setImmediate(done));
+  for (const text of ['a', 'bb', 'ccc'])
+    c.rig.queue(PORT_TX).add({ readable: [Buffer.from(text)] });
+  c.rig.kick(PORT_TX);
+  for (let i = 0; i < 10; i++) c.rig.pump();
+  await new Promise((done) => setImmediate(done));
+  t.same(got, ['a', 'bb', 'ccc']);
+  t.equal(c.received(PORT_RX).join(''), '<a><bb><ccc>');
+  t.equal(c.rig.queue(PORT_TX).completed().length, 3);
+});
+
+/** A chain of `count` segments of 60 MiB each, all the same ones. */
+function printHuge(c: ConsoleRig, count: number): void {
+  const queue = c.rig.queue(TX);
+  const readable = Array.from({ length: count }, () => new Uint8Array(16));
+  queue.add({ readable, indirect: false });
+  for (let i = 0; i < count; i++) {
+    queue.descriptorArea.setBigUint64(16 * i, 0n, true);
+    queue.descriptorArea.setUint32(16 * i + 8, 60 * 2 ** 20, true);
+  }
+  c.rig.kick(TX);
+}
+
+t.test('a chain of gigabytes that is read gives others their turn, and goes on', async (t) => {
+  using c = new ConsoleRig().start();
+  let got = 0;
+  c.console.on('data', (bytes: Buffer) => {
+    got += bytes.length;
+  });
+  await new Promise((done) => setImmediate(done));
+  printHuge(c, 1);
+  t.equal(got, 64 * 65536);
+  t.ok(c.rig.pump() > 0, 'it asked for another turn');
+  t.equal(got, 128 * 65536);
+  while (c.rig.pump() > 0);
+  t.equal(got, 60 * 2 ** 20);
+  t.equal(c.rig.queue(TX).completed().length, 1);
+});
+
+t.test('§5.3.6.1 chains of the wrong direction are used, without data', async (t) => {
+  using c = new ConsoleRig().start();
+  c.rig.queue(TX).add({ writable: [64] });
+  c.rig.kick(TX);
+  c.print(TX, 'after');
+  t.same(
+    c.rig
+      .queue(TX)
+      .completed()
+      .map(({ written }) => written),
+    [0, 0],
+  );
+  c.rig.queue(RX).add({ readable: [Buffer.from('x')] });
+  c.post(RX, 8);
+  c.console.write('input');
+  t.same(c.received(RX), ['', 'input']);
+  t.equal(drain(c.console), 'after');
+  t.equal(c.rig.brokenReason, undefined);
+});
+
+t.test('§2.7.5 a chain without bytes is used', async (t) => {
+  using c = new ConsoleRig().start();
+  const queue = c.rig.queue(TX);
+  queue.add({ readable: [Buffer.from('x')] });
+  queue.descriptorArea.setUint32(8, 0, true);
+  c.rig.kick(TX);
+  t.equal(queue.completed().length, 1);
+  t.equal(drain(c.console), '');
+});
+
+t.test('a chain that says it has gigabytes costs the host little', async (t) => {
+  using c = new ConsoleRig().start();
+  printHuge(c, 8);
+  t.ok(c.console.readableLength <= 128 * 1024);
+  c.rig.stop();
+  t.ok(c.console.readableLength <= 2 * 2 ** 20, 'even when it is stopped');
+});
+
+t.test('§2.7.13 a broken queue breaks the device, which then rests', async (t) => {
+  using c = new ConsoleRig().start();
+  c.rig.queue(TX).driverArea.setUint16(2, 1000, true);
+  c.rig.notify(TX);
+  t.match(c.rig.brokenReason, /queue 1: .*§2\.7\.13/);
+  c.post(RX, 16);
+  c.console.write('more');
+  t.same(c.received(RX), [], 'no other queue is touched any more');
+});
+
+t.test('a stream that was destroyed swallows what the guest prints', async (t) => {
+  using c = new ConsoleRig().start();
+  c.console.destroy();
+  for (let i = 0; i < 40; i++) {
+    c.print(TX, Buffer.alloc(4096));
+    t.equal(c.rig.queue(TX).completed().length, 1);
+  }
+});
+
+t.test('a reset forgets input of ports, and keeps that of the console', async (t) => {
+  using c = new ConsoleRig().start();
+  c.openPort();
+  c.port.write('old conversation');
+  c.console.write('typed ahead');
+  c.rig.stop();
+  c.device.reset();
+  t.equal(c.port.waiting, 0);
+  t.equal(c.port.guestOpen, false);
+  c.start();
+  c.post(RX, 64);
+  t.same(c.received(RX), ['typed ahead']);
+});
+
+t.test('closing ends the streams', async (t) => {
+  const c = new ConsoleRig().start();
+  c.console.resume();
+  const ended = new Promise((done) => c.console.on('close', done));
+  c[Symbol.dispose]();
+  await ended;
+  t.equal(c.console.destroyed, true);
+});
