@@ -1,0 +1,162 @@
+/** The owner of a device in a virtio-pci rig, with a datapath that a test holds back and fails. */
+import type { Activation, Datapath, DatapathEvents } from '../../src/datapath/datapath.ts';
+import { type DeviceMessage, DeviceOwner } from '../../src/machine/device-owner.ts';
+import { Ram } from '../../src/memory/ram.ts';
+import { MiB } from '../../src/memory/ram-layout.ts';
+import type { DeviceHost, VirtioDevice } from '../../src/virtio/device.ts';
+import type { VringState } from '../../src/virtio/queue/virtqueue.ts';
+import { VirtioPciRig } from './virtio-pci-rig.ts';
+
+/** A datapath that records, and stops when it is told to. */
+export class FakeDatapath implements Datapath {
+  readonly said: string[] = [];
+  readonly posted: unknown[] = [];
+  last: Activation | undefined;
+  failStart: Error | undefined;
+  failStop: Error | undefined;
+  /** Set to hold `stop` back until it is called. */
+  release: (() => void) | undefined;
+  holdStop = false;
+  readonly events: DatapathEvents;
+  #stopping: () => void = () => {};
+  /** Resolves when `stop` was called while it is held back. */
+  readonly stopping = new Promise<void>((resolve) => {
+    this.#stopping = resolve;
+  });
+
+  constructor(events: DatapathEvents) {
+    this.events = events;
+  }
+  async start(activation: Activation): Promise<void> {
+    this.last = activation;
+    const queues = activation.queues.map(
+      ({ index, state }) => `${index}${state === undefined ? '' : `@${state.nextAvail}`}`,
+    );
+    this.said.push(`start ${queues.join(' ')}`);
+    if (this.failStart !== undefined) throw this.failStart;
+  }
+  async stop(): Promise<ReadonlyMap<number, VringState>> {
+    this.said.push('stop');
+    if (this.failStop !== undefined) throw this.failStop;
+    if (this.holdStop) {
+      this.#stopping();
+      await new Promise<void>((resolve) => {
+        this.release = resolve;
+      });
+    }
+    const queues = this.last?.queues ?? [];
+    return new Map(
+      queues.map(({ index }) => [index, { nextAvail: 10 + index, nextUsed: 10 + index }]),
+    );
+  }
+  post(message: unknown): void {
+    this.posted.push(message);
+  }
+  async close(): Promise<void> {
+    this.said.push('close');
+  }
+  take(): string[] {
+    return this.said.splice(0);
+  }
+}
+
+/** A device in a rig's slot 1, with its owner. */
+export class OwnerRig implements AsyncDisposable {
+  readonly rig = new VirtioPciRig();
+  readonly ram = new Ram(MiB);
+  readonly calls: string[] = [];
+  readonly logs: string[] = [];
+  readonly device: VirtioDevice;
+  readonly owner: DeviceOwner;
+  readonly datapath: FakeDatapath;
+  host: DeviceHost | undefined;
+  #unplugged = false;
+
+  constructor() {
+    let datapath: FakeDatapath | undefined;
+    this.device = {
+      name: 'test0',
+      deviceId: 42,
+      pciClass: 0,
+      features: 0n,
+      queues: [],
+      config: Uint8Array.from(this.rig.shape.config),
+      placement: { thread: 'main' },
+      attach: (host) => {
+        this.host = host;
+      },
+      configWritten: (offset, length, value) => {
+        this.calls.push(`config ${offset}+${length}=${value}`);
+      },
+      message: (message) => {
+        this.calls.push(`message ${message}`);
+      },
+      reset: () => {
+        this.calls.push('reset');
+      },
+      close: () => {
+        this.calls.push('close');
+      },
+    };
+    this.owner = new DeviceOwner(
+      this.device,
+      (text) => this.logs.push(text),
+      (_device, events) => {
+        datapath = new FakeDatapath(events);
+        return datapath;
+      },
+    );
+    this.datapath = datapath as unknown as FakeDatapath;
+    this.plug();
+  }
+
+  plug(): void {
+    this.owner.plug(this.rig.state, this.rig.device, this.ram.memory.share);
+  }
+
+  /** Hands the rig's events to the owner, as the board's messages, and waits until all is done. */
+  async settle(): Promise<void> {
+    this.deliver();
+    await this.settled();
+  }
+
+  deliver(events: readonly string[] = this.rig.takeEvents()): void {
+    for (const text of events) this.owner.handle(messageOf(text));
+  }
+
+  async settled(): Promise<void> {
+    // Steps of the owner run one after the other: one that does nothing ends after all others.
+    this.owner.handle({ kind: 'config-written', device: 0, offset: -1, length: 0, value: 0 });
+    while (this.calls.at(-1) !== 'config -1+0=0') await new Promise((done) => setImmediate(done));
+    this.calls.pop();
+  }
+
+  get status(): number {
+    return this.rig.common('device_status');
+  }
+
+  async unplug(): Promise<void> {
+    if (this.#unplugged) return;
+    this.#unplugged = true;
+    await this.owner.unplug();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.unplug();
+    await this.owner.close();
+    this.rig[Symbol.dispose]();
+    this.ram[Symbol.dispose]();
+  }
+}
+
+function messageOf(text: string): DeviceMessage {
+  const [, what] = text.split(': ') as [string, string];
+  const [, queue, verb] = /^queue (\d+) (\w+)$/.exec(what) ?? [];
+  const device = 0;
+  if (verb === 'enabled') return { kind: 'queue-enabled', device, queue: Number(queue) };
+  if (verb === 'reset') return { kind: 'queue-reset', device, queue: Number(queue) };
+  if (what === 'driver ok') return { kind: 'driver-ok', device };
+  if (what === 'reset') return { kind: 'reset', device };
+  if (what === 'interrupts changed') return { kind: 'interrupts-changed', device };
+  throw new Error(text);
+}
