@@ -6,6 +6,7 @@
  * Documentation/virt/kvm/x86/cpuid.rst. KVM itself keeps OSXSAVE, leaf 0xd sizes and the APIC bit
  * current at run time.
  */
+import * as os from 'node:os';
 import {
   KVM_CPUID_FEATURES,
   KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
@@ -24,6 +25,8 @@ export interface GuestCpuidOptions {
   readonly tscDeadlineTimer: boolean;
   /** Features to hide, by the names of /proc/cpuinfo. Default none. */
   readonly hide?: readonly string[];
+  /** The CPU's name, at most 47 characters of ASCII. Default: the host's. */
+  readonly brand?: string;
   /** Let the guest run KVM itself. Default false. */
   readonly nestedVirtualization?: boolean;
 }
@@ -40,8 +43,14 @@ const SHARED_CACHE_LEVEL = 3;
 const UNSERVED_KVM_FEATURES = 0x3_8000;
 
 const AMD_VENDORS = ['AuthenticAMD', 'HygonGenuine'];
-/** Leaves of the host's own topology or of its performance counters. */
-const DROPPED_LEAVES: readonly number[] = [0xb, 0x1f, 0x8000_0026];
+/** Leaves 0x8000_0002 to 0x8000_0004: the name in 48 bytes with a final 0. KVM leaves them empty. */
+const BRAND_LEAVES: readonly number[] = [0x8000_0002, 0x8000_0003, 0x8000_0004];
+const BRAND_BYTES = 48;
+/** Leaves that are made anew, or tell the host's own topology. */
+const DROPPED_LEAVES: readonly number[] = [0xb, 0x1f, 0x8000_0026, ...BRAND_LEAVES];
+/** What AMD's nested virtualization can do. */
+const SVM_LEAF = 0x8000_000a;
+/** Performance counters. */
 const EMPTIED_LEAVES: readonly number[] = [0xa];
 
 /** The vendor string of leaf 0. */
@@ -90,18 +99,24 @@ export function guestCpuid(
     .map((entry) => ({ ...entry }));
   for (const entry of entries) fixLeaf(entry, options, amd);
   if ((supported[0]?.eax ?? 0) >= 0xb) entries.push(...topologyLeaves(options));
+  entries.push(...brandLeaves(options.brand ?? os.cpus()[0]?.model ?? ''));
   if (options.nestedVirtualization !== true) {
     hideFeature(entries, 'vmx');
     hideFeature(entries, 'svm');
+    for (const entry of entries.filter((e) => e.function === SVM_LEAF)) clear(entry);
   }
   for (const name of options.hide ?? []) hideFeature(entries, name);
   return entries;
 }
 
+function clear(entry: CpuidEntry): void {
+  entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
+}
+
 function fixLeaf(entry: CpuidEntry, options: GuestCpuidOptions, amd: boolean): void {
   const { vcpu, cpus } = options;
   if (EMPTIED_LEAVES.includes(entry.function)) {
-    entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
+    clear(entry);
     return;
   }
   switch (entry.function) {
@@ -162,6 +177,20 @@ function fixCacheSharing(entry: CpuidEntry, cpus: number): void {
   const level = (entry.eax >>> 5) & 7;
   const sharing = level >= SHARED_CACHE_LEVEL ? cpus : 1;
   entry.eax = merge(entry.eax, 0x03ff_c000, (sharing - 1) << 14);
+}
+
+function brandLeaves(brand: string): CpuidEntry[] {
+  const text = Buffer.alloc(BRAND_BYTES);
+  text.write(brand, 0, BRAND_BYTES - 1, 'latin1');
+  return BRAND_LEAVES.map((leaf, i) => ({
+    function: leaf,
+    index: 0,
+    flags: 0,
+    eax: text.readUInt32LE(i * 16),
+    ebx: text.readUInt32LE(i * 16 + 4),
+    ecx: text.readUInt32LE(i * 16 + 8),
+    edx: text.readUInt32LE(i * 16 + 12),
+  }));
 }
 
 function topologyLeaves({ vcpu, cpus }: GuestCpuidOptions): CpuidEntry[] {

@@ -1,6 +1,7 @@
 /** Brings a new vCPU to where firmware hands over to the kernel. */
 import { kvm_lapic_state } from '../abi/kvm.ts';
 import { KVM_SET_LAPIC } from '../abi/kvm-ioctl.ts';
+import { hasFeature } from './cpuid.ts';
 import type { CpuidEntry } from './cpuid-table.ts';
 import { setBootMsrs } from './msrs.ts';
 import type { Segment } from './registers.ts';
@@ -34,6 +35,9 @@ const APIC_MODE_EXTINT = 7 << 8;
 const APIC_MODE_MASK = 7 << 8;
 const APIC_LVT_MASKED = 1 << 16;
 
+/** Intel SDM volume 1 §13.3. */
+const XCR0_X87_SSE_AVX = 7;
+
 /** Bit 1 of RFLAGS is always set. */
 const RFLAGS_RESERVED = 2n;
 
@@ -44,11 +48,24 @@ const RFLAGS_RESERVED = 2n;
  */
 export function initializeVcpu(vcpu: Vcpu, cpuid: readonly CpuidEntry[]): void {
   vcpu.setCpuid(cpuid);
+  enableVectorState(vcpu, cpuid);
   setBootMsrs(vcpu);
   const lapic = vcpu.getLapic();
   setDeliveryMode(lapic.view, APIC_LVT0, APIC_MODE_EXTINT);
   setDeliveryMode(lapic.view, APIC_LVT1, APIC_MODE_NMI);
   vcpu.ioctl('KVM_SET_LAPIC', KVM_SET_LAPIC, lapic);
+}
+
+/**
+ * Linux sets XCR0 itself, and then wants leaf 0xd to tell the size of what it set; KVM knows it from
+ * the intercepted XSETBV. Limit: QEMU's emulation of SVM, which the lab stands on, does not intercept
+ * it, and Linux there would find the sizes at odds and turn XSAVE off. So KVM is told beforehand.
+ */
+function enableVectorState(vcpu: Vcpu, cpuid: readonly CpuidEntry[]): void {
+  const supported = cpuid.find((entry) => entry.function === 0xd && entry.index === 0)?.eax ?? 0;
+  const wanted = supported & XCR0_X87_SSE_AVX;
+  // What KVM refuses, the guest is left to do: this only spares it the trouble above.
+  if (hasFeature(cpuid, 'xsave') && wanted !== 0) vcpu.setXcr0(wanted);
 }
 
 function setDeliveryMode(registers: DataView, offset: number, mode: number): void {

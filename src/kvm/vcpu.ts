@@ -12,8 +12,11 @@ import {
   kvm_run,
   kvm_sregs,
   kvm_translation,
+  kvm_xcr,
+  kvm_xcrs,
 } from '../abi/kvm.ts';
 import * as request from '../abi/kvm-ioctl.ts';
+import { writeField } from '../abi/struct-view.ts';
 import { type NativeMemory, viewOf } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import { type CpuidEntry, CpuidTable } from './cpuid-table.ts';
@@ -166,6 +169,14 @@ export class Vcpu {
     fpu.set('fcw', 0x37f);
     fpu.set('mxcsr', 0x1f80);
     this.ioctl('KVM_SET_FPU', request.KVM_SET_FPU, fpu);
+  }
+
+  /** Sets XCR0, the extended control register. KVM API 4.45. Returns 0 or a negative errno. */
+  setXcr0(value: number): number {
+    const table = new StructMemory(kvm_xcrs);
+    table.set('nr_xcrs', 1);
+    writeField(table.view, kvm_xcr.value, value, kvm_xcrs.xcrs.offset);
+    return sys.ioctl(this.#fd, request.KVM_SET_XCRS, table.address);
   }
 
   getLapic(): StructMemory<typeof kvm_lapic_state> {

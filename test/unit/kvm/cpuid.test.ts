@@ -1,3 +1,4 @@
+import { cpus } from 'node:os';
 import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
 import { cpuVendor, guestCpuid, hasFeature } from '../../../src/kvm/cpuid.ts';
@@ -112,12 +113,40 @@ t.test('leaf 0xa is empty; KVM features without a server are off', (t) => {
   t.end();
 });
 
+t.test('leaves 0x80000002 to 4: the brand string', (t) => {
+  const host = [AMD, leaf(0x8000_0002), leaf(0x8000_0003), leaf(0x8000_0004)];
+  const brandOf = (brand?: string): string => {
+    const entries = guestCpuid(host, brand === undefined ? base : { ...base, brand });
+    const words = [0x8000_0002, 0x8000_0003, 0x8000_0004].flatMap((number) => {
+      const { eax, ebx, ecx, edx } = find(entries, number);
+      return [eax, ebx, ecx, edx];
+    });
+    return Buffer.from(Uint32Array.from(words).buffer).toString('latin1');
+  };
+  t.equal(brandOf('Some CPU'), 'Some CPU'.padEnd(48, '\0'));
+  t.equal(brandOf('x'.repeat(60)), `${'x'.repeat(47)}\0`);
+  t.equal(brandOf(), cpus()[0]?.model.slice(0, 47).padEnd(48, '\0'));
+  t.equal(
+    guestCpuid(host, base).filter((entry) => entry.function === 0x8000_0002).length,
+    1,
+    'each once',
+  );
+  t.end();
+});
+
 t.test('virtualization is hidden unless asked for', (t) => {
-  const host = [AMD, leaf(1, { ecx: 1 << 5 }), leaf(0x8000_0001, { ecx: 1 << 2 })];
+  const host = [
+    AMD,
+    leaf(1, { ecx: 1 << 5 }),
+    leaf(0x8000_0001, { ecx: 1 << 2 }),
+    leaf(0x8000_000a, { edx: 1 }),
+  ];
   t.notOk(hasFeature(guestCpuid(host, base), 'svm'));
   t.notOk(hasFeature(guestCpuid(host, base), 'vmx'));
+  t.notOk(hasFeature(guestCpuid(host, base), 'npt'));
   const nested = guestCpuid(host, { ...base, nestedVirtualization: true });
   t.ok(hasFeature(nested, 'svm'));
+  t.ok(hasFeature(nested, 'npt'));
   t.ok(hasFeature(nested, 'vmx'));
   t.end();
 });
