@@ -7,13 +7,15 @@ export type PowerEvent = 'power-off' | 'reboot' | 'panic';
 
 const SLP_EN = 0x20;
 const SLP_TYP_SHIFT = 2;
+const SLP_TYP_MASK = 0x1c;
 
 /** ACPI sleep control and status, and the FADT's reset register (ACPI 6.5 §4.8.3.6, §4.8.3.7). */
 export function createPowerRegisters(happened: (event: PowerEvent) => void): RegisterRegion {
   return {
     read: () => 0,
     write: (offset, _size, value) => {
-      if (offset === 0 && value === (SLP_EN | (SLEEP_TYPE_S5 << SLP_TYP_SHIFT))) {
+      const sleep = value & (SLP_EN | SLP_TYP_MASK);
+      if (offset === 0 && sleep === (SLP_EN | (SLEEP_TYPE_S5 << SLP_TYP_SHIFT))) {
         happened('power-off');
       }
       if (offset === 2 && value === RESET_VALUE) happened('reboot');
@@ -37,12 +39,15 @@ export function createKeyboardController(happened: (event: PowerEvent) => void):
 const PVPANIC_PANICKED = 1;
 const PVPANIC_CRASHLOADED = 2;
 
-/** pvpanic: one port by which Linux tells of a kernel panic. */
+/**
+ * pvpanic: one port by which Linux tells of a kernel panic. One that a crash kernel was loaded for
+ * is not the end: that kernel runs next.
+ */
 export function createPvpanic(happened: (event: PowerEvent) => void): RegisterRegion {
   return {
     read: () => PVPANIC_PANICKED | PVPANIC_CRASHLOADED,
     write: (_offset, _size, value) => {
-      if ((value & (PVPANIC_PANICKED | PVPANIC_CRASHLOADED)) !== 0) happened('panic');
+      if ((value & PVPANIC_PANICKED) !== 0) happened('panic');
     },
   };
 }

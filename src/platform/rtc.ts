@@ -15,6 +15,9 @@ const REGISTER_D = 0x0d;
 const CENTURY = 0x32;
 
 const DIVIDER_32768_HZ = 0x26;
+const UPDATE_IN_PROGRESS = 0x80;
+/** An update shows this much before the second turns; the chip's 244 us, in what Date can tell. */
+const UPDATE_MS = 1;
 const MODE_24H = 0x02;
 const VALID_RAM_AND_TIME = 0x80;
 
@@ -58,7 +61,9 @@ export class Rtc implements RegisterRegion {
       case CENTURY:
         return bcd(Math.floor(now.getUTCFullYear() / 100));
       case REGISTER_A:
-        return DIVIDER_32768_HZ;
+        return now.getUTCMilliseconds() >= 1000 - UPDATE_MS
+          ? DIVIDER_32768_HZ | UPDATE_IN_PROGRESS
+          : DIVIDER_32768_HZ;
       case REGISTER_B:
         return MODE_24H;
       case REGISTER_D:

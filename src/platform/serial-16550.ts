@@ -49,6 +49,8 @@ const W_LINE = 12;
 const WORDS = 16;
 
 const OUT_SIZE = 0x10000;
+/** What a driver may write once it has seen THRE: the chip's FIFO. */
+const FIFO_SIZE = 16;
 const IN_SIZE = 0x1000;
 
 /** The serial port. Register accesses run with the register lock held; the other methods take it. */
@@ -88,9 +90,10 @@ export class Serial16550 implements RegisterRegion {
       const count = (this.#get(W_OUT_HEAD) - tail) >>> 0;
       const taken = Buffer.alloc(count);
       for (let i = 0; i < count; i++) taken[i] = this.#output[(tail + i) & (OUT_SIZE - 1)] ?? 0;
+      const wasReady = this.#transmitterReady();
       this.#words[W_OUT_TAIL] = tail + count;
       this.#words[W_TOLD] = 0;
-      if (count > 0) this.#words[W_THRE_PENDING] = 1;
+      if (!wasReady) this.#words[W_THRE_PENDING] = 1;
       this.#updateLine();
       return taken;
     });
@@ -124,7 +127,9 @@ export class Serial16550 implements RegisterRegion {
       case MCR:
         return this.#get(W_MCR);
       case LSR:
-        return (this.#inputCount() > 0 ? LSR_DR : 0) | (this.#outputFull() ? 0 : LSR_THRE_TEMT);
+        return (
+          (this.#inputCount() > 0 ? LSR_DR : 0) | (this.#transmitterReady() ? LSR_THRE_TEMT : 0)
+        );
       case MSR:
         return this.#modemStatus();
       case SCR:
@@ -168,7 +173,7 @@ export class Serial16550 implements RegisterRegion {
         this.#input[head & (IN_SIZE - 1)] = value;
         this.#words[W_IN_HEAD] = head + 1;
       }
-    } else if (!this.#outputFull()) {
+    } else if (this.#outputCount() < OUT_SIZE) {
       const head = this.#get(W_OUT_HEAD);
       this.#output[head & (OUT_SIZE - 1)] = value;
       this.#words[W_OUT_HEAD] = head + 1;
@@ -180,7 +185,7 @@ export class Serial16550 implements RegisterRegion {
     // The line falls and rises again, so that an edge-triggered input sees the next interrupt.
     this.#words[W_THRE_PENDING] = 0;
     this.#updateLine();
-    this.#words[W_THRE_PENDING] = this.#outputFull() ? 0 : 1;
+    this.#words[W_THRE_PENDING] = this.#transmitterReady() ? 1 : 0;
     this.#updateLine();
   }
 
@@ -196,7 +201,7 @@ export class Serial16550 implements RegisterRegion {
   #enable(value: number): void {
     const risen = value & ~this.#get(W_IER);
     this.#words[W_IER] = value;
-    if ((risen & IER_THRI) !== 0 && !this.#outputFull()) this.#words[W_THRE_PENDING] = 1;
+    if ((risen & IER_THRI) !== 0 && this.#transmitterReady()) this.#words[W_THRE_PENDING] = 1;
     this.#updateLine();
   }
 
@@ -239,8 +244,13 @@ export class Serial16550 implements RegisterRegion {
     return (this.#get(W_IN_HEAD) - this.#get(W_IN_TAIL)) >>> 0;
   }
 
-  #outputFull(): boolean {
-    return (this.#get(W_OUT_HEAD) - this.#get(W_OUT_TAIL)) >>> 0 >= OUT_SIZE;
+  #outputCount(): number {
+    return (this.#get(W_OUT_HEAD) - this.#get(W_OUT_TAIL)) >>> 0;
+  }
+
+  /** Drivers fill the whole FIFO when it says that it is empty, without looking in between. */
+  #transmitterReady(): boolean {
+    return this.#outputCount() <= OUT_SIZE - FIFO_SIZE;
   }
 
   #get(word: number): number {
