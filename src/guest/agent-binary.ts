@@ -8,11 +8,14 @@ import { run } from './run.ts';
 /** The folder guests/ of the package. This module runs from dist/src/guest. */
 export const guestsFolder = fileURLToPath(new URL('../../../guests/', import.meta.url));
 
+/** The agent's sources. */
+export const agentFolder = join(guestsFolder, 'agent');
+
 const FLAGS = ['-static', '-O2', '-Wall', '-Wextra', '-Werror', '-s', '-Wl,--build-id=none'];
 
 /** @returns path of the executable. @throws UsageError without a C compiler and static libc */
 export async function agentBinary(): Promise<string> {
-  const folder = join(guestsFolder, 'agent');
+  const folder = agentFolder;
   const names = readdirSync(folder).sort();
   const sources = names.map((name) => readFileSync(join(folder, name)));
   const target = join(cacheFolder(), 'agent', contentHash([...FLAGS, ...sources]).slice(0, 16));

@@ -5,14 +5,19 @@ import {
   linkSync,
   readdirSync,
   readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
+import { guestsFolder } from './agent-binary.ts';
 import { cacheFolder, contentHash, publishFolder } from './cache.ts';
 import { buildInitramfs } from './image.ts';
+import { type Fingerprint, Inputs, isUnchanged } from './inputs.ts';
 import { type KernelSeries, type Progress, prepareKernel } from './kernel.ts';
-import { type GuestName, type Recipe, recipes } from './recipe.ts';
+import { type GuestName, recipes } from './recipe.ts';
 
 /** A guest that can be booted. */
 export interface Guest {
@@ -42,45 +47,88 @@ export async function buildGuest(
     throw new UsageError('E_GUEST', `there is no guest ${name}; the guests are ${known}`);
   }
   const kernel = await prepareKernel(options.kernel ?? '6.12', progress);
+  const fresh = readFresh(name, kernel.version);
+  if (fresh !== undefined) return fresh;
   progress(`${name}: initramfs`, 0.8);
-  const recipe: Recipe = recipes[name];
-  const initramfs = await buildInitramfs(recipe, kernel);
+  const inputs = new Inputs();
+  const initramfs = await buildInitramfs(recipes[name], kernel, inputs);
   const hash = contentHash([initramfs]);
-  const folder = join(guestFolder(), `${name}-${kernel.version}`);
-  const found = readGuest(folder);
-  if (found?.hash !== hash) {
-    const replace = true;
-    await publishFolder(
-      folder,
-      (into) => {
-        hardLink(kernel.image, join(into, 'vmlinuz'));
-        writeFileSync(join(into, 'initrd'), initramfs);
-        const manifest = {
-          name,
-          kernelVersion: kernel.version,
-          initrdSize: initramfs.length,
-          hash,
-        };
-        writeFileSync(join(into, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`);
-      },
-      replace,
-    );
-  }
+  // Named by content: another checkout's image of the same name does not take its place.
+  const folder = join(guestFolder(), `${name}-${kernel.version}-${hash.slice(0, 8)}`);
+  await publishFolder(folder, (into) => {
+    hardLink(kernel.image, join(into, 'vmlinuz'));
+    writeFileSync(join(into, 'initrd'), initramfs);
+    const manifest = {
+      name,
+      kernelVersion: kernel.version,
+      initrdSize: initramfs.length,
+      hash,
+    };
+    writeFileSync(join(into, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`);
+  });
+  const stamp: Stamp = { folder, inputs: inputs.fingerprint() };
+  writeFileAtomically(stampFile(name, kernel.version), JSON.stringify(stamp));
+  removeOld(`${name}-${kernel.version}-`, folder);
   progress(`${name}: ready`, 1);
   const guest = readGuest(folder);
-  if (guest === undefined)
+  if (guest === undefined) {
     throw new UsageError('E_GUEST', `${folder} was removed while it was built; try again`);
+  }
   return guest;
 }
 
-/** The images in the cache, by name. */
+/** What this checkout's image of a name was made from. */
+interface Stamp {
+  readonly folder: string;
+  readonly inputs: Fingerprint;
+}
+
+function stampFile(name: string, version: string): string {
+  const checkout = contentHash([guestsFolder]).slice(0, 8);
+  return join(guestFolder(), `.${name}-${version}-${checkout}.json`);
+}
+
+/** The image when nothing that it is made from has changed. */
+function readFresh(name: string, version: string): Guest | undefined {
+  try {
+    const stamp = JSON.parse(readFileSync(stampFile(name, version), 'utf8')) as Stamp;
+    return isUnchanged(stamp.inputs) ? readGuest(stamp.folder) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const KEEP_MS = 7 * 24 * 3_600_000;
+
+/** Removes images of the same name that are a week old: they may be another checkout's before. */
+function removeOld(prefix: string, current: string): void {
+  for (const name of readdirSync(guestFolder())) {
+    const folder = join(guestFolder(), name);
+    if (!name.startsWith(prefix) || folder === current) continue;
+    const age = Date.now() - (statSync(folder, { throwIfNoEntry: false })?.mtimeMs ?? Date.now());
+    if (age > KEEP_MS) rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function writeFileAtomically(path: string, text: string): void {
+  const partial = `${path}.${process.pid}.tmp`;
+  writeFileSync(partial, text);
+  renameSync(partial, path);
+}
+
+/** The images in the cache, the newest of each name and kernel. */
 export function listGuests(): Guest[] {
   const folder = guestFolder();
   if (!existsSync(folder)) return [];
-  const guests = readdirSync(folder)
-    .sort()
-    .map((name) => readGuest(join(folder, name)));
-  return guests.filter((guest) => guest !== undefined);
+  const newest = new Map<string, { guest: Guest; made: number }>();
+  for (const name of readdirSync(folder).sort()) {
+    const guest = readGuest(join(folder, name));
+    if (guest === undefined) continue;
+    const made = statSync(guest.initrd).mtimeMs;
+    const key = `${guest.name}-${guest.kernelVersion}`;
+    if (made >= (newest.get(key)?.made ?? 0)) newest.set(key, { guest, made });
+  }
+  return [...newest.values()].map(({ guest }) => guest);
 }
 
 function guestFolder(): string {

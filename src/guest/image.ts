@@ -1,47 +1,61 @@
 /** Makes an initramfs from a recipe: the same inputs give the same bytes. */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { agentBinary, guestsFolder } from './agent-binary.ts';
+import { fileURLToPath } from 'node:url';
+import { agentBinary, agentFolder, guestsFolder } from './agent-binary.ts';
 import { CpioArchive } from './cpio.ts';
 import { busyboxBinary, requirePrograms, sharedLibraries } from './executables.ts';
+import type { Inputs } from './inputs.ts';
 import { type Kernel, moduleGraph } from './kernel.ts';
 import type { Recipe } from './recipe.ts';
 import { run } from './run.ts';
 
 const emptyFolders = ['dev', 'proc', 'sys', 'tmp', 'run', 'mnt', 'root', 'var/log', 'etc'];
 
-/** The initramfs as an uncompressed cpio archive, which a guest unpacks fastest. */
-export async function buildInitramfs(recipe: Recipe, kernel: Kernel): Promise<Buffer> {
+/**
+ * The initramfs as an uncompressed cpio archive, which a guest unpacks fastest.
+ * @param inputs learns what it is made from, but for the kernel, which never changes
+ */
+export async function buildInitramfs(
+  recipe: Recipe,
+  kernel: Kernel,
+  inputs: Inputs,
+): Promise<Buffer> {
   const cpio = new CpioArchive();
+  for (const module of ['image', 'recipe', 'cpio', 'executables', 'kernel-modules']) {
+    inputs.see(fileURLToPath(new URL(`./${module}.js`, import.meta.url)));
+  }
+  inputs.see(agentFolder);
+  for (const name of readdirSync(agentFolder)) inputs.see(join(agentFolder, name));
   for (const folder of emptyFolders) cpio.directory(folder);
   // The kernel opens it before init can mount devtmpfs.
   cpio.characterDevice('dev/console', 5, 1);
   cpio.characterDevice('dev/null', 1, 3, 0o666);
-  cpio.file('init', readFileSync(join(guestsFolder, recipe.init)), 0o755);
+  cpio.file('init', inputs.read(join(guestsFolder, recipe.init)), 0o755);
   cpio.file('etc/passwd', 'root:x:0:0:root:/root:/bin/sh\n');
   cpio.file('etc/group', 'root:x:0:\n');
   cpio.file('etc/hosts', '127.0.0.1 localhost\n');
-  cpio.file('sbin/nodevmm-agent', readFileSync(await agentBinary()), 0o755);
-  await addPrograms(cpio, recipe);
-  await addBusybox(cpio);
+  cpio.file('sbin/nodevmm-agent', inputs.read(await agentBinary()), 0o755);
+  await addPrograms(cpio, recipe, inputs);
+  await addBusybox(cpio, inputs);
   addModules(cpio, recipe, kernel);
   return cpio.bytes();
 }
 
-async function addPrograms(cpio: CpioArchive, recipe: Recipe): Promise<void> {
+async function addPrograms(cpio: CpioArchive, recipe: Recipe, inputs: Inputs): Promise<void> {
   const programs = await requirePrograms(recipe.programs);
   for (const [name, path] of programs) {
-    cpio.file(`usr/bin/${name}`, readFileSync(path), 0o755);
+    cpio.file(`bin/${name}`, inputs.read(path), 0o755);
     for (const library of await sharedLibraries(path)) {
-      cpio.file(library.slice(1), readFileSync(library), 0o755);
+      cpio.file(library.slice(1), inputs.read(library), 0o755);
     }
   }
-  for (const path of recipe.files) cpio.file(path.slice(1), readFileSync(path));
+  for (const path of recipe.files) cpio.file(path.slice(1), inputs.read(path));
 }
 
-async function addBusybox(cpio: CpioArchive): Promise<void> {
+async function addBusybox(cpio: CpioArchive, inputs: Inputs): Promise<void> {
   const busybox = await busyboxBinary();
-  cpio.file('bin/busybox', readFileSync(busybox), 0o755);
+  cpio.file('bin/busybox', inputs.read(busybox), 0o755);
   const applets = (await run([busybox, '--list-full'], 'reinstall busybox-static')).toString();
   for (const applet of applets.trim().split('\n')) {
     const taken = ['bin', 'sbin', 'usr/bin', 'usr/sbin'].some((at) =>

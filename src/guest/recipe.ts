@@ -32,6 +32,8 @@ const guestModules = [
 ];
 
 const tools = {
+  // Busybox's shell prefers its own applets to the real tools.
+  sh: 'dash',
   iperf3: 'iperf3',
   fio: 'fio',
   ethtool: 'ethtool',

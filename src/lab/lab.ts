@@ -132,6 +132,13 @@ function atHome<T extends SpawnOptions>(options: T): T {
 }
 
 async function programs(): Promise<{ qemu: string; virtiofsd: string }> {
+  if (process.getuid?.() !== 0) {
+    // Limit: QEMU's virtiofsd serves others' files to root only, also inside a user namespace.
+    throw new UsageError(
+      'E_LAB',
+      'the lab shows all files of the host and needs root for it; use sudo',
+    );
+  }
   const found = await requirePrograms({
     'qemu-system-x86_64': 'qemu-system-x86',
     setpriv: 'util-linux',
@@ -162,7 +169,7 @@ async function awaitSocket(child: ChildProcess, path: string, name: string): Pro
   const errors = lastLines(child);
   while (!existsSync(path)) {
     if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) {
-      throw new PeerError('E_LAB', `${name} ended at once: ${errors().join('; ')}; run as root`);
+      throw new PeerError('E_LAB', `${name} ended at once: ${errors().join('; ')}`);
     }
     await delay(SOCKET_POLL_MS);
   }

@@ -7,6 +7,11 @@ import t from 'tap';
 import { shareAgent } from '../../src/agent/broker.ts';
 import { AgentClient } from '../../src/agent/client.ts';
 import { cacheFolder } from '../../src/guest/cache.ts';
+import { buildGuest } from '../../src/guest/guests.ts';
+import { buildInitramfs } from '../../src/guest/image.ts';
+import { Inputs } from '../../src/guest/inputs.ts';
+import { prepareKernel } from '../../src/guest/kernel.ts';
+import { recipes } from '../../src/guest/recipe.ts';
 import { Lab } from '../../src/lab/lab.ts';
 import { packageFolder } from '../../src/lab/package-folder.ts';
 
@@ -92,6 +97,24 @@ t.test('a broker lets others in at the same time', async (t) => {
   t.same([theirs.stdout.toString(), ours], ['theirs\n', 'ours\n']);
   other.close();
   server.close();
+});
+
+t.test('guests are found in the lab as they were made outside', async (t) => {
+  const guest = await buildGuest('minimal');
+  const module = join(packageFolder, 'dist/src/guest/guests.js');
+  const script = `import(${JSON.stringify(module)}).then(async (m) => {
+    const steps = [];
+    const onProgress = (step) => steps.push(step);
+    console.log(JSON.stringify({ ...(await m.buildGuest('minimal', { onProgress })), steps }));
+  })`;
+  const { stdout } = await lab.exec([process.execPath, '-e', script]);
+  t.same(JSON.parse(stdout.toString()), { ...guest, steps: [] });
+});
+
+t.test('the same recipe gives the same bytes', async (t) => {
+  const kernel = await prepareKernel('6.12');
+  const build = () => buildInitramfs(recipes.minimal, kernel, new Inputs());
+  t.ok((await build()).equals(await build()));
 });
 
 t.test('a lab that cannot boot shows the end of its console', async (t) => {
