@@ -32,7 +32,10 @@ export class HostError extends NodeVmmError {
     text: string,
     remedy: string,
   ) {
-    super(code, `${call} on ${object} failed: ${text} (${code})${remedy === '' ? '' : `; ${remedy}`}`);
+    super(
+      code,
+      `${call} on ${object} failed: ${text} (${code})${remedy === '' ? '' : `; ${remedy}`}`,
+    );
     this.call = call;
     this.object = object;
     this.errno = errno;

@@ -33,16 +33,13 @@ const preadv2Native = bind(
 const pwritev2Native = bind(
   'int64_t pwritev2(int fd, int64_t iovec, int count, int64_t offset, int flags)',
 );
-const fsyncNative = bind('int fsync(int fd)');
 const fdatasyncNative = bind('int fdatasync(int fd)');
 const fallocateNative = bind('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
 const ftruncateNative = bind('int ftruncate(int fd, int64_t length)');
-const lseekNative = bind('int64_t lseek(int fd, int64_t offset, int whence)');
 const mmapNative = bind(
   'int64_t mmap(int64_t address, int64_t length, int protection, int flags, int fd, int64_t offset)',
 );
 const munmapNative = bind('int munmap(int64_t address, int64_t length)');
-const madviseNative = bind('int madvise(int64_t address, int64_t length, int advice)');
 const memfdCreateNative = bind('int memfd_create(const char *name, unsigned int flags)');
 const eventfdNative = bind('int eventfd(unsigned int initial, int flags)');
 const epollCreateNative = bind('int epoll_create1(int flags)');
@@ -50,7 +47,6 @@ const epollCtlNative = bind('int epoll_ctl(int epfd, int op, int fd, int64_t eve
 const epollWaitNative = bind('int epoll_wait(int epfd, int64_t events, int maximum, int timeout)');
 const pollNative = bind('int poll(int64_t fds, uint64_t count, int timeout)');
 const flockNative = bind('int flock(int fd, int operation)');
-const fcntlNative = bind('int fcntl(int fd, int command, int64_t argument)');
 const gettidNative = bind('int gettid()');
 const tgkillNative = bind('int tgkill(int tgid, int tid, int signal)');
 const syscallNative = bind(
@@ -94,14 +90,11 @@ export const pwritev2 = (
   offset: number,
   flags: number,
 ): number => result(pwritev2Native(fd, iovec, count, offset, flags));
-export const fsync = (fd: number): number => result(fsyncNative(fd));
 export const fdatasync = (fd: number): number => result(fdatasyncNative(fd));
 export const fallocate = (fd: number, mode: number, offset: number, length: number): number =>
   result(fallocateNative(fd, mode, offset, length));
 export const ftruncate = (fd: number, length: number): number =>
   result(ftruncateNative(fd, length));
-export const lseek = (fd: number, offset: number, whence: number): number =>
-  result(lseekNative(fd, offset, whence));
 export const mmap = (
   address: number,
   length: number,
@@ -112,8 +105,6 @@ export const mmap = (
 ): number => result(mmapNative(address, length, protection, flags, fd, offset));
 export const munmap = (address: number, length: number): number =>
   result(munmapNative(address, length));
-export const madvise = (address: number, length: number, advice: number): number =>
-  result(madviseNative(address, length, advice));
 export const memfdCreate = (name: string, flags: number): number =>
   result(memfdCreateNative(name, flags));
 export const eventfd = (initial: number, flags: number): number =>
@@ -126,8 +117,6 @@ export const epollWait = (epfd: number, events: number, max: number, timeoutMs: 
 export const poll = (fds: number, count: number, timeoutMs: number): number =>
   result(pollNative(fds, count, timeoutMs));
 export const flock = (fd: number, operation: number): number => result(flockNative(fd, operation));
-export const fcntl = (fd: number, command: number, argument: number): number =>
-  result(fcntlNative(fd, command, argument));
 export const gettid = (): number => gettidNative();
 export const tgkill = (tgid: number, tid: number, signal: number): number =>
   result(tgkillNative(tgid, tid, signal));

@@ -1,7 +1,7 @@
 /** What a transport shows of a device: its own features, and the ring features it was given. */
 import * as ring from '../abi/virtio-ring.ts';
-import { featureSet } from '../virtio/features.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
+import { featureSet } from '../virtio/features.ts';
 import type { DeviceShape } from '../virtio/transport/device-registers.ts';
 import type { RingOptions } from './options.ts';
 

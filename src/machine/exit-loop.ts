@@ -147,7 +147,7 @@ export class ExitLoop {
     const isWrite = run.getUint8(MMIO_IS_WRITE) === 1;
     // Registers are at most 32 bits wide: wider accesses are two, the low half first.
     for (let at = 0; at < length; at += 4) {
-      const size = length - at < 4 ? length - at : 4;
+      const size = Math.min(length - at, 4);
       if (isWrite) this.#board.writeMemory(address + at, size, this.#load(MMIO_DATA + at, size));
       else this.#store(MMIO_DATA + at, size, this.#board.readMemory(address + at, size));
     }

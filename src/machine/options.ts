@@ -61,6 +61,12 @@ export interface MachineOptions {
   readonly initrd?: string;
   /** Kernel command line. Default: console on hvc0, early console on ttyS0. */
   readonly commandLine?: string;
+  /**
+   * How the kernel is entered. Default `auto`: PVH where the kernel has it, else the 64-bit
+   * protocol. `linux64` on a bzImage starts the compressed kernel, which unpacks itself and
+   * chooses its address at random (KASLR).
+   */
+  readonly bootProtocol?: 'auto' | 'pvh' | 'linux64';
   /** Bytes of RAM, a multiple of 1 MiB, at least 32 MiB. Default 512 MiB. */
   readonly memory?: number;
   /** Back guest RAM with huge pages. Default false. */
@@ -87,13 +93,7 @@ export interface MachineOptions {
 
 /** How a run of a machine ended. */
 export interface MachineExit {
-  readonly reason:
-    | 'power-off'
-    | 'reboot'
-    | 'panic'
-    | 'triple-fault'
-    | 'internal-error'
-    | 'stopped';
+  readonly reason: 'power-off' | 'reboot' | 'panic' | 'triple-fault' | 'internal-error' | 'stopped';
   /** One line, or a register dump for internal errors. */
   readonly detail?: string;
 }

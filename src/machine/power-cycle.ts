@@ -34,6 +34,7 @@ export interface CyclePlan {
   readonly kernel: string;
   readonly initrd?: string;
   readonly commandLine: string;
+  readonly bootProtocol: 'auto' | 'pvh' | 'linux64';
   readonly cpus: number;
   readonly hideCpuFeatures: readonly string[];
   readonly notify: 'io' | 'memory';
@@ -59,6 +60,7 @@ export class PowerCycle {
     const cpuid = guestCpuids(plan);
     const { state } = await loadGuest({
       ...plan,
+      protocol: plan.bootProtocol,
       physicalAddressBits: physicalAddressBits(cpuid[0] ?? []),
     });
     const vm = new Vm(plan.kvm);

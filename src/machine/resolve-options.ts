@@ -20,6 +20,7 @@ export interface ResolvedOptions {
   readonly kernel: string;
   readonly initrd?: string;
   readonly commandLine: string;
+  readonly bootProtocol: 'auto' | 'pvh' | 'linux64';
   readonly memory: number;
   readonly hugePages: boolean;
   readonly cpus: number;
@@ -53,6 +54,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     kernel: options.kernel,
     ...(options.initrd === undefined ? {} : { initrd: options.initrd }),
     commandLine: options.commandLine ?? DEFAULT_COMMAND_LINE,
+    bootProtocol: options.bootProtocol ?? 'auto',
     memory,
     hugePages: options.hugePages ?? false,
     cpus,

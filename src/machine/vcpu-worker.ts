@@ -5,7 +5,7 @@ import * as sys from '../host/syscall.ts';
 import { nameThread } from '../host/thread-name.ts';
 import { dumpVcpu, summarizeExit } from '../kvm/dump.ts';
 import { Vcpu, type VcpuShare } from '../kvm/vcpu.ts';
-import { type GuestMemoryShare, GuestMemory } from '../memory/guest-memory.ts';
+import { GuestMemory, type GuestMemoryShare } from '../memory/guest-memory.ts';
 import { Board, type BoardMessage, type BoardPlan } from './board.ts';
 import { ExitLoop, type LoopEnd } from './exit-loop.ts';
 

@@ -14,7 +14,6 @@ export const KVM_IDENTITY_MAP_ADDRESS = 0xfffb_c000;
 
 /** PCI configuration mechanism #1. */
 export const PCI_CONFIG_ADDRESS_PORT = 0xcf8;
-export const PCI_CONFIG_DATA_PORT = 0xcfc;
 
 /** First serial port: 8250 with the interrupt that PCs give it. */
 export const COM1_PORT = 0x3f8;

@@ -48,3 +48,10 @@ t.test('a hidden CPU feature is not seen by the guest', async (t) => {
   t.notMatch(flags, /\bsse4_2\b/);
   t.notMatch(flags, /\bpopcnt\b/);
 });
+
+t.test('a bzImage that unpacks itself runs at a random address', async (t) => {
+  await using vm = await bootGuest({ machine: { bootProtocol: 'linux64' } });
+  const symbols = await vm.exec(['grep', '-m1', ' _stext$', '/proc/kallsyms']);
+  t.match(symbols.stdout.toString(), /^[0-9a-f]{16} T _stext/);
+  t.notMatch(symbols.stdout.toString(), /^ffffffff81000000/);
+});

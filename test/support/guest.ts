@@ -1,6 +1,7 @@
 /** Whole guests as fixtures. */
-import type { MachineOptions } from '../../src/index.ts';
+
 import { buildGuest } from '../../src/guest/guests.ts';
+import type { MachineOptions } from '../../src/index.ts';
 import { VirtualMachine } from '../../src/index.ts';
 
 /** What a test may ask of its guest. */
