@@ -48,8 +48,10 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
       `${devices} devices are too many for one PCI bus; leave out ${devices - DEVICES_MAX}`,
     );
   }
-  const rings = [options.console?.ring, ...disks.map(({ ring }) => ring)];
-  for (const ring of [...rings, ...nets.map((net) => net.ring)]) checkRing(ring);
+  const rngRing = typeof rng === 'boolean' ? undefined : rng.ring;
+  for (const { ring } of [...disks, ...nets, { ring: rngRing }, { ...options.console }]) {
+    checkRing(ring);
+  }
   return Object.freeze({
     kernel: options.kernel,
     ...(options.initrd === undefined ? {} : { initrd: options.initrd }),

@@ -4,6 +4,8 @@ import type { Serial16550 } from '../platform/serial-16550.ts';
 
 /** The guest has not read its input: look again after this long. */
 const RETRY_MS = 10;
+/** While less than this waits to be read, a port that is disconnected gives all its output. */
+const LAST_WORDS = 1024 * 1024;
 
 /** What is written is typed into the guest; what is read the guest printed. */
 export class SerialStream extends Duplex {
@@ -20,17 +22,21 @@ export class SerialStream extends Duplex {
 
   /** Connects to the serial port of a board, or to none. */
   connect(serial: Serial16550 | undefined): void {
-    this.collect();
+    if (this.readableLength < LAST_WORDS) this.#take();
     this.#serial = serial;
   }
 
   /** The guest printed something. */
   collect(): void {
-    if (this.#full || this.#serial === undefined) return;
-    const output = this.#serial.takeOutput();
-    if (output.length === 0) return;
+    if (!this.#full) this.#take();
+  }
+
+  #take(): void {
+    const output = this.#serial?.takeOutput();
+    if (output === undefined || output.length === 0) return;
     this.#observe(output);
-    this.#full = !this.push(output);
+    // Nobody will ever read a stream that was destroyed.
+    this.#full = !this.destroyed && !this.push(output);
   }
 
   override _read(): void {

@@ -1,0 +1,115 @@
+import { totalmem } from 'node:os';
+import t from 'tap';
+import type { MachineOptions, RingOptions } from '../../../src/machine/options.ts';
+import {
+  AGENT_PORT,
+  DEFAULT_COMMAND_LINE,
+  resolveOptions,
+} from '../../../src/machine/resolve-options.ts';
+import { MiB } from '../../../src/memory/ram-layout.ts';
+
+const kernel = '/boot/vmlinuz';
+const wrong = (options: Partial<MachineOptions>) => () => resolveOptions({ kernel, ...options });
+
+t.test('what was left out is filled in', async (t) => {
+  const resolved = resolveOptions({ kernel });
+  t.match(resolved, {
+    kernel,
+    commandLine: DEFAULT_COMMAND_LINE,
+    memory: 512 * MiB,
+    hugePages: false,
+    cpus: 1,
+    hideCpuFeatures: [],
+    disks: [],
+    nets: [],
+    rng: { ring: {} },
+    consoleRing: {},
+    agent: AGENT_PORT,
+    onReboot: 'restart',
+    notify: 'memory',
+  });
+  t.equal('initrd' in resolved, false);
+  t.equal(Object.isFrozen(resolved), true);
+});
+
+t.test('what was given is kept', async (t) => {
+  const ring = { packed: true };
+  const resolved = resolveOptions({
+    kernel,
+    initrd: '/initrd',
+    commandLine: 'quiet',
+    memory: 64 * MiB,
+    hugePages: true,
+    cpus: 4,
+    hideCpuFeatures: ['avx2'],
+    disks: [{ path: '/disk' }],
+    nets: [{ tap: 'tap0' }],
+    rng: { ring },
+    console: { ring },
+    agent: null,
+    onReboot: 'exit',
+    notify: 'io',
+  });
+  t.match(resolved, {
+    initrd: '/initrd',
+    commandLine: 'quiet',
+    memory: 64 * MiB,
+    hugePages: true,
+    cpus: 4,
+    hideCpuFeatures: ['avx2'],
+    disks: [{ path: '/disk' }],
+    nets: [{ tap: 'tap0' }],
+    rng: { ring },
+    consoleRing: ring,
+    onReboot: 'exit',
+    notify: 'io',
+  });
+  t.equal(resolved.agent, undefined);
+  t.equal(resolveOptions({ kernel, rng: false }).rng, undefined);
+});
+
+for (const memory of [1.5 * MiB, 100 * MiB + 1, Number.NaN, Number.POSITIVE_INFINITY]) {
+  t.test(`memory of ${memory} bytes is no whole MiB`, async (t) => {
+    t.throws(wrong({ memory }), { name: 'UsageError', code: 'E_MEMORY', message: /whole MiB/ });
+  });
+}
+
+for (const memory of [0, -64 * MiB, 31 * MiB]) {
+  t.test(`memory of ${memory} bytes is too little`, async (t) => {
+    t.throws(wrong({ memory }), { code: 'E_MEMORY', message: /too little.*at least 32/ });
+  });
+}
+
+t.test('memory that the host does not have is refused', async (t) => {
+  const memory = (Math.ceil(totalmem() / MiB) + 1) * MiB;
+  t.throws(wrong({ memory }), { code: 'E_MEMORY', message: /more than.*this host has/ });
+});
+
+for (const cpus of [0, -1, 1.5, 17, Number.NaN]) {
+  t.test(`${cpus} vCPUs are refused`, async (t) => {
+    t.throws(wrong({ cpus }), { code: 'E_CPUS', message: /1 to 16/ });
+  });
+}
+
+t.test('more devices than the bus has slots are refused, and how many', async (t) => {
+  const disks = (count: number) => Array.from({ length: count }, () => ({ path: '/disk' }));
+  t.throws(wrong({ disks: disks(30) }), { code: 'E_DEVICES', message: /leave out 1$/ });
+  t.doesNotThrow(wrong({ disks: disks(29) }));
+  t.doesNotThrow(wrong({ disks: disks(30), rng: false }));
+});
+
+const places: Readonly<Record<string, (ring: RingOptions) => Partial<MachineOptions>>> = {
+  console: (ring) => ({ console: { ring } }),
+  disk: (ring) => ({ disks: [{ path: '/disk' }, { path: '/disk', ring }] }),
+  net: (ring) => ({ nets: [{ ring }] }),
+  rng: (ring) => ({ rng: { ring } }),
+};
+for (const [name, place] of Object.entries(places)) {
+  t.test(`a queue size of the ${name} that cannot be had is refused`, async (t) => {
+    for (const queueSize of [0, 1, 3, 100, 65536, 2.5]) {
+      t.throws(wrong(place({ queueSize })), { code: 'E_QUEUE_SIZE', message: /power of two/ });
+    }
+    t.doesNotThrow(wrong(place({ queueSize: 2 })));
+    t.doesNotThrow(wrong(place({ queueSize: 32768 })));
+  });
+}
