@@ -28,7 +28,9 @@ async function keep(options: LabOptions): Promise<void> {
     });
   });
   report({ step: KEPT, done: 1 });
-  await lab.agent.closed;
+  // Standard error is the log beside the socket.
+  const { message } = await lab.agent.closed;
+  process.stderr.write(`${new Date().toISOString()} ${message}\n${lab.consoleTail().join('\n')}\n`);
   process.exit(0);
 }
 

@@ -1,9 +1,10 @@
 /** A lab that outlives a command: kept by a process of its own, shared through a socket. */
 import { spawn } from 'node:child_process';
-import { chmodSync, mkdirSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, closeSync, mkdirSync, openSync, rmSync, statSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { shareAgent } from '../agent/broker.ts';
 import { contentHash } from '../guest/cache.ts';
@@ -67,12 +68,16 @@ export async function keepLab(
   progress: Progress,
 ): Promise<void> {
   const keeper = fileURLToPath(new URL('./keeper.js', import.meta.url));
+  // Why a kept lab ended is told by nobody else.
+  const log = openSync(`${keptSocket()}.log`, 'a', 0o600);
   const child = spawn(process.execPath, [keeper, JSON.stringify(options)], {
     detached: true,
-    stdio: ['ignore', 'pipe', 'ignore'],
+    stdio: ['ignore', 'pipe', log],
   });
+  closeSync(log);
+  const reports = child.stdout as Readable;
   let text = '';
-  for await (const chunk of child.stdout) {
+  for await (const chunk of reports) {
     text += String(chunk);
     const lines = text.split('\n');
     text = lines.pop() ?? '';
@@ -81,7 +86,7 @@ export async function keepLab(
       if ('error' in report) throw new PeerError('E_LAB', report.error);
       progress(report.step, report.done);
       if (report.step !== KEPT) continue;
-      child.stdout.destroy();
+      reports.destroy();
       child.unref();
       return;
     }

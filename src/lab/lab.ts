@@ -42,10 +42,12 @@ export class Lab implements AsyncDisposable {
   /** The conversation with its agent. */
   readonly agent: AgentClient;
   readonly #end: () => Promise<void>;
+  readonly #console: () => string[];
 
-  private constructor(agent: AgentClient, end: () => Promise<void>) {
+  private constructor(agent: AgentClient, end: () => Promise<void>, console: () => string[]) {
     this.agent = agent;
     this.#end = end;
+    this.#console = console;
   }
 
   /**
@@ -79,10 +81,11 @@ export class Lab implements AsyncDisposable {
       progress('lab: mounting', 0.9);
       await setUp(agent, shares, guest.kernelVersion);
       progress('lab: ready', 1);
-      return new Lab(agent, async () => {
+      const end = async (): Promise<void> => {
         agent.close();
         children[Symbol.dispose]();
-      });
+      };
+      return new Lab(agent, end, serial);
     } catch (error) {
       children[Symbol.dispose]();
       throw error;
@@ -93,7 +96,8 @@ export class Lab implements AsyncDisposable {
   static async attach(socket: string): Promise<Lab> {
     const agent = new AgentClient(await connected(socket));
     await agent.ready();
-    return new Lab(agent, async () => agent.close());
+    const end = async (): Promise<void> => agent.close();
+    return new Lab(agent, end, () => []);
   }
 
   /** Starts a command. Its directory is by default ours, its environment ours as far as it is not the host's own. */
@@ -107,6 +111,11 @@ export class Lab implements AsyncDisposable {
     options: SpawnOptions & { readonly input?: Uint8Array | string } = {},
   ): Promise<ExecResult> {
     return this.agent.exec(argv, atHome(options));
+  }
+
+  /** The last lines of its console; none of a lab attached to. */
+  consoleTail(): string[] {
+    return this.#console();
   }
 
   /** Ends a lab booted here with everything in it; lets go of one attached to. */
