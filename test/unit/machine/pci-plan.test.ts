@@ -1,0 +1,82 @@
+import t from 'tap';
+import { Board } from '../../../src/machine/board.ts';
+import { type PciEntry, PciPlan } from '../../../src/machine/pci-plan.ts';
+import { PCI_MMIO32_BASE, PCI_MMIO32_LIMIT } from '../../../src/platform/layout.ts';
+import {
+  notifyBarSize,
+  VIRTIO_MSIX_BAR_SIZE,
+  VIRTIO_STRUCTURES_BAR_SIZE,
+} from '../../../src/virtio/transport/pci.ts';
+
+function entry(queues: number): PciEntry {
+  return {
+    pciClass: 0,
+    shape: {
+      name: `with${queues}`,
+      deviceId: 1,
+      features: 0n,
+      featureDependencies: [],
+      queueSizes: new Array<number>(queues).fill(64),
+      config: new Uint8Array(0),
+      configWriteMask: new Uint8Array(0),
+    },
+  };
+}
+const entries = [1, 6, 3, 17, 64].map(entry);
+
+/** Every range of every function: address and size. */
+function ranges(plan: PciPlan, ports: boolean): (readonly [number, number])[] {
+  return plan.functions.flatMap((fn) => {
+    const notify = [fn.notifyAddress, notifyBarSize(fn.kicks.length)] as const;
+    if (ports) return fn.notify === 'io' ? [notify] : [];
+    return [
+      [fn.structuresAddress, VIRTIO_STRUCTURES_BAR_SIZE] as const,
+      [fn.msixAddress, VIRTIO_MSIX_BAR_SIZE] as const,
+      ...(fn.notify === 'memory' ? [notify] : []),
+    ];
+  });
+}
+
+for (const notify of ['memory', 'io'] as const) {
+  t.test(`BARs are aligned, in their window, and apart; doorbells in ${notify}`, async (t) => {
+    using plan = new PciPlan(entries, notify);
+    for (const ports of [false, true]) {
+      const [low, high] = ports ? [0x1000, 0x1_0000] : [PCI_MMIO32_BASE, PCI_MMIO32_LIMIT];
+      const sorted = ranges(plan, ports).sort(([a], [b]) => a - b);
+      let end = low;
+      for (const [address, size] of sorted) {
+        t.equal(address % size, 0);
+        t.ok(address >= end && address + size <= high);
+        end = address + size;
+      }
+    }
+    t.equal(ranges(plan, true).length, notify === 'io' ? entries.length : 0);
+  });
+}
+
+t.test('slots follow the host bridge', async (t) => {
+  using plan = new PciPlan(entries, 'memory');
+  t.same(
+    plan.functions.map(({ slot }) => slot),
+    [1, 2, 3, 4, 5],
+  );
+});
+
+t.test('every queue has a kick, every queue and the configuration a vector', async (t) => {
+  using plan = new PciPlan(entries, 'memory');
+  const fds = new Set<number>();
+  const gsis: number[] = [];
+  for (const { shape, kicks, vectors, intxEventfd } of plan.functions) {
+    t.equal(kicks.length, shape.queueSizes.length);
+    t.equal(vectors.length, shape.queueSizes.length + 1);
+    for (const fd of [...kicks, intxEventfd, ...vectors.map(({ eventfd }) => eventfd)]) {
+      t.notOk(fds.has(fd), 'eventfds are not shared');
+      fds.add(fd);
+    }
+    gsis.push(...vectors.map(({ gsi }) => gsi));
+  }
+  t.same(
+    gsis,
+    gsis.map((_, route) => Board.msiGsi(route)),
+  );
+});

@@ -1,0 +1,68 @@
+import { once } from 'node:events';
+import { Duplex } from 'node:stream';
+import t from 'tap';
+import { PortConnection } from '../../../src/machine/port-connection.ts';
+
+/** A port that keeps what is written to it. */
+class FakeStream extends Duplex {
+  readonly written: string[] = [];
+  override _read(): void {}
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.written.push(chunk.toString());
+    done();
+  }
+}
+
+t.test('bytes pass both ways', async (t) => {
+  const port = new FakeStream();
+  const connection = new PortConnection(port);
+  connection.write('down');
+  t.same(port.written, ['down']);
+  port.push('up');
+  const [bytes] = await once(connection, 'data');
+  t.equal(bytes.toString(), 'up');
+});
+
+t.test('the port outlives the conversation, and serves the next one', async (t) => {
+  const port = new FakeStream();
+  const first = new PortConnection(port);
+  first.destroy();
+  await once(first, 'close');
+  t.equal(port.destroyed, false);
+  t.equal(port.listenerCount('data'), 0);
+  const second = new PortConnection(port);
+  port.push('again');
+  const [bytes] = await once(second, 'data');
+  t.equal(bytes.toString(), 'again');
+});
+
+t.test('a conversation that is not read holds the port back, and loses nothing', async (t) => {
+  const port = new FakeStream();
+  const connection = new PortConnection(port);
+  const piece = Buffer.alloc(16 * 1024, 0x61);
+  for (let i = 0; i < 64; i++) {
+    port.push(piece);
+    await new Promise((done) => setImmediate(done));
+  }
+  t.equal(port.isPaused(), true);
+  t.ok(connection.readableLength < 64 * 1024);
+  let got = 0;
+  connection.on('data', (bytes: Buffer) => {
+    got += bytes.length;
+  });
+  while (got < 64 * piece.length) await new Promise((done) => setImmediate(done));
+  t.equal(got, 64 * piece.length);
+});
+
+t.test('what nobody listens to between two conversations is dropped', async (t) => {
+  const port = new FakeStream();
+  const first = new PortConnection(port);
+  first.destroy();
+  await once(first, 'close');
+  port.push('noise');
+  await new Promise((done) => setImmediate(done));
+  const second = new PortConnection(port);
+  port.push('hello');
+  const [bytes] = await once(second, 'data');
+  t.equal(bytes.toString(), 'hello');
+});
