@@ -20,7 +20,8 @@ export class ProgressLine implements Disposable {
    * @param fraction how much of the whole is done, 0 to 1
    */
   update(step: string, fraction: number): void {
-    if (Date.now() - this.#started < FIRST_AFTER_MS) return;
+    // What is ready needs no line of its own.
+    if (fraction >= 1 || Date.now() - this.#started < FIRST_AFTER_MS) return;
     const done = Math.round(Math.min(Math.max(fraction, 0), 1) * BAR_WIDTH);
     if (this.#stream.isTTY) {
       const bar = BAR.slice(BAR_WIDTH - done, 2 * BAR_WIDTH - done);
