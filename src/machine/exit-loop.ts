@@ -145,9 +145,12 @@ export class ExitLoop {
     const address = high * 2 ** 32 + run.getUint32(MMIO_ADDRESS, true);
     const length = run.getUint32(MMIO_LENGTH, true);
     const isWrite = run.getUint8(MMIO_IS_WRITE) === 1;
-    // Registers are at most 32 bits wide: wider accesses are two, the low half first.
-    for (let at = 0; at < length; at += 4) {
-      const size = Math.min(length - at, 4);
+    // Registers are 1, 2 or 4 bytes wide. A wider access is several, the low half first; any
+    // length comes of one that crossed a page.
+    let size = 4;
+    for (let at = 0; at < length; at += size) {
+      const left = length - at;
+      size = left >= 4 ? 4 : left >= 2 ? 2 : 1;
       if (isWrite) this.#board.writeMemory(address + at, size, this.#load(MMIO_DATA + at, size));
       else this.#store(MMIO_DATA + at, size, this.#board.readMemory(address + at, size));
     }

@@ -93,7 +93,7 @@ function io(isOut: boolean, port: number, size: number, data: readonly number[])
     run.setUint16(kvm_run_io.port.offset, port, true);
     run.setUint32(kvm_run_io.count.offset, data.length / size, true);
     run.setUint32(kvm_run_io.data_offset.offset, DATA_OFFSET, true);
-    data.forEach((byte, i) => run.setUint8(DATA_OFFSET + i, byte));
+    new Uint8Array(run.buffer).set(data, DATA_OFFSET);
   });
 }
 
