@@ -13,6 +13,7 @@ import {
 import type { Vcpu } from '../kvm/vcpu.ts';
 import {
   EXIT_COUNTERS,
+  REQUEST_PAUSE,
   REQUEST_RUN,
   REQUEST_STOP,
   type VcpuControl,
@@ -116,7 +117,7 @@ export class ExitLoop {
       const { request } = this.#control;
       if (request === REQUEST_STOP) return true;
       if (request === REQUEST_RUN) return false;
-      if (!told) {
+      if (request === REQUEST_PAUSE && !told) {
         // Registers and memory must be consistent while others look at them.
         this.#vcpu.completeExit();
         this.#paused();

@@ -7,7 +7,7 @@ import { loadGuest } from '../boot/boot.ts';
 import { guestCpuid } from '../kvm/cpuid.ts';
 import { applyEntry, initializeVcpu } from '../kvm/entry.ts';
 import type { Kvm } from '../kvm/kvm.ts';
-import { Vcpu, type VcpuShare } from '../kvm/vcpu.ts';
+import { Vcpu } from '../kvm/vcpu.ts';
 import { Vm } from '../kvm/vm.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
@@ -58,25 +58,19 @@ export class PowerCycle {
    */
   static async start(plan: CyclePlan, ended: (exit: MachineExit) => void): Promise<PowerCycle> {
     const cpuid = guestCpuids(plan);
-    const { state } = await loadGuest({
-      ...plan,
-      protocol: plan.bootProtocol,
-      physicalAddressBits: physicalAddressBits(cpuid[0] ?? []),
-    });
     const vm = new Vm(plan.kvm);
     let pci: PciPlan | undefined;
+    let cycle: PowerCycle | undefined;
     try {
       vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
       vm.setMemory(plan.memory);
       vm.createIrqchip();
       vm.createPit();
-      const shares = cpuid.map((entries, id) => {
-        const share = vm.createVcpu(id);
-        initializeVcpu(new Vcpu(share), entries);
-        return share;
+      const vcpus = cpuid.map((entries, id) => {
+        const vcpu = new Vcpu(vm.createVcpu(id));
+        initializeVcpu(vcpu, entries);
+        return vcpu;
       });
-      const [first] = shares;
-      if (first !== undefined) applyEntry(new Vcpu(first), state);
       pci = new PciPlan(
         plan.devices.map(({ owner, ring }) => ({
           shape: deviceShape(owner.device, ring),
@@ -84,8 +78,19 @@ export class PowerCycle {
         })),
         plan.notify,
       );
-      return new PowerCycle(plan, vm, shares, pci, ended);
+      cycle = new PowerCycle(plan, vm, vcpus, pci, ended);
+      // The vCPU threads come up while the guest is being loaded.
+      const { state } = await loadGuest({
+        ...plan,
+        protocol: plan.bootProtocol,
+        physicalAddressBits: physicalAddressBits(cpuid[0] ?? []),
+      });
+      const [first] = vcpus;
+      if (first !== undefined) applyEntry(first, state);
+      cycle.#threads.resume();
+      return cycle;
     } catch (error) {
+      await cycle?.close();
       pci?.[Symbol.dispose]();
       vm[Symbol.dispose]();
       throw error;
@@ -95,7 +100,7 @@ export class PowerCycle {
   private constructor(
     plan: CyclePlan,
     vm: Vm,
-    shares: readonly VcpuShare[],
+    vcpus: readonly Vcpu[],
     pci: PciPlan,
     ended: (exit: MachineExit) => void,
   ) {
@@ -106,7 +111,7 @@ export class PowerCycle {
     const boardPlan: BoardPlan = {
       buffer: SharedState.allocate(Board.stateSize(pci.functions.length)),
       vmFd: vm.fd,
-      cpus: shares.length,
+      cpus: vcpus.length,
       devices: pci.functions,
     };
     this.#board = new Board(boardPlan, (message) => this.#message(message));
@@ -117,7 +122,7 @@ export class PowerCycle {
       if (device !== undefined) owner.plug(state, device, plan.memory.share);
     });
     plan.serial.connect(this.#board.serial);
-    this.#threads = new VcpuThreads(boardPlan, this.#board, shares, plan.memory.share, {
+    this.#threads = new VcpuThreads(boardPlan, this.#board, vcpus, plan.memory.share, {
       message: (message) => this.#message(message),
       crashed: (error) =>
         ended({ reason: 'internal-error', detail: `a vCPU thread crashed: ${error.message}` }),

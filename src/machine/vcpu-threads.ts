@@ -2,9 +2,9 @@
 import { Worker } from 'node:worker_threads';
 import { onProcessExit } from '../host/exit-wake.ts';
 import { installKickSignal, kickThread } from '../host/thread-signal.ts';
-import { Vcpu, type VcpuShare } from '../kvm/vcpu.ts';
+import type { Vcpu } from '../kvm/vcpu.ts';
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
-import { REQUEST_PAUSE, REQUEST_RUN, REQUEST_STOP } from '../state/vcpu-control.ts';
+import { REQUEST_HOLD, REQUEST_PAUSE, REQUEST_RUN, REQUEST_STOP } from '../state/vcpu-control.ts';
 import type { Board, BoardPlan } from './board.ts';
 import type { VcpuMessage, VcpuWorkerData } from './vcpu-worker.ts';
 
@@ -15,7 +15,7 @@ export interface VcpuThreadEvents {
   crashed(error: Error): void;
 }
 
-/** The threads of one VM, from start to stop. */
+/** The threads of one VM. They hold before the guest's first instruction until `resume`. */
 export class VcpuThreads {
   readonly #board: Board;
   readonly #vcpus: readonly Vcpu[];
@@ -28,20 +28,21 @@ export class VcpuThreads {
   constructor(
     plan: BoardPlan,
     board: Board,
-    shares: readonly VcpuShare[],
+    vcpus: readonly Vcpu[],
     memory: GuestMemoryShare,
     events: VcpuThreadEvents,
   ) {
     installKickSignal();
     this.#board = board;
-    this.#vcpus = shares.map((share) => new Vcpu(share));
-    this.#alive = shares.length;
+    this.#vcpus = vcpus;
+    this.#alive = vcpus.length;
+    board.control.request = REQUEST_HOLD;
     this.#forget = onProcessExit(() => this.#request(REQUEST_STOP));
     this.#ended = Promise.all(
-      shares.map((vcpu) => {
-        const data: VcpuWorkerData = { plan, vcpu, memory };
+      vcpus.map(({ share }) => {
+        const data: VcpuWorkerData = { plan, vcpu: share, memory };
         const worker = new Worker(new URL('./vcpu-worker.js', import.meta.url), {
-          name: `vcpu${vcpu.id}`,
+          name: `vcpu${share.id}`,
           workerData: data,
           execArgv: [],
         });
@@ -53,7 +54,7 @@ export class VcpuThreads {
         return new Promise<void>((resolve) => {
           worker.on('exit', () => {
             this.#alive -= 1;
-            this.#paused(vcpu.id);
+            this.#paused(share.id);
             resolve();
           });
         });

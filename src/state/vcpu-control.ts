@@ -8,6 +8,8 @@ import type { SharedState } from './shared-state.ts';
 export const REQUEST_RUN = 0;
 export const REQUEST_PAUSE = 1;
 export const REQUEST_STOP = 2;
+/** The guest is being loaded: do not touch the vCPU yet. */
+export const REQUEST_HOLD = 3;
 
 /** Exit reasons that are counted; higher ones share the last counter. */
 export const EXIT_COUNTERS = 64;
