@@ -16,7 +16,7 @@ import {
   REQUEST_PAUSE,
   REQUEST_RUN,
   REQUEST_STOP,
-  type VcpuControl,
+  VcpuControl,
 } from '../state/vcpu-control.ts';
 import type { Board } from './board.ts';
 
@@ -112,18 +112,19 @@ export class ExitLoop {
 
   /** Comes to rest while a pause is asked for. Returns true for a stop. */
   #rest(): boolean {
-    let told = false;
+    let told = 0;
     for (;;) {
-      const { request } = this.#control;
+      const { ticket } = this.#control;
+      const request = VcpuControl.requestOf(ticket);
       if (request === REQUEST_STOP) return true;
       if (request === REQUEST_RUN) return false;
-      if (request === REQUEST_PAUSE && !told) {
+      if (request === REQUEST_PAUSE && told !== ticket) {
         // Registers and memory must be consistent while others look at them.
         this.#vcpu.completeExit();
         this.#paused();
-        told = true;
+        told = ticket;
       }
-      this.#control.waitWhile(request);
+      this.#control.waitWhile(ticket);
     }
   }
 

@@ -21,9 +21,9 @@ export class VcpuThreads {
   readonly #vcpus: readonly Vcpu[];
   readonly #ended: Promise<unknown>;
   readonly #forget: () => void;
+  readonly #alive: Set<number>;
   readonly #resting = new Set<number>();
   #atRest: (() => void) | undefined;
-  #alive: number;
 
   constructor(
     plan: BoardPlan,
@@ -35,7 +35,7 @@ export class VcpuThreads {
     installKickSignal();
     this.#board = board;
     this.#vcpus = vcpus;
-    this.#alive = vcpus.length;
+    this.#alive = new Set(vcpus.map(({ share }) => share.id));
     board.control.request = REQUEST_HOLD;
     this.#forget = onProcessExit(() => this.#request(REQUEST_STOP));
     this.#ended = Promise.all(
@@ -53,8 +53,8 @@ export class VcpuThreads {
         worker.on('error', (error) => events.crashed(error));
         return new Promise<void>((resolve) => {
           worker.on('exit', () => {
-            this.#alive -= 1;
-            this.#paused(share.id);
+            this.#alive.delete(share.id);
+            this.#checkRest();
             resolve();
           });
         });
@@ -62,14 +62,15 @@ export class VcpuThreads {
     );
   }
 
-  /** Resolves when every vCPU has come to rest. */
+  /** Resolves when every vCPU that has not ended has come to rest. */
   async pause(): Promise<void> {
     this.#resting.clear();
     const rest = new Promise<void>((resolve) => {
       this.#atRest = resolve;
     });
     this.#request(REQUEST_PAUSE);
-    if (this.#alive > 0) await rest;
+    this.#checkRest();
+    await rest;
   }
 
   resume(): void {
@@ -108,7 +109,11 @@ export class VcpuThreads {
 
   #paused(vcpu: number): void {
     this.#resting.add(vcpu);
-    if (this.#resting.size < this.#vcpus.length) return;
+    this.#checkRest();
+  }
+
+  #checkRest(): void {
+    for (const vcpu of this.#alive) if (!this.#resting.has(vcpu)) return;
     this.#atRest?.();
     this.#atRest = undefined;
   }

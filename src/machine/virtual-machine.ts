@@ -33,7 +33,7 @@ export interface ExecOptions extends SpawnOptions {
   readonly stdin?: string | Uint8Array;
 }
 
-type State = 'created' | 'running' | 'paused' | 'ended' | 'disposed';
+type State = 'created' | 'starting' | 'running' | 'paused' | 'ended' | 'disposed';
 
 /**
  * A virtual machine. `await using vm = await VirtualMachine.create({...})` releases everything
@@ -121,13 +121,19 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   /** Loads the guest and lets it run. @throws UsageError when it cannot be loaded */
   async start(): Promise<void> {
     this.#expect('start', 'created');
+    this.#state = 'starting';
     // Output that nobody listens to is dropped: it must not stop the guest.
     for (const stream of [this.console, this.serial, ...this.#consoleDevice.ports]) {
       if (stream.readableFlowing === null) stream.resume();
     }
     await this.#enqueue(async () => {
-      await this.#powerOn();
-      this.#state = 'running';
+      try {
+        await this.#powerOn();
+        this.#state = 'running';
+      } catch (error) {
+        this.#state = 'created';
+        throw error;
+      }
     });
   }
 
@@ -171,7 +177,11 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   /** Ends the run as if the power failed. Does nothing when it has ended. */
   async stop(): Promise<void> {
     if (this.#state === 'created') this.#finish({ reason: 'stopped' });
-    await this.#enqueue(() => this.#powerOff({ reason: 'stopped' }));
+    await this.#enqueue(async () => {
+      // A start that failed meanwhile leaves nothing to power off.
+      if (this.#state === 'created') this.#finish({ reason: 'stopped' });
+      else await this.#powerOff({ reason: 'stopped' });
+    });
   }
 
   /** Tells the guest the size of the terminal that shows its console. */
@@ -252,6 +262,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     await this.#closeCycle();
     try {
       await this.#powerOn();
+      if (this.#state === 'paused') await this.#cycle?.pause();
       this.emit('reboot');
     } catch (error) {
       const detail = error instanceof Error ? error.message : String(error);
@@ -261,8 +272,11 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   async #powerOff(exit: MachineExit): Promise<void> {
     if (this.#cycle === undefined) return;
-    await this.#closeCycle();
-    this.#finish(exit);
+    try {
+      await this.#closeCycle();
+    } finally {
+      this.#finish(exit);
+    }
   }
 
   async #closeCycle(): Promise<void> {

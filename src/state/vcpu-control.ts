@@ -15,6 +15,8 @@ export const REQUEST_HOLD = 3;
 export const EXIT_COUNTERS = 64;
 
 const REQUEST = 0;
+/** The request is in the low bits of its word; the bits above count changes. */
+const REQUEST_MASK = 3;
 const THREAD_ID = 0;
 
 /** The control words, as each thread has them. */
@@ -31,18 +33,32 @@ export class VcpuControl {
 
   /** One of REQUEST_*. */
   get request(): number {
-    return Atomics.load(this.#machine, REQUEST);
+    return this.ticket & REQUEST_MASK;
   }
 
-  /** Changes what is asked for, and wakes the vCPUs that wait for a change. */
+  /** Changes what is asked for, and wakes the vCPUs that wait. By one thread only. */
   set request(value: number) {
-    Atomics.store(this.#machine, REQUEST, value);
+    const count = (this.ticket & ~REQUEST_MASK) + REQUEST_MASK + 1;
+    Atomics.store(this.#machine, REQUEST, count | value);
     Atomics.notify(this.#machine, REQUEST);
   }
 
-  /** Blocks until something else than `request` is asked for. */
-  waitWhile(request: number): void {
-    Atomics.wait(this.#machine, REQUEST, request);
+  /**
+   * A number that no other request has, not even the same one made again: a vCPU may sleep through
+   * a short run between two pauses.
+   */
+  get ticket(): number {
+    return Atomics.load(this.#machine, REQUEST);
+  }
+
+  /** Which of REQUEST_* a ticket stands for. */
+  static requestOf(ticket: number): number {
+    return ticket & REQUEST_MASK;
+  }
+
+  /** Blocks until the ticket is another one. */
+  waitWhile(ticket: number): void {
+    Atomics.wait(this.#machine, REQUEST, ticket);
   }
 
   /** Kernel thread ID of a vCPU's thread; 0 before it runs and after it ended. */

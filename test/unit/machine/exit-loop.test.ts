@@ -12,6 +12,7 @@ import type { Board } from '../../../src/machine/board.ts';
 import { ExitLoop, type LoopEnd } from '../../../src/machine/exit-loop.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
 import {
+  REQUEST_HOLD,
   REQUEST_PAUSE,
   REQUEST_RUN,
   REQUEST_STOP,
@@ -235,6 +236,30 @@ t.test('a pause completes the last exit, tells once, and goes on when asked to',
   );
   t.equal(end, 'triple-fault');
   t.same(rig.said, ['complete', 'paused', 'out 80 1 1']);
+});
+
+t.test('a pause after a run too short to be noticed is told as well', async (t) => {
+  const rig = new LoopRig();
+  let rests = 0;
+  rig.control.request = REQUEST_PAUSE;
+  rig.atRest = () => {
+    rig.control.request = REQUEST_RUN;
+    if (++rests < 3) rig.control.request = REQUEST_PAUSE;
+  };
+  t.equal(rig.through(), 'triple-fault');
+  t.equal(rests, 3);
+});
+
+t.test('before its guest is loaded a vCPU is left alone', async (t) => {
+  const rig = new LoopRig();
+  rig.control.request = REQUEST_HOLD;
+  const waitWhile = rig.control.waitWhile.bind(rig.control);
+  rig.control.waitWhile = (ticket) => {
+    rig.control.request = REQUEST_RUN;
+    waitWhile(ticket);
+  };
+  t.equal(rig.through(), 'triple-fault');
+  t.same(rig.said, []);
 });
 
 t.test('a stop ends a pause', async (t) => {

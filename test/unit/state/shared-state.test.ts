@@ -41,7 +41,12 @@ t.test('vCPU requests and thread ids are seen by every thread', async (t) => {
   t.equal(two.request, REQUEST_RUN);
   one.request = REQUEST_PAUSE;
   t.equal(two.request, REQUEST_PAUSE);
-  two.waitWhile(REQUEST_RUN);
+  two.waitWhile(0);
+  const first = two.ticket;
+  one.request = REQUEST_RUN;
+  one.request = REQUEST_PAUSE;
+  t.not(two.ticket, first, 'a pause is not the one before');
+  t.equal(VcpuControl.requestOf(two.ticket), REQUEST_PAUSE);
   one.setThreadId(1, 4711);
   t.same([two.threadId(0), two.threadId(1), two.threadId(2)], [0, 4711, 0]);
   const counters = one.exitCounters(1);

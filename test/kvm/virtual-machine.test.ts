@@ -1,0 +1,175 @@
+/** A machine from creation to disposal, with kernels of a few bytes that any /dev/kvm runs. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import t from 'tap';
+import type { MachineOptions } from '../../src/machine/options.ts';
+import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
+import { MiB } from '../../src/memory/ram-layout.ts';
+import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
+import { kvmMissing } from './tiny-guest.ts';
+
+const skip = kvmMissing();
+const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
+t.teardown(() => rmSync(folder, { recursive: true }));
+
+/** 32-bit code, as PVH enters it: writes a byte to a port. */
+const out = (port: number, byte: number): number[] => [
+  ...[0x66, 0xba, port & 0xff, port >> 8], // mov dx, port
+  ...[0xb0, byte, 0xee], // mov al, byte; out dx, al
+];
+const print = (text: string): number[] =>
+  [...Buffer.from(text)].flatMap((byte) => out(0x3f8, byte));
+/** hlt; jmp -3 */
+const HALT = [0xf4, 0xeb, 0xfd];
+/** Sends every byte back that it gets on the serial port. */
+const ECHO = [
+  ...[0x66, 0xba, 0xfd, 0x03], // mov dx, 0x3fd
+  ...[0xec, 0xa8, 0x01], // in al, dx; test al, 1
+  ...[0x74, 0xfb], // jz -5
+  ...[0x66, 0xba, 0xf8, 0x03], // mov dx, 0x3f8
+  ...[0xec, 0xee], // in al, dx; out dx, al
+  ...[0xeb, 0xef], // jmp -17
+];
+
+let kernels = 0;
+function machine(code: readonly number[], options: Partial<MachineOptions> = {}) {
+  const kernel = path.join(folder, `kernel${kernels++}`);
+  const bytes = Uint8Array.from(code);
+  writeFileSync(
+    kernel,
+    elfKernel({ segments: [{ paddr: KERNEL_GPA, bytes }], pvhEntry: KERNEL_GPA }),
+  );
+  return VirtualMachine.create({ kernel, memory: 64 * MiB, rng: false, ...options });
+}
+
+/** Resolves when the serial port has printed this. */
+async function printed(vm: VirtualMachine, text: string): Promise<string> {
+  let all = '';
+  for await (const bytes of vm.serial.iterator({ destroyOnReturn: false })) {
+    all += bytes;
+    if (all.includes(text)) break;
+  }
+  return all;
+}
+
+for (const [name, code, reason] of [
+  ['ACPI power-off', out(0x600, 0x34), 'power-off'],
+  ['the FADT’s reset register', out(0x602, 1), 'reboot'],
+  ['the keyboard controller', out(0x64, 0xfe), 'reboot'],
+  ['pvpanic', out(0x505, 1), 'panic'],
+] as const) {
+  t.test(`a run ends by ${name}`, { skip }, async (t) => {
+    await using vm = await machine([...code, ...HALT], { onReboot: 'exit' });
+    const exits: unknown[] = [];
+    vm.on('exit', (exit) => exits.push(exit));
+    await vm.start();
+    const exit = await vm.wait();
+    t.equal(exit.reason, reason);
+    await vm.stop();
+    t.same(exits, [exit], 'told once');
+  });
+}
+
+t.test('what the guest prints at its end is not lost', { skip }, async (t) => {
+  await using vm = await machine([...print('last words\n'), ...out(0x600, 0x34), ...HALT]);
+  const all = printed(vm, '\n');
+  await vm.start();
+  t.equal((await vm.wait()).reason, 'power-off');
+  t.equal(await all, 'last words\n');
+});
+
+t.test('serial input reaches the guest', { skip }, async (t) => {
+  await using vm = await machine(ECHO);
+  await vm.start();
+  vm.serial.write('hello\n');
+  t.equal(await printed(vm, '\n'), 'hello\n');
+});
+
+t.test('a reboot starts the guest again', { skip }, async (t) => {
+  await using vm = await machine([...print('boot\n'), ...out(0x64, 0xfe), ...HALT]);
+  let reboots = 0;
+  const twice = new Promise<void>((resolve) => {
+    vm.on('reboot', () => {
+      reboots++;
+      if (reboots === 2) resolve();
+    });
+  });
+  await vm.start();
+  await twice;
+  await vm.stop();
+  t.equal((await vm.wait()).reason, 'stopped');
+});
+
+t.test('a paused guest does nothing until it is resumed', { skip }, async (t) => {
+  await using vm = await machine(ECHO, { cpus: 2 });
+  await vm.start();
+  vm.serial.write('a');
+  t.equal(await printed(vm, 'a'), 'a');
+  await vm.pause();
+  const before = vm.exitCounts();
+  vm.serial.write('b');
+  await new Promise((resolve) => setImmediate(resolve));
+  t.same(vm.exitCounts(), before);
+  await vm.resume();
+  t.equal(await printed(vm, 'b'), 'b');
+});
+
+t.test('pausing, resuming and stopping in any order of calls', { skip }, async (t) => {
+  await using vm = await machine(ECHO, { cpus: 2 });
+  await vm.start();
+  for (let i = 0; i < 5; i++) {
+    const paused = vm.pause();
+    await vm.resume();
+    await paused;
+  }
+  await t.rejects(vm.resume(), { code: 'E_STATE' });
+  const pausing = vm.pause();
+  await vm.stop();
+  await pausing;
+  t.equal((await vm.wait()).reason, 'stopped');
+  await t.rejects(vm.start(), { code: 'E_STATE' });
+});
+
+t.test('stopping before the start ends it', { skip }, async (t) => {
+  await using vm = await machine(HALT);
+  await vm.stop();
+  t.equal((await vm.wait()).reason, 'stopped');
+  await t.rejects(vm.start(), { code: 'E_STATE' });
+});
+
+t.test('stopping while it starts ends it, once', { skip }, async (t) => {
+  await using vm = await machine(HALT);
+  const exits: unknown[] = [];
+  vm.on('exit', (exit) => exits.push(exit));
+  const starting = vm.start();
+  await vm.stop();
+  await starting;
+  t.same(exits, [{ reason: 'stopped' }]);
+  await t.rejects(vm.pause(), { code: 'E_STATE' });
+});
+
+t.test('a machine is started once', { skip }, async (t) => {
+  await using vm = await machine(HALT);
+  const starting = vm.start();
+  await t.rejects(vm.start(), { code: 'E_STATE' });
+  await starting;
+});
+
+t.test('a start that failed can be tried again, or stopped', { skip }, async (t) => {
+  await using vm = await VirtualMachine.create({ kernel: path.join(folder, 'none'), rng: false });
+  await t.rejects(vm.start(), { name: 'UsageError' });
+  const again = vm.start();
+  const stopped = vm.stop();
+  await t.rejects(again, { name: 'UsageError' });
+  await stopped;
+  t.equal((await vm.wait()).reason, 'stopped');
+});
+
+t.test('several machines run in one process', { skip }, async (t) => {
+  const vms = await Promise.all(['one\n', 'two\n', 'three\n'].map((text) => machine(print(text))));
+  const texts = vms.map((vm) => printed(vm, '\n'));
+  await Promise.all(vms.map((vm) => vm.start()));
+  t.same(await Promise.all(texts), ['one\n', 'two\n', 'three\n']);
+  for (const vm of vms) await vm[Symbol.asyncDispose]();
+});
