@@ -125,12 +125,12 @@ export class DeviceOwner implements DeviceHost {
     const { state, pci } = socket;
     state.lock.with(() => {
       const { registers } = pci;
-      change(registers.config);
-      registers.configChanged();
+      change(registers.config.view);
+      registers.config.changed();
       // The device keeps what is its own, so that it is still true after the next power-on.
       this.device.config.forEach((_, at, config) => {
         const writable = registers.shape.configWriteMask[at] ?? 0;
-        if (writable === 0) config[at] = registers.config.getUint8(at);
+        if (writable === 0) config[at] = registers.config.view.getUint8(at);
       });
       if ((pci.registers.status & DRIVER_OK) !== 0) pci.notifyConfigChange();
     });
@@ -141,7 +141,7 @@ export class DeviceOwner implements DeviceHost {
     if (socket === undefined) return Uint8Array.from(this.device.config);
     const { state, pci } = socket;
     return state.lock.with(() => {
-      const { buffer, byteOffset, byteLength } = pci.registers.config;
+      const { buffer, byteOffset, byteLength } = pci.registers.config.view;
       return Uint8Array.from(new Uint8Array(buffer, byteOffset, byteLength));
     });
   }

@@ -2,7 +2,7 @@
 import * as ring from '../abi/virtio-ring.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import { featureSet } from '../virtio/features.ts';
-import type { DeviceShape } from '../virtio/transport/device-registers.ts';
+import type { DeviceShape } from '../virtio/transport/device-contract.ts';
 import type { RingOptions } from './options.ts';
 
 /** Feature bits that a device's ring options stand for (virtio 1.3 §6). */

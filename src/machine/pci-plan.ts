@@ -1,7 +1,7 @@
 /** Gives each virtio function its slot, BAR addresses, doorbells and interrupt vectors. */
 import { Eventfd } from '../host/eventfd.ts';
 import { PCI_MMIO32_BASE } from '../platform/layout.ts';
-import type { DeviceShape } from '../virtio/transport/device-registers.ts';
+import type { DeviceShape } from '../virtio/transport/device-contract.ts';
 import {
   notifyBarSize,
   VIRTIO_MSIX_BAR_SIZE,

@@ -15,7 +15,7 @@ import { PciBus } from '../../src/pci/bus.ts';
 import { IntxLines } from '../../src/pci/intx.ts';
 import { SharedState } from '../../src/state/shared-state.ts';
 import { featureSet } from '../../src/virtio/features.ts';
-import type { DeviceShape } from '../../src/virtio/transport/device-registers.ts';
+import type { DeviceShape } from '../../src/virtio/transport/device-contract.ts';
 import { notifyBarSize, VirtioPci } from '../../src/virtio/transport/pci.ts';
 import { FakePort } from './fake-port.ts';
 

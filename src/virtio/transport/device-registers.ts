@@ -17,37 +17,8 @@ import {
 import type { SharedState } from '../../state/shared-state.ts';
 import { hasFeature } from '../features.ts';
 import type { QueueConfig } from '../queue/virtqueue.ts';
-
-/** What a transport shows of a device; a plain, cloneable message. */
-export interface DeviceShape {
-  readonly name: string;
-  readonly deviceId: number;
-  /** All offered feature bits, ring features included. */
-  readonly features: bigint;
-  /** Pairs of feature bits: the first may only be accepted with the second. */
-  readonly featureDependencies: readonly (readonly [number, number])[];
-  /** The largest size of each queue. */
-  readonly queueSizes: readonly number[];
-  /** Initial configuration space. */
-  readonly config: Uint8Array;
-  readonly configWriteMask: Uint8Array;
-}
-
-/** What the driver made happen, for the thread that owns the device. */
-export interface DriverEvents {
-  /** DRIVER_OK was set. */
-  driverOk(): void;
-  /** 0 was written to the status; it reads back as before until `completeReset`. */
-  reset(): void;
-  /** A queue was enabled after DRIVER_OK (VIRTIO_F_RING_RESET). */
-  queueEnabled(queue: number): void;
-  /** A queue is to be reset; reads back as ongoing until `completeQueueReset`. */
-  queueReset(queue: number): void;
-  /** Writable bytes of the configuration were written; `value` is all that was, little-endian. */
-  configWritten(offset: number, length: number, value: number): void;
-  /** Served queues interrupt elsewhere now; not told again until `interruptsSeen`. */
-  interruptsChanged(): void;
-}
+import { ConfigSpace } from './config-space.ts';
+import type { DeviceShape, DriverEvents } from './device-contract.ts';
 
 /** Words of the device; the queues' words follow. */
 const STATUS = 0;
@@ -56,15 +27,12 @@ const DRIVER_FEATURE_SELECT = 2;
 const DRIVER_FEATURE = 3;
 const CONFIG_VECTOR = 5;
 const QUEUE_SELECT = 6;
-const GENERATION = 7;
-const ISR = 8;
+const ISR = 7;
 /** The owner was told of DRIVER_OK, so that a reset must wait for it. */
-const ACTIVE = 9;
-const RESETTING = 10;
-/** The configuration changed since the driver read of it. */
-const CONFIG_CHANGED = 11;
+const ACTIVE = 8;
+const RESETTING = 9;
 /** The owner was told that interrupts changed, and has not looked yet. */
-const INTERRUPTS_CHANGED = 12;
+const INTERRUPTS_CHANGED = 10;
 const QUEUES = 16;
 
 /** Words of one queue, to be used with `queueWord` and `setQueueWord`. */
@@ -85,10 +53,8 @@ const DRIVER_STATUS_BITS = 0x8f;
 export class DeviceRegisters {
   readonly shape: DeviceShape;
   readonly queueCount: number;
-  /** Configuration space as it is now. */
-  readonly config: DataView;
+  readonly config: ConfigSpace;
   readonly #words: Int32Array;
-  readonly #configBytes: Uint8Array;
   readonly #events: DriverEvents;
   readonly #wasReset: () => void;
 
@@ -104,17 +70,12 @@ export class DeviceRegisters {
     this.queueCount = shape.queueSizes.length;
     this.#events = events;
     this.#words = state.words(QUEUES + this.queueCount * QUEUE_WORDS);
-    this.#configBytes = state
-      .bytes(Math.max(shape.config.length, 1))
-      .subarray(0, shape.config.length);
-    const { buffer, byteOffset, length } = this.#configBytes;
-    this.config = new DataView(buffer, byteOffset, length);
+    this.config = new ConfigSpace(state, shape);
   }
 
   /** Power-on state. The device is not being served. */
   powerOn(): void {
-    this.#configBytes.set(this.shape.config);
-    this.#words[GENERATION] = 0;
+    this.config.powerOn();
     this.completeReset();
   }
 
@@ -151,11 +112,7 @@ export class DeviceRegisters {
 
   /** The owner let go of the queues: all registers take their initial values (§2.4.1). */
   completeReset(): void {
-    const generation = this.#get(GENERATION);
-    const changed = this.#get(CONFIG_CHANGED);
     this.#words.fill(0);
-    this.#words[GENERATION] = generation;
-    this.#words[CONFIG_CHANGED] = changed;
     this.#words[CONFIG_VECTOR] = VIRTIO_MSI_NO_VECTOR;
     for (let queue = 0; queue < this.queueCount; queue++) this.completeQueueReset(queue);
     this.#wasReset();
@@ -202,9 +159,6 @@ export class DeviceRegisters {
   }
   set configVector(value: number) {
     this.#words[CONFIG_VECTOR] = value;
-  }
-  get configGeneration(): number {
-    return this.#get(GENERATION) & 0xff;
   }
 
   /** 32 offered feature bits, by the selector. */
@@ -305,34 +259,10 @@ export class DeviceRegisters {
     };
   }
 
-  readConfig(offset: number, size: number): number {
-    if (offset + size > this.#configBytes.length) return 0;
-    if (this.#get(CONFIG_CHANGED) === 1) {
-      this.#words[CONFIG_CHANGED] = 0;
-      this.#words[GENERATION] = this.#get(GENERATION) + 1;
-    }
-    if (size === 1) return this.config.getUint8(offset);
-    return size === 2 ? this.config.getUint16(offset, true) : this.config.getUint32(offset, true);
-  }
-
+  /** The driver writes configuration space. */
   writeConfig(offset: number, size: number, value: number): void {
-    if (offset + size > this.#configBytes.length) return;
-    let writable = 0;
-    for (let i = 0; i < size; i++) {
-      const mask = this.shape.configWriteMask[offset + i] ?? 0;
-      writable |= mask;
-      const byte = (value >>> (8 * i)) & mask;
-      this.config.setUint8(offset + i, (this.config.getUint8(offset + i) & ~mask) | byte);
-    }
-    if (writable !== 0) this.#events.configWritten(offset, size, value);
-  }
-
-  /**
-   * The device changed its configuration space. The generation follows when the driver reads of
-   * it, so that it cannot wrap around between two reads (§4.1.4.3.1).
-   */
-  configChanged(): void {
-    this.#words[CONFIG_CHANGED] = 1;
+    if (!this.config.write(offset, size, value)) return;
+    this.#events.configWritten(offset, size, value);
   }
 
   /** Interrupt status as it is (§4.1.4.5). */

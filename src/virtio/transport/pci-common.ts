@@ -52,7 +52,7 @@ export class PciCommonConfig implements RegisterRegion {
       case cfg.device_status.offset:
         return device.status;
       case cfg.config_generation.offset:
-        return device.configGeneration;
+        return device.config.generation;
       case cfg.queue_select.offset:
         return queue;
       case cfg.queue_size.offset:

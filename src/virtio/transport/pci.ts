@@ -21,12 +21,8 @@ import { PciFunction } from '../../pci/function.ts';
 import type { IntxLines } from '../../pci/intx.ts';
 import { MSIX_BAR_SIZE, Msix, type MsixVector } from '../../pci/msix.ts';
 import type { SharedState } from '../../state/shared-state.ts';
-import {
-  DeviceRegisters,
-  type DeviceShape,
-  type DriverEvents,
-  QUEUE_VECTOR,
-} from './device-registers.ts';
+import type { DeviceShape, DriverEvents } from './device-contract.ts';
+import { DeviceRegisters, QUEUE_VECTOR } from './device-registers.ts';
 import { PciConfigAccess, structureCapability } from './pci-capabilities.ts';
 import { PciCommonConfig } from './pci-common.ts';
 
@@ -172,7 +168,8 @@ export class VirtioPci {
     const common = new PciCommonConfig(this.registers, this.plan.vectors.length);
     return {
       read: (offset, size) => {
-        if (offset >= DEVICE_OFFSET) return this.registers.readConfig(offset - DEVICE_OFFSET, size);
+        if (offset >= DEVICE_OFFSET)
+          return this.registers.config.read(offset - DEVICE_OFFSET, size);
         if (offset === ISR_OFFSET) return this.#readIsr();
         return offset < virtio_pci_common_cfg.size ? common.read(offset, size) : 0;
       },

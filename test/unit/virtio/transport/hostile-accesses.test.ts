@@ -72,9 +72,9 @@ function check(rig: VirtioPciRig): string | undefined {
     (rig.config(4, 2) & 0x400) !== 0 || (rig.config(rig.msix() + 2, 2) & 0x8000) !== 0;
   if (open && !disabled) return 'the line does not follow the ISR';
   if (registers.isr === 0 && rig.port.lines.get(17) === true) return 'the line is stuck';
-  const { config } = registers;
+  const { view } = registers.config;
   for (const at of [0, 1, 2, 3, 6, 7, 8, 9]) {
-    if (config.getUint8(at) !== at + 1) return `read-only configuration at ${at}`;
+    if (view.getUint8(at) !== at + 1) return `read-only configuration at ${at}`;
   }
   return undefined;
 }

@@ -157,7 +157,7 @@ t.test('virtio 1.3 §4.1.4.3.1 config_generation changes once a change has been 
   rig.readMemory(rig.deviceConfigAddress, 1);
   t.equal(rig.common('config_generation'), before, 'nothing has changed');
   // 256 changes must not look like none.
-  for (let i = 0; i < 256; i++) registers.configChanged();
+  for (let i = 0; i < 256; i++) registers.config.changed();
   rig.readMemory(rig.deviceConfigAddress, 1);
   t.not(rig.common('config_generation'), before);
 });
@@ -167,8 +167,8 @@ t.test('virtio 1.3 §2.5.1 a change between two reads shows in the generation', 
   const at = rig.deviceConfigAddress;
   const before = rig.common('config_generation');
   rig.readMemory(at, 1);
-  rig.device.registers.config.setUint16(0, 0x9999, true);
-  rig.device.registers.configChanged();
+  rig.device.registers.config.view.setUint16(0, 0x9999, true);
+  rig.device.registers.config.changed();
   rig.readMemory(at + 1, 1);
   t.not(rig.common('config_generation'), before);
 });

@@ -1,0 +1,70 @@
+/**
+ * A device's configuration space with its generation (virtio 1.3 §2.5, §4.1.4.3.1), in the state
+ * buffer. All methods run with the register lock held, in any thread.
+ */
+import type { SharedState } from '../../state/shared-state.ts';
+import type { DeviceShape } from './device-contract.ts';
+
+const GENERATION = 0;
+/** The device changed something since the driver last read. */
+const CHANGED = 1;
+
+/** The bytes that the driver reads, and may write where the shape's mask lets it. */
+export class ConfigSpace {
+  /** The bytes as they are now. */
+  readonly view: DataView;
+  readonly #shape: DeviceShape;
+  readonly #bytes: Uint8Array;
+  readonly #words: Int32Array;
+
+  constructor(state: SharedState, shape: DeviceShape) {
+    const { length } = shape.config;
+    this.#shape = shape;
+    this.#words = state.words(2);
+    this.#bytes = state.bytes(Math.max(length, 1)).subarray(0, length);
+    this.view = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, length);
+  }
+
+  /** Power-on state. */
+  powerOn(): void {
+    this.#bytes.set(this.#shape.config);
+    this.#words.fill(0);
+  }
+
+  /**
+   * The device changed its configuration. The generation follows when the driver reads of it, so
+   * that it cannot wrap around between two reads (§4.1.4.3.1).
+   */
+  changed(): void {
+    this.#words[CHANGED] = 1;
+  }
+
+  /** 8 bits. */
+  get generation(): number {
+    return (this.#words[GENERATION] ?? 0) & 0xff;
+  }
+
+  /** @param size 1, 2 or 4; 0 is read past the end */
+  read(offset: number, size: number): number {
+    if (offset + size > this.#bytes.length) return 0;
+    if (this.#words[CHANGED] === 1) {
+      this.#words[CHANGED] = 0;
+      this.#words[GENERATION] = (this.#words[GENERATION] ?? 0) + 1;
+    }
+    if (size === 1) return this.view.getUint8(offset);
+    return size === 2 ? this.view.getUint16(offset, true) : this.view.getUint32(offset, true);
+  }
+
+  /** Returns false when no byte of it is the driver's to write. */
+  write(offset: number, size: number, value: number): boolean {
+    if (offset + size > this.#bytes.length) return false;
+    let writable = 0;
+    for (let i = 0; i < size; i++) {
+      const mask = this.#shape.configWriteMask[offset + i] ?? 0;
+      const byte = (value >>> (8 * i)) & mask;
+      writable |= mask;
+      this.view.setUint8(offset + i, (this.view.getUint8(offset + i) & ~mask) | byte);
+    }
+    return writable !== 0;
+  }
+}
