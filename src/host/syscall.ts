@@ -40,6 +40,7 @@ const mmapNative = bind(
   'int64_t mmap(int64_t address, int64_t length, int protection, int flags, int fd, int64_t offset)',
 );
 const munmapNative = bind('int munmap(int64_t address, int64_t length)');
+const madviseNative = bind('int madvise(int64_t address, int64_t length, int advice)');
 const memfdCreateNative = bind('int memfd_create(const char *name, unsigned int flags)');
 const eventfdNative = bind('int eventfd(unsigned int initial, int flags)');
 const epollCreateNative = bind('int epoll_create1(int flags)');
@@ -105,6 +106,8 @@ export const mmap = (
 ): number => result(mmapNative(address, length, protection, flags, fd, offset));
 export const munmap = (address: number, length: number): number =>
   result(munmapNative(address, length));
+export const madvise = (address: number, length: number, advice: number): number =>
+  result(madviseNative(address, length, advice));
 export const memfdCreate = (name: string, flags: number): number =>
   result(memfdCreateNative(name, flags));
 export const eventfd = (initial: number, flags: number): number =>

@@ -246,6 +246,8 @@ while [ $# -gt 0 ]; do
 done
 mkdir -p /lib/modules/${kernel}
 mount --bind "$modules" /lib/modules/${kernel}
+# As on most distributions; the cloud kernel's own default is never.
+echo madvise >/sys/kernel/mm/transparent_hugepage/enabled
 exec 3<>/dev/kvm`;
   const writable = shares.slice(1).flatMap(({ tag, path }) => [tag, path]);
   const modules = join(cacheFolder(), 'kernels', kernel, 'modules');

@@ -75,7 +75,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
           `this KVM runs at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}; ask for fewer`,
         );
       }
-      ram = new Ram(resolved.memory, resolved.hugePages);
+      ram = new Ram(resolved.memory, resolved.hugePages ? 'hugetlb' : 'anonymous');
       devices = createDevices(resolved);
       return new VirtualMachine(resolved, kvm, ram, devices);
     } catch (error) {

@@ -16,7 +16,7 @@ import {
 
 /** What another thread needs to see the same RAM; a plain, cloneable message. */
 export interface GuestMemoryShare {
-  /** The memfd. */
+  /** The memory file that other processes may map, or -1 when there is none. */
   readonly fd: number;
   /** Host virtual address of the mapping, valid in every thread of the process. */
   readonly address: number;

@@ -1,56 +1,75 @@
-/** The owner of guest RAM: a memfd and its mapping. */
+/** The owner of guest RAM: its mapping, and the memory file behind it where there is one. */
 import { Fd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
 import { GuestMemory } from './guest-memory.ts';
 
 const MFD_CLOEXEC = 1;
 const MFD_HUGETLB = 4;
+const MADV_HUGEPAGE = 14;
+const NO_FILE = -1;
 
-/** Owns the memory file and its mapping; every thread of the process may view it meanwhile. */
+/**
+ * What guest RAM is made of.
+ * - `anonymous`: memory of this process, which the kernel may give in huge pages by itself: the
+ *   guest's page walks, and its first touch of each page, then cost least.
+ * - `memfd`: a file that other processes can map. Only where one must: by default kernels back
+ *   such files with small pages.
+ * - `hugetlb`: such a file on huge pages that the host's administrator reserved.
+ */
+export type RamBacking = 'anonymous' | 'memfd' | 'hugetlb';
+
+/** Owns the mapping; every thread of the process may view it meanwhile. */
 export class Ram implements Disposable {
   readonly memory: GuestMemory;
-  readonly #file: Fd;
+  readonly #file: Fd | undefined;
+  #mapped = true;
 
   /**
    * @param size bytes, a multiple of the page size
-   * @param hugePages back the RAM with the host's default huge pages
    * @throws HostError when the host cannot give that much
    */
-  constructor(size: number, hugePages = false) {
+  constructor(size: number, backing: RamBacking = 'anonymous') {
     const what = `${size / 2 ** 20} MiB of guest RAM`;
-    const remedy = hugePages
-      ? 'reserve huge pages in /proc/sys/vm/nr_hugepages'
-      : 'give the guest less memory';
-    const flags = MFD_CLOEXEC | (hugePages ? MFD_HUGETLB : 0);
-    const fd = sys.check(sys.memfdCreate('nodevmm-ram', flags), 'memfd_create', what);
-    this.#file = new Fd(fd);
+    const remedy =
+      backing === 'hugetlb'
+        ? 'reserve huge pages in /proc/sys/vm/nr_hugepages'
+        : 'give the guest less memory';
+    this.#file = backing === 'anonymous' ? undefined : createFile(size, backing, what, remedy);
+    const fd = this.#file?.fd ?? NO_FILE;
+    const kind =
+      backing === 'anonymous' ? sys.MAP_PRIVATE | sys.MAP_ANONYMOUS : sys.MAP_SHARED;
+    const access = sys.PROT_READ | sys.PROT_WRITE;
     try {
-      sys.check(sys.ftruncate(fd, size), 'ftruncate', what, remedy);
-      const address = sys.check(
-        sys.mmap(
-          0,
-          size,
-          sys.PROT_READ | sys.PROT_WRITE,
-          sys.MAP_SHARED | sys.MAP_NORESERVE,
-          fd,
-          0,
-        ),
-        'mmap',
-        what,
-        remedy,
-      );
+      const mapped = sys.mmap(0, size, access, kind | sys.MAP_NORESERVE, fd, 0);
+      const address = sys.check(mapped, 'mmap', what, remedy);
+      // A wish: kernels without transparent huge pages refuse it.
+      if (backing === 'anonymous') sys.madvise(address, size, MADV_HUGEPAGE);
       this.memory = new GuestMemory({ fd, address, size });
     } catch (error) {
-      this.#file.close();
+      this.#file?.close();
       throw error;
     }
   }
 
   /** Unmaps; every other thread must have ended its use before. */
   [Symbol.dispose](): void {
-    if (this.#file.fd < 0) return;
+    if (!this.#mapped) return;
+    this.#mapped = false;
     this.memory.detach();
     sys.munmap(this.memory.address, this.memory.size);
-    this.#file.close();
+    this.#file?.close();
+  }
+}
+
+function createFile(size: number, backing: RamBacking, what: string, remedy: string): Fd {
+  const flags = MFD_CLOEXEC | (backing === 'hugetlb' ? MFD_HUGETLB : 0);
+  const fd = sys.check(sys.memfdCreate('nodevmm-ram', flags), 'memfd_create', what);
+  const file = new Fd(fd);
+  try {
+    sys.check(sys.ftruncate(fd, size), 'ftruncate', what, remedy);
+    return file;
+  } catch (error) {
+    file.close();
+    throw error;
   }
 }
