@@ -78,7 +78,7 @@ const sources = () =>
 /** A digest of names, sizes and times of all that the compiler reads. */
 function fingerprint() {
   const hash = createHash('sha256');
-  for (const name of [...sources(), 'tsconfig.json', 'package-lock.json'].sort()) {
+  for (const name of [...sources(), 'src/bundle.mjs', 'tsconfig.json', 'package-lock.json'].sort()) {
     const stat = fs.statSync(at(name), { throwIfNoEntry: false });
     hash.update(`${name} ${stat?.size} ${stat?.mtimeMs}\n`);
   }
@@ -218,8 +218,12 @@ async function compile() {
   const before = fingerprint();
   removeOrphans();
   await step('TypeScript', process.execPath, [tsc, '-p', '.'], { lines: 60 });
-  const main = at('dist/src/cli/main.js');
-  if (fs.existsSync(main)) fs.chmodSync(main, 0o755);
+  // Chunks are named by content: those of the last build would pile up.
+  fs.rmSync(at('dist/bundle'), { recursive: true, force: true });
+  await step('bundle', process.execPath, [at('src/bundle.mjs')]);
+  for (const main of ['dist/src/cli/main.js', 'dist/bundle/bin/main.js']) {
+    fs.chmodSync(at(main), 0o755);
+  }
   fs.writeFileSync(STAMP, before);
 }
 

@@ -23,7 +23,7 @@ export async function buildInitramfs(
 ): Promise<Buffer> {
   const cpio = new CpioArchive();
   for (const module of ['image', 'recipe', 'cpio', 'executables', 'kernel-modules']) {
-    inputs.see(fileURLToPath(new URL(`./${module}.js`, import.meta.url)));
+    inputs.see(fileURLToPath(new URL(`../../../dist/src/guest/${module}.js`, import.meta.url)));
   }
   inputs.see(agentFolder);
   for (const name of readdirSync(agentFolder)) inputs.see(join(agentFolder, name));

@@ -115,7 +115,8 @@ class BlkDevice implements VirtioDevice {
         id: serial,
         writeback: this.#writeback.buffer as SharedArrayBuffer,
       };
-      this.placement = { thread: 'worker', module: import.meta.url, options: handlerOptions };
+      const module = new URL('./blk.js', import.meta.url).href;
+      this.placement = { thread: 'worker', module, options: handlerOptions };
       Atomics.store(this.#writeback, 0, 1);
     } catch (error) {
       this.#file.close();

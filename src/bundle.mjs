@@ -1,0 +1,44 @@
+/**
+ * Bundles what was compiled into a few files: Node then loads nodevmm several times faster than
+ * as a hundred modules (docs/benchmarks.md). Tests run the modules themselves.
+ *
+ * The folder lies as deep as those of dist/src, and every entry keeps its name, so that files
+ * found relative to `import.meta.url` are found from here, too.
+ */
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const compiled = (name) => path.join(root, 'dist/src', `${name}.js`);
+
+/** Programs, workers, and the modules that queue workers import by URL. */
+const ENTRIES = [
+  'cli/main',
+  'index',
+  'lab/keeper',
+  'machine/vcpu-worker',
+  'datapath/queue-worker-main',
+  'virtio/device/blk',
+  'virtio/device/net-handler',
+];
+
+await build({
+  entryPoints: ENTRIES.map(compiled),
+  outdir: path.join(root, 'dist/bundle/bin'),
+  entryNames: '[name]',
+  bundle: true,
+  splitting: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node20',
+  // Finds its own binary beside itself.
+  external: ['koffi'],
+  // What a CommonJS package among them requires.
+  banner: {
+    js: "import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);",
+  },
+  sourcemap: true,
+  sourcesContent: false,
+  logLevel: 'warning',
+});
