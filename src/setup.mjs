@@ -78,7 +78,12 @@ const sources = () =>
 /** A digest of names, sizes and times of all that the compiler reads. */
 function fingerprint() {
   const hash = createHash('sha256');
-  for (const name of [...sources(), 'src/bundle.mjs', 'tsconfig.json', 'package-lock.json'].sort()) {
+  for (const name of [
+    ...sources(),
+    'src/bundle.mjs',
+    'tsconfig.json',
+    'package-lock.json',
+  ].sort()) {
     const stat = fs.statSync(at(name), { throwIfNoEntry: false });
     hash.update(`${name} ${stat?.size} ${stat?.mtimeMs}\n`);
   }

@@ -36,8 +36,7 @@ export class Ram implements Disposable {
         : 'give the guest less memory';
     this.#file = backing === 'anonymous' ? undefined : createFile(size, backing, what, remedy);
     const fd = this.#file?.fd ?? NO_FILE;
-    const kind =
-      backing === 'anonymous' ? sys.MAP_PRIVATE | sys.MAP_ANONYMOUS : sys.MAP_SHARED;
+    const kind = backing === 'anonymous' ? sys.MAP_PRIVATE | sys.MAP_ANONYMOUS : sys.MAP_SHARED;
     const access = sys.PROT_READ | sys.PROT_WRITE;
     try {
       const mapped = sys.mmap(0, size, access, kind | sys.MAP_NORESERVE, fd, 0);

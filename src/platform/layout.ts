@@ -37,7 +37,5 @@ export const I8042_COMMAND_PORT = 0x64;
 /** INTx of PCI devices: pin (slot % 4) goes to GSI 16 to 19, level triggered, active high. */
 export const PCI_INTX_GSI_BASE = 16;
 export const PCI_INTX_GSI_COUNT = 4;
-/** Pins of the in-kernel IOAPIC; MSI routes use the GSIs after them. */
-export const IOAPIC_PINS = 24;
 /** Slots of bus 0: the host bridge is slot 0. */
 export const PCI_SLOTS = 32;
