@@ -6,7 +6,7 @@
  *
  * Many short samples: on a busy host only the lowest of them says something.
  *
- * Usage: node dist/bench/exit-cost.js [SAMPLES] [EXITS]
+ * Usage: node dist/bench/exit-cost.js [SAMPLES [EXITS [--json]]]
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
@@ -78,7 +78,7 @@ function compile(output: string, args: readonly string[]): string | undefined {
     execFileSync('cc', ['-O2', '-o', output, ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
     return output;
   } catch (error) {
-    console.log(`without ${output.split('/').at(-1)}: ${String(error).split('\n')[0]}`);
+    console.error(`without ${output.split('/').at(-1)}: ${String(error).split('\n')[0]}`);
     return undefined;
   }
 }
@@ -111,6 +111,27 @@ function summary(samples: readonly number[]): { low: number; median: number } {
   };
 }
 
+interface Variant {
+  readonly name: string;
+  readonly sample: Sample;
+  /** Nanoseconds an exit. */
+  readonly samples: number[];
+}
+
+function printTable(variants: readonly Variant[]): void {
+  console.log(`us an exit, of ${count} samples of ${exits} exits, Node ${process.version}`);
+  console.log('variant    lowest   median   over C (lowest)');
+  const c = variants.find(({ name }) => name === 'C');
+  const base = c === undefined ? Number.NaN : summary(c.samples).low;
+  const us = (ns: number): string => (ns / 1e3).toFixed(2);
+  for (const { name, samples } of variants) {
+    const { low, median } = summary(samples);
+    console.log(
+      `${name.padEnd(10)} ${us(low).padEnd(8)} ${us(median).padEnd(8)} ${us(low - base)}`,
+    );
+  }
+}
+
 const count = Number(process.argv[2] ?? 200);
 const exits = Number(process.argv[3] ?? 300);
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
@@ -136,7 +157,7 @@ try {
   const { fd } = vcpu.share;
   const native = nativeSample(folder, exits);
 
-  const variants: { name: string; sample: Sample; samples: number[] }[] = [];
+  const variants: Variant[] = [];
   const add = (name: string, sample: Sample): void => {
     variants.push({ name, sample, samples: [] });
   };
@@ -161,15 +182,11 @@ try {
       if (i > 0) samples.push(value);
     }
   }
-  console.log(`us an exit, of ${count} samples of ${exits} exits, Node ${process.version}`);
-  console.log('variant    lowest   median   over C (lowest)');
-  const base = native === undefined ? Number.NaN : summary(variants[0]?.samples ?? []).low;
-  const us = (ns: number): string => (ns / 1e3).toFixed(2);
-  for (const { name, samples } of variants) {
-    const { low, median } = summary(samples);
-    console.log(
-      `${name.padEnd(10)} ${us(low).padEnd(8)} ${us(median).padEnd(8)} ${us(low - base)}`,
-    );
+  if (process.argv[4] === '--json') {
+    const report = variants.map(({ name, samples }) => ({ name, samplesNs: samples }));
+    console.log(JSON.stringify({ variants: report }));
+  } else {
+    printTable(variants);
   }
 } finally {
   vm[Symbol.dispose]();

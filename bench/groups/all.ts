@@ -1,0 +1,9 @@
+/** The groups of measures, in the order of the report. */
+import { blkGroup } from './blk.ts';
+import { bootGroup } from './boot.ts';
+import { exitsGroup } from './exits.ts';
+import type { Group } from './group.ts';
+import { netGroup } from './net.ts';
+import { rssGroup } from './rss.ts';
+
+export const GROUPS: readonly Group[] = [exitsGroup, bootGroup, netGroup, blkGroup, rssGroup];

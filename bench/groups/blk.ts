@@ -1,0 +1,62 @@
+/** Random reads of 4 KiB from a virtio disk, many at a time and one at a time. */
+import type { Measure, Result } from '../harness/measure.ts';
+import { measureInRounds } from '../harness/rounds.ts';
+import { BLK_SUBJECTS } from '../subjects/all.ts';
+import { run } from '../subjects/subject.ts';
+import { DiskFiles } from './disk-files.ts';
+import { type Booted, Fleet, type Group, type GroupContext, guestOf, pidOf } from './group.ts';
+
+const MEMORY_MIB = 512;
+const DISK_MIB = 256;
+const DEPTHS = [32, 1] as const;
+
+/** What fio's JSON says, as far as it matters. */
+interface FioReport {
+  readonly jobs: readonly { readonly error: number; readonly read: { readonly iops: number } }[];
+}
+
+/** Reads a second. @param disk e.g. vda */
+async function fio(member: Booted, disk: string, depth: number, seconds: number): Promise<number> {
+  const argv = [
+    ...['fio', '--name=randread', `--filename=/dev/${disk}`, '--readonly', '--rw=randread'],
+    ...['--bs=4k', '--direct=1', '--ioengine=libaio', `--iodepth=${depth}`],
+    ...['--time_based', `--runtime=${seconds}`, '--output-format=json'],
+  ];
+  const text = await run(guestOf(member), argv);
+  // fio may say something before its report.
+  const [job] = (JSON.parse(text.slice(text.indexOf('{'))) as FioReport).jobs;
+  if (job === undefined || job.error !== 0) throw new Error(`fio: error ${job?.error}`);
+  return job.read.iops;
+}
+
+export const blkGroup: Group = {
+  name: 'blk',
+  summary: '4 KiB random reads at depths 32 and 1, from tmpfs and from a file system',
+  guests: true,
+  async run(context: GroupContext): Promise<Result[]> {
+    const { kernel, initrd } = await context.image('tools');
+    context.progress('blk: writing disks');
+    using disks = new DiskFiles(context.folder, DISK_MIB);
+    await using fleet = await Fleet.boot('blk', BLK_SUBJECTS, context, () => ({
+      kernel,
+      initrd,
+      memoryMiB: MEMORY_MIB,
+      disks: disks.files,
+    }));
+    const results: Result[] = [];
+    for (const [index, { label, direct }] of disks.files.entries()) {
+      const disk = `vd${String.fromCharCode('a'.charCodeAt(0) + index)}`;
+      for (const depth of DEPTHS) {
+        const name = `4 KiB random reads, depth ${depth}, ${label}${direct ? ', O_DIRECT' : ''}`;
+        const measure: Measure = { name, unit: 'IOPS', better: 'higher' };
+        const take = async (member: Booted) => ({
+          [name]: await fio(member, disk, depth, context.seconds),
+        });
+        results.push(
+          ...(await measureInRounds('blk', [measure], fleet.members, context, take, pidOf)),
+        );
+      }
+    }
+    return results;
+  },
+};

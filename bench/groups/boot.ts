@@ -1,0 +1,89 @@
+/**
+ * Time to boot: from the start of the VMM's process to the line that the guest's init prints
+ * first, on the console. nodevmm is started through its command line, as a person does.
+ */
+import { performance } from 'node:perf_hooks';
+import { fileURLToPath } from 'node:url';
+import type { Measure, Result } from '../harness/measure.ts';
+import { type Contestant, measureInRounds } from '../harness/rounds.ts';
+import { Child } from '../subjects/child.ts';
+import { MICROVM, MICROVM_PCI, Q35, type QemuMachine, qemuCommand } from '../subjects/qemu.ts';
+import { COMMAND_LINE, type GuestSpec } from '../subjects/subject.ts';
+import type { Group, GroupContext } from './group.ts';
+
+const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+/** Also says how long the kernel ran, by the guest's own clock. */
+const MARKER = /nodevmm-init: userspace reached at ([0-9.]+) s/;
+const MEMORY_MIB = 512;
+
+const TOTAL: Measure = { name: 'exec to init', unit: 'ms', better: 'lower' };
+const KERNEL: Measure = { name: 'of it the guest kernel', unit: 'ms', better: 'lower' };
+const EXIT: Measure = { name: 'end of the process', unit: 'ms', better: 'lower' };
+
+interface Bootable extends Contestant {
+  readonly command: (spec: GuestSpec) => string[];
+}
+
+const nodevmm: Bootable = {
+  name: 'nodevmm run',
+  reference: false,
+  command: ({ kernel, initrd, memoryMiB }) => [
+    ...[process.execPath, MAIN, 'run', '--no-lab', '--kernel', kernel, '--initrd', initrd],
+    ...['--cmdline', COMMAND_LINE, '--memory', `${memoryMiB}M`],
+  ],
+};
+
+const qemu = (name: string, machine: QemuMachine): Bootable => ({
+  name,
+  reference: true,
+  command: (spec) => qemuCommand(machine, spec, undefined),
+});
+
+const CONTESTANTS: readonly Bootable[] = [
+  nodevmm,
+  qemu('QEMU q35', Q35),
+  qemu('QEMU microvm PCI', MICROVM_PCI),
+  // A virtio console over MMIO comes only with a module, long after init has started.
+  qemu('QEMU microvm, ttyS0', { ...MICROVM, console: 'ttyS0' }),
+];
+
+/** One boot. @returns milliseconds by measure */
+async function boot(command: readonly string[]): Promise<Record<string, number>> {
+  const begin = performance.now();
+  const child = new Child(command);
+  let begunEnd = 0;
+  let times: Record<string, number> = {};
+  {
+    await using running = child;
+    const seen = new Promise<RegExpExecArray>((resolve) => {
+      let text = '';
+      child.process.stdout?.on('data', (chunk: Buffer) => {
+        text += chunk.toString('latin1');
+        const match = MARKER.exec(text);
+        if (match !== null) resolve(match);
+      });
+    });
+    const match = await running.during('the guest’s init', seen);
+    times = { [TOTAL.name]: performance.now() - begin, [KERNEL.name]: Number(match[1]) * 1000 };
+    begunEnd = performance.now();
+  }
+  return { ...times, [EXIT.name]: performance.now() - begunEnd };
+}
+
+export const bootGroup: Group = {
+  name: 'boot',
+  summary: 'time from exec of the VMM to the guest’s init',
+  guests: true,
+  async run(context: GroupContext): Promise<Result[]> {
+    const { kernel, initrd } = await context.image('minimal');
+    const contestants = CONTESTANTS.filter((c) => c.reference || context.selected(c.name));
+    const spec: GuestSpec = { kernel, initrd, memoryMiB: MEMORY_MIB };
+    return await measureInRounds(
+      'boot',
+      [TOTAL, KERNEL, EXIT],
+      contestants,
+      context,
+      (contestant) => boot(contestant.command(spec)),
+    );
+  },
+};

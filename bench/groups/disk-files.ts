@@ -1,0 +1,55 @@
+/** The files behind the disks: one in memory, one on a real file system. */
+import { randomBytes } from 'node:crypto';
+import { closeSync, constants, fsyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import type { DiskSpec } from '../subjects/subject.ts';
+
+/** Every tmpfs-backed disk lies here. */
+const MEMORY_FOLDER = '/dev/shm';
+const MIB = 2 ** 20;
+
+/** A disk and where it lies. */
+export interface DiskFile extends DiskSpec {
+  readonly label: string;
+}
+
+/** Files with content, gone at the end. */
+export class DiskFiles implements Disposable {
+  readonly files: readonly DiskFile[];
+  readonly #folders: string[] = [];
+
+  /** @param folder on a real file system @param sizeMiB of each file */
+  constructor(folder: string, sizeMiB: number) {
+    this.files = [
+      this.#make('tmpfs', MEMORY_FOLDER, sizeMiB),
+      this.#make('file system', folder, sizeMiB),
+    ];
+  }
+
+  [Symbol.dispose](): void {
+    for (const folder of this.#folders) rmSync(folder, { recursive: true, force: true });
+  }
+
+  #make(label: string, parent: string, sizeMiB: number): DiskFile {
+    const folder = mkdtempSync(join(parent, 'nodevmm-bench-'));
+    this.#folders.push(folder);
+    const path = join(folder, 'disk');
+    const file = openSync(path, 'w');
+    // Content that is not zero, so that no layer below may take it for a hole.
+    const block = randomBytes(MIB);
+    for (let i = 0; i < sizeMiB; i++) writeSync(file, block);
+    fsyncSync(file);
+    closeSync(file);
+    return { label, path, direct: takesDirect(path) };
+  }
+}
+
+/** tmpfs takes O_DIRECT since Linux 6.6. */
+function takesDirect(path: string): boolean {
+  try {
+    closeSync(openSync(path, constants.O_RDONLY | constants.O_DIRECT));
+    return true;
+  } catch {
+    return false;
+  }
+}

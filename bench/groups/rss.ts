@@ -1,0 +1,67 @@
+/** Memory that a VMM takes for itself: resident pages outside of guest RAM, guest idle. */
+import { readFileSync } from 'node:fs';
+import type { Measure, Result } from '../harness/measure.ts';
+import { measureInRounds } from '../harness/rounds.ts';
+import { RSS_SUBJECTS } from '../subjects/all.ts';
+import { run } from '../subjects/subject.ts';
+import { type Booted, Fleet, type Group, type GroupContext, guestOf, pidOf } from './group.ts';
+
+const MEMORY_MIB = 512;
+const RESIDENT: Measure = { name: 'resident beyond guest RAM', unit: 'MiB', better: 'lower' };
+const PRIVATE: Measure = { name: 'of it private', unit: 'MiB', better: 'lower' };
+
+interface Mapping {
+  readonly sizeKiB: number;
+  readonly rssKiB: number;
+  readonly privateKiB: number;
+}
+
+/** The mappings of a process, from proc_pid_smaps(5). */
+function mappings(pid: number): Mapping[] {
+  const parts = readFileSync(`/proc/${pid}/smaps`, 'utf8').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  return parts.map((part) => {
+    const field = (name: string): number =>
+      Number(new RegExp(`^${name}:\\s+([0-9]+) kB`, 'm').exec(part)?.[1] ?? 0);
+    return {
+      sizeKiB: field('Size'),
+      rssKiB: field('Rss'),
+      privateKiB: field('Private_Clean') + field('Private_Dirty'),
+    };
+  });
+}
+
+/** Allocators may join guest RAM's mapping with a neighbour. */
+const SLACK_KIB = 32 * 1024;
+
+/** All mappings but guest RAM's, which its size and its many resident pages show. */
+function beyondRam(pid: number): { resident: number; own: number } {
+  const all = mappings(pid);
+  const ramKiB = MEMORY_MIB * 1024;
+  const [ram] = all
+    .filter(({ sizeKiB }) => sizeKiB >= ramKiB && sizeKiB <= ramKiB + SLACK_KIB)
+    .toSorted((a, b) => b.rssKiB - a.rssKiB);
+  if (ram === undefined) throw new Error('guest RAM is no single mapping');
+  const sum = (of: (one: Mapping) => number): number =>
+    all.reduce((total, one) => total + (one === ram ? 0 : of(one)), 0) / 1024;
+  return { resident: sum((one) => one.rssKiB), own: sum((one) => one.privateKiB) };
+}
+
+export const rssGroup: Group = {
+  name: 'rss',
+  summary: 'memory of the VMM beyond guest RAM',
+  guests: true,
+  async run(context: GroupContext): Promise<Result[]> {
+    const { kernel, initrd } = await context.image('minimal');
+    await using fleet = await Fleet.boot('rss', RSS_SUBJECTS, context, () => ({
+      kernel,
+      initrd,
+      memoryMiB: MEMORY_MIB,
+    }));
+    const take = async (member: Booted) => {
+      await run(guestOf(member), ['true']);
+      const { resident, own } = beyondRam(pidOf(member));
+      return { [RESIDENT.name]: resident, [PRIVATE.name]: own };
+    };
+    return await measureInRounds('rss', [RESIDENT, PRIVATE], fleet.members, context, take);
+  },
+};

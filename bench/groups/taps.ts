@@ -1,0 +1,47 @@
+/** Taps and addresses for guests that run side by side: a subnet of its own for each. */
+import { once } from 'node:events';
+import { run } from '../../src/guest/run.ts';
+import { Child } from '../subjects/child.ts';
+
+const REMEDY = 'it takes CAP_NET_ADMIN and /dev/net/tun';
+
+/** A tap, its subnet, and the addresses at both ends. */
+export interface TapNetwork {
+  readonly tap: string;
+  readonly hostAddress: string;
+  readonly guestAddress: string;
+}
+
+/** Taps that are gone at the end. */
+export class Taps implements AsyncDisposable {
+  readonly #names: string[] = [];
+
+  /** Makes one. @param index distinguishes it from the others, 0 to 254 */
+  async add(index: number): Promise<TapNetwork> {
+    const network = {
+      tap: `nvmbench${index}`,
+      hostAddress: `10.199.${index}.1`,
+      guestAddress: `10.199.${index}.2`,
+    };
+    await ip('tuntap', 'add', 'dev', network.tap, 'mode', 'tap');
+    this.#names.push(network.tap);
+    await ip('address', 'add', `${network.hostAddress}/24`, 'dev', network.tap);
+    await ip('link', 'set', network.tap, 'up');
+    return network;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const name of this.#names) await ip('link', 'delete', name);
+  }
+}
+
+async function ip(...args: string[]): Promise<void> {
+  await run(['ip', ...args], REMEDY);
+}
+
+/** An iperf3 server that listens. */
+export async function serveIperf(): Promise<Child> {
+  const server = new Child(['iperf3', '-s', '--forceflush']);
+  await server.during('iperf3 -s', once(server.process.stdout ?? server.process, 'data'));
+  return server;
+}

@@ -1,0 +1,86 @@
+/** nodevmm as a subject: a process of its own that does nothing else. */
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import type { ExecResult } from '../../src/agent/client.ts';
+import type { DiskOptions, MachineOptions, RingOptions } from '../../src/machine/options.ts';
+import { MiB } from '../../src/memory/ram-layout.ts';
+import { Child } from './child.ts';
+import { COMMAND_LINE, type GuestSpec, type RunningGuest, type Subject } from './subject.ts';
+
+const PROGRAM = fileURLToPath(new URL('./nodevmm-process.js', import.meta.url));
+
+/** What differs from the defaults. */
+export interface Variant {
+  readonly notify?: NonNullable<MachineOptions['notify']>;
+  readonly engine?: NonNullable<DiskOptions['engine']>;
+  readonly ring?: RingOptions;
+}
+
+/** What the parent asks of the process. */
+export interface ProcessRequest {
+  readonly id: number;
+  readonly argv: readonly string[];
+}
+
+/** What the process answers; the first message, with id 0, says that the guest's agent is up. */
+export type ProcessReply =
+  | { readonly id: number; readonly result: ExecResult }
+  | { readonly id: number; readonly error: string };
+
+/** The machine that a process is to run. */
+export function machineOptions(spec: GuestSpec, variant: Variant): MachineOptions {
+  const { notify, engine, ring = {} } = variant;
+  return {
+    kernel: spec.kernel,
+    initrd: spec.initrd,
+    commandLine: [COMMAND_LINE, spec.append ?? ''].join(' ').trim(),
+    memory: spec.memoryMiB * MiB,
+    disks: (spec.disks ?? []).map(({ path, direct }) => ({
+      path,
+      direct,
+      readOnly: true,
+      ring,
+      ...(engine === undefined ? {} : { engine }),
+    })),
+    nets: spec.tap === undefined ? [] : [{ tap: spec.tap, ring }],
+    ...(notify === undefined ? {} : { notify }),
+  };
+}
+
+/** nodevmm, with its defaults or a variant of them. */
+export function nodevmm(name: string, note: string, variant: Variant = {}): Subject {
+  return { name, note, reference: false, boot: (spec) => boot(spec, variant) };
+}
+
+async function boot(spec: GuestSpec, variant: Variant): Promise<RunningGuest> {
+  const options = JSON.stringify(machineOptions(spec, variant));
+  const child = new Child([process.execPath, PROGRAM, options], true);
+  try {
+    const waiting = new Map<number, (reply: ProcessReply) => void>();
+    const up = once(child.process, 'message');
+    await child.during('the agent', up);
+    child.process.on('message', (reply: ProcessReply) => {
+      waiting.get(reply.id)?.(reply);
+      waiting.delete(reply.id);
+    });
+    let last = 0;
+    const ask = async (argv: readonly string[]): Promise<ExecResult> => {
+      last += 1;
+      const request: ProcessRequest = { id: last, argv };
+      const answered = new Promise<ProcessReply>((resolve) => waiting.set(last, resolve));
+      child.process.send(request);
+      const reply = await answered;
+      if ('error' in reply) throw new Error(reply.error);
+      const { stdout, stderr, exitCode } = reply.result;
+      return { stdout: Buffer.from(stdout), stderr: Buffer.from(stderr), exitCode };
+    };
+    return {
+      pid: child.process.pid ?? 0,
+      exec: (argv) => child.during(argv[0] ?? '', ask(argv)),
+      [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
+    };
+  } catch (error) {
+    await child[Symbol.asyncDispose]();
+    throw error;
+  }
+}

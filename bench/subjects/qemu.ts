@@ -1,0 +1,114 @@
+/** QEMU with KVM as a subject, given the same kernel file, initramfs and devices. */
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { AgentClient } from '../../src/agent/client.ts';
+import { AGENT_PORT_NAME } from '../../src/agent/protocol.ts';
+import { Child } from './child.ts';
+import { COMMAND_LINE, type GuestSpec, type RunningGuest, type Subject } from './subject.ts';
+
+const SOCKET_POLL_MS = 5;
+
+/** A machine type of QEMU's, and where its virtio devices sit. */
+export interface QemuMachine {
+  /** Of `-M`, without the accelerator. */
+  readonly type: string;
+  readonly bus: 'pci' | 'mmio';
+  /** Of the command line's `console=`. Default hvc0, a virtio console. */
+  readonly console?: 'hvc0' | 'ttyS0';
+}
+
+export const Q35: QemuMachine = { type: 'q35', bus: 'pci' };
+/** The form that QEMU's manual shows: virtio over MMIO. */
+export const MICROVM: QemuMachine = { type: 'microvm', bus: 'mmio' };
+export const MICROVM_PCI: QemuMachine = { type: 'microvm,pcie=on', bus: 'pci' };
+
+/**
+ * QEMU's command line.
+ * @param agentSocket where it listens for the agent's client; undefined for a guest without agent
+ */
+export function qemuCommand(
+  { type, bus, console = 'hvc0' }: QemuMachine,
+  spec: GuestSpec,
+  agentSocket: string | undefined,
+): string[] {
+  const device = (name: string, properties = ''): string[] => [
+    '-device',
+    `virtio-${name}-${bus === 'pci' ? 'pci' : 'device'}${properties}`,
+  ];
+  const commandLine = COMMAND_LINE.replace('hvc0', console);
+  return [
+    'qemu-system-x86_64',
+    ...['-M', `${type},accel=kvm`, '-cpu', 'host', '-smp', '1', '-m', `${spec.memoryMiB}M`],
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
+    ...(bus === 'mmio' ? ['-global', 'virtio-mmio.force-legacy=false'] : []),
+    ...['-kernel', spec.kernel, '-initrd', spec.initrd],
+    ...['-append', [commandLine, spec.append ?? ''].join(' ').trim()],
+    ...['-chardev', 'stdio,id=console,signal=off'],
+    ...(console === 'ttyS0' ? ['-serial', 'chardev:console'] : []),
+    ...device('serial'),
+    ...(console === 'hvc0' ? ['-device', 'virtconsole,chardev=console'] : []),
+    ...(agentSocket === undefined
+      ? []
+      : [
+          ...['-chardev', `socket,id=agent,path=${agentSocket},server=on,wait=off`],
+          ...['-device', `virtserialport,chardev=agent,name=${AGENT_PORT_NAME}`],
+        ]),
+    ...device('rng'),
+    ...(spec.disks ?? []).flatMap(({ path, direct }, i) => [
+      ...['-object', `iothread,id=iothread${i}`],
+      '-drive',
+      `if=none,id=disk${i},file=${path},format=raw,readonly=on,aio=io_uring,cache=${direct ? 'none' : 'writeback'}`,
+      ...device('blk', `,drive=disk${i},iothread=iothread${i}`),
+    ]),
+    ...(spec.tap === undefined
+      ? []
+      : [
+          '-netdev',
+          `tap,id=net0,ifname=${spec.tap},script=no,downscript=no,vhost=off`,
+          ...device('net', ',netdev=net0'),
+        ]),
+  ];
+}
+
+/** QEMU, a machine type of it. */
+export function qemu(name: string, note: string, machine: QemuMachine): Subject {
+  return { name, note, reference: true, boot: (spec) => boot(machine, spec) };
+}
+
+async function boot(machine: QemuMachine, spec: GuestSpec): Promise<RunningGuest> {
+  const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
+  const socket = join(folder, 'agent');
+  const child = new Child(qemuCommand(machine, spec, socket));
+  const end = async (): Promise<void> => {
+    await child[Symbol.asyncDispose]();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  try {
+    const agent = await child.during('the agent', connectAgent(socket, child));
+    return {
+      pid: child.process.pid ?? 0,
+      exec: (argv) => child.during(argv[0] ?? '', agent.exec(argv)),
+      async [Symbol.asyncDispose]() {
+        agent.close();
+        await end();
+      },
+    };
+  } catch (error) {
+    await end();
+    throw error;
+  }
+}
+
+async function connectAgent(path: string, child: Child): Promise<AgentClient> {
+  while (!existsSync(path)) {
+    if (child.process.exitCode !== null) return await child.failure();
+    await delay(SOCKET_POLL_MS);
+  }
+  const socket = connect(path);
+  const agent = new AgentClient(socket);
+  await agent.ready();
+  return agent;
+}

@@ -1,0 +1,48 @@
+/** The contract of what is compared: a VMM, set up in one certain way. */
+import type { ExecResult } from '../../src/agent/client.ts';
+import type { Contestant } from '../harness/rounds.ts';
+
+/** A disk that the guest finds as vda, vdb ... It is only read. */
+export interface DiskSpec {
+  readonly path: string;
+  /** Whether its file system takes O_DIRECT; every subject then opens it so. */
+  readonly direct: boolean;
+}
+
+/** The guest that all subjects run alike: one vCPU, console on hvc0, agent, entropy device. */
+export interface GuestSpec {
+  readonly kernel: string;
+  readonly initrd: string;
+  /** Added to COMMAND_LINE. */
+  readonly append?: string;
+  readonly memoryMiB: number;
+  readonly disks?: readonly DiskSpec[];
+  /** A tap that exists. */
+  readonly tap?: string;
+}
+
+/** What every guest's kernel is told. */
+export const COMMAND_LINE = 'console=hvc0 quiet panic=-1';
+
+/** A guest whose agent answers. */
+export interface RunningGuest extends AsyncDisposable {
+  /** The VMM's process. */
+  readonly pid: number;
+  /** Runs a command in the guest to its end. */
+  exec(argv: readonly string[]): Promise<ExecResult>;
+}
+
+/** A VMM that boots guests. */
+export interface Subject extends Contestant {
+  /** What is not in its name, for the table's legend. */
+  readonly note: string;
+  boot(spec: GuestSpec): Promise<RunningGuest>;
+}
+
+/** Runs a command in the guest. @throws Error with what it said when it fails */
+export async function run(guest: RunningGuest, argv: readonly string[]): Promise<string> {
+  const { stdout, stderr, exitCode } = await guest.exec(argv);
+  if (exitCode === 0) return stdout.toString();
+  const said = `${stderr.toString()} ${stdout.toString()}`.trim().slice(-500);
+  throw new Error(`${argv[0]} in the guest ended with status ${exitCode}: ${said}`);
+}
