@@ -40,7 +40,7 @@ t.test('a broken device watches no descriptor any more', async (t) => {
 t.test('errors are told in one line, with their place', async (t) => {
   t.match(
     describeError(new RangeError('two\nlines')),
-    /^RangeError: two \(\S*serving\.test\.js:\d+\)$/,
+    /^RangeError: two \(\S*serving\.test\.[jt]s:\d+\)$/,
   );
   t.equal(describeError('text'), 'text');
 });
