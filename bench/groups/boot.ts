@@ -11,7 +11,7 @@ import { MICROVM, MICROVM_PCI, Q35, type QemuMachine, qemuCommand } from '../sub
 import { COMMAND_LINE, type GuestSpec } from '../subjects/subject.ts';
 import type { Group, GroupContext } from './group.ts';
 
-const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../bundle/bin/main.js', import.meta.url));
 /** Also says how long the kernel ran, by the guest's own clock. */
 const MARKER = /nodevmm-init: userspace reached at ([0-9.]+) s/;
 const MEMORY_MIB = 512;

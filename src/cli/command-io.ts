@@ -14,6 +14,7 @@ export function terminalOf(
 /**
  * Streams a command's input and output until it ends.
  * @param cleanUp lets go of the terminal at the latest
+ * @param onOutput called before each piece of its output is passed on
  * @throws UsageError when the command can't be started, PeerError when its agent goes
  */
 export async function streamCommand(
@@ -21,13 +22,14 @@ export async function streamCommand(
   streams: RunStreams,
   options: Omit<InputOptions, 'endWithInput'>,
   cleanUp: CleanUp,
+  onOutput: () => void = () => {},
 ): Promise<CommandExit> {
   const size = terminalOf(streams);
   // A command that ends early, or never reads, closes its input under the writer.
   command.stdin.on('error', () => {});
   const copied = Promise.all([
-    copy(command.stdout, streams.output),
-    copy(command.stderr, streams.errorOutput),
+    copy(command.stdout, streams.output, onOutput),
+    copy(command.stderr, streams.errorOutput, onOutput),
   ]);
   // What is awaited first tells what went wrong; the others fail with it.
   for (const other of [copied, command.exit]) other.catch(() => {});
@@ -44,8 +46,13 @@ export async function streamCommand(
 }
 
 /** Copies a stream to its end; the target stays open. */
-async function copy(from: AsyncIterable<Buffer>, to: Writable): Promise<void> {
+async function copy(
+  from: AsyncIterable<Buffer>,
+  to: Writable,
+  onOutput: () => void,
+): Promise<void> {
   for await (const chunk of from) {
+    onOutput();
     if (!to.write(chunk)) await new Promise<void>((resolve) => to.once('drain', () => resolve()));
   }
 }

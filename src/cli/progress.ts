@@ -1,33 +1,48 @@
 /** A progress line on stderr for what takes longer than a second. */
 
 const FIRST_AFTER_MS = 1000;
+const TICK_MS = 250;
 const BAR_WIDTH = 24;
 const BAR = '#'.repeat(BAR_WIDTH) + '.'.repeat(BAR_WIDTH);
 
-/** Shows the current step: a bar on a terminal, else one line for each step. */
+/** Shows the current step: a bar and the seconds on a terminal, else one line for each step. */
 export class ProgressLine implements Disposable {
   readonly #stream: NodeJS.WriteStream;
   readonly #started = Date.now();
+  readonly #timer: NodeJS.Timeout;
   #printed = '';
   #step = '';
+  #bar = '';
 
   constructor(stream: NodeJS.WriteStream = process.stderr) {
     this.#stream = stream;
+    this.#timer = setInterval(() => this.#show(), TICK_MS).unref();
   }
 
   /**
    * Tells what is being done.
-   * @param fraction how much of the whole is done, 0 to 1
+   * @param fraction how much of the whole is done, 0 to 1; undefined when nobody knows
    */
-  update(step: string, fraction: number): void {
+  update(step: string, fraction?: number): void {
     // What is ready needs no line of its own.
-    if (fraction >= 1 || Date.now() - this.#started < FIRST_AFTER_MS) return;
-    const done = Math.round(Math.min(Math.max(fraction, 0), 1) * BAR_WIDTH);
-    if (this.#stream.isTTY) {
-      const bar = BAR.slice(BAR_WIDTH - done, 2 * BAR_WIDTH - done);
-      this.#print(`\r\x1b[K[${bar}] ${step}`);
-    } else if (step !== this.#step) this.#print(`${step}\n`);
+    if (fraction !== undefined && fraction >= 1) return;
     this.#step = step;
+    this.#bar = '';
+    if (fraction !== undefined) {
+      const done = Math.round(Math.max(fraction, 0) * BAR_WIDTH);
+      this.#bar = `[${BAR.slice(BAR_WIDTH - done, 2 * BAR_WIDTH - done)}] `;
+    }
+    this.#show();
+  }
+
+  #show(): void {
+    const ms = Date.now() - this.#started;
+    if (this.#step === '' || ms < FIRST_AFTER_MS) return;
+    if (this.#stream.isTTY) {
+      this.#print(`\r\x1b[K${this.#bar}${this.#step} ... ${Math.floor(ms / 1000)} s`);
+    } else {
+      this.#print(`${this.#step}\n`);
+    }
   }
 
   #print(text: string): void {
@@ -38,8 +53,10 @@ export class ProgressLine implements Disposable {
 
   /** Takes the line away. */
   close(): void {
+    clearInterval(this.#timer);
     if (this.#printed !== '' && this.#stream.isTTY) this.#stream.write('\r\x1b[K');
     this.#printed = '';
+    this.#step = '';
   }
 
   [Symbol.dispose](): void {

@@ -27,7 +27,8 @@ export async function runProgramInLab(
 ): Promise<number> {
   const { passEscapes, ...labOptions } = options;
   using cleanUp = new CleanUp();
-  await using lab = await openWithProgress(labOptions);
+  using progress = new ProgressLine();
+  await using lab = await openWithProgress(labOptions, progress);
   const tty = terminalOf(streams);
   const command = lab.spawn(argv, tty === undefined ? {} : { tty });
   let signalled: NodeJS.Signals | undefined;
@@ -51,12 +52,15 @@ export async function runProgramInLab(
     cleanUp.defer(() => process.removeListener(signal, listener));
   }
   const onQuit = (): void => end(0);
-  const ran = streamCommand(command, streams, { onQuit, passEscapes }, cleanUp);
+  // Only for a person who waits: what scripts read stays what the program wrote.
+  if (tty === undefined) progress.close();
+  else progress.update('lab: starting the program');
+  const shown = (): void => progress.close();
+  const ran = streamCommand(command, streams, { onQuit, passEscapes }, cleanUp, shown);
   return await Promise.race([ran.then((exit) => exit.exitCode), gaveUp]);
 }
 
-async function openWithProgress(options: LabOptions): Promise<Lab> {
-  using progress = new ProgressLine();
+async function openWithProgress(options: LabOptions, progress: ProgressLine): Promise<Lab> {
   // A lab that is kept can write to its own folders only.
   const shares = (options.shares ?? []).filter((folder) => !isShared(folder));
   const all = {

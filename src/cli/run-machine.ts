@@ -7,6 +7,7 @@ import { CleanUp } from './clean-up.ts';
 import { followSize, streamCommand, terminalOf } from './command-io.ts';
 import { attachInput, ConsoleOutput, openTarget, type RunStreams } from './console-io.ts';
 import { EXIT_COMMAND_LOST, EXIT_OK, statusOf } from './exit-status.ts';
+import { ProgressLine } from './progress.ts';
 import { reportError } from './report-error.ts';
 import type { ConsoleTarget } from './run-options.ts';
 
@@ -69,6 +70,9 @@ export async function runMachine(
   } else if (plan.command === undefined && plan.serial.to === 'tty') {
     cleanUp.use(attachInput(streams, vm.serial, { onQuit: person.quit }));
   }
+  if (streams.terminal !== undefined) {
+    showBooting(plan.serial.to === 'tty' ? vm.serial : vm.console, cleanUp);
+  }
   await vm.start();
   const work =
     plan.command === undefined
@@ -86,6 +90,14 @@ export async function runMachine(
       streams.errorOutput.write(`${serial.tail.trimEnd()}\n`);
     }
   });
+}
+
+/** Shows that something happens until the guest says something itself. */
+function showBooting(output: Duplex, cleanUp: CleanUp): void {
+  const progress = new ProgressLine();
+  cleanUp.use(progress);
+  progress.update('guest: booting');
+  output.prependOnceListener('data', () => progress.close());
 }
 
 function statusOfEnd(
