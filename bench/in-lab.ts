@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { PeerError } from '../src/host/errors.ts';
 import { Lab } from '../src/lab/lab.ts';
+import { undoAtExit } from './harness/at-exit.ts';
 import type { Report } from './harness/report.ts';
 import type { BenchOptions } from './options.ts';
 
@@ -27,6 +28,7 @@ export async function runInLab(
   progress: (text: string) => void,
 ): Promise<Report> {
   const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
+  const removeFolder = undoAtExit(() => rmSync(folder, { recursive: true, force: true }));
   try {
     const disk = join(folder, 'disk');
     const file = openSync(disk, 'w');
@@ -61,6 +63,6 @@ export async function runInLab(
     }
     return JSON.parse(output) as Report;
   } finally {
-    rmSync(folder, { recursive: true, force: true });
+    removeFolder();
   }
 }

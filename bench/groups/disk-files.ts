@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { closeSync, constants, fsyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { undoAtExit } from '../harness/at-exit.ts';
 import type { DiskSpec } from '../subjects/subject.ts';
 
 /** Every tmpfs-backed disk lies here. */
@@ -16,7 +17,7 @@ export interface DiskFile extends DiskSpec {
 /** Files with content, gone at the end. */
 export class DiskFiles implements Disposable {
   readonly files: readonly DiskFile[];
-  readonly #folders: string[] = [];
+  readonly #removals: (() => void)[] = [];
 
   /** @param folder on a real file system @param sizeMiB of each file */
   constructor(folder: string, sizeMiB: number) {
@@ -27,12 +28,12 @@ export class DiskFiles implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const folder of this.#folders) rmSync(folder, { recursive: true, force: true });
+    for (const removal of this.#removals) removal();
   }
 
   #make(label: string, parent: string, sizeMiB: number): DiskFile {
     const folder = mkdtempSync(join(parent, 'nodevmm-bench-'));
-    this.#folders.push(folder);
+    this.#removals.push(undoAtExit(() => rmSync(folder, { recursive: true, force: true })));
     const path = join(folder, 'disk');
     const file = openSync(path, 'w');
     // Content that is not zero, so that no layer below may take it for a hole.

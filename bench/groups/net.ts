@@ -53,7 +53,7 @@ export const netGroup: Group = {
   guests: true,
   async run(context: GroupContext): Promise<Result[]> {
     const { kernel, initrd } = await context.image('tools');
-    await using taps = new Taps();
+    using taps = new Taps();
     const networks: TapNetwork[] = [];
     for (const index of NET_SUBJECTS.keys()) networks.push(await taps.add(index));
     await using server = await serveIperf();

@@ -1,6 +1,9 @@
 /** Taps and addresses for guests that run side by side: a subnet of its own for each. */
+
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { run } from '../../src/guest/run.ts';
+import { undoAtExit } from '../harness/at-exit.ts';
 import { Child } from '../subjects/child.ts';
 
 const REMEDY = 'it takes CAP_NET_ADMIN and /dev/net/tun';
@@ -13,8 +16,8 @@ export interface TapNetwork {
 }
 
 /** Taps that are gone at the end. */
-export class Taps implements AsyncDisposable {
-  readonly #names: string[] = [];
+export class Taps implements Disposable {
+  readonly #removals: (() => void)[] = [];
 
   /** Makes one. @param index distinguishes it from the others, 0 to 254 */
   async add(index: number): Promise<TapNetwork> {
@@ -24,14 +27,22 @@ export class Taps implements AsyncDisposable {
       guestAddress: `10.199.${index}.2`,
     };
     await ip('tuntap', 'add', 'dev', network.tap, 'mode', 'tap');
-    this.#names.push(network.tap);
+    this.#removals.push(undoAtExit(() => remove(network.tap)));
     await ip('address', 'add', `${network.hostAddress}/24`, 'dev', network.tap);
     await ip('link', 'set', network.tap, 'up');
     return network;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const name of this.#names) await ip('link', 'delete', name);
+  [Symbol.dispose](): void {
+    for (const removal of this.#removals) removal();
+  }
+}
+
+function remove(tap: string): void {
+  try {
+    execFileSync('ip', ['link', 'delete', tap], { stdio: 'ignore' });
+  } catch {
+    // Gone already.
   }
 }
 

@@ -1,6 +1,7 @@
 /** The process of a VMM that is measured: its output, its end, and what it said when it failed. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { undoAtExit } from '../harness/at-exit.ts';
 
 const KEPT_OUTPUT = 2000;
 const END_GRACE_MS = 10_000;
@@ -9,7 +10,7 @@ const END_GRACE_MS = 10_000;
 export class Child implements AsyncDisposable {
   readonly process: ChildProcess;
   readonly #closed: Promise<unknown>;
-  readonly #kill = (): void => void this.process.kill('SIGKILL');
+  readonly #kill: () => void;
   #output = '';
 
   /** Starts it with no input. @param ipc with a channel for messages */
@@ -19,7 +20,7 @@ export class Child implements AsyncDisposable {
       stdio: ['ignore', 'pipe', 'pipe', ...(ipc ? ['ipc' as const] : [])],
       serialization: 'advanced',
     });
-    process.on('exit', this.#kill);
+    this.#kill = undoAtExit(() => void this.process.kill('SIGKILL'));
     for (const stream of [this.process.stdout, this.process.stderr]) {
       stream?.on('data', (chunk: Buffer) => {
         this.#output = (this.#output + chunk.toString('latin1')).slice(-KEPT_OUTPUT);
@@ -68,6 +69,6 @@ export class Child implements AsyncDisposable {
     this.process.kill('SIGTERM');
     await this.#closed;
     clearTimeout(timer);
-    process.removeListener('exit', this.#kill);
+    this.#kill();
   }
 }

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AgentClient } from '../../src/agent/client.ts';
 import { AGENT_PORT_NAME } from '../../src/agent/protocol.ts';
+import { undoAtExit } from '../harness/at-exit.ts';
 import { Child } from './child.ts';
 import { COMMAND_LINE, type GuestSpec, type RunningGuest, type Subject } from './subject.ts';
 
@@ -41,6 +42,8 @@ export function qemuCommand(
   const commandLine = COMMAND_LINE.replace('hvc0', console);
   return [
     'qemu-system-x86_64',
+    // Names the threads, for the profile.
+    ...['-name', 'bench,debug-threads=on'],
     ...['-M', `${type},accel=kvm`, '-cpu', 'host', '-smp', '1', '-m', `${spec.memoryMiB}M`],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...(bus === 'mmio' ? ['-global', 'virtio-mmio.force-legacy=false'] : []),
@@ -82,9 +85,10 @@ async function boot(machine: QemuMachine, spec: GuestSpec): Promise<RunningGuest
   const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
   const socket = join(folder, 'agent');
   const child = new Child(qemuCommand(machine, spec, socket));
+  const removeFolder = undoAtExit(() => rmSync(folder, { recursive: true, force: true }));
   const end = async (): Promise<void> => {
     await child[Symbol.asyncDispose]();
-    rmSync(folder, { recursive: true, force: true });
+    removeFolder();
   };
   try {
     const agent = await child.during('the agent', connectAgent(socket, child));
