@@ -43,6 +43,8 @@ const tools = {
   ss: 'iproute2',
   'mkfs.ext4': 'e2fsprogs',
   e2fsck: 'e2fsprogs',
+  // Busybox's knows no --zeroout.
+  blkdiscard: 'util-linux',
 };
 
 export const recipes = {
