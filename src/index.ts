@@ -1,5 +1,5 @@
 /** nodevmm: boots real Linux guests on KVM, from code. */
-export type { ExecResult } from './agent/client.ts';
+export type { ExecOptions, ExecResult } from './agent/client.ts';
 export type { CommandExit, GuestProcess, SpawnOptions } from './agent/command.ts';
 export { HostError, InternalError, NodeVmmError, PeerError, UsageError } from './host/errors.ts';
 export type {
@@ -9,8 +9,4 @@ export type {
   NetOptions,
   RingOptions,
 } from './machine/options.ts';
-export {
-  type ExecOptions,
-  VirtualMachine,
-  type VirtualMachineEvents,
-} from './machine/virtual-machine.ts';
+export { VirtualMachine, type VirtualMachineEvents } from './machine/virtual-machine.ts';

@@ -31,6 +31,12 @@ export interface ExecResult {
   readonly exitCode: number;
 }
 
+/** What `exec` runs. */
+export interface ExecOptions extends SpawnOptions {
+  /** Given to the command as its standard input. Default none. */
+  readonly stdin?: string | Uint8Array;
+}
+
 /** Who takes the frames of a channel. */
 export interface ChannelReceiver {
   /** @returns true when it was the channel's last frame */
@@ -117,13 +123,10 @@ export class AgentClient implements Disposable {
   }
 
   /** Runs a command to its end. @throws UsageError when it cannot be started */
-  async exec(
-    argv: readonly string[],
-    options: SpawnOptions & { readonly input?: Uint8Array | string } = {},
-  ): Promise<ExecResult> {
+  async exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
     const command = this.spawn(argv, options);
     command.stdin.on('error', () => {});
-    command.stdin.end(options.input);
+    command.stdin.end(options.stdin);
     const [stdout, stderr, end] = await Promise.all([
       collect(command.stdout),
       collect(command.stderr),

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { AgentClient, type ExecResult } from '../agent/client.ts';
+import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { cacheFolder } from '../guest/cache.ts';
 import { findProgram, requirePrograms } from '../guest/executables.ts';
@@ -106,10 +106,7 @@ export class Lab implements AsyncDisposable {
   }
 
   /** Runs a command to its end. */
-  exec(
-    argv: readonly string[],
-    options: SpawnOptions & { readonly input?: Uint8Array | string } = {},
-  ): Promise<ExecResult> {
+  exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
     return this.agent.exec(argv, atHome(options));
   }
 

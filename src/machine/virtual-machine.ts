@@ -1,7 +1,7 @@
 /** The public API: a virtual machine from creation to disposal. */
 import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
-import { AgentClient, type ExecResult } from '../agent/client.ts';
+import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { InternalError, UsageError } from '../host/errors.ts';
 import { Kvm } from '../kvm/kvm.ts';
@@ -25,12 +25,6 @@ export interface VirtualMachineEvents {
   log: [string];
   /** The guest rebooted and runs again. */
   reboot: [];
-}
-
-/** What is run in the guest by `exec`. */
-export interface ExecOptions extends SpawnOptions {
-  /** Given to the command as its standard input. */
-  readonly stdin?: string | Uint8Array;
 }
 
 type State = 'created' | 'starting' | 'running' | 'paused' | 'ended' | 'disposed';

@@ -44,7 +44,7 @@ t.test('KVM runs a guest in hardware, as the probe sees it', async (t) => {
 });
 
 t.test('statuses and streams come back', async (t) => {
-  const end = await lab.exec(['sh', '-c', 'cat; echo err >&2; exit 42'], { input: 'in' });
+  const end = await lab.exec(['sh', '-c', 'cat; echo err >&2; exit 42'], { stdin: 'in' });
   t.same([end.stdout.toString(), end.stderr.toString(), end.exitCode], ['in', 'err\n', 42]);
   t.equal((await lab.exec(['sh', '-c', 'kill -9 $$'])).exitCode, 137);
   await t.rejects(lab.exec(['/no/such/program']), { code: 'ENOENT' });
@@ -52,10 +52,13 @@ t.test('statuses and streams come back', async (t) => {
 
 t.test('10 MiB go in and come out whole', async (t) => {
   const input = randomBytes(10 * 2 ** 20);
-  const { stdout } = await lab.exec(['cat'], { input });
+  const { stdout } = await lab.exec(['cat'], { stdin: input });
   const hash = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
   t.equal(hash(stdout), hash(input));
-  t.equal((await lab.exec(['sha256sum'], { input })).stdout.toString().slice(0, 64), hash(input));
+  t.equal(
+    (await lab.exec(['sha256sum'], { stdin: input })).stdout.toString().slice(0, 64),
+    hash(input),
+  );
 });
 
 t.test('files of the project and the cache go both ways', async (t) => {
