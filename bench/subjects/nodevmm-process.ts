@@ -7,7 +7,10 @@ const options = JSON.parse(process.argv[2] ?? '{}') as MachineOptions;
 const reply = (message: ProcessReply): void => void process.send?.(message);
 
 const vm = await VirtualMachine.create(options);
+let ending = false;
 const end = async (status: number): Promise<void> => {
+  if (ending) return;
+  ending = true;
   await vm[Symbol.asyncDispose]();
   process.exit(status);
 };
@@ -16,7 +19,7 @@ process.on('disconnect', () => void end(0));
 vm.on('log', (text) => process.stderr.write(`${text}\n`));
 vm.console.pipe(process.stdout);
 vm.on('exit', ({ reason, detail }) => {
-  process.stderr.write(`the guest ended: ${reason} ${detail ?? ''}\n`);
+  process.stderr.write(`the guest ended: ${reason} ${detail ?? ''}\n`, () => void end(1));
 });
 process.on('message', ({ id, argv }: ProcessRequest) => {
   vm.exec(argv).then(
