@@ -4,6 +4,8 @@
  * Options: `--no-coverage`; `--raise-floor` lifts the coverage floor; `--verbose` prints all output.
  */
 import { parseArgs } from 'node:util';
+import { buildGuest } from '../src/guest/guests.ts';
+import { KERNEL_SERIES } from '../src/guest/kernel.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import { Lab } from '../src/lab/lab.ts';
 import { checkFloor, reportCoverage, startCoverage } from './runner/coverage.ts';
@@ -62,6 +64,9 @@ async function hostFor(group: Group): Promise<AsyncDisposable & { readonly lab?:
   if (group.linuxGuests !== true) return here;
   const { usable, detail } = probeKvm();
   if (usable) return here;
+  // The lab has no network: what guests are made from must be there before.
+  for (const series of KERNEL_SERIES) await buildGuest('minimal', { kernel: series });
+  await buildGuest('tools');
   console.log(`boot    the lab for the group ${group.name}: ${detail}`);
   const lab = await Lab.boot();
   return { lab, [Symbol.asyncDispose]: () => lab.close() };
