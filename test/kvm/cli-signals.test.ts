@@ -1,0 +1,57 @@
+/** Runs that a signal ends: status 128 + its number, and nothing of the run is left. */
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import t from 'tap';
+import { MiB } from '../../src/memory/ram-layout.ts';
+import { CliRun } from '../support/cli-run.ts';
+import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
+import { tapReason } from '../support/tap-reason.ts';
+import { kvmMissing } from './tiny-guest.ts';
+
+const skip = kvmMissing() || tapReason();
+const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-signals-'));
+t.teardown(() => rmSync(folder, { recursive: true }));
+
+/** Prints a letter on the serial port, then computes for ever: only a kick gets it out of KVM. */
+const BUSY = [
+  ...[0x66, 0xba, 0xf8, 0x03], // mov dx, 0x3f8
+  ...[0xb0, 0x55, 0xee], // mov al, 'U'; out dx, al
+  ...[0xeb, 0xfe], // jmp -2
+];
+const kernel = path.join(folder, 'kernel');
+const segments = [{ paddr: KERNEL_GPA, bytes: Uint8Array.from(BUSY) }];
+writeFileSync(kernel, elfKernel({ segments, pvhEntry: KERNEL_GPA }));
+const disk = path.join(folder, 'disk.raw');
+writeFileSync(disk, '');
+truncateSync(disk, MiB);
+const ARGS = [
+  ...['--kernel', kernel, '--cpus', '2', '--console', 'none', '--serial', 'tty'],
+  ...['--disk', disk, '--net', 'auto'],
+];
+
+for (const [signal, status] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+  ['SIGHUP', 129],
+] as const) {
+  t.test(`${signal} while the guest runs`, { skip }, async (t) => {
+    const run = new CliRun(folder, ARGS);
+    await run.shows('U');
+    t.equal(run.leftovers([disk]).length, 3, 'it has a tap, a lock and a process');
+    run.process.kill(signal);
+    t.match(await run.result, { status, stderr: '' });
+    t.same(run.leftovers([disk]), []);
+  });
+}
+
+// The latter is how a thread ends that crashes in native code.
+for (const signal of ['SIGKILL', 'SIGSEGV'] as const) {
+  t.test(`${signal} leaves nothing either`, { skip }, async (t) => {
+    const run = new CliRun(folder, ARGS);
+    await run.shows('U');
+    run.process.kill(signal);
+    t.match(await run.result, { status: signal });
+    t.same(run.leftovers([disk]), []);
+  });
+}

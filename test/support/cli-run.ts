@@ -1,0 +1,94 @@
+/** A run of the program as a person starts it, and what it leaves behind. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdirSync, readdirSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { RawFile } from '../../src/backend/raw-file.ts';
+
+const PROGRAM = fileURLToPath(new URL('cli-any-kvm.js', import.meta.url));
+
+/** How a run ended. */
+export interface CliResult {
+  readonly status: number | NodeJS.Signals;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** A run in progress, with a temporary folder and a process group of its own. */
+export class CliRun {
+  readonly process: ChildProcess;
+  readonly result: Promise<CliResult>;
+  readonly #temporary: string;
+  readonly #taps: readonly string[] = taps();
+  #stdout = '';
+  #changed: () => void = () => {};
+
+  /** @param folder where its temporary folder and its cache are made */
+  constructor(folder: string, args: readonly string[], uid?: number) {
+    this.#temporary = path.join(folder, 'tmp');
+    mkdirSync(this.#temporary, { recursive: true });
+    this.process = spawn(process.execPath, [PROGRAM, 'run', '--no-lab', ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+      env: { ...process.env, TMPDIR: this.#temporary, XDG_CACHE_HOME: path.join(folder, 'cache') },
+      ...(uid === undefined ? {} : { uid, gid: uid }),
+    });
+    let stderr = '';
+    this.process.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      this.#stdout += text;
+      this.#changed();
+    });
+    this.process.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      stderr += text;
+    });
+    this.result = new Promise((resolve) => {
+      this.process.on('close', (code, signal) => {
+        this.#changed();
+        resolve({ status: signal ?? code ?? 0, stdout: this.#stdout, stderr });
+      });
+    });
+  }
+
+  /** Resolves when the output holds a text; rejects when the run ends without. */
+  async shows(text: string): Promise<void> {
+    while (!this.#stdout.includes(text)) {
+      if (this.process.exitCode !== null) throw new Error(`no ${text} in ${this.#stdout}`);
+      await new Promise<void>((resolve) => {
+        this.#changed = resolve;
+      });
+    }
+  }
+
+  /** What is left of it after its end, each in a word. @param disks files whose locks it had */
+  leftovers(disks: readonly string[] = []): string[] {
+    const before = new Set(this.#taps);
+    return [
+      ...taps().filter((name) => !before.has(name)),
+      ...readdirSync(this.#temporary),
+      ...(hasProcesses(this.process.pid ?? 0) ? ['processes'] : []),
+      ...disks.filter(isLocked),
+    ];
+  }
+}
+
+/** Taps with the names that the program gives. */
+function taps(): string[] {
+  return readdirSync('/sys/class/net').filter((name) => name.startsWith('nodevmm'));
+}
+
+function hasProcesses(group: number): boolean {
+  try {
+    return process.kill(-group, 0);
+  } catch {
+    return false;
+  }
+}
+
+function isLocked(disk: string): boolean {
+  try {
+    new RawFile({ path: disk, readOnly: false, direct: false }).close();
+    return false;
+  } catch {
+    return true;
+  }
+}
