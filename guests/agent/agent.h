@@ -85,4 +85,7 @@ void command_serve(const struct pollfd *fds, size_t count);
 /* console.c: returns only when it fails */
 int console_run(const char *device, char **argv);
 
+/* hold-kvm.c: returns only when it fails */
+int hold_kvm(void);
+
 #endif
