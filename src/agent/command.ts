@@ -176,11 +176,12 @@ export class Command implements GuestProcess {
     while (this.#running && !this.#ended && this.#waiting !== undefined && this.#window > 0) {
       const { data, done } = this.#waiting;
       const part = data.subarray(0, Math.min(CHUNK, this.#window));
+      const rest = data.subarray(part.length);
       this.#window -= part.length;
+      // Before the send: a stream in this process may bring credit, and so this call, within it.
+      this.#waiting = rest.length === 0 ? undefined : { data: rest, done };
       this.#send(FRAME_STDIN, part);
-      this.#waiting = undefined;
-      if (part.length === data.length) done();
-      else this.#waiting = { data: data.subarray(part.length), done };
+      if (rest.length === 0) done();
     }
   }
 }
