@@ -94,7 +94,11 @@ for (const [what, args, message] of BAD) {
 }
 
 t.test('a kernel that fails after disk and tap were had', { skip: noTaps }, async (t) => {
-  const run = await refused(t, ['--kernel', text, '--disk', disk, '--net', 'auto'], /text/);
+  const run = await refused(
+    t,
+    ['--kernel', text, '--disk', disk, '--net', 'tap=nodevmm-bad'],
+    /text/,
+  );
   t.same(run.leftovers([disk]), []);
 });
 

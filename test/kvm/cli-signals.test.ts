@@ -27,7 +27,7 @@ writeFileSync(disk, '');
 truncateSync(disk, MiB);
 const ARGS = [
   ...['--kernel', kernel, '--cpus', '2', '--console', 'none', '--serial', 'tty'],
-  ...['--disk', disk, '--net', 'auto'],
+  ...['--disk', disk, '--net', 'tap=nodevmm-signal'],
 ];
 
 for (const [signal, status] of [

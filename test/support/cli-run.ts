@@ -1,6 +1,6 @@
 /** A run of the program as a person starts it, and what it leaves behind. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdirSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { RawFile } from '../../src/backend/raw-file.ts';
@@ -19,18 +19,26 @@ export class CliRun {
   readonly process: ChildProcess;
   readonly result: Promise<CliResult>;
   readonly #temporary: string;
-  readonly #taps: readonly string[] = taps();
+  readonly #taps: readonly string[];
   #stdout = '';
   #changed: () => void = () => {};
 
   /** @param folder where its temporary folder and its cache are made */
   constructor(folder: string, args: readonly string[], uid?: number) {
     this.#temporary = path.join(folder, 'tmp');
+    // Other tests make taps at the same time, so only those that were named are looked for.
+    this.#taps = args.flatMap((arg) => /^tap=([^,/]+)/.exec(arg)?.[1] ?? []);
     mkdirSync(this.#temporary, { recursive: true });
     this.process = spawn(process.execPath, [PROGRAM, 'run', '--no-lab', ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
       detached: true,
-      env: { ...process.env, TMPDIR: this.#temporary, XDG_CACHE_HOME: path.join(folder, 'cache') },
+      env: {
+        ...process.env,
+        TMPDIR: this.#temporary,
+        XDG_CACHE_HOME: path.join(folder, 'cache'),
+        // Somebody else may not write where coverage is collected, and Node would say so.
+        ...(uid === undefined ? {} : { NODE_V8_COVERAGE: undefined }),
+      },
       ...(uid === undefined ? {} : { uid, gid: uid }),
     });
     let stderr = '';
@@ -61,19 +69,13 @@ export class CliRun {
 
   /** What is left of it after its end, each in a word. @param disks files whose locks it had */
   leftovers(disks: readonly string[] = []): string[] {
-    const before = new Set(this.#taps);
     return [
-      ...taps().filter((name) => !before.has(name)),
+      ...this.#taps.filter((name) => existsSync(path.join('/sys/class/net', name))),
       ...readdirSync(this.#temporary),
       ...(hasProcesses(this.process.pid ?? 0) ? ['processes'] : []),
       ...disks.filter(isLocked),
     ];
   }
-}
-
-/** Taps with the names that the program gives. */
-function taps(): string[] {
-  return readdirSync('/sys/class/net').filter((name) => name.startsWith('nodevmm'));
 }
 
 function hasProcesses(group: number): boolean {
