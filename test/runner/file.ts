@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
+import { NodeVmmError } from '../../src/host/errors.ts';
 import type { Lab } from '../../src/lab/lab.ts';
 import type { Group, TestFile } from './plan.ts';
 import { Tally } from './tally.ts';
@@ -13,13 +14,15 @@ export interface FileResult {
   readonly seconds: number;
   /** Everything that the file wrote, the end of it when it was much. */
   readonly output: string;
+  /** The lab died under it. */
+  readonly labLost: boolean;
 }
 
 /** A test file that is running somewhere. */
 interface Running {
   readonly stdout: Readable;
   readonly stderr: Readable;
-  /** Resolves with `status N` or a signal's name once it ended and all output was read. */
+  /** Resolves with `status N`, a signal's name or LAB_LOST once it ended. */
   readonly ended: Promise<string>;
   kill(): void;
   /** Resolves with false when processes that it started are left. */
@@ -30,6 +33,8 @@ const OUTPUT_LIMIT = 1_000_000;
 /** How long processes that a test started may take to go once it has ended. */
 const LINGER_MS = 3000;
 const NODE_ARGUMENTS = ['--enable-source-maps'];
+
+const LAB_LOST = 'the lab died';
 
 const running = new Set<ChildProcess>();
 
@@ -89,7 +94,8 @@ function startInLab(lab: Lab, file: TestFile, env: NodeJS.ProcessEnv): Running {
   child.stdin.end();
   const ended = child.exit.then(
     ({ exitCode, signal }) => signal ?? `status ${exitCode}`,
-    (error: unknown) => String(error),
+    (error: unknown) =>
+      error instanceof NodeVmmError && error.code === 'E_AGENT_GONE' ? LAB_LOST : String(error),
   );
   return {
     stdout: child.stdout,
@@ -145,7 +151,8 @@ export async function runFile(
   else if (ended.startsWith('SIG') || (ended !== 'status 0' && tally.failures.length === 0)) {
     tally.fail('clean end', `the file ended with ${ended}`);
   }
-  return { file, tally, seconds: (Date.now() - started) / 1000, output };
+  const seconds = (Date.now() - started) / 1000;
+  return { file, tally, seconds, output, labLost: ended === LAB_LOST };
 }
 
 function closeOf(stream: Readable): Promise<void> {

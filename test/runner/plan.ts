@@ -30,7 +30,7 @@ export const GROUPS: readonly Group[] = [
     name: 'guest',
     folders: ['guest'],
     parallel: 1,
-    timeoutSeconds: 900,
+    timeoutSeconds: 1500,
     required: true,
     linuxGuests: true,
   },
