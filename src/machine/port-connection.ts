@@ -19,7 +19,12 @@ export class PortConnection extends Duplex {
   }
 
   override _write(chunk: Buffer, _encoding: string, done: (error?: Error | null) => void): void {
-    this.#port.write(chunk, done);
+    // The guest's answer may come within the port's write: who writes here must not be in the
+    // middle of it then.
+    process.nextTick(() => {
+      if (this.destroyed) done();
+      else this.#port.write(chunk, done);
+    });
   }
 
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {

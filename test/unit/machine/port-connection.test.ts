@@ -16,7 +16,7 @@ class FakeStream extends Duplex {
 t.test('bytes pass both ways', async (t) => {
   const port = new FakeStream();
   const connection = new PortConnection(port);
-  connection.write('down');
+  await new Promise((done) => connection.write('down', done));
   t.same(port.written, ['down']);
   port.push('up');
   const [bytes] = await once(connection, 'data');
@@ -65,4 +65,31 @@ t.test('what nobody listens to between two conversations is dropped', async (t) 
   port.push('hello');
   const [bytes] = await once(second, 'data');
   t.equal(bytes.toString(), 'hello');
+});
+
+t.test('no answer arrives while its question is being written', async (t) => {
+  const port = new Duplex({
+    read() {},
+    write(chunk: Buffer, _encoding, done) {
+      this.push(chunk);
+      done();
+    },
+  });
+  const connection = new PortConnection(port);
+  let writing = false;
+  let received = '';
+  const all = new Promise<void>((resolve) => {
+    connection.on('data', (chunk: Buffer) => {
+      t.notOk(writing);
+      received += chunk.toString();
+      if (received.length === 1) connection.write('c');
+      if (received === 'abc') resolve();
+    });
+  });
+  for (const text of ['a', 'b']) {
+    writing = true;
+    connection.write(text);
+    writing = false;
+  }
+  await all;
 });
