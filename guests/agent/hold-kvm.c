@@ -1,10 +1,12 @@
 /*
- * Keeps virtual machines that never run: `nodevmm-agent hold-kvm`, in the lab, for as long as it lives.
+ * Keeps virtual machines that never run: `nodevmm-agent hold-kvm`, in the lab. It returns when they
+ * are there; a child holds them from then on.
  *
  * With the first VM and the last, vCPUs without and with an APIC, KVM switches static keys, and the
  * kernel rewrites the branches that depend on them, one of them in __schedule. QEMU's TCG with
  * several threads (seen in 7.2) may go on executing what another thread rewrites meanwhile: the
- * lab's kernel then dies of a stray int3. While a VM of each kind is held nothing is switched.
+ * lab's kernel then dies of a stray int3. While a VM of each kind is held nothing is switched, and
+ * they are made before the second CPU goes online.
  */
 #include "agent.h"
 
@@ -29,6 +31,10 @@ int hold_kvm(void)
 		perror("nodevmm-agent: /dev/kvm");
 		return 1;
 	}
-	for (;;)
+	pid_t child = fork();
+	if (child < 0)
+		perror("nodevmm-agent: fork");
+	while (child == 0)
 		pause();
+	return child < 0;
 }

@@ -31,6 +31,7 @@ t.test('the machine has what was asked for', async (t) => {
     'chardev=root,tag=root',
     'name=org.nodevmm.agent',
     'mitigations=off',
+    'maxcpus=1',
     'intel_iommu=on',
     '+svm',
   ]) {
