@@ -45,6 +45,14 @@ export interface ChannelReceiver {
   fail(error: NodeVmmError): void;
 }
 
+/** What a client may be told beside the stream. */
+export interface AgentClientOptions {
+  /** How long one greeting waits for its answer. Default 500 ms. */
+  readonly helloRetryMs?: number;
+  /** Asked why when the stream ends by itself, by whoever owns the machine behind it. */
+  readonly whyEnded?: () => Promise<NodeVmmError>;
+}
+
 /** Speaks with the agent at the other end of a stream, which it owns from then on. */
 export class AgentClient implements Disposable {
   readonly #stream: Duplex;
@@ -59,17 +67,18 @@ export class AgentClient implements Disposable {
   #lastChannel = 0;
   #error: NodeVmmError | undefined;
 
-  /**
-   * @param stream e.g. a connected unix socket; it may carry the rest of an earlier conversation
-   * @param helloRetryMs how long one greeting waits for its answer
-   */
-  constructor(stream: Duplex, helloRetryMs = HELLO_RETRY_MS) {
+  /** @param stream e.g. a connected unix socket; it may carry the rest of an earlier conversation */
+  constructor(stream: Duplex, { helloRetryMs, whyEnded }: AgentClientOptions = {}) {
     this.#stream = stream;
-    this.#helloRetryMs = helloRetryMs;
+    this.#helloRetryMs = helloRetryMs ?? HELLO_RETRY_MS;
+    const ended = (cause?: Error): void => {
+      if (whyEnded === undefined) this.#fail(disconnected(cause));
+      else whyEnded().then((error) => this.#fail(error));
+    };
     stream.on('data', (chunk: Buffer) => this.#receive(chunk));
-    stream.on('error', (error) => this.#fail(disconnected(error)));
-    stream.on('close', () => this.#fail(disconnected()));
-    stream.on('end', () => this.#fail(disconnected()));
+    stream.on('error', ended);
+    stream.on('close', () => ended());
+    stream.on('end', () => ended());
     this.#greet(0);
   }
 

@@ -30,7 +30,7 @@ async function keep(options: LabOptions): Promise<void> {
   report({ step: KEPT, done: 1 });
   // Standard error is the log beside the socket.
   const { message } = await lab.agent.closed;
-  process.stderr.write(`${new Date().toISOString()} ${message}\n${lab.consoleTail().join('\n')}\n`);
+  process.stderr.write(`${new Date().toISOString()} ${message}\n`);
   process.exit(0);
 }
 

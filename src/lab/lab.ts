@@ -42,18 +42,16 @@ export class Lab implements AsyncDisposable {
   /** The conversation with its agent. */
   readonly agent: AgentClient;
   readonly #end: () => Promise<void>;
-  readonly #console: () => string[];
 
-  private constructor(agent: AgentClient, end: () => Promise<void>, console: () => string[]) {
+  private constructor(agent: AgentClient, end: () => Promise<void>) {
     this.agent = agent;
     this.#end = end;
-    this.#console = console;
   }
 
   /**
    * Boots a lab that ends with this process at the latest.
-   * @throws UsageError when the host lacks a program; PeerError with the last lines of the
-   * console when it does not come up
+   * @throws UsageError when the host lacks a program; PeerError (E_LAB_GONE) with the last lines of
+   * the console when it does not come up. What is running when it dies later ends with such an error.
    */
   static async boot(options: LabOptions = {}): Promise<Lab> {
     const progress = options.onProgress ?? (() => {});
@@ -85,7 +83,7 @@ export class Lab implements AsyncDisposable {
         agent.close();
         children[Symbol.dispose]();
       };
-      return new Lab(agent, end, serial);
+      return new Lab(agent, end);
     } catch (error) {
       children[Symbol.dispose]();
       throw error;
@@ -97,7 +95,7 @@ export class Lab implements AsyncDisposable {
     const agent = new AgentClient(await connected(socket));
     await agent.ready();
     const end = async (): Promise<void> => agent.close();
-    return new Lab(agent, end, () => []);
+    return new Lab(agent, end);
   }
 
   /** Starts a command. Its directory is by default ours, its environment ours as far as it is not the host's own. */
@@ -108,11 +106,6 @@ export class Lab implements AsyncDisposable {
   /** Runs a command to its end. */
   exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
     return this.agent.exec(argv, atHome(options));
-  }
-
-  /** The last lines of its console; none of a lab attached to. */
-  consoleTail(): string[] {
-    return this.#console();
   }
 
   /** Ends a lab booted here with everything in it; lets go of one attached to. */
@@ -199,35 +192,36 @@ async function awaitAgent(
   timeoutMs: number,
 ): Promise<AgentClient> {
   const abort = new AbortController();
+  let state = 'did not boot';
   const failed = (why: string): PeerError =>
     new PeerError(
-      'E_LAB',
-      `the lab did not boot: ${why}; its console ends with:\n${serial().join('\n')}`,
+      'E_LAB_GONE',
+      `the lab ${state}: ${why}; its console ends with:\n${serial().join('\n')}`,
     );
-  const gone = new Promise<never>((_resolve, reject) => {
+  const ended = new Promise<PeerError>((resolve) => {
     machine.once('close', (code, signal) =>
-      reject(failed(`qemu ended (${signal ?? `status ${code}`})`)),
+      resolve(failed(`qemu ended (${signal ?? `status ${code}`})`)),
     );
-    machine.once('error', (error) => reject(failed(error.message)));
-    const timer = setTimeout(() => reject(failed(`no answer in ${timeoutMs / 1000} s`)), timeoutMs);
-    abort.signal.addEventListener('abort', () => clearTimeout(timer));
+    machine.once('error', (error) => resolve(failed(error.message)));
   });
+  const late = async (): Promise<never> => {
+    await delay(timeoutMs, undefined, { signal: abort.signal });
+    throw failed(`no answer in ${timeoutMs / 1000} s`);
+  };
   const up = async (): Promise<AgentClient> => {
     while (!existsSync(path)) await delay(SOCKET_POLL_MS, undefined, { signal: abort.signal });
-    const agent = new AgentClient(await connected(path));
-    try {
-      await agent.ready();
-    } catch (error) {
-      // The machine's own end says more than that its socket closed.
-      if (error instanceof PeerError && error.code === 'E_AGENT_GONE') return await gone;
-      throw error;
-    }
+    const agent = new AgentClient(await connected(path), { whyEnded: () => ended });
+    await agent.ready();
     return agent;
   };
+  const gone = async (): Promise<never> => {
+    throw await ended;
+  };
   try {
-    return await Promise.race([up(), gone]);
+    return await Promise.race([up(), gone(), late()]);
   } finally {
     abort.abort();
+    state = 'died';
   }
 }
 

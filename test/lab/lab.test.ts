@@ -122,5 +122,13 @@ t.test('the same recipe gives the same bytes', async (t) => {
 
 t.test('a lab that cannot boot shows the end of its console', async (t) => {
   const failing = Lab.boot({ memory: 512 * 2 ** 20, kernelArgs: 'rdinit=/no/such/init' });
-  await t.rejects(failing, { code: 'E_LAB', message: /did not boot.*panic/s });
+  await t.rejects(failing, { code: 'E_LAB_GONE', message: /did not boot.*panic/s });
+});
+
+// The last one: it takes the lab along.
+t.test('what runs in a lab that dies hears why', async (t) => {
+  const waiting = lab.exec(['sleep', '1000']);
+  const panicking = lab.exec(['sh', '-c', 'echo c >/proc/sysrq-trigger']);
+  const why = { code: 'E_LAB_GONE', message: /the lab died: qemu ended.*sysrq triggered crash/s };
+  await Promise.all([t.rejects(waiting, why), t.rejects(panicking, why)]);
 });

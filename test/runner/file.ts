@@ -94,8 +94,11 @@ function startInLab(lab: Lab, file: TestFile, env: NodeJS.ProcessEnv): Running {
   child.stdin.end();
   const ended = child.exit.then(
     ({ exitCode, signal }) => signal ?? `status ${exitCode}`,
-    (error: unknown) =>
-      error instanceof NodeVmmError && error.code === 'E_AGENT_GONE' ? LAB_LOST : String(error),
+    (error: unknown) => {
+      if (!(error instanceof NodeVmmError) || error.code !== 'E_LAB_GONE') return String(error);
+      process.stderr.write(`${error.message}\n`);
+      return LAB_LOST;
+    },
   );
   return {
     stdout: child.stdout,

@@ -127,7 +127,7 @@ t.test('a new client finds its way after one that left in the middle of a frame'
   const frame = protocol.encodeFrame(protocol.FRAME_STDIN, 1, Buffer.alloc(100_000));
   stream.write(frame.subarray(0, 50_000));
   stream.removeAllListeners('data');
-  const second = new AgentClient(stream, 1);
+  const second = new AgentClient(stream, { helloRetryMs: 1 });
   await second.ready();
   t.equal((await second.exec(['echo', 'again'])).stdout.toString(), 'again\n');
   t.not((await second.exec(['kill', '-0', String(pid)])).exitCode, 0, 'the old command is killed');
