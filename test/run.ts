@@ -3,9 +3,10 @@
  * The last line is always `N passed, N failed`, with `, N skipped` where there were any.
  * Options: `--no-coverage`; `--raise-floor` lifts the coverage floor; `--verbose` prints all output.
  */
+import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { buildGuest } from '../src/guest/guests.ts';
-import { KERNEL_SERIES } from '../src/guest/kernel.ts';
+import type { KernelSeries } from '../src/guest/kernel.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import { Lab } from '../src/lab/lab.ts';
 import { checkFloor, reportCoverage, startCoverage } from './runner/coverage.ts';
@@ -58,6 +59,12 @@ function report({ file, tally, seconds, output }: FileResult, group: Group): voi
   }
 }
 
+/** A kernel that is downloaded only for tests that boot it. */
+const LARGE_KERNEL: KernelSeries = '6.12-amd64';
+
+const nameLargeKernel = (files: readonly TestFile[]): boolean =>
+  files.some(({ source }) => readFileSync(source, 'utf8').includes(`'${LARGE_KERNEL}'`));
+
 /** How often a file is tried in the lab. */
 const LAB_ATTEMPTS = 3;
 
@@ -65,14 +72,15 @@ const LAB_ATTEMPTS = 3;
 class GroupHost implements AsyncDisposable {
   #lab: Lab | undefined;
 
-  static async for(group: Group): Promise<GroupHost> {
+  static async for(group: Group, files: readonly TestFile[]): Promise<GroupHost> {
     const host = new GroupHost();
     if (group.linuxGuests !== true) return host;
     const { usable, detail } = probeKvm();
     if (usable) return host;
     // The lab has no network: what guests are made from must be there before.
-    for (const series of KERNEL_SERIES) await buildGuest('minimal', { kernel: series });
+    for (const kernel of ['6.12', '6.1'] as const) await buildGuest('minimal', { kernel });
     await buildGuest('tools');
+    if (nameLargeKernel(files)) await buildGuest('tools', { kernel: LARGE_KERNEL });
     console.log(`boot    the lab for the group ${group.name}: ${detail}`);
     host.#lab = await Lab.boot();
     return host;
@@ -107,7 +115,7 @@ class GroupHost implements AsyncDisposable {
 async function runGroup(group: Group, env: NodeJS.ProcessEnv): Promise<void> {
   const files = filesOf(group, filters);
   if (files.length === 0) return;
-  await using host = await GroupHost.for(group);
+  await using host = await GroupHost.for(group, files);
   const queue: TestFile[] = [...files];
   const lane = async (): Promise<void> => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) {

@@ -1,5 +1,6 @@
 /** The options of `nodevmm run`, and what machine they ask for. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { KERNEL_SERIES, type KernelSeries } from '../guest/kernel.ts';
 import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
 import { DEFAULT_COMMAND_LINE } from '../machine/resolve-options.ts';
@@ -16,6 +17,7 @@ export interface RunFlags {
   readonly kernel?: string;
   readonly initrd?: string;
   readonly guest?: string;
+  readonly guestKernel?: KernelSeries;
   readonly cmdline?: string;
   readonly append?: string;
   readonly memory?: number;
@@ -70,6 +72,11 @@ export function addMachineOptions(command: Command): Command {
     .option('--kernel <file>', 'bzImage or ELF vmlinux; default: the kernel of --guest')
     .option('--initrd <file>', 'initial RAM disk; default with no --kernel: that of --guest')
     .option('--guest <name>', 'guest image to boot, see `nodevmm guest list`', 'minimal')
+    .addOption(
+      new Option('--guest-kernel <series>', 'kernel of the guest image (default: 6.12)').choices([
+        ...KERNEL_SERIES,
+      ]),
+    )
     .option('--cmdline <text>', 'kernel command line, instead of the default one')
     .option('--append <text>', 'text to add to the kernel command line')
     .option('--memory <size>', 'RAM: 512M, 4G; a bare number is MiB (default: 512M)', parseMemory)

@@ -1,6 +1,7 @@
 /** `nodevmm run` and `nodevmm start`: a machine from the command line, here or in the lab. */
 import path from 'node:path';
 import type { Command } from 'commander';
+import type { KernelSeries } from '../guest/kernel.ts';
 import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
 import type { RunStreams } from './console-io.ts';
@@ -17,7 +18,10 @@ export interface RunParts {
   /** Finds or makes a guest image. */
   buildGuest(
     name: string,
-    options: { readonly onProgress: (step: string, fraction: number) => void },
+    options: {
+      readonly kernel?: KernelSeries;
+      readonly onProgress: (step: string, fraction: number) => void;
+    },
   ): Promise<BootImage>;
   /** Why this host's KVM cannot run Linux, in one line; undefined when it can. */
   whyNoKvm(): string | undefined;
@@ -146,6 +150,7 @@ async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | 
   if (flags.kernel !== undefined) return undefined;
   using progress = new ProgressLine();
   return await parts.buildGuest(flags.guest ?? 'minimal', {
+    ...(flags.guestKernel === undefined ? {} : { kernel: flags.guestKernel }),
     onProgress: (step, fraction) => progress.update(step, fraction),
   });
 }

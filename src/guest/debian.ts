@@ -23,19 +23,17 @@ export function compareVersions(a: string, b: string): number {
 }
 
 /**
- * The newest package whose name matches.
+ * The newest package of those that are wanted.
  * @param prefix what its name begins with
  * @throws UsageError when there is none
  */
-export async function newestPackage(prefix: string, name: RegExp): Promise<string> {
+export async function newestPackage(
+  prefix: string,
+  wanted: (name: string) => boolean,
+): Promise<string> {
   const look = async (): Promise<string | undefined> => {
     const out = await run(['apt-cache', 'pkgnames', prefix], NO_APT);
-    return out
-      .toString()
-      .split('\n')
-      .filter((line) => name.test(line))
-      .sort(compareVersions)
-      .at(-1);
+    return out.toString().split('\n').filter(wanted).sort(compareVersions).at(-1);
   };
   let found = await look();
   if (found === undefined) {

@@ -18,9 +18,12 @@ import { compareVersions, downloadPackage, newestPackage, unpackPackage } from '
 import { ModuleGraph, moduleName, readModuleInfo } from './kernel-modules.ts';
 import { run } from './run.ts';
 
-/** The series that guests are made for. */
-export type KernelSeries = '6.12' | '6.1';
-export const KERNEL_SERIES: readonly KernelSeries[] = ['6.12', '6.1'];
+/**
+ * What guests are made with: a series of Debian's cloud kernel, or one of its kernel for real
+ * machines, which has the drivers of what clouds do not have, and four times the size.
+ */
+export type KernelSeries = '6.12' | '6.1' | '6.12-amd64';
+export const KERNEL_SERIES: readonly KernelSeries[] = ['6.12', '6.1', '6.12-amd64'];
 
 /** A kernel ready for building guests. */
 export interface Kernel {
@@ -35,12 +38,31 @@ export interface Kernel {
 /** Tells a person what goes on. @param fraction 0 to 1 */
 export type Progress = (step: string, fraction: number) => void;
 
-const packageNames: Readonly<Record<KernelSeries, { prefix: string; name: RegExp }>> = {
+interface Distribution {
+  /** What the names of its packages begin with. */
+  readonly prefix: string;
+  /** Its versions, as `uname -r` tells them. */
+  readonly version: RegExp;
+  /** Versions of a host's own kernel that serve where there is no package. */
+  readonly host: RegExp;
+}
+
+const distributions: Readonly<Record<KernelSeries, Distribution>> = {
   '6.12': {
     prefix: 'linux-image-6.12.',
-    name: /^linux-image-6\.12\.[\d.]+\S*-cloud-amd64-unsigned$/,
+    version: /^6\.12\.[^-]+-cloud-amd64$/,
+    host: /^6\.12\./,
   },
-  '6.1': { prefix: 'linux-image-6.1.0-', name: /^linux-image-6\.1\.0-\d+-cloud-amd64-unsigned$/ },
+  '6.1': {
+    prefix: 'linux-image-6.1.0-',
+    version: /^6\.1\.0-\d+-cloud-amd64$/,
+    host: /^6\.1\./,
+  },
+  '6.12-amd64': {
+    prefix: 'linux-image-6.12.',
+    version: /^6\.12\.[^-]+-amd64$/,
+    host: /^6\.12\.[^-]+-amd64$/,
+  },
 };
 
 /**
@@ -84,10 +106,11 @@ function kernelOf(version: string): Kernel {
 function cachedKernel(series: KernelSeries): Kernel | undefined {
   const folder = join(cacheFolder(), 'kernels');
   if (!existsSync(folder)) return undefined;
-  const versions = readdirSync(folder).filter(
-    (name) => name.startsWith(`${series}.`) && !name.endsWith('.tmp'),
-  );
-  const newest = versions.sort(compareVersions).at(-1);
+  const { version, host } = distributions[series];
+  const cached = readdirSync(folder).sort(compareVersions);
+  const newest =
+    cached.findLast((name) => version.test(name)) ??
+    cached.find((name) => name === release() && host.test(name));
   return newest === undefined ? undefined : kernelOf(newest);
 }
 
@@ -99,8 +122,12 @@ interface Source {
 }
 
 async function packagedKernel(series: KernelSeries, progress: Progress): Promise<Source> {
-  const name = await newestPackage(packageNames[series].prefix, packageNames[series].name);
-  const version = name.replace(/^linux-image-/, '').replace(/-unsigned$/, '');
+  const distribution = distributions[series];
+  const versionOf = (name: string): string => /^linux-image-(.*)-unsigned$/.exec(name)?.[1] ?? '';
+  const name = await newestPackage(distribution.prefix, (candidate) =>
+    distribution.version.test(versionOf(candidate)),
+  );
+  const version = versionOf(name);
   progress(`linux ${version}: downloading`, 0.1);
   const deb = await downloadPackage(name);
   progress(`linux ${version}: unpacking`, 0.4);
@@ -122,7 +149,7 @@ function hostKernel(series: KernelSeries, cause: unknown): Source {
   const image = `/boot/vmlinuz-${version}`;
   const modules = `/lib/modules/${version}`;
   if (
-    version.startsWith(`${series}.`) &&
+    distributions[series].host.test(version) &&
     existsSync(image) &&
     existsSync(join(modules, 'kernel'))
   ) {

@@ -27,6 +27,7 @@ const guestModules = [
   'vmw_vsock_virtio_transport',
   'pvpanic-mmio',
   'pvpanic-pci',
+  'e1000',
   'ext4',
   'overlay',
 ];
@@ -58,7 +59,7 @@ export const recipes = {
   tools: {
     summary: 'minimal with iperf3, fio, ethtool, lspci, iproute2, e2fsprogs',
     init: 'init/init',
-    modules: [...guestModules, 'e1000', 'e1000e', 'nvme', 'squashfs'],
+    modules: [...guestModules, 'e1000e', 'nvme', 'squashfs'],
     programs: tools,
     files: ['/usr/share/misc/pci.ids'],
   },

@@ -1,13 +1,14 @@
 /** Whole guests as fixtures. */
 
 import { buildGuest } from '../../src/guest/guests.ts';
+import type { KernelSeries } from '../../src/guest/kernel.ts';
 import type { MachineOptions } from '../../src/index.ts';
 import { VirtualMachine } from '../../src/index.ts';
 
 /** What a test may ask of its guest. */
 export interface GuestFixture {
   /** Debian kernel series. Default 6.12. */
-  readonly kernel?: '6.12' | '6.1';
+  readonly kernel?: KernelSeries;
   /** Image. Default `minimal`. */
   readonly image?: 'minimal' | 'tools';
   /** Added to the default kernel command line. */
