@@ -30,6 +30,8 @@ export interface RunFlags {
   readonly serial?: ConsoleTarget;
   readonly hideCpuFeature?: readonly string[];
   readonly hugepages?: boolean;
+  readonly bootProtocol?: NonNullable<MachineOptions['bootProtocol']>;
+  readonly notify?: NonNullable<MachineOptions['notify']>;
   readonly onReboot?: 'restart' | 'exit';
   readonly lab?: boolean;
 }
@@ -111,6 +113,18 @@ export function addMachineOptions(command: Command): Command {
     .option('--hide-cpu-feature <names>', 'features to hide, by their names in /proc/cpuinfo', list)
     .option('--hugepages', 'back guest RAM with huge pages')
     .addOption(
+      new Option(
+        '--boot-protocol <name>',
+        'how the kernel is entered; linux64 has a bzImage unpack and place itself (default: auto)',
+      ).choices(['auto', 'pvh', 'linux64']),
+    )
+    .addOption(
+      new Option('--notify <kind>', 'where drivers kick queues (default: io)').choices([
+        'io',
+        'memory',
+      ]),
+    )
+    .addOption(
       new Option('--on-reboot <action>', 'what a reboot from inside does').choices([
         'restart',
         'exit',
@@ -157,6 +171,8 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
     }),
     rng: flags.rng === false ? false : withDefaults(rings.rng, rings),
     console: withDefaults(rings.console, rings),
+    ...(flags.bootProtocol === undefined ? {} : { bootProtocol: flags.bootProtocol }),
+    ...(flags.notify === undefined ? {} : { notify: flags.notify }),
     ...(flags.onReboot === undefined ? {} : { onReboot: flags.onReboot }),
   };
 }

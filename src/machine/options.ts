@@ -83,8 +83,8 @@ export interface MachineOptions {
   /** Port name of the agent that `exec` talks to; null: no such port. Default `org.nodevmm.agent`. */
   readonly agent?: string | null;
   /**
-   * Where drivers notify queues: memory, or ports, whose exits cost less where KVM must decode
-   * the instruction for the former. Default memory.
+   * Where drivers notify queues: I/O ports, or memory, for which KVM has to decode the guest's
+   * instruction on some processors (docs/benchmarks.md). Default io.
    */
   readonly notify?: 'memory' | 'io';
   /** What a reboot from inside does: start again, or end the run. Default `restart`. */

@@ -67,7 +67,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     consoleRing: options.console?.ring ?? {},
     agent: options.agent === null ? undefined : (options.agent ?? AGENT_PORT),
     onReboot: options.onReboot ?? 'restart',
-    notify: options.notify ?? 'memory',
+    notify: options.notify ?? 'io',
   });
 }
 

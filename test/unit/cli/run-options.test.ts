@@ -132,9 +132,11 @@ t.test('--ring: all devices, and one of them over it', (t) => {
 t.test('the rest', (t) => {
   const options = optionsOf(
     ...['--memory', '1G', '--cpus', '4', '--no-rng', '--hugepages', '--on-reboot', 'exit'],
+    ...['--boot-protocol', 'linux64', '--notify', 'memory'],
     ...['--hide-cpu-feature', 'avx,avx2', '--hide-cpu-feature', 'smep'],
   );
   t.match(options, { memory: 2 ** 30, cpus: 4, rng: false, hugePages: true, onReboot: 'exit' });
+  t.match(options, { bootProtocol: 'linux64', notify: 'memory' });
   t.strictSame(options.hideCpuFeatures, ['avx', 'avx2', 'smep']);
   t.equal(flagsOf().lab, undefined, 'the lab is neither wanted nor refused');
   t.equal(flagsOf('--lab').lab, true);

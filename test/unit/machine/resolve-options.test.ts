@@ -26,7 +26,7 @@ t.test('what was left out is filled in', async (t) => {
     consoleRing: {},
     agent: AGENT_PORT,
     onReboot: 'restart',
-    notify: 'memory',
+    notify: 'io',
   });
   t.equal('initrd' in resolved, false);
   t.equal(Object.isFrozen(resolved), true);
@@ -48,7 +48,7 @@ t.test('what was given is kept', async (t) => {
     console: { ring },
     agent: null,
     onReboot: 'exit',
-    notify: 'io',
+    notify: 'memory',
   });
   t.match(resolved, {
     initrd: '/initrd',
@@ -62,7 +62,7 @@ t.test('what was given is kept', async (t) => {
     rng: { ring },
     consoleRing: ring,
     onReboot: 'exit',
-    notify: 'io',
+    notify: 'memory',
   });
   t.equal(resolved.agent, undefined);
   t.equal(resolveOptions({ kernel, rng: false }).rng, undefined);
