@@ -2,11 +2,13 @@
 export type { ExecOptions, ExecResult } from './agent/client.ts';
 export type { CommandExit, GuestProcess, SpawnOptions } from './agent/command.ts';
 export { HostError, InternalError, NodeVmmError, PeerError, UsageError } from './host/errors.ts';
+export type { DatapathName } from './machine/datapath-choice.ts';
 export type {
   DiskOptions,
   MachineExit,
   MachineOptions,
   NetOptions,
   RingOptions,
+  VhostMode,
 } from './machine/options.ts';
 export { VirtualMachine, type VirtualMachineEvents } from './machine/virtual-machine.ts';

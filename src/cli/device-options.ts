@@ -51,7 +51,7 @@ export function parseDisk(text: string): DiskOptions {
   return disk;
 }
 
-/** `--net TAP|auto[,mac=M][,queues=N][,address=A/LEN][,mtu=N][,RING...]`. @throws UsageError */
+/** `--net TAP|auto[,mac=M][,queues=N][,address=A/LEN][,mtu=N][,vhost=V][,RING...]`. @throws UsageError */
 export function parseNet(text: string): NetOptions {
   const values = new KeyValues('--net', text, 'tap');
   const tap = values.text('tap');
@@ -63,6 +63,7 @@ export function parseNet(text: string): NetOptions {
     mtu: values.count('mtu'),
     offloads: values.flag('offloads'),
     mergeableBuffers: values.flag('mergeable-buffers'),
+    vhost: values.choice('vhost', ['on', 'off', 'auto']),
     ring: takeRing(values),
   });
   values.finish([
@@ -73,6 +74,7 @@ export function parseNet(text: string): NetOptions {
     'mtu',
     'offloads',
     'mergeable-buffers',
+    'vhost',
     ...RING_KEYS,
   ]);
   return net;

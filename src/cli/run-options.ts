@@ -90,7 +90,7 @@ export function addMachineOptions(command: Command): Command {
     )
     .option(
       '--net <tap,...>',
-      'a network interface on a tap, auto makes one; again for more; keys: mac= queues= address= mtu= offloads=off mergeable-buffers=off',
+      'a network interface on a tap, auto makes one; again for more; keys: mac= queues= address= mtu= vhost=on|off|auto offloads=off mergeable-buffers=off',
       collect,
     )
     .option('--no-rng', 'no entropy device')

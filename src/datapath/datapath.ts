@@ -27,6 +27,8 @@ export interface DatapathEvents {
 
 /** Serves queues from `start` to `stop`; may be started again. */
 export interface Datapath {
+  /** Feature bits that cannot be served here, and must not be offered. */
+  readonly withheld: bigint;
   /** Resolves when the queues are being served. @throws HostError when they cannot be. */
   start(activation: Activation): Promise<void>;
   /**

@@ -10,6 +10,7 @@ import { Serving, type ServingHost } from './serving.ts';
 
 /** Kicks arrive over the event loop; they do not keep the process alive. */
 export class InProcessDatapath implements Datapath {
+  readonly withheld = 0n;
   readonly #createHandler: () => QueueHandler;
   readonly #events: DatapathEvents;
   #run: Run | null = null;

@@ -35,6 +35,7 @@ interface Pending {
  * the process alive. One that crashed is replaced by the next `start`.
  */
 export class QueueWorkerDatapath implements Datapath {
+  readonly withheld = 0n;
   readonly #spec: QueueWorkerSpec;
   readonly #events: DatapathEvents;
   #thread: QueueThread | null;

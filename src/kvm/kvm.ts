@@ -13,10 +13,10 @@ import {
 } from '../abi/kvm-ioctl.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
+import { StructMemory } from '../host/struct-memory.ts';
 import * as sys from '../host/syscall.ts';
 import { type CpuidEntry, CpuidTable } from './cpuid-table.ts';
 import { capabilityName } from './exit-names.ts';
-import { StructMemory } from './struct-memory.ts';
 
 const DEVICE = '/dev/kvm';
 const MSR_LIST_MAXIMUM = 1024;

@@ -18,6 +18,7 @@ import {
 import * as request from '../abi/kvm-ioctl.ts';
 import { writeField } from '../abi/struct-view.ts';
 import { type NativeMemory, viewOf } from '../host/native-memory.ts';
+import { StructMemory } from '../host/struct-memory.ts';
 import * as sys from '../host/syscall.ts';
 import { type CpuidEntry, CpuidTable } from './cpuid-table.ts';
 import {
@@ -28,7 +29,6 @@ import {
   type Registers,
   type SystemRegisters,
 } from './registers.ts';
-import { StructMemory } from './struct-memory.ts';
 
 const IMMEDIATE_EXIT = kvm_run.immediate_exit.offset;
 const EXIT_REASON = kvm_run.exit_reason.offset;

@@ -14,8 +14,8 @@ import {
   KVM_IRQFD_FLAG_DEASSIGN,
   KVM_SET_GSI_ROUTING,
 } from '../abi/kvm-ioctl.ts';
+import { StructMemory } from '../host/struct-memory.ts';
 import * as sys from '../host/syscall.ts';
-import { StructMemory } from './struct-memory.ts';
 
 const ioeventfd = new StructMemory(kvm_ioeventfd);
 const irqfd = new StructMemory(kvm_irqfd);

@@ -2,10 +2,10 @@
 import { kvm_pit_config, kvm_userspace_memory_region } from '../abi/kvm.ts';
 import * as request from '../abi/kvm-ioctl.ts';
 import { Fd } from '../host/fd.ts';
+import { StructMemory } from '../host/struct-memory.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { Kvm } from './kvm.ts';
-import { StructMemory } from './struct-memory.ts';
 import type { VcpuShare } from './vcpu.ts';
 import * as inline from './vm-ioctl.ts';
 

@@ -3,10 +3,7 @@
  * starting and stopping the datapath that serves the queues. It outlives resets and reboots.
  */
 import { DEVICE_NEEDS_RESET, DRIVER_OK } from '../abi/virtio-pci.ts';
-import type { Activation, Datapath, DatapathEvents } from '../datapath/datapath.ts';
-import { InProcessDatapath } from '../datapath/in-process.ts';
-import { QueueWorkerDatapath } from '../datapath/queue-worker.ts';
-import { InternalError } from '../host/errors.ts';
+import type { Activation, DatapathEvents } from '../datapath/datapath.ts';
 import { drainEventfd } from '../host/eventfd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
@@ -16,6 +13,7 @@ import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import { QUEUE_RESET } from '../virtio/transport/device-registers.ts';
 import type { VirtioPci } from '../virtio/transport/pci.ts';
 import type { BoardMessage } from './board.ts';
+import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapath-choice.ts';
 
 /** Messages of the board that are about one device. */
 export type DeviceMessage = Extract<BoardMessage, { readonly device: number }>;
@@ -28,14 +26,11 @@ interface Socket {
   readonly intx: LoopWatch;
 }
 
-/** Makes the datapath that serves a device's queues. */
-export type OpenDatapath = (device: VirtioDevice, events: DatapathEvents) => Datapath;
-
 /** Owns a device and its datapath. */
 export class DeviceOwner implements DeviceHost {
   readonly device: VirtioDevice;
   readonly #log: (text: string) => void;
-  readonly #datapath: Datapath;
+  readonly #datapaths: DatapathChoice;
   #socket: Socket | undefined;
   /** Set from DRIVER_OK to the reset; what `resume` starts again. */
   #activation: Activation | undefined;
@@ -45,20 +40,49 @@ export class DeviceOwner implements DeviceHost {
   /** Work on the datapath is asynchronous, and strictly one step after the other. */
   #work: Promise<void> = Promise.resolve();
 
-  /** @param openDatapath tests put in their own; else the device's placement decides */
-  constructor(
-    device: VirtioDevice,
-    log: (text: string) => void,
-    openDatapath: OpenDatapath = createDatapath,
-  ) {
+  /** @param open tests put in their own datapaths */
+  constructor(device: VirtioDevice, log: (text: string) => void, open?: OpenDatapaths) {
     this.device = device;
     this.#log = (text) => log(`${device.name}: ${text}`);
-    this.#datapath = openDatapath(device, {
+    const events: DatapathEvents = {
       broken: (reason) => this.#broken(reason),
       log: this.#log,
       message: (message) => device.message?.(message),
-    });
+    };
+    this.#datapaths = new DatapathChoice(device, events, open);
     device.attach?.(this);
+  }
+
+  /** Where the queues are served. */
+  get datapath(): DatapathName {
+    return this.#datapaths.name;
+  }
+
+  /** Feature bits that cannot be served there. */
+  get withheld(): bigint {
+    return this.#datapaths.current.withheld;
+  }
+
+  /**
+   * Has the queues served elsewhere from now on; each goes on where it stood, also under traffic.
+   * @throws UsageError when that place is not to be had, or cannot serve what the driver negotiated;
+   *   HostError when it fails. All is then as it was before.
+   */
+  moveTo(name: DatapathName): Promise<void> {
+    return this.#then(async () => {
+      const before = this.#datapaths.name;
+      if (name === before) return;
+      this.#datapaths.check(name, this.#activation?.features ?? 0n);
+      await this.#halt();
+      this.#datapaths.choose(name);
+      try {
+        await this.#start();
+      } catch (error) {
+        this.#datapaths.choose(before);
+        await this.#serve();
+        throw error;
+      }
+    });
   }
 
   /** Plugs the device into a board that is about to run. */
@@ -109,7 +133,7 @@ export class DeviceOwner implements DeviceHost {
   async close(): Promise<void> {
     await this.#work;
     try {
-      await this.#datapath.close();
+      await this.#datapaths.close();
     } finally {
       this.device.close();
     }
@@ -147,7 +171,7 @@ export class DeviceOwner implements DeviceHost {
   }
 
   post(message: unknown): void {
-    this.#datapath.post(message);
+    this.#datapaths.current.post(message);
   }
 
   #then(step: () => Promise<void>): Promise<void> {
@@ -219,6 +243,14 @@ export class DeviceOwner implements DeviceHost {
   }
 
   async #serve(): Promise<void> {
+    try {
+      await this.#start();
+    } catch (error) {
+      this.#broken(textOf(error));
+    }
+  }
+
+  async #start(): Promise<void> {
     const socket = this.#socket;
     if (socket === undefined || this.#activation === undefined) return;
     if (this.#paused || this.#running) return;
@@ -228,19 +260,15 @@ export class DeviceOwner implements DeviceHost {
       const state = this.#states.get(queue.index);
       return state === undefined ? queue : { ...queue, state };
     });
-    try {
-      await this.#datapath.start({ ...this.#activation, queues });
-      this.#running = true;
-    } catch (error) {
-      this.#broken(textOf(error));
-    }
+    await this.#datapaths.current.start({ ...this.#activation, queues });
+    this.#running = true;
   }
 
   async #halt(): Promise<void> {
     if (!this.#running) return;
     this.#running = false;
     try {
-      this.#states = await this.#datapath.stop();
+      this.#states = await this.#datapaths.current.stop();
     } catch (error) {
       this.#states = new Map();
       this.#broken(textOf(error));
@@ -268,16 +296,4 @@ export class DeviceOwner implements DeviceHost {
 
 function textOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
-}
-
-function createDatapath(device: VirtioDevice, events: DatapathEvents): Datapath {
-  const { placement } = device;
-  if (placement.thread === 'worker') {
-    return new QueueWorkerDatapath({ name: device.name, ...placement }, events);
-  }
-  return new InProcessDatapath(() => {
-    const handler = device.createHandler?.();
-    if (handler === undefined) throw new InternalError(`${device.name} has no data half`);
-    return handler;
-  }, events);
 }

@@ -17,13 +17,20 @@ export function ringFeatures(options: RingOptions = {}): bigint {
   return featureSet(...bits);
 }
 
-/** The shape of a device with the given ring options. */
-export function deviceShape(device: VirtioDevice, options: RingOptions = {}): DeviceShape {
+/**
+ * The shape of a device with the given ring options.
+ * @param withheld feature bits that are not offered, since nobody could serve them
+ */
+export function deviceShape(
+  device: VirtioDevice,
+  options: RingOptions = {},
+  withheld = 0n,
+): DeviceShape {
   const size = options.queueSize ?? Number.POSITIVE_INFINITY;
   return {
     name: device.name,
     deviceId: device.deviceId,
-    features: device.features | ringFeatures(options),
+    features: (device.features | ringFeatures(options)) & ~withheld,
     featureDependencies: device.featureDependencies ?? [],
     queueSizes: device.queues.map(({ maxSize }) => Math.min(maxSize, size)),
     config: device.config,

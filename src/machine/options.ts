@@ -18,6 +18,9 @@ export interface RingOptions {
   readonly queueSize?: number;
 }
 
+/** Whether the host kernel serves a device's queues. */
+export type VhostMode = 'on' | 'off' | 'auto';
+
 /** A disk: a raw file or a block device. */
 export interface DiskOptions {
   readonly path: string;
@@ -50,6 +53,11 @@ export interface NetOptions {
   readonly offloads?: boolean;
   /** Offer VIRTIO_NET_F_MRG_RXBUF. Default true. */
   readonly mergeableBuffers?: boolean;
+  /**
+   * Whether the host kernel's vhost-net moves the packets, once the driver is up; `auto`: when it
+   * can. Ring features that it cannot serve are not offered then. Default `off`.
+   */
+  readonly vhost?: VhostMode;
   readonly ring?: RingOptions;
 }
 

@@ -73,7 +73,7 @@ export class PowerCycle {
       });
       pci = new PciPlan(
         plan.devices.map(({ owner, ring }) => ({
-          shape: deviceShape(owner.device, ring),
+          shape: deviceShape(owner.device, ring, owner.withheld),
           pciClass: owner.device.pciClass,
         })),
         plan.notify,

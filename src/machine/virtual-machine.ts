@@ -3,12 +3,12 @@ import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
-import { InternalError, UsageError } from '../host/errors.ts';
+import { InternalError, NodeVmmError, UsageError } from '../host/errors.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram } from '../memory/ram.ts';
 import { ConsoleDevice } from '../virtio/device/console.ts';
-import type { VirtioDevice } from '../virtio/device.ts';
-import { createDevices } from './create-devices.ts';
+import { type CreatedDevice, createDevices } from './create-devices.ts';
+import type { DatapathName } from './datapath-choice.ts';
 import { DeviceOwner } from './device-owner.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { OutputTail } from './output-tail.ts';
@@ -45,6 +45,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   readonly #serialStream: SerialStream;
   readonly #devices: PluggedDevice[] = [];
   readonly #tail = new OutputTail();
+  /** What is to be told once somebody can listen. */
+  readonly #notices: string[] = [];
   readonly #exit: Promise<MachineExit>;
   #resolveExit: (exit: MachineExit) => void = () => {};
   #state: State = 'created';
@@ -61,7 +63,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     const resolved = resolveOptions(options);
     const kvm = Kvm.open();
     let ram: Ram | undefined;
-    let devices: { readonly device: VirtioDevice; readonly ring: object }[] = [];
+    let devices: CreatedDevice[] = [];
+    let vm: VirtualMachine | undefined;
     try {
       if (resolved.cpus > kvm.maxVcpus) {
         throw new UsageError(
@@ -71,11 +74,16 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       }
       ram = new Ram(resolved.memory, resolved.hugePages ? 'hugetlb' : 'anonymous');
       devices = createDevices(resolved);
-      return new VirtualMachine(resolved, kvm, ram, devices);
+      vm = new VirtualMachine(resolved, kvm, ram, devices);
+      await vm.#placeDevices(devices);
+      return vm;
     } catch (error) {
-      for (const { device } of devices) device.close();
-      ram?.[Symbol.dispose]();
-      kvm[Symbol.dispose]();
+      if (vm !== undefined) await vm[Symbol.asyncDispose]();
+      else {
+        for (const { device } of devices) device.close();
+        ram?.[Symbol.dispose]();
+        kvm[Symbol.dispose]();
+      }
       throw error;
     }
   }
@@ -84,7 +92,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     options: ResolvedOptions,
     kvm: Kvm,
     ram: Ram,
-    devices: readonly { readonly device: VirtioDevice; readonly ring: object }[],
+    devices: readonly CreatedDevice[],
   ) {
     super();
     this.#options = options;
@@ -112,6 +120,29 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     });
   }
 
+  /** Where each virtio device's queues are served, by the device's name. */
+  get datapaths(): ReadonlyMap<string, DatapathName> {
+    return new Map(this.#devices.map(({ owner }) => [owner.device.name, owner.datapath]));
+  }
+
+  /**
+   * Has a device's queues served elsewhere, also while they are busy: each goes on where it stood.
+   * @param device its name: `net0`
+   * @throws UsageError when there is no such device, or that place cannot serve it; HostError when
+   *   the host fails. All is then as it was before.
+   */
+  async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
+    if (this.#state === 'ended' || this.#state === 'disposed') {
+      throw new UsageError('E_STATE', 'the machine is not running; start a new one');
+    }
+    const found = this.#devices.find(({ owner }) => owner.device.name === device);
+    if (found === undefined) {
+      const names = [...this.datapaths.keys()].join(', ');
+      throw new UsageError('E_DEVICE', `this machine has no device ${device}; it has ${names}`);
+    }
+    await this.#enqueue(() => found.owner.moveTo(datapath));
+  }
+
   /** Loads the guest and lets it run. @throws UsageError when it cannot be loaded */
   async start(): Promise<void> {
     this.#expect('start', 'created');
@@ -120,6 +151,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     for (const stream of [this.console, this.serial, ...this.#consoleDevice.ports]) {
       if (stream.readableFlowing === null) stream.resume();
     }
+    for (const text of this.#notices.splice(0)) this.emit('log', text);
     await this.#enqueue(async () => {
       try {
         await this.#powerOn();
@@ -199,6 +231,19 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#serialStream.destroy();
     this.#ram[Symbol.dispose]();
     this.#kvm[Symbol.dispose]();
+  }
+
+  /** Before the guest runs: what is asked of vhost shows in the features that are offered. */
+  async #placeDevices(devices: readonly CreatedDevice[]): Promise<void> {
+    for (const { device, vhost } of devices) {
+      if (vhost === 'off') continue;
+      try {
+        await this.moveDatapath(device.name, 'vhost');
+      } catch (error) {
+        if (vhost === 'on' || !(error instanceof NodeVmmError)) throw error;
+        this.#notices.push(`${device.name}: served in userspace: ${error.message}`);
+      }
+    }
   }
 
   #connectAgent(): AgentClient {

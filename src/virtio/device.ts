@@ -38,6 +38,12 @@ export type Placement =
       readonly options: unknown;
     };
 
+/**
+ * What of a device the host kernel's vhost can serve in the data half's place. `net`: queue pair n
+ * on the queue of a tap that descriptor n is.
+ */
+export type VhostSpec = { readonly kind: 'net'; readonly taps: readonly number[] };
+
 /** A device's control half. One object is one device of one VM. */
 export interface VirtioDevice {
   /** Short name for messages and threads, e.g. `blk0`. */
@@ -56,6 +62,8 @@ export interface VirtioDevice {
   /** Which bytes of it the driver may write: 0xff where it may. Absent: none. */
   readonly configWriteMask?: Uint8Array;
   readonly placement: Placement;
+  /** Absent: vhost cannot serve it. */
+  readonly vhost?: VhostSpec;
   /** Called once, before the guest runs. */
   attach?(host: DeviceHost): void;
   /** Makes the data half for placement `main`, anew for each activation. */

@@ -1,5 +1,5 @@
 /** A machine from creation to disposal, with kernels of a few bytes that any /dev/kvm runs. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
@@ -7,6 +7,7 @@ import type { MachineOptions } from '../../src/machine/options.ts';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
+import { tapReason } from '../support/tap-reason.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
@@ -173,3 +174,39 @@ t.test('several machines run in one process', { skip }, async (t) => {
   t.same(await Promise.all(texts), ['one\n', 'two\n', 'three\n']);
   for (const vm of vms) await vm[Symbol.asyncDispose]();
 });
+
+const hasVhost = (): boolean => {
+  try {
+    accessSync('/dev/vhost-net', constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+t.test(
+  'vhost is had, refused in one line, or done without',
+  { skip: skip || tapReason() },
+  async (t) => {
+    const nets = (vhost: 'on' | 'off' | 'auto') => ({ nets: [{ vhost }] });
+    const place = hasVhost() ? 'vhost' : 'userspace';
+    if (place === 'vhost') {
+      await using vm = await machine(HALT, nets('on'));
+      t.equal(vm.datapaths.get('net0'), 'vhost');
+    } else {
+      await t.rejects(machine(HALT, nets('on')), { code: 'E_VHOST', message: /^[^\n]*vhost=off$/ });
+    }
+    await using vm = await machine(HALT, nets('auto'));
+    const logs: string[] = [];
+    vm.on('log', (text) => logs.push(text));
+    await vm.start();
+    t.equal(vm.datapaths.get('net0'), place);
+    t.equal(logs.length, place === 'vhost' ? 0 : 1, logs.join('; '));
+    await t.rejects(vm.moveDatapath('net7', 'vhost'), { code: 'E_DEVICE', message: /net0/ });
+    await t.rejects(vm.moveDatapath('console0', 'vhost'), { code: 'E_VHOST' });
+    await vm.moveDatapath('net0', 'userspace');
+    t.equal(vm.datapaths.get('net0'), 'userspace');
+    await vm.stop();
+    await t.rejects(vm.moveDatapath('net0', 'vhost'), { code: 'E_STATE' });
+  },
+);

@@ -5,6 +5,8 @@ import type { KernelSeries } from '../../src/guest/kernel.ts';
 import type { MachineOptions } from '../../src/index.ts';
 import { VirtualMachine } from '../../src/index.ts';
 
+const LAST_WORDS = 8192;
+
 /** What a test may ask of its guest. */
 export interface GuestFixture {
   /** Debian kernel series. Default 6.12. */
@@ -20,11 +22,32 @@ export interface GuestFixture {
 export async function createGuest(fixture: GuestFixture = {}): Promise<VirtualMachine> {
   const { kernel = '6.12', image = 'minimal', append = '', machine = {} } = fixture;
   const guest = await buildGuest(image, { kernel });
-  return await VirtualMachine.create({
+  const vm = await VirtualMachine.create({
     kernel: guest.kernel,
     initrd: guest.initrd,
     commandLine: `earlycon=uart8250,io,0x3f8 console=hvc0 quiet panic=-1 ${append}`.trim(),
     ...machine,
+  });
+  showLastWords(vm);
+  return vm;
+}
+
+/** What a guest said before an end that it did not choose, on standard error. */
+function showLastWords(vm: VirtualMachine): void {
+  let tail = '';
+  for (const stream of [vm.console, vm.serial]) {
+    // A listener would change the stream for whoever reads it.
+    const push = stream.push.bind(stream);
+    stream.push = (chunk: unknown, encoding?: BufferEncoding) => {
+      if (chunk instanceof Uint8Array) {
+        tail = (tail + Buffer.from(chunk).toString('latin1')).slice(-LAST_WORDS);
+      }
+      return push(chunk, encoding);
+    };
+  }
+  vm.on('exit', ({ reason, detail }) => {
+    if (!['panic', 'triple-fault', 'internal-error'].includes(reason)) return;
+    process.stderr.write(`the guest ended: ${reason} ${detail ?? ''}\n${tail}\n`);
   });
 }
 

@@ -9,6 +9,7 @@ import { VirtioPciRig } from './virtio-pci-rig.ts';
 
 /** A datapath that records, and stops when it is told to. */
 export class FakeDatapath implements Datapath {
+  withheld = 0n;
   readonly said: string[] = [];
   readonly posted: unknown[] = [];
   last: Activation | undefined;
@@ -69,6 +70,10 @@ export class OwnerRig implements AsyncDisposable {
   readonly device: VirtioDevice;
   readonly owner: DeviceOwner;
   readonly datapath: FakeDatapath;
+  /** Once it was asked for. */
+  vhost: FakeDatapath | undefined;
+  vhostError: Error | undefined;
+  vhostWithholds = 0n;
   host: DeviceHost | undefined;
   #unplugged = false;
 
@@ -82,6 +87,7 @@ export class OwnerRig implements AsyncDisposable {
       queues: [],
       config: Uint8Array.from(this.rig.shape.config),
       placement: { thread: 'main' },
+      vhost: { kind: 'net', taps: [] },
       attach: (host) => {
         this.host = host;
       },
@@ -98,14 +104,18 @@ export class OwnerRig implements AsyncDisposable {
         this.calls.push('close');
       },
     };
-    this.owner = new DeviceOwner(
-      this.device,
-      (text) => this.logs.push(text),
-      (_device, events) => {
+    this.owner = new DeviceOwner(this.device, (text) => this.logs.push(text), {
+      userspace: (_device, events) => {
         datapath = new FakeDatapath(events);
         return datapath;
       },
-    );
+      vhost: (_spec, _rest, events) => {
+        if (this.vhostError !== undefined) throw this.vhostError;
+        this.vhost = new FakeDatapath(events);
+        this.vhost.withheld = this.vhostWithholds;
+        return this.vhost;
+      },
+    });
     this.datapath = datapath as unknown as FakeDatapath;
     this.plug();
   }

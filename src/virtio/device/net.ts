@@ -19,7 +19,7 @@ import {
 } from '../../abi/virtio-net.ts';
 import { Tap } from '../../backend/tap.ts';
 import { UsageError } from '../../host/errors.ts';
-import type { DeviceHost, QueueSpec, VirtioDevice } from '../device.ts';
+import type { DeviceHost, QueueSpec, VhostSpec, VirtioDevice } from '../device.ts';
 import { featureSet } from '../features.ts';
 import { macNumber } from './net-filter.ts';
 import type { MacChanged, NetHandlerOptions } from './net-handler.ts';
@@ -105,6 +105,7 @@ class TapNetDevice implements NetDevice {
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array;
   readonly placement: VirtioDevice['placement'];
+  readonly vhost: VhostSpec;
   readonly #tap: Tap;
   readonly #mac: Uint8Array;
   readonly #resets = new Int32Array(new SharedArrayBuffer(4));
@@ -134,6 +135,7 @@ class TapNetDevice implements NetDevice {
         : 0n);
     this.queues = queueSpecs(pairs, options.queueSize ?? DATA_QUEUE_SIZE);
     this.config = initialConfig(mac, pairs, mtu);
+    this.vhost = { kind: 'net', taps: tap.fds };
     this.placement = {
       thread: 'worker',
       module: new URL('./net-handler.js', import.meta.url).href,

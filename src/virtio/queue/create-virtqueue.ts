@@ -13,7 +13,7 @@ import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { hasFeature } from '../features.ts';
 import { PackedQueue, packedInFlight } from './packed-queue.ts';
-import { type AreaRule, openArea, type RingFeatures } from './ring-windows.ts';
+import { type AreaRule, openArea, placeArea, type RingFeatures } from './ring-windows.ts';
 import { SplitQueue } from './split-queue.ts';
 import type { QueueConfig, Virtqueue } from './virtqueue.ts';
 
@@ -78,6 +78,38 @@ function checkState(config: QueueConfig, packed: boolean): void {
   );
 }
 
+function checkedRules(config: QueueConfig, features: bigint): Rules {
+  const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
+  checkSize(config, packed);
+  checkState(config, packed);
+  return packed ? packedRules(config.size) : splitRules(config.size);
+}
+
+/** Where a queue's areas lie: offsets in guest RAM. */
+export interface QueuePlace {
+  readonly descriptor: number;
+  readonly driver: number;
+  readonly device: number;
+}
+
+/**
+ * Checks a queue as `createVirtqueue` does, for whoever serves it by other means.
+ * @throws PeerError likewise
+ */
+export function placeVirtqueue(
+  memory: GuestMemory,
+  config: QueueConfig,
+  features: bigint,
+): QueuePlace {
+  const { index, descriptorArea, driverArea, deviceArea } = config;
+  const rules = checkedRules(config, features);
+  return {
+    descriptor: placeArea(memory, index, descriptorArea, rules.descriptor),
+    driver: placeArea(memory, index, driverArea, rules.driver),
+    device: placeArea(memory, index, deviceArea, rules.device),
+  };
+}
+
 /**
  * Opens a queue in the format that was negotiated.
  * @param features all negotiated feature bits
@@ -88,10 +120,7 @@ export function createVirtqueue(
   config: QueueConfig,
   features: bigint,
 ): Virtqueue {
-  const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
-  checkSize(config, packed);
-  checkState(config, packed);
-  const rules = packed ? packedRules(config.size) : splitRules(config.size);
+  const rules = checkedRules(config, features);
   const windows = {
     descriptor: openArea(memory, config.index, config.descriptorArea, rules.descriptor),
     driver: openArea(memory, config.index, config.driverArea, rules.driver),
@@ -102,7 +131,7 @@ export function createVirtqueue(
     eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
     inOrder: hasFeature(features, VIRTIO_F_IN_ORDER),
   };
-  return packed
+  return hasFeature(features, VIRTIO_F_RING_PACKED)
     ? new PackedQueue(memory, config, ring, windows)
     : new SplitQueue(memory, config, ring, windows);
 }

@@ -34,17 +34,12 @@ export interface AreaRule {
 }
 
 /**
- * Checks where the driver put an area, and opens it. The words of an area that is only aligned
- * to 2 bytes are empty.
+ * Checks where the driver put an area.
  * @param queue index of the queue, for the error
+ * @returns the area's offset in guest RAM
  * @throws PeerError when the area is misaligned or not in RAM
  */
-export function openArea(
-  memory: GuestMemory,
-  queue: number,
-  gpa: number,
-  rule: AreaRule,
-): AreaWindow {
+export function placeArea(memory: GuestMemory, queue: number, gpa: number, rule: AreaRule): number {
   const place = `queue ${queue}: the ${rule.name} at 0x${gpa.toString(16)}`;
   if (gpa % rule.alignment !== 0) {
     throw new PeerError(
@@ -59,6 +54,17 @@ export function openArea(
       `${place}, ${rule.length} bytes long, is not in guest RAM (virtio 1.3 §2.6)`,
     );
   }
+  return offset;
+}
+
+/** Opens an area; the words of one that is only aligned to 2 bytes are empty. As `placeArea`. */
+export function openArea(
+  memory: GuestMemory,
+  queue: number,
+  gpa: number,
+  rule: AreaRule,
+): AreaWindow {
+  const offset = placeArea(memory, queue, gpa, rule);
   const { buffer, byteOffset } = memory.bytes(offset, rule.length);
   const words = rule.alignment % 4 === 0 ? Math.floor(rule.length / 4) : 0;
   return {

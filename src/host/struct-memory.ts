@@ -1,7 +1,7 @@
 /** A kernel struct in memory whose address ioctls may take, with its fields by name. */
 import type { Field } from '../abi/struct.ts';
 import { type AnyLayout, type FieldName, readField, writeField } from '../abi/struct-view.ts';
-import { NativeMemory } from '../host/native-memory.ts';
+import { NativeMemory } from './native-memory.ts';
 
 /** One zeroed struct. */
 export class StructMemory<L extends AnyLayout> extends NativeMemory {

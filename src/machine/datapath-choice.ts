@@ -1,0 +1,97 @@
+/** The places where one device's queues can be served, and the one that is chosen. */
+import type { Datapath, DatapathEvents } from '../datapath/datapath.ts';
+import { InProcessDatapath } from '../datapath/in-process.ts';
+import { QueueWorkerDatapath } from '../datapath/queue-worker.ts';
+import { InternalError, UsageError } from '../host/errors.ts';
+import { VhostDatapath } from '../vhost/vhost-datapath.ts';
+import { openVhostUnits } from '../vhost/vhost-unit.ts';
+import type { VhostSpec, VirtioDevice } from '../virtio/device.ts';
+import { hasFeature } from '../virtio/features.ts';
+
+/** `userspace`: the device's own data half, in this process. `vhost`: the host kernel. */
+export type DatapathName = 'userspace' | 'vhost';
+
+/** Makes datapaths. */
+export interface OpenDatapaths {
+  /** The device's own. */
+  userspace(device: VirtioDevice, events: DatapathEvents): Datapath;
+  /** @param rest serves what the kernel does not */
+  vhost(spec: VhostSpec, rest: Datapath, events: DatapathEvents): Datapath;
+}
+
+const REAL: OpenDatapaths = {
+  userspace: createDatapath,
+  vhost: (spec, rest, events) => new VhostDatapath(openVhostUnits(spec), rest, events),
+};
+
+/** Owns a device's datapaths. */
+export class DatapathChoice {
+  readonly #device: VirtioDevice;
+  readonly #events: DatapathEvents;
+  readonly #open: OpenDatapaths;
+  readonly #userspace: Datapath;
+  #vhost: Datapath | undefined;
+  #name: DatapathName = 'userspace';
+
+  constructor(device: VirtioDevice, events: DatapathEvents, open: OpenDatapaths = REAL) {
+    this.#device = device;
+    this.#events = events;
+    this.#open = open;
+    this.#userspace = open.userspace(device, events);
+  }
+
+  get name(): DatapathName {
+    return this.#name;
+  }
+
+  /** The chosen one. */
+  get current(): Datapath {
+    return this.#name === 'vhost' ? this.#openVhost() : this.#userspace;
+  }
+
+  /** @throws UsageError when `choose` could not be followed, with these features negotiated */
+  check(name: DatapathName, features: bigint): void {
+    const { withheld } = name === 'vhost' ? this.#openVhost() : this.#userspace;
+    const missing = features & withheld;
+    if (missing === 0n) return;
+    const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((b) => hasFeature(missing, b));
+    throw new UsageError(
+      'E_FEATURES',
+      `${this.#device.name}: ${name} cannot serve what the driver negotiated (feature bits ${bits.join(', ')}); start the machine with ${name}=on, which does not offer them`,
+    );
+  }
+
+  /** Neither one is started. */
+  choose(name: DatapathName): void {
+    this.#name = name;
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.#vhost?.close();
+    } finally {
+      await this.#userspace.close();
+    }
+  }
+
+  #openVhost(): Datapath {
+    const { vhost, name } = this.#device;
+    if (vhost === undefined) {
+      throw new UsageError('E_VHOST', `${name}: vhost serves no device of this kind`);
+    }
+    this.#vhost ??= this.#open.vhost(vhost, this.#userspace, this.#events);
+    return this.#vhost;
+  }
+}
+
+function createDatapath(device: VirtioDevice, events: DatapathEvents): Datapath {
+  const { placement } = device;
+  if (placement.thread === 'worker') {
+    return new QueueWorkerDatapath({ name: device.name, ...placement }, events);
+  }
+  return new InProcessDatapath(() => {
+    const handler = device.createHandler?.();
+    if (handler === undefined) throw new InternalError(`${device.name} has no data half`);
+    return handler;
+  }, events);
+}

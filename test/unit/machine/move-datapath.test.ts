@@ -1,0 +1,70 @@
+/** Moving a device's queues between the places that can serve them. */
+import t from 'tap';
+import { UsageError } from '../../../src/host/errors.ts';
+import { OwnerRig } from '../../support/owner-rig.ts';
+
+t.test('each queue goes on where it stood, there and back', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(2);
+  await o.settle();
+  t.same(o.datapath.take(), ['start 0 1']);
+  await o.owner.moveTo('vhost');
+  t.equal(o.owner.datapath, 'vhost');
+  t.same(o.datapath.take(), ['stop']);
+  t.same(o.vhost?.take(), ['start 0@10 1@11']);
+  await o.owner.moveTo('vhost');
+  t.same(o.vhost?.take(), [], 'where it is already');
+  await o.owner.moveTo('userspace');
+  t.same(o.vhost?.take(), ['stop']);
+  t.same(o.datapath.take(), ['start 0@10 1@11']);
+});
+
+t.test('before the driver is up it is only a choice', async (t) => {
+  await using o = new OwnerRig();
+  o.vhostWithholds = 0x1234n;
+  await o.owner.moveTo('vhost');
+  t.equal(o.owner.withheld, 0x1234n);
+  o.rig.initialize(1);
+  await o.settle();
+  t.same(o.datapath.take(), []);
+  t.same(o.vhost?.take(), ['start 0']);
+});
+
+t.test('a paused device moves, and is served when it goes on', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  await o.owner.pause();
+  o.datapath.take();
+  await o.owner.moveTo('vhost');
+  t.same([o.datapath.take(), o.vhost?.take()], [[], []]);
+  await o.owner.resume();
+  t.same(o.vhost?.take(), ['start 0@10']);
+});
+
+t.test('what cannot be leaves all as it was', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  o.datapath.take();
+  o.vhostError = new UsageError('E_VHOST', 'no vhost here');
+  await t.rejects(o.owner.moveTo('vhost'), { code: 'E_VHOST' });
+  o.vhostError = undefined;
+  o.vhostWithholds = o.rig.shape.features;
+  await t.rejects(o.owner.moveTo('vhost'), { code: 'E_FEATURES', message: /feature bits .*32/ });
+  t.same([o.datapath.take(), o.owner.datapath], [[], 'userspace'], 'it was never stopped');
+});
+
+t.test('a start that fails goes back', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  await o.owner.moveTo('vhost');
+  await o.owner.moveTo('userspace');
+  o.datapath.take();
+  if (o.vhost !== undefined) o.vhost.failStart = new Error('the kernel refuses');
+  await t.rejects(o.owner.moveTo('vhost'), /the kernel refuses/);
+  t.same(o.datapath.take(), ['stop', 'start 0@10']);
+  t.equal(o.owner.datapath, 'userspace');
+  t.equal(o.status, 0xf, 'the driver notices nothing');
+});
