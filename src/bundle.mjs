@@ -21,6 +21,7 @@ const ENTRIES = [
   'datapath/queue-worker-main',
   'virtio/device/blk',
   'virtio/device/net-handler',
+  'nic/e1000-handler',
 ];
 
 await build({

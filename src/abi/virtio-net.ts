@@ -50,6 +50,8 @@ export const virtio_net_hdr = struct(
 export const VIRTIO_NET_HDR_F_NEEDS_CSUM = 1;
 export const VIRTIO_NET_HDR_GSO_NONE = 0;
 export const VIRTIO_NET_HDR_GSO_TCPV4 = 1;
+export const VIRTIO_NET_HDR_GSO_TCPV6 = 4;
+export const VIRTIO_NET_HDR_GSO_ECN = 0x80;
 
 /** §5.1.6.5: what a control command starts with. */
 export const virtio_net_ctrl_hdr = struct({ class: 1, command: 1 }, true);

@@ -51,12 +51,13 @@ export function parseDisk(text: string): DiskOptions {
   return disk;
 }
 
-/** `--net TAP|auto[,mac=M][,queues=N][,address=A/LEN][,mtu=N][,vhost=V][,RING...]`. @throws UsageError */
+/** `--net TAP|auto[,model=M][,mac=M][,queues=N][,address=A/LEN][,mtu=N][,vhost=V][,RING...]`. @throws UsageError */
 export function parseNet(text: string): NetOptions {
   const values = new KeyValues('--net', text, 'tap');
   const tap = values.text('tap');
   const net = given<NetOptions>({
     tap: tap === 'auto' ? undefined : tap,
+    model: values.choice('model', ['virtio', 'e1000']),
     mac: values.text('mac'),
     queues: values.count('queues'),
     hostAddress: values.text('address'),
@@ -68,6 +69,7 @@ export function parseNet(text: string): NetOptions {
   });
   values.finish([
     'tap',
+    'model',
     'mac',
     'queues',
     'address',

@@ -90,7 +90,7 @@ export function addMachineOptions(command: Command): Command {
     )
     .option(
       '--net <tap,...>',
-      'a network interface on a tap, auto makes one; again for more; keys: mac= queues= address= mtu= vhost=on|off|auto offloads=off mergeable-buffers=off',
+      'a network interface on a tap, auto makes one; again for more; keys: model=virtio|e1000 mac= queues= address= mtu= vhost=on|off|auto offloads=off mergeable-buffers=off',
       collect,
     )
     .option('--no-rng', 'no entropy device')
@@ -167,6 +167,8 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
     }),
     nets: (flags.net ?? []).map((text) => {
       const net = parseNet(text);
+      // It has no virtqueues for --ring all to be about.
+      if (net.model === 'e1000') return net;
       return { ...net, ...withDefaults(net.ring, rings) };
     }),
     rng: flags.rng === false ? false : withDefaults(rings.rng, rings),

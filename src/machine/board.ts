@@ -1,5 +1,5 @@
 /**
- * The machine's registers, put together: buses, platform devices and virtio functions over the
+ * The machine's registers, put together: buses, platform devices and PCI functions over the
  * state buffer. Every thread builds its own from the same plan; all show the same registers.
  */
 import { AddressSpace } from '../bus/address-space.ts';
@@ -18,40 +18,32 @@ import { Rtc } from '../platform/rtc.ts';
 import { Serial16550 } from '../platform/serial-16550.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { VcpuControl } from '../state/vcpu-control.ts';
-import { VirtioPci, type VirtioPciPlan } from '../virtio/transport/pci.ts';
 import { KvmPort } from './kvm-port.ts';
+import {
+  createPciDevice,
+  functionOf,
+  type PciDevice,
+  type PciDeviceMessage,
+  type PciDevicePlan,
+  routesOf,
+} from './pci-devices.ts';
 
 const SERIAL_PORTS = 8;
 /** State that a board takes besides its devices, and an upper bound of what one device takes. */
 const BOARD_STATE = 0x4_0000;
-const DEVICE_STATE = 0x4000;
+const DEVICE_STATE = 0x8000;
 
 /** All that a thread needs to build the board; a plain, cloneable message. */
 export interface BoardPlan {
   readonly buffer: SharedArrayBuffer;
   readonly vmFd: number;
   readonly cpus: number;
-  readonly devices: readonly VirtioPciPlan[];
+  readonly devices: readonly PciDevicePlan[];
 }
 
 /** What the guest did that the main thread must act on. */
 export type BoardMessage =
-  | {
-      readonly kind: 'driver-ok' | 'reset' | 'interrupts-changed';
-      readonly device: number;
-    }
-  | {
-      readonly kind: 'queue-enabled' | 'queue-reset';
-      readonly device: number;
-      readonly queue: number;
-    }
-  | {
-      readonly kind: 'config-written';
-      readonly device: number;
-      readonly offset: number;
-      readonly length: number;
-      readonly value: number;
-    }
+  | PciDeviceMessage
   | { readonly kind: 'serial-output' }
   | { readonly kind: 'power'; readonly event: PowerEvent };
 
@@ -60,7 +52,7 @@ export class Board {
   readonly state: SharedState;
   readonly control: VcpuControl;
   readonly serial: Serial16550;
-  readonly devices: readonly VirtioPci[];
+  readonly devices: readonly PciDevice[];
   readonly #ports = new AddressSpace();
   readonly #memory = new AddressSpace();
   readonly #bus: PciBus;
@@ -83,7 +75,7 @@ export class Board {
     this.state = new SharedState(plan.buffer);
     const { state } = this;
     this.control = new VcpuControl(state, plan.cpus);
-    const routes = plan.devices.reduce((sum, device) => sum + device.vectors.length, 0);
+    const routes = plan.devices.reduce((sum, device) => sum + routesOf(device), 0);
     const table = state.bytes(GsiRouting.bytes(routes));
     this.#routing = new GsiRouting(
       new DataView(table.buffer, table.byteOffset, table.length),
@@ -96,18 +88,11 @@ export class Board {
     this.#bus = new PciBus(state, this.#ports, this.#memory);
     const lines = new IntxLines(state, port, layout.PCI_INTX_GSI_BASE, layout.PCI_INTX_GSI_COUNT);
     this.#bus.add(0, createHostBridge(state, port));
-    this.devices = plan.devices.map((devicePlan, device) => {
-      const virtio = new VirtioPci(state, port, lines, devicePlan, {
-        driverOk: () => post({ kind: 'driver-ok', device }),
-        reset: () => post({ kind: 'reset', device }),
-        queueEnabled: (queue) => post({ kind: 'queue-enabled', device, queue }),
-        queueReset: (queue) => post({ kind: 'queue-reset', device, queue }),
-        interruptsChanged: () => post({ kind: 'interrupts-changed', device }),
-        configWritten: (offset, length, value) =>
-          post({ kind: 'config-written', device, offset, length, value }),
-      });
-      this.#bus.add(devicePlan.slot, virtio.pciFunction);
-      return virtio;
+    const ground = { state, port, lines };
+    this.devices = plan.devices.map((devicePlan, index) => {
+      const device = createPciDevice(ground, devicePlan, index, post);
+      this.#bus.add(devicePlan.plan.slot, functionOf(device));
+      return device;
     });
     this.#addPlatform(post);
   }
@@ -118,7 +103,7 @@ export class Board {
       this.#routing.initialize();
       this.#routing.commit(this.#plan.vmFd);
       this.#bus.reset();
-      for (const device of this.devices) device.reset();
+      for (const { pci } of this.devices) pci.reset();
       this.serial.reset();
     });
   }

@@ -1,4 +1,5 @@
-/** Makes the virtio devices that the options ask for, or none at all. */
+/** Makes the devices that the options ask for, or none at all. */
+import { E1000Device } from '../nic/device.ts';
 import { createBlkDevice } from '../virtio/device/blk.ts';
 import { createNetDevice } from '../virtio/device/net.ts';
 import { createRngDevice } from '../virtio/device/rng.ts';
@@ -7,17 +8,20 @@ import type { RingOptions, VhostMode } from './options.ts';
 import type { ResolvedOptions } from './resolve-options.ts';
 
 /** A device, and what was asked of whoever carries it. */
-export interface CreatedDevice {
-  readonly device: VirtioDevice;
-  readonly ring: RingOptions;
-  readonly vhost: VhostMode;
-}
+export type CreatedDevice =
+  | {
+      readonly kind: 'virtio';
+      readonly device: VirtioDevice;
+      readonly ring: RingOptions;
+      readonly vhost: VhostMode;
+    }
+  | { readonly kind: 'e1000'; readonly device: E1000Device };
 
 /** @throws UsageError or HostError when a file or tap cannot be had; those opened before are closed */
 export function createDevices(options: ResolvedOptions): CreatedDevice[] {
   const made: CreatedDevice[] = [];
   const add = (device: VirtioDevice, ring: RingOptions = {}, vhost: VhostMode = 'off'): void => {
-    made.push({ device, ring, vhost });
+    made.push({ kind: 'virtio', device, ring, vhost });
   };
   try {
     options.disks.forEach(({ ring, ...disk }, index) => {
@@ -26,8 +30,10 @@ export function createDevices(options: ResolvedOptions): CreatedDevice[] {
       const size = ring?.queueSize === undefined ? {} : { queueSize: ring.queueSize };
       add(createBlkDevice({ serial, ...disk, ...size, name: `blk${index}` }), ring);
     });
-    options.nets.forEach(({ ring, vhost, ...net }, index) => {
-      add(createNetDevice({ ...net, name: `net${index}` }), ring, vhost);
+    options.nets.forEach(({ ring, vhost, model, ...net }, index) => {
+      const name = `net${index}`;
+      if (model === 'e1000') made.push({ kind: model, device: new E1000Device({ ...net, name }) });
+      else add(createNetDevice({ ...net, name }), ring, vhost);
     });
     if (options.rng !== undefined) add(createRngDevice({ name: 'rng0' }), options.rng.ring);
   } catch (error) {

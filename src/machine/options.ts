@@ -39,6 +39,11 @@ export interface DiskOptions {
 
 /** A network interface on a tap. */
 export interface NetOptions {
+  /**
+   * What the guest sees: a virtio device, or an Intel 82540EM, each of whose register accesses is
+   * an exit; the latter takes `tap`, `mac`, `hostAddress` and `mtu` only. Default `virtio`.
+   */
+  readonly model?: 'virtio' | 'e1000';
   /** Name of the tap: used when it exists, else made and removed at the end. Default: the next free `nodevmmN`. */
   readonly tap?: string;
   /** MAC address, `52:54:00:12:34:56`. Default: a locally administered one made from the tap's name. */

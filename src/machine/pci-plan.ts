@@ -1,5 +1,7 @@
-/** Gives each virtio function its slot, BAR addresses, doorbells and interrupt vectors. */
+/** Gives each PCI function its slot, BAR addresses, doorbells and interrupt vectors. */
+import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../abi/e1000.ts';
 import { Eventfd } from '../host/eventfd.ts';
+import type { E1000PciPlan } from '../nic/pci.ts';
 import { PCI_MMIO32_BASE } from '../platform/layout.ts';
 import type { DeviceShape } from '../virtio/transport/device-contract.ts';
 import {
@@ -9,21 +11,34 @@ import {
   type VirtioPciPlan,
 } from '../virtio/transport/pci.ts';
 import { Board } from './board.ts';
+import type { PciDevicePlan } from './pci-devices.ts';
 
 /** First port for BARs: above what platform devices use. */
 const FIRST_PORT = 0x1000;
 /** The host bridge has slot 0. */
 const FIRST_SLOT = 1;
 
-/** A device that is to be put on the bus. */
-export interface PciEntry {
+/** A virtio device that is to be put on the bus. */
+export interface VirtioEntry {
+  readonly kind: 'virtio';
   readonly shape: DeviceShape;
   readonly pciClass: number;
 }
 
+/** An emulated network card. */
+export interface NicEntry {
+  readonly kind: 'e1000';
+  readonly name: string;
+  /** Six bytes. */
+  readonly mac: Uint8Array;
+}
+
+/** A device that is to be put on the bus. */
+export type PciEntry = VirtioEntry | NicEntry;
+
 /** The plans of all functions, and the eventfds in them, which belong to this object. */
 export class PciPlan implements Disposable {
-  readonly functions: readonly VirtioPciPlan[];
+  readonly functions: readonly PciDevicePlan[];
   readonly #eventfds: Eventfd[] = [];
   #memory = PCI_MMIO32_BASE;
   #port = FIRST_PORT;
@@ -32,7 +47,13 @@ export class PciPlan implements Disposable {
   /** @param notify whether doorbells are ports or memory */
   constructor(entries: readonly PciEntry[], notify: 'io' | 'memory') {
     try {
-      this.functions = entries.map((entry, index) => this.#plan(entry, FIRST_SLOT + index, notify));
+      this.functions = entries.map((entry, index) => {
+        const { kind } = entry;
+        const slot = FIRST_SLOT + index;
+        return kind === 'e1000'
+          ? { kind, plan: this.#planNic(entry, slot) }
+          : { kind, plan: this.#planVirtio(entry, slot, notify) };
+      });
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -43,7 +64,23 @@ export class PciPlan implements Disposable {
     for (const eventfd of this.#eventfds.splice(0)) eventfd.close();
   }
 
-  #plan({ shape, pciClass }: PciEntry, slot: number, notify: 'io' | 'memory'): VirtioPciPlan {
+  #planNic({ name, mac }: NicEntry, slot: number): E1000PciPlan {
+    return {
+      name,
+      slot,
+      mac,
+      memoryAddress: this.#placeMemory(E1000_MEMORY_SIZE),
+      ioAddress: this.#placePort(E1000_IO_SIZE),
+      kick: this.#eventfd(),
+      interrupt: this.#eventfd(),
+    };
+  }
+
+  #planVirtio(
+    { shape, pciClass }: VirtioEntry,
+    slot: number,
+    notify: 'io' | 'memory',
+  ): VirtioPciPlan {
     const queues = shape.queueSizes.length;
     const notifySize = notifyBarSize(queues);
     return {

@@ -13,19 +13,12 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { Board, type BoardPlan } from './board.ts';
-import type { DeviceOwner } from './device-owner.ts';
-import { deviceShape } from './device-shape.ts';
-import type { MachineExit, RingOptions } from './options.ts';
+import type { MachineExit } from './options.ts';
 import { PciPlan } from './pci-plan.ts';
+import { type PluggedDevice, pciEntry, plugIn } from './plugged-device.ts';
 import type { SerialStream } from './serial-stream.ts';
 import { VcpuThreads } from './vcpu-threads.ts';
 import type { VcpuMessage } from './vcpu-worker.ts';
-
-/** A device, and the ring features it is to have. */
-export interface PluggedDevice {
-  readonly owner: DeviceOwner;
-  readonly ring: RingOptions;
-}
 
 /** What a cycle is made of. */
 export interface CyclePlan {
@@ -71,13 +64,7 @@ export class PowerCycle {
         initializeVcpu(vcpu, entries);
         return vcpu;
       });
-      pci = new PciPlan(
-        plan.devices.map(({ owner, ring }) => ({
-          shape: deviceShape(owner.device, ring, owner.withheld),
-          pciClass: owner.device.pciClass,
-        })),
-        plan.notify,
-      );
+      pci = new PciPlan(plan.devices.map(pciEntry), plan.notify);
       cycle = new PowerCycle(plan, vm, vcpus, pci, ended);
       // The vCPU threads come up while the guest is being loaded.
       const { state } = await loadGuest({
@@ -117,9 +104,8 @@ export class PowerCycle {
     this.#board = new Board(boardPlan, (message) => this.#message(message));
     this.#board.reset();
     const { state } = this.#board;
-    plan.devices.forEach(({ owner }, index) => {
-      const device = this.#board.devices[index];
-      if (device !== undefined) owner.plug(state, device, plan.memory.share);
+    plan.devices.forEach((plugged, index) => {
+      plugIn(plugged, this.#board.devices[index], state, plan.memory.share);
     });
     plan.serial.connect(this.#board.serial);
     this.#threads = new VcpuThreads(boardPlan, this.#board, vcpus, plan.memory.share, {

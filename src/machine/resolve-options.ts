@@ -48,6 +48,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
       `${devices} devices are too many for one PCI bus; leave out ${devices - DEVICES_MAX}`,
     );
   }
+  nets.forEach(checkModel);
   const rngRing = typeof rng === 'boolean' ? undefined : rng.ring;
   for (const { ring } of [...disks, ...nets, { ring: rngRing }, { ...options.console }]) {
     checkRing(ring);
@@ -90,6 +91,24 @@ function checkMemory(memory: number): void {
       `${inMiB} MiB of memory are more than the ${has} MiB that this host has; give at most ${free}`,
     );
   }
+}
+
+/** What an emulated card has; everything else is virtio's. */
+const NIC_OPTIONS: ReadonlySet<string> = new Set(['model', 'tap', 'mac', 'hostAddress', 'mtu']);
+
+function checkModel(net: NetOptions): void {
+  const { model = 'virtio' } = net;
+  if (model === 'virtio') return;
+  if (model !== 'e1000') {
+    throw new UsageError('E_NET_MODEL', `there is no network card ${model}; take virtio or e1000`);
+  }
+  const given = Object.entries(net).filter(([, value]) => value !== undefined);
+  const foreign = given.find(([key]) => !NIC_OPTIONS.has(key))?.[0];
+  if (foreign === undefined) return;
+  throw new UsageError(
+    'E_NET_MODEL',
+    `an e1000 network card has no ${foreign}; leave it out, or take the model virtio`,
+  );
 }
 
 function checkRing(ring: RingOptions | undefined): void {

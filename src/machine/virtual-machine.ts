@@ -9,11 +9,12 @@ import { Ram } from '../memory/ram.ts';
 import { ConsoleDevice } from '../virtio/device/console.ts';
 import { type CreatedDevice, createDevices } from './create-devices.ts';
 import type { DatapathName } from './datapath-choice.ts';
-import { DeviceOwner } from './device-owner.ts';
+import type { DeviceOwner } from './device-owner.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { OutputTail } from './output-tail.ts';
+import { ownDevice, type PluggedDevice } from './plugged-device.ts';
 import { PortConnection } from './port-connection.ts';
-import { type PluggedDevice, PowerCycle } from './power-cycle.ts';
+import { PowerCycle } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 import { SerialStream } from './serial-stream.ts';
 
@@ -108,13 +109,13 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#serialStream = new SerialStream(observe);
     this.serial = this.#serialStream;
     const log = (text: string): void => void this.emit('log', text);
-    const consoleRing = options.consoleRing;
-    for (const { device, ring } of [
-      { device: this.#consoleDevice, ring: consoleRing },
-      ...devices,
-    ]) {
-      this.#devices.push({ owner: new DeviceOwner(device, log), ring });
-    }
+    const console: CreatedDevice = {
+      kind: 'virtio',
+      device: this.#consoleDevice,
+      ring: options.consoleRing,
+      vhost: 'off',
+    };
+    for (const created of [console, ...devices]) this.#devices.push(ownDevice(created, log));
     this.#exit = new Promise((resolve) => {
       this.#resolveExit = resolve;
     });
@@ -122,7 +123,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   /** Where each virtio device's queues are served, by the device's name. */
   get datapaths(): ReadonlyMap<string, DatapathName> {
-    return new Map(this.#devices.map(({ owner }) => [owner.device.name, owner.datapath]));
+    return new Map(this.#virtioOwners().map((owner) => [owner.device.name, owner.datapath]));
   }
 
   /**
@@ -135,12 +136,12 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     if (this.#state === 'ended' || this.#state === 'disposed') {
       throw new UsageError('E_STATE', 'the machine is not running; start a new one');
     }
-    const found = this.#devices.find(({ owner }) => owner.device.name === device);
+    const found = this.#virtioOwners().find((owner) => owner.device.name === device);
     if (found === undefined) {
       const names = [...this.datapaths.keys()].join(', ');
       throw new UsageError('E_DEVICE', `this machine has no device ${device}; it has ${names}`);
     }
-    await this.#enqueue(() => found.owner.moveTo(datapath));
+    await this.#enqueue(() => found.moveTo(datapath));
   }
 
   /** Loads the guest and lets it run. @throws UsageError when it cannot be loaded */
@@ -235,8 +236,9 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   /** Before the guest runs: what is asked of vhost shows in the features that are offered. */
   async #placeDevices(devices: readonly CreatedDevice[]): Promise<void> {
-    for (const { device, vhost } of devices) {
-      if (vhost === 'off') continue;
+    for (const created of devices) {
+      if (created.kind !== 'virtio' || created.vhost === 'off') continue;
+      const { device, vhost } = created;
       try {
         await this.moveDatapath(device.name, 'vhost');
       } catch (error) {
@@ -244,6 +246,10 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
         this.#notices.push(`${device.name}: served in userspace: ${error.message}`);
       }
     }
+  }
+
+  #virtioOwners(): DeviceOwner[] {
+    return this.#devices.flatMap(({ kind, owner }) => (kind === 'virtio' ? [owner] : []));
   }
 
   #connectAgent(): AgentClient {

@@ -1,5 +1,4 @@
 /** Network device on a tap (virtio 1.3 §5.1): the control half. */
-import { createHash } from 'node:crypto';
 import {
   VIRTIO_ID_NET,
   VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
@@ -17,6 +16,7 @@ import {
   VIRTIO_NET_S_LINK_UP,
   virtio_net_config,
 } from '../../abi/virtio-net.ts';
+import { formatMac, generateMac, parseMac } from '../../backend/mac-address.ts';
 import { Tap } from '../../backend/tap.ts';
 import { UsageError } from '../../host/errors.ts';
 import type { DeviceHost, QueueSpec, VhostSpec, VirtioDevice } from '../device.ts';
@@ -153,7 +153,7 @@ class TapNetDevice implements NetDevice {
   }
 
   get mac(): string {
-    return [...this.#mac].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+    return formatMac(this.#mac);
   }
 
   attach(host: DeviceHost): void {
@@ -212,25 +212,4 @@ function initialConfig(mac: Uint8Array, pairs: number, mtu: number): Uint8Array 
   view.setUint32(virtio_net_config.speed.offset, SPEED_MBIT, true);
   view.setUint8(virtio_net_config.duplex.offset, FULL_DUPLEX);
   return config;
-}
-
-function parseMac(text: string): Uint8Array {
-  const valid = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i.test(text);
-  const bytes = Uint8Array.from(text.split(':'), (part) => Number.parseInt(part, 16));
-  if (valid && ((bytes[0] ?? 1) & 1) === 0 && bytes.some((byte) => byte !== 0)) return bytes;
-  throw new UsageError(
-    'E_NET_MAC',
-    `MAC address ${JSON.stringify(text)} is not one of a single device; give one like 52:54:00:12:34:56`,
-  );
-}
-
-/** The same for the same name, so that a guest's configuration keeps fitting. */
-function generateMac(tapName: string): Uint8Array {
-  const bytes = new Uint8Array(createHash('sha256').update(`nodevmm ${tapName}`).digest()).slice(
-    0,
-    6,
-  );
-  // Locally administered, one device.
-  bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 2;
-  return bytes;
 }

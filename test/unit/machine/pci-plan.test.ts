@@ -1,4 +1,5 @@
 import t from 'tap';
+import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../../../src/abi/e1000.ts';
 import { Board } from '../../../src/machine/board.ts';
 import { type PciEntry, PciPlan } from '../../../src/machine/pci-plan.ts';
 import { PCI_MMIO32_BASE, PCI_MMIO32_LIMIT } from '../../../src/platform/layout.ts';
@@ -6,10 +7,12 @@ import {
   notifyBarSize,
   VIRTIO_MSIX_BAR_SIZE,
   VIRTIO_STRUCTURES_BAR_SIZE,
+  type VirtioPciPlan,
 } from '../../../src/virtio/transport/pci.ts';
 
 function entry(queues: number): PciEntry {
   return {
+    kind: 'virtio',
     pciClass: 0,
     shape: {
       name: `with${queues}`,
@@ -22,11 +25,20 @@ function entry(queues: number): PciEntry {
     },
   };
 }
-const entries = [1, 6, 3, 17, 64].map(entry);
+const nic: PciEntry = { kind: 'e1000', name: 'card', mac: Uint8Array.of(2, 0, 0, 0, 0, 1) };
+const entries = [...[1, 6, 3].map(entry), nic, ...[17, 64].map(entry), nic];
+
+function virtioOf(plan: PciPlan): VirtioPciPlan[] {
+  return plan.functions.flatMap((fn) => (fn.kind === 'virtio' ? [fn.plan] : []));
+}
 
 /** Every range of every function: address and size. */
 function ranges(plan: PciPlan, ports: boolean): (readonly [number, number])[] {
-  return plan.functions.flatMap((fn) => {
+  return plan.functions.flatMap(({ kind, plan: fn }) => {
+    if (kind === 'e1000') {
+      if (ports) return [[fn.ioAddress, E1000_IO_SIZE] as const];
+      return [[fn.memoryAddress, E1000_MEMORY_SIZE] as const];
+    }
     const notify = [fn.notifyAddress, notifyBarSize(fn.kicks.length)] as const;
     if (ports) return fn.notify === 'io' ? [notify] : [];
     return [
@@ -50,15 +62,15 @@ for (const notify of ['memory', 'io'] as const) {
         end = address + size;
       }
     }
-    t.equal(ranges(plan, true).length, notify === 'io' ? entries.length : 0);
+    t.equal(ranges(plan, true).length, notify === 'io' ? entries.length : 2);
   });
 }
 
 t.test('slots follow the host bridge', async (t) => {
   using plan = new PciPlan(entries, 'memory');
   t.same(
-    plan.functions.map(({ slot }) => slot),
-    [1, 2, 3, 4, 5],
+    plan.functions.map(({ plan: { slot } }) => slot),
+    [1, 2, 3, 4, 5, 6, 7],
   );
 });
 
@@ -66,7 +78,7 @@ t.test('every queue has a kick, every queue and the configuration a vector', asy
   using plan = new PciPlan(entries, 'memory');
   const fds = new Set<number>();
   const gsis: number[] = [];
-  for (const { shape, kicks, vectors, intxEventfd } of plan.functions) {
+  for (const { shape, kicks, vectors, intxEventfd } of virtioOf(plan)) {
     t.equal(kicks.length, shape.queueSizes.length);
     t.equal(vectors.length, shape.queueSizes.length + 1);
     for (const fd of [...kicks, intxEventfd, ...vectors.map(({ eventfd }) => eventfd)]) {

@@ -1,0 +1,50 @@
+/** What a machine's devices, of whatever kind, are to its power cycles. */
+import { InternalError } from '../host/errors.ts';
+import type { GuestMemoryShare } from '../memory/guest-memory.ts';
+import type { SharedState } from '../state/shared-state.ts';
+import type { CreatedDevice } from './create-devices.ts';
+import { DeviceOwner } from './device-owner.ts';
+import { deviceShape } from './device-shape.ts';
+import { NicOwner } from './nic-owner.ts';
+import type { RingOptions } from './options.ts';
+import type { PciDevice } from './pci-devices.ts';
+import type { PciEntry } from './pci-plan.ts';
+
+/** A device with its owner, which outlives power cycles. */
+export type PluggedDevice =
+  | { readonly kind: 'virtio'; readonly owner: DeviceOwner; readonly ring: RingOptions }
+  | { readonly kind: 'e1000'; readonly owner: NicOwner };
+
+/** Gives a device its owner. @param log gets lines for the person who runs the machine */
+export function ownDevice(created: CreatedDevice, log: (text: string) => void): PluggedDevice {
+  const { kind } = created;
+  if (kind === 'e1000') return { kind, owner: new NicOwner(created.device, log) };
+  return { kind, owner: new DeviceOwner(created.device, log), ring: created.ring };
+}
+
+/** What the bus needs to know of a device, as it is now. */
+export function pciEntry(plugged: PluggedDevice): PciEntry {
+  if (plugged.kind === 'e1000') {
+    const { name, macBytes } = plugged.owner.device;
+    return { kind: 'e1000', name, mac: macBytes };
+  }
+  const { owner, ring } = plugged;
+  const { pciClass } = owner.device;
+  return { kind: 'virtio', shape: deviceShape(owner.device, ring, owner.withheld), pciClass };
+}
+
+/** Plugs a device into its place on a board that is about to run. */
+export function plugIn(
+  plugged: PluggedDevice,
+  place: PciDevice | undefined,
+  state: SharedState,
+  memory: GuestMemoryShare,
+): void {
+  if (plugged.kind === 'virtio' && place?.kind === 'virtio') {
+    plugged.owner.plug(state, place.pci, memory);
+  } else if (plugged.kind === 'e1000' && place?.kind === 'e1000') {
+    plugged.owner.plug(state, place.pci, memory);
+  } else {
+    throw new InternalError(`a device of kind ${plugged.kind} has no place on the board`);
+  }
+}

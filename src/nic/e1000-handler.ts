@@ -1,0 +1,139 @@
+/** The data half of an 82540EM: both rings on one queue of a tap, in the thread that it is made in. */
+import { TapQueue } from '../backend/tap-queue.ts';
+import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
+import { type HandlerContext, type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
+import { Receiver } from './receive.ts';
+import { RegisterFile } from './register-file.ts';
+import { Transmitter } from './transmit.ts';
+
+/** What the control half passes on; cloneable. */
+export interface E1000HandlerOptions {
+  /** The tap's descriptor. */
+  readonly fd: number;
+}
+
+/** Where the registers are, from power-on to the next: the first message after each start. */
+export interface E1000Socket {
+  /** Those of a `RegisterFile`. */
+  readonly words: Int32Array<SharedArrayBuffer>;
+  /** eventfd that is signalled by what a driver writes. */
+  readonly kick: number;
+  /** eventfd to signal when an interrupt is due. */
+  readonly interrupt: number;
+}
+
+const KICK = 0;
+const TAP = 1;
+
+class E1000Handler implements QueueHandler {
+  readonly #tap: TapQueue;
+  #context: HandlerContext | null = null;
+  #service: Service | null = null;
+
+  constructor({ fd }: E1000HandlerOptions) {
+    this.#tap = new TapQueue(fd);
+  }
+
+  start(context: HandlerContext): void {
+    this.#context = context;
+    // What comes in has its checksums, and is no longer than the MTU.
+    this.#tap.setOffloads(0);
+  }
+
+  message(message: unknown): void {
+    if (this.#context === null || this.#service !== null) return;
+    this.#service = new Service(this.#context, message as E1000Socket, this.#tap);
+    this.#service.start();
+  }
+
+  kick(): void {
+    // It has no virtqueues.
+  }
+
+  ready(token: number, events: number): void {
+    this.#service?.ready(token, events);
+  }
+
+  stop(): void {
+    this.#service?.stop();
+    this.#service = null;
+    this.#context = null;
+  }
+}
+
+/** From the message that tells where the registers are to the stop. */
+class Service {
+  readonly #context: HandlerContext;
+  readonly #socket: E1000Socket;
+  readonly #tap: TapQueue;
+  readonly #file: RegisterFile;
+  readonly #transmitter: Transmitter;
+  readonly #receiver: Receiver;
+  /** What is waited for on the tap. */
+  #watched = 0;
+  #failed = false;
+
+  constructor(context: HandlerContext, socket: E1000Socket, tap: TapQueue) {
+    this.#context = context;
+    this.#socket = socket;
+    this.#tap = tap;
+    this.#file = new RegisterFile(socket.words);
+    this.#transmitter = new Transmitter(context.memory, this.#file, tap);
+    this.#receiver = new Receiver(context.memory, this.#file, tap);
+  }
+
+  start(): void {
+    this.#context.reactor.watch(this.#socket.kick, READABLE, KICK);
+    this.#run();
+  }
+
+  stop(): void {
+    this.#context.reactor.watch(this.#socket.kick, 0, KICK);
+    this.#watch(0);
+  }
+
+  /** HOT. */
+  ready(token: number, events: number): void {
+    if (token === KICK) drainEventfd(this.#socket.kick);
+    else if ((events & WRITABLE) !== 0) this.#transmitter.blocked = false;
+    this.#run();
+  }
+
+  #run(): void {
+    const transmitter = this.#transmitter;
+    const receiver = this.#receiver;
+    const { gate } = this.#file;
+    let causes = 0;
+    gate.acquire();
+    try {
+      causes = transmitter.run() | receiver.run();
+    } finally {
+      gate.release();
+    }
+    if (causes !== 0 && this.#file.raise(causes)) signalEventfd(this.#socket.interrupt);
+    const fault = transmitter.fault ?? receiver.fault;
+    if (fault !== null) {
+      this.#file.broken = true;
+      this.#context.broken(fault);
+      return;
+    }
+    if (receiver.failure !== 0 && !this.#failed) {
+      this.#failed = true;
+      const errno = receiver.failure;
+      this.#context.log(`receiving from the tap failed (errno ${errno}); was it removed?`);
+    }
+    if (transmitter.unfinished) signalEventfd(this.#socket.kick);
+    this.#watch((receiver.idle ? 0 : READABLE) | (transmitter.blocked ? WRITABLE : 0));
+  }
+
+  #watch(events: number): void {
+    if (events === this.#watched) return;
+    this.#watched = events;
+    this.#context.reactor.watch(this.#tap.fd, events, TAP);
+  }
+}
+
+/** Makes the data half; called in the thread that serves it. */
+export function createHandler(options: unknown): QueueHandler {
+  return new E1000Handler(options as E1000HandlerOptions);
+}

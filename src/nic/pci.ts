@@ -1,0 +1,89 @@
+/**
+ * An 82540EM on the PCI bus (SDM 4): registers behind a memory BAR and behind two ports, INTx. The
+ * BAR has no doorbells: each access of a driver is an exit, which is what this device is for.
+ */
+import * as e1000 from '../abi/e1000.ts';
+import type { MachinePort } from '../bus/machine-port.ts';
+import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
+import { PciFunction } from '../pci/function.ts';
+import type { IntxLines } from '../pci/intx.ts';
+import type { SharedState } from '../state/shared-state.ts';
+import { eepromImage } from './eeprom.ts';
+import { RegisterFile } from './register-file.ts';
+import { E1000Registers } from './registers.ts';
+
+const MEMORY_BAR = 0;
+/** Where the card has it; the flash BAR between them is left out. */
+const IO_BAR = 2;
+/** Ethernet controller. */
+const CLASS = 0x02_0000;
+
+/** Where an 82540EM and its file descriptors are; the same in every thread. */
+export interface E1000PciPlan {
+  readonly name: string;
+  readonly slot: number;
+  /** Six bytes. */
+  readonly mac: Uint8Array;
+  /** Addresses that firmware would have given to the BARs. */
+  readonly memoryAddress: number;
+  readonly ioAddress: number;
+  /** eventfd that tells the data half to look at the registers. */
+  readonly kick: number;
+  /** eventfd by which it has the interrupt line looked at; leads to `updateInterrupt`. */
+  readonly interrupt: number;
+}
+
+/** The device's registers, as each thread has them. */
+export class E1000Pci {
+  readonly pciFunction: PciFunction;
+  readonly plan: E1000PciPlan;
+  readonly registers: E1000Registers;
+  readonly #lines: IntxLines;
+
+  /** @param revived tells that a device which was stopped as broken was reset */
+  constructor(
+    state: SharedState,
+    port: MachinePort,
+    lines: IntxLines,
+    plan: E1000PciPlan,
+    revived: () => void,
+  ) {
+    this.plan = plan;
+    this.#lines = lines;
+    this.registers = new E1000Registers(new RegisterFile(state.words(RegisterFile.words)), {
+      kick: () => signalEventfd(plan.kick),
+      interrupt: () => this.updateInterrupt(),
+      revived,
+    });
+    this.pciFunction = new PciFunction(state, port, plan.name, {
+      vendorId: e1000.PCI_VENDOR_ID_INTEL,
+      deviceId: e1000.E1000_DEV_ID_82540EM,
+      revision: e1000.E1000_REVISION,
+      classCode: CLASS,
+      subsystemVendorId: e1000.PCI_VENDOR_ID_INTEL,
+      subsystemId: e1000.E1000_SUBSYSTEM_ID,
+      interruptPin: true,
+    });
+    const { pciFunction, registers } = this;
+    pciFunction.commandWritten = () => this.updateInterrupt();
+    pciFunction.setInterruptLine(lines.gsi(plan.slot));
+    const memory = { kind: 'memory', size: e1000.E1000_MEMORY_SIZE, region: registers } as const;
+    pciFunction.addBar(MEMORY_BAR, memory, plan.memoryAddress);
+    const io = { kind: 'io', size: e1000.E1000_IO_SIZE, region: registers.ports } as const;
+    pciFunction.addBar(IO_BAR, io, plan.ioAddress);
+  }
+
+  /** Power-on state. */
+  reset(): void {
+    this.pciFunction.reset();
+    this.registers.powerOn(eepromImage(this.plan.mac));
+    drainEventfd(this.plan.kick);
+    drainEventfd(this.plan.interrupt);
+    this.updateInterrupt();
+  }
+
+  /** The interrupt pin is high while a cause is pending that the mask lets through. */
+  updateInterrupt(): void {
+    this.#lines.set(this.plan.slot, this.pciFunction, this.registers.file.interrupting);
+  }
+}
