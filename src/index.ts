@@ -11,4 +11,8 @@ export type {
   RingOptions,
   VhostMode,
 } from './machine/options.ts';
-export { VirtualMachine, type VirtualMachineEvents } from './machine/virtual-machine.ts';
+export {
+  type MachineState,
+  VirtualMachine,
+  type VirtualMachineEvents,
+} from './machine/virtual-machine.ts';

@@ -36,6 +36,7 @@ export const LAYERS: readonly Layer[] = [
   { folder: 'machine', rank: 8 },
   { folder: 'guest', rank: 9 },
   { folder: 'lab', rank: 9 },
+  { folder: 'control', rank: 9 },
   { folder: 'testing', rank: 9 },
   { folder: 'cli', rank: 10 },
 ];

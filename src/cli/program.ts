@@ -7,6 +7,7 @@ import { registerGuestCommand } from './guest.ts';
 import { registerLabCommand } from './lab.ts';
 import { reportError } from './report-error.ts';
 import { type RunParts, registerRunCommand, registerStartCommand } from './run.ts';
+import { registerVmCommand } from './vm.ts';
 
 const manifest = JSON.parse(
   readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'),
@@ -45,6 +46,7 @@ export function runProgram(parts: RunParts): void {
   registerDoctorCommand(program, finish);
   registerGuestCommand(program, finish);
   registerLabCommand(program, finish);
+  registerVmCommand(program, finish);
   process.on('uncaughtException', fail);
   process.on('unhandledRejection', fail);
   program.parseAsync().catch(fail);

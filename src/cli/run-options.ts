@@ -29,6 +29,7 @@ export interface RunFlags {
   readonly console?: ConsoleTarget;
   readonly serial?: ConsoleTarget;
   readonly hideCpuFeature?: readonly string[];
+  readonly name?: string;
   readonly hugepages?: boolean;
   readonly bootProtocol?: NonNullable<MachineOptions['bootProtocol']>;
   readonly notify?: NonNullable<MachineOptions['notify']>;
@@ -111,6 +112,7 @@ export function addMachineOptions(command: Command): Command {
       ),
     )
     .option('--hide-cpu-feature <names>', 'features to hide, by their names in /proc/cpuinfo', list)
+    .option('--name <name>', 'what `nodevmm vm` calls the machine (default: the process id)')
     .option('--hugepages', 'back guest RAM with huge pages')
     .addOption(
       new Option(

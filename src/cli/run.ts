@@ -1,6 +1,7 @@
 /** `nodevmm run` and `nodevmm start`: a machine from the command line, here or in the lab. */
 import path from 'node:path';
 import type { Command } from 'commander';
+import { type ControlledMachine, ControlServer } from '../control/server.ts';
 import type { KernelSeries } from '../guest/kernel.ts';
 import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
@@ -14,7 +15,9 @@ import { terminalInput, terminalSize } from './terminal.ts';
 
 /** What a run is put together from; tests give their own. */
 export interface RunParts {
-  createMachine(options: MachineOptions): Promise<RunnableMachine & AsyncDisposable>;
+  createMachine(
+    options: MachineOptions,
+  ): Promise<RunnableMachine & ControlledMachine & AsyncDisposable>;
   /** Finds or makes a guest image. */
   buildGuest(
     name: string,
@@ -106,6 +109,7 @@ async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): P
     return await parts.runInLab(args, PROCESS_STREAMS, writtenFolders(flags));
   }
   await using vm = await parts.createMachine(machineOptions(flags, image));
+  using _control = await ControlServer.open(vm, flags.name ?? String(process.pid));
   return await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS);
 }
 

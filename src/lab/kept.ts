@@ -1,29 +1,21 @@
 /** A lab that outlives a command: kept by a process of its own, shared through a socket. */
 import { spawn } from 'node:child_process';
-import { chmodSync, closeSync, mkdirSync, openSync, rmSync, statSync } from 'node:fs';
+import { closeSync, openSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { shareAgent } from '../agent/broker.ts';
 import { contentHash } from '../guest/cache.ts';
 import type { Progress } from '../guest/kernel.ts';
-import { PeerError, UsageError } from '../host/errors.ts';
+import { PeerError } from '../host/errors.ts';
+import { runtimeFolder } from '../host/runtime-folder.ts';
 import { Lab, type LabOptions } from './lab.ts';
 import { packageFolder } from './package-folder.ts';
 
-/** Where the lab of this checkout is shared: a folder of the user's own (XDG Base Directory Specification). */
+/** Where the lab of this checkout is shared. */
 export function keptSocket(): string {
-  const uid = process.getuid?.() ?? 0;
-  const runtime = process.env.XDG_RUNTIME_DIR;
-  const folder = runtime ? join(runtime, 'nodevmm') : join(tmpdir(), `nodevmm-${uid}`);
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  if (statSync(folder).uid !== uid) {
-    throw new UsageError('E_LAB', `${folder} belongs to another user; set XDG_RUNTIME_DIR`);
-  }
-  chmodSync(folder, 0o700);
-  return join(folder, `lab-${contentHash([packageFolder]).slice(0, 8)}.sock`);
+  return join(runtimeFolder(), `lab-${contentHash([packageFolder]).slice(0, 8)}.sock`);
 }
 
 /** The kept lab when there is one. */

@@ -7,6 +7,7 @@ import { InternalError, NodeVmmError, UsageError } from '../host/errors.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram } from '../memory/ram.ts';
 import { ConsoleDevice } from '../virtio/device/console.ts';
+import { isNetDevice } from '../virtio/device/net.ts';
 import { type CreatedDevice, createDevices } from './create-devices.ts';
 import type { DatapathName } from './datapath-choice.ts';
 import type { DeviceOwner } from './device-owner.ts';
@@ -28,7 +29,8 @@ export interface VirtualMachineEvents {
   reboot: [];
 }
 
-type State = 'created' | 'starting' | 'running' | 'paused' | 'ended' | 'disposed';
+/** Where a machine is between its creation and its disposal. */
+export type MachineState = 'created' | 'starting' | 'running' | 'paused' | 'ended' | 'disposed';
 
 /**
  * A virtual machine. `await using vm = await VirtualMachine.create({...})` releases everything
@@ -50,7 +52,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   readonly #notices: string[] = [];
   readonly #exit: Promise<MachineExit>;
   #resolveExit: (exit: MachineExit) => void = () => {};
-  #state: State = 'created';
+  #state: MachineState = 'created';
   #cycle: PowerCycle | undefined;
   #agent: AgentClient | undefined;
   #transition: Promise<void> = Promise.resolve();
@@ -121,6 +123,10 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     });
   }
 
+  get state(): MachineState {
+    return this.#state;
+  }
+
   /** Where each virtio device's queues are served, by the device's name. */
   get datapaths(): ReadonlyMap<string, DatapathName> {
     return new Map(this.#virtioOwners().map((owner) => [owner.device.name, owner.datapath]));
@@ -136,12 +142,21 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     if (this.#state === 'ended' || this.#state === 'disposed') {
       throw new UsageError('E_STATE', 'the machine is not running; start a new one');
     }
-    const found = this.#virtioOwners().find((owner) => owner.device.name === device);
-    if (found === undefined) {
-      const names = [...this.datapaths.keys()].join(', ');
-      throw new UsageError('E_DEVICE', `this machine has no device ${device}; it has ${names}`);
+    const owner = this.#find(device);
+    await this.#enqueue(() => owner.moveTo(datapath));
+  }
+
+  /**
+   * Plugs the cable of a network interface in or pulls it, on both sides.
+   * @param device its name: `net0`
+   * @throws UsageError when there is no such network interface
+   */
+  setLink(device: string, up: boolean): void {
+    const found = this.#find(device).device;
+    if (!isNetDevice(found)) {
+      throw new UsageError('E_DEVICE', `${device} is no network interface and has no link`);
     }
-    await this.#enqueue(() => found.moveTo(datapath));
+    found.setLink(up);
   }
 
   /** Loads the guest and lets it run. @throws UsageError when it cannot be loaded */
@@ -232,6 +247,16 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#serialStream.destroy();
     this.#ram[Symbol.dispose]();
     this.#kvm[Symbol.dispose]();
+  }
+
+  #find(device: string): DeviceOwner {
+    const found = this.#virtioOwners().find((owner) => owner.device.name === device);
+    if (found !== undefined) return found;
+    const names = [...this.datapaths.keys()].join(', ');
+    throw new UsageError(
+      'E_DEVICE',
+      `this machine has no virtio device ${device}; it has ${names}`,
+    );
   }
 
   /** Before the guest runs: what is asked of vhost shows in the features that are offered. */
@@ -338,7 +363,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.emit('exit', exit);
   }
 
-  #expect(what: string, state: State): void {
+  #expect(what: string, state: MachineState): void {
     if (this.#state === state) return;
     throw new UsageError(
       'E_STATE',

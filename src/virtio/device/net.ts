@@ -67,6 +67,11 @@ export interface NetDevice extends VirtioDevice {
   setLink(up: boolean): void;
 }
 
+/** True for what `createNetDevice` made. */
+export function isNetDevice(device: VirtioDevice): device is NetDevice {
+  return device instanceof TapNetDevice;
+}
+
 /** @throws UsageError when the options or the tap cannot be used, HostError when the host fails */
 export function createNetDevice(options: NetDeviceOptions): NetDevice {
   const { queues = 1, mtu } = options;

@@ -1,0 +1,71 @@
+/** `nodevmm vm`: looks at machines that run in other processes, and gives them orders. */
+import { Argument, type Command } from 'commander';
+import { ask, listMachines, onlyMachine } from '../control/client.ts';
+import { type ControlRequest, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
+import type { DatapathName } from '../machine/datapath-choice.ts';
+
+const EXAMPLES = `
+Examples:
+  nodevmm vm list
+  nodevmm vm status
+  nodevmm vm move net0 vhost            the host kernel moves its packets from now on
+  nodevmm vm --vm web move net0 userspace
+  nodevmm vm link net0 down
+
+A machine is called by its --name, else by its process id; with only one running, --vm may be left out.
+Machines in the lab answer in the lab: nodevmm lab -- npx nodevmm vm list`;
+
+/**
+ * Adds `vm`.
+ * @param finish gets the exit status
+ */
+export function registerVmCommand(program: Command, finish: (status: number) => void): void {
+  const vm = program
+    .command('vm')
+    .description('look at running machines, and give them orders')
+    .option('--vm <name>', 'which machine')
+    .addHelpText('after', EXAMPLES);
+  const order = async (request: ControlRequest): Promise<void> => {
+    const { vm: name } = vm.opts<{ vm?: string }>();
+    process.stdout.write(describe(await ask(name ?? (await onlyMachine()), request)));
+    finish(0);
+  };
+  vm.command('list')
+    .description('list the machines that run')
+    .option('--json', 'as JSON')
+    .action(async ({ json }: { json?: boolean }) => {
+      const machines = await listMachines();
+      const text =
+        json === true ? `${JSON.stringify(machines)}\n` : machines.map(describe).join('');
+      process.stdout.write(text);
+      finish(0);
+    });
+  vm.command('status')
+    .description('what a machine does, and where its queues are served')
+    .action(() => order({ call: 'status' }));
+  vm.command('move')
+    .description('have the queues of a device served elsewhere, also under traffic')
+    .argument('<device>', 'e.g. net0')
+    .addArgument(new Argument('<place>', 'where').choices([...DATAPATHS]))
+    .action((device: string, datapath: DatapathName) => order({ call: 'move', device, datapath }));
+  vm.command('link')
+    .description('pull the cable of a network interface, or plug it in')
+    .argument('<device>', 'e.g. net0')
+    .addArgument(new Argument('<state>', 'the cable').choices(['up', 'down']))
+    .action((device: string, state: string) => order({ call: 'link', device, up: state === 'up' }));
+  for (const [call, description] of [
+    ['pause', 'bring a machine to rest'],
+    ['resume', 'let it go on'],
+    ['stop', 'end it, as if the power failed'],
+  ] as const) {
+    vm.command(call)
+      .description(description)
+      .action(() => order({ call }));
+  }
+}
+
+/** One line. */
+function describe({ name, pid, state, datapaths, exits }: MachineStatus): string {
+  const places = Object.entries(datapaths).map(([device, place]) => `${device} ${place}`);
+  return `${name}: process ${pid}, ${state}; ${places.join(', ')}; ${exits} exits to userspace\n`;
+}

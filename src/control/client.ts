@@ -1,0 +1,67 @@
+/** Asks machines that run in other processes of this user. */
+import { readdirSync } from 'node:fs';
+import { connect } from 'node:net';
+import { NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
+import { runtimeFolder } from '../host/runtime-folder.ts';
+import type { ControlReply, ControlRequest, MachineStatus } from './protocol.ts';
+import { controlSocket, nameOfSocket } from './server.ts';
+
+/** A machine that was killed leaves its socket; one that hangs leaves the question. */
+const ANSWER_MS = 30_000;
+
+/**
+ * Asks one machine.
+ * @returns how it is afterwards
+ * @throws UsageError when no machine of that name runs; what the machine says when it refuses
+ */
+export async function ask(name: string, request: ControlRequest): Promise<MachineStatus> {
+  const reply = await exchange(controlSocket(name), name, request);
+  if ('status' in reply) return reply.status;
+  throw new NodeVmmError(reply.error.code, `${name}: ${reply.error.message}`);
+}
+
+/** The machines that run and answer, by name. */
+export async function listMachines(): Promise<MachineStatus[]> {
+  const names = readdirSync(runtimeFolder()).flatMap((file) => nameOfSocket(file) ?? []);
+  const answers = names.sort().map((name) => ask(name, { call: 'status' }).catch(() => undefined));
+  return (await Promise.all(answers)).filter((status) => status !== undefined);
+}
+
+/** The name of the only machine that runs. @throws UsageError when there is none, or several */
+export async function onlyMachine(): Promise<string> {
+  const [first, ...others] = await listMachines();
+  if (first === undefined) {
+    throw new UsageError('E_NAME', 'no machine is running; start one with "nodevmm run"');
+  }
+  if (others.length === 0) return first.name;
+  const names = [first, ...others].map(({ name }) => name).join(', ');
+  throw new UsageError('E_NAME', `several machines are running; choose with --vm: ${names}`);
+}
+
+function exchange(path: string, name: string, request: ControlRequest): Promise<ControlReply> {
+  return new Promise((resolve, reject) => {
+    let text = '';
+    const socket = connect(path, () => socket.write(`${JSON.stringify(request)}\n`));
+    socket.setTimeout(ANSWER_MS, () => socket.destroy(new Error('no answer')));
+    socket.setEncoding('utf8').on('data', (chunk: string) => {
+      text += chunk;
+      const end = text.indexOf('\n');
+      if (end < 0) return;
+      socket.destroy();
+      try {
+        resolve(JSON.parse(text.slice(0, end)) as ControlReply);
+      } catch {
+        reject(new PeerError('E_CONTROL', `${name} gave no answer of this version`));
+      }
+    });
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      const gone = error.code === 'ENOENT' || error.code === 'ECONNREFUSED';
+      reject(
+        gone
+          ? new UsageError('E_NAME', `no machine called ${name} is running; see "nodevmm vm list"`)
+          : new PeerError('E_CONTROL', `${name} does not answer: ${error.message}`),
+      );
+    });
+    socket.on('close', () => reject(new PeerError('E_CONTROL', `${name} ended meanwhile`)));
+  });
+}

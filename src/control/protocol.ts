@@ -1,0 +1,65 @@
+/** What is asked of a machine that runs in another process: a line of JSON each way. */
+import { UsageError } from '../host/errors.ts';
+import type { DatapathName } from '../machine/datapath-choice.ts';
+
+/** Bytes of the longest line. */
+export const LINE_MAX = 65536;
+
+/** A question or an order. */
+export type ControlRequest =
+  | { readonly call: 'status' }
+  | { readonly call: 'pause' | 'resume' | 'stop' }
+  | { readonly call: 'move'; readonly device: string; readonly datapath: DatapathName }
+  | { readonly call: 'link'; readonly device: string; readonly up: boolean };
+
+/** What a machine says of itself. */
+export interface MachineStatus {
+  readonly pid: number;
+  readonly name: string;
+  readonly state: string;
+  /** By device name. */
+  readonly datapaths: Readonly<Record<string, DatapathName>>;
+  /** Exits to userspace since power-on. */
+  readonly exits: number;
+}
+
+/** The answer: how the machine is afterwards, or why it is not. */
+export type ControlReply =
+  | { readonly status: MachineStatus }
+  | { readonly error: { readonly code: string; readonly message: string } };
+
+/** The places by name. */
+export const DATAPATHS: readonly DatapathName[] = ['userspace', 'vhost'];
+
+/** Reads a request. @throws UsageError when it is none */
+export function parseRequest(line: string): ControlRequest {
+  const request = parseObject(line);
+  const { call, device, datapath, up } = request;
+  switch (call) {
+    case 'status':
+    case 'pause':
+    case 'resume':
+    case 'stop':
+      return { call };
+    case 'move': {
+      const place = DATAPATHS.find((known) => known === datapath);
+      if (typeof device === 'string' && place !== undefined) {
+        return { call, device, datapath: place };
+      }
+      break;
+    }
+    case 'link':
+      if (typeof device === 'string' && typeof up === 'boolean') return { call, device, up };
+  }
+  throw new UsageError('E_CONTROL', `no request of this version: ${line.slice(0, 200)}`);
+}
+
+function parseObject(line: string): Record<string, unknown> {
+  try {
+    const value: unknown = JSON.parse(line);
+    if (typeof value === 'object' && value !== null) return value as Record<string, unknown>;
+  } catch {
+    // Said below.
+  }
+  throw new UsageError('E_CONTROL', 'a request is one line with a JSON object');
+}

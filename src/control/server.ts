@@ -1,0 +1,145 @@
+/** A running machine's ear: a socket that only its user can reach, on which it takes orders. */
+import { rmSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { NodeVmmError, UsageError } from '../host/errors.ts';
+import { runtimeFolder } from '../host/runtime-folder.ts';
+import type { DatapathName } from '../machine/datapath-choice.ts';
+import { type ControlReply, type ControlRequest, LINE_MAX, parseRequest } from './protocol.ts';
+
+/** What can be asked of a machine. */
+export interface ControlledMachine {
+  readonly state: string;
+  readonly datapaths: ReadonlyMap<string, DatapathName>;
+  exitCounts(): number[];
+  moveDatapath(device: string, datapath: DatapathName): Promise<void>;
+  setLink(device: string, up: boolean): void;
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+const PREFIX = 'vm-';
+const SUFFIX = '.sock';
+
+/** Where the machine of that name listens. @throws UsageError for a name that cannot be */
+export function controlSocket(name: string): string {
+  if (!/^[\w.-]{1,40}$/.test(name)) {
+    throw new UsageError(
+      'E_NAME',
+      `a machine cannot be called ${JSON.stringify(name)}; take 1 to 40 letters, digits, dots, dashes and underscores`,
+    );
+  }
+  return join(runtimeFolder(), `${PREFIX}${name}${SUFFIX}`);
+}
+
+/** The name in a socket's file name; undefined when it is another file. */
+export function nameOfSocket(file: string): string | undefined {
+  if (!file.startsWith(PREFIX) || !file.endsWith(SUFFIX)) return undefined;
+  return file.slice(PREFIX.length, -SUFFIX.length);
+}
+
+/** Listens from `open` until it is disposed of. It does not keep the process alive. */
+export class ControlServer implements Disposable {
+  readonly #server: Server;
+  readonly #path: string;
+  readonly #sockets = new Set<Socket>();
+  readonly #remove = (): void => rmSync(this.#path, { force: true });
+
+  /**
+   * @param name of the machine, free to choose
+   * @throws UsageError when a machine of that name runs already, or the socket cannot be made
+   */
+  static async open(machine: ControlledMachine, name: string): Promise<ControlServer> {
+    const path = controlSocket(name);
+    if (await answers(path)) {
+      throw new UsageError('E_NAME', `a machine called ${name} is running; take another --name`);
+    }
+    rmSync(path, { force: true });
+    const control = new ControlServer(machine, name, path);
+    await new Promise<void>((resolve, reject) => {
+      control.#server.once('error', (error) =>
+        reject(new UsageError('E_SOCKET', `cannot listen on ${path}: ${error.message}`)),
+      );
+      control.#server.listen(path, resolve);
+    });
+    process.on('exit', control.#remove);
+    return control;
+  }
+
+  private constructor(machine: ControlledMachine, name: string, path: string) {
+    this.#path = path;
+    this.#server = createServer((socket) => {
+      this.#sockets.add(socket);
+      socket.on('close', () => this.#sockets.delete(socket));
+      socket.unref();
+      // Whoever asked may leave without hearing the answer.
+      socket.on('error', () => {});
+      serve(socket, machine, name);
+    });
+    this.#server.unref();
+  }
+
+  [Symbol.dispose](): void {
+    process.removeListener('exit', this.#remove);
+    this.#server.close();
+    for (const socket of this.#sockets) socket.destroy();
+    this.#remove();
+  }
+}
+
+/** One line in, one line out, one after the other. */
+function serve(socket: Socket, machine: ControlledMachine, name: string): void {
+  let text = '';
+  let last = Promise.resolve();
+  socket.setEncoding('utf8').on('data', (chunk: string) => {
+    const lines = (text + chunk).split('\n');
+    text = lines.pop() ?? '';
+    if (text.length > LINE_MAX) socket.destroy();
+    for (const line of lines) {
+      last = last.then(async () => {
+        const reply = await answer(machine, name, line);
+        socket.write(`${JSON.stringify(reply)}\n`);
+      });
+    }
+  });
+}
+
+async function answer(
+  machine: ControlledMachine,
+  name: string,
+  line: string,
+): Promise<ControlReply> {
+  try {
+    await obey(machine, parseRequest(line));
+    const datapaths = Object.fromEntries(machine.datapaths);
+    const exits = machine.exitCounts().reduce((sum, count) => sum + count, 0);
+    return { status: { pid: process.pid, name, state: machine.state, datapaths, exits } };
+  } catch (error) {
+    const code = error instanceof NodeVmmError ? error.code : 'E_INTERNAL';
+    return { error: { code, message: error instanceof Error ? error.message : String(error) } };
+  }
+}
+
+async function obey(machine: ControlledMachine, request: ControlRequest): Promise<void> {
+  switch (request.call) {
+    case 'status':
+      return;
+    case 'move':
+      return await machine.moveDatapath(request.device, request.datapath);
+    case 'link':
+      return machine.setLink(request.device, request.up);
+    default:
+      return await machine[request.call]();
+  }
+}
+
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path, () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.on('error', () => resolve(false));
+  });
+}

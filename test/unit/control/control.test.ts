@@ -1,0 +1,128 @@
+/** Orders to a machine in another process, over its socket. */
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import t from 'tap';
+import { ask, listMachines, onlyMachine } from '../../../src/control/client.ts';
+import { LINE_MAX, parseRequest } from '../../../src/control/protocol.ts';
+import {
+  type ControlledMachine,
+  ControlServer,
+  controlSocket,
+} from '../../../src/control/server.ts';
+import { UsageError } from '../../../src/host/errors.ts';
+import type { DatapathName } from '../../../src/machine/datapath-choice.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
+process.env.XDG_RUNTIME_DIR = folder;
+t.teardown(() => rmSync(folder, { recursive: true }));
+
+class FakeVm implements ControlledMachine {
+  state = 'running';
+  readonly datapaths = new Map<string, DatapathName>([['net0', 'userspace']]);
+  readonly links: string[] = [];
+  exitCounts(): number[] {
+    return [1, 2];
+  }
+  async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
+    if (!this.datapaths.has(device)) throw new UsageError('E_DEVICE', `no ${device}`);
+    this.datapaths.set(device, datapath);
+  }
+  setLink(device: string, up: boolean): void {
+    this.links.push(`${device} ${up}`);
+  }
+  async pause(): Promise<void> {
+    this.state = 'paused';
+  }
+  async resume(): Promise<void> {
+    this.state = 'running';
+  }
+  async stop(): Promise<void> {
+    this.state = 'ended';
+  }
+}
+
+t.test('a machine does what it is asked, and says how it is then', async (t) => {
+  const vm = new FakeVm();
+  using _server = await ControlServer.open(vm, 'web');
+  t.equal(statSync(`${folder}/nodevmm`).mode & 0o777, 0o700, 'for its user only');
+  const status = { pid: process.pid, name: 'web', state: 'running', exits: 3 };
+  const places = (net0: DatapathName) => ({ ...status, datapaths: { net0 } });
+  t.same(await ask('web', { call: 'status' }), places('userspace'));
+  const move = { call: 'move', device: 'net0', datapath: 'vhost' } as const;
+  t.same(await ask('web', move), places('vhost'));
+  await ask('web', { call: 'link', device: 'net0', up: false });
+  t.same(vm.links, ['net0 false']);
+  t.equal((await ask('web', { call: 'pause' })).state, 'paused');
+  t.equal((await ask('web', { call: 'resume' })).state, 'running');
+  await t.rejects(ask('web', { ...move, device: 'net9' }), {
+    code: 'E_DEVICE',
+    message: 'web: no net9',
+  });
+});
+
+t.test('machines are found by name, or alone', async (t) => {
+  await t.rejects(onlyMachine(), { code: 'E_NAME', message: /no machine is running/ });
+  await t.rejects(ask('web', { call: 'status' }), { code: 'E_NAME', message: /no machine called/ });
+  using _a = await ControlServer.open(new FakeVm(), 'a');
+  t.equal(await onlyMachine(), 'a');
+  using _b = await ControlServer.open(new FakeVm(), 'b');
+  t.same(
+    (await listMachines()).map(({ name }) => name),
+    ['a', 'b'],
+  );
+  await t.rejects(onlyMachine(), { code: 'E_NAME', message: /--vm: a, b$/ });
+  await t.rejects(ControlServer.open(new FakeVm(), 'a'), { code: 'E_NAME', message: /is running/ });
+  for (const name of ['', '../x', 'a b', 'x'.repeat(41)]) {
+    t.throws(() => controlSocket(name), { code: 'E_NAME' }, JSON.stringify(name));
+  }
+});
+
+t.test('a socket that a dead machine left is replaced, ours is removed', async (t) => {
+  writeFileSync(controlSocket('old'), '');
+  {
+    using _server = await ControlServer.open(new FakeVm(), 'old');
+    t.equal((await ask('old', { call: 'status' })).name, 'old');
+  }
+  t.notOk(existsSync(controlSocket('old')));
+});
+
+t.test('what is no request is refused, and a line without end cut off', async (t) => {
+  const vm = new FakeVm();
+  using _server = await ControlServer.open(vm, 'web');
+  const socket = connect(controlSocket('web'));
+  const replies: string[] = [];
+  socket.setEncoding('utf8').on('data', (text: string) => replies.push(text));
+  socket.write('{"call":"explode"}\nnonsense\n');
+  while (replies.join('').split('\n').length < 3) await new Promise((done) => setTimeout(done, 1));
+  t.match(replies.join(''), /no request of this version.*\n.*one line with a JSON object/);
+  socket.on('error', () => {});
+  const closed = new Promise((resolve) => socket.once('close', resolve));
+  socket.write('x'.repeat(LINE_MAX + 1));
+  await closed;
+  t.equal((await ask('web', { call: 'status' })).state, 'running');
+});
+
+t.test('any line is a request or an error', (t) => {
+  const value = fc.oneof(fc.string(), fc.boolean(), fc.constant('net0'), fc.constant('vhost'));
+  const call = fc.constantFrom('status', 'pause', 'move', 'link', 'stop', '__proto__', 1, null);
+  const record = fc.record({ call, device: value, datapath: value, up: value });
+  const line = fc.oneof(
+    fc.string(),
+    fc.json(),
+    record.map((object) => JSON.stringify(object)),
+  );
+  fc.assert(
+    fc.property(line, (text) => {
+      try {
+        const request = parseRequest(text);
+        return ['status', 'pause', 'resume', 'stop', 'move', 'link'].includes(request.call);
+      } catch (error) {
+        return error instanceof UsageError;
+      }
+    }),
+  );
+  t.end();
+});
