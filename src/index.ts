@@ -10,6 +10,7 @@ export type {
   NetOptions,
   RingOptions,
   VhostMode,
+  VsockOptions,
 } from './machine/options.ts';
 export {
   type MachineState,

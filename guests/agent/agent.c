@@ -99,6 +99,8 @@ int main(int argc, char **argv)
 {
 	if (argc > 3 && strcmp(argv[1], "console") == 0)
 		return console_run(argv[2], argv + 3);
+	if (argc > 1 && strcmp(argv[1], "vsock") == 0)
+		return vsock_run(argc - 2, argv + 2);
 	if (argc == 2 && strcmp(argv[1], "hold-kvm") == 0)
 		return hold_kvm();
 	sigset_t set;

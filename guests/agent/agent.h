@@ -85,6 +85,9 @@ void command_serve(const struct pollfd *fds, size_t count);
 /* console.c: returns only when it fails */
 int console_run(const char *device, char **argv);
 
+/* vsock.c: what a shell does with sockets of the host */
+int vsock_run(int argc, char **argv);
+
 /* hold-kvm.c: returns only when it fails */
 int hold_kvm(void);
 

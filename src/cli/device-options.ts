@@ -1,6 +1,6 @@
-/** The devices of `nodevmm run`: `--disk`, `--net` and `--ring`. */
+/** The devices of `nodevmm run`: `--disk`, `--net`, `--vsock` and `--ring`. */
 import { UsageError } from '../host/errors.ts';
-import type { DiskOptions, NetOptions, RingOptions } from '../machine/options.ts';
+import type { DiskOptions, NetOptions, RingOptions, VsockOptions } from '../machine/options.ts';
 import { KeyValues } from './key-values.ts';
 
 /** An object without the keys whose values are undefined: options say what was asked, no more. */
@@ -80,6 +80,19 @@ export function parseNet(text: string): NetOptions {
     ...RING_KEYS,
   ]);
   return net;
+}
+
+/** `--vsock cid=N,path=SOCKET[,RING...]`. @throws UsageError */
+export function parseVsock(text: string): VsockOptions {
+  const values = new KeyValues('--vsock', text, 'cid');
+  const cid = values.count('cid', 10);
+  const path = values.text('path');
+  const ring = takeRing(values);
+  values.finish(['cid', 'path', ...RING_KEYS]);
+  if (cid === undefined || path === undefined) {
+    throw new UsageError('E_OPTION', `--vsock ${text} is no cid=N,path=SOCKET`);
+  }
+  return { cid, path, ...(ring === undefined ? {} : { ring }) };
 }
 
 /** Ring options of the devices that have no option of their own, and of all devices. */

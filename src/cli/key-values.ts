@@ -43,11 +43,11 @@ export class KeyValues {
     return value === 'on';
   }
 
-  /** A whole number of at least 1. */
-  count(key: string): number | undefined {
+  /** A whole number of at least 1. @param digits the most that it may have */
+  count(key: string, digits = 9): number | undefined {
     const value = this.text(key);
     if (value === undefined) return undefined;
-    if (!/^[1-9][0-9]{0,8}$/.test(value)) {
+    if (!/^[1-9][0-9]*$/.test(value) || value.length > digits) {
       this.#refuse(`has ${key}=${value}; take a whole number from 1`);
     }
     return Number(value);

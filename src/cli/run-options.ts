@@ -4,7 +4,7 @@ import { KERNEL_SERIES, type KernelSeries } from '../guest/kernel.ts';
 import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
 import { DEFAULT_COMMAND_LINE } from '../machine/resolve-options.ts';
-import { parseDisk, parseNet, parseRings, withDefaults } from './device-options.ts';
+import { parseDisk, parseNet, parseRings, parseVsock, withDefaults } from './device-options.ts';
 
 /** Where a console goes. */
 export type ConsoleTarget =
@@ -26,6 +26,7 @@ export interface RunFlags {
   readonly net?: readonly string[];
   readonly ring?: readonly string[];
   readonly rng?: boolean;
+  readonly vsock?: string;
   readonly console?: ConsoleTarget;
   readonly serial?: ConsoleTarget;
   readonly hideCpuFeature?: readonly string[];
@@ -96,6 +97,10 @@ export function addMachineOptions(command: Command): Command {
     )
     .option('--no-rng', 'no entropy device')
     .option(
+      '--vsock <cid=n,path=socket>',
+      'a socket device: CONNECT PORT on the unix socket reaches the guest, and the guest SOCKET_PORT',
+    )
+    .option(
       '--ring <device,...>',
       'ring features of all, console or rng: packed indirect=off event-idx=off in-order notification-data ring-reset=off queue-size=',
       collect,
@@ -155,6 +160,7 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
   const base = flags.cmdline ?? image?.commandLine ?? DEFAULT_COMMAND_LINE;
   const commandLine = [base, flags.append].filter((text) => text !== undefined).join(' ');
   const rings = parseRings(flags.ring ?? []);
+  const vsock = flags.vsock === undefined ? undefined : parseVsock(flags.vsock);
   return {
     kernel,
     ...(initrd === undefined ? {} : { initrd }),
@@ -174,6 +180,7 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
       return { ...net, ...withDefaults(net.ring, rings) };
     }),
     rng: flags.rng === false ? false : withDefaults(rings.rng, rings),
+    ...(vsock === undefined ? {} : { vsock: { ...vsock, ...withDefaults(vsock.ring, rings) } }),
     console: withDefaults(rings.console, rings),
     ...(flags.bootProtocol === undefined ? {} : { bootProtocol: flags.bootProtocol }),
     ...(flags.notify === undefined ? {} : { notify: flags.notify }),

@@ -6,7 +6,7 @@ import type { KernelSeries } from '../guest/kernel.ts';
 import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
 import type { RunStreams } from './console-io.ts';
-import { parseDisk } from './device-options.ts';
+import { parseDisk, parseVsock } from './device-options.ts';
 import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { ProgressLine } from './progress.ts';
 import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
@@ -47,7 +47,8 @@ Examples:
   nodevmm run --cpus 4 --memory 2G --disk data.raw,queues=4 --net auto,address=10.0.2.1/24
   nodevmm run --disk a.raw,packed --disk b.raw,ro --guest tools -- fio --version
   nodevmm run --kernel bzImage --initrd initrd.img --append 'debug' --console file:boot.log
-  nodevmm run --no-lab --hide-cpu-feature avx2,smep`;
+  nodevmm run --no-lab --hide-cpu-feature avx2,smep
+  nodevmm run --vsock cid=3,path=vm.sock       port 52 of the guest: CONNECT 52 on vm.sock`;
 
 const PROCESS_STREAMS: RunStreams = {
   input: process.stdin,
@@ -142,11 +143,12 @@ export function labArguments(args: readonly string[], image: BootImage | undefin
   return ['run', ...options, ...built, '--no-lab', ...command];
 }
 
-/** The folders that a run writes to: those of disks and console files. */
+/** The folders that a run writes to: those of disks, console files and the socket. */
 export function writtenFolders(flags: RunFlags): string[] {
   const disks = (flags.disk ?? []).map(parseDisk).filter((disk) => disk.readOnly !== true);
   const consoles = [flags.console, flags.serial].filter((target) => target?.to === 'file');
-  const files = [...disks.map((disk) => disk.path), ...consoles.map((target) => target.path)];
+  const sockets = flags.vsock === undefined ? [] : [parseVsock(flags.vsock)];
+  const files = [...disks, ...consoles, ...sockets].map((file) => file.path);
   return [...new Set(files.map((file) => path.dirname(path.resolve(file))))];
 }
 

@@ -1,7 +1,7 @@
 /**
  * Last-resort wake-up of threads that block in a system call. process.exit() and an uncaught
  * exception make Node wait for every worker, for ever if one blocks; so the process's 'exit' event
- * wakes them all, synchronously.
+ * wakes them all, synchronously. What would outlive the process is removed by the same list.
  */
 
 const wakes = new Set<() => void>();
@@ -11,7 +11,7 @@ function wakeAll(): void {
 }
 
 /**
- * Registers a wake-up for a thread.
+ * Registers a wake-up for a thread, or the removal of a file.
  * @param wake called at process exit; must not throw, nor rely on the event loop
  * @returns takes the registration back
  */

@@ -48,6 +48,10 @@ const epollCtlNative = bind('int epoll_ctl(int epfd, int op, int fd, int64_t eve
 const epollWaitNative = bind('int epoll_wait(int epfd, int64_t events, int maximum, int timeout)');
 const pollNative = bind('int poll(int64_t fds, uint64_t count, int timeout)');
 const flockNative = bind('int flock(int fd, int operation)');
+const socketNative = bind('int socket(int domain, int type, int protocol)');
+const bindNative = bind('int bind(int fd, int64_t address, unsigned int length)');
+const listenNative = bind('int listen(int fd, int backlog)');
+const connectNative = bind('int connect(int fd, int64_t address, unsigned int length)');
 const gettidNative = bind('int gettid()');
 const tgkillNative = bind('int tgkill(int tgid, int tid, int signal)');
 const syscallNative = bind(
@@ -120,6 +124,14 @@ export const epollWait = (epfd: number, events: number, max: number, timeoutMs: 
 export const poll = (fds: number, count: number, timeoutMs: number): number =>
   result(pollNative(fds, count, timeoutMs));
 export const flock = (fd: number, operation: number): number => result(flockNative(fd, operation));
+export const socket = (domain: number, type: number, protocol: number): number =>
+  result(socketNative(domain, type, protocol));
+/** bind(2). */
+export const bindSocket = (fd: number, address: number, length: number): number =>
+  result(bindNative(fd, address, length));
+export const listen = (fd: number, backlog: number): number => result(listenNative(fd, backlog));
+export const connect = (fd: number, address: number, length: number): number =>
+  result(connectNative(fd, address, length));
 export const gettid = (): number => gettidNative();
 export const tgkill = (tgid: number, tid: number, signal: number): number =>
   result(tgkillNative(tgid, tid, signal));

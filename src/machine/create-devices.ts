@@ -3,6 +3,7 @@ import { E1000Device } from '../nic/device.ts';
 import { createBlkDevice } from '../virtio/device/blk.ts';
 import { createNetDevice } from '../virtio/device/net.ts';
 import { createRngDevice } from '../virtio/device/rng.ts';
+import { createVsockDevice } from '../virtio/device/vsock.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import type { RingOptions, VhostMode } from './options.ts';
 import type { ResolvedOptions } from './resolve-options.ts';
@@ -36,6 +37,10 @@ export function createDevices(options: ResolvedOptions): CreatedDevice[] {
       else add(createNetDevice({ ...net, name }), ring, vhost);
     });
     if (options.rng !== undefined) add(createRngDevice({ name: 'rng0' }), options.rng.ring);
+    if (options.vsock !== undefined) {
+      const { ring, ...vsock } = options.vsock;
+      add(createVsockDevice({ ...vsock, name: 'vsock0' }), ring);
+    }
   } catch (error) {
     for (const { device } of made) device.close();
     throw error;

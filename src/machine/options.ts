@@ -66,6 +66,18 @@ export interface NetOptions {
   readonly ring?: RingOptions;
 }
 
+/** A socket device: stream connections between the guest and unix sockets of the host. */
+export interface VsockOptions {
+  /** The guest's context ID, 3 to 2^32 - 2. */
+  readonly cid: number;
+  /**
+   * Unix socket that is made: who connects and writes `CONNECT PORT\n` reaches that port of the
+   * guest. Guests that connect to port N of the host reach who listens on `PATH_N`.
+   */
+  readonly path: string;
+  readonly ring?: RingOptions;
+}
+
 /** Everything that a machine is made of. */
 export interface MachineOptions {
   /** Path of a bzImage or an ELF vmlinux. */
@@ -93,6 +105,8 @@ export interface MachineOptions {
   /** A virtio entropy device. Default true. */
   readonly rng?: boolean | { readonly ring?: RingOptions };
   readonly console?: { readonly ring?: RingOptions };
+  /** Default none. */
+  readonly vsock?: VsockOptions;
   /** Port name of the agent that `exec` talks to; null: no such port. Default `org.nodevmm.agent`. */
   readonly agent?: string | null;
   /**

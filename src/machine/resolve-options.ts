@@ -1,8 +1,15 @@
 /** Checks what a caller asked for, once, and fills in what was left out. */
 import { freemem, totalmem } from 'node:os';
+import { GUEST_CID_MAX, GUEST_CID_MIN } from '../abi/virtio-vsock.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
-import type { DiskOptions, MachineOptions, NetOptions, RingOptions } from './options.ts';
+import type {
+  DiskOptions,
+  MachineOptions,
+  NetOptions,
+  RingOptions,
+  VsockOptions,
+} from './options.ts';
 
 /** The port that the agent of nodevmm's own guests listens on. */
 export const AGENT_PORT = 'org.nodevmm.agent';
@@ -29,6 +36,7 @@ export interface ResolvedOptions {
   readonly nets: readonly NetOptions[];
   readonly rng: { readonly ring: RingOptions } | undefined;
   readonly consoleRing: RingOptions;
+  readonly vsock: VsockOptions | undefined;
   readonly agent: string | undefined;
   readonly onReboot: 'restart' | 'exit';
   readonly notify: 'io' | 'memory';
@@ -41,7 +49,10 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > CPUS_MAX) {
     throw new UsageError('E_CPUS', `${cpus} vCPUs cannot be had; choose 1 to ${CPUS_MAX}`);
   }
-  const devices = 1 + disks.length + nets.length + (rng === false ? 0 : 1);
+  const { vsock } = options;
+  if (vsock !== undefined) checkCid(vsock.cid);
+  const single = [rng !== false, vsock !== undefined].filter((there) => there).length;
+  const devices = 1 + disks.length + nets.length + single;
   if (devices > DEVICES_MAX) {
     throw new UsageError(
       'E_DEVICES',
@@ -50,7 +61,13 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
   }
   nets.forEach(checkModel);
   const rngRing = typeof rng === 'boolean' ? undefined : rng.ring;
-  for (const { ring } of [...disks, ...nets, { ring: rngRing }, { ...options.console }]) {
+  for (const { ring } of [
+    ...disks,
+    ...nets,
+    { ring: rngRing },
+    { ...options.console },
+    { ...vsock },
+  ]) {
     checkRing(ring);
   }
   return Object.freeze({
@@ -66,6 +83,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     nets,
     rng: rng === false ? undefined : { ring: rng === true ? {} : (rng.ring ?? {}) },
     consoleRing: options.console?.ring ?? {},
+    vsock,
     agent: options.agent === null ? undefined : (options.agent ?? AGENT_PORT),
     onReboot: options.onReboot ?? 'restart',
     notify: options.notify ?? 'io',
@@ -108,6 +126,14 @@ function checkModel(net: NetOptions): void {
   throw new UsageError(
     'E_NET_MODEL',
     `an e1000 network card has no ${foreign}; leave it out, or take the model virtio`,
+  );
+}
+
+function checkCid(cid: number): void {
+  if (Number.isInteger(cid) && cid >= GUEST_CID_MIN && cid <= GUEST_CID_MAX) return;
+  throw new UsageError(
+    'E_CID',
+    `a guest cannot have the context ID ${cid}; choose ${GUEST_CID_MIN} to ${GUEST_CID_MAX}`,
   );
 }
 

@@ -1,4 +1,9 @@
-/** The example of README.md: a real Linux machine as a fixture of a test. */
+/** The examples of README.md and docs/vsock.md: a real Linux machine as a fixture of a test. */
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import t from 'tap';
 import { buildGuest } from '../../src/guest/guests.ts';
 import { VirtualMachine } from '../../src/index.ts';
@@ -14,4 +19,24 @@ t.test('a virtual machine as a fixture', async (t) => {
 
   const sorted = await vm.exec(['sort'], { stdin: 'b\na\n' });
   t.equal(sorted.stdout.toString(), 'a\nb\n');
+});
+
+t.test('a program of the host talks to one of the guest', async (t) => {
+  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-example-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const file = path.join(folder, 'vm.sock');
+  const { kernel, initrd } = await buildGuest('minimal');
+  await using vm = await VirtualMachine.create({ kernel, initrd, vsock: { cid: 3, path: file } });
+  await vm.start();
+  const echo = vm.spawn(['nodevmm-agent', 'vsock', 'listen', '52', 'cat']);
+  await once(echo.stdout, 'data');
+
+  const socket = connect(file);
+  socket.write('CONNECT 52\n');
+  const [answer] = await once(socket, 'data');
+  t.match(answer.toString(), /^OK \d+\n$/);
+  socket.write('hello\n');
+  const [echoed] = await once(socket, 'data');
+  t.equal(echoed.toString(), 'hello\n');
+  socket.destroy();
 });

@@ -6,6 +6,7 @@ import path from 'node:path';
 import t, { type Test } from 'tap';
 import { RawFile } from '../../src/backend/raw-file.ts';
 import { Tap } from '../../src/backend/tap.ts';
+import { ListenPath } from '../../src/host/listen-path.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { CliRun } from '../support/cli-run.ts';
 import { bzImage } from '../support/kernel-image.ts';
@@ -67,6 +68,10 @@ const BAD: readonly (readonly [string, string[], RegExp])[] = [
   ['no such address', [...own, '--net', 'auto,address=10.0.0.300/24'], /10\.0\.0\.300/],
   ['a console file that cannot be', [...own, '--console', 'file:/nonexistent/x'], /nonexistent/],
   ['a queue size of 3', [...own, '--ring', 'all,queue-size=3'], /power of two/],
+  ['a context ID of the host', [...own, '--vsock', 'cid=2,path=s'], /ID 2; choose 3 to/],
+  ['no folder for a socket', [...own, '--vsock', 'cid=3,path=/no/s'], /no folder \/no; make it/],
+  ['a file for a socket', [...own, '--vsock', `cid=3,path=${text}`], /no socket is there/],
+  ['a socket of too long a name', [...own, '--vsock', `cid=3,path=/${'x'.repeat(97)}`], /1 to 96/],
   ['an unknown option', [...own, '--bogus'], /--bogus/],
   ['no such guest', ['--guest', 'windows'], /windows/],
 ];
@@ -105,6 +110,12 @@ t.test('a kernel that fails after disk and tap were had', { skip: noTaps }, asyn
 t.test('a tap that another run has', { skip: noTaps }, async (t) => {
   using tap = new Tap({ name: 'nodevmm-busy' });
   await refused(t, [...own, '--net', tap.name], /nodevmm-busy/);
+});
+
+t.test('a socket that somebody listens on', { skip }, async (t) => {
+  const path = `${folder}/sock`;
+  using _owner = new ListenPath(path);
+  await refused(t, [...own, '--vsock', `cid=3,path=${path}`], /another process listens on it/);
 });
 
 t.test('a disk that another run has', { skip }, async (t) => {

@@ -36,9 +36,10 @@ for (const [signal, status] of [
   ['SIGHUP', 129],
 ] as const) {
   t.test(`${signal} while the guest runs`, { skip }, async (t) => {
-    const run = new CliRun(folder, ARGS);
+    const socket = path.join(folder, 'tmp', 'vm.sock');
+    const run = new CliRun(folder, [...ARGS, '--vsock', `cid=3,path=${socket}`]);
     await run.shows('U');
-    t.equal(run.leftovers([disk]).length, 3, 'it has a tap, a lock and a process');
+    t.equal(run.leftovers([disk]).length, 4, 'it has a tap, a socket, a lock and a process');
     run.process.kill(signal);
     t.match(await run.result, { status, stderr: '' });
     t.same(run.leftovers([disk]), []);

@@ -1,6 +1,7 @@
 /** What machine the options of `nodevmm run` ask for. */
 import { Command } from 'commander';
 import t from 'tap';
+import { writtenFolders } from '../../../src/cli/run.ts';
 import {
   addMachineOptions,
   machineOptions,
@@ -119,6 +120,23 @@ t.test('--net', (t) => {
   t.end();
 });
 
+t.test('--vsock', (t) => {
+  t.strictSame(optionsOf('--vsock', 'cid=4294967294,path=a,,b.sock').vsock, {
+    cid: 4294967294,
+    path: 'a,b.sock',
+  });
+  t.strictSame(optionsOf('--vsock', '3,path=s,packed', '--ring', 'all,in-order').vsock, {
+    cid: 3,
+    path: 's',
+    ring: { packed: true, inOrder: true },
+  });
+  t.strictSame(writtenFolders(flagsOf('--vsock', 'cid=3,path=/a/s', '--disk', '/b/d')), [
+    '/b',
+    '/a',
+  ]);
+  t.end();
+});
+
 t.test('--ring: all devices, and one of them over it', (t) => {
   const options = optionsOf(
     ...['--ring', 'all,packed', '--ring', 'rng,event-idx=off', '--disk', 'd,packed=off'],
@@ -154,6 +172,11 @@ const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['--disk', ''], /empty part/],
   [['--disk', 'serial=5'], /names no file/],
   [['--net', 'tap0,foo=1'], /does not know foo/],
+  [['--vsock', 'cid=3'], /--vsock cid=3 is no cid=N,path=SOCKET/],
+  [['--vsock', 'path=s'], /is no cid=N,path=SOCKET/],
+  [['--vsock', 'cid=x,path=s'], /whole number/],
+  [['--vsock', 'cid=10000000000000000000000,path=s'], /whole number/],
+  [['--vsock', 'cid=3,path=s,port=1'], /does not know port/],
   [['--ring', 'blk,packed'], /take all or console or rng/],
   [['--ring', 'all'], /is no DEVICE,KEY/],
 ];

@@ -80,6 +80,21 @@ for (const memory of [0, -64 * MiB, 31 * MiB]) {
   });
 }
 
+for (const cid of [0, 1, 2, -3, 3.5, 0xffff_ffff, 2 ** 32 + 3, Number.NaN]) {
+  t.test(`the context ID ${cid} is refused`, async (t) => {
+    t.throws(wrong({ vsock: { cid, path: 's' } }), { code: 'E_CID', message: /3 to 4294967294/ });
+  });
+}
+
+t.test('the lowest and the highest context ID are taken', async (t) => {
+  for (const cid of [3, 0xffff_fffe]) {
+    const vsock = { cid, path: 's', ring: { packed: true } };
+    t.strictSame(resolveOptions({ kernel, vsock }).vsock, vsock);
+  }
+  t.equal(resolveOptions({ kernel }).vsock, undefined);
+  t.throws(wrong({ vsock: { cid: 3, path: 's', ring: { queueSize: 3 } } }), /power of two/);
+});
+
 t.test('memory that the host does not have is refused', async (t) => {
   const memory = (Math.ceil(totalmem() / MiB) + 1) * MiB;
   t.throws(wrong({ memory }), { code: 'E_MEMORY', message: /more than.*this host has/ });

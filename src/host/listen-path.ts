@@ -1,0 +1,136 @@
+/**
+ * A unix socket that listens at a path: the file that a dead process left there is replaced, and
+ * ours is removed on every way out but SIGKILL's.
+ */
+import { lstatSync, unlinkSync } from 'node:fs';
+import path from 'node:path';
+import { UsageError } from './errors.ts';
+import { onProcessExit } from './exit-wake.ts';
+import { Fd } from './fd.ts';
+import { NativeMemory } from './native-memory.ts';
+import * as sys from './syscall.ts';
+
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
+/** `struct sockaddr_un`: family, then a path and the zero that ends it. */
+const SUN_PATH_OFFSET = 2;
+const SUN_PATH_SIZE = 108;
+const EADDRINUSE = 98;
+const ECONNREFUSED = 111;
+/** Connections that may wait to be accepted. */
+const BACKLOG = 128;
+
+/** The owner of the socket's file, and of the socket until somebody takes it. */
+export class ListenPath implements Disposable {
+  /** Absolute. */
+  readonly path: string;
+  readonly #socket: Fd;
+  readonly #inode: bigint;
+  readonly #forget: () => void;
+  #taken = false;
+
+  /**
+   * @param suffix room for it is left in the name: for the longest of other sockets beside it
+   * @throws UsageError or HostError, in one line, when the path cannot be listened on
+   */
+  constructor(file: string, suffix = '') {
+    this.path = path.resolve(file);
+    const longest = SUN_PATH_SIZE - 1 - Buffer.byteLength(suffix);
+    const length = Buffer.byteLength(this.path);
+    if (file === '' || length > longest || this.path.includes('\0')) {
+      throw refusal(file, `its full name has ${length} bytes; take one of 1 to ${longest}`);
+    }
+    this.#socket = bind(this.path);
+    try {
+      this.#inode = lstatSync(this.path, { bigint: true }).ino;
+      sys.check(sys.listen(this.#socket.fd, BACKLOG), 'listen', this.path);
+    } catch (error) {
+      this.#socket.close();
+      throw error;
+    }
+    this.#forget = onProcessExit(() => this.#remove());
+  }
+
+  /** The socket, non-blocking; who takes it closes it. */
+  takeFd(): number {
+    this.#taken = true;
+    return this.#socket.fd;
+  }
+
+  /** Removes the file. */
+  close(): void {
+    this.#forget();
+    this.#remove();
+    if (!this.#taken) this.#socket.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Not a file that somebody else put there meanwhile. */
+  #remove(): void {
+    try {
+      if (lstatSync(this.path, { bigint: true }).ino === this.#inode) unlinkSync(this.path);
+    } catch {
+      // Gone, or its folder is.
+    }
+  }
+}
+
+/** @throws UsageError */
+function bind(file: string): Fd {
+  const socket = openSocket(file);
+  try {
+    const address = addressOf(file);
+    const { length } = address.bytes;
+    let result = sys.bindSocket(socket.fd, address.address, length);
+    if (result === -EADDRINUSE) {
+      replaceStale(file);
+      result = sys.bindSocket(socket.fd, address.address, length);
+    }
+    if (result === 0) return socket;
+    const name = sys.errnoName(-result);
+    const folder = path.dirname(file);
+    if (name === 'ENOENT') throw refusal(file, `there is no folder ${folder}; make it first`);
+    if (name === 'ENOTDIR') throw refusal(file, `${folder} is no folder; name another`);
+    if (name === 'EACCES') {
+      throw refusal(file, `you may not write to ${folder}; name another folder`);
+    }
+    throw refusal(file, `the host says ${name}; name another path`);
+  } catch (error) {
+    socket.close();
+    throw error;
+  }
+}
+
+/** @throws UsageError when the file is not a dead process's socket */
+function replaceStale(file: string): void {
+  if (!lstatSync(file).isSocket()) {
+    throw refusal(file, 'a file that is no socket is there; remove it, or name another path');
+  }
+  using probe = openSocket(file);
+  const address = addressOf(file);
+  const result = sys.connect(probe.fd, address.address, address.bytes.length);
+  if (result !== -ECONNREFUSED) {
+    throw refusal(file, 'another process listens on it; stop that one, or name another path');
+  }
+  unlinkSync(file);
+}
+
+function refusal(file: string, why: string): UsageError {
+  return new UsageError('E_SOCKET_PATH', `cannot listen on ${JSON.stringify(file)}: ${why}`);
+}
+
+function openSocket(file: string): Fd {
+  const type = SOCK_STREAM | sys.O_NONBLOCK | sys.O_CLOEXEC;
+  return new Fd(sys.check(sys.socket(AF_UNIX, type, 0), 'socket', file));
+}
+
+function addressOf(file: string): NativeMemory {
+  const bytes = Buffer.from(file);
+  const address = new NativeMemory(SUN_PATH_OFFSET + bytes.length + 1);
+  address.view.setUint16(0, AF_UNIX, true);
+  address.bytes.set(bytes, SUN_PATH_OFFSET);
+  return address;
+}

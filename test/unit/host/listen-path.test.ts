@@ -1,0 +1,90 @@
+/** Unix sockets by path: whose file it is, and when it goes. */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import t from 'tap';
+import { UsageError } from '../../../src/host/errors.ts';
+import { ListenPath } from '../../../src/host/listen-path.ts';
+
+const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-listen-'));
+t.teardown(() => rmSync(folder, { recursive: true }));
+const file = path.join(folder, 'sock');
+const module = new URL('../../../src/host/listen-path.js', import.meta.url).href;
+
+/** Runs a script in a process of its own, that has `ListenPath` and `file`. */
+function script(text: string): void {
+  const source = `import { ListenPath } from '${module}'; const file = '${file}'; ${text}`;
+  const { status, signal, stderr } = spawnSync(
+    process.execPath,
+    ['--input-type=module', '-e', source],
+    { encoding: 'utf8' },
+  );
+  if (status !== 0 && signal !== 'SIGKILL') throw new Error(stderr);
+}
+
+t.test('the file is there while it is owned', (t) => {
+  const owner = new ListenPath(file);
+  t.equal(owner.path, file);
+  t.ok(existsSync(file));
+  t.throws(() => new ListenPath(file), { name: 'UsageError', message: /another process listens/ });
+  t.ok(existsSync(file), 'the refused one leaves it alone');
+  owner.close();
+  t.notOk(existsSync(file));
+  owner.close();
+  t.end();
+});
+
+t.test('a process that ends takes its file along', (t) => {
+  script('new ListenPath(file); process.exit(0)');
+  t.notOk(existsSync(file), 'by process.exit');
+  script('new ListenPath(file)');
+  t.notOk(existsSync(file), 'by having nothing to do');
+  t.throws(() => script('new ListenPath(file); throw new Error("planned")'), /planned/);
+  t.notOk(existsSync(file), 'by an exception');
+  t.end();
+});
+
+t.test("a dead process's file is replaced", (t) => {
+  script('new ListenPath(file); process.kill(process.pid, "SIGKILL")');
+  t.ok(existsSync(file), 'it is left there');
+  const owner = new ListenPath(file);
+  t.ok(existsSync(file));
+  owner.close();
+  t.end();
+});
+
+t.test("somebody else's socket or file is neither replaced nor removed", async (t) => {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(file, resolve));
+  t.throws(() => new ListenPath(file), { message: /another process listens/ });
+  await new Promise((resolve) => server.close(resolve));
+  writeFileSync(file, 'mine');
+  t.throws(() => new ListenPath(file), { message: /a file that is no socket is there/ });
+  rmSync(file);
+  const owner = new ListenPath(file);
+  rmSync(file);
+  writeFileSync(file, 'mine');
+  owner.close();
+  t.ok(existsSync(file), 'what took its place stays');
+  rmSync(file);
+});
+
+t.test('paths that cannot be listened on', (t) => {
+  const loop = path.join(folder, 'loop');
+  symlinkSync('loop', loop);
+  for (const [bad, message] of [
+    [path.join(folder, 'none', 'sock'), /there is no folder .*none; make it first/],
+    ['', /take one of 1 to 107/],
+    [path.join(folder, 'a\0b'), /take one of 1 to 107/],
+    [`/tmp/${'x'.repeat(103)}`, /has 108 bytes; take one of 1 to 107/],
+    [path.join(loop, 'sock'), /ELOOP/],
+    ['/dev/null/sock', /\/dev\/null is no folder/],
+  ] as const) {
+    t.throws(() => new ListenPath(bad), { message }, JSON.stringify(bad.slice(0, 30)));
+    t.throws(() => new ListenPath(bad), UsageError);
+  }
+  t.throws(() => new ListenPath(`/tmp/${'x'.repeat(100)}`, '_12'), /take one of 1 to 104/);
+  t.end();
+});
