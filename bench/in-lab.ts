@@ -1,32 +1,121 @@
-/** Runs groups in the lab, which gets a disk with a real file system of its own. */
+/** Runs groups in the lab: each in one of its own, and again in another one when that dies. */
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { GuestProcess } from '../src/agent/command.ts';
 import { PeerError } from '../src/host/errors.ts';
 import { Lab } from '../src/lab/lab.ts';
 import { undoAtExit } from './harness/at-exit.ts';
-import type { Report } from './harness/report.ts';
+import type { Host } from './harness/host.ts';
+import type { Result } from './harness/measure.ts';
+import { lossOf, type Omission, type Site } from './harness/report.ts';
+import type { Progress } from './harness/rounds.ts';
+import { EventReader, type StreamEvent } from './harness/stream.ts';
 import type { BenchOptions } from './options.ts';
 
 const PROGRAM = fileURLToPath(new URL('./run.js', import.meta.url));
 const DISK_SIZE = 2 ** 30;
+const DISK_FOLDER = '/mnt/bench';
 const MOUNT = `set -e
 /run/nodevmm/busybox modprobe virtio_blk
 mkfs.ext4 -q -F /dev/vda
-mkdir -p /mnt/bench
-mount -t ext4 /dev/vda /mnt/bench`;
+mkdir -p ${DISK_FOLDER}
+mount -t ext4 /dev/vda ${DISK_FOLDER}`;
+/** How often a group is measured at most: once, and twice more when the lab died. */
+const ATTEMPTS = 3;
+const LOST: readonly string[] = ['E_LAB_GONE', 'E_AGENT_GONE'];
+
+/** A lab that is ready to measure, as far as it matters here. */
+export interface BenchLab extends AsyncDisposable {
+  /** Starts the program of bench/run.ts. */
+  start(args: readonly string[]): GuestProcess;
+}
+
+/** What a group was measured with. */
+export interface LabRun {
+  /** Boots a lab. */
+  readonly boot: (progress: Progress) => Promise<BenchLab>;
+  readonly progress: Progress;
+  readonly options: BenchOptions;
+  readonly labHost: Host;
+}
 
 /**
- * Boots a lab for this alone and runs the named groups there.
- * @param progress gets what the run in the lab says
- * @throws PeerError when that fails
+ * Measures one group in the lab.
+ * @returns what was found out, also when the lab died each time, or the program in it failed
+ * @throws UsageError when this host cannot have a lab
  */
-export async function runInLab(
-  names: readonly string[],
-  { rounds, seconds, subjects }: BenchOptions,
-  progress: (text: string) => void,
-): Promise<Report> {
+export async function measureInLab(group: string, run: LabRun): Promise<Site> {
+  const results: Result[] = [];
+  const omissions: Omission[] = [];
+  let host: Host | undefined;
+  const take = (event: StreamEvent): void => {
+    if (event.kind === 'host') host ??= event.host;
+    else if (event.kind === 'results') results.push(...event.results);
+    else if (event.kind === 'progress') run.progress(event.text, event.fraction);
+    else if (!omissions.some(({ what }) => what === event.omission.what)) {
+      omissions.push(event.omission);
+    }
+  };
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await measureOnce(group, run, results, take);
+      break;
+    } catch (error) {
+      if (!(error instanceof PeerError)) throw error;
+      if (attempt === ATTEMPTS || !LOST.includes(error.code)) {
+        omissions.push(lossOf(group, results, error));
+        break;
+      }
+      const [why] = error.message.split('\n');
+      run.progress(`${group}: again in another lab, for what is missing: ${why}`);
+    }
+  }
+  // Without one, no lab ever came to measuring.
+  return {
+    host: host ?? { ...run.labHost, emulated: true },
+    labHost: run.labHost,
+    results,
+    omissions,
+  };
+}
+
+async function measureOnce(
+  group: string,
+  { boot, progress, options }: LabRun,
+  before: readonly Result[],
+  take: (event: StreamEvent) => void,
+): Promise<void> {
+  const { rounds, seconds, quick, subjects, variants } = options;
+  progress(`${group}: booting the lab`, 0);
+  await using lab = await boot(progress);
+  const command = lab.start([
+    ...['--no-lab', '--stream', '--folder', DISK_FOLDER],
+    ...['--rounds', String(rounds), '--seconds', String(seconds)],
+    ...(quick ? ['--quick'] : []),
+    ...(variants ? ['--variants'] : []),
+    ...subjects.flatMap((subject) => ['--subjects', subject]),
+    ...before.flatMap(({ measure }) => ['--measured', measure.name]),
+    group,
+  ]);
+  const reader = new EventReader(take);
+  command.stdout.setEncoding('utf8').on('data', (text: string) => reader.push(text));
+  let said = '';
+  command.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said = (said + text).slice(-2000);
+  });
+  const { exitCode } = await command.exit;
+  if (exitCode !== 0) {
+    throw new PeerError(
+      'E_BENCH',
+      `the benchmark in the lab ended with status ${exitCode}: ${said.trim()}`,
+    );
+  }
+}
+
+/** Boots a lab with a disk that has a real file system. */
+export async function bootBenchLab(progress: Progress): Promise<BenchLab> {
   const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
   const removeFolder = undoAtExit(() => rmSync(folder, { recursive: true, force: true }));
   try {
@@ -34,35 +123,34 @@ export async function runInLab(
     const file = openSync(disk, 'w');
     ftruncateSync(file, DISK_SIZE);
     closeSync(file);
-    await using lab = await Lab.boot({
+    const lab = await Lab.boot({
       qemuArgs: [
         ...['-object', 'iothread,id=bench'],
         ...['-drive', `if=none,id=bench,file=${disk},format=raw,cache=writeback,aio=threads`],
         ...['-device', 'virtio-blk-pci,drive=bench,iothread=bench'],
       ],
-      onProgress: (step) => progress(step),
+      onProgress: (step) => progress(step, 0),
     });
-    const mounted = await lab.exec(['sh', '-c', MOUNT]);
-    if (mounted.exitCode !== 0) {
-      throw new PeerError('E_BENCH', `no file system in the lab: ${mounted.stderr.toString()}`);
+    const end = async (): Promise<void> => {
+      await lab.close();
+      removeFolder();
+    };
+    try {
+      const mounted = await lab.exec(['sh', '-c', MOUNT]);
+      if (mounted.exitCode !== 0) {
+        const why = mounted.stderr.toString().trim();
+        throw new PeerError('E_BENCH', `no file system in the lab: ${why}`);
+      }
+    } catch (error) {
+      await end();
+      throw error;
     }
-    const command = lab.spawn([
-      ...[process.execPath, PROGRAM, '--no-lab', '--json', '-', '--folder', '/mnt/bench'],
-      ...['--rounds', String(rounds), '--seconds', String(seconds)],
-      ...subjects.flatMap((subject) => ['--subjects', subject]),
-      ...names,
-    ]);
-    let output = '';
-    command.stdout.on('data', (chunk: Buffer) => {
-      output += chunk.toString();
-    });
-    command.stderr.pipe(process.stderr, { end: false });
-    const { exitCode } = await command.exit;
-    if (exitCode !== 0) {
-      throw new PeerError('E_BENCH', `the benchmark in the lab ended with status ${exitCode}`);
-    }
-    return JSON.parse(output) as Report;
-  } finally {
+    return {
+      start: (args) => lab.spawn([process.execPath, PROGRAM, ...args]),
+      [Symbol.asyncDispose]: end,
+    };
+  } catch (error) {
     removeFolder();
+    throw error;
   }
 }

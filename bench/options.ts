@@ -1,72 +1,191 @@
-/** The command line of `npm run bench`. */
-import { parseArgs } from 'node:util';
+/** The command line of `nodevmm bench` and `npm run bench`. */
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { UsageError } from '../src/host/errors.ts';
+import type { Wanted } from './subjects/selection.ts';
 
-/** What was asked for. */
-export interface BenchOptions {
+/** A measurement that was asked for. */
+export interface BenchOptions extends Wanted {
   /** Names of groups and programs; empty: all groups. */
   readonly names: readonly string[];
   readonly rounds: number;
   readonly seconds: number;
-  /** Substrings of nodevmm's rows that are wanted; empty: all. QEMU's rows are always measured. */
-  readonly subjects: readonly string[];
+  readonly quick: boolean;
   readonly folder: string | undefined;
-  /** File for the JSON report; `-` is standard output, which then holds nothing else. */
+  /** File for the JSON report. */
   readonly json: string | undefined;
+  /** File for the page. */
+  readonly html: string | undefined;
   readonly markdown: boolean;
   readonly profile: boolean;
-  /** Never take the lab. */
-  readonly noLab: boolean;
-  readonly help: boolean;
+  /** Take the lab where it is needed. */
+  readonly lab: boolean;
+  /** Events on standard output in place of a report: what a run in the lab does. */
+  readonly stream: boolean;
+  /** Measures that need not be taken again. */
+  readonly measured: readonly string[];
 }
 
-/** @param known names that may be asked for @throws UsageError */
-export function parseBenchOptions(args: readonly string[], known: readonly string[]): BenchOptions {
-  const { values, positionals } = parse(args);
-  const names = [...positionals, ...(values.only ?? [])].flatMap((text) => text.split(','));
+/** What was asked for. */
+export type Request =
+  | { readonly kind: 'measure'; readonly options: BenchOptions }
+  | { readonly kind: 'compare'; readonly before: string; readonly after: string }
+  /** commander has printed it. */
+  | { readonly kind: 'help' };
+
+/** Something that can be named. */
+export interface Named {
+  readonly name: string;
+  readonly summary: string;
+}
+
+const ROUNDS = 4;
+const SECONDS = 2;
+const QUICK_ROUNDS = 2;
+const QUICK_SECONDS = 1;
+
+const EXAMPLES = `
+Examples:
+  nodevmm bench net                         nodevmm against QEMU on this host, with bars
+  nodevmm bench net --quick --html net.html a first look, as a page with charts
+  nodevmm bench net --variants --profile    also what single settings are worth, and where time goes
+  nodevmm bench net --subjects 'nodevmm,QEMU q35'
+  nodevmm bench all --json before.json      everything, to keep
+  nodevmm bench compare before.json after.json
+
+A row is selected by its name, or else by a part of it. Where this host's KVM cannot run Linux, the
+groups with guests run in the lab, an emulated PC (docs/lab.md): compare ratios only.
+docs/benchmarks.md tells what each column means and how it is measured.`;
+
+interface Flags {
+  readonly rounds?: number;
+  readonly seconds?: number;
+  readonly quick?: boolean;
+  readonly subjects?: readonly string[];
+  readonly variants?: boolean;
+  readonly folder?: string;
+  readonly json?: string;
+  readonly html?: string;
+  readonly markdown?: boolean;
+  readonly profile?: boolean;
+  readonly lab: boolean;
+  readonly stream?: boolean;
+  readonly measured?: readonly string[];
+}
+
+/**
+ * Reads a command line; --help prints.
+ * @param groups those that `all` means
+ * @param programs what else may be named
+ * @throws UsageError
+ */
+export function parseRequest(
+  args: readonly string[],
+  groups: readonly Named[],
+  programs: readonly Named[],
+): Request {
+  let request: Request = { kind: 'help' };
+  const command = benchCommand(groups, programs).action((names: string[], flags: Flags) => {
+    const known = [...groups, ...programs].map(({ name }) => name);
+    request = { kind: 'measure', options: complete(names, flags, known) };
+  });
+  command
+    .command('compare')
+    .description('what changed from one --json file to another, and whether by more than noise')
+    .argument('<before.json>')
+    .argument('<after.json>')
+    .action((before: string, after: string) => {
+      request = { kind: 'compare', before, after };
+    });
+  try {
+    for (const one of [command, ...command.commands]) quiet(one);
+    command.parse([...args], { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.exitCode === 0) return { kind: 'help' };
+    const text = error.message.replace(/^error: /, '').replace(/\s*\n\s*/g, ' ');
+    throw new UsageError('E_OPTION', `${text}; see nodevmm bench --help`);
+  }
+  return request;
+}
+
+/** Errors are thrown, not printed. */
+function quiet(command: Command): void {
+  command.exitOverride().configureOutput({ outputError: () => {} });
+}
+
+function benchCommand(groups: readonly Named[], programs: readonly Named[]): Command {
+  const list = (entries: readonly Named[]): string =>
+    entries.map(({ name, summary }) => `  ${name.padEnd(12)} ${summary}`).join('\n');
+  const split = (text: string, before: readonly string[] = []): string[] => [
+    ...before,
+    ...text
+      .split(',')
+      .map((part) => part.trim())
+      .filter((part) => part !== ''),
+  ];
+  const gather = (text: string, before: readonly string[] = []): string[] => [...before, text];
+  return new Command('nodevmm bench')
+    .description('measure nodevmm against QEMU, in tables with bars, JSON and a page with charts')
+    .argument('[group...]')
+    .option('--quick', `fewer measures, ${QUICK_ROUNDS} rounds of ${QUICK_SECONDS} s`)
+    .option('--rounds <n>', `samples of each row (default: ${ROUNDS}), after a warm-up`, count)
+    .option('--seconds <n>', `length of a sample of throughput (default: ${SECONDS})`, count)
+    .option(
+      '--subjects <names>',
+      'only these rows, by name or part of a name; again for more',
+      split,
+    )
+    .option('--variants', 'also rows with single settings changed')
+    .option('--json <file>', 'write all samples, with the host, for compare')
+    .option('--html <file>', 'write one page with charts, which needs nothing else')
+    .option('--markdown', 'print Markdown tables in place of bars')
+    .option('--profile', 'also show where time went: every column, CPU by thread, exits')
+    .option('--folder <path>', 'where disks on a real file system lie (default: temporary folder)')
+    .option('--no-lab', 'never take the lab')
+    .addOption(new Option('--stream').hideHelp())
+    .addOption(new Option('--measured <measure>').argParser(gather).hideHelp())
+    .addHelpText(
+      'after',
+      `
+Groups (default: all):
+${list(groups)}
+Without guests, only when named:
+${list(programs)}
+${EXAMPLES}`,
+    );
+}
+
+function complete(
+  positional: readonly string[],
+  flags: Flags,
+  known: readonly string[],
+): BenchOptions {
+  const names = positional.flatMap((text) => text.split(','));
   for (const name of names) {
     if (name !== 'all' && !known.includes(name)) {
       throw new UsageError('E_OPTION', `no benchmark ${name}; there are ${known.join(', ')}`);
     }
   }
+  const quick = flags.quick === true;
   return {
     names: names.includes('all') ? [] : names,
-    rounds: count('rounds', values.rounds ?? '5'),
-    seconds: count('seconds', values.seconds ?? '5'),
-    subjects: (values.subjects ?? []).flatMap((text) => text.split(',')),
-    folder: values.folder,
-    json: values.json,
-    markdown: values.markdown ?? false,
-    profile: values.profile ?? false,
-    noLab: values['no-lab'] ?? false,
-    help: values.help ?? false,
+    rounds: flags.rounds ?? (quick ? QUICK_ROUNDS : ROUNDS),
+    seconds: flags.seconds ?? (quick ? QUICK_SECONDS : SECONDS),
+    quick,
+    subjects: flags.subjects ?? [],
+    variants: flags.variants === true,
+    folder: flags.folder,
+    json: flags.json,
+    html: flags.html,
+    markdown: flags.markdown === true,
+    profile: flags.profile === true,
+    lab: flags.lab,
+    stream: flags.stream === true,
+    measured: flags.measured ?? [],
   };
 }
 
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      allowPositionals: true,
-      options: {
-        only: { type: 'string', multiple: true },
-        rounds: { type: 'string' },
-        seconds: { type: 'string' },
-        subjects: { type: 'string', multiple: true },
-        folder: { type: 'string' },
-        json: { type: 'string' },
-        markdown: { type: 'boolean' },
-        profile: { type: 'boolean' },
-        'no-lab': { type: 'boolean' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    });
-  } catch (error) {
-    throw new UsageError('E_OPTION', `${(error as Error).message.split('\n')[0]}; see --help`);
-  }
-}
-
-function count(name: string, text: string): number {
+function count(text: string): number {
   if (/^[1-9][0-9]{0,3}$/.test(text)) return Number(text);
-  throw new UsageError('E_OPTION', `--${name} takes a number from 1 to 9999, not ${text}`);
+  throw new InvalidArgumentError('It takes a number from 1 to 9999.');
 }

@@ -1,10 +1,19 @@
 /** Random reads of 4 KiB from a virtio disk, many at a time and one at a time. */
-import type { Measure, Result } from '../harness/measure.ts';
+import type { Measure } from '../harness/measure.ts';
 import { measureInRounds } from '../harness/rounds.ts';
 import { BLK_SUBJECTS } from '../subjects/all.ts';
+import { select } from '../subjects/selection.ts';
 import { run } from '../subjects/subject.ts';
 import { DiskFiles } from './disk-files.ts';
-import { type Booted, Fleet, type Group, type GroupContext, guestOf, pidOf } from './group.ts';
+import {
+  type Booted,
+  Fleet,
+  type Group,
+  type GroupContext,
+  guestOf,
+  pidOf,
+  spanOf,
+} from './group.ts';
 
 const MEMORY_MIB = 512;
 const DISK_MIB = 256;
@@ -33,30 +42,36 @@ export const blkGroup: Group = {
   name: 'blk',
   summary: '4 KiB random reads at depths 32 and 1, from tmpfs and from a file system',
   guests: true,
-  async run(context: GroupContext): Promise<Result[]> {
-    const { kernel, initrd } = await context.image('tools');
-    context.progress('blk: writing disks');
+  images: () => [{ name: 'tools' }],
+  async run(context: GroupContext): Promise<void> {
+    context.progress('blk: writing disks', 0);
     using disks = new DiskFiles(context.folder, DISK_MIB);
-    await using fleet = await Fleet.boot('blk', BLK_SUBJECTS, context, () => ({
-      kernel,
-      initrd,
+    const subjects = select(BLK_SUBJECTS, context.wanted, context.omit);
+    await using fleet = await Fleet.boot('blk', 'tools', subjects, context, () => ({
       memoryMiB: MEMORY_MIB,
       disks: disks.files,
     }));
-    const results: Result[] = [];
-    for (const [index, { label, direct }] of disks.files.entries()) {
-      const disk = `vd${String.fromCharCode('a'.charCodeAt(0) + index)}`;
-      for (const depth of DEPTHS) {
-        const name = `4 KiB random reads, depth ${depth}, ${label}${direct ? ', O_DIRECT' : ''}`;
-        const measure: Measure = { name, unit: 'IOPS', better: 'higher' };
-        const take = async (member: Booted) => ({
-          [name]: await fio(member, disk, depth, context.seconds),
-        });
-        results.push(
-          ...(await measureInRounds('blk', [measure], fleet.members, context, take, pidOf)),
-        );
-      }
+    const steps = disks.files
+      .flatMap(({ label, direct }, index) => {
+        const device = `vd${String.fromCharCode('a'.charCodeAt(0) + index)}`;
+        const where = `${label}${direct ? ', O_DIRECT' : ''}`;
+        return DEPTHS.map((depth) => ({
+          device,
+          depth,
+          name: `4 KiB random reads, depth ${depth}, ${where}`,
+        }));
+      })
+      .filter(({ name }) => !context.isMeasured(name));
+    for (const [index, { device, depth, name }] of steps.entries()) {
+      const measure: Measure = { name, unit: 'IOPS', better: 'higher' };
+      const take = async (member: Booted) => ({
+        [name]: await fio(member, device, depth, context.seconds),
+      });
+      const taking = {
+        ...{ group: 'blk', measures: [measure], contestants: fleet.members, take, pid: pidOf },
+        span: spanOf(index, steps.length),
+      };
+      context.report(await measureInRounds(taking, context));
     }
-    return results;
   },
 };

@@ -8,11 +8,13 @@ import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { fileURLToPath } from 'node:url';
 import { undoAtExit } from '../harness/at-exit.ts';
-import type { Measure, Result } from '../harness/measure.ts';
-import { type Contestant, measureInRounds } from '../harness/rounds.ts';
+import type { Measure } from '../harness/measure.ts';
+import { measureInRounds } from '../harness/rounds.ts';
 import { Child } from '../subjects/child.ts';
+import { lacksQemu } from '../subjects/lacking.ts';
 import { MICROVM, MICROVM_PCI, Q35, type QemuMachine, qemuCommand } from '../subjects/qemu.ts';
-import { COMMAND_LINE, type GuestSpec } from '../subjects/subject.ts';
+import { select } from '../subjects/selection.ts';
+import { COMMAND_LINE, type GuestSpec, type Selectable } from '../subjects/subject.ts';
 import type { Group, GroupContext } from './group.ts';
 
 const MAIN = fileURLToPath(new URL('../../bundle/bin/main.js', import.meta.url));
@@ -21,17 +23,28 @@ const MARKER = /nodevmm-init: userspace reached at ([0-9.]+) s/;
 const MEMORY_MIB = 512;
 
 const TOTAL: Measure = { name: 'exec to init', unit: 'ms', better: 'lower' };
-const KERNEL: Measure = { name: 'of it the guest kernel', unit: 'ms', better: 'lower' };
-const EXIT: Measure = { name: 'end of the process', unit: 'ms', better: 'lower' };
+const KERNEL: Measure = {
+  name: 'guest kernel to init',
+  unit: 'ms',
+  better: 'lower',
+  aspect: { of: TOTAL.name, label: 'of it kernel' },
+};
+const EXIT: Measure = {
+  name: 'end of the process',
+  unit: 'ms',
+  better: 'lower',
+  aspect: { of: TOTAL.name, label: 'end' },
+};
 
-interface Bootable extends Contestant {
+interface Bootable extends Selectable {
   /** @param cache folder for what a VMM keeps from one start to the next */
   readonly command: (spec: GuestSpec, cache: string) => string[];
 }
 
 const nodevmm: Bootable = {
-  name: 'nodevmm run',
+  name: 'nodevmm',
   reference: false,
+  peer: 'QEMU q35',
   command: ({ kernel, initrd, memoryMiB }, cache) => [
     ...[
       'env',
@@ -52,6 +65,7 @@ const nodevmm: Bootable = {
 const qemu = (name: string, machine: QemuMachine): Bootable => ({
   name,
   reference: true,
+  lacking: lacksQemu,
   command: (spec) => qemuCommand(machine, spec, undefined),
 });
 
@@ -60,7 +74,7 @@ const CONTESTANTS: readonly Bootable[] = [
   qemu('QEMU q35', Q35),
   qemu('QEMU microvm PCI', MICROVM_PCI),
   // A virtio console over MMIO comes only with a module, long after init has started.
-  qemu('QEMU microvm, ttyS0', { ...MICROVM, console: 'ttyS0' }),
+  qemu('QEMU microvm ttyS0', { ...MICROVM, console: 'ttyS0' }),
 ];
 
 /** One boot. @returns milliseconds by measure */
@@ -90,7 +104,8 @@ export const bootGroup: Group = {
   name: 'boot',
   summary: 'time from exec of the VMM to the guest’s init',
   guests: true,
-  async run(context: GroupContext): Promise<Result[]> {
+  images: () => [{ name: 'minimal' }],
+  async run(context: GroupContext): Promise<void> {
     const image = await context.image('minimal');
     // In memory, as whatever is started a second time: in the lab, other folders come from its host.
     const folder = mkdtempSync(join(tmpdir(), 'nodevmm-boot-'));
@@ -99,16 +114,15 @@ export const bootGroup: Group = {
     const initrd = join(folder, 'initrd');
     copyFileSync(image.kernel, kernel);
     copyFileSync(image.initrd, initrd);
-    const contestants = CONTESTANTS.filter((c) => c.reference || context.selected(c.name));
     const spec: GuestSpec = { kernel, initrd, memoryMiB: MEMORY_MIB };
+    const taking = {
+      group: 'boot',
+      measures: [TOTAL, KERNEL, EXIT],
+      contestants: select(CONTESTANTS, context.wanted, context.omit),
+      take: (contestant: Bootable) => boot(contestant.command(spec, folder)),
+    };
     try {
-      return await measureInRounds(
-        'boot',
-        [TOTAL, KERNEL, EXIT],
-        contestants,
-        context,
-        (contestant) => boot(contestant.command(spec, folder)),
-      );
+      context.report(await measureInRounds(taking, context));
     } finally {
       forget();
     }

@@ -2,7 +2,7 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import type { Measure, Result } from '../harness/measure.ts';
+import type { Measure } from '../harness/measure.ts';
 import type { Group, GroupContext } from './group.ts';
 
 const PROGRAM = fileURLToPath(new URL('../exit-cost.js', import.meta.url));
@@ -21,7 +21,8 @@ export const exitsGroup: Group = {
   name: 'exits',
   summary: 'a PIO exit through the exit loop, and in C',
   guests: false,
-  async run({ rounds, progress }: GroupContext): Promise<Result[]> {
+  images: () => [],
+  async run({ rounds, progress, report }: GroupContext): Promise<void> {
     progress('exits: measuring');
     const args = [PROGRAM, String(rounds * SAMPLES_PER_ROUND), String(EXITS), '--json'];
     const { stdout } = await promisify(execFile)(process.execPath, args, { maxBuffer: 2 ** 24 });
@@ -31,6 +32,6 @@ export const exitsGroup: Group = {
       reference: name === PEER,
       samples: samplesNs.map((ns) => ns / 1e3),
     }));
-    return [{ group: 'exits', measure: MEASURE, rows }];
+    report([{ group: 'exits', measure: MEASURE, rows }]);
   },
 };

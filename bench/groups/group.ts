@@ -1,18 +1,27 @@
 /** The contract of a group of measures, and what all groups that boot guests share. */
 import type { Guest } from '../../src/guest/guests.ts';
+import type { KernelSeries } from '../../src/guest/kernel.ts';
 import type { Result } from '../harness/measure.ts';
-import type { Contestant, Rounds } from '../harness/rounds.ts';
+import type { Contestant, Rounds, Span } from '../harness/rounds.ts';
+import type { Wanted } from '../subjects/selection.ts';
 import type { GuestSpec, RunningGuest, Subject } from '../subjects/subject.ts';
 
 /** How a group is to be run. */
 export interface GroupContext extends Rounds {
   /** How long one sample of throughput takes. */
   readonly seconds: number;
+  /** Only what matters most. */
+  readonly quick: boolean;
   /** A folder on a real file system, for disks. */
   readonly folder: string;
-  /** Whether the person asked for this subject. */
-  readonly selected: (name: string) => boolean;
-  readonly image: (name: 'minimal' | 'tools') => Promise<Guest>;
+  readonly wanted: Wanted;
+  /** True for a measure whose results were reported before: it need not be taken again. */
+  readonly isMeasured: (measure: string) => boolean;
+  /** Takes results as soon as there are some, so that a lost lab cannot take them along. */
+  readonly report: (results: readonly Result[]) => void;
+  /** Takes note of what is left out. */
+  readonly omit: (what: string, why: string) => void;
+  readonly image: (name: 'minimal' | 'tools', kernel?: KernelSeries) => Promise<Guest>;
 }
 
 /** A group of measures. */
@@ -22,7 +31,15 @@ export interface Group {
   readonly summary: string;
   /** Boots Linux: where this host's KVM cannot, the group runs in the lab. */
   readonly guests: boolean;
-  run(context: GroupContext): Promise<Result[]>;
+  /** The images that it boots, which the lab cannot make. */
+  readonly images: (wanted: Wanted) => readonly ImageName[];
+  run(context: GroupContext): Promise<void>;
+}
+
+/** A guest image and its kernel. */
+export interface ImageName {
+  readonly name: 'minimal' | 'tools';
+  readonly kernel?: KernelSeries;
 }
 
 /** A subject whose guest runs; `guest` is undefined when it did not come up. */
@@ -31,6 +48,9 @@ export interface Booted extends Contestant {
   /** Of the guest that did not come up. */
   readonly failure?: string;
 }
+
+/** How much of a group's time its boots take, about. */
+export const BOOTING = 0.15;
 
 /** Guests that all run at once; those that are not measured idle. */
 export class Fleet implements AsyncDisposable {
@@ -41,26 +61,30 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Boots one guest for each selected subject, one after the other.
-   * @param specOf the guest of the subject with this number
+   * Boots one guest for each subject, one after the other.
+   * @param specOf the guest of the subject with this number, but for its kernel and initramfs
    */
   static async boot(
     group: string,
+    image: ImageName['name'],
     subjects: readonly Subject[],
-    { progress, selected }: GroupContext,
-    specOf: (index: number) => GuestSpec,
+    context: GroupContext,
+    specOf: (index: number) => Omit<GuestSpec, 'kernel' | 'initrd'>,
   ): Promise<Fleet> {
+    const { progress } = context;
     const members: Booted[] = [];
     for (const [index, subject] of subjects.entries()) {
-      const { name, reference } = subject;
-      if (!reference && !selected(name)) continue;
-      progress(`${group}: booting ${name}`);
+      const { name, reference, peer } = subject;
+      const contestant = { name, reference, ...(peer === undefined ? {} : { peer }) };
+      progress(`${group}: booting ${name}`, (BOOTING * index) / subjects.length);
       try {
-        members.push({ name, reference, guest: await subject.boot(specOf(index)) });
+        const { kernel, initrd } = await context.image(image, subject.kernel);
+        const guest = await subject.boot({ ...specOf(index), kernel, initrd });
+        members.push({ ...contestant, guest });
       } catch (error) {
         const failure = error instanceof Error ? error.message : String(error);
         progress(`${group}: ${name} did not boot: ${failure}`);
-        members.push({ name, reference, guest: undefined, failure });
+        members.push({ ...contestant, guest: undefined, failure });
       }
     }
     return new Fleet(members);
@@ -69,6 +93,12 @@ export class Fleet implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { guest } of this.members) await guest?.[Symbol.asyncDispose]();
   }
+}
+
+/** The part of a group, after its boots, that one of its measures takes. */
+export function spanOf(index: number, count: number): Span {
+  const at = (done: number): number => BOOTING + ((1 - BOOTING) * done) / count;
+  return [at(index), at(index + 1)];
 }
 
 /** The guest of a member. @throws Error when it did not come up */

@@ -1,89 +1,147 @@
-/** TCP through a tap, both ways, and the round trip of a ping; vhost is off everywhere. */
-import type { Measure, Result } from '../harness/measure.ts';
-import { measureInRounds } from '../harness/rounds.ts';
+/** The network: TCP with one and with four streams, small UDP packets, round trips; what each costs. */
+import type { Measure } from '../harness/measure.ts';
+import { measureInRounds, type Sample } from '../harness/rounds.ts';
+import { percentile } from '../harness/statistics.ts';
 import { NET_SUBJECTS } from '../subjects/all.ts';
-import { run } from '../subjects/subject.ts';
-import { type Booted, Fleet, type Group, type GroupContext, guestOf, pidOf } from './group.ts';
-import { serveIperf, type TapNetwork, Taps } from './taps.ts';
+import { select } from '../subjects/selection.ts';
+import { type Booted, Fleet, type Group, type GroupContext, pidOf, spanOf } from './group.ts';
+import { costMeasures, costSample } from './net-cost.ts';
+import { iperf, ping, type Traffic, type Wired } from './net-runs.ts';
+import { IperfServer, type TapNetwork, Taps } from './taps.ts';
 
 const MEMORY_MIB = 512;
-const PINGS = 20;
-const TO_HOST: Measure = { name: 'TCP guest to host', unit: 'Mbit/s', better: 'higher' };
-const TO_GUEST: Measure = { name: 'TCP host to guest', unit: 'Mbit/s', better: 'higher' };
-const PING: Measure = { name: 'ping round trip', unit: 'us', better: 'lower' };
+const PINGS = 300;
+const DATAGRAM = 64;
+const WARM_UP_SECONDS = 1;
 
-/** What iperf3 -J says of a run, as far as it matters. */
-interface IperfReport {
-  readonly error?: string;
-  readonly end: { readonly sum_received: { readonly bits_per_second: number } };
+/** Some measures that the same runs yield. */
+interface Step {
+  readonly headline: Measure;
+  /** The headline and what goes with it. */
+  readonly measures: readonly Measure[];
+  /** Left out with `--quick`. */
+  readonly long?: boolean;
+  take(server: IperfServer, wired: Wired, seconds: number): Promise<Sample>;
 }
 
-/** Mbit/s as received. @param reverse host to guest */
-async function iperf(
-  member: Booted,
-  server: string,
-  seconds: number,
-  reverse: boolean,
-): Promise<number> {
-  const argv = ['iperf3', '-J', '-c', server, '-t', String(seconds), ...(reverse ? ['-R'] : [])];
-  const { error, end } = JSON.parse(await run(guestOf(member), argv)) as IperfReport;
-  if (error !== undefined) throw new Error(error);
-  return end.sum_received.bits_per_second / 1e6;
+function tcp(name: string, traffic: Omit<Traffic, 'seconds'>, long = false): Step {
+  const headline: Measure = { name, unit: 'Mbit/s', better: 'higher' };
+  return {
+    headline,
+    measures: [headline, ...costMeasures(name, 'gigabyte')],
+    long,
+    async take(server, wired, seconds) {
+      const run = await iperf(server, wired, { ...traffic, seconds });
+      const rate = run.value.end.sum_received.bits_per_second / 1e6;
+      return { [name]: rate, ...costSample(name, 'gigabyte', run) };
+    },
+  };
 }
 
-/** Mean round trip in microseconds, of busybox's `round-trip min/avg/max = a/b/c ms`. */
-async function ping(member: Booted, server: string): Promise<number> {
-  const text = await run(guestOf(member), [
-    'ping',
-    '-q',
-    '-c',
-    String(PINGS),
-    '-i',
-    '0.05',
-    server,
-  ]);
-  const match = /= [0-9.]+\/([0-9.]+)\//.exec(text);
-  if (match === null) throw new Error(`ping says: ${text}`);
-  return Number(match[1]) * 1000;
+function udp(name: string, reverse: boolean): Step {
+  const headline: Measure = { name, unit: 'packets/s', better: 'higher' };
+  const lost: Measure = {
+    name: `${name}: lost`,
+    unit: '%',
+    better: 'lower',
+    aspect: { of: name, label: 'lost', detail: true },
+  };
+  return {
+    headline,
+    measures: [headline, lost, ...costMeasures(name, 'packet')],
+    async take(server, wired, seconds) {
+      const run = await iperf(server, wired, { reverse, datagram: DATAGRAM, seconds });
+      const { bits_per_second, packets = 0, lost_packets = 0 } = run.value.end.sum_received;
+      return {
+        [name]: bits_per_second / 8 / DATAGRAM,
+        [lost.name]: (100 * lost_packets) / packets,
+        ...costSample(name, 'packet', run),
+      };
+    },
+  };
 }
+
+function roundTrips(): Step {
+  const name = 'ping round trip';
+  const headline: Measure = { name, unit: 'us', better: 'lower' };
+  const percentiles = [90, 99].map((percent) => ({
+    percent,
+    measure: {
+      name: `${name}: p${percent}`,
+      unit: 'us',
+      better: 'lower' as const,
+      aspect: { of: name, label: `p${percent}` },
+    },
+  }));
+  return {
+    headline,
+    measures: [
+      headline,
+      ...percentiles.map(({ measure }) => measure),
+      ...costMeasures(name, 'packet'),
+    ],
+    async take(_server, wired) {
+      const run = await ping(wired, PINGS);
+      const others = percentiles.map(({ percent, measure }) => [
+        measure.name,
+        percentile(run.value, percent),
+      ]);
+      return {
+        [name]: percentile(run.value, 50),
+        ...Object.fromEntries(others),
+        ...costSample(name, 'packet', run),
+      };
+    },
+  };
+}
+
+const STEPS: readonly Step[] = [
+  tcp('TCP guest to host', { reverse: false }),
+  tcp('TCP host to guest', { reverse: true }),
+  tcp('TCP guest to host, 4 streams', { reverse: false, streams: 4 }, true),
+  tcp('TCP host to guest, 4 streams', { reverse: true, streams: 4 }, true),
+  udp('UDP of 64 bytes, guest to host', false),
+  udp('UDP of 64 bytes, host to guest', true),
+  roundTrips(),
+];
 
 export const netGroup: Group = {
   name: 'net',
-  summary: 'TCP through a tap both ways, ping',
+  summary: 'TCP and small UDP packets through a tap both ways, round trips, what they cost',
   guests: true,
-  async run(context: GroupContext): Promise<Result[]> {
-    const { kernel, initrd } = await context.image('tools');
+  images: ({ subjects, variants }) => {
+    const chosen = select(NET_SUBJECTS, { subjects, variants }, () => {});
+    return chosen.map(({ kernel }) => ({
+      name: 'tools',
+      ...(kernel === undefined ? {} : { kernel }),
+    }));
+  },
+  async run(context: GroupContext): Promise<void> {
+    const { seconds, quick, isMeasured } = context;
+    const steps = STEPS.filter(
+      ({ headline, long = false }) => !(long && quick) && !isMeasured(headline.name),
+    );
+    const subjects = select(NET_SUBJECTS, context.wanted, context.omit);
     using taps = new Taps();
     const networks: TapNetwork[] = [];
-    for (const index of NET_SUBJECTS.keys()) networks.push(await taps.add(index));
-    await using server = await serveIperf();
-    await using fleet = await Fleet.boot('net', NET_SUBJECTS, context, (index) => {
+    for (const index of subjects.keys()) networks.push(await taps.add(index));
+    await using fleet = await Fleet.boot('net', 'tools', subjects, context, (index) => {
       const { tap, guestAddress } = networks[index] as TapNetwork;
-      const append = `nodevmm.ip=${guestAddress}/24`;
-      return { kernel, initrd, memoryMiB: MEMORY_MIB, tap, append };
+      return { memoryMiB: MEMORY_MIB, tap, append: `nodevmm.ip=${guestAddress}/24` };
     });
-    const hostOf = (member: Booted): string => {
-      const index = NET_SUBJECTS.findIndex(({ name }) => name === member.name);
-      return (networks[index] as TapNetwork).hostAddress;
-    };
-    const results: Result[] = [];
-    for (const measure of [TO_HOST, TO_GUEST]) {
-      const take = async (member: Booted, warmUp: boolean) => {
-        const seconds = warmUp ? Math.max(2, context.seconds) : context.seconds;
-        const reverse = measure === TO_GUEST;
-        const rate = iperf(member, hostOf(member), seconds, reverse);
-        return { [measure.name]: await server.during('iperf3', rate) };
+    const wired = (member: Booted): Wired => ({
+      member,
+      network: networks[fleet.members.indexOf(member)] as TapNetwork,
+    });
+    await using server = new IperfServer();
+    for (const [index, { measures, take }] of steps.entries()) {
+      const taking = {
+        ...{ group: 'net', measures, contestants: fleet.members, pid: pidOf },
+        take: (member: Booted, warmUp: boolean) =>
+          take(server, wired(member), warmUp ? Math.min(WARM_UP_SECONDS, seconds) : seconds),
+        span: spanOf(index, steps.length),
       };
-      results.push(
-        ...(await measureInRounds('net', [measure], fleet.members, context, take, pidOf)),
-      );
+      context.report(await measureInRounds(taking, context));
     }
-    const takePing = async (member: Booted) => ({
-      [PING.name]: await ping(member, hostOf(member)),
-    });
-    results.push(
-      ...(await measureInRounds('net', [PING], fleet.members, context, takePing, pidOf)),
-    );
-    return results;
   },
 };

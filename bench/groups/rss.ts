@@ -1,14 +1,28 @@
 /** Memory that a VMM takes for itself: resident pages outside of guest RAM, guest idle. */
 import { readFileSync } from 'node:fs';
-import type { Measure, Result } from '../harness/measure.ts';
+import type { Measure } from '../harness/measure.ts';
 import { measureInRounds } from '../harness/rounds.ts';
 import { RSS_SUBJECTS } from '../subjects/all.ts';
+import { select } from '../subjects/selection.ts';
 import { run } from '../subjects/subject.ts';
-import { type Booted, Fleet, type Group, type GroupContext, guestOf, pidOf } from './group.ts';
+import {
+  type Booted,
+  Fleet,
+  type Group,
+  type GroupContext,
+  guestOf,
+  pidOf,
+  spanOf,
+} from './group.ts';
 
 const MEMORY_MIB = 512;
 const RESIDENT: Measure = { name: 'resident beyond guest RAM', unit: 'MiB', better: 'lower' };
-const PRIVATE: Measure = { name: 'of it private', unit: 'MiB', better: 'lower' };
+const PRIVATE: Measure = {
+  name: 'private memory beyond guest RAM',
+  unit: 'MiB',
+  better: 'lower',
+  aspect: { of: RESIDENT.name, label: 'of it private' },
+};
 
 interface Mapping {
   readonly sizeKiB: number;
@@ -50,11 +64,10 @@ export const rssGroup: Group = {
   name: 'rss',
   summary: 'memory of the VMM beyond guest RAM',
   guests: true,
-  async run(context: GroupContext): Promise<Result[]> {
-    const { kernel, initrd } = await context.image('minimal');
-    await using fleet = await Fleet.boot('rss', RSS_SUBJECTS, context, () => ({
-      kernel,
-      initrd,
+  images: () => [{ name: 'minimal' }],
+  async run(context: GroupContext): Promise<void> {
+    const subjects = select(RSS_SUBJECTS, context.wanted, context.omit);
+    await using fleet = await Fleet.boot('rss', 'minimal', subjects, context, () => ({
       memoryMiB: MEMORY_MIB,
     }));
     const take = async (member: Booted) => {
@@ -62,6 +75,9 @@ export const rssGroup: Group = {
       const { resident, own } = beyondRam(pidOf(member));
       return { [RESIDENT.name]: resident, [PRIVATE.name]: own };
     };
-    return await measureInRounds('rss', [RESIDENT, PRIVATE], fleet.members, context, take);
+    const measures = [RESIDENT, PRIVATE];
+    const contestants = fleet.members;
+    const taking = { group: 'rss', measures, contestants, take, span: spanOf(0, 1) };
+    context.report(await measureInRounds(taking, context));
   },
 };

@@ -50,9 +50,38 @@ async function ip(...args: string[]): Promise<void> {
   await run(['ip', ...args], REMEDY);
 }
 
-/** An iperf3 server that listens. */
-export async function serveIperf(): Promise<Child> {
-  const server = new Child(['iperf3', '-s', '--forceflush']);
-  await server.during('iperf3 -s', once(server.process.stdout ?? server.process, 'data'));
-  return server;
+/** An iperf3 server that listens, and another one after a run that failed: the first may be busy for good. */
+export class IperfServer implements AsyncDisposable {
+  #child: Child | undefined;
+
+  /** Makes sure that one listens. */
+  async listen(): Promise<void> {
+    if (this.#child !== undefined) return;
+    const child = new Child(['iperf3', '-s', '--forceflush']);
+    this.#child = child;
+    await this.#unlessItFails(
+      child.during('iperf3 -s', once(child.process.stdout ?? child.process, 'data')),
+    );
+  }
+
+  /** Waits for a run of a client. @throws Error as the run does, or when the server ends */
+  async during<T>(run: Promise<T>): Promise<T> {
+    if (this.#child === undefined) throw new Error('no iperf3 server listens');
+    return await this.#unlessItFails(this.#child.during('iperf3', run));
+  }
+
+  async #unlessItFails<T>(done: Promise<T>): Promise<T> {
+    try {
+      return await done;
+    } catch (error) {
+      await this[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const child = this.#child;
+    this.#child = undefined;
+    await child?.[Symbol.asyncDispose]();
+  }
 }

@@ -40,9 +40,13 @@ function qemuVersion(): string {
   return /version (\S+)/.exec(text)?.[1] ?? 'unknown';
 }
 
+/** What every form of a report says of figures from the lab. */
+export const EMULATED_NOTE =
+  'Measured on an emulated CPU (the lab): ratios mean something, absolute figures do not.';
+
 /** In one line. */
 export function hostLine(host: Host): string {
-  const how = host.emulated ? 'EMULATED by TCG, compare ratios only' : 'not emulated by nodevmm';
+  const how = host.emulated ? 'EMULATED by QEMU, in the lab' : 'not emulated by nodevmm';
   const size = `${host.cpus} CPUs, ${(host.memoryMiB / 1024).toFixed(0)} GiB`;
   const load = `load ${host.load.toFixed(1)}`;
   return `${host.cpu} (${how}), ${size}, Linux ${host.kernel}, Node ${host.node}, QEMU ${host.qemu}, ${load}`;

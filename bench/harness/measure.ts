@@ -1,14 +1,27 @@
 /** What a benchmark yields: measures, each with a row of samples for every subject. */
+import { spread } from './statistics.ts';
 import type { Usage } from './usage.ts';
 
 /** One quantity. */
 export interface Measure {
-  /** E.g. `TCP guest to host`. */
+  /** E.g. `TCP guest to host`; unique in its group. */
   readonly name: string;
-  readonly unit: 'ms' | 'us' | 'Mbit/s' | 'IOPS' | 'MiB';
+  readonly unit: string;
   readonly better: 'lower' | 'higher';
   /** What ratios are made of. Default the median; the lowest where samples are many and short. */
   readonly by?: 'lowest';
+  /** Set for what the runs of another measure also told, e.g. their CPU time. */
+  readonly aspect?: Aspect;
+}
+
+/** A measure that is shown with another one. */
+export interface Aspect {
+  /** The other measure's name. */
+  readonly of: string;
+  /** Heading of its column. */
+  readonly label: string;
+  /** Not in the table unless `--profile` asks. */
+  readonly detail?: boolean;
 }
 
 /** The samples of one subject. */
@@ -16,6 +29,8 @@ export interface Row {
   readonly subject: string;
   /** The others are set against the best of these. */
   readonly reference: boolean;
+  /** The reference that does its work in the same place, which this one is set against. */
+  readonly peer?: string;
   /** In the measure's unit, in the order in which they were taken. */
   readonly samples: readonly number[];
   /** What the last sample cost the subject's process, by thread and by kind of exit. */
@@ -31,34 +46,44 @@ export interface Result {
   readonly rows: readonly Row[];
 }
 
-/** Lowest, median and highest of some samples. */
-export interface Spread {
-  readonly low: number;
-  readonly median: number;
-  readonly high: number;
-}
-
-/** @param samples in any order; NaN for none */
-export function spread(samples: readonly number[]): Spread {
-  const sorted = samples.toSorted((a, b) => a - b);
-  const at = (index: number): number => sorted[index] ?? Number.NaN;
-  const half = sorted.length >> 1;
-  const median = sorted.length % 2 === 1 ? at(half) : (at(half - 1) + at(half)) / 2;
-  return { low: at(0), median, high: at(sorted.length - 1) };
-}
-
 /** What stands for a row in ratios; NaN without samples. */
-export function figure(measure: Measure, { samples }: Row): number {
+export function figure(measure: Measure, samples: readonly number[]): number {
   const { low, median } = spread(samples);
   return measure.by === 'lowest' ? low : median;
 }
 
-/** How many times as good as the best reference a row is; above 1 it is better. */
+/** How many times as good one figure is as another; above 1 it is better. */
+export function timesAsGood({ better }: Measure, own: number, other: number): number {
+  return better === 'lower' ? other / own : own / other;
+}
+
+/** How many times as good a row is as its peer, else as the best reference; above 1 it is better. */
 export function ratio({ measure, rows }: Result, row: Row): number {
-  const figures = rows
-    .filter((other) => other.reference && other.samples.length > 0)
-    .map((other) => figure(measure, other));
-  const own = figure(measure, row);
-  if (measure.better === 'lower') return Math.min(...figures) / own;
-  return own / Math.max(...figures);
+  const references = rows.filter((other) => other.reference && other.samples.length > 0);
+  const peers = references.filter((other) => other.subject === row.peer);
+  const figures = (peers.length > 0 ? peers : references).map((other) =>
+    figure(measure, other.samples),
+  );
+  if (figures.length === 0) return Number.NaN;
+  const best = measure.better === 'lower' ? Math.min(...figures) : Math.max(...figures);
+  return timesAsGood(measure, figure(measure, row.samples), best);
+}
+
+/** A measure and what else its runs told. */
+export interface Headline {
+  readonly result: Result;
+  readonly aspects: readonly Result[];
+}
+
+/** Puts each measure together with its aspects. */
+export function headlines(results: readonly Result[]): Headline[] {
+  return results
+    .filter(({ measure }) => measure.aspect === undefined)
+    .map((result) => ({
+      result,
+      aspects: results.filter(
+        ({ group, measure }) =>
+          group === result.group && measure.aspect?.of === result.measure.name,
+      ),
+    }));
 }

@@ -1,51 +1,73 @@
 /** Takes samples so that what else the host does hits all subjects alike. */
 import type { Measure, Result, Row } from './measure.ts';
-import { countUsage, type Usage } from './usage.ts';
+import { readUsage, type Usage, usageBetween } from './usage.ts';
 
 /** Something that is measured by itself. */
 export interface Contestant {
   readonly name: string;
+  /** The others are set against the best of these. */
   readonly reference: boolean;
+  /** The reference that this one is set against. */
+  readonly peer?: string;
 }
+
+/** Tells what is being done. @param fraction how much of the group is done, 0 to 1 */
+export type Progress = (text: string, fraction?: number) => void;
 
 /** How often, and what the person sees meanwhile. */
 export interface Rounds {
   readonly rounds: number;
-  readonly progress: (text: string) => void;
+  readonly progress: Progress;
 }
 
-/** One sample of one or more measures, in their units, by the measure's name. */
+/** Which part of a group some rounds are, as fractions of it. */
+export type Span = readonly [begin: number, end: number];
+
+/** One sample of one or more measures, in their units, by the measure's name; NaN is none. */
 export type Sample = Readonly<Record<string, number>>;
+
+/** What is measured in some rounds, and how. */
+export interface Taking<C extends Contestant> {
+  readonly group: string;
+  readonly measures: readonly Measure[];
+  readonly contestants: readonly C[];
+  /** Takes one sample. */
+  readonly take: (contestant: C, warmUp: boolean) => Promise<Sample>;
+  /** Which process to watch meanwhile. */
+  readonly pid?: (contestant: C) => number;
+  readonly span?: Span;
+}
 
 /**
  * Every subject in each round, in turn; the order is reversed from round to round. One round more
  * goes before, whose samples are discarded: caches fill, and just-in-time compilers compile.
  * A subject that fails is left out from then on.
- * @param take takes one sample; `pid` tells which process to watch meanwhile
  */
 export async function measureInRounds<C extends Contestant>(
-  group: string,
-  measures: readonly Measure[],
-  contestants: readonly C[],
+  { group, measures, contestants, take, pid, span = [0, 1] }: Taking<C>,
   { rounds, progress }: Rounds,
-  take: (contestant: C, warmUp: boolean) => Promise<Sample>,
-  pid?: (contestant: C) => number,
 ): Promise<Result[]> {
   const samples = new Map<C, Sample[]>(contestants.map((one) => [one, []]));
   const failures = new Map<C, string>();
   const usages = new Map<C, Usage>();
+  const what = measures.filter(({ aspect }) => aspect === undefined).map(({ name }) => name);
+  const [begin, end] = span;
+  const all = (rounds + 1) * contestants.length;
+  let taken = 0;
   for (let round = 0; round <= rounds; round++) {
     const order = round % 2 === 0 ? contestants : contestants.toReversed();
     for (const contestant of order) {
+      const fraction = begin + ((end - begin) * taken) / all;
+      taken += 1;
       if (failures.has(contestant)) continue;
-      const names = measures.map(({ name }) => name).join(', ');
       const which = round === 0 ? 'warm-up' : `round ${round} of ${rounds}`;
-      progress(`${group}: ${names}: ${which}: ${contestant.name}`);
+      progress(`${group}: ${what.join(', ')}: ${which}: ${contestant.name}`, fraction);
       try {
-        const stop = pid === undefined ? undefined : countUsage(pid(contestant));
+        const before = pid === undefined ? undefined : readUsage(pid(contestant));
         const sample = await take(contestant, round === 0);
-        const usage = stop?.();
         if (round > 0) samples.get(contestant)?.push(sample);
+        if (pid === undefined || before === undefined) continue;
+        const usage = usageBetween(before, readUsage(pid(contestant)));
         if (usage !== undefined) usages.set(contestant, usage);
       } catch (error) {
         const why = error instanceof Error ? error.message : String(error);
@@ -58,13 +80,16 @@ export async function measureInRounds<C extends Contestant>(
     group,
     measure,
     rows: contestants.map((contestant): Row => {
+      const { name, reference, peer } = contestant;
       const failure = failures.get(contestant);
-      const usage = usages.get(contestant);
+      // With the measure that they are an aspect of.
+      const usage = measure.aspect === undefined ? usages.get(contestant) : undefined;
       const values = (samples.get(contestant) ?? []).map((sample) => sample[measure.name]);
       return {
-        subject: contestant.name,
-        reference: contestant.reference,
-        samples: values.filter((value) => value !== undefined),
+        subject: name,
+        reference,
+        ...(peer === undefined ? {} : { peer }),
+        samples: values.filter((value): value is number => Number.isFinite(value)),
         ...(usage === undefined ? {} : { usage }),
         ...(failure === undefined ? {} : { failure }),
       };

@@ -1,5 +1,6 @@
 /** Where a process's time goes, from outside: CPU by thread, and what KVM counts for its VM. */
 import { readdirSync, readFileSync } from 'node:fs';
+import { release } from 'node:os';
 import { join } from 'node:path';
 
 /** Counters of a stretch of time. */
@@ -11,6 +12,23 @@ export interface Usage {
   readonly kvm: Readonly<Record<string, number>>;
 }
 
+type Counters = ReadonlyMap<string, number>;
+
+/** What the counters of a process said at one moment. */
+export interface UsageCounters {
+  /** Milliseconds, from performance.now(). */
+  readonly at: number;
+  /** CPU seconds by thread name; undefined when the process has ended. */
+  readonly threads: Counters | undefined;
+  /** By KVM's names. */
+  readonly kvm: Counters;
+}
+
+/** The counter of returns from KVM_RUN: KVM puts the guest's FPU state away at each of them. */
+export const EXITS_TO_USERSPACE = 'fpu_reload';
+/** The counter of all exits from guest mode. */
+export const ALL_EXITS = 'exits';
+
 /** USER_HZ, which is 100 on x86-64 whatever the kernel's own tick. */
 const TICKS_PER_SECOND = 100;
 /** utime and stime of proc_pid_stat(5), counted from the field behind the name. */
@@ -19,7 +37,8 @@ const STIME = 12;
 const KVM_STATISTICS = '/sys/kernel/debug/kvm';
 /** Counters of arch/x86/kvm that show what a device costs. */
 const KVM_COUNTERS = [
-  'exits',
+  ALL_EXITS,
+  EXITS_TO_USERSPACE,
   'io_exits',
   'mmio_exits',
   'halt_exits',
@@ -29,22 +48,19 @@ const KVM_COUNTERS = [
   'irq_injections',
 ] as const;
 
-type Counters = Map<string, number>;
+/** Reads the counters of a process and of its VM. */
+export function readUsage(pid: number): UsageCounters {
+  return { at: performance.now(), threads: readThreads(pid), kvm: readKvm(pid) };
+}
 
-/** Starts counting. @returns reads the counters; undefined when the process has ended */
-export function countUsage(pid: number): () => Usage | undefined {
-  const begin = performance.now();
-  const threads = readThreads(pid);
-  const kvm = readKvm(pid);
-  return () => {
-    const seconds = (performance.now() - begin) / 1000;
-    const after = readThreads(pid);
-    if (threads === undefined || after === undefined) return undefined;
-    return {
-      seconds,
-      threads: difference(threads, after, TICKS_PER_SECOND),
-      kvm: difference(kvm, readKvm(pid), seconds),
-    };
+/** What happened between two moments; undefined when the process has ended. */
+export function usageBetween(before: UsageCounters, after: UsageCounters): Usage | undefined {
+  if (before.threads === undefined || after.threads === undefined) return undefined;
+  const seconds = (after.at - before.at) / 1000;
+  return {
+    seconds,
+    threads: difference(before.threads, after.threads, 1),
+    kvm: difference(before.kvm, after.kvm, seconds),
   };
 }
 
@@ -56,25 +72,59 @@ function difference(before: Counters, after: Counters, divisor: number): Record<
 }
 
 function readThreads(pid: number): Counters | undefined {
-  const sums: Counters = new Map();
+  const sums = new Map<string, number>();
+  const add = (folder: string): void => {
+    const { name, seconds } = readThread(folder);
+    sums.set(name, (sums.get(name) ?? 0) + seconds);
+  };
   try {
-    for (const thread of readdirSync(`/proc/${pid}/task`)) {
-      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'latin1');
-      // The name may hold anything, also blanks and parentheses.
-      const end = stat.lastIndexOf(')');
-      const name = stat.slice(stat.indexOf('(') + 1, end);
-      const fields = stat.slice(end + 2).split(' ');
-      const ticks = Number(fields[UTIME]) + Number(fields[STIME]);
-      sums.set(name, (sums.get(name) ?? 0) + ticks);
-    }
+    for (const thread of readdirSync(`/proc/${pid}/task`)) add(`/proc/${pid}/task/${thread}`);
+    if (VHOST_APART) for (const folder of vhostThreads(pid)) add(folder);
     return sums;
   } catch {
+    // A thread may end meanwhile.
     return sums.size > 0 ? sums : undefined;
   }
 }
 
+function readThread(folder: string): { name: string; seconds: number } {
+  const stat = readFileSync(`${folder}/stat`, 'latin1');
+  // The name may hold anything, also blanks and parentheses.
+  const end = stat.lastIndexOf(')');
+  const name = stat.slice(stat.indexOf('(') + 1, end);
+  try {
+    // Nanoseconds on a CPU, guests' time included (Documentation/scheduler/sched-stats.rst).
+    const [nanoseconds] = readFileSync(`${folder}/schedstat`, 'latin1').split(' ');
+    return { name, seconds: Number(nanoseconds) / 1e9 };
+  } catch {
+    const fields = stat.slice(end + 2).split(' ');
+    const ticks = Number(fields[UTIME]) + Number(fields[STIME]);
+    return { name, seconds: ticks / TICKS_PER_SECOND };
+  }
+}
+
+/** Since Linux 6.4 vhost's workers are threads of the process that they work for. */
+const VHOST_APART = ((): boolean => {
+  const [major = 0, minor = 0] = release().split('.').map(Number);
+  return major < 6 || (major === 6 && minor < 4);
+})();
+
+/** Kernel threads that serve a process's vhost queues. */
+function vhostThreads(pid: number): string[] {
+  return readdirSync('/proc')
+    .filter((name) => /^[0-9]+$/.test(name))
+    .map((name) => `/proc/${name}`)
+    .filter((folder) => {
+      try {
+        return readFileSync(`${folder}/comm`, 'latin1').trim() === `vhost-${pid}`;
+      } catch {
+        return false;
+      }
+    });
+}
+
 function readKvm(pid: number): Counters {
-  const sums: Counters = new Map();
+  const sums = new Map<string, number>();
   try {
     for (const vm of readdirSync(KVM_STATISTICS)) {
       if (!vm.startsWith(`${pid}-`)) continue;

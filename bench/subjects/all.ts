@@ -1,39 +1,40 @@
 /** The subjects of each group; what is added here shows in the tables. */
+import { lacksVhostNet } from './lacking.ts';
 import { nodevmm } from './nodevmm.ts';
-import { MICROVM, MICROVM_PCI, Q35, qemu } from './qemu.ts';
+import { MICROVM, MICROVM_PCI, Q35, Q35_E1000, Q35_VHOST, qemu } from './qemu.ts';
 import type { Subject } from './subject.ts';
 
-const DEFAULT = nodevmm('nodevmm', 'as `nodevmm run` has it by default');
-const NOTIFY_MEMORY = nodevmm('nodevmm, notify memory', 'drivers kick by MMIO', {
-  notify: 'memory',
-});
-const NOTIFY_IO = nodevmm('nodevmm, notify io', 'drivers kick by I/O ports', { notify: 'io' });
-const PACKED = nodevmm('nodevmm, packed', 'packed virtqueues', { ring: { packed: true } });
-const SYNC = nodevmm('nodevmm, sync', 'one system call a request', { engine: 'sync' });
-const IO_URING = nodevmm('nodevmm, io_uring', 'all requests by io_uring', { engine: 'io_uring' });
+const PEER = 'QEMU q35';
+const PEER_VHOST = 'QEMU q35 vhost';
+const DEFAULT = nodevmm('nodevmm', { peer: PEER });
+/** What a default is worth: only when asked for. */
+const VARIANTS: readonly Subject[] = [
+  nodevmm('nodevmm notify-memory', { peer: PEER, variant: true, notify: 'memory' }),
+  nodevmm('nodevmm notify-io', { peer: PEER, variant: true, notify: 'io' }),
+  nodevmm('nodevmm packed', { peer: PEER, variant: true, ring: { packed: true } }),
+];
 
-const QEMU_Q35 = qemu('QEMU q35', '-M q35, virtio over PCI', Q35);
-const QEMU_MICROVM = qemu('QEMU microvm', '-M microvm, virtio over MMIO', MICROVM);
-const QEMU_MICROVM_PCI = qemu('QEMU microvm PCI', '-M microvm,pcie=on', MICROVM_PCI);
+const QEMU_Q35 = qemu(PEER, Q35);
+const QEMU_MICROVM = qemu('QEMU microvm', MICROVM);
+const QEMU_MICROVM_PCI = qemu('QEMU microvm PCI', MICROVM_PCI);
 
-/** For the network. */
+/** For the network: each of nodevmm's rows beside the QEMU row whose queues are served alike. */
 export const NET_SUBJECTS: readonly Subject[] = [
   DEFAULT,
-  NOTIFY_MEMORY,
-  NOTIFY_IO,
-  PACKED,
+  ...VARIANTS,
   QEMU_Q35,
-  QEMU_MICROVM,
+  { ...QEMU_MICROVM, variant: true },
+  nodevmm('nodevmm vhost', { peer: PEER_VHOST, vhost: true, lacking: lacksVhostNet }),
+  qemu(PEER_VHOST, Q35_VHOST),
+  qemu('QEMU q35 e1000', Q35_E1000),
 ];
 
 /** For disks. */
 export const BLK_SUBJECTS: readonly Subject[] = [
   DEFAULT,
-  NOTIFY_MEMORY,
-  NOTIFY_IO,
-  PACKED,
-  SYNC,
-  IO_URING,
+  ...VARIANTS,
+  nodevmm('nodevmm sync', { peer: PEER, variant: true, engine: 'sync' }),
+  nodevmm('nodevmm io_uring', { peer: PEER, variant: true, engine: 'io_uring' }),
   QEMU_Q35,
   QEMU_MICROVM,
 ];

@@ -9,11 +9,13 @@ import { COMMAND_LINE, type GuestSpec, type RunningGuest, type Subject } from '.
 
 const PROGRAM = fileURLToPath(new URL('./nodevmm-process.js', import.meta.url));
 
-/** What differs from the defaults. */
-export interface Variant {
+/** What differs from the defaults, and how the row is shown. */
+export interface Variant extends Pick<Subject, 'peer' | 'variant' | 'kernel' | 'lacking'> {
   readonly notify?: NonNullable<MachineOptions['notify']>;
   readonly engine?: NonNullable<DiskOptions['engine']>;
   readonly ring?: RingOptions;
+  /** The kernel serves the queues of its network interface. */
+  readonly vhost?: boolean;
 }
 
 /** What the parent asks of the process. */
@@ -29,7 +31,7 @@ export type ProcessReply =
 
 /** The machine that a process is to run. */
 export function machineOptions(spec: GuestSpec, variant: Variant): MachineOptions {
-  const { notify, engine, ring = {} } = variant;
+  const { notify, engine, ring = {}, vhost = false } = variant;
   return {
     kernel: spec.kernel,
     initrd: spec.initrd,
@@ -42,14 +44,17 @@ export function machineOptions(spec: GuestSpec, variant: Variant): MachineOption
       ring,
       ...(engine === undefined ? {} : { engine }),
     })),
-    nets: spec.tap === undefined ? [] : [{ tap: spec.tap, ring }],
+    nets:
+      spec.tap === undefined
+        ? []
+        : [{ tap: spec.tap, ring, ...(vhost ? { vhost: 'on' as const } : {}) }],
     ...(notify === undefined ? {} : { notify }),
   };
 }
 
 /** nodevmm, with its defaults or a variant of them. */
-export function nodevmm(name: string, note: string, variant: Variant = {}): Subject {
-  return { name, note, reference: false, boot: (spec) => boot(spec, variant) };
+export function nodevmm(name: string, variant: Variant): Subject {
+  return { ...variant, name, reference: false, boot: (spec) => boot(spec, variant) };
 }
 
 async function boot(spec: GuestSpec, variant: Variant): Promise<RunningGuest> {

@@ -8,6 +8,7 @@ import { AgentClient } from '../../src/agent/client.ts';
 import { AGENT_PORT_NAME } from '../../src/agent/protocol.ts';
 import { undoAtExit } from '../harness/at-exit.ts';
 import { Child } from './child.ts';
+import { lacksQemu, lacksVhostNet } from './lacking.ts';
 import { COMMAND_LINE, type GuestSpec, type RunningGuest, type Subject } from './subject.ts';
 
 const SOCKET_POLL_MS = 5;
@@ -19,9 +20,14 @@ export interface QemuMachine {
   readonly bus: 'pci' | 'mmio';
   /** Of the command line's `console=`. Default hvc0, a virtio console. */
   readonly console?: 'hvc0' | 'ttyS0';
+  /** What its network interface is. Default virtio, its queues served by QEMU. */
+  readonly nic?: 'virtio' | 'vhost' | 'e1000';
 }
 
 export const Q35: QemuMachine = { type: 'q35', bus: 'pci' };
+/** The kernel serves the queues of its network interface. */
+export const Q35_VHOST: QemuMachine = { ...Q35, nic: 'vhost' };
+export const Q35_E1000: QemuMachine = { ...Q35, nic: 'e1000' };
 /** The form that QEMU's manual shows: virtio over MMIO. */
 export const MICROVM: QemuMachine = { type: 'microvm', bus: 'mmio' };
 export const MICROVM_PCI: QemuMachine = { type: 'microvm,pcie=on', bus: 'pci' };
@@ -31,7 +37,7 @@ export const MICROVM_PCI: QemuMachine = { type: 'microvm,pcie=on', bus: 'pci' };
  * @param agentSocket where it listens for the agent's client; undefined for a guest without agent
  */
 export function qemuCommand(
-  { type, bus, console = 'hvc0' }: QemuMachine,
+  { type, bus, console = 'hvc0', nic = 'virtio' }: QemuMachine,
   spec: GuestSpec,
   agentSocket: string | undefined,
 ): string[] {
@@ -70,15 +76,22 @@ export function qemuCommand(
       ? []
       : [
           '-netdev',
-          `tap,id=net0,ifname=${spec.tap},script=no,downscript=no,vhost=off`,
-          ...device('net', ',netdev=net0'),
+          `tap,id=net0,ifname=${spec.tap},script=no,downscript=no,vhost=${nic === 'vhost' ? 'on' : 'off'}`,
+          ...(nic === 'e1000' ? ['-device', 'e1000,netdev=net0'] : device('net', ',netdev=net0')),
         ]),
   ];
 }
 
 /** QEMU, a machine type of it. */
-export function qemu(name: string, note: string, machine: QemuMachine): Subject {
-  return { name, note, reference: true, boot: (spec) => boot(machine, spec) };
+export function qemu(name: string, machine: QemuMachine): Subject {
+  return {
+    name,
+    reference: true,
+    // Debian's cloud kernel has no driver for it.
+    ...(machine.nic === 'e1000' ? { kernel: '6.12-amd64' as const } : {}),
+    lacking: () => lacksQemu() ?? (machine.nic === 'vhost' ? lacksVhostNet() : undefined),
+    boot: (spec) => boot(machine, spec),
+  };
 }
 
 async function boot(machine: QemuMachine, spec: GuestSpec): Promise<RunningGuest> {

@@ -1,5 +1,6 @@
 /** The contract of what is compared: a VMM, set up in one certain way. */
 import type { ExecResult } from '../../src/agent/client.ts';
+import type { KernelSeries } from '../../src/guest/kernel.ts';
 import type { Contestant } from '../harness/rounds.ts';
 
 /** A disk that the guest finds as vda, vdb ... It is only read. */
@@ -32,10 +33,18 @@ export interface RunningGuest extends AsyncDisposable {
   exec(argv: readonly string[]): Promise<ExecResult>;
 }
 
+/** Something that can be asked for by name. */
+export interface Selectable extends Contestant {
+  /** Only measured when it is named, or with `--variants`. */
+  readonly variant?: boolean;
+  /** What this host lacks for it; undefined when nothing. */
+  readonly lacking?: () => string | undefined;
+}
+
 /** A VMM that boots guests. */
-export interface Subject extends Contestant {
-  /** What is not in its name, for the table's legend. */
-  readonly note: string;
+export interface Subject extends Selectable {
+  /** Its guest's kernel, where the default's lacks a driver. */
+  readonly kernel?: KernelSeries;
   boot(spec: GuestSpec): Promise<RunningGuest>;
 }
 

@@ -1,0 +1,192 @@
+/** `nodevmm bench`: nodevmm against its peers. Where KVM cannot run Linux, in the lab. */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { reportError } from '../src/cli/report-error.ts';
+import { buildGuest } from '../src/guest/guests.ts';
+import { UsageError } from '../src/host/errors.ts';
+import { probeKvm } from '../src/kvm/probe.ts';
+import { GROUPS } from './groups/all.ts';
+import type { Group } from './groups/group.ts';
+import { BENCH_PROGRAMS, runBenchProgram } from './groups/programs.ts';
+import { compareReports } from './harness/compare.ts';
+import { describeHost } from './harness/host.ts';
+import { markdownReport } from './harness/markdown.ts';
+import type { Result } from './harness/measure.ts';
+import { BenchProgress } from './harness/progress.ts';
+import {
+  lossOf,
+  type Omission,
+  type Report,
+  readReport,
+  reportOf,
+  type Site,
+} from './harness/report.ts';
+import { encodeEvent, type StreamEvent } from './harness/stream.ts';
+import { terminalReport } from './harness/terminal.ts';
+import { runHere } from './here.ts';
+import { bootBenchLab, measureInLab } from './in-lab.ts';
+import { type BenchOptions, parseRequest } from './options.ts';
+import { htmlReport } from './page/page.ts';
+
+const DEFAULT_WIDTH = 120;
+
+/** The width of the person's terminal. */
+const terminalWidth = (): number => process.stdout.columns ?? DEFAULT_WIDTH;
+
+function version(): string {
+  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
+}
+
+/** Why guests cannot be measured here; undefined when they can. */
+function whyLab(groups: readonly Group[]): string | undefined {
+  if (!groups.some(({ guests }) => guests)) return undefined;
+  const { usable, detail } = probeKvm();
+  return usable ? undefined : detail;
+}
+
+/** Tells what is found out to the process outside of the lab. */
+async function stream(groups: readonly Group[], options: BenchOptions): Promise<void> {
+  const send = (event: StreamEvent): void => void process.stdout.write(encodeEvent(event));
+  send({ kind: 'host', host: describeHost() });
+  for (const group of groups) {
+    await runHere(group, options, {
+      progress: (text, fraction) =>
+        send({ kind: 'progress', text, ...(fraction === undefined ? {} : { fraction }) }),
+      report: (results) => send({ kind: 'results', results }),
+      omit: (omission) => send({ kind: 'omission', omission }),
+    });
+  }
+}
+
+/** Measures on this host. */
+async function measureHere(
+  groups: readonly Group[],
+  options: BenchOptions,
+  progress: BenchProgress,
+): Promise<Site> {
+  const host = describeHost();
+  const results: Result[] = [];
+  const omissions: Omission[] = [];
+  for (const group of groups) {
+    try {
+      await runHere(group, options, {
+        progress: (text, fraction) => progress.tell(text, fraction),
+        report: (more) => void results.push(...more),
+        omit: (omission) => void omissions.push(omission),
+      });
+    } catch (error) {
+      // What was measured before is worth having.
+      omissions.push(lossOf(group.name, results, error));
+    }
+    progress.next();
+  }
+  return { host, results, omissions };
+}
+
+/** Makes the images of groups, since the lab has no network. */
+async function prepareImages(
+  groups: readonly Group[],
+  options: BenchOptions,
+  progress: BenchProgress,
+): Promise<void> {
+  for (const group of groups) {
+    for (const { name, kernel } of group.images(options)) {
+      const onProgress = (step: string): void => progress.tell(step, 0);
+      try {
+        await buildGuest(name, { onProgress, ...(kernel === undefined ? {} : { kernel }) });
+      } catch (error) {
+        // The rows that need this kernel will say why they have none.
+        if (kernel === undefined) throw error;
+        progress.tell(`${group.name}: no guest with kernel ${kernel}: ${String(error)}`);
+      }
+    }
+  }
+}
+
+async function measure(groups: readonly Group[], options: BenchOptions): Promise<Report> {
+  const why = whyLab(groups);
+  const hasKvm = existsSync('/dev/kvm');
+  const inLab = why === undefined ? [] : groups.filter(({ guests }) => guests || !hasKvm);
+  if (why !== undefined && !options.lab) {
+    throw new UsageError('E_KVM', `${why}; leave out --no-lab to measure in the lab`);
+  }
+  using progress = new BenchProgress(groups.length);
+  const labHost = describeHost();
+  const here = groups.filter((group) => !inLab.includes(group));
+  const sites: Site[] = [];
+  if (here.length > 0) sites.push(await measureHere(here, options, progress));
+  if (why !== undefined) {
+    progress.tell(`${why}; measuring in the lab, an emulated KVM host: compare ratios only`);
+    await prepareImages(inLab, options, progress);
+  }
+  const labs: Site[] = [];
+  for (const { name } of inLab) {
+    const run = {
+      ...{ options, labHost, boot: bootBenchLab },
+      progress: (text: string, fraction?: number) => progress.tell(text, fraction),
+    };
+    labs.push(await measureInLab(name, run));
+    progress.next();
+  }
+  const [first] = labs;
+  if (first !== undefined) {
+    sites.push({
+      ...first,
+      results: labs.flatMap(({ results }) => results),
+      omissions: labs.flatMap(({ omissions }) => omissions),
+    });
+  }
+  return reportOf(version(), options, sites);
+}
+
+/** @returns the exit status: 1 when something was lost or failed */
+function publish(report: Report, options: BenchOptions): number {
+  const { json, html, markdown, profile } = options;
+  if (json !== undefined) writeFileSync(json, `${JSON.stringify(report, null, 2)}\n`);
+  if (html !== undefined) writeFileSync(html, htmlReport(report));
+  const text = markdown
+    ? markdownReport(report)
+    : terminalReport(report, { profile, width: terminalWidth() });
+  process.stdout.write(`${text}\n`);
+  const lost = report.sites.some(({ omissions }) => omissions.some(({ lost }) => lost === true));
+  const rows = report.sites.flatMap(({ results }) => results.flatMap((result) => result.rows));
+  return lost || rows.some(({ failure }) => failure !== undefined) ? 1 : 0;
+}
+
+async function run(args: readonly string[]): Promise<number> {
+  const request = parseRequest(args, GROUPS, BENCH_PROGRAMS);
+  if (request.kind === 'help') return 0;
+  if (request.kind === 'compare') {
+    const [before, after] = [readReport(request.before), readReport(request.after)];
+    process.stdout.write(`${compareReports(before, after)}\n`);
+    return 0;
+  }
+  const { options } = request;
+  const wanted = (name: string): boolean => options.names.includes(name);
+  const groups = options.names.length === 0 ? GROUPS : GROUPS.filter(({ name }) => wanted(name));
+  if (options.stream) {
+    await stream(groups, options);
+    return 0;
+  }
+  let status = groups.length === 0 ? 0 : publish(await measure(groups, options), options);
+  for (const program of BENCH_PROGRAMS.filter(({ name }) => wanted(name))) {
+    status = (await runBenchProgram(program)) || status;
+  }
+  return status;
+}
+
+/**
+ * Does what a command line says; errors are told on standard error.
+ * @returns the exit status
+ */
+export async function bench(args: readonly string[]): Promise<number> {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    // What was started ends with this process.
+    process.on(signal, () => process.exit(1));
+  }
+  try {
+    return await run(args);
+  } catch (error) {
+    return reportError(error);
+  }
+}

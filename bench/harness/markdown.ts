@@ -1,0 +1,42 @@
+/** A report as Markdown tables, to paste into docs/benchmarks.md. */
+import { type Headline, headlines, ratio } from './measure.ts';
+import { columnTitle, figureText, legend, omissionLines, siteLines, title } from './notes.ts';
+import type { Report } from './report.ts';
+import { spread } from './statistics.ts';
+
+/** The whole report. */
+export function markdownReport(report: Report): string {
+  const lines: string[] = [];
+  for (const site of report.sites) {
+    for (const line of [...siteLines(site), ...omissionLines(site)]) lines.push(line, '');
+  }
+  lines.push(legend(report).join(' '), '');
+  for (const { results } of report.sites) {
+    for (const headline of headlines(results)) lines.push(...table(headline), '');
+  }
+  return lines.join('\n');
+}
+
+function table({ result, aspects }: Headline): string[] {
+  const shown = aspects.filter(({ measure }) => measure.aspect?.detail !== true);
+  const heads = [
+    ...[title(result.measure), 'median', 'lowest', 'highest', 'ratio'],
+    ...shown.map(({ measure }) => columnTitle(measure)),
+  ];
+  const lines = [cells(heads), `|---|${'---:|'.repeat(heads.length - 1)}`];
+  for (const row of result.rows) {
+    const name = row.reference ? `${row.subject} *` : row.subject;
+    const { low, median, high } = spread(row.samples);
+    const figures = [median, low, high, ratio(result, row)].map(figureText);
+    if (row.samples.length === 0) figures[0] = 'failed';
+    const others = shown.map(({ rows }) => {
+      const own = rows.find(({ subject }) => subject === row.subject);
+      return figureText(spread(own?.samples ?? []).median);
+    });
+    lines.push(cells([name, ...figures, ...others]));
+  }
+  return lines;
+}
+
+const cells = (texts: readonly string[]): string =>
+  `| ${texts.map((text) => text.replaceAll('|', '\\|')).join(' | ')} |`;

@@ -1,0 +1,50 @@
+/** What a report says in words: where and how it was measured, what is missing, what ratios are. */
+import { EMULATED_NOTE, hostLine } from './host.ts';
+import type { Measure } from './measure.ts';
+import type { Report, Site } from './report.ts';
+
+/** Where, one line each; the warning first. */
+export function siteLines({ host, labHost }: Site): string[] {
+  if (labHost === undefined) return [`Host: ${hostLine(host)}`];
+  return [
+    EMULATED_NOTE,
+    `Measured in the lab: ${hostLine(host)}`,
+    `which runs on: ${hostLine(labHost)}`,
+  ];
+}
+
+/** What is missing, one line each. */
+export function omissionLines({ omissions }: Site): string[] {
+  return omissions.map(({ group, what, why, lost }) =>
+    lost === true ? `${group}: LOST: ${what}: ${why}` : `${group}: without ${what}: ${why}`,
+  );
+}
+
+/** How to read the tables. */
+export function legend({ rounds, seconds }: Report): string[] {
+  return [
+    'Ratio: how many times as good as the row with a * that does its work in the same place, else as',
+    'the best of those rows, by medians (exits: by the lowest); above 1 is better. Samples are',
+    `interleaved, ${rounds} each after a warm-up (exits: 100 times as many); throughput over ${seconds} s a sample.`,
+  ];
+}
+
+/** E.g. `TCP guest to host, Mbit/s (higher is better)`. */
+export function title({ name, unit, better }: Measure): string {
+  return `${name}, ${unit} (${better} is better)`;
+}
+
+/** Of a column: `host CPU s/GB`, `exits/packet`. */
+export function columnTitle({ name, unit, aspect }: Measure): string {
+  const label = aspect?.label ?? name;
+  return unit.startsWith('/') ? `${label}${unit}` : `${label} ${unit}`;
+}
+
+/** With three digits or so. */
+export function figureText(value: number): string {
+  if (!Number.isFinite(value)) return '-';
+  if (value === 0) return '0';
+  const size = Math.abs(value);
+  if (size < 0.1) return value.toFixed(3);
+  return value.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0);
+}

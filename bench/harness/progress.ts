@@ -1,0 +1,35 @@
+/** What a person sees while it runs: a line with a bar on a terminal, else a line for each step. */
+import { ProgressLine } from '../../src/cli/progress.ts';
+
+/** Progress over several groups, one after the other. */
+export class BenchProgress implements Disposable {
+  readonly #line: ProgressLine | undefined;
+  readonly #groups: number;
+  #done = 0;
+
+  /** @param groups how many groups there will be */
+  constructor(groups: number) {
+    this.#groups = groups;
+    this.#line = process.stderr.isTTY ? new ProgressLine() : undefined;
+  }
+
+  /** Tells what is being done. @param fraction of the group; without, a remark that stays */
+  tell(text: string, fraction?: number): void {
+    if (this.#line === undefined) {
+      process.stderr.write(`bench: ${Math.round(performance.now() / 1000)} s: ${text}\n`);
+    } else if (fraction === undefined) {
+      process.stderr.write(`\r\x1b[Kbench: ${text}\n`);
+    } else {
+      this.#line.update(text, (this.#done + Math.min(fraction, 0.999)) / this.#groups);
+    }
+  }
+
+  /** A group is done. */
+  next(): void {
+    this.#done += 1;
+  }
+
+  [Symbol.dispose](): void {
+    this.#line?.close();
+  }
+}

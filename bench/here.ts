@@ -1,0 +1,35 @@
+/** Runs groups on this host. */
+import { tmpdir } from 'node:os';
+import { buildGuest } from '../src/guest/guests.ts';
+import type { Group, GroupContext } from './groups/group.ts';
+import type { Result } from './harness/measure.ts';
+import type { Omission } from './harness/report.ts';
+import type { Progress } from './harness/rounds.ts';
+import type { BenchOptions } from './options.ts';
+
+/** Gets what is found out, as it is found out. */
+export interface Sink {
+  readonly progress: Progress;
+  readonly report: (results: readonly Result[]) => void;
+  readonly omit: (omission: Omission) => void;
+}
+
+/** Runs one group. */
+export async function runHere(group: Group, options: BenchOptions, sink: Sink): Promise<void> {
+  const { rounds, seconds, quick, subjects, variants, folder, measured } = options;
+  const context: GroupContext = {
+    ...{ rounds, seconds, quick },
+    wanted: { subjects, variants },
+    folder: folder ?? tmpdir(),
+    progress: sink.progress,
+    isMeasured: (measure) => measured.includes(measure),
+    report: sink.report,
+    omit: (what, why) => sink.omit({ group: group.name, what, why }),
+    image: (name, kernel) =>
+      buildGuest(name, {
+        ...(kernel === undefined ? {} : { kernel }),
+        onProgress: (step) => sink.progress(step, 0),
+      }),
+  };
+  await group.run(context);
+}
