@@ -1,6 +1,7 @@
 /** The program: registers its subcommands, reports errors, ends with their status. */
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { registerBenchCommand } from './bench.ts';
 import { registerDoctorCommand } from './doctor.ts';
 import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { registerGuestCommand } from './guest.ts';
@@ -47,6 +48,7 @@ export function runProgram(parts: RunParts): void {
   registerGuestCommand(program, finish);
   registerLabCommand(program, finish);
   registerVmCommand(program, finish);
+  registerBenchCommand(program, finish);
   process.on('uncaughtException', fail);
   process.on('unhandledRejection', fail);
   program.parseAsync().catch(fail);

@@ -20,6 +20,18 @@ t.test('--help tells the exit statuses and gives examples', (t) => {
   t.end();
 });
 
+t.test('bench finds its program and leaves options to it', (t) => {
+  const help = nodevmm('bench', '--help');
+  t.match(help, {
+    status: 0,
+    stderr: '',
+    stdout: /nodevmm bench compare before\.json after\.json/,
+  });
+  t.match(help.stdout, /net +TCP/);
+  t.match(nodevmm('help', 'bench'), { status: 0, stdout: /nodevmm bench --help/ });
+  t.end();
+});
+
 const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['bogus'], /unknown command 'bogus'/],
   [['run', '--bogus'], /unknown option '--bogus'/],
@@ -29,6 +41,9 @@ const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['run', '--console', 'pty'], /--console.*tty, none or file:PATH/],
   [['run', '--on-reboot', 'halt'], /--on-reboot.*restart, exit/],
   [['run', '--disk', 'a,what'], /does not know what/],
+  [['bench', 'nett'], /no benchmark nett; there are .*net/],
+  [['bench', 'net', '--rounds', 'many'], /--rounds.*number from 1/],
+  [['bench', 'compare', 'a'], /missing required argument.*after\.json/],
 ];
 for (const [args, message] of REFUSED) {
   t.test(`refuses ${args.join(' ')}`, (t) => {

@@ -1,0 +1,41 @@
+/** `nodevmm bench`: measurements against QEMU. Their program is no part of src: it is found when it is run. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { Command } from 'commander';
+import { UsageError } from '../host/errors.ts';
+import { packageFolder } from '../lab/package-folder.ts';
+
+/** What the program is, as far as it matters here. */
+interface BenchProgram {
+  /** Tells errors by itself. @returns the exit status */
+  readonly bench: (args: readonly string[]) => Promise<number>;
+}
+
+const PROGRAM = 'dist/bench/command.js';
+
+/**
+ * Adds `bench`.
+ * @param finish gets the exit status
+ */
+export function registerBenchCommand(program: Command, finish: (status: number) => void): void {
+  program
+    .command('bench')
+    .description('measure nodevmm against QEMU here, or compare two measurements')
+    .argument('[argument...]')
+    // The program has its own options, and its own --help.
+    .helpOption(false)
+    .allowUnknownOption()
+    .passThroughOptions()
+    .addHelpText('after', '\nnodevmm bench --help tells what can be measured, with examples.')
+    .action(async (args: string[]) => finish(await bench(args)));
+}
+
+async function bench(args: readonly string[]): Promise<number> {
+  const path = join(packageFolder, PROGRAM);
+  if (!existsSync(path)) {
+    throw new UsageError('E_BENCH', `${path} is not there; npm run build makes it`);
+  }
+  const program = (await import(pathToFileURL(path).href)) as BenchProgram;
+  return await program.bench(args);
+}
