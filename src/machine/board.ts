@@ -3,6 +3,7 @@
  * state buffer. Every thread builds its own from the same plan; all show the same registers.
  */
 import { AddressSpace } from '../bus/address-space.ts';
+import * as sys from '../host/syscall.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../kvm/gsi-routing.ts';
 import { PciBus } from '../pci/bus.ts';
 import { createHostBridge } from '../pci/host-bridge.ts';
@@ -101,7 +102,7 @@ export class Board {
   reset(): void {
     this.state.lock.with(() => {
       this.#routing.initialize();
-      this.#routing.commit(this.#plan.vmFd);
+      sys.check(this.#routing.commit(this.#plan.vmFd), 'KVM_SET_GSI_ROUTING', 'the VM');
       this.#bus.reset();
       for (const { pci } of this.devices) pci.reset();
       this.serial.reset();

@@ -66,6 +66,7 @@ export class PowerCycle {
       });
       pci = new PciPlan(plan.devices.map(pciEntry), plan.notify);
       cycle = new PowerCycle(plan, vm, vcpus, pci, ended);
+      cycle.#plug();
       // The vCPU threads come up while the guest is being loaded.
       const { state } = await loadGuest({
         ...plan,
@@ -103,16 +104,19 @@ export class PowerCycle {
     };
     this.#board = new Board(boardPlan, (message) => this.#message(message));
     this.#board.reset();
-    const { state } = this.#board;
-    plan.devices.forEach((plugged, index) => {
-      plugIn(plugged, this.#board.devices[index], state, plan.memory.share);
-    });
-    plan.serial.connect(this.#board.serial);
     this.#threads = new VcpuThreads(boardPlan, this.#board, vcpus, plan.memory.share, {
       message: (message) => this.#message(message),
       crashed: (error) =>
         ended({ reason: 'internal-error', detail: `a vCPU thread crashed: ${error.message}` }),
     });
+  }
+
+  #plug(): void {
+    const { devices, memory, serial } = this.#plan;
+    devices.forEach((plugged, index) => {
+      plugIn(plugged, this.#board.devices[index], this.#board.state, memory.share);
+    });
+    serial.connect(this.#board.serial);
   }
 
   /** Brings vCPUs and devices to rest. */
@@ -134,10 +138,14 @@ export class PowerCycle {
   /** Stops the guest where it is and releases the VM. */
   async close(): Promise<void> {
     await this.#threads.stop();
-    for (const { owner } of this.#plan.devices) await owner.unplug();
+    // One device that fails keeps neither the others nor the VM.
+    const unplugging = this.#plan.devices.map(({ owner }) => owner.unplug());
+    const unplugged = await Promise.allSettled(unplugging);
     this.#plan.serial.connect(undefined);
     this.#vm[Symbol.dispose]();
     this.#pci[Symbol.dispose]();
+    const failed = unplugged.find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') throw failed.reason;
   }
 
   #message(message: VcpuMessage): void {

@@ -128,7 +128,17 @@ export async function runFile(
   const environment = { TAP_TIMEOUT: String(group.timeoutSeconds), ...env };
   const child =
     lab === undefined ? startHere(file, environment) : startInLab(lab, file, environment);
+  let hung: string | undefined;
+  const limit = (seconds: number, what: string): NodeJS.Timeout =>
+    setTimeout(() => {
+      hung = `${what} for ${seconds} s`;
+      child.kill();
+    }, seconds * 1000);
+  const timer = limit(group.timeoutSeconds + 5, 'running');
+  const { silenceSeconds } = group;
+  const silence = silenceSeconds === undefined ? undefined : limit(silenceSeconds, 'silent');
   const keep = (text: string): void => {
+    silence?.refresh();
     output = (output + text).slice(-OUTPUT_LIMIT);
   };
   const closed = Promise.all([closeOf(child.stdout), closeOf(child.stderr)]);
@@ -137,20 +147,13 @@ export async function runFile(
     keep(text);
     tally.write(text);
   });
-  let timedOut = false;
-  const timer = setTimeout(
-    () => {
-      timedOut = true;
-      child.kill();
-    },
-    (group.timeoutSeconds + 5) * 1000,
-  );
   const ended = await child.ended;
   clearTimeout(timer);
+  clearTimeout(silence);
   if (!(await child.gone())) tally.fail('clean end', 'left processes running');
   await closed;
   await tally.end();
-  if (timedOut) tally.fail('time limit', `still running after ${group.timeoutSeconds} s`);
+  if (hung !== undefined) tally.fail('time limit', hung);
   else if (ended.startsWith('SIG') || (ended !== 'status 0' && tally.failures.length === 0)) {
     tally.fail('clean end', `the file ended with ${ended}`);
   }

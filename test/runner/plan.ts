@@ -10,6 +10,8 @@ export interface Group {
   readonly parallel: number;
   /** What one file may take before it counts as hung. */
   readonly timeoutSeconds: number;
+  /** How long it may write nothing before it counts as hung. Default: as long as it may take. */
+  readonly silenceSeconds?: number;
   /** Nothing of it may be skipped in CI. */
   readonly required: boolean;
   /** Its files run Linux guests: where this host's KVM cannot, they run in the lab. */
@@ -31,6 +33,7 @@ export const GROUPS: readonly Group[] = [
     folders: ['guest'],
     parallel: 1,
     timeoutSeconds: 1500,
+    silenceSeconds: 300,
     required: true,
     linuxGuests: true,
   },
