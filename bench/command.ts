@@ -1,5 +1,6 @@
 /** `nodevmm bench`: nodevmm against its peers. Where KVM cannot run Linux, in the lab. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { reportError } from '../src/cli/report-error.ts';
 import { buildGuest } from '../src/guest/guests.ts';
 import { UsageError } from '../src/host/errors.ts';
@@ -153,6 +154,17 @@ function publish(report: Report, options: BenchOptions): number {
   return lost || rows.some(({ failure }) => failure !== undefined) ? 1 : 0;
 }
 
+/** Before minutes are spent on it. @throws UsageError when a report cannot be written there */
+function checkWritable(path: string | undefined): void {
+  if (path === undefined) return;
+  try {
+    accessSync(existsSync(path) ? path : dirname(path), constants.W_OK);
+  } catch (error) {
+    const why = (error as NodeJS.ErrnoException).code;
+    throw new UsageError('E_REPORT', `cannot write ${path}: ${why}; name a folder that exists`);
+  }
+}
+
 async function run(args: readonly string[]): Promise<number> {
   const request = parseRequest(args, GROUPS, BENCH_PROGRAMS);
   if (request.kind === 'help') return 0;
@@ -162,6 +174,7 @@ async function run(args: readonly string[]): Promise<number> {
     return 0;
   }
   const { options } = request;
+  for (const path of [options.json, options.html]) checkWritable(path);
   const wanted = (name: string): boolean => options.names.includes(name);
   const groups = options.names.length === 0 ? GROUPS : GROUPS.filter(({ name }) => wanted(name));
   if (options.stream) {

@@ -1,4 +1,5 @@
 /** Runs groups in the lab: each in one of its own, and again in another one when that dies. */
+import { once } from 'node:events';
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -105,7 +106,8 @@ async function measureOnce(
   command.stderr.setEncoding('utf8').on('data', (text: string) => {
     said = (said + text).slice(-2000);
   });
-  const { exitCode } = await command.exit;
+  const told = once(command.stdout, 'end');
+  const { exitCode } = await command.exit.finally(() => told);
   if (exitCode !== 0) {
     throw new PeerError(
       'E_BENCH',

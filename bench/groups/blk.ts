@@ -69,6 +69,7 @@ export const blkGroup: Group = {
       });
       const taking = {
         ...{ group: 'blk', measures: [measure], contestants: fleet.members, take, pid: pidOf },
+        revive: fleet.revive,
         span: spanOf(index, steps.length),
       };
       context.report(await measureInRounds(taking, context));

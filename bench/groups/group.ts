@@ -49,15 +49,67 @@ export interface Booted extends Contestant {
   readonly failure?: string;
 }
 
+/** How often a guest is booted at most: an emulated host may break one at any time (docs/lab.md). */
+const BOOTS = 3;
+
+class Member implements Booted {
+  readonly name: string;
+  readonly reference: boolean;
+  readonly peer?: string;
+  guest: RunningGuest | undefined;
+  failure?: string;
+  readonly #boot: () => Promise<RunningGuest>;
+  #boots = 0;
+
+  constructor({ name, reference, peer }: Contestant, boot: () => Promise<RunningGuest>) {
+    this.name = name;
+    this.reference = reference;
+    if (peer !== undefined) this.peer = peer;
+    this.#boot = boot;
+  }
+
+  /** Boots, and again when that fails. @param tell gets why it failed */
+  async boot(tell: (why: string) => void): Promise<void> {
+    while (this.guest === undefined && this.#boots < BOOTS) {
+      this.#boots += 1;
+      try {
+        this.guest = await this.#boot();
+      } catch (error) {
+        this.failure = error instanceof Error ? error.message : String(error);
+        tell(this.failure);
+      }
+    }
+  }
+
+  /** True when the guest does not answer any more. */
+  async isDead(): Promise<boolean> {
+    try {
+      return (await this.guest?.exec(['true']))?.exitCode !== 0;
+    } catch {
+      return true;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const { guest } = this;
+    this.guest = undefined;
+    await guest?.[Symbol.asyncDispose]();
+  }
+}
+
 /** How much of a group's time its boots take, about. */
 export const BOOTING = 0.15;
 
 /** Guests that all run at once; those that are not measured idle. */
 export class Fleet implements AsyncDisposable {
   readonly members: readonly Booted[];
+  readonly #own: readonly Member[];
+  readonly #progress: GroupContext['progress'];
 
-  private constructor(members: readonly Booted[]) {
+  private constructor(members: readonly Member[], progress: GroupContext['progress']) {
     this.members = members;
+    this.#own = members;
+    this.#progress = progress;
   }
 
   /**
@@ -72,26 +124,33 @@ export class Fleet implements AsyncDisposable {
     specOf: (index: number) => Omit<GuestSpec, 'kernel' | 'initrd'>,
   ): Promise<Fleet> {
     const { progress } = context;
-    const members: Booted[] = [];
+    const members: Member[] = [];
+    const fleet = new Fleet(members, progress);
     for (const [index, subject] of subjects.entries()) {
-      const { name, reference, peer } = subject;
-      const contestant = { name, reference, ...(peer === undefined ? {} : { peer }) };
+      const { name } = subject;
       progress(`${group}: booting ${name}`, (BOOTING * index) / subjects.length);
-      try {
+      const member = new Member(subject, async () => {
         const { kernel, initrd } = await context.image(image, subject.kernel);
-        const guest = await subject.boot({ ...specOf(index), kernel, initrd });
-        members.push({ ...contestant, guest });
-      } catch (error) {
-        const failure = error instanceof Error ? error.message : String(error);
-        progress(`${group}: ${name} did not boot: ${failure}`);
-        members.push({ ...contestant, guest: undefined, failure });
-      }
+        return await subject.boot({ ...specOf(index), kernel, initrd });
+      });
+      await member.boot((why) => progress(`${group}: ${name} did not boot: ${why}`));
+      members.push(member);
     }
-    return new Fleet(members);
+    return fleet;
   }
 
+  /** Boots another guest for a member whose guest has died. @returns false when it has not, or cannot */
+  readonly revive = async (member: Booted): Promise<boolean> => {
+    const own = this.#own.find((one) => one === member);
+    if (own === undefined || own.guest === undefined || !(await own.isDead())) return false;
+    await own[Symbol.asyncDispose]();
+    this.#progress(`booting ${own.name} again, its guest has died`);
+    await own.boot((why) => this.#progress(`${own.name} did not boot: ${why}`));
+    return own.guest !== undefined;
+  };
+
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const { guest } of this.members) await guest?.[Symbol.asyncDispose]();
+    for (const member of this.#own) await member[Symbol.asyncDispose]();
   }
 }
 

@@ -139,6 +139,7 @@ export const netGroup: Group = {
         ...{ group: 'net', measures, contestants: fleet.members, pid: pidOf },
         take: (member: Booted, warmUp: boolean) =>
           take(server, wired(member), warmUp ? Math.min(WARM_UP_SECONDS, seconds) : seconds),
+        revive: fleet.revive,
         span: spanOf(index, steps.length),
       };
       context.report(await measureInRounds(taking, context));

@@ -77,7 +77,8 @@ export const rssGroup: Group = {
     };
     const measures = [RESIDENT, PRIVATE];
     const contestants = fleet.members;
-    const taking = { group: 'rss', measures, contestants, take, span: spanOf(0, 1) };
+    const { revive } = fleet;
+    const taking = { group: 'rss', measures, contestants, take, revive, span: spanOf(0, 1) };
     context.report(await measureInRounds(taking, context));
   },
 };

@@ -37,6 +37,8 @@ export interface Row {
   readonly usage?: Usage;
   /** Why there are no samples, or not all of them. */
   readonly failure?: string;
+  /** What happened to it on the way to its samples. */
+  readonly remark?: string;
 }
 
 /** A measure with all its rows. */

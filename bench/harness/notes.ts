@@ -5,9 +5,10 @@ import type { Report, Site } from './report.ts';
 
 /** Where, one line each; the warning first. */
 export function siteLines({ host, labHost }: Site): string[] {
-  if (labHost === undefined) return [`Host: ${hostLine(host)}`];
+  const warning = host.emulated ? [EMULATED_NOTE] : [];
+  if (labHost === undefined) return [...warning, `Host: ${hostLine(host)}`];
   return [
-    EMULATED_NOTE,
+    ...warning,
     `Measured in the lab: ${hostLine(host)}`,
     `which runs on: ${hostLine(labHost)}`,
   ];

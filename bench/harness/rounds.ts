@@ -36,19 +36,23 @@ export interface Taking<C extends Contestant> {
   /** Which process to watch meanwhile. */
   readonly pid?: (contestant: C) => number;
   readonly span?: Span;
+  /** Makes a contestant that failed fit again, if that is what it takes. */
+  readonly revive?: (contestant: C) => Promise<boolean>;
 }
 
 /**
  * Every subject in each round, in turn; the order is reversed from round to round. One round more
  * goes before, whose samples are discarded: caches fill, and just-in-time compilers compile.
- * A subject that fails is left out from then on.
+ * A subject that fails is left out from then on, unless it can be revived: then its sample is taken
+ * again, and a remark tells.
  */
 export async function measureInRounds<C extends Contestant>(
-  { group, measures, contestants, take, pid, span = [0, 1] }: Taking<C>,
+  { group, measures, contestants, take, pid, revive, span = [0, 1] }: Taking<C>,
   { rounds, progress }: Rounds,
 ): Promise<Result[]> {
   const samples = new Map<C, Sample[]>(contestants.map((one) => [one, []]));
   const failures = new Map<C, string>();
+  const remarks = new Map<C, string>();
   const usages = new Map<C, Usage>();
   const what = measures.filter(({ aspect }) => aspect === undefined).map(({ name }) => name);
   const [begin, end] = span;
@@ -62,17 +66,25 @@ export async function measureInRounds<C extends Contestant>(
       if (failures.has(contestant)) continue;
       const which = round === 0 ? 'warm-up' : `round ${round} of ${rounds}`;
       progress(`${group}: ${what.join(', ')}: ${which}: ${contestant.name}`, fraction);
-      try {
+      const sampled = async (): Promise<void> => {
         const before = pid === undefined ? undefined : readUsage(pid(contestant));
         const sample = await take(contestant, round === 0);
         if (round > 0) samples.get(contestant)?.push(sample);
-        if (pid === undefined || before === undefined) continue;
+        if (pid === undefined || before === undefined) return;
         const usage = usageBetween(before, readUsage(pid(contestant)));
         if (usage !== undefined) usages.set(contestant, usage);
+      };
+      try {
+        try {
+          await sampled();
+        } catch (error) {
+          if (!((await revive?.(contestant)) ?? false)) throw error;
+          remarks.set(contestant, `measured again with another guest: ${reason(error)}`);
+          await sampled();
+        }
       } catch (error) {
-        const why = error instanceof Error ? error.message : String(error);
-        failures.set(contestant, why);
-        progress(`${group}: ${contestant.name} failed: ${why}`);
+        failures.set(contestant, reason(error));
+        progress(`${group}: ${contestant.name} failed: ${reason(error)}`);
       }
     }
   }
@@ -82,6 +94,7 @@ export async function measureInRounds<C extends Contestant>(
     rows: contestants.map((contestant): Row => {
       const { name, reference, peer } = contestant;
       const failure = failures.get(contestant);
+      const remark = measure.aspect === undefined ? remarks.get(contestant) : undefined;
       // With the measure that they are an aspect of.
       const usage = measure.aspect === undefined ? usages.get(contestant) : undefined;
       const values = (samples.get(contestant) ?? []).map((sample) => sample[measure.name]);
@@ -92,7 +105,10 @@ export async function measureInRounds<C extends Contestant>(
         samples: values.filter((value): value is number => Number.isFinite(value)),
         ...(usage === undefined ? {} : { usage }),
         ...(failure === undefined ? {} : { failure }),
+        ...(remark === undefined ? {} : { remark }),
       };
     }),
   }));
 }
+
+const reason = (error: unknown): string => (error instanceof Error ? error.message : String(error));

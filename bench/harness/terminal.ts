@@ -1,5 +1,5 @@
 /** A report for people at a terminal: a table with bars for each measure. */
-import { figure, type Headline, headlines, type Row, ratio } from './measure.ts';
+import { figure, type Headline, headlines, type Result, type Row, ratio } from './measure.ts';
 import { columnTitle, figureText, legend, omissionLines, siteLines, title } from './notes.ts';
 import type { Report } from './report.ts';
 import { spread } from './statistics.ts';
@@ -29,7 +29,8 @@ export function terminalReport(report: Report, options: TerminalOptions): string
 
 function table({ result, aspects }: Headline, { profile, width }: TerminalOptions): string[] {
   const { measure, rows } = result;
-  const shown = aspects.filter((aspect) => profile || aspect.measure.aspect?.detail !== true);
+  const shown = aspects.filter(({ measure: { aspect } }) => aspect?.detail !== true);
+  const details = aspects.filter(({ measure: { aspect } }) => profile && aspect?.detail === true);
   const heads = [
     'median',
     'low',
@@ -56,7 +57,18 @@ function table({ result, aspects }: Headline, { profile, width }: TerminalOption
   for (const [index, name] of names.entries()) {
     lines.push(line(name, values[index] ?? 0, figures[index + 1] ?? ''));
   }
-  return [...lines, ...rows.flatMap((row) => notes(row, profile))];
+  return [...lines, ...detailTable(rows, details), ...rows.flatMap((row) => notes(row, profile))];
+}
+
+/** What explains more than it tells, below the table. */
+function detailTable(rows: readonly Row[], details: readonly Result[]): string[] {
+  if (details.length === 0) return [];
+  const heads = ['', ...details.map((aspect) => columnTitle(aspect.measure))];
+  const body = rows.map((row) => [
+    row.subject,
+    ...details.map((aspect) => aspectCell(aspect, row)),
+  ]);
+  return aligned([heads, ...body], 1).map((line) => `${INDENT}${line}`);
 }
 
 function cells({ samples }: Row, times: number): string[] {
@@ -65,14 +77,15 @@ function cells({ samples }: Row, times: number): string[] {
   return [median, low, high, times].map(figureText);
 }
 
-function aspectCell({ rows }: Headline['result'], { subject }: Row): string {
+function aspectCell({ rows }: Result, { subject }: Row): string {
   const own = rows.find((row) => row.subject === subject);
   return figureText(spread(own?.samples ?? []).median);
 }
 
 function notes(row: Row, profile: boolean): string[] {
-  const { subject, failure, usage } = row;
+  const { subject, failure, remark, usage } = row;
   const lines = failure === undefined ? [] : [`${INDENT}${subject} failed: ${failure}`];
+  if (remark !== undefined) lines.push(`${INDENT}${subject}: ${remark}`);
   if (!profile || usage === undefined) return lines;
   const busy = Object.entries(usage.threads)
     .toSorted(([, a], [, b]) => b - a)

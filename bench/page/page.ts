@@ -116,9 +116,10 @@ function overview(measures: readonly Headline[]): string {
 
 function card({ result, aspects }: Headline): string {
   const { measure, rows } = result;
-  const failures = rows.flatMap(({ subject, failure }) =>
-    failure === undefined ? [] : [element('li', {}, escapeText(`${subject} failed: ${failure}`))],
-  );
+  const notes = rows.flatMap(({ subject, failure, remark }) => [
+    ...(failure === undefined ? [] : [`${subject} failed: ${failure}`]),
+    ...(remark === undefined ? [] : [`${subject}: ${remark}`]),
+  ]);
   const main = aspects.filter(({ measure: { aspect } }) => aspect?.detail !== true);
   const details = aspects.filter(({ measure: { aspect } }) => aspect?.detail === true);
   const parts = [
@@ -127,7 +128,9 @@ function card({ result, aspects }: Headline): string {
     chart(result),
     main.length === 0 ? '' : figures(result, main),
     element('details', {}, element('summary', {}, 'all figures') + figures(result, details, true)),
-    failures.length === 0 ? '' : element('ul', {}, failures.join('')),
+    notes.length === 0
+      ? ''
+      : element('ul', {}, notes.map((note) => element('li', {}, escapeText(note))).join('')),
   ];
   return element('section', { class: 'card' }, parts.join('\n'));
 }

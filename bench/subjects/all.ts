@@ -2,10 +2,11 @@
 import { lacksVhostNet } from './lacking.ts';
 import { nodevmm } from './nodevmm.ts';
 import { MICROVM, MICROVM_PCI, Q35, Q35_E1000, Q35_VHOST, qemu } from './qemu.ts';
-import type { Subject } from './subject.ts';
+import { E1000_KERNEL, type Subject } from './subject.ts';
 
 const PEER = 'QEMU q35';
 const PEER_VHOST = 'QEMU q35 vhost';
+const PEER_E1000 = 'QEMU q35 e1000';
 const DEFAULT = nodevmm('nodevmm', { peer: PEER });
 /** What a default is worth: only when asked for. */
 const VARIANTS: readonly Subject[] = [
@@ -24,9 +25,10 @@ export const NET_SUBJECTS: readonly Subject[] = [
   ...VARIANTS,
   QEMU_Q35,
   { ...QEMU_MICROVM, variant: true },
-  nodevmm('nodevmm vhost', { peer: PEER_VHOST, vhost: true, lacking: lacksVhostNet }),
+  nodevmm('nodevmm vhost', { peer: PEER_VHOST, nic: 'vhost', lacking: lacksVhostNet }),
   qemu(PEER_VHOST, Q35_VHOST),
-  qemu('QEMU q35 e1000', Q35_E1000),
+  nodevmm('nodevmm e1000', { peer: PEER_E1000, nic: 'e1000', kernel: E1000_KERNEL }),
+  qemu(PEER_E1000, Q35_E1000),
 ];
 
 /** For disks. */

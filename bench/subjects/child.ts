@@ -1,10 +1,13 @@
 /** The process of a VMM that is measured: its output, its end, and what it said when it failed. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
 import { undoAtExit } from '../harness/at-exit.ts';
 
 const KEPT_OUTPUT = 2000;
 const END_GRACE_MS = 10_000;
+/** A connection that a process held ends a moment before the process. */
+const EXPLANATION_MS = 1000;
 
 /** A process that ends with its owner. */
 export class Child implements AsyncDisposable {
@@ -44,6 +47,16 @@ export class Child implements AsyncDisposable {
     const how = signalCode ?? `status ${exitCode}`;
     throw new Error(`${this.process.spawnargs[0]} ended with ${how}: ${this.#output.trim()}`);
   }
+
+  /** Rejects with an error, or better with the process's end, when that is what it comes from. */
+  readonly explain = async (error: unknown): Promise<never> => {
+    const late = delay(EXPLANATION_MS);
+    await Promise.race([this.#closed, late]);
+    if (this.process.exitCode !== null || this.process.signalCode !== null) {
+      return await this.failure();
+    }
+    throw error;
+  };
 
   /** Waits for something as long as the process lives, at most so long. */
   async during<T>(what: string, done: Promise<T>, timeoutMs = 300_000): Promise<T> {

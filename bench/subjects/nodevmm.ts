@@ -2,10 +2,21 @@
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { ExecResult } from '../../src/agent/client.ts';
-import type { DiskOptions, MachineOptions, RingOptions } from '../../src/machine/options.ts';
+import type {
+  DiskOptions,
+  MachineOptions,
+  NetOptions,
+  RingOptions,
+} from '../../src/machine/options.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { Child } from './child.ts';
-import { COMMAND_LINE, type GuestSpec, type RunningGuest, type Subject } from './subject.ts';
+import {
+  COMMAND_LINE,
+  type GuestSpec,
+  type Nic,
+  type RunningGuest,
+  type Subject,
+} from './subject.ts';
 
 const PROGRAM = fileURLToPath(new URL('./nodevmm-process.js', import.meta.url));
 
@@ -14,8 +25,8 @@ export interface Variant extends Pick<Subject, 'peer' | 'variant' | 'kernel' | '
   readonly notify?: NonNullable<MachineOptions['notify']>;
   readonly engine?: NonNullable<DiskOptions['engine']>;
   readonly ring?: RingOptions;
-  /** The kernel serves the queues of its network interface. */
-  readonly vhost?: boolean;
+  /** What its network interface is. Default virtio, its queues served by a worker. */
+  readonly nic?: Nic;
 }
 
 /** What the parent asks of the process. */
@@ -31,7 +42,7 @@ export type ProcessReply =
 
 /** The machine that a process is to run. */
 export function machineOptions(spec: GuestSpec, variant: Variant): MachineOptions {
-  const { notify, engine, ring = {}, vhost = false } = variant;
+  const { notify, engine, ring = {}, nic = 'virtio' } = variant;
   return {
     kernel: spec.kernel,
     initrd: spec.initrd,
@@ -44,12 +55,14 @@ export function machineOptions(spec: GuestSpec, variant: Variant): MachineOption
       ring,
       ...(engine === undefined ? {} : { engine }),
     })),
-    nets:
-      spec.tap === undefined
-        ? []
-        : [{ tap: spec.tap, ring, ...(vhost ? { vhost: 'on' as const } : {}) }],
+    nets: spec.tap === undefined ? [] : [netOptions(spec.tap, nic, ring)],
     ...(notify === undefined ? {} : { notify }),
   };
+}
+
+function netOptions(tap: string, nic: Nic, ring: RingOptions): NetOptions {
+  if (nic === 'e1000') return { tap, model: 'e1000' };
+  return { tap, ring, ...(nic === 'vhost' ? { vhost: 'on' } : {}) };
 }
 
 /** nodevmm, with its defaults or a variant of them. */
@@ -81,7 +94,7 @@ async function boot(spec: GuestSpec, variant: Variant): Promise<RunningGuest> {
     };
     return {
       pid: child.process.pid ?? 0,
-      exec: (argv) => child.during(argv[0] ?? '', ask(argv)),
+      exec: (argv) => child.during(argv[0] ?? '', ask(argv).catch(child.explain)),
       [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
     };
   } catch (error) {

@@ -9,7 +9,14 @@ import { AGENT_PORT_NAME } from '../../src/agent/protocol.ts';
 import { undoAtExit } from '../harness/at-exit.ts';
 import { Child } from './child.ts';
 import { lacksQemu, lacksVhostNet } from './lacking.ts';
-import { COMMAND_LINE, type GuestSpec, type RunningGuest, type Subject } from './subject.ts';
+import {
+  COMMAND_LINE,
+  E1000_KERNEL,
+  type GuestSpec,
+  type Nic,
+  type RunningGuest,
+  type Subject,
+} from './subject.ts';
 
 const SOCKET_POLL_MS = 5;
 
@@ -21,7 +28,7 @@ export interface QemuMachine {
   /** Of the command line's `console=`. Default hvc0, a virtio console. */
   readonly console?: 'hvc0' | 'ttyS0';
   /** What its network interface is. Default virtio, its queues served by QEMU. */
-  readonly nic?: 'virtio' | 'vhost' | 'e1000';
+  readonly nic?: Nic;
 }
 
 export const Q35: QemuMachine = { type: 'q35', bus: 'pci' };
@@ -87,8 +94,7 @@ export function qemu(name: string, machine: QemuMachine): Subject {
   return {
     name,
     reference: true,
-    // Debian's cloud kernel has no driver for it.
-    ...(machine.nic === 'e1000' ? { kernel: '6.12-amd64' as const } : {}),
+    ...(machine.nic === 'e1000' ? { kernel: E1000_KERNEL } : {}),
     lacking: () => lacksQemu() ?? (machine.nic === 'vhost' ? lacksVhostNet() : undefined),
     boot: (spec) => boot(machine, spec),
   };
@@ -107,7 +113,7 @@ async function boot(machine: QemuMachine, spec: GuestSpec): Promise<RunningGuest
     const agent = await child.during('the agent', connectAgent(socket, child));
     return {
       pid: child.process.pid ?? 0,
-      exec: (argv) => child.during(argv[0] ?? '', agent.exec(argv)),
+      exec: (argv) => child.during(argv[0] ?? '', agent.exec(argv).catch(child.explain)),
       async [Symbol.asyncDispose]() {
         agent.close();
         await end();

@@ -25,6 +25,12 @@ export interface GuestSpec {
 /** What every guest's kernel is told. */
 export const COMMAND_LINE = 'console=hvc0 quiet panic=-1';
 
+/** A network interface: virtio with its queues served by the VMM or by vhost, or an emulated card. */
+export type Nic = 'virtio' | 'vhost' | 'e1000';
+
+/** Debian's cloud kernel has no driver for the emulated card. */
+export const E1000_KERNEL: KernelSeries = '6.12-amd64';
+
 /** A guest whose agent answers. */
 export interface RunningGuest extends AsyncDisposable {
   /** The VMM's process. */

@@ -43,6 +43,7 @@ const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['run', '--disk', 'a,what'], /does not know what/],
   [['bench', 'nett'], /no benchmark nett; there are .*net/],
   [['bench', 'net', '--rounds', 'many'], /--rounds.*number from 1/],
+  [['bench', 'net', '--json', '/nowhere/at/all'], /cannot write \/nowhere\/at\/all: ENOENT/],
   [['bench', 'compare', 'a'], /missing required argument.*after\.json/],
 ];
 for (const [args, message] of REFUSED) {
