@@ -91,7 +91,7 @@ export const MPTC = 0x40f0;
 export const BPTC = 0x40f4;
 export const TSCTC = 0x40f8;
 
-/** SDM 4.1: the register window, the I/O window and the two ports in it. */
+/** SDM 4, 13.2: the register window, the I/O window and the two ports in it. */
 export const E1000_MEMORY_SIZE = 0x2_0000;
 export const E1000_IO_SIZE = 64;
 export const IOADDR = 0;
@@ -125,7 +125,7 @@ export const MDIC_READY = 0x1000_0000;
 export const MDIC_INT_EN = 0x2000_0000;
 export const MDIC_ERROR = 0x4000_0000;
 
-/** Interrupt causes: ICR, ICS, IMS, IMC (SDM 13.4.17). */
+/** Interrupt causes: ICR, ICS, IMS, IMC (SDM 13.4). */
 export const ICR_TXDW = 0x1;
 export const ICR_TXQE = 0x2;
 export const ICR_LSC = 0x4;
@@ -205,7 +205,7 @@ export const EEPROM_CHECKSUM = 0x3f;
 /** What all words add up to. */
 export const EEPROM_SUM = 0xbaba;
 
-/** SDM 13.4.7: registers of the PHY at address 1. */
+/** SDM 13.4: registers of the PHY at address 1. */
 export const PHY_ADDRESS = 1;
 export const PHY_CTRL = 0;
 export const PHY_STATUS = 1;

@@ -1,11 +1,9 @@
 /**
  * The main thread's side of an emulated network card: has its data half run from power-on to the
- * next, and drives its interrupt line. It outlives resets and reboots.
+ * next. It outlives resets and reboots.
  */
 import type { Datapath, DatapathEvents } from '../datapath/datapath.ts';
 import { QueueWorkerDatapath } from '../datapath/queue-worker.ts';
-import { drainEventfd } from '../host/eventfd.ts';
-import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { E1000Device } from '../nic/device.ts';
 import type { E1000Socket } from '../nic/e1000-handler.ts';
@@ -17,7 +15,8 @@ import type { PciDeviceMessage } from './pci-devices.ts';
 interface Socket {
   readonly pci: E1000Pci;
   readonly memory: GuestMemoryShare;
-  readonly interrupts: LoopWatch;
+  /** What the data half is told. */
+  readonly told: E1000Socket;
 }
 
 /** Makes the datapath that runs a card's data half. */
@@ -50,12 +49,11 @@ export class NicOwner {
   }
 
   /** Plugs the card into a board that is about to run. */
-  plug(state: SharedState, pci: E1000Pci, memory: GuestMemoryShare): void {
-    const { interrupt } = pci.plan;
-    const interrupts = new LoopWatch(interrupt, LOOP_READABLE, () => {
-      if (drainEventfd(interrupt)) state.lock.with(() => pci.updateInterrupt());
-    });
-    this.#socket = { pci, memory, interrupts };
+  plug(state: SharedState, pci: E1000Pci, memory: GuestMemoryShare, vmFd: number): void {
+    const { words } = pci.registers.file;
+    const { kick } = pci.plan;
+    const told = { words, kick, lock: state.lock.word, pin: pci.pinShare, vmFd };
+    this.#socket = { pci, memory, told };
     void this.#then(() => this.#serve());
   }
 
@@ -64,7 +62,6 @@ export class NicOwner {
     try {
       await this.#then(() => this.#halt());
     } finally {
-      this.#socket?.interrupts.close();
       this.#socket = undefined;
     }
   }
@@ -113,15 +110,13 @@ export class NicOwner {
   async #serve(): Promise<void> {
     const socket = this.#socket;
     if (socket === undefined || this.#paused || this.#running) return;
-    const { pci, memory } = socket;
-    const { words, broken } = pci.registers.file;
+    const { pci, memory, told } = socket;
     // Stopped: not before the driver's reset, which the registers tell of.
-    if (broken) return;
+    if (pci.registers.file.broken) return;
     try {
       await this.#datapath.start({ memory, features: 0n, queues: [] });
       this.#running = true;
-      const { kick, interrupt } = pci.plan;
-      this.#datapath.post({ words, kick, interrupt } satisfies E1000Socket);
+      this.#datapath.post(told);
     } catch (error) {
       this.#broken(textOf(error));
     }

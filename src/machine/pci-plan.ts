@@ -72,7 +72,6 @@ export class PciPlan implements Disposable {
       memoryAddress: this.#placeMemory(E1000_MEMORY_SIZE),
       ioAddress: this.#placePort(E1000_IO_SIZE),
       kick: this.#eventfd(),
-      interrupt: this.#eventfd(),
     };
   }
 

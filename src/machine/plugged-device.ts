@@ -33,17 +33,23 @@ export function pciEntry(plugged: PluggedDevice): PciEntry {
   return { kind: 'virtio', shape: deviceShape(owner.device, ring, owner.withheld), pciClass };
 }
 
+/** What a device is plugged into besides its place. */
+export interface Socket {
+  readonly state: SharedState;
+  readonly memory: GuestMemoryShare;
+  readonly vmFd: number;
+}
+
 /** Plugs a device into its place on a board that is about to run. */
 export function plugIn(
   plugged: PluggedDevice,
   place: PciDevice | undefined,
-  state: SharedState,
-  memory: GuestMemoryShare,
+  { state, memory, vmFd }: Socket,
 ): void {
   if (plugged.kind === 'virtio' && place?.kind === 'virtio') {
     plugged.owner.plug(state, place.pci, memory);
   } else if (plugged.kind === 'e1000' && place?.kind === 'e1000') {
-    plugged.owner.plug(state, place.pci, memory);
+    plugged.owner.plug(state, place.pci, memory, vmFd);
   } else {
     throw new InternalError(`a device of kind ${plugged.kind} has no place on the board`);
   }

@@ -113,8 +113,9 @@ export class PowerCycle {
 
   #plug(): void {
     const { devices, memory, serial } = this.#plan;
+    const socket = { state: this.#board.state, memory: memory.share, vmFd: this.#vm.fd };
     devices.forEach((plugged, index) => {
-      plugIn(plugged, this.#board.devices[index], this.#board.state, memory.share);
+      plugIn(plugged, this.#board.devices[index], socket);
     });
     serial.connect(this.#board.serial);
   }

@@ -1,6 +1,10 @@
 /** The data half of an 82540EM: both rings on one queue of a tap, in the thread that it is made in. */
 import { TapQueue } from '../backend/tap-queue.ts';
 import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
+import * as sys from '../host/syscall.ts';
+import { setIrqLine } from '../kvm/vm-ioctl.ts';
+import { IntxPin, type IntxPinShare, type LinePort } from '../pci/intx.ts';
+import { RegisterLock } from '../state/register-lock.ts';
 import { type HandlerContext, type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import { Receiver } from './receive.ts';
 import { RegisterFile } from './register-file.ts';
@@ -18,20 +22,27 @@ export interface E1000Socket {
   readonly words: Int32Array<SharedArrayBuffer>;
   /** eventfd that is signalled by what a driver writes. */
   readonly kick: number;
-  /** eventfd to signal when an interrupt is due. */
-  readonly interrupt: number;
+  /** The word of the lock that interrupt lines are driven with. */
+  readonly lock: Int32Array;
+  readonly pin: IntxPinShare;
+  readonly vmFd: number;
 }
+
+/** Finds the interrupt lines of a VM. */
+export type OpenLines = (vmFd: number) => LinePort;
 
 const KICK = 0;
 const TAP = 1;
 
 class E1000Handler implements QueueHandler {
   readonly #tap: TapQueue;
+  readonly #openLines: OpenLines;
   #context: HandlerContext | null = null;
   #service: Service | null = null;
 
-  constructor({ fd }: E1000HandlerOptions) {
+  constructor({ fd }: E1000HandlerOptions, openLines: OpenLines) {
     this.#tap = new TapQueue(fd);
+    this.#openLines = openLines;
   }
 
   start(context: HandlerContext): void {
@@ -42,7 +53,9 @@ class E1000Handler implements QueueHandler {
 
   message(message: unknown): void {
     if (this.#context === null || this.#service !== null) return;
-    this.#service = new Service(this.#context, message as E1000Socket, this.#tap);
+    const socket = message as E1000Socket;
+    const pin = new IntxPin(socket.pin, this.#openLines(socket.vmFd));
+    this.#service = new Service(this.#context, socket, this.#tap, pin);
     this.#service.start();
   }
 
@@ -66,6 +79,8 @@ class Service {
   readonly #context: HandlerContext;
   readonly #socket: E1000Socket;
   readonly #tap: TapQueue;
+  readonly #pin: IntxPin;
+  readonly #lock: RegisterLock;
   readonly #file: RegisterFile;
   readonly #transmitter: Transmitter;
   readonly #receiver: Receiver;
@@ -73,10 +88,12 @@ class Service {
   #watched = 0;
   #failed = false;
 
-  constructor(context: HandlerContext, socket: E1000Socket, tap: TapQueue) {
+  constructor(context: HandlerContext, socket: E1000Socket, tap: TapQueue, pin: IntxPin) {
     this.#context = context;
     this.#socket = socket;
     this.#tap = tap;
+    this.#pin = pin;
+    this.#lock = new RegisterLock(socket.lock);
     this.#file = new RegisterFile(socket.words);
     this.#transmitter = new Transmitter(context.memory, this.#file, tap);
     this.#receiver = new Receiver(context.memory, this.#file, tap);
@@ -110,7 +127,7 @@ class Service {
     } finally {
       gate.release();
     }
-    if (causes !== 0 && this.#file.raise(causes)) signalEventfd(this.#socket.interrupt);
+    if (causes !== 0 && this.#file.raise(causes)) this.#interrupt();
     const fault = transmitter.fault ?? receiver.fault;
     if (fault !== null) {
       this.#file.broken = true;
@@ -126,6 +143,16 @@ class Service {
     this.#watch((receiver.idle ? 0 : READABLE) | (transmitter.blocked ? WRITABLE : 0));
   }
 
+  /** Raises the line, unless a vCPU has acknowledged or masked meanwhile. The gate is not held. */
+  #interrupt(): void {
+    this.#lock.acquire();
+    try {
+      this.#pin.set(this.#file.interrupting);
+    } finally {
+      this.#lock.release();
+    }
+  }
+
   #watch(events: number): void {
     if (events === this.#watched) return;
     this.#watched = events;
@@ -133,7 +160,17 @@ class Service {
   }
 }
 
-/** Makes the data half; called in the thread that serves it. */
-export function createHandler(options: unknown): QueueHandler {
-  return new E1000Handler(options as E1000HandlerOptions);
+/** The lines of a VM in KVM. */
+const kvmLines: OpenLines = (vmFd) => ({
+  setLine: (gsi, level) => {
+    sys.check(setIrqLine(vmFd, gsi, level), 'KVM_IRQ_LINE', `GSI ${gsi}`);
+  },
+});
+
+/**
+ * Makes the data half; called in the thread that serves it.
+ * @param openLines tests put in their own
+ */
+export function createHandler(options: unknown, openLines: OpenLines = kvmLines): QueueHandler {
+  return new E1000Handler(options as E1000HandlerOptions, openLines);
 }

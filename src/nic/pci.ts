@@ -6,7 +6,7 @@ import * as e1000 from '../abi/e1000.ts';
 import type { MachinePort } from '../bus/machine-port.ts';
 import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
 import { PciFunction } from '../pci/function.ts';
-import type { IntxLines } from '../pci/intx.ts';
+import type { IntxLines, IntxPin, IntxPinShare } from '../pci/intx.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import { eepromImage } from './eeprom.ts';
 import { RegisterFile } from './register-file.ts';
@@ -29,8 +29,6 @@ export interface E1000PciPlan {
   readonly ioAddress: number;
   /** eventfd that tells the data half to look at the registers. */
   readonly kick: number;
-  /** eventfd by which it has the interrupt line looked at; leads to `updateInterrupt`. */
-  readonly interrupt: number;
 }
 
 /** The device's registers, as each thread has them. */
@@ -38,7 +36,9 @@ export class E1000Pci {
   readonly pciFunction: PciFunction;
   readonly plan: E1000PciPlan;
   readonly registers: E1000Registers;
-  readonly #lines: IntxLines;
+  /** Its interrupt pin, for the data half. */
+  readonly pinShare: IntxPinShare;
+  readonly #pin: IntxPin;
 
   /** @param revived tells that a device which was stopped as broken was reset */
   constructor(
@@ -49,10 +49,9 @@ export class E1000Pci {
     revived: () => void,
   ) {
     this.plan = plan;
-    this.#lines = lines;
     this.registers = new E1000Registers(new RegisterFile(state.words(RegisterFile.words)), {
       kick: () => signalEventfd(plan.kick),
-      interrupt: () => this.updateInterrupt(),
+      interrupt: () => this.#updateInterrupt(),
       revived,
     });
     this.pciFunction = new PciFunction(state, port, plan.name, {
@@ -65,8 +64,10 @@ export class E1000Pci {
       interruptPin: true,
     });
     const { pciFunction, registers } = this;
-    pciFunction.commandWritten = () => this.updateInterrupt();
+    pciFunction.commandWritten = () => this.#updateInterrupt();
     pciFunction.setInterruptLine(lines.gsi(plan.slot));
+    this.#pin = lines.pin(plan.slot, pciFunction);
+    this.pinShare = lines.share(plan.slot, pciFunction);
     const memory = { kind: 'memory', size: e1000.E1000_MEMORY_SIZE, region: registers } as const;
     pciFunction.addBar(MEMORY_BAR, memory, plan.memoryAddress);
     const io = { kind: 'io', size: e1000.E1000_IO_SIZE, region: registers.ports } as const;
@@ -78,12 +79,11 @@ export class E1000Pci {
     this.pciFunction.reset();
     this.registers.powerOn(eepromImage(this.plan.mac));
     drainEventfd(this.plan.kick);
-    drainEventfd(this.plan.interrupt);
-    this.updateInterrupt();
+    this.#updateInterrupt();
   }
 
   /** The interrupt pin is high while a cause is pending that the mask lets through. */
-  updateInterrupt(): void {
-    this.#lines.set(this.plan.slot, this.pciFunction, this.registers.file.interrupting);
+  #updateInterrupt(): void {
+    this.#pin.set(this.registers.file.interrupting);
   }
 }

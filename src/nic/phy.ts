@@ -1,5 +1,5 @@
 /**
- * The PHY inside an 82540EM (SDM 13.4.7): a link at 1000 Mbit/s, full duplex, that is always up.
+ * The PHY inside an 82540EM (SDM 13.4): a link at 1000 Mbit/s, full duplex, that is always up.
  * What a driver writes is kept, but changes nothing.
  */
 import * as e1000 from '../abi/e1000.ts';

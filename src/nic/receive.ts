@@ -48,7 +48,7 @@ const ETHERNET_ADDRESSES = 12;
 const VLAN_TAG = 4;
 /** The frame check sequence, which a tap does not have: its bytes are zeros here. */
 const FCS = 4;
-/** SDM 13.4.22: without LPE, and with it. */
+/** SDM 13.4: without LPE, and with it. */
 const LONGEST = 1522;
 const LONGEST_WITH_LPE = 16384;
 /** The shortest packet on a wire, FCS included: shorter ones were padded by their sender. */
@@ -183,7 +183,7 @@ export class Receiver {
     return true;
   }
 
-  /** SDM 13.4.22, RDMTS: whether the free descriptors are down to a half, a quarter or an eighth. */
+  /** SDM 13.4, RDMTS: whether the free descriptors are down to a half, a quarter or an eighth. */
   #isLow(rctl: number): boolean {
     const threshold = this.#ring.count >>> (1 + ((rctl >>> RCTL_RDMTS_SHIFT) & 3));
     return this.#ring.owned <= threshold;

@@ -106,7 +106,7 @@ export class RegisterFile {
     Atomics.store(this.words, BROKEN, value ? 1 : 0);
   }
 
-  /** The register that the I/O window shows (SDM 4.1.1). */
+  /** The register that the I/O window shows (SDM 13.2). */
   get ioAddress(): number {
     return (this.words[IO_ADDRESS] ?? 0) >>> 0;
   }

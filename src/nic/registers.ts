@@ -79,7 +79,7 @@ const WRITE_MASK = writeMask();
 /** One device's registers. */
 export class E1000Registers implements RegisterRegion {
   readonly file: RegisterFile;
-  /** The I/O window: an address, then the data there (SDM 4.1.1). */
+  /** The I/O window: an address, then the data there (SDM 13.2). */
   readonly ports: RegisterRegion = {
     read: (offset, size) => {
       if (size !== 4) return 0;
@@ -167,7 +167,7 @@ export class E1000Registers implements RegisterRegion {
         this.#raise(value & e1000.ICR_ALL);
         return;
       case e1000.ICR:
-        // A bit written as 1 is acknowledged (SDM 13.4.17).
+        // A bit written as 1 is acknowledged (SDM 13.4).
         Atomics.and(file.words, e1000.ICR >>> 2, ~value);
         this.#events.interrupt();
         return;
@@ -202,7 +202,7 @@ export class E1000Registers implements RegisterRegion {
     this.#events.interrupt();
   }
 
-  /** SDM 13.4.1; RST and PHY_RST clear themselves. */
+  /** SDM 13.4; RST and PHY_RST clear themselves. */
   #control(value: number): void {
     if ((value & e1000.CTRL_PHY_RST) !== 0) this.#phy.reset();
     if ((value & e1000.CTRL_RST) !== 0) this.#reset();
@@ -241,7 +241,7 @@ export class E1000Registers implements RegisterRegion {
     file.set(e1000.RA + 4, e1000.RAH_AV | word(2));
   }
 
-  /** SDM 13.4.3: whoever asks for the EEPROM is granted it. */
+  /** SDM 13.4: whoever asks for the EEPROM is granted it. */
   #readEecd(): number {
     const stored = this.file.get(e1000.EECD);
     const granted = (stored & e1000.EECD_REQ) === 0 ? 0 : e1000.EECD_GNT;
@@ -249,7 +249,7 @@ export class E1000Registers implements RegisterRegion {
     return stored | granted | output | e1000.EECD_PRES;
   }
 
-  /** SDM 13.4.4: a word at a time. */
+  /** SDM 13.4: a word at a time. */
   #readEeprom(value: number): void {
     if ((value & e1000.EERD_START) === 0) return;
     const address = (value >>> 8) & 0xff;
@@ -257,7 +257,7 @@ export class E1000Registers implements RegisterRegion {
     this.file.set(e1000.EERD, (word << 16) | (address << 8) | e1000.EERD_DONE);
   }
 
-  /** SDM 13.4.6: an access to the PHY is complete at once. */
+  /** SDM 13.4: an access to the PHY is complete at once. */
   #mdi(value: number): void {
     const register = (value >>> 16) & 0x1f;
     const operation = (value >>> 26) & 3;

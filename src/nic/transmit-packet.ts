@@ -42,7 +42,7 @@ const VLAN_TAG = 4;
 const ETH_P_8021Q = 0x8100;
 /** A header's end is a byte of a context descriptor; a checksum's end in it can be anything. */
 const HEADER_MAX = 256;
-/** SDM 13.4.33, PSP: what is shorter is padded, the frame check sequence aside. */
+/** SDM 13.4, PSP: what is shorter is padded, the frame check sequence aside. */
 const SHORTEST = 60;
 const IPV6_HEADER = 40;
 const TCP_FLAGS = 13;
@@ -74,7 +74,7 @@ export class TransmitPacket {
   readonly #offsets = new Float64Array(SEGMENTS_MAX);
   readonly #lengths = new Int32Array(SEGMENTS_MAX);
   #segments = 0;
-  /** Commands and options of the first descriptor: those of offloads count (SDM 3.3.7.1). */
+  /** Commands and options of the first descriptor: those of offloads count (SDM 3.3.7). */
   #firstLower = 0;
   #firstUpper = 0;
   #upper = 0;

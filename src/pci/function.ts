@@ -118,6 +118,11 @@ export class PciFunction {
     return offset;
   }
 
+  /** Its configuration space, which is the same bytes in every thread. */
+  get config(): DataView {
+    return this.#config;
+  }
+
   /** Power-on state. */
   reset(): void {
     this.bars.disconnect();
@@ -127,13 +132,6 @@ export class PciFunction {
   /** PCI_COMMAND as it is now. */
   get command(): number {
     return this.#config.getUint16(header.command.offset, true);
-  }
-
-  /** Shows in the status register whether INTx is asserted. */
-  setInterruptStatus(asserted: boolean): void {
-    const at = header.status.offset;
-    const rest = this.#config.getUint8(at) & ~pci.PCI_STATUS_INTERRUPT;
-    this.#config.setUint8(at, asserted ? rest | pci.PCI_STATUS_INTERRUPT : rest);
   }
 
   /** @param size 1, 2 or 4; an access never crosses a double word */

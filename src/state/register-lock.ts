@@ -9,20 +9,21 @@ const CONTENDED = 2;
 
 /** A futex lock over one shared word. Not recursive. */
 export class RegisterLock {
-  readonly #word: Int32Array;
+  /** What another thread makes its own object of. */
+  readonly word: Int32Array;
 
   constructor(word: Int32Array) {
-    this.#word = word;
+    this.word = word;
   }
 
   acquire(): void {
-    const word = this.#word;
+    const { word } = this;
     if (Atomics.compareExchange(word, 0, FREE, HELD) === FREE) return;
     while (Atomics.exchange(word, 0, CONTENDED) !== FREE) Atomics.wait(word, 0, CONTENDED);
   }
 
   release(): void {
-    if (Atomics.exchange(this.#word, 0, FREE) === CONTENDED) Atomics.notify(this.#word, 0, 1);
+    if (Atomics.exchange(this.word, 0, FREE) === CONTENDED) Atomics.notify(this.word, 0, 1);
   }
 
   /** Runs a step of set-up code with the lock held. */

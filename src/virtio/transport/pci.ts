@@ -18,7 +18,7 @@ import type { RegisterRegion } from '../../bus/address-space.ts';
 import type { MachinePort } from '../../bus/machine-port.ts';
 import { drainEventfd, signalEventfd } from '../../host/eventfd.ts';
 import { PciFunction } from '../../pci/function.ts';
-import type { IntxLines } from '../../pci/intx.ts';
+import type { IntxLines, IntxPin } from '../../pci/intx.ts';
 import { MSIX_BAR_SIZE, Msix, type MsixVector } from '../../pci/msix.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { DeviceShape, DriverEvents } from './device-contract.ts';
@@ -72,7 +72,7 @@ export class VirtioPci {
   readonly registers: DeviceRegisters;
   readonly plan: VirtioPciPlan;
   readonly #msix: Msix;
-  readonly #lines: IntxLines;
+  readonly #pin: IntxPin;
 
   constructor(
     state: SharedState,
@@ -83,7 +83,6 @@ export class VirtioPci {
   ) {
     const { shape, slot, kicks } = plan;
     this.plan = plan;
-    this.#lines = lines;
     this.registers = new DeviceRegisters(state, shape, events, () => this.#silence());
     this.#msix = new Msix(state, port, MSIX_BAR, plan.vectors);
     this.#msix.enabledChanged = () => {
@@ -103,6 +102,7 @@ export class VirtioPci {
     const { pciFunction } = this;
     pciFunction.commandWritten = () => this.#updatePin();
     pciFunction.setInterruptLine(lines.gsi(slot));
+    this.#pin = lines.pin(slot, pciFunction);
     const structures = {
       kind: 'memory',
       size: STRUCTURES_SIZE,
@@ -153,8 +153,7 @@ export class VirtioPci {
 
   /** The pin follows the ISR (§4.1.4.5.1), unless MSI-X has its place (PCI 3.0 §6.8.2.3). */
   #updatePin(): void {
-    const asserted = this.registers.isr !== 0 && !this.#msix.enabled;
-    this.#lines.set(this.plan.slot, this.pciFunction, asserted);
+    this.#pin.set(this.registers.isr !== 0 && !this.#msix.enabled);
   }
 
   /** After a reset nothing is notified that happened before (§2.4.1). */

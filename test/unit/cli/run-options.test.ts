@@ -144,6 +144,11 @@ t.test('--ring: all devices, and one of them over it', (t) => {
   t.strictSame(options.console, { ring: { packed: true } });
   t.strictSame(options.rng, { ring: { packed: true, eventIdx: false } });
   t.strictSame(options.disks, [{ path: 'd', ring: { packed: false } }]);
+  const { nets } = optionsOf('--ring', 'all,packed', '--net', 'a,model=e1000', '--net', 'b');
+  t.strictSame(nets, [
+    { tap: 'a', model: 'e1000' },
+    { tap: 'b', ring: { packed: true } },
+  ]);
   t.end();
 });
 
@@ -177,6 +182,7 @@ const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['--vsock', 'cid=x,path=s'], /whole number/],
   [['--vsock', 'cid=10000000000000000000000,path=s'], /whole number/],
   [['--vsock', 'cid=3,path=s,port=1'], /does not know port/],
+  [['--net', 'tap0,model=rtl8139'], /take virtio or e1000/],
   [['--ring', 'blk,packed'], /take all or console or rng/],
   [['--ring', 'all'], /is no DEVICE,KEY/],
 ];

@@ -1,6 +1,6 @@
 import { totalmem } from 'node:os';
 import t from 'tap';
-import type { MachineOptions, RingOptions } from '../../../src/machine/options.ts';
+import type { MachineOptions, NetOptions, RingOptions } from '../../../src/machine/options.ts';
 import {
   AGENT_PORT,
   DEFAULT_COMMAND_LINE,
@@ -128,3 +128,17 @@ for (const [name, place] of Object.entries(places)) {
     t.doesNotThrow(wrong(place({ queueSize: 32768 })));
   });
 }
+
+t.test('an emulated card has a tap, and nothing that is of virtio', async (t) => {
+  const model = 'e1000';
+  t.doesNotThrow(wrong({ nets: [{ model, tap: 't', hostAddress: '10.0.2.1/24', mtu: 9000 }] }));
+  t.doesNotThrow(wrong({ nets: [{ model: 'virtio', queues: 2 }] }));
+  const foreign = [{ queues: 1 }, { offloads: false }, { ring: {} }, { vhost: 'on' as const }];
+  for (const options of foreign) {
+    const name = Object.keys(options)[0] ?? '';
+    const error = { code: 'E_NET_MODEL', message: new RegExp(`e1000 .* has no ${name}`) };
+    t.throws(wrong({ nets: [{ model, ...options }] }), error);
+  }
+  const other = { model: 'rtl8139' } as unknown as NetOptions;
+  t.throws(wrong({ nets: [other] }), { code: 'E_NET_MODEL', message: /take virtio or e1000/ });
+});

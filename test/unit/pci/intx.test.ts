@@ -34,21 +34,21 @@ t.test('PCI 3.0 §2.2.6 a line stays up until every slot on it has let go', asyn
   using rig = running([1, 5, 2]);
   const [one, five, two] = rig.devices.map(({ pciFunction }) => pciFunction);
   if (one === undefined || five === undefined || two === undefined) return;
-  rig.lines.set(1, one, true);
-  rig.lines.set(5, five, true);
-  rig.lines.set(2, two, true);
+  rig.lines.pin(1, one).set(true);
+  rig.lines.pin(5, five).set(true);
+  rig.lines.pin(2, two).set(true);
   t.same(rig.port.take(), ['line 17 up', 'line 18 up']);
-  rig.lines.set(1, one, true);
-  rig.lines.set(1, one, false);
+  rig.lines.pin(1, one).set(true);
+  rig.lines.pin(1, one).set(false);
   t.same(rig.port.take(), []);
-  rig.lines.set(5, five, false);
+  rig.lines.pin(5, five).set(false);
   t.same(rig.port.take(), ['line 17 down']);
 });
 
 t.test('PCI 3.0 §2.2.6 slot 31 is a slot like any other', async (t) => {
   using rig = new VirtioPciRig({ slots: [31] });
-  rig.lines.set(31, rig.device.pciFunction, true);
-  rig.lines.set(31, rig.device.pciFunction, false);
+  rig.lines.pin(31, rig.device.pciFunction).set(true);
+  rig.lines.pin(31, rig.device.pciFunction).set(false);
   t.same(rig.port.take(), ['line 19 up', 'line 19 down']);
 });
 
