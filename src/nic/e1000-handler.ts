@@ -1,4 +1,6 @@
 /** The data half of an 82540EM: both rings on one queue of a tap, in the thread that it is made in. */
+
+import { RCTL, RCTL_EN, TCTL, TCTL_EN } from '../abi/e1000.ts';
 import { TapQueue } from '../backend/tap-queue.ts';
 import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
 import * as sys from '../host/syscall.ts';
@@ -6,6 +8,7 @@ import { setIrqLine } from '../kvm/vm-ioctl.ts';
 import { IntxPin, type IntxPinShare, type LinePort } from '../pci/intx.ts';
 import { RegisterLock } from '../state/register-lock.ts';
 import { type HandlerContext, type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
+import { Interrupts } from './interrupts.ts';
 import { Receiver } from './receive.ts';
 import { RegisterFile } from './register-file.ts';
 import { Transmitter } from './transmit.ts';
@@ -28,21 +31,27 @@ export interface E1000Socket {
   readonly vmFd: number;
 }
 
-/** Finds the interrupt lines of a VM. */
-export type OpenLines = (vmFd: number) => LinePort;
+/** What a data half stands on; tests put in their own. */
+export interface E1000Ground {
+  /** The interrupt lines of a VM. */
+  lines(vmFd: number): LinePort;
+  /** Milliseconds of a clock that never goes back. */
+  now(): number;
+}
 
 const KICK = 0;
 const TAP = 1;
+const TIMER = 2;
 
 class E1000Handler implements QueueHandler {
   readonly #tap: TapQueue;
-  readonly #openLines: OpenLines;
+  readonly #ground: E1000Ground;
   #context: HandlerContext | null = null;
   #service: Service | null = null;
 
-  constructor({ fd }: E1000HandlerOptions, openLines: OpenLines) {
+  constructor({ fd }: E1000HandlerOptions, ground: E1000Ground) {
     this.#tap = new TapQueue(fd);
-    this.#openLines = openLines;
+    this.#ground = ground;
   }
 
   start(context: HandlerContext): void {
@@ -54,8 +63,7 @@ class E1000Handler implements QueueHandler {
   message(message: unknown): void {
     if (this.#context === null || this.#service !== null) return;
     const socket = message as E1000Socket;
-    const pin = new IntxPin(socket.pin, this.#openLines(socket.vmFd));
-    this.#service = new Service(this.#context, socket, this.#tap, pin);
+    this.#service = new Service(this.#context, socket, this.#tap, this.#ground);
     this.#service.start();
   }
 
@@ -79,38 +87,47 @@ class Service {
   readonly #context: HandlerContext;
   readonly #socket: E1000Socket;
   readonly #tap: TapQueue;
-  readonly #pin: IntxPin;
-  readonly #lock: RegisterLock;
   readonly #file: RegisterFile;
+  readonly #interrupts: Interrupts;
   readonly #transmitter: Transmitter;
   readonly #receiver: Receiver;
   /** What is waited for on the tap. */
   #watched = 0;
   #failed = false;
 
-  constructor(context: HandlerContext, socket: E1000Socket, tap: TapQueue, pin: IntxPin) {
+  constructor(context: HandlerContext, socket: E1000Socket, tap: TapQueue, ground: E1000Ground) {
     this.#context = context;
     this.#socket = socket;
     this.#tap = tap;
-    this.#pin = pin;
-    this.#lock = new RegisterLock(socket.lock);
     this.#file = new RegisterFile(socket.words);
+    const pin = new IntxPin(socket.pin, ground.lines(socket.vmFd));
+    const lock = new RegisterLock(socket.lock);
+    this.#interrupts = new Interrupts(this.#file, lock, pin, ground.now);
     this.#transmitter = new Transmitter(context.memory, this.#file, tap);
     this.#receiver = new Receiver(context.memory, this.#file, tap);
   }
 
   start(): void {
-    this.#context.reactor.watch(this.#socket.kick, READABLE, KICK);
+    const { reactor } = this.#context;
+    reactor.watch(this.#socket.kick, READABLE, KICK);
+    reactor.watch(this.#interrupts.timerFd, READABLE, TIMER);
     this.#run();
   }
 
   stop(): void {
-    this.#context.reactor.watch(this.#socket.kick, 0, KICK);
+    const { reactor } = this.#context;
+    reactor.watch(this.#socket.kick, 0, KICK);
+    reactor.watch(this.#interrupts.timerFd, 0, TIMER);
     this.#watch(0);
+    this.#interrupts.close();
   }
 
   /** HOT. */
   ready(token: number, events: number): void {
+    if (token === TIMER) {
+      this.#interrupts.expired();
+      return;
+    }
     if (token === KICK) drainEventfd(this.#socket.kick);
     else if ((events & WRITABLE) !== 0) this.#transmitter.blocked = false;
     this.#run();
@@ -127,7 +144,8 @@ class Service {
     } finally {
       gate.release();
     }
-    if (causes !== 0 && this.#file.raise(causes)) this.#interrupt();
+    if (this.#isDisabled()) this.#interrupts.forget();
+    else this.#interrupts.raise(causes);
     const fault = transmitter.fault ?? receiver.fault;
     if (fault !== null) {
       this.#file.broken = true;
@@ -143,14 +161,9 @@ class Service {
     this.#watch((receiver.idle ? 0 : READABLE) | (transmitter.blocked ? WRITABLE : 0));
   }
 
-  /** Raises the line, unless a vCPU has acknowledged or masked meanwhile. The gate is not held. */
-  #interrupt(): void {
-    this.#lock.acquire();
-    try {
-      this.#pin.set(this.#file.interrupting);
-    } finally {
-      this.#lock.release();
-    }
+  #isDisabled(): boolean {
+    const enabled = (this.#file.get(RCTL) & RCTL_EN) | (this.#file.get(TCTL) & TCTL_EN);
+    return enabled === 0;
   }
 
   #watch(events: number): void {
@@ -160,17 +173,16 @@ class Service {
   }
 }
 
-/** The lines of a VM in KVM. */
-const kvmLines: OpenLines = (vmFd) => ({
-  setLine: (gsi, level) => {
-    sys.check(setIrqLine(vmFd, gsi, level), 'KVM_IRQ_LINE', `GSI ${gsi}`);
-  },
-});
+const KVM_GROUND: E1000Ground = {
+  lines: (vmFd) => ({
+    setLine: (gsi, level) => {
+      sys.check(setIrqLine(vmFd, gsi, level), 'KVM_IRQ_LINE', `GSI ${gsi}`);
+    },
+  }),
+  now: () => performance.now(),
+};
 
-/**
- * Makes the data half; called in the thread that serves it.
- * @param openLines tests put in their own
- */
-export function createHandler(options: unknown, openLines: OpenLines = kvmLines): QueueHandler {
-  return new E1000Handler(options as E1000HandlerOptions, openLines);
+/** Makes the data half; called in the thread that serves it. */
+export function createHandler(options: unknown, ground: E1000Ground = KVM_GROUND): QueueHandler {
+  return new E1000Handler(options as E1000HandlerOptions, ground);
 }

@@ -54,6 +54,8 @@ export class E1000Rig implements Disposable {
   readonly card: E1000Pci;
   readonly logs: string[] = [];
   broken: string | undefined;
+  /** Milliseconds. */
+  time = 1000;
   /** How often a reset revived the card. */
   revived = 0;
   readonly #reactor = new PumpReactor((token, events) => this.#handler?.ready(token, events));
@@ -81,7 +83,10 @@ export class E1000Rig implements Disposable {
 
   /** Starts the data half, as its owner does. */
   start(): void {
-    const handler = createHandler({ fd: this.wire.fd }, () => this.port);
+    const handler = createHandler(
+      { fd: this.wire.fd },
+      { lines: () => this.port, now: () => this.time },
+    );
     this.#handler = handler;
     this.broken = undefined;
     handler.start({
@@ -122,6 +127,11 @@ export class E1000Rig implements Disposable {
   /** Lets everything happen that is due. */
   pump(): void {
     while (this.broken === undefined && this.#reactor.pump(0) > 0);
+  }
+
+  /** Waits until something happens, which it does. */
+  wait(): void {
+    this.#reactor.pump(-1);
   }
 
   config(offset: number, size: number): number {
