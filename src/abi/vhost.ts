@@ -34,6 +34,9 @@ export const VHOST_SET_VRING_KICK = _IOW(VHOST_VIRTIO, 0x20, vhost_vring_file.si
 export const VHOST_SET_VRING_CALL = _IOW(VHOST_VIRTIO, 0x21, vhost_vring_file.size);
 export const VHOST_SET_VRING_ERR = _IOW(VHOST_VIRTIO, 0x22, vhost_vring_file.size);
 export const VHOST_NET_SET_BACKEND = _IOW(VHOST_VIRTIO, 0x30, vhost_vring_file.size);
+/** The guest's context ID, 8 bytes; then 1 or 0, an int. */
+export const VHOST_VSOCK_SET_GUEST_CID = _IOW(VHOST_VIRTIO, 0x60, 8);
+export const VHOST_VSOCK_SET_RUNNING = _IOW(VHOST_VIRTIO, 0x61, 4);
 
 /** As a file descriptor: none. */
 export const VHOST_FILE_UNBIND = -1;

@@ -82,17 +82,19 @@ export function parseNet(text: string): NetOptions {
   return net;
 }
 
-/** `--vsock cid=N,path=SOCKET[,RING...]`. @throws UsageError */
+/** `--vsock cid=N[,path=SOCKET][,vhost=V][,RING...]`. @throws UsageError */
 export function parseVsock(text: string): VsockOptions {
   const values = new KeyValues('--vsock', text, 'cid');
   const cid = values.count('cid', 10);
-  const path = values.text('path');
-  const ring = takeRing(values);
-  values.finish(['cid', 'path', ...RING_KEYS]);
-  if (cid === undefined || path === undefined) {
-    throw new UsageError('E_OPTION', `--vsock ${text} is no cid=N,path=SOCKET`);
-  }
-  return { cid, path, ...(ring === undefined ? {} : { ring }) };
+  if (cid === undefined) throw new UsageError('E_OPTION', `--vsock ${text} has no cid=N`);
+  const vsock = given<VsockOptions>({
+    cid,
+    path: values.text('path'),
+    vhost: values.choice('vhost', ['on', 'off', 'auto']),
+    ring: takeRing(values),
+  });
+  values.finish(['cid', 'path', 'vhost', ...RING_KEYS]);
+  return vsock;
 }
 
 /** Ring options of the devices that have no option of their own, and of all devices. */

@@ -97,8 +97,8 @@ export function addMachineOptions(command: Command): Command {
     )
     .option('--no-rng', 'no entropy device')
     .option(
-      '--vsock <cid=n,path=socket>',
-      'a socket device: CONNECT PORT on the unix socket reaches the guest, and the guest SOCKET_PORT',
+      '--vsock <cid=n,...>',
+      'a socket device; keys: path=SOCKET (CONNECT PORT on it reaches the guest, and the guest SOCKET_PORT) vhost=on|off|auto (AF_VSOCK)',
     )
     .option(
       '--ring <device,...>',

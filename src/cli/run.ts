@@ -148,7 +148,7 @@ export function writtenFolders(flags: RunFlags): string[] {
   const disks = (flags.disk ?? []).map(parseDisk).filter((disk) => disk.readOnly !== true);
   const consoles = [flags.console, flags.serial].filter((target) => target?.to === 'file');
   const sockets = flags.vsock === undefined ? [] : [parseVsock(flags.vsock)];
-  const files = [...disks, ...consoles, ...sockets].map((file) => file.path);
+  const files = [...disks, ...consoles, ...sockets].flatMap((file) => file.path ?? []);
   return [...new Set(files.map((file) => path.dirname(path.resolve(file))))];
 }
 

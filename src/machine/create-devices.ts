@@ -38,8 +38,8 @@ export function createDevices(options: ResolvedOptions): CreatedDevice[] {
     });
     if (options.rng !== undefined) add(createRngDevice({ name: 'rng0' }), options.rng.ring);
     if (options.vsock !== undefined) {
-      const { ring, ...vsock } = options.vsock;
-      add(createVsockDevice({ ...vsock, name: 'vsock0' }), ring);
+      const { ring, vhost, ...vsock } = options.vsock;
+      add(createVsockDevice({ ...vsock, name: 'vsock0' }), ring, vhost);
     }
   } catch (error) {
     for (const { device } of made) device.close();

@@ -66,6 +66,17 @@ export class DatapathChoice {
     this.#name = name;
   }
 
+  /**
+   * Gives back what serves no queue any more. The kernel may hold more than the rings: with
+   * vhost-vsock the guest's connections, whose programs learn of their end by it.
+   */
+  async releaseOthers(): Promise<void> {
+    if (this.#name === 'vhost') return;
+    const vhost = this.#vhost;
+    this.#vhost = undefined;
+    await vhost?.close();
+  }
+
   async close(): Promise<void> {
     try {
       await this.#vhost?.close();

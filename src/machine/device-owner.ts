@@ -82,6 +82,7 @@ export class DeviceOwner implements DeviceHost {
         await this.#serve();
         throw error;
       }
+      await this.#datapaths.releaseOthers();
     });
   }
 

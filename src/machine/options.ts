@@ -66,15 +66,21 @@ export interface NetOptions {
   readonly ring?: RingOptions;
 }
 
-/** A socket device: stream connections between the guest and unix sockets of the host. */
+/** A socket device: stream connections between programs of the guest and of the host. */
 export interface VsockOptions {
   /** The guest's context ID, 3 to 2^32 - 2. */
   readonly cid: number;
   /**
    * Unix socket that is made: who connects and writes `CONNECT PORT\n` reaches that port of the
-   * guest. Guests that connect to port N of the host reach who listens on `PATH_N`.
+   * guest. Guests that connect to port N of the host reach who listens on `PATH_N`. May be left
+   * out with `vhost: 'on'`.
    */
-  readonly path: string;
+  readonly path?: string;
+  /**
+   * Whether the host kernel's vhost-vsock serves the device: programs of the host use AF_VSOCK then,
+   * and the unix sockets refuse. `auto`: when it can. Default `off`.
+   */
+  readonly vhost?: VhostMode;
   readonly ring?: RingOptions;
 }
 

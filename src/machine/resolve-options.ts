@@ -50,7 +50,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     throw new UsageError('E_CPUS', `${cpus} vCPUs cannot be had; choose 1 to ${CPUS_MAX}`);
   }
   const { vsock } = options;
-  if (vsock !== undefined) checkCid(vsock.cid);
+  if (vsock !== undefined) checkVsock(vsock);
   const single = [rng !== false, vsock !== undefined].filter((there) => there).length;
   const devices = 1 + disks.length + nets.length + single;
   if (devices > DEVICES_MAX) {
@@ -129,12 +129,19 @@ function checkModel(net: NetOptions): void {
   );
 }
 
-function checkCid(cid: number): void {
-  if (Number.isInteger(cid) && cid >= GUEST_CID_MIN && cid <= GUEST_CID_MAX) return;
-  throw new UsageError(
-    'E_CID',
-    `a guest cannot have the context ID ${cid}; choose ${GUEST_CID_MIN} to ${GUEST_CID_MAX}`,
-  );
+function checkVsock({ cid, path, vhost }: VsockOptions): void {
+  if (!Number.isInteger(cid) || cid < GUEST_CID_MIN || cid > GUEST_CID_MAX) {
+    throw new UsageError(
+      'E_CID',
+      `a guest cannot have the context ID ${cid}; choose ${GUEST_CID_MIN} to ${GUEST_CID_MAX}`,
+    );
+  }
+  if (path === undefined && vhost !== 'on') {
+    throw new UsageError(
+      'E_VSOCK',
+      'programs of the host have no way to the socket device; give it a path, or use vhost=on',
+    );
+  }
 }
 
 function checkRing(ring: RingOptions | undefined): void {

@@ -68,8 +68,9 @@ export class DeviceRig implements Disposable {
   /**
    * Stops the handler and starts another one where it left off, as when the place that serves the
    * queues changes.
+   * @param served the queues that it gets; absent: all
    */
-  handOver(handler: QueueHandler, features: bigint): void {
+  handOver(handler: QueueHandler, features: bigint, served?: readonly number[]): void {
     const states = this.stop();
     this.#queues = this.#queues.map((queue, index) => {
       const state = states.get(index);
@@ -78,7 +79,7 @@ export class DeviceRig implements Disposable {
       const device = createVirtqueue(this.memory, config, features);
       return { driver: queue.driver, device, interrupts: queue.interrupts };
     });
-    this.#run(handler, features);
+    this.#run(handler, features, served);
   }
 
   /** The driver's side of a queue. */
@@ -150,9 +151,9 @@ export class DeviceRig implements Disposable {
     this.#ram[Symbol.dispose]();
   }
 
-  #run(handler: QueueHandler, features: bigint): void {
+  #run(handler: QueueHandler, features: bigint, served?: readonly number[]): void {
     const queues = this.#queues.map((queue): ServedQueue | undefined => {
-      if (queue === undefined) return undefined;
+      if (queue === undefined || served?.includes(queue.device.index) === false) return undefined;
       const interrupt = () => {
         queue.interrupts++;
       };
@@ -178,7 +179,9 @@ export class DeviceRig implements Disposable {
       },
     });
     for (const queue of this.#queues) {
-      if (queue !== undefined) handler.kick(queue.device.index);
+      if (queue !== undefined && served?.includes(queue.device.index) !== false) {
+        handler.kick(queue.device.index);
+      }
     }
   }
 

@@ -1,5 +1,10 @@
 /** What of a virtio device one vhost device of the kernel serves, by the kind of device. */
-import { VHOST_FILE_UNBIND, VHOST_NET_SET_BACKEND } from '../abi/vhost.ts';
+import {
+  VHOST_FILE_UNBIND,
+  VHOST_NET_SET_BACKEND,
+  VHOST_VSOCK_SET_GUEST_CID,
+  VHOST_VSOCK_SET_RUNNING,
+} from '../abi/vhost.ts';
 import { VIRTIO_NET_F_MRG_RXBUF } from '../abi/virtio-net.ts';
 import {
   VIRTIO_F_ACCESS_PLATFORM,
@@ -9,6 +14,8 @@ import {
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
 } from '../abi/virtio-ring.ts';
+import { HostError, UsageError } from '../host/errors.ts';
+import { NativeMemory } from '../host/native-memory.ts';
 import type { VhostSpec } from '../virtio/device.ts';
 import { featureSet } from '../virtio/features.ts';
 import { VhostDevice } from './vhost-device.ts';
@@ -68,8 +75,57 @@ class NetUnit implements VhostUnit {
   }
 }
 
+/** vhost-vsock: the kernel's own sockets, AF_VSOCK, are the host's end. */
+export class VsockUnit implements VhostUnit {
+  readonly vhost: VhostDevice;
+  /** Receive and transmit queue; the kernel knows no event queue. */
+  readonly queues: readonly number[] = [0, 1];
+
+  /**
+   * @param vhost owned from here on
+   * @throws UsageError when another guest of this host has the context ID
+   */
+  constructor(vhost: VhostDevice, cid: number) {
+    this.vhost = vhost;
+    const value = new NativeMemory(8);
+    value.view.setBigUint64(0, BigInt(cid), true);
+    try {
+      vhost.control(VHOST_VSOCK_SET_GUEST_CID, value.address, 'VHOST_VSOCK_SET_GUEST_CID');
+    } catch (error) {
+      vhost[Symbol.dispose]();
+      if (!(error instanceof HostError) || error.code !== 'EADDRINUSE') throw error;
+      throw new UsageError(
+        'E_CID',
+        `another guest of this host has the context ID ${cid}; choose another, or use vhost=off`,
+      );
+    }
+  }
+
+  run(): void {
+    this.#setRunning(1);
+  }
+
+  halt(): void {
+    this.#setRunning(0);
+  }
+
+  /** Ends all connections of the guest: its context ID is no more. */
+  [Symbol.dispose](): void {
+    this.vhost[Symbol.dispose]();
+  }
+
+  #setRunning(running: number): void {
+    const value = new NativeMemory(4);
+    value.view.setInt32(0, running, true);
+    this.vhost.control(VHOST_VSOCK_SET_RUNNING, value.address, 'VHOST_VSOCK_SET_RUNNING');
+  }
+}
+
 /** @throws UsageError when this host's kernel cannot, or does not let us */
 export function openVhostUnits(spec: VhostSpec): VhostUnit[] {
+  if (spec.kind === 'vsock') {
+    return [new VsockUnit(VhostDevice.open('/dev/vhost-vsock', 'vhost_vsock'), spec.cid)];
+  }
   const units: VhostUnit[] = [];
   try {
     for (const [pair, tap] of spec.taps.entries()) units.push(new NetUnit(pair, tap));

@@ -40,9 +40,12 @@ export type Placement =
 
 /**
  * What of a device the host kernel's vhost can serve in the data half's place. `net`: queue pair n
- * on the queue of a tap that descriptor n is.
+ * on the queue of a tap that descriptor n is. `vsock`: the receive and transmit queue of the guest
+ * with a context ID.
  */
-export type VhostSpec = { readonly kind: 'net'; readonly taps: readonly number[] };
+export type VhostSpec =
+  | { readonly kind: 'net'; readonly taps: readonly number[] }
+  | { readonly kind: 'vsock'; readonly cid: number };
 
 /** A device's control half. One object is one device of one VM. */
 export interface VirtioDevice {

@@ -1,5 +1,5 @@
 /** A machine from creation to disposal, with kernels of a few bytes that any /dev/kvm runs. */
-import { accessSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
@@ -175,9 +175,9 @@ t.test('several machines run in one process', { skip }, async (t) => {
   for (const vm of vms) await vm[Symbol.asyncDispose]();
 });
 
-const hasVhost = (): boolean => {
+const hasVhost = (device: string): boolean => {
   try {
-    accessSync('/dev/vhost-net', constants.R_OK | constants.W_OK);
+    accessSync(device, constants.R_OK | constants.W_OK);
     return true;
   } catch {
     return false;
@@ -189,7 +189,7 @@ t.test(
   { skip: skip || tapReason() },
   async (t) => {
     const nets = (vhost: 'on' | 'off' | 'auto') => ({ nets: [{ vhost }] });
-    const place = hasVhost() ? 'vhost' : 'userspace';
+    const place = hasVhost('/dev/vhost-net') ? 'vhost' : 'userspace';
     if (place === 'vhost') {
       await using vm = await machine(HALT, nets('on'));
       t.equal(vm.datapaths.get('net0'), 'vhost');
@@ -210,3 +210,24 @@ t.test(
     await t.rejects(vm.moveDatapath('net0', 'vhost'), { code: 'E_STATE' });
   },
 );
+
+t.test('vhost-vsock is had, refused in one line, or done without', { skip }, async (t) => {
+  const socket = path.join(folder, 'vm.sock');
+  const place = hasVhost('/dev/vhost-vsock') ? 'vhost' : 'userspace';
+  const on = { vsock: { cid: 99, vhost: 'on' } } as const;
+  if (place === 'vhost') {
+    await using vm = await machine(HALT, on);
+    t.equal(vm.datapaths.get('vsock0'), 'vhost');
+  } else {
+    await t.rejects(machine(HALT, on), { code: 'E_VHOST', message: /^[^\n]*vhost=off$/ });
+  }
+  await using vm = await machine(HALT, { vsock: { cid: 99, path: socket, vhost: 'auto' } });
+  const logs: string[] = [];
+  vm.on('log', (text) => logs.push(text));
+  await vm.start();
+  t.equal(vm.datapaths.get('vsock0'), place);
+  t.equal(logs.length, place === 'vhost' ? 0 : 1, logs.join('; '));
+  t.ok(existsSync(socket));
+  await vm[Symbol.asyncDispose]();
+  t.notOk(existsSync(socket));
+});

@@ -21,8 +21,12 @@ export class FakeVhost {
   readonly files = new Map<string, number>();
   regions: { gpa: number; size: number; address: number }[] = [];
   acked = 0n;
+  cid = 0n;
+  running = -1;
   /** Name of an ioctl that fails. */
   fails = '';
+  /** With which errno. */
+  errno = EINVAL;
   readonly features: bigint;
 
   constructor(features: bigint) {
@@ -58,7 +62,7 @@ export class FakeVhost {
   #ioctl(request: number, argument: number): number {
     const name = names.get(request) ?? String(request);
     this.calls.push(name);
-    if (name === this.fails) return -EINVAL;
+    if (name === this.fails) return -this.errno;
     const u32 = (at: number): number => new DataView(viewOf(argument + at, 4)).getUint32(0, true);
     const u64 = (at: number): bigint =>
       new DataView(viewOf(argument + at, 8)).getBigUint64(0, true);
@@ -80,6 +84,12 @@ export class FakeVhost {
           size: Number(u64(16 + 32 * i)),
           address: Number(u64(24 + 32 * i)),
         }));
+        break;
+      case abi.VHOST_VSOCK_SET_GUEST_CID:
+        this.cid = u64(0);
+        break;
+      case abi.VHOST_VSOCK_SET_RUNNING:
+        this.running = u32(0);
         break;
       case abi.VHOST_SET_VRING_BASE:
         this.bases.set(u32(0), u32(4));

@@ -73,6 +73,7 @@ export class OwnerRig implements AsyncDisposable {
   /** Once it was asked for. */
   vhost: FakeDatapath | undefined;
   vhostError: Error | undefined;
+  vhostFailStart: Error | undefined;
   vhostWithholds = 0n;
   host: DeviceHost | undefined;
   #unplugged = false;
@@ -113,6 +114,7 @@ export class OwnerRig implements AsyncDisposable {
         if (this.vhostError !== undefined) throw this.vhostError;
         this.vhost = new FakeDatapath(events);
         this.vhost.withheld = this.vhostWithholds;
+        this.vhost.failStart = this.vhostFailStart;
         return this.vhost;
       },
     });

@@ -13,6 +13,7 @@ import { featureSet } from '../../src/virtio/features.ts';
 
 export const RX = 0;
 export const TX = 1;
+export const EVENT = 2;
 export const GUEST = 42;
 export const STREAM = featureSet(VIRTIO_F_VERSION_1, abi.VIRTIO_VSOCK_F_STREAM);
 /** What the driver says of its own buffers, unless it says something else. */
@@ -164,6 +165,20 @@ export class VsockRig implements Disposable, HostSide {
       if (!device.writableFinished) program.destroy();
     });
     return [device, program];
+  }
+
+  /** The packets' queues go elsewhere, as to the kernel: the device keeps the event queue. */
+  moveAway(): void {
+    this.handler = new VsockHandler(this.switch);
+    this.rig.handOver(this.handler, this.features, [EVENT]);
+  }
+
+  /** Events that the driver got since the last call. */
+  events(): number[] {
+    return this.rig
+      .queue(EVENT)
+      .completed()
+      .map(({ data }) => Buffer.from(data).readUInt32LE(0));
   }
 
   [Symbol.dispose](): void {

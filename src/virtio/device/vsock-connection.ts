@@ -8,13 +8,10 @@
  */
 import type { Duplex } from 'node:stream';
 import * as abi from '../../abi/virtio-vsock.ts';
+import { BUFFER, VsockCredit } from './vsock-credit.ts';
 import { VsockOutbox } from './vsock-outbox.ts';
 import type { PacketHeader } from './vsock-packet.ts';
 
-/** Bytes from the guest that may wait for the host's program: `buf_alloc` of every packet. */
-export const BUFFER: number = 128 * 1024;
-/** The guest is told of free space again when it knows of so much less. */
-const UPDATE_STEP = BUFFER / 4;
 const BOTH = abi.VIRTIO_VSOCK_SHUTDOWN_RCV | abi.VIRTIO_VSOCK_SHUTDOWN_SEND;
 const EMPTY = new Uint8Array(0);
 
@@ -64,14 +61,7 @@ export class VsockConnection {
   #creditQueried = false;
   #creditDue = false;
   #creditAsked = false;
-  /** Payload bytes to the guest, and what it said of its buffer; all modulo 2^32. */
-  #sent = 0;
-  #peerBufAlloc = 0;
-  #peerFwdCnt = 0;
-  /** Payload bytes from the guest, those of them that the host took, and what it knows of them. */
-  #received = 0;
-  #forwarded = 0;
-  #toldForwarded = 0;
+  readonly #credit = new VsockCredit();
 
   /** @param request the guest's REQUEST; undefined when the host's program asks */
   constructor(
@@ -119,7 +109,7 @@ export class VsockConnection {
     if (this.#state === 'asking') return true;
     if (this.#state !== 'open') return false;
     if (this.#responseDue || this.#creditQueried || this.#creditDue) return true;
-    if (this.#waiting > 0) return this.#peerFree > 0 || !this.#creditAsked;
+    if (this.#waiting > 0) return this.#credit.peerFree > 0 || !this.#creditAsked;
     return this.#shutdownDue;
   }
 
@@ -130,10 +120,8 @@ export class VsockConnection {
    * @returns the payload
    */
   compose(header: PacketHeader, room: number): Uint8Array {
-    header.bufAlloc = BUFFER;
-    header.fwdCnt = this.#forwarded;
+    this.#credit.tell(header);
     header.flags = 0;
-    this.#toldForwarded = this.#forwarded;
     const creditDue = this.#creditDue;
     this.#creditDue = false;
     if (this.#state === 'asking') {
@@ -148,7 +136,7 @@ export class VsockConnection {
       return EMPTY;
     }
     const waiting = this.#waiting;
-    const length = Math.min(waiting, this.#peerFree, room);
+    const length = Math.min(waiting, this.#credit.peerFree, room);
     if (this.#creditQueried || (creditDue && length === 0)) {
       header.op = abi.VIRTIO_VSOCK_OP_CREDIT_UPDATE;
       this.#creditQueried = false;
@@ -221,18 +209,14 @@ export class VsockConnection {
 
   /** Guest to host. @returns false when the guest had said no more would come, or has no credit */
   #forward(length: number, payload: (into: Uint8Array) => void): boolean {
-    const used = (this.#received - this.#forwarded) >>> 0;
     if ((this.#guestShutdown & abi.VIRTIO_VSOCK_SHUTDOWN_SEND) !== 0) return false;
-    if (length > BUFFER - used) return false;
-    if (length === 0) return true;
-    this.#received = (this.#received + length) >>> 0;
-    this.#outbox.add(length, payload);
+    if (!this.#credit.received(length)) return false;
+    if (length > 0) this.#outbox.add(length, payload);
     return true;
   }
 
   #taken(bytes: number): void {
-    this.#forwarded = (this.#forwarded + bytes) >>> 0;
-    if ((this.#forwarded - this.#toldForwarded) >>> 0 < UPDATE_STEP) return;
+    if (!this.#credit.forwarded(bytes)) return;
     this.#creditDue = true;
     this.#owner.ready(this);
   }
@@ -272,7 +256,7 @@ export class VsockConnection {
     if (this.#stream.readableLength === 0) this.#stream.read(0);
     // A stream that was destroyed meanwhile gives nothing.
     const data = bytes instanceof Uint8Array ? bytes : EMPTY;
-    this.#sent = (this.#sent + data.length) >>> 0;
+    this.#credit.sent(data.length);
     return data;
   }
 
@@ -297,17 +281,10 @@ export class VsockConnection {
   }
 
   #learnCredit(header: PacketHeader): void {
-    this.#peerBufAlloc = header.bufAlloc;
-    this.#peerFwdCnt = header.fwdCnt;
-    if (this.#peerFree === 0) return;
+    this.#credit.learn(header);
+    if (this.#credit.peerFree === 0) return;
     this.#creditAsked = false;
     this.#owner.ready(this);
-  }
-
-  /** §5.10.6.3; a guest that claims what cannot be gets nothing. */
-  get #peerFree(): number {
-    const underway = (this.#sent - this.#peerFwdCnt) >>> 0;
-    return Math.max(0, this.#peerBufAlloc - underway);
   }
 
   #wait(milliseconds: number): void {

@@ -11,12 +11,13 @@ import type { VsockSwitch } from './vsock-switch.ts';
 export const QUEUE_SIZE = 256;
 const RX = 0;
 const TX = 1;
+const EVENT = 2;
 /** Packets of a queue that are served before others get their turn. */
 const TURN = 64;
 
 /**
- * Serves the queues from `start` to `stop`. The event queue keeps its buffers: there is no event
- * that a machine which never migrates could tell (§5.10.6.7).
+ * Serves the queues from `start` to `stop`. When the packets' queues come from elsewhere or go there,
+ * the event queue tells the guest that its connections are lost (§5.10.6.7).
  */
 export class VsockHandler implements QueueHandler {
   readonly #switch: VsockSwitch;
@@ -38,6 +39,7 @@ export class VsockHandler implements QueueHandler {
     this.#streams =
       hasFeature(context.features, abi.VIRTIO_VSOCK_F_STREAM) ||
       !hasFeature(context.features, abi.VIRTIO_VSOCK_F_NO_IMPLIED_STREAM);
+    this.#switch.serve(context.queues[RX] !== undefined);
     this.#switch.wake = () => {
       // Many streams may have something in one turn of the event loop.
       if (this.#woken) return;
@@ -47,7 +49,8 @@ export class VsockHandler implements QueueHandler {
   }
 
   kick(queue: number): void {
-    if (queue === TX) this.#transmit();
+    if (queue === EVENT) this.#tell();
+    else if (queue === TX) this.#transmit();
     // Buffers for the guest also let its own packets go on.
     else if (queue === RX && this.#receive()) this.#transmit();
   }
@@ -127,6 +130,19 @@ export class VsockHandler implements QueueHandler {
     return HEADER_SIZE + payload.length;
   }
 
+  /** The one event that there is. */
+  #tell(): void {
+    const queue = this.#queue(EVENT);
+    const chain = this.#chain;
+    if (queue === undefined || chain === undefined) return;
+    if (!this.#switch.transportReset || !this.#pop(queue, chain)) return;
+    const event = new Uint8Array(abi.virtio_vsock_event.size);
+    new DataView(event.buffer).setUint32(0, abi.VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, true);
+    this.#switch.transportReset = false;
+    queue.virtqueue.push(chain.id, chain.slots, chain.write(0, event));
+    if (queue.virtqueue.publish()) queue.interrupt();
+  }
+
   /** A queue that the driver enabled, as long as the device is well. */
   #queue(index: number): ServedQueue | undefined {
     return this.#broken ? undefined : this.#context?.queues[index];
@@ -144,7 +160,7 @@ export class VsockHandler implements QueueHandler {
   /** The host's programs hear at once that their guest is gone. */
   #break(reason: string): false {
     this.#broken = true;
-    this.#switch.reset();
+    this.#switch.drop();
     this.#context?.broken(reason);
     return false;
   }

@@ -4,6 +4,7 @@
  */
 import type { Duplex } from 'node:stream';
 import * as abi from '../../abi/virtio-vsock.ts';
+import { InternalError } from '../../host/errors.ts';
 import { type ConnectionOwner, type Patience, VsockConnection } from './vsock-connection.ts';
 import type { PacketHeader } from './vsock-packet.ts';
 
@@ -37,10 +38,12 @@ interface Reset {
 /** See the file. */
 export class VsockSwitch implements ConnectionOwner {
   readonly patience: Patience;
+  /** An event that the guest has not been told yet: connections were lost (§5.10.6.7). */
+  transportReset = false;
   /** Called when there may be a packet for the guest, out of the event loop. */
   wake: () => void = () => {};
   readonly #guestCid: number;
-  readonly #host: HostSide;
+  readonly #host: HostSide | undefined;
   /** By both ports. */
   readonly #byPorts = new Map<string, VsockConnection>();
   readonly #all = new Set<VsockConnection>();
@@ -48,8 +51,11 @@ export class VsockSwitch implements ConnectionOwner {
   readonly #ready = new Set<VsockConnection>();
   #resets: Reset[] = [];
   #nextHostPort = FIRST_HOST_PORT;
+  /** Whether the packets come here; undefined after a reset. */
+  #here: boolean | undefined;
 
-  constructor(guestCid: number, host: HostSide, patience: Patience) {
+  /** @param host undefined when there is no way to the host's programs: each is refused */
+  constructor(guestCid: number, host: HostSide | undefined, patience: Patience) {
     this.#guestCid = guestCid;
     this.#host = host;
     this.patience = patience;
@@ -57,7 +63,7 @@ export class VsockSwitch implements ConnectionOwner {
 
   /** Connects a program of the host to a port of the guest. Without room the stream is closed. */
   connectGuest(stream: Duplex, guestPort: number): void {
-    if (this.#all.size >= MAX_CONNECTIONS) {
+    if (this.#all.size >= MAX_CONNECTIONS || this.#here === false) {
       stream.destroy();
       return;
     }
@@ -123,7 +129,7 @@ export class VsockSwitch implements ConnectionOwner {
       return this.#address(header, EMPTY);
     }
     const [connection] = this.#ready;
-    if (connection === undefined) throw new RangeError('no packet waits');
+    if (connection === undefined) throw new InternalError('no vsock packet waits');
     header.srcCid = abi.VMADDR_CID_HOST;
     header.srcPort = connection.hostPort;
     header.dstPort = connection.guestPort;
@@ -134,8 +140,25 @@ export class VsockSwitch implements ConnectionOwner {
     return this.#address(header, payload);
   }
 
+  /**
+   * Packets come here from now on, or go elsewhere. Whose they were before knows the connections
+   * that the guest has, and they are lost with it.
+   */
+  serve(here: boolean): void {
+    if (this.#here !== undefined && this.#here !== here) this.transportReset = true;
+    this.#here = here;
+    if (!here) this.close();
+  }
+
   /** The guest has forgotten everything. What it was never told of waits on. */
   reset(): void {
+    this.#here = undefined;
+    this.transportReset = false;
+    this.drop();
+  }
+
+  /** Ends what the guest knows of. */
+  drop(): void {
     for (const connection of [...this.#all]) {
       if (connection.known) connection.destroy();
     }
@@ -145,6 +168,7 @@ export class VsockSwitch implements ConnectionOwner {
   /** Ends every connection. */
   close(): void {
     for (const connection of [...this.#all]) connection.destroy();
+    this.#resets = [];
   }
 
   ready(connection: VsockConnection): void {
@@ -171,7 +195,7 @@ export class VsockSwitch implements ConnectionOwner {
   }
 
   #connectHost(header: PacketHeader): void {
-    if (this.#all.size >= MAX_CONNECTIONS) {
+    if (this.#all.size >= MAX_CONNECTIONS || this.#host === undefined) {
       this.#refuse(header);
       return;
     }

@@ -2,9 +2,10 @@
  * Socket device (virtio 1.3 §5.10): stream connections between the guest and unix sockets of the
  * host. Served on the main thread, where the sockets are.
  */
+import type { Duplex } from 'node:stream';
 import * as abi from '../../abi/virtio-vsock.ts';
 import { VsockSockets } from '../../backend/vsock-sockets.ts';
-import type { QueueHandler, QueueSpec, VirtioDevice } from '../device.ts';
+import type { QueueHandler, QueueSpec, VhostSpec, VirtioDevice } from '../device.ts';
 import { featureSet } from '../features.ts';
 import type { Patience } from './vsock-connection.ts';
 import { QUEUE_SIZE, VsockHandler } from './vsock-handler.ts';
@@ -21,8 +22,8 @@ export interface VsockOptions {
   readonly name: string;
   /** The guest's context ID, 3 to 2^32 - 2. */
   readonly cid: number;
-  /** Path of the unix socket that is made for programs of the host. */
-  readonly path: string;
+  /** Path of the unix socket that is made for programs of the host; absent: none of them comes. */
+  readonly path?: string;
 }
 
 /** Makes a socket device. @throws UsageError when the unix socket cannot be made */
@@ -44,16 +45,18 @@ class VsockDevice implements VirtioDevice {
   }));
   readonly config = new Uint8Array(abi.virtio_vsock_config.size);
   readonly placement = { thread: 'main' } as const;
-  readonly #sockets: VsockSockets;
+  readonly vhost: VhostSpec;
+  readonly #sockets: VsockSockets | undefined;
   readonly #switch: VsockSwitch;
 
   constructor({ name, cid, path }: VsockOptions) {
     this.name = name;
+    this.vhost = { kind: 'vsock', cid };
     const { guest_cid } = abi.virtio_vsock_config;
     new DataView(this.config.buffer).setBigUint64(guest_cid.offset, BigInt(cid), true);
-    this.#sockets = new VsockSockets(path, MAX_CONNECTIONS, (stream, port) =>
-      this.#switch.connectGuest(stream, port),
-    );
+    const connect = (stream: Duplex, port: number): void => this.#switch.connectGuest(stream, port);
+    this.#sockets =
+      path === undefined ? undefined : new VsockSockets(path, MAX_CONNECTIONS, connect);
     this.#switch = new VsockSwitch(cid, this.#sockets, PATIENCE);
   }
 
@@ -66,7 +69,7 @@ class VsockDevice implements VirtioDevice {
   }
 
   close(): void {
-    this.#sockets.close();
+    this.#sockets?.close();
     this.#switch.close();
   }
 }

@@ -130,6 +130,8 @@ t.test('--vsock', (t) => {
     path: 's',
     ring: { packed: true, inOrder: true },
   });
+  t.strictSame(optionsOf('--vsock', 'cid=3,vhost=on').vsock, { cid: 3, vhost: 'on' });
+  t.strictSame(writtenFolders(flagsOf('--vsock', 'cid=3,vhost=on')), []);
   t.strictSame(writtenFolders(flagsOf('--vsock', 'cid=3,path=/a/s', '--disk', '/b/d')), [
     '/b',
     '/a',
@@ -177,8 +179,8 @@ const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['--disk', ''], /empty part/],
   [['--disk', 'serial=5'], /names no file/],
   [['--net', 'tap0,foo=1'], /does not know foo/],
-  [['--vsock', 'cid=3'], /--vsock cid=3 is no cid=N,path=SOCKET/],
-  [['--vsock', 'path=s'], /is no cid=N,path=SOCKET/],
+  [['--vsock', 'path=s'], /--vsock path=s has no cid=N/],
+  [['--vsock', 'cid=3,vhost=yes'], /take on or off or auto/],
   [['--vsock', 'cid=x,path=s'], /whole number/],
   [['--vsock', 'cid=10000000000000000000000,path=s'], /whole number/],
   [['--vsock', 'cid=3,path=s,port=1'], /does not know port/],

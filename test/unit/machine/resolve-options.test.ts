@@ -91,6 +91,11 @@ t.test('the lowest and the highest context ID are taken', async (t) => {
     const vsock = { cid, path: 's', ring: { packed: true } };
     t.strictSame(resolveOptions({ kernel, vsock }).vsock, vsock);
   }
+  t.same(resolveOptions({ kernel, vsock: { cid: 3, vhost: 'on' } }).vsock, { cid: 3, vhost: 'on' });
+  for (const vhost of [undefined, 'off', 'auto'] as const) {
+    const vsock = vhost === undefined ? { cid: 3 } : { cid: 3, vhost };
+    t.throws(wrong({ vsock }), { code: 'E_VSOCK', message: /give it a path, or use vhost=on/ });
+  }
   t.equal(resolveOptions({ kernel }).vsock, undefined);
   t.throws(wrong({ vsock: { cid: 3, path: 's', ring: { queueSize: 3 } } }), /power of two/);
 });

@@ -4,10 +4,14 @@ import type { Duplex } from 'node:stream';
 import t from 'tap';
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import * as abi from '../../../../src/abi/virtio-vsock.ts';
-import { BUFFER } from '../../../../src/virtio/device/vsock-connection.ts';
-import { MAX_CONNECTIONS } from '../../../../src/virtio/device/vsock-switch.ts';
+import { DeviceRig } from '../../../../src/testing/index.ts';
+import { BUFFER } from '../../../../src/virtio/device/vsock-credit.ts';
+import { VsockHandler } from '../../../../src/virtio/device/vsock-handler.ts';
+import { PacketHeader } from '../../../../src/virtio/device/vsock-packet.ts';
+import { MAX_CONNECTIONS, VsockSwitch } from '../../../../src/virtio/device/vsock-switch.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 import {
+  EVENT,
   GUEST,
   ops,
   payloadOf,
@@ -281,4 +285,53 @@ t.test('§5.10.6 a header in pieces, and a buffer longer than the payload', asyn
   rig.sendBytes(header.subarray(0, 5), header.subarray(5), Buffer.from('abcdef'));
   await rig.settle();
   t.equal(waiting(program), 'abc');
+});
+
+t.test('§5.10.6.7 connections that are lost with a move are told by an event', async (t) => {
+  using rig = new VsockRig();
+  const program = await rig.open();
+  const ended = readAll(program);
+  rig.post(4);
+  rig.moveAway();
+  t.equal(await ended, '', 'the program hears of it too');
+  const late = rig.dial(80);
+  t.equal(await readAll(late), '', 'and others are refused');
+  t.same(rig.events(), [], 'it waits for a buffer');
+  rig.rig.queue(EVENT).add({ writable: [4] });
+  rig.rig.queue(EVENT).add({ writable: [4] });
+  rig.rig.kick(EVENT);
+  t.same(rig.events(), [abi.VIRTIO_VSOCK_EVENT_TRANSPORT_RESET]);
+  rig.handOver();
+  await rig.settle();
+  t.same(rig.events(), [abi.VIRTIO_VSOCK_EVENT_TRANSPORT_RESET], 'on the way back again');
+  rig.handOver();
+  await rig.settle();
+  t.same(rig.events(), [], 'a pause loses nothing');
+  await rig.open();
+  t.equal(rig.rig.brokenReason, undefined);
+});
+
+t.test('§5.10.6.7 a driver that starts anew has lost nothing', async (t) => {
+  using rig = new VsockRig();
+  rig.rig.queue(EVENT).add({ writable: [4] });
+  rig.switch.reset();
+  rig.moveAway();
+  t.same(rig.events(), []);
+});
+
+t.test('without a way to the host, each connection is refused', async (t) => {
+  using device = new DeviceRig();
+  const connections = new VsockSwitch(GUEST, undefined, { answer: 1, close: 1 });
+  device.start(new VsockHandler(connections), STREAM, [16, 16, 16]);
+  const header = new PacketHeader();
+  Object.assign(header, { srcCid: GUEST, dstCid: 2, op: abi.VIRTIO_VSOCK_OP_REQUEST });
+  header.encode();
+  device.queue(TX).add({ readable: [header.bytes] });
+  device.kick(TX);
+  device.queue(RX).add({ writable: [100] });
+  device.kick(RX);
+  const [answer] = device.queue(RX).completed();
+  header.bytes.set(answer?.data ?? []);
+  header.decode();
+  t.equal(header.op, abi.VIRTIO_VSOCK_OP_RST);
 });
