@@ -17,6 +17,7 @@ const ENTRIES = [
   'cli/main',
   'index',
   'lab/keeper',
+  'machine/device-module',
   'machine/vcpu-worker',
   'datapath/queue-worker-main',
   'virtio/device/blk',
@@ -34,7 +35,7 @@ await build({
   platform: 'node',
   target: 'node20',
   // Finds its own binary beside itself.
-  external: ['koffi'],
+  external: ['koffi', 'esbuild'],
   // What a CommonJS package among them requires.
   banner: {
     js: "import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);",

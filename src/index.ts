@@ -8,6 +8,7 @@ export type {
   MachineExit,
   MachineOptions,
   NetOptions,
+  OwnDeviceOptions,
   RingOptions,
   VhostMode,
   VsockOptions,

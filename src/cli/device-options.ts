@@ -1,6 +1,12 @@
 /** The devices of `nodevmm run`: `--disk`, `--net`, `--vsock` and `--ring`. */
 import { UsageError } from '../host/errors.ts';
-import type { DiskOptions, NetOptions, RingOptions, VsockOptions } from '../machine/options.ts';
+import type {
+  DiskOptions,
+  NetOptions,
+  OwnDeviceOptions,
+  RingOptions,
+  VsockOptions,
+} from '../machine/options.ts';
 import { KeyValues } from './key-values.ts';
 
 /** An object without the keys whose values are undefined: options say what was asked, no more. */
@@ -95,6 +101,21 @@ export function parseVsock(text: string): VsockOptions {
   });
   values.finish(['cid', 'path', 'vhost', ...RING_KEYS]);
   return vsock;
+}
+
+/** `--device FILE[,thread=worker][,RING...][,KEY=VALUE...]`. @throws UsageError */
+export function parseOwnDevice(text: string): OwnDeviceOptions {
+  const values = new KeyValues('--device', text, 'file');
+  const module = values.text('file');
+  if (module === undefined) throw new UsageError('E_OPTION', `--device ${text} names no file`);
+  const thread = values.choice('thread', ['main', 'worker']);
+  const ring = takeRing(values);
+  return {
+    module,
+    ...(thread === undefined ? {} : { thread }),
+    ...(ring === undefined ? {} : { ring }),
+    options: values.rest(),
+  };
 }
 
 /** Ring options of the devices that have no option of their own, and of all devices. */

@@ -62,6 +62,13 @@ export class KeyValues {
     return found;
   }
 
+  /** All that nobody took. */
+  rest(): Record<string, string> {
+    const rest = Object.fromEntries(this.#values);
+    this.#values.clear();
+    return rest;
+  }
+
   /** @throws UsageError naming a key that nobody took */
   finish(known: readonly string[]): void {
     for (const key of this.#values.keys()) {

@@ -4,7 +4,14 @@ import { KERNEL_SERIES, type KernelSeries } from '../guest/kernel.ts';
 import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
 import { DEFAULT_COMMAND_LINE } from '../machine/resolve-options.ts';
-import { parseDisk, parseNet, parseRings, parseVsock, withDefaults } from './device-options.ts';
+import {
+  parseDisk,
+  parseNet,
+  parseOwnDevice,
+  parseRings,
+  parseVsock,
+  withDefaults,
+} from './device-options.ts';
 
 /** Where a console goes. */
 export type ConsoleTarget =
@@ -24,6 +31,7 @@ export interface RunFlags {
   readonly cpus?: number;
   readonly disk?: readonly string[];
   readonly net?: readonly string[];
+  readonly device?: readonly string[];
   readonly ring?: readonly string[];
   readonly rng?: boolean;
   readonly vsock?: string;
@@ -93,6 +101,11 @@ export function addMachineOptions(command: Command): Command {
     .option(
       '--net <tap,...>',
       'a network interface on a tap, auto makes one; again for more; keys: model=virtio|e1000 mac= queues= address= mtu= vhost=on|off|auto offloads=off mergeable-buffers=off',
+      collect,
+    )
+    .option(
+      '--device <file,...>',
+      'a virtio device of your own, in TypeScript or JavaScript; again for more; keys: thread=worker, and its own',
       collect,
     )
     .option('--no-rng', 'no entropy device')
@@ -179,6 +192,14 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
       if (net.model === 'e1000') return net;
       return { ...net, ...withDefaults(net.ring, rings) };
     }),
+    ...(flags.device === undefined
+      ? {}
+      : {
+          devices: flags.device.map((text) => {
+            const device = parseOwnDevice(text);
+            return { ...device, ...withDefaults(device.ring, rings) };
+          }),
+        }),
     rng: flags.rng === false ? false : withDefaults(rings.rng, rings),
     ...(vsock === undefined ? {} : { vsock: { ...vsock, ...withDefaults(vsock.ring, rings) } }),
     console: withDefaults(rings.console, rings),

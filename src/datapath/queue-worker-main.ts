@@ -12,14 +12,14 @@ import {
   workerData,
 } from 'node:worker_threads';
 import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, Epoll } from '../host/epoll.ts';
-import { NodeVmmError } from '../host/errors.ts';
+import { describeError, NodeVmmError } from '../host/errors.ts';
 import { drainEventfd } from '../host/eventfd.ts';
 import { nameThread } from '../host/thread-name.ts';
 import { type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation } from './datapath.ts';
 import type { FromQueueWorker, QueueWorkerData, ToQueueWorker } from './queue-worker-protocol.ts';
-import { describeError, Serving, type ServingHost } from './serving.ts';
+import { Serving, type ServingHost } from './serving.ts';
 
 /** Tokens: below this one the handler's own, from it on the queues' kicks. */
 const KICK_TOKENS = 0x1_0000;

@@ -1,6 +1,12 @@
 /** Serves queues in a thread of their own, which blocks in epoll_wait: for hot devices. */
 import { Worker } from 'node:worker_threads';
-import { InternalError, NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
+import {
+  describeError,
+  InternalError,
+  NodeVmmError,
+  PeerError,
+  UsageError,
+} from '../host/errors.ts';
 import { Eventfd } from '../host/eventfd.ts';
 import { onProcessExit } from '../host/exit-wake.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
@@ -11,7 +17,6 @@ import type {
   QueueWorkerData,
   ToQueueWorker,
 } from './queue-worker-protocol.ts';
-import { describeError } from './serving.ts';
 
 /** The data half that a queue worker runs. */
 export interface QueueWorkerSpec {

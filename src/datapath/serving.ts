@@ -2,6 +2,7 @@
  * One activation as it is served in this thread: the queues, the handler, and what happens when
  * either of them fails. The thread around it brings the events.
  */
+import { describeError } from '../host/errors.ts';
 import { signalEventfd } from '../host/eventfd.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { HandlerContext, QueueHandler, Reactor, ServedQueue } from '../virtio/device.ts';
@@ -129,12 +130,4 @@ export class Serving {
     this.#broken = true;
     this.#host.broken(reason);
   }
-}
-
-/** One line for a caught value: its message and the file and line that it comes from. */
-export function describeError(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const place = /^\s+at (?:.*\()?(.*:\d+):\d+\)?$/m.exec(error.stack ?? '')?.[1];
-  const text = `${error.name}: ${error.message}`.split('\n', 1)[0] as string;
-  return place === undefined ? text : `${text} (${place.replace(/^file:\/\//, '')})`;
 }

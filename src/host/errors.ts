@@ -51,3 +51,11 @@ export class InternalError extends NodeVmmError {
     super('E_INTERNAL', `${message}; this is a bug in nodevmm, please report it`, options);
   }
 }
+
+/** One line for a caught value: its message and the file and line that it comes from. */
+export function describeError(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const place = /^\s+at (?:.*\()?(.*:\d+):\d+\)?$/m.exec(error.stack ?? '')?.[1];
+  const text = `${error.name}: ${error.message}`.split('\n', 1)[0] as string;
+  return place === undefined ? text : `${text} (${place.replace(/^file:\/\//, '')})`;
+}

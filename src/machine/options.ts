@@ -1,4 +1,6 @@
 /** What a caller may ask of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
+import type { DeviceFactory } from '../virtio/define/definition.ts';
+import type { VirtioDevice } from '../virtio/device.ts';
 
 /** Ring features that may be switched for each device, to measure what each is worth (virtio 1.3 §6). */
 export interface RingOptions {
@@ -84,6 +86,24 @@ export interface VsockOptions {
   readonly ring?: RingOptions;
 }
 
+/** A device of your own; see docs/devices.md. */
+export type OwnDeviceOptions = { readonly ring?: RingOptions } & (
+  | {
+      /** Path of a TypeScript or JavaScript file whose default export is `defineDevice(...)`. */
+      readonly module: string;
+      /** For the file's own use. */
+      readonly options?: Readonly<Record<string, string>>;
+      /** Where its functions run. Default `main`. */
+      readonly thread?: 'main' | 'worker';
+    }
+  | {
+      /** What `defineDevice` returned; its functions run on the main thread. */
+      readonly definition: DeviceFactory;
+      readonly options?: Readonly<Record<string, string>>;
+    }
+  | { readonly device: VirtioDevice }
+);
+
 /** Everything that a machine is made of. */
 export interface MachineOptions {
   /** Path of a bzImage or an ELF vmlinux. */
@@ -108,6 +128,7 @@ export interface MachineOptions {
   readonly hideCpuFeatures?: readonly string[];
   readonly disks?: readonly DiskOptions[];
   readonly nets?: readonly NetOptions[];
+  readonly devices?: readonly OwnDeviceOptions[];
   /** A virtio entropy device. Default true. */
   readonly rng?: boolean | { readonly ring?: RingOptions };
   readonly console?: { readonly ring?: RingOptions };

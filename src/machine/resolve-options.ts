@@ -7,6 +7,7 @@ import type {
   DiskOptions,
   MachineOptions,
   NetOptions,
+  OwnDeviceOptions,
   RingOptions,
   VsockOptions,
 } from './options.ts';
@@ -34,6 +35,7 @@ export interface ResolvedOptions {
   readonly hideCpuFeatures: readonly string[];
   readonly disks: readonly DiskOptions[];
   readonly nets: readonly NetOptions[];
+  readonly devices: readonly OwnDeviceOptions[];
   readonly rng: { readonly ring: RingOptions } | undefined;
   readonly consoleRing: RingOptions;
   readonly vsock: VsockOptions | undefined;
@@ -52,7 +54,8 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
   const { vsock } = options;
   if (vsock !== undefined) checkVsock(vsock);
   const single = [rng !== false, vsock !== undefined].filter((there) => there).length;
-  const devices = 1 + disks.length + nets.length + single;
+  const own = options.devices ?? [];
+  const devices = 1 + disks.length + nets.length + own.length + single;
   if (devices > DEVICES_MAX) {
     throw new UsageError(
       'E_DEVICES',
@@ -64,6 +67,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
   for (const { ring } of [
     ...disks,
     ...nets,
+    ...own,
     { ring: rngRing },
     { ...options.console },
     { ...vsock },
@@ -81,6 +85,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     hideCpuFeatures: options.hideCpuFeatures ?? [],
     disks,
     nets,
+    devices: own,
     rng: rng === false ? undefined : { ring: rng === true ? {} : (rng.ring ?? {}) },
     consoleRing: options.console?.ring ?? {},
     vsock,

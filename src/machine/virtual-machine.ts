@@ -13,6 +13,7 @@ import type { DatapathName } from './datapath-choice.ts';
 import type { DeviceOwner } from './device-owner.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { OutputTail } from './output-tail.ts';
+import { createOwnDevices } from './own-devices.ts';
 import { ownDevice, type PluggedDevice } from './plugged-device.ts';
 import { PortConnection } from './port-connection.ts';
 import { PowerCycle } from './power-cycle.ts';
@@ -77,6 +78,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       }
       ram = new Ram(resolved.memory, resolved.hugePages ? 'hugetlb' : 'anonymous');
       devices = createDevices(resolved);
+      devices.push(...(await createOwnDevices(resolved.devices)));
       vm = new VirtualMachine(resolved, kvm, ram, devices);
       await vm.#placeDevices(devices);
       return vm;

@@ -1,5 +1,6 @@
 import t from 'tap';
-import { describeError, Serving } from '../../../src/datapath/serving.ts';
+import { Serving } from '../../../src/datapath/serving.ts';
+import { describeError } from '../../../src/host/errors.ts';
 import type { HandlerContext, QueueHandler } from '../../../src/virtio/device.ts';
 import { DatapathRig } from '../../support/datapath-rig.ts';
 

@@ -1,0 +1,79 @@
+/** The control half of a defined device. */
+import type { DeviceHost, Placement, QueueHandler, QueueSpec, VirtioDevice } from '../device.ts';
+import { featureSet } from '../features.ts';
+import { ConfigFields } from './config-fields.ts';
+import { type ConfigChange, type ConfigSnapshot, DefinedHandler } from './defined-handler.ts';
+import type { DeviceDefinition } from './definition.ts';
+
+/** PCI: unclassified device. */
+const PCI_CLASS_OTHERS = 0x00ff00;
+const DEFAULT_QUEUE_SIZE = 256;
+
+/** What carries it. */
+export interface DefinedDeviceOptions {
+  /** Where its functions run. Default: the main thread. */
+  readonly placement?: Placement;
+  readonly onClose?: () => void;
+}
+
+/** Makes a device of a definition. */
+export class DefinedDevice implements VirtioDevice {
+  readonly name: string;
+  readonly deviceId: number;
+  readonly pciClass: number;
+  readonly features: bigint;
+  readonly queues: readonly QueueSpec[];
+  readonly config: Uint8Array<ArrayBuffer>;
+  readonly configWriteMask: Uint8Array;
+  readonly placement: Placement;
+  readonly #definition: DeviceDefinition;
+  readonly #fields: ConfigFields;
+  readonly #onClose: () => void;
+  #host: DeviceHost | undefined;
+
+  /** @param name for messages, e.g. `example0` */
+  constructor(
+    name: string,
+    definition: DeviceDefinition,
+    { placement = { thread: 'main' }, onClose = () => {} }: DefinedDeviceOptions = {},
+  ) {
+    this.#onClose = onClose;
+    this.name = name;
+    this.#definition = definition;
+    this.#fields = new ConfigFields(definition.config);
+    this.deviceId = definition.deviceId;
+    this.pciClass = definition.pciClass ?? PCI_CLASS_OTHERS;
+    this.features = featureSet(...Object.values(definition.features ?? {}));
+    this.queues = Object.entries(definition.queues).map(([queue, { size }]) => ({
+      name: queue,
+      maxSize: size ?? DEFAULT_QUEUE_SIZE,
+    }));
+    this.config = this.#fields.initial();
+    this.configWriteMask = this.#fields.writeMask();
+    this.placement = placement;
+  }
+
+  attach(host: DeviceHost): void {
+    this.#host = host;
+  }
+
+  createHandler(): QueueHandler {
+    return new DefinedHandler(this.#definition, this.#host?.readConfig());
+  }
+
+  configWritten(offset: number, length: number): void {
+    const config = this.#host?.readConfig();
+    if (config === undefined) return;
+    const written = this.#fields.touched(offset, length);
+    this.#host?.post({ config, written } satisfies ConfigSnapshot);
+  }
+
+  message(message: unknown): void {
+    const { field, value } = message as ConfigChange;
+    this.#host?.updateConfig((config) => this.#fields.set(config, field, value));
+  }
+
+  close(): void {
+    this.#onClose();
+  }
+}

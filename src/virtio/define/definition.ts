@@ -1,0 +1,126 @@
+/**
+ * A virtio device in a page of code: what a person writes, and what the parts of it are given.
+ * `defineDevice` checks it; `DefinedDevice` and `DefinedHandler` make a device of it that any
+ * carrier takes.
+ */
+import { UsageError } from '../../host/errors.ts';
+
+/** A field of the configuration space: 1, 2, 4 or 8 bytes, little-endian (virtio 1.3 §2.5). */
+export interface ConfigField {
+  readonly bytes: 1 | 2 | 4 | 8;
+  /** At the start and after each reset. Default 0. */
+  readonly initial?: number;
+  /** Whether the driver may write it. Default false. */
+  readonly writable?: boolean;
+}
+
+/** One request of the driver: a descriptor chain (§2.6). Valid until it is answered. */
+export interface DeviceRequest {
+  /** Bytes that the driver lets the device read, and write. */
+  readonly readableLength: number;
+  readonly writableLength: number;
+  /**
+   * Copies out of the readable part.
+   * @param position first byte, default 0
+   * @param length default: all from there on
+   */
+  read(position?: number, length?: number): Uint8Array;
+  /**
+   * Copies into the writable part, and remembers how far it reached.
+   * @param position first byte, default: where the last write ended
+   * @throws UsageError when the driver gave less room
+   */
+  write(bytes: Uint8Array, position?: number): void;
+}
+
+/** What a definition's functions can do with the device. */
+export interface DeviceControl {
+  /** Whether the driver accepted a feature, by the definition's own name. */
+  has(feature: string): boolean;
+  /** A field of the configuration space as it is now. */
+  getConfig(field: string): number;
+  /** Changes a field; the driver gets a configuration change notification (§4.1.5.3). */
+  setConfig(field: string, value: number): void;
+  /** One line for the person who runs the machine. */
+  log(text: string): void;
+}
+
+/** One queue, by its name in the definition; their order is that of their indices. */
+export interface QueueDefinition {
+  /** Descriptors at most, a power of two. Default 256. */
+  readonly size?: number;
+  /**
+   * Serves a request. It is answered when the function returns, or when its promise resolves:
+   * also out of order. What it throws breaks the device (DEVICE_NEEDS_RESET, §2.1.2), which
+   * starts anew when the driver resets it.
+   */
+  handle(request: DeviceRequest, device: DeviceControl): void | Promise<void>;
+}
+
+/** A device. */
+export interface DeviceDefinition {
+  /** Device ID (§5); 42 and others that §5 leaves out are free for experiments. */
+  readonly deviceId: number;
+  /** 24 bits, for PCI. Default: unclassified. */
+  readonly pciClass?: number;
+  /** Bit numbers of device-specific features by name: 0 to 23, and 50 to 127 (§2.2). */
+  readonly features?: Readonly<Record<string, number>>;
+  /** Fields of the configuration space, in order, without gaps. */
+  readonly config?: Readonly<Record<string, ConfigField>>;
+  readonly queues: Readonly<Record<string, QueueDefinition>>;
+  /** The driver is ready (DRIVER_OK). */
+  start?(device: DeviceControl): void;
+  /** The driver wrote writable fields. */
+  configWritten?(field: string, value: number, device: DeviceControl): void;
+  /** The queues are no longer served: a reset, a pause, or the end. */
+  stop?(): void;
+}
+
+/** Options that a person gave, `key=value`. */
+export type DeviceOptions = Readonly<Record<string, string>>;
+
+/** Makes a definition, anew for each device and each thread that it is in. */
+export type DeviceFactory = (options: DeviceOptions) => DeviceDefinition;
+
+/**
+ * Says that a function defines a device: the default export of a device's module.
+ * @param definition the device, or a function that makes it from options
+ */
+export function defineDevice(definition: DeviceDefinition | DeviceFactory): DeviceFactory {
+  return (options) =>
+    checkDefinition(typeof definition === 'function' ? definition(options) : definition);
+}
+
+const MAX_DEVICE_ID = 63;
+const MAX_QUEUES = 64;
+const MAX_CONFIG = 4096;
+
+/** @throws UsageError when a carrier could not take it */
+function checkDefinition(definition: DeviceDefinition): DeviceDefinition {
+  const { deviceId, features = {}, config = {}, queues } = definition;
+  const must = (holds: boolean, what: string): void => {
+    if (!holds) throw new UsageError('E_DEVICE', `this device cannot be: ${what}`);
+  };
+  // PCI device IDs 0x1040 to 0x107f (§4.1.2).
+  must(
+    Number.isInteger(deviceId) && deviceId > 0 && deviceId <= MAX_DEVICE_ID,
+    `deviceId ${deviceId} is not 1 to ${MAX_DEVICE_ID} (virtio 1.3 §4.1.2)`,
+  );
+  for (const [name, bit] of Object.entries(features)) {
+    const own = Number.isInteger(bit) && ((bit >= 0 && bit < 24) || (bit >= 50 && bit < 64));
+    must(own, `feature ${name} is bit ${bit}, not 0 to 23 or 50 to 63 (virtio 1.3 §2.2)`);
+  }
+  const count = Object.keys(queues).length;
+  must(count > 0 && count <= MAX_QUEUES, `it has ${count} queues, not 1 to ${MAX_QUEUES}`);
+  for (const [name, { size = 1, handle }] of Object.entries(queues)) {
+    const valid = Number.isInteger(size) && size > 0 && size <= 32768 && (size & (size - 1)) === 0;
+    must(valid, `queue ${name} has ${size} descriptors, not a power of two up to 32768 (§2.7)`);
+    must(typeof handle === 'function', `queue ${name} has no function handle(request)`);
+  }
+  const size = Object.values(config).reduce((sum, { bytes }) => sum + bytes, 0);
+  must(size <= MAX_CONFIG, `its configuration space has ${size} bytes, not up to ${MAX_CONFIG}`);
+  for (const [name, { bytes }] of Object.entries(config)) {
+    must([1, 2, 4, 8].includes(bytes), `config field ${name} has ${bytes} bytes, not 1, 2, 4 or 8`);
+  }
+  return definition;
+}

@@ -1,0 +1,62 @@
+/** A device that a person wrote, with Linux's own driver. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import t from 'tap';
+import type { OwnDeviceOptions } from '../../src/index.ts';
+import { bootGuest } from '../support/guest.ts';
+import { guestShell } from '../support/guest-shell.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
+t.teardown(() => rmSync(folder, { recursive: true }));
+const module = join(folder, 'counting.ts');
+writeFileSync(
+  module,
+  `import { defineDevice } from 'nodevmm/device';
+
+export default defineDevice(({ step = '1', failAfter = '1000' }: Record<string, string>) => {
+  let next = 0;
+  return {
+    deviceId: 4,
+    queues: {
+      requestq: {
+        handle(request) {
+          if (next > Number(failAfter)) throw new Error('counted too far');
+          const bytes = new Uint8Array(Math.min(request.writableLength, 8));
+          for (let i = 0; i < bytes.length; i++) bytes[i] = next += Number(step);
+          request.write(bytes);
+        },
+      },
+    },
+  };
+});
+`,
+);
+
+const READY = 'modprobe virtio-rng; until [ -e /dev/hwrng ]; do sleep 0.1; done';
+const READ = `${READY}; head -c 8 /dev/hwrng | od -An -tu1`;
+const boot = (device: OwnDeviceOptions) =>
+  bootGuest({ machine: { rng: false, devices: [device] } });
+
+for (const thread of ['main', 'worker'] as const) {
+  t.test(`served in thread ${thread}, packed`, async (t) => {
+    const ring = { packed: thread === 'worker' };
+    await using vm = await boot({ module, options: { step: '2' }, thread, ring });
+    const bytes = (await guestShell(vm, READ)).trim().split(/\s+/).map(Number);
+    t.equal(bytes.length, 8);
+    t.same(
+      bytes.map((byte) => (byte - (bytes[0] ?? 0)) & 0xff),
+      [0, 2, 4, 6, 8, 10, 12, 14],
+      bytes.join(' '),
+    );
+  });
+}
+
+t.test('one whose code fails is broken, and the guest goes on', async (t) => {
+  const logs: string[] = [];
+  await using vm = await boot({ module, options: { failAfter: '1' } });
+  vm.on('log', (text) => logs.push(text));
+  await vm.exec(['sh', '-c', `${READY}; timeout 2 head -c 4096 /dev/hwrng >/dev/null`]);
+  t.match(logs.join('\n'), /own0: stopped: .*counted too far \(.*counting\.ts:9\)/);
+  t.equal(await guestShell(vm, 'echo alive'), 'alive');
+});

@@ -1,0 +1,97 @@
+/** Devices from files that people wrote. */
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+import { loadDevice } from '../../../src/machine/load-device.ts';
+import { createOwnDevices } from '../../../src/machine/own-devices.ts';
+import { DeviceRig } from '../../../src/testing/device-rig.ts';
+import type { QueueHandler } from '../../../src/virtio/device.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
+t.teardown(() => rmSync(folder, { recursive: true }));
+
+let files = 0;
+function file(text: string, extension = 'ts'): string {
+  const path = join(folder, `device${files++}.${extension}`);
+  writeFileSync(path, text);
+  return path;
+}
+
+const GREETER = `
+import { defineDevice, type DeviceRequest } from 'nodevmm/device';
+import { greet } from './greet.ts';
+export default defineDevice((options: Readonly<Record<string, string>>) => ({
+  deviceId: 42,
+  queues: {
+    requests: {
+      handle(request: DeviceRequest): void {
+        request.write(Buffer.from(greet(options.name ?? 'nobody')));
+      },
+    },
+  },
+}));
+`;
+writeFileSync(join(folder, 'greet.ts'), "export const greet = (s: string): string => 'hi ' + s;\n");
+
+function ask(handler: QueueHandler): string {
+  using rig = new DeviceRig();
+  rig.start(handler, 1n << 32n, [16]);
+  rig.queue(0).add({ writable: [20] });
+  rig.notify(0);
+  return Buffer.from(rig.queue(0).completed()[0]?.data ?? []).toString();
+}
+
+t.test('TypeScript with imports, on the main thread and for a worker', async (t) => {
+  const module = file(GREETER);
+  const [made] = await createOwnDevices([{ module, options: { name: 'you' } }]);
+  if (made?.kind !== 'virtio') throw new Error('no device');
+  const handler = made.device.createHandler?.();
+  t.equal(handler === undefined ? '' : ask(handler), 'hi you');
+  made.device.close();
+
+  const [there] = await createOwnDevices([{ module, options: { name: 'me' }, thread: 'worker' }]);
+  if (there?.kind !== 'virtio') throw new Error('no device');
+  const { placement } = there.device;
+  if (placement.thread !== 'worker') throw new Error('not in a worker');
+  const { createHandler } = (await import(placement.module)) as {
+    createHandler: (options: unknown) => QueueHandler;
+  };
+  t.equal(ask(createHandler(placement.options)), 'hi me');
+  const compiled = dirname(fileURLToPath(placement.module));
+  t.ok(existsSync(compiled));
+  there.device.close();
+  t.notOk(existsSync(compiled), 'nothing stays');
+});
+
+t.test('JavaScript', async (t) => {
+  using loaded = await loadDevice(
+    file(
+      `import { defineDevice } from 'nodevmm/device';
+       export default defineDevice({ deviceId: 7, queues: { a: { handle() {} } } });`,
+      'js',
+    ),
+  );
+  t.equal(loaded.define({}).deviceId, 7);
+});
+
+t.test('what cannot be loaded says why, in one line', async (t) => {
+  const cases: [string, RegExp][] = [
+    [join(folder, 'missing.ts'), /there is no device .*missing\.ts; name/],
+    [file('export default 5 +;'), /cannot be compiled: .*device\d+\.ts:1: /],
+    [file('export const x = 1;'), /No matching export|exports no device/],
+    [file('export default 5;'), /exports no device/],
+    [file('throw new Error("on my way");'), /on my way|No matching export/],
+    [
+      file(`import { defineDevice } from 'nodevmm/device';
+            export default defineDevice({ deviceId: 99, queues: {} });`),
+      /deviceId 99/,
+    ],
+    [file('import x from "./nowhere.ts"; export default x;'), /nowhere/],
+  ];
+  for (const [module, message] of cases) {
+    const creating = createOwnDevices([{ module }]);
+    await t.rejects(creating, { name: 'UsageError', message }, String(message));
+  }
+});
