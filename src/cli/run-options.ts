@@ -85,9 +85,10 @@ export function addMachineOptions(command: Command): Command {
     .option('--initrd <file>', 'initial RAM disk; default with no --kernel: that of --guest')
     .option('--guest <name>', 'guest image to boot, see `nodevmm guest list`', 'minimal')
     .addOption(
-      new Option('--guest-kernel <series>', 'kernel of the guest image (default: 6.12)').choices([
-        ...KERNEL_SERIES,
-      ]),
+      new Option(
+        '--guest-kernel <series>',
+        'kernel of the guest image; 6.12-amd64 has a driver for e1000 (default: 6.12)',
+      ).choices([...KERNEL_SERIES]),
     )
     .option('--cmdline <text>', 'kernel command line, instead of the default one')
     .option('--append <text>', 'text to add to the kernel command line')

@@ -243,7 +243,7 @@ t.test('SDM 3.5 what fits one segment is not cut; CWR is told', async (t) => {
   t.equal(out[1]?.gsoType, VIRTIO_NET_HDR_GSO_TCPV4 | VIRTIO_NET_HDR_GSO_ECN);
 });
 
-t.test('SDM 9.1 VLE: a tag is put in where CTRL.VME allows for it', async (t) => {
+t.test('SDM 9 VLE: a tag is put in where CTRL.VME allows for it', async (t) => {
   using rig = running();
   const sent = frame(PEER);
   const lower = sent.length | EOP | e1000.TXD_CMD_VLE;
