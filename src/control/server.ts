@@ -1,5 +1,5 @@
 /** A running machine's ear: a socket that only its user can reach, on which it takes orders. */
-import { rmSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { NodeVmmError, UsageError } from '../host/errors.ts';
@@ -55,7 +55,7 @@ export class ControlServer implements Disposable {
     if (await answers(path)) {
       throw new UsageError('E_NAME', `a machine called ${name} is running; take another --name`);
     }
-    rmSync(path, { force: true });
+    await removeStale();
     const control = new ControlServer(machine, name, path);
     await new Promise<void>((resolve, reject) => {
       control.#server.once('error', (error) =>
@@ -132,6 +132,18 @@ async function obey(machine: ControlledMachine, request: ControlRequest): Promis
     default:
       return await machine[request.call]();
   }
+}
+
+/** Sockets of machines that were killed. */
+async function removeStale(): Promise<void> {
+  const folder = runtimeFolder();
+  const files = readdirSync(folder).filter((file) => nameOfSocket(file) !== undefined);
+  await Promise.all(
+    files.map(async (file) => {
+      const path = join(folder, file);
+      if (!(await answers(path))) rmSync(path, { force: true });
+    }),
+  );
 }
 
 function answers(path: string): Promise<boolean> {

@@ -9,7 +9,16 @@ export function runtimeFolder(): string {
   const uid = process.getuid?.() ?? 0;
   const runtime = process.env.XDG_RUNTIME_DIR;
   const folder = runtime ? join(runtime, 'nodevmm') : join(tmpdir(), `nodevmm-${uid}`);
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new UsageError(
+      'E_RUNTIME',
+      `cannot make ${folder}: ${code}; set XDG_RUNTIME_DIR to a folder of your own`,
+      { cause: error },
+    );
+  }
   if (statSync(folder).uid !== uid) {
     throw new UsageError('E_RUNTIME', `${folder} belongs to another user; set XDG_RUNTIME_DIR`);
   }

@@ -15,7 +15,8 @@ import { Children } from './children.ts';
 import { packageFolder } from './package-folder.ts';
 import { qemuCommand, type Share, virtiofsdCommand } from './qemu-command.ts';
 
-const SERIAL_LINES = 20;
+/** A panic with its registers and its trace. */
+const SERIAL_LINES = 60;
 const SOCKET_POLL_MS = 5;
 
 /** What the emulated host is made of. */

@@ -3,7 +3,6 @@
  * state buffer. Every thread builds its own from the same plan; all show the same registers.
  */
 import { AddressSpace } from '../bus/address-space.ts';
-import * as sys from '../host/syscall.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../kvm/gsi-routing.ts';
 import { PciBus } from '../pci/bus.ts';
 import { createHostBridge } from '../pci/host-bridge.ts';
@@ -98,14 +97,18 @@ export class Board {
     this.#addPlatform(post);
   }
 
-  /** Power-on state of every register. Once for each VM, by the main thread, before vCPUs run. */
-  reset(): void {
-    this.state.lock.with(() => {
+  /**
+   * Power-on state of every register. Once for each VM, by the main thread, before vCPUs run.
+   * @returns 0, or a negative errno when KVM did not take the interrupt routes (KVM_SET_GSI_ROUTING)
+   */
+  reset(): number {
+    return this.state.lock.with(() => {
       this.#routing.initialize();
-      sys.check(this.#routing.commit(this.#plan.vmFd), 'KVM_SET_GSI_ROUTING', 'the VM');
+      const committed = this.#routing.commit(this.#plan.vmFd);
       this.#bus.reset();
       for (const { pci } of this.devices) pci.reset();
       this.serial.reset();
+      return committed;
     });
   }
 

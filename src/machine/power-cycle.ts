@@ -4,6 +4,7 @@
  */
 import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
 import { loadGuest } from '../boot/boot.ts';
+import * as sys from '../host/syscall.ts';
 import { guestCpuid } from '../kvm/cpuid.ts';
 import { applyEntry, initializeVcpu } from '../kvm/entry.ts';
 import type { Kvm } from '../kvm/kvm.ts';
@@ -103,7 +104,7 @@ export class PowerCycle {
       devices: pci.functions,
     };
     this.#board = new Board(boardPlan, (message) => this.#message(message));
-    this.#board.reset();
+    sys.check(this.#board.reset(), 'KVM_SET_GSI_ROUTING', 'the VM');
     this.#threads = new VcpuThreads(boardPlan, this.#board, vcpus, plan.memory.share, {
       message: (message) => this.#message(message),
       crashed: (error) =>

@@ -7,6 +7,9 @@ import { RawFile } from '../../src/backend/raw-file.ts';
 
 const PROGRAM = fileURLToPath(new URL('cli-any-kvm.js', import.meta.url));
 
+/** The user's own folder for sockets, which stays. */
+const SOCKETS = 'nodevmm';
+
 /** How a run ended. */
 export interface CliResult {
   readonly status: number | NodeJS.Signals;
@@ -35,6 +38,7 @@ export class CliRun {
       env: {
         ...process.env,
         TMPDIR: this.#temporary,
+        XDG_RUNTIME_DIR: this.#temporary,
         XDG_CACHE_HOME: path.join(folder, 'cache'),
         // Somebody else may not write where coverage is collected, and Node would say so.
         ...(uid === undefined ? {} : { NODE_V8_COVERAGE: undefined }),
@@ -67,11 +71,17 @@ export class CliRun {
     }
   }
 
+  #sockets(): string[] {
+    const folder = path.join(this.#temporary, SOCKETS);
+    return existsSync(folder) ? readdirSync(folder) : [];
+  }
+
   /** What is left of it after its end, each in a word. @param disks files whose locks it had */
   leftovers(disks: readonly string[] = []): string[] {
     return [
       ...this.#taps.filter((name) => existsSync(path.join('/sys/class/net', name))),
-      ...readdirSync(this.#temporary),
+      ...readdirSync(this.#temporary).filter((name) => name !== SOCKETS),
+      ...this.#sockets(),
       ...(hasProcesses(this.process.pid ?? 0) ? ['processes'] : []),
       ...disks.filter(isLocked),
     ];
