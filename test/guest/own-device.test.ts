@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
 import type { OwnDeviceOptions } from '../../src/index.ts';
-import { bootGuest } from '../support/guest.ts';
+import { bootGuest, createGuest } from '../support/guest.ts';
 import { guestShell } from '../support/guest-shell.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
@@ -14,7 +14,7 @@ writeFileSync(
   module,
   `import { defineDevice } from 'nodevmm/device';
 
-export default defineDevice(({ step = '1', failAfter = '1000' }: Record<string, string>) => {
+export default defineDevice(({ step = '1', failAfter = '1e9' }: Record<string, string>) => {
   let next = 0;
   return {
     deviceId: 4,
@@ -34,7 +34,7 @@ export default defineDevice(({ step = '1', failAfter = '1000' }: Record<string, 
 );
 
 const READY = 'modprobe virtio-rng; until [ -e /dev/hwrng ]; do sleep 0.1; done';
-const READ = `${READY}; head -c 8 /dev/hwrng | od -An -tu1`;
+const READ = `${READY}; timeout 20 head -c 8 /dev/hwrng | od -An -tu1`;
 const boot = (device: OwnDeviceOptions) =>
   bootGuest({ machine: { rng: false, devices: [device] } });
 
@@ -54,9 +54,12 @@ for (const thread of ['main', 'worker'] as const) {
 
 t.test('one whose code fails is broken, and the guest goes on', async (t) => {
   const logs: string[] = [];
-  await using vm = await boot({ module, options: { failAfter: '1' } });
+  const devices = [{ module, options: { failAfter: '1' } }];
+  await using vm = await createGuest({ machine: { rng: false, devices } });
   vm.on('log', (text) => logs.push(text));
+  await vm.start();
+  await vm.ready();
   await vm.exec(['sh', '-c', `${READY}; timeout 2 head -c 4096 /dev/hwrng >/dev/null`]);
-  t.match(logs.join('\n'), /own0: stopped: .*counted too far \(.*counting\.ts:9\)/);
+  t.match(logs.join('\n'), /own0: stopped: .*counted too far \(.*counting\.ts:10\)/);
   t.equal(await guestShell(vm, 'echo alive'), 'alive');
 });
