@@ -84,7 +84,7 @@ class GroupHost implements AsyncDisposable {
     await buildGuest('tools');
     if (nameLargeKernel(files)) await buildGuest('tools', { kernel: LARGE_KERNEL });
     console.log(`boot    the lab for the group ${group.name}: ${detail}`);
-    host.#lab = await Lab.boot(TEST_LAB);
+    host.#lab = await bootLab();
     return host;
   }
 
@@ -105,12 +105,25 @@ class GroupHost implements AsyncDisposable {
       console.log(`again   ${file.source}, in another lab: ${why}`);
       console.log(indent(result.output.slice(-4000)));
       await this.#lab.close();
-      this.#lab = await Lab.boot(TEST_LAB);
+      this.#lab = await bootLab();
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#lab?.close();
+  }
+}
+
+/** What kills labs may kill one while it boots. */
+async function bootLab(): Promise<Lab> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await Lab.boot(TEST_LAB);
+    } catch (error) {
+      if (attempt === LAB_ATTEMPTS || (error as { code?: string }).code !== 'E_LAB_GONE')
+        throw error;
+      console.log(`again   ${error instanceof Error ? error.message : error}`);
+    }
   }
 }
 
