@@ -30,8 +30,8 @@ import { htmlReport } from './page/page.ts';
 
 const DEFAULT_WIDTH = 120;
 
-/** The width of the person's terminal. */
-const terminalWidth = (): number => process.stdout.columns ?? DEFAULT_WIDTH;
+/** The width of the person's terminal; some say 0. */
+const terminalWidth = (): number => process.stdout.columns || DEFAULT_WIDTH;
 
 function version(): string {
   const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');

@@ -23,7 +23,7 @@ export const exitsGroup: Group = {
   guests: false,
   images: () => [],
   async run({ rounds, progress, report }: GroupContext): Promise<void> {
-    progress('exits: measuring');
+    progress('exits: measuring', 0);
     const args = [PROGRAM, String(rounds * SAMPLES_PER_ROUND), String(EXITS), '--json'];
     const { stdout } = await promisify(execFile)(process.execPath, args, { maxBuffer: 2 ** 24 });
     const { variants } = JSON.parse(stdout) as ExitCosts;

@@ -68,6 +68,11 @@ class Member implements Booted {
     this.#boot = boot;
   }
 
+  /** True when it was booted as often as may be. */
+  get isSpent(): boolean {
+    return this.#boots >= BOOTS;
+  }
+
   /** Boots, and again when that fails. @param tell gets why it failed */
   async boot(tell: (why: string) => void): Promise<void> {
     while (this.guest === undefined && this.#boots < BOOTS) {
@@ -78,15 +83,6 @@ class Member implements Booted {
         this.failure = error instanceof Error ? error.message : String(error);
         tell(this.failure);
       }
-    }
-  }
-
-  /** True when the guest does not answer any more. */
-  async isDead(): Promise<boolean> {
-    try {
-      return (await this.guest?.exec(['true']))?.exitCode !== 0;
-    } catch {
-      return true;
     }
   }
 
@@ -139,12 +135,12 @@ export class Fleet implements AsyncDisposable {
     return fleet;
   }
 
-  /** Boots another guest for a member whose guest has died. @returns false when it has not, or cannot */
+  /** Boots another guest for a member that failed: its own may have died, or hang. @returns false when it cannot */
   readonly revive = async (member: Booted): Promise<boolean> => {
     const own = this.#own.find((one) => one === member);
-    if (own === undefined || own.guest === undefined || !(await own.isDead())) return false;
+    if (own?.guest === undefined || own.isSpent) return false;
     await own[Symbol.asyncDispose]();
-    this.#progress(`booting ${own.name} again, its guest has died`);
+    this.#progress(`booting ${own.name} again, it failed`);
     await own.boot((why) => this.#progress(`${own.name} did not boot: ${why}`));
     return own.guest !== undefined;
   };

@@ -35,12 +35,13 @@ echo "@output"
 cat /tmp/bench-output
 exit $status`;
 
-/** Runs a command in a member's guest. @returns its output, and what the guest counted meanwhile */
+/** Runs a command in a member's guest, for at most so long. @returns its output, and what the guest counted meanwhile */
 export async function runCounted(
   member: Booted,
   argv: readonly string[],
+  timeoutMs: number,
 ): Promise<{ readonly output: string; readonly counts: GuestCounts }> {
-  const text = await run(guestOf(member), ['sh', '-c', SCRIPT, 'sh', ...argv]);
+  const text = await run(guestOf(member), ['sh', '-c', SCRIPT, 'sh', ...argv], timeoutMs);
   return parseCounted(text);
 }
 

@@ -51,6 +51,8 @@ export interface IperfReport {
   };
 }
 
+/** What a run may take beyond its time: more is a guest that hangs. */
+const GRACE_MS = 60_000;
 const START_POLL_MS = 20;
 /** More than iperf3 says to arrange a run. */
 const UNDER_WAY_BYTES = 30_000;
@@ -88,7 +90,7 @@ export async function iperf(
   const idle = readHost(wired);
   const late = performance.now() + seconds * 1000 * UNDER_WAY_AT;
   let ended = false;
-  const running = runCounted(member, argv).finally(() => {
+  const running = runCounted(member, argv, seconds * 1000 + GRACE_MS).finally(() => {
     ended = true;
   });
   // Told below; meanwhile it is waited for elsewhere.
@@ -126,7 +128,7 @@ export async function ping(wired: Wired, count: number): Promise<NetRun<readonly
     wired.network.hostAddress,
   ];
   const before = readHost(wired);
-  const { output, counts } = await runCounted(wired.member, argv);
+  const { output, counts } = await runCounted(wired.member, argv, GRACE_MS);
   return { value: parsePing(output), before, after: readHost(wired), guest: counts };
 }
 

@@ -94,7 +94,8 @@ async function boot(spec: GuestSpec, variant: Variant): Promise<RunningGuest> {
     };
     return {
       pid: child.process.pid ?? 0,
-      exec: (argv) => child.during(argv[0] ?? '', ask(argv).catch(child.explain)),
+      exec: (argv, timeoutMs) =>
+        child.during(argv[0] ?? '', ask(argv).catch(child.explain), timeoutMs),
       [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
     };
   } catch (error) {

@@ -113,7 +113,8 @@ async function boot(machine: QemuMachine, spec: GuestSpec): Promise<RunningGuest
     const agent = await child.during('the agent', connectAgent(socket, child));
     return {
       pid: child.process.pid ?? 0,
-      exec: (argv) => child.during(argv[0] ?? '', agent.exec(argv).catch(child.explain)),
+      exec: (argv, timeoutMs) =>
+        child.during(argv[0] ?? '', agent.exec(argv).catch(child.explain), timeoutMs),
       async [Symbol.asyncDispose]() {
         agent.close();
         await end();

@@ -35,8 +35,8 @@ export const E1000_KERNEL: KernelSeries = '6.12-amd64';
 export interface RunningGuest extends AsyncDisposable {
   /** The VMM's process. */
   readonly pid: number;
-  /** Runs a command in the guest to its end. */
-  exec(argv: readonly string[]): Promise<ExecResult>;
+  /** Runs a command in the guest to its end; rejects when that takes too long. */
+  exec(argv: readonly string[], timeoutMs?: number): Promise<ExecResult>;
 }
 
 /** Something that can be asked for by name. */
@@ -55,8 +55,12 @@ export interface Subject extends Selectable {
 }
 
 /** Runs a command in the guest. @throws Error with what it said when it fails */
-export async function run(guest: RunningGuest, argv: readonly string[]): Promise<string> {
-  const { stdout, stderr, exitCode } = await guest.exec(argv);
+export async function run(
+  guest: RunningGuest,
+  argv: readonly string[],
+  timeoutMs?: number,
+): Promise<string> {
+  const { stdout, stderr, exitCode } = await guest.exec(argv, timeoutMs);
   if (exitCode === 0) return stdout.toString();
   const said = `${stderr.toString()} ${stdout.toString()}`.trim().slice(-500);
   throw new Error(`${argv[0]} in the guest ended with status ${exitCode}: ${said}`);
