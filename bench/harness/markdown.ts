@@ -1,6 +1,14 @@
 /** A report as Markdown tables, to paste into docs/benchmarks.md. */
 import { type Headline, headlines, ratio } from './measure.ts';
-import { columnTitle, figureText, legend, omissionLines, siteLines, title } from './notes.ts';
+import {
+  columnTitle,
+  figureText,
+  legend,
+  omissionLines,
+  rowLines,
+  siteLines,
+  title,
+} from './notes.ts';
 import type { Report } from './report.ts';
 import { spread } from './statistics.ts';
 
@@ -35,8 +43,12 @@ function table({ result, aspects }: Headline): string[] {
     });
     lines.push(cells([name, ...figures, ...others]));
   }
-  return lines;
+  const notes = result.rows.flatMap(rowLines).map(textOf);
+  return notes.length === 0 ? lines : [...lines, '', ...notes];
 }
+
+/** A line that is no markup. */
+const textOf = (line: string): string => line.replace(/\s+/g, ' ').replace(/[\\`*_<|]/g, '\\$&');
 
 const cells = (texts: readonly string[]): string =>
   `| ${texts.map((text) => text.replaceAll('|', '\\|')).join(' | ')} |`;

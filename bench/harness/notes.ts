@@ -1,6 +1,6 @@
 /** What a report says in words: where and how it was measured, what is missing, what ratios are. */
 import { EMULATED_NOTE, hostLine } from './host.ts';
-import type { Measure } from './measure.ts';
+import type { Measure, Row } from './measure.ts';
 import type { Report, Site } from './report.ts';
 
 /** Where, one line each; the warning first. */
@@ -19,6 +19,14 @@ export function omissionLines({ omissions }: Site): string[] {
   return omissions.map(({ group, what, why, lost }) =>
     lost === true ? `${group}: LOST: ${what}: ${why}` : `${group}: without ${what}: ${why}`,
   );
+}
+
+/** What kept a row from its samples, or happened on the way to them, one line each. */
+export function rowLines({ subject, failure, remark }: Row): string[] {
+  return [
+    ...(failure === undefined ? [] : [`${subject} failed: ${failure}`]),
+    ...(remark === undefined ? [] : [`${subject}: ${remark}`]),
+  ];
 }
 
 /** How to read the tables. */

@@ -1,6 +1,14 @@
 /** A report for people at a terminal: a table with bars for each measure. */
 import { figure, type Headline, headlines, type Result, type Row, ratio } from './measure.ts';
-import { columnTitle, figureText, legend, omissionLines, siteLines, title } from './notes.ts';
+import {
+  columnTitle,
+  figureText,
+  legend,
+  omissionLines,
+  rowLines,
+  siteLines,
+  title,
+} from './notes.ts';
 import type { Report } from './report.ts';
 import { spread } from './statistics.ts';
 import { aligned, bar } from './text-bars.ts';
@@ -83,9 +91,8 @@ function aspectCell({ rows }: Result, { subject }: Row): string {
 }
 
 function notes(row: Row, profile: boolean): string[] {
-  const { subject, failure, remark, usage } = row;
-  const lines = failure === undefined ? [] : [`${INDENT}${subject} failed: ${failure}`];
-  if (remark !== undefined) lines.push(`${INDENT}${subject}: ${remark}`);
+  const { subject, usage } = row;
+  const lines = rowLines(row).map((line) => INDENT + line);
   if (!profile || usage === undefined) return lines;
   const busy = Object.entries(usage.threads)
     .toSorted(([, a], [, b]) => b - a)

@@ -1,7 +1,14 @@
 /** A report as one HTML page that needs nothing else: charts, tables, where and how it was measured. */
 import { EMULATED_NOTE } from '../harness/host.ts';
 import { type Headline, headlines, type Result, type Row, ratio } from '../harness/measure.ts';
-import { columnTitle, figureText, legend, omissionLines, siteLines } from '../harness/notes.ts';
+import {
+  columnTitle,
+  figureText,
+  legend,
+  omissionLines,
+  rowLines,
+  siteLines,
+} from '../harness/notes.ts';
 import { isEmulated, type Report, type Site } from '../harness/report.ts';
 import { spread } from '../harness/statistics.ts';
 import { chart } from './chart.ts';
@@ -116,10 +123,7 @@ function overview(measures: readonly Headline[]): string {
 
 function card({ result, aspects }: Headline): string {
   const { measure, rows } = result;
-  const notes = rows.flatMap(({ subject, failure, remark }) => [
-    ...(failure === undefined ? [] : [`${subject} failed: ${failure}`]),
-    ...(remark === undefined ? [] : [`${subject}: ${remark}`]),
-  ]);
+  const notes = rows.flatMap(rowLines);
   const main = aspects.filter(({ measure: { aspect } }) => aspect?.detail !== true);
   const details = aspects.filter(({ measure: { aspect } }) => aspect?.detail === true);
   const parts = [

@@ -105,5 +105,6 @@ t.test('Markdown', (t) => {
   t.match(text, '| nodevmm | 975 | 900 | 1100 | 2.24 | 12.0 |');
   t.match(text, '|---|---:|---:|---:|---:|---:|');
   t.match(text, '| nodevmm <script> | failed |');
+  t.match(text, '\nnodevmm \\<script> failed: it broke\n');
   t.end();
 });
