@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { registerBenchCommand } from './bench.ts';
 import { registerDoctorCommand } from './doctor.ts';
-import { EXIT_STATUS_HELP } from './exit-status.ts';
+import { EXIT_PIPE, EXIT_STATUS_HELP } from './exit-status.ts';
 import { registerGuestCommand } from './guest.ts';
 import { registerLabCommand } from './lab.ts';
 import { reportError } from './report-error.ts';
@@ -49,6 +49,11 @@ export function runProgram(parts: RunParts): void {
   registerLabCommand(program, finish);
   registerVmCommand(program, finish);
   registerBenchCommand(program, finish);
+  // Whoever read the output has left, as in `nodevmm ... | head`: what SIGPIPE would do.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT_PIPE);
+    fail(error);
+  });
   process.on('uncaughtException', fail);
   process.on('unhandledRejection', fail);
   program.parseAsync().catch(fail);
