@@ -19,9 +19,17 @@ const BUSY = [
   ...[0xb0, 0x55, 0xee], // mov al, 'U'; out dx, al
   ...[0xeb, 0xfe], // jmp -2
 ];
-const kernel = path.join(folder, 'kernel');
-const segments = [{ paddr: KERNEL_GPA, bytes: Uint8Array.from(BUSY) }];
-writeFileSync(kernel, elfKernel({ segments, pvhEntry: KERNEL_GPA }));
+/** Prints it for ever. */
+const CHATTY = [...BUSY.slice(0, -2), 0xeb, 0xfd]; // jmp to the out
+
+function kernelOf(name: string, code: readonly number[]): string {
+  const file = path.join(folder, name);
+  const segments = [{ paddr: KERNEL_GPA, bytes: Uint8Array.from(code) }];
+  writeFileSync(file, elfKernel({ segments, pvhEntry: KERNEL_GPA }));
+  return file;
+}
+
+const kernel = kernelOf('kernel', BUSY);
 const disk = path.join(folder, 'disk.raw');
 writeFileSync(disk, '');
 truncateSync(disk, MiB);
@@ -61,3 +69,12 @@ for (const signal of ['SIGKILL', 'SIGSEGV'] as const) {
     t.same(next.leftovers([disk]), []);
   });
 }
+
+t.test('a reader that leaves ends the run, as SIGPIPE would', { skip }, async (t) => {
+  const chatty = [...ARGS, '--kernel', kernelOf('chatty', CHATTY)];
+  const run = new CliRun(folder, chatty);
+  await run.shows('U');
+  run.process.stdout?.destroy();
+  t.match(await run.result, { status: 141, stderr: '' });
+  t.same(run.leftovers([disk]), []);
+});
