@@ -16,8 +16,6 @@ export const EXIT_TRIPLE_FAULT = 201;
 export const EXIT_INTERNAL_ERROR = 202;
 /** The guest, or its agent, was gone before the command after `--` had ended. */
 export const EXIT_COMMAND_LOST = 203;
-/** Whoever read the output has left: 128 + SIGPIPE. */
-export const EXIT_PIPE = 141;
 /** A bug in nodevmm. */
 export const EXIT_BUG = 204;
 

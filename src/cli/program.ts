@@ -1,9 +1,10 @@
 /** The program: registers its subcommands, reports errors, ends with their status. */
 import { readFileSync } from 'node:fs';
+import { constants as os } from 'node:os';
 import { Command } from 'commander';
 import { registerBenchCommand } from './bench.ts';
 import { registerDoctorCommand } from './doctor.ts';
-import { EXIT_PIPE, EXIT_STATUS_HELP } from './exit-status.ts';
+import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { registerGuestCommand } from './guest.ts';
 import { registerLabCommand } from './lab.ts';
 import { reportError } from './report-error.ts';
@@ -51,7 +52,7 @@ export function runProgram(parts: RunParts): void {
   registerBenchCommand(program, finish);
   // Whoever read the output has left, as in `nodevmm ... | head`: what SIGPIPE would do.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(EXIT_PIPE);
+    if (error.code === 'EPIPE') process.exit(128 + os.signals.SIGPIPE);
     fail(error);
   });
   process.on('uncaughtException', fail);
