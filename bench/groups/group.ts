@@ -1,6 +1,8 @@
 /** The contract of a group of measures, and what all groups that boot guests share. */
+
 import type { Guest } from '../../src/guest/guests.ts';
 import type { KernelSeries } from '../../src/guest/kernel.ts';
+import { messageOf } from '../../src/host/errors.ts';
 import type { Result } from '../harness/measure.ts';
 import type { Contestant, Rounds, Span } from '../harness/rounds.ts';
 import type { Wanted } from '../subjects/selection.ts';
@@ -80,7 +82,7 @@ class Member implements Booted {
       try {
         this.guest = await this.#boot();
       } catch (error) {
-        this.failure = error instanceof Error ? error.message : String(error);
+        this.failure = messageOf(error);
         tell(this.failure);
       }
     }

@@ -1,6 +1,6 @@
 /** Everything that a run found out, as `--json` writes it. */
 import { readFileSync } from 'node:fs';
-import { UsageError } from '../../src/host/errors.ts';
+import { messageOf, UsageError } from '../../src/host/errors.ts';
 import type { Host } from './host.ts';
 import type { Result } from './measure.ts';
 
@@ -20,7 +20,7 @@ export interface Omission {
 export function lossOf(group: string, results: readonly Result[], error: unknown): Omission {
   const some = results.some((result) => result.group === group);
   const what = some ? 'all that is not shown' : 'everything';
-  return { group, what, why: error instanceof Error ? error.message : String(error), lost: true };
+  return { group, what, why: messageOf(error), lost: true };
 }
 
 /** What was measured in one place. */
@@ -64,7 +64,7 @@ export function readReport(path: string): Report {
   try {
     report = JSON.parse(readFileSync(path, 'utf8')) as Partial<Report> | null;
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
+    const why = messageOf(error);
     throw new UsageError('E_REPORT', `cannot read ${path}: ${why}`);
   }
   if (report?.format !== FORMAT || !Array.isArray(report.sites)) {

@@ -1,4 +1,5 @@
 /** Takes samples so that what else the host does hits all subjects alike. */
+import { messageOf } from '../../src/host/errors.ts';
 import type { Measure, Result, Row } from './measure.ts';
 import { readUsage, type Usage, usageBetween } from './usage.ts';
 
@@ -79,12 +80,12 @@ export async function measureInRounds<C extends Contestant>(
           await sampled();
         } catch (error) {
           if (!((await revive?.(contestant)) ?? false)) throw error;
-          remarks.set(contestant, `measured again with another guest: ${reason(error)}`);
+          remarks.set(contestant, `measured again with another guest: ${messageOf(error)}`);
           await sampled();
         }
       } catch (error) {
-        failures.set(contestant, reason(error));
-        progress(`${group}: ${contestant.name} failed: ${reason(error)}`);
+        failures.set(contestant, messageOf(error));
+        progress(`${group}: ${contestant.name} failed: ${messageOf(error)}`);
       }
     }
   }
@@ -110,5 +111,3 @@ export async function measureInRounds<C extends Contestant>(
     }),
   }));
 }
-
-const reason = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -1,8 +1,10 @@
 /** What `nodevmm doctor` looks at: each check is one row. */
+
 import { existsSync, readFileSync } from 'node:fs';
 import { availableParallelism, freemem, totalmem } from 'node:os';
 import * as cap from '../abi/kvm-constants.ts';
 import { findProgram } from '../guest/executables.ts';
+import { messageOf } from '../host/errors.ts';
 import { IoUring } from '../host/io-uring.ts';
 import * as sys from '../host/syscall.ts';
 import { capabilityName } from '../kvm/exit-names.ts';
@@ -54,7 +56,7 @@ function findKvm(): Finding {
 
 /** Our errors read "what: why; what to do". */
 function splitMessage(error: unknown): { found: string; remedy: string } {
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   const [found = message, ...remedy] = message.split('; ');
   return { found, remedy: remedy.join('; ') };
 }

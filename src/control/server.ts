@@ -1,8 +1,9 @@
 /** A running machine's ear: a socket that only its user can reach, on which it takes orders. */
 import { readdirSync, rmSync } from 'node:fs';
-import { connect, createServer, type Server, type Socket } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { NodeVmmError, UsageError } from '../host/errors.ts';
+import { messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
+import { isListening, ListenPath } from '../host/listen-path.ts';
 import { runtimeFolder } from '../host/runtime-folder.ts';
 import type { DatapathName } from '../machine/datapath-choice.ts';
 import { type ControlReply, type ControlRequest, LINE_MAX, parseRequest } from './protocol.ts';
@@ -42,9 +43,8 @@ export function nameOfSocket(file: string): string | undefined {
 /** Listens from `open` until it is disposed of. It does not keep the process alive. */
 export class ControlServer implements Disposable {
   readonly #server: Server;
-  readonly #path: string;
+  readonly #listening: ListenPath;
   readonly #sockets = new Set<Socket>();
-  readonly #remove = (): void => rmSync(this.#path, { force: true });
 
   /**
    * @param name of the machine, free to choose
@@ -52,23 +52,15 @@ export class ControlServer implements Disposable {
    */
   static async open(machine: ControlledMachine, name: string): Promise<ControlServer> {
     const path = controlSocket(name);
-    if (await answers(path)) {
+    if (isListening(path)) {
       throw new UsageError('E_NAME', `a machine called ${name} is running; take another --name`);
     }
-    await removeStale();
-    const control = new ControlServer(machine, name, path);
-    await new Promise<void>((resolve, reject) => {
-      control.#server.once('error', (error) =>
-        reject(new UsageError('E_SOCKET', `cannot listen on ${path}: ${error.message}`)),
-      );
-      control.#server.listen(path, resolve);
-    });
-    process.on('exit', control.#remove);
-    return control;
+    removeStale();
+    return new ControlServer(machine, name, new ListenPath(path));
   }
 
-  private constructor(machine: ControlledMachine, name: string, path: string) {
-    this.#path = path;
+  private constructor(machine: ControlledMachine, name: string, listening: ListenPath) {
+    this.#listening = listening;
     this.#server = createServer((socket) => {
       this.#sockets.add(socket);
       socket.on('close', () => this.#sockets.delete(socket));
@@ -77,14 +69,16 @@ export class ControlServer implements Disposable {
       socket.on('error', () => {});
       serve(socket, machine, name);
     });
+    // Out of descriptors, for example: who connected is turned away, the others go on.
+    this.#server.on('error', () => {});
+    this.#server.listen({ fd: listening.takeFd() });
     this.#server.unref();
   }
 
   [Symbol.dispose](): void {
-    process.removeListener('exit', this.#remove);
     this.#server.close();
     for (const socket of this.#sockets) socket.destroy();
-    this.#remove();
+    this.#listening.close();
   }
 }
 
@@ -117,7 +111,7 @@ async function answer(
     return { status: { pid: process.pid, name, state: machine.state, datapaths, exits } };
   } catch (error) {
     const code = error instanceof NodeVmmError ? error.code : 'E_INTERNAL';
-    return { error: { code, message: error instanceof Error ? error.message : String(error) } };
+    return { error: { code, message: messageOf(error) } };
   }
 }
 
@@ -135,23 +129,10 @@ async function obey(machine: ControlledMachine, request: ControlRequest): Promis
 }
 
 /** Sockets of machines that were killed. */
-async function removeStale(): Promise<void> {
+function removeStale(): void {
   const folder = runtimeFolder();
-  const files = readdirSync(folder).filter((file) => nameOfSocket(file) !== undefined);
-  await Promise.all(
-    files.map(async (file) => {
-      const path = join(folder, file);
-      if (!(await answers(path))) rmSync(path, { force: true });
-    }),
-  );
-}
-
-function answers(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path, () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.on('error', () => resolve(false));
-  });
+  for (const file of readdirSync(folder)) {
+    const path = join(folder, file);
+    if (nameOfSocket(file) !== undefined && !isListening(path)) rmSync(path, { force: true });
+  }
 }

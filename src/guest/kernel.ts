@@ -12,7 +12,7 @@ import {
 } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
-import { UsageError } from '../host/errors.ts';
+import { messageOf, UsageError } from '../host/errors.ts';
 import { cacheFolder, publishFolder } from './cache.ts';
 import { compareVersions, downloadPackage, newestPackage, unpackPackage } from './debian.ts';
 import { ModuleGraph, moduleName, readModuleInfo } from './kernel-modules.ts';
@@ -155,7 +155,7 @@ function hostKernel(series: KernelSeries, cause: unknown): Source {
   ) {
     return { version, image, modules, release: () => {} };
   }
-  const why = cause instanceof Error ? cause.message : String(cause);
+  const why = messageOf(cause);
   throw new UsageError('E_KERNEL', `no ${series} kernel for guests: ${why}`, { cause });
 }
 

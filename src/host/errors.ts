@@ -52,6 +52,11 @@ export class InternalError extends NodeVmmError {
   }
 }
 
+/** What a caught value says. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
 /** One line for a caught value: its message and the file and line that it comes from. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

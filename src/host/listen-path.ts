@@ -15,6 +15,7 @@ const SOCK_STREAM = 1;
 /** `struct sockaddr_un`: family, then a path and the zero that ends it. */
 const SUN_PATH_OFFSET = 2;
 const SUN_PATH_SIZE = 108;
+const ENOENT = 2;
 const EADDRINUSE = 98;
 const ECONNREFUSED = 111;
 /** Connections that may wait to be accepted. */
@@ -109,13 +110,18 @@ function replaceStale(file: string): void {
   if (!lstatSync(file).isSocket()) {
     throw refusal(file, 'a file that is no socket is there; remove it, or name another path');
   }
-  using probe = openSocket(file);
-  const address = addressOf(file);
-  const result = sys.connect(probe.fd, address.address, address.bytes.length);
-  if (result !== -ECONNREFUSED) {
+  if (isListening(file)) {
     throw refusal(file, 'another process listens on it; stop that one, or name another path');
   }
   unlinkSync(file);
+}
+
+/** True when a process answers at a unix socket's path. */
+export function isListening(file: string): boolean {
+  using probe = openSocket(file);
+  const address = addressOf(file);
+  const result = sys.connect(probe.fd, address.address, address.bytes.length);
+  return result !== -ECONNREFUSED && result !== -ENOENT;
 }
 
 function refusal(file: string, why: string): UsageError {

@@ -3,7 +3,9 @@
  * software KVM does not emulate, and a loop against the clock. Some hosts have a /dev/kvm that
  * interprets ring 0 instruction by instruction; it opens and runs small guests, but no Linux.
  */
+
 import { KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN } from '../abi/kvm-constants.ts';
+import { messageOf } from '../host/errors.ts';
 import { Ram } from '../memory/ram.ts';
 import { exitName } from './exit-names.ts';
 import { enterFlatMode } from './flat-mode.ts';
@@ -113,7 +115,7 @@ export function probeKvm(measure = false): KvmProbe {
     const detail = `software KVM: it emulates guest code${rate}, and int3 ended in ${seen}, so no Linux runs on it`;
     return { usable: false, kind: 'software', mips, detail };
   } catch (error) {
-    const detail = error instanceof Error ? error.message : String(error);
+    const detail = messageOf(error);
     return { usable: false, kind: 'none', mips: 0, detail };
   }
 }

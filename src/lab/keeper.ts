@@ -1,5 +1,7 @@
 /** The process that keeps a lab: ends with it, by a signal, or when nobody has used it for an hour. */
+
 import { rmSync } from 'node:fs';
+import { messageOf } from '../host/errors.ts';
 import { attachKept, KEPT, type KeeperReport, keptSocket, shareLab } from './kept.ts';
 import { Lab, type LabOptions } from './lab.ts';
 
@@ -35,8 +37,5 @@ async function keep(options: LabOptions): Promise<void> {
 }
 
 keep(JSON.parse(process.argv[2] ?? '{}') as LabOptions).catch((error: unknown) => {
-  process.stdout.write(
-    `${JSON.stringify({ error: error instanceof Error ? error.message : String(error) })}\n`,
-    () => process.exit(1),
-  );
+  process.stdout.write(`${JSON.stringify({ error: messageOf(error) })}\n`, () => process.exit(1));
 });

@@ -4,6 +4,7 @@
  */
 import { DEVICE_NEEDS_RESET, DRIVER_OK } from '../abi/virtio-pci.ts';
 import type { Activation, DatapathEvents } from '../datapath/datapath.ts';
+import { messageOf } from '../host/errors.ts';
 import { drainEventfd } from '../host/eventfd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
@@ -14,6 +15,7 @@ import { QUEUE_RESET } from '../virtio/transport/device-registers.ts';
 import type { VirtioPci } from '../virtio/transport/pci.ts';
 import type { BoardMessage } from './board.ts';
 import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapath-choice.ts';
+import { StepQueue } from './step-queue.ts';
 
 /** Messages of the board that are about one device. */
 export type DeviceMessage = Extract<BoardMessage, { readonly device: number }>;
@@ -37,8 +39,8 @@ export class DeviceOwner implements DeviceHost {
   #states: ReadonlyMap<number, VringState> = new Map();
   #running = false;
   #paused = false;
-  /** Work on the datapath is asynchronous, and strictly one step after the other. */
-  #work: Promise<void> = Promise.resolve();
+  /** What is done to the datapath. */
+  readonly #steps = new StepQueue();
 
   /** @param open tests put in their own datapaths */
   constructor(device: VirtioDevice, log: (text: string) => void, open?: OpenDatapaths) {
@@ -69,7 +71,7 @@ export class DeviceOwner implements DeviceHost {
    *   HostError when it fails. All is then as it was before.
    */
   moveTo(name: DatapathName): Promise<void> {
-    return this.#then(async () => {
+    return this.#steps.run(async () => {
       const before = this.#datapaths.name;
       if (name === before) return;
       this.#datapaths.check(name, this.#activation?.features ?? 0n);
@@ -99,7 +101,7 @@ export class DeviceOwner implements DeviceHost {
   /** Stops serving and takes the device out of its board; as at a reset of the machine. */
   async unplug(): Promise<void> {
     try {
-      await this.#then(async () => {
+      await this.#steps.run(async () => {
         await this.#deactivate();
         this.device.reset?.();
       });
@@ -111,12 +113,12 @@ export class DeviceOwner implements DeviceHost {
 
   /** The driver made something happen. */
   handle(message: DeviceMessage): void {
-    this.#then(() => this.#handle(message)).catch((error) => this.#broken(textOf(error)));
+    this.#steps.run(() => this.#handle(message)).catch((error) => this.#broken(messageOf(error)));
   }
 
   /** Stops serving, and remembers where each queue stands. */
   pause(): Promise<void> {
-    return this.#then(async () => {
+    return this.#steps.run(async () => {
       this.#paused = true;
       await this.#halt();
     });
@@ -124,7 +126,7 @@ export class DeviceOwner implements DeviceHost {
 
   /** Goes on where `pause` left off. */
   resume(): Promise<void> {
-    return this.#then(async () => {
+    return this.#steps.run(async () => {
       this.#paused = false;
       await this.#serve();
     });
@@ -132,7 +134,7 @@ export class DeviceOwner implements DeviceHost {
 
   /** Releases device and datapath. The device is not plugged in. */
   async close(): Promise<void> {
-    await this.#work;
+    await this.#steps.ended();
     try {
       await this.#datapaths.close();
     } finally {
@@ -173,12 +175,6 @@ export class DeviceOwner implements DeviceHost {
 
   post(message: unknown): void {
     this.#datapaths.current.post(message);
-  }
-
-  #then(step: () => Promise<void>): Promise<void> {
-    const done = this.#work.then(step);
-    this.#work = done.catch(() => {});
-    return done;
   }
 
   async #handle(message: DeviceMessage): Promise<void> {
@@ -247,7 +243,7 @@ export class DeviceOwner implements DeviceHost {
     try {
       await this.#start();
     } catch (error) {
-      this.#broken(textOf(error));
+      this.#broken(messageOf(error));
     }
   }
 
@@ -272,7 +268,7 @@ export class DeviceOwner implements DeviceHost {
       this.#states = await this.#datapaths.current.stop();
     } catch (error) {
       this.#states = new Map();
-      this.#broken(textOf(error));
+      this.#broken(messageOf(error));
     }
   }
 
@@ -293,8 +289,4 @@ export class DeviceOwner implements DeviceHost {
       if (pci.registers.setNeedsReset()) pci.notifyConfigChange();
     });
   }
-}
-
-function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

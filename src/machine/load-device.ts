@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { UsageError } from '../host/errors.ts';
+import { messageOf, UsageError } from '../host/errors.ts';
 import type { DeviceFactory, DeviceOptions } from '../virtio/define/definition.ts';
 
 /** What such files import, and what the loaded file imports in its place. */
@@ -57,7 +57,7 @@ export async function loadDevice(file: string): Promise<LoadedDevice> {
   } catch (error) {
     dispose();
     if (error instanceof UsageError) throw error;
-    const text = error instanceof Error ? error.message : String(error);
+    const text = messageOf(error);
     throw new UsageError('E_DEVICE', `${file} cannot be loaded: ${text}`, { cause: error });
   }
 }

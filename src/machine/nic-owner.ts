@@ -4,12 +4,14 @@
  */
 import type { Datapath, DatapathEvents } from '../datapath/datapath.ts';
 import { QueueWorkerDatapath } from '../datapath/queue-worker.ts';
+import { messageOf } from '../host/errors.ts';
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { E1000Device } from '../nic/device.ts';
 import type { E1000Socket } from '../nic/e1000-handler.ts';
 import type { E1000Pci } from '../nic/pci.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { PciDeviceMessage } from './pci-devices.ts';
+import { StepQueue } from './step-queue.ts';
 
 /** Where the card is plugged in, from power-on to the next. */
 interface Socket {
@@ -30,8 +32,8 @@ export class NicOwner {
   #socket: Socket | undefined;
   #running = false;
   #paused = false;
-  /** Work on the datapath is asynchronous, and strictly one step after the other. */
-  #work: Promise<void> = Promise.resolve();
+  /** What is done to the datapath. */
+  readonly #steps = new StepQueue();
 
   /** @param openDatapath tests put in their own */
   constructor(
@@ -54,13 +56,13 @@ export class NicOwner {
     const { kick } = pci.plan;
     const told = { words, kick, lock: state.lock.word, pin: pci.pinShare, vmFd };
     this.#socket = { pci, memory, told };
-    void this.#then(() => this.#serve());
+    void this.#steps.run(() => this.#serve());
   }
 
   /** Lets go of the rings and takes the card out of its board; as at a reset of the machine. */
   async unplug(): Promise<void> {
     try {
-      await this.#then(() => this.#halt());
+      await this.#steps.run(() => this.#halt());
     } finally {
       this.#socket = undefined;
     }
@@ -69,7 +71,7 @@ export class NicOwner {
   /** The driver reset a card that had been stopped: it starts anew. */
   handle(message: PciDeviceMessage): void {
     if (message.kind !== 'reset') return;
-    void this.#then(async () => {
+    void this.#steps.run(async () => {
       await this.#halt();
       await this.#serve();
     });
@@ -77,7 +79,7 @@ export class NicOwner {
 
   /** Lets go of the rings; where they stand is in the registers. */
   pause(): Promise<void> {
-    return this.#then(async () => {
+    return this.#steps.run(async () => {
       this.#paused = true;
       await this.#halt();
     });
@@ -85,7 +87,7 @@ export class NicOwner {
 
   /** Goes on where `pause` left off. */
   resume(): Promise<void> {
-    return this.#then(async () => {
+    return this.#steps.run(async () => {
       this.#paused = false;
       await this.#serve();
     });
@@ -93,18 +95,12 @@ export class NicOwner {
 
   /** Releases the tap and the thread. The card is not plugged in. */
   async close(): Promise<void> {
-    await this.#work;
+    await this.#steps.ended();
     try {
       await this.#datapath.close();
     } finally {
       this.device.close();
     }
-  }
-
-  #then(step: () => Promise<void>): Promise<void> {
-    const done = this.#work.then(step);
-    this.#work = done.catch(() => {});
-    return done;
   }
 
   async #serve(): Promise<void> {
@@ -118,7 +114,7 @@ export class NicOwner {
       this.#running = true;
       this.#datapath.post(told);
     } catch (error) {
-      this.#broken(textOf(error));
+      this.#broken(messageOf(error));
     }
   }
 
@@ -128,7 +124,7 @@ export class NicOwner {
     try {
       await this.#datapath.stop();
     } catch (error) {
-      this.#broken(textOf(error));
+      this.#broken(messageOf(error));
     }
   }
 
@@ -138,10 +134,6 @@ export class NicOwner {
     this.#log(`stopped: ${reason}`);
     socket.pci.registers.file.broken = true;
   }
-}
-
-function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 function openWorker({ name, module, options }: E1000Device, events: DatapathEvents): Datapath {

@@ -1,5 +1,5 @@
 /** Devices that the caller brings: written by a person, in a file or in the calling program. */
-import { UsageError } from '../host/errors.ts';
+import { messageOf, UsageError } from '../host/errors.ts';
 import { DefinedDevice } from '../virtio/define/defined-device.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import type { CreatedDevice } from './create-devices.ts';
@@ -41,7 +41,7 @@ async function createOwnDevice(name: string, from: OwnDeviceOptions): Promise<Vi
   } catch (error) {
     loaded[Symbol.dispose]();
     if (error instanceof UsageError) throw error;
-    const text = error instanceof Error ? error.message : String(error);
+    const text = messageOf(error);
     throw new UsageError('E_DEVICE', `${from.module}: ${text}`, { cause: error });
   }
 }

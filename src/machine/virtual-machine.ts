@@ -3,7 +3,7 @@ import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
-import { InternalError, NodeVmmError, UsageError } from '../host/errors.ts';
+import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram } from '../memory/ram.ts';
 import { ConsoleDevice } from '../virtio/device/console.ts';
@@ -19,6 +19,7 @@ import { PortConnection } from './port-connection.ts';
 import { PowerCycle } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 import { SerialStream } from './serial-stream.ts';
+import { StepQueue } from './step-queue.ts';
 
 /** Events of a machine, by name. */
 export interface VirtualMachineEvents {
@@ -56,7 +57,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   #state: MachineState = 'created';
   #cycle: PowerCycle | undefined;
   #agent: AgentClient | undefined;
-  #transition: Promise<void> = Promise.resolve();
+  /** What changes the machine's state. */
+  readonly #steps = new StepQueue();
 
   /**
    * Opens KVM, takes the memory, opens disks and taps. The guest does not run yet.
@@ -145,7 +147,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       throw new UsageError('E_STATE', 'the machine is not running; start a new one');
     }
     const owner = this.#find(device);
-    await this.#enqueue(() => owner.moveTo(datapath));
+    await this.#steps.run(() => owner.moveTo(datapath));
   }
 
   /**
@@ -170,7 +172,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       if (stream.readableFlowing === null) stream.resume();
     }
     for (const text of this.#notices.splice(0)) this.emit('log', text);
-    await this.#enqueue(async () => {
+    await this.#steps.run(async () => {
       try {
         await this.#powerOn();
         this.#state = 'running';
@@ -208,20 +210,20 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   async pause(): Promise<void> {
     this.#expect('pause', 'running');
     this.#state = 'paused';
-    await this.#enqueue(async () => this.#cycle?.pause());
+    await this.#steps.run(async () => this.#cycle?.pause());
   }
 
   /** Goes on where `pause` stopped. */
   async resume(): Promise<void> {
     this.#expect('resume', 'paused');
     this.#state = 'running';
-    await this.#enqueue(async () => this.#cycle?.resume());
+    await this.#steps.run(async () => this.#cycle?.resume());
   }
 
   /** Ends the run as if the power failed. Does nothing when it has ended. */
   async stop(): Promise<void> {
     if (this.#state === 'created') this.#finish({ reason: 'stopped' });
-    await this.#enqueue(async () => {
+    await this.#steps.run(async () => {
       // A start that failed meanwhile leaves nothing to power off.
       if (this.#state === 'created') this.#finish({ reason: 'stopped' });
       else await this.#powerOff({ reason: 'stopped' });
@@ -291,16 +293,6 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     return this.#agent;
   }
 
-  /** Lifecycle steps run strictly one after the other. */
-  #enqueue<T>(step: () => Promise<T>): Promise<T> {
-    const done = this.#transition.then(step);
-    this.#transition = done.then(
-      () => {},
-      () => {},
-    );
-    return done;
-  }
-
   async #powerOn(): Promise<void> {
     this.#tail.clear();
     const plan = {
@@ -311,7 +303,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       serial: this.#serialStream,
     };
     const cycle = await PowerCycle.start(plan, (exit) => {
-      void this.#enqueue(async () => {
+      void this.#steps.run(async () => {
         if (this.#cycle === cycle) await this.#guestEnded(exit);
       });
     });
@@ -337,8 +329,10 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       if (this.#state === 'paused') await this.#cycle?.pause();
       this.emit('reboot');
     } catch (error) {
-      const detail = error instanceof Error ? error.message : String(error);
-      this.#finish({ reason: 'internal-error', detail: `the reboot failed: ${detail}` });
+      this.#finish({
+        reason: 'internal-error',
+        detail: `the reboot failed: ${messageOf(error)}`,
+      });
     }
   }
 
