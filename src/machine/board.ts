@@ -1,5 +1,5 @@
 /**
- * The machine's registers, put together: buses, platform devices and PCI functions over the
+ * The machine's registers, put together: buses, platform devices and all others over the
  * state buffer. Every thread builds its own from the same plan; all show the same registers.
  */
 import { AddressSpace } from '../bus/address-space.ts';
@@ -18,15 +18,15 @@ import { Rtc } from '../platform/rtc.ts';
 import { Serial16550 } from '../platform/serial-16550.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { VcpuControl } from '../state/vcpu-control.ts';
-import { KvmPort } from './kvm-port.ts';
 import {
-  createPciDevice,
-  functionOf,
-  type PciDevice,
-  type PciDeviceMessage,
-  type PciDevicePlan,
+  type BoardDevice,
+  createBoardDevice,
+  type DeviceMessage,
+  type DevicePlace,
+  type DevicePlan,
   routesOf,
-} from './pci-devices.ts';
+} from './board-devices.ts';
+import { KvmPort } from './kvm-port.ts';
 
 const SERIAL_PORTS = 8;
 /** State that a board takes besides its devices, and an upper bound of what one device takes. */
@@ -38,12 +38,12 @@ export interface BoardPlan {
   readonly buffer: SharedArrayBuffer;
   readonly vmFd: number;
   readonly cpus: number;
-  readonly devices: readonly PciDevicePlan[];
+  readonly devices: readonly DevicePlan[];
 }
 
 /** What the guest did that the main thread must act on. */
 export type BoardMessage =
-  | PciDeviceMessage
+  | DeviceMessage
   | { readonly kind: 'serial-output' }
   | { readonly kind: 'power'; readonly event: PowerEvent };
 
@@ -52,7 +52,7 @@ export class Board {
   readonly state: SharedState;
   readonly control: VcpuControl;
   readonly serial: Serial16550;
-  readonly devices: readonly PciDevice[];
+  readonly devices: readonly BoardDevice[];
   readonly #ports = new AddressSpace();
   readonly #memory = new AddressSpace();
   readonly #bus: PciBus;
@@ -86,14 +86,13 @@ export class Board {
       post({ kind: 'serial-output' }),
     );
     this.#bus = new PciBus(state, this.#ports, this.#memory);
-    const lines = new IntxLines(state, port, layout.PCI_INTX_GSI_BASE, layout.PCI_INTX_GSI_COUNT);
+    const intx = new IntxLines(state, port, layout.PCI_INTX_GSI_BASE, layout.PCI_INTX_GSI_COUNT);
     this.#bus.add(0, createHostBridge(state, port));
-    const ground = { state, port, lines };
-    this.devices = plan.devices.map((devicePlan, index) => {
-      const device = createPciDevice(ground, devicePlan, index, post);
-      this.#bus.add(devicePlan.plan.slot, functionOf(device));
-      return device;
-    });
+    const ground = { state, port, intx };
+    this.devices = plan.devices.map((devicePlan, index) =>
+      createBoardDevice(ground, devicePlan, index, post),
+    );
+    for (const { place } of this.devices) this.#put(place);
     this.#addPlatform(post);
   }
 
@@ -106,7 +105,7 @@ export class Board {
       this.#routing.initialize();
       const committed = this.#routing.commit(this.#plan.vmFd);
       this.#bus.reset();
-      for (const { pci } of this.devices) pci.reset();
+      for (const device of this.devices) device.reset();
       this.serial.reset();
       return committed;
     });
@@ -150,6 +149,11 @@ export class Board {
     } finally {
       lock.release();
     }
+  }
+
+  #put(place: DevicePlace): void {
+    if (place.kind === 'function') this.#bus.add(place.slot, place.pciFunction);
+    else this.#memory.add(place.address, place.size, place.region);
   }
 
   #addPlatform(post: (message: BoardMessage) => void): void {

@@ -12,20 +12,17 @@ import type { SharedState } from '../state/shared-state.ts';
 import type { DeviceHost, VirtioDevice } from '../virtio/device.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import { QUEUE_RESET } from '../virtio/transport/device-registers.ts';
-import type { VirtioPci } from '../virtio/transport/pci.ts';
-import type { BoardMessage } from './board.ts';
+import type { VirtioTransport } from '../virtio/transport/virtio-transport.ts';
+import type { DeviceMessage } from './board-devices.ts';
 import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapath-choice.ts';
 import { StepQueue } from './step-queue.ts';
-
-/** Messages of the board that are about one device. */
-export type DeviceMessage = Extract<BoardMessage, { readonly device: number }>;
 
 /** Where the device is plugged in, from power-on to the next. */
 interface Socket {
   readonly state: SharedState;
-  readonly pci: VirtioPci;
+  readonly transport: VirtioTransport;
   readonly memory: GuestMemoryShare;
-  readonly intx: LoopWatch;
+  readonly line: LoopWatch;
 }
 
 /** Owns a device and its datapath. */
@@ -89,13 +86,13 @@ export class DeviceOwner implements DeviceHost {
   }
 
   /** Plugs the device into a board that is about to run. */
-  plug(state: SharedState, pci: VirtioPci, memory: GuestMemoryShare): void {
-    const { intxEventfd } = pci.plan;
-    const intx = new LoopWatch(intxEventfd, LOOP_READABLE, () => {
-      if (!drainEventfd(intxEventfd)) return;
-      state.lock.with(() => pci.assertQueueInterrupt());
+  plug(state: SharedState, transport: VirtioTransport, memory: GuestMemoryShare): void {
+    const { lineEventfd } = transport;
+    const line = new LoopWatch(lineEventfd, LOOP_READABLE, () => {
+      if (!drainEventfd(lineEventfd)) return;
+      state.lock.with(() => transport.assertQueueInterrupt());
     });
-    this.#socket = { state, pci, memory, intx };
+    this.#socket = { state, transport, memory, line };
   }
 
   /** Stops serving and takes the device out of its board; as at a reset of the machine. */
@@ -106,7 +103,7 @@ export class DeviceOwner implements DeviceHost {
         this.device.reset?.();
       });
     } finally {
-      this.#socket?.intx.close();
+      this.#socket?.line.close();
       this.#socket = undefined;
     }
   }
@@ -149,9 +146,9 @@ export class DeviceOwner implements DeviceHost {
       change(new DataView(buffer, byteOffset, length));
       return;
     }
-    const { state, pci } = socket;
+    const { state, transport } = socket;
     state.lock.with(() => {
-      const { registers } = pci;
+      const { registers } = transport;
       change(registers.config.view);
       registers.config.changed();
       // The device keeps what is its own, so that it is still true after the next power-on.
@@ -159,16 +156,16 @@ export class DeviceOwner implements DeviceHost {
         const writable = registers.shape.configWriteMask[at] ?? 0;
         if (writable === 0) config[at] = registers.config.view.getUint8(at);
       });
-      if ((pci.registers.status & DRIVER_OK) !== 0) pci.notifyConfigChange();
+      if ((transport.registers.status & DRIVER_OK) !== 0) transport.notifyConfigChange();
     });
   }
 
   readConfig(): Uint8Array {
     const socket = this.#socket;
     if (socket === undefined) return Uint8Array.from(this.device.config);
-    const { state, pci } = socket;
+    const { state, transport } = socket;
     return state.lock.with(() => {
-      const { buffer, byteOffset, byteLength } = pci.registers.config.view;
+      const { buffer, byteOffset, byteLength } = transport.registers.config.view;
       return Uint8Array.from(new Uint8Array(buffer, byteOffset, byteLength));
     });
   }
@@ -180,7 +177,7 @@ export class DeviceOwner implements DeviceHost {
   async #handle(message: DeviceMessage): Promise<void> {
     const socket = this.#socket;
     if (socket === undefined) return;
-    const { registers } = socket.pci;
+    const { registers } = socket.transport;
     const { lock } = socket.state;
     // Messages of two vCPUs may overtake each other: each only says where to look.
     switch (message.kind) {
@@ -226,15 +223,15 @@ export class DeviceOwner implements DeviceHost {
   async #activate(): Promise<void> {
     const socket = this.#socket;
     if (socket === undefined) return;
-    const { state, pci, memory } = socket;
+    const { state, transport, memory } = socket;
     this.#activation = state.lock.with(() => {
       const queues: QueueConfig[] = [];
-      pci.plan.kicks.forEach((kick, queue) => {
-        const config = pci.registers.queueConfig(queue, kick, pci.callEventfd(queue));
+      transport.kicks.forEach((kick, queue) => {
+        const config = transport.registers.queueConfig(queue, kick, transport.callEventfd(queue));
         if (config !== undefined) queues.push(config);
       });
-      pci.registers.interruptsSeen();
-      return { memory, features: pci.registers.driverFeatures, queues };
+      transport.registers.interruptsSeen();
+      return { memory, features: transport.registers.driverFeatures, queues };
     });
     await this.#serve();
   }
@@ -252,7 +249,7 @@ export class DeviceOwner implements DeviceHost {
     if (socket === undefined || this.#activation === undefined) return;
     if (this.#paused || this.#running) return;
     // A broken device is not served before its reset.
-    if ((socket.pci.registers.status & DEVICE_NEEDS_RESET) !== 0) return;
+    if ((socket.transport.registers.status & DEVICE_NEEDS_RESET) !== 0) return;
     const queues = this.#activation.queues.map((queue) => {
       const state = this.#states.get(queue.index);
       return state === undefined ? queue : { ...queue, state };
@@ -282,11 +279,11 @@ export class DeviceOwner implements DeviceHost {
     const socket = this.#socket;
     if (socket === undefined) return;
     this.#log(`stopped: ${reason}`);
-    const { state, pci } = socket;
+    const { state, transport } = socket;
     state.lock.with(() => {
       // Without DRIVER_OK nothing is served: the driver reads the status until it is 0.
-      if ((pci.registers.status & DRIVER_OK) === 0) return;
-      if (pci.registers.setNeedsReset()) pci.notifyConfigChange();
+      if ((transport.registers.status & DRIVER_OK) === 0) return;
+      if (transport.registers.setNeedsReset()) transport.notifyConfigChange();
     });
   }
 }

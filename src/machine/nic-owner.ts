@@ -10,7 +10,8 @@ import type { E1000Device } from '../nic/device.ts';
 import type { E1000Socket } from '../nic/e1000-handler.ts';
 import type { E1000Pci } from '../nic/pci.ts';
 import type { SharedState } from '../state/shared-state.ts';
-import type { PciDeviceMessage } from './pci-devices.ts';
+import type { DeviceMessage } from './board-devices.ts';
+
 import { StepQueue } from './step-queue.ts';
 
 /** Where the card is plugged in, from power-on to the next. */
@@ -69,7 +70,7 @@ export class NicOwner {
   }
 
   /** The driver reset a card that had been stopped: it starts anew. */
-  handle(message: PciDeviceMessage): void {
+  handle(message: DeviceMessage): void {
     if (message.kind !== 'reset') return;
     void this.#steps.run(async () => {
       await this.#halt();

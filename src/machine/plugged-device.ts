@@ -2,13 +2,13 @@
 import { InternalError } from '../host/errors.ts';
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { SharedState } from '../state/shared-state.ts';
+import type { BoardDevice } from './board-devices.ts';
 import type { CreatedDevice } from './create-devices.ts';
 import { DeviceOwner } from './device-owner.ts';
+import type { DeviceEntry } from './device-places.ts';
 import { deviceShape } from './device-shape.ts';
 import { NicOwner } from './nic-owner.ts';
 import type { RingOptions } from './options.ts';
-import type { PciDevice } from './pci-devices.ts';
-import type { PciEntry } from './pci-plan.ts';
 
 /** A device with its owner, which outlives power cycles. */
 export type PluggedDevice =
@@ -22,8 +22,8 @@ export function ownDevice(created: CreatedDevice, log: (text: string) => void): 
   return { kind, owner: new DeviceOwner(created.device, log), ring: created.ring };
 }
 
-/** What the bus needs to know of a device, as it is now. */
-export function pciEntry(plugged: PluggedDevice): PciEntry {
+/** What the board needs to know of a device, as it is now. */
+export function deviceEntry(plugged: PluggedDevice): DeviceEntry {
   if (plugged.kind === 'e1000') {
     const { name, macBytes } = plugged.owner.device;
     return { kind: 'e1000', name, mac: macBytes };
@@ -43,11 +43,11 @@ export interface Socket {
 /** Plugs a device into its place on a board that is about to run. */
 export function plugIn(
   plugged: PluggedDevice,
-  place: PciDevice | undefined,
+  place: BoardDevice | undefined,
   { state, memory, vmFd }: Socket,
 ): void {
   if (plugged.kind === 'virtio' && place?.kind === 'virtio') {
-    plugged.owner.plug(state, place.pci, memory);
+    plugged.owner.plug(state, place.transport, memory);
   } else if (plugged.kind === 'e1000' && place?.kind === 'e1000') {
     plugged.owner.plug(state, place.pci, memory, vmFd);
   } else {

@@ -14,9 +14,9 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { Board, type BoardPlan } from './board.ts';
+import { DevicePlaces } from './device-places.ts';
 import type { MachineExit } from './options.ts';
-import { PciPlan } from './pci-plan.ts';
-import { type PluggedDevice, pciEntry, plugIn } from './plugged-device.ts';
+import { deviceEntry, type PluggedDevice, plugIn } from './plugged-device.ts';
 import type { SerialStream } from './serial-stream.ts';
 import { VcpuThreads } from './vcpu-threads.ts';
 import type { VcpuMessage } from './vcpu-worker.ts';
@@ -40,7 +40,7 @@ export interface CyclePlan {
 export class PowerCycle {
   readonly #plan: CyclePlan;
   readonly #vm: Vm;
-  readonly #pci: PciPlan;
+  readonly #places: DevicePlaces;
   readonly #board: Board;
   readonly #threads: VcpuThreads;
   readonly #ended: (exit: MachineExit) => void;
@@ -53,7 +53,7 @@ export class PowerCycle {
   static async start(plan: CyclePlan, ended: (exit: MachineExit) => void): Promise<PowerCycle> {
     const cpuid = guestCpuids(plan);
     const vm = new Vm(plan.kvm);
-    let pci: PciPlan | undefined;
+    let places: DevicePlaces | undefined;
     let cycle: PowerCycle | undefined;
     try {
       vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
@@ -65,8 +65,8 @@ export class PowerCycle {
         initializeVcpu(vcpu, entries);
         return vcpu;
       });
-      pci = new PciPlan(plan.devices.map(pciEntry), plan.notify);
-      cycle = new PowerCycle(plan, vm, vcpus, pci, ended);
+      places = new DevicePlaces(plan.devices.map(deviceEntry), plan.notify);
+      cycle = new PowerCycle(plan, vm, vcpus, places, ended);
       cycle.#plug();
       // The vCPU threads come up while the guest is being loaded.
       const { state } = await loadGuest({
@@ -80,7 +80,7 @@ export class PowerCycle {
       return cycle;
     } catch (error) {
       await cycle?.close();
-      pci?.[Symbol.dispose]();
+      places?.[Symbol.dispose]();
       vm[Symbol.dispose]();
       throw error;
     }
@@ -90,18 +90,18 @@ export class PowerCycle {
     plan: CyclePlan,
     vm: Vm,
     vcpus: readonly Vcpu[],
-    pci: PciPlan,
+    places: DevicePlaces,
     ended: (exit: MachineExit) => void,
   ) {
     this.#plan = plan;
     this.#vm = vm;
-    this.#pci = pci;
+    this.#places = places;
     this.#ended = ended;
     const boardPlan: BoardPlan = {
-      buffer: SharedState.allocate(Board.stateSize(pci.functions.length)),
+      buffer: SharedState.allocate(Board.stateSize(places.plans.length)),
       vmFd: vm.fd,
       cpus: vcpus.length,
-      devices: pci.functions,
+      devices: places.plans,
     };
     this.#board = new Board(boardPlan, (message) => this.#message(message));
     sys.check(this.#board.reset(), 'KVM_SET_GSI_ROUTING', 'the VM');
@@ -145,7 +145,7 @@ export class PowerCycle {
     const unplugged = await Promise.allSettled(unplugging);
     this.#plan.serial.connect(undefined);
     this.#vm[Symbol.dispose]();
-    this.#pci[Symbol.dispose]();
+    this.#places[Symbol.dispose]();
     const failed = unplugged.find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') throw failed.reason;
   }

@@ -25,6 +25,7 @@ import type { DeviceShape, DriverEvents } from './device-contract.ts';
 import { DeviceRegisters, QUEUE_VECTOR } from './device-registers.ts';
 import { PciConfigAccess, structureCapability } from './pci-capabilities.ts';
 import { PciCommonConfig } from './pci-common.ts';
+import type { VirtioTransport } from './virtio-transport.ts';
 
 const STRUCTURES_BAR = 0;
 const MSIX_BAR = 2;
@@ -67,7 +68,7 @@ export const VIRTIO_STRUCTURES_BAR_SIZE: number = STRUCTURES_SIZE;
 export const VIRTIO_MSIX_BAR_SIZE: number = MSIX_BAR_SIZE;
 
 /** A virtio device on PCI, as each thread has it. */
-export class VirtioPci {
+export class VirtioPci implements VirtioTransport {
   readonly pciFunction: PciFunction;
   readonly registers: DeviceRegisters;
   readonly plan: VirtioPciPlan;
@@ -120,6 +121,14 @@ export class VirtioPci {
     this.#addCapabilities(size);
   }
 
+  get kicks(): readonly number[] {
+    return this.plan.kicks;
+  }
+
+  get lineEventfd(): number {
+    return this.plan.intxEventfd;
+  }
+
   /** Power-on state. */
   reset(): void {
     this.pciFunction.reset();
@@ -129,7 +138,7 @@ export class VirtioPci {
 
   /** The eventfd that interrupts the driver for a queue, or -1 when it chose none. */
   callEventfd(queue: number): number {
-    if (!this.#msix.enabled) return this.plan.intxEventfd;
+    if (!this.#msix.enabled) return this.lineEventfd;
     return this.#msix.eventfd(this.registers.queueWord(queue, QUEUE_VECTOR));
   }
 

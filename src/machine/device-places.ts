@@ -1,4 +1,4 @@
-/** Gives each PCI function its slot, BAR addresses, doorbells and interrupt vectors. */
+/** Gives each device its place: slot and BAR addresses, doorbells and interrupt vectors. */
 import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../abi/e1000.ts';
 import { Eventfd } from '../host/eventfd.ts';
 import type { E1000PciPlan } from '../nic/pci.ts';
@@ -11,14 +11,14 @@ import {
   type VirtioPciPlan,
 } from '../virtio/transport/pci.ts';
 import { Board } from './board.ts';
-import type { PciDevicePlan } from './pci-devices.ts';
+import type { DevicePlan } from './board-devices.ts';
 
 /** First port for BARs: above what platform devices use. */
 const FIRST_PORT = 0x1000;
 /** The host bridge has slot 0. */
 const FIRST_SLOT = 1;
 
-/** A virtio device that is to be put on the bus. */
+/** A virtio device that is to have a place. */
 export interface VirtioEntry {
   readonly kind: 'virtio';
   readonly shape: DeviceShape;
@@ -33,27 +33,26 @@ export interface NicEntry {
   readonly mac: Uint8Array;
 }
 
-/** A device that is to be put on the bus. */
-export type PciEntry = VirtioEntry | NicEntry;
+/** A device that is to have a place. */
+export type DeviceEntry = VirtioEntry | NicEntry;
 
-/** The plans of all functions, and the eventfds in them, which belong to this object. */
-export class PciPlan implements Disposable {
-  readonly functions: readonly PciDevicePlan[];
+/** The plans of all devices, and the eventfds in them, which belong to this object. */
+export class DevicePlaces implements Disposable {
+  readonly plans: readonly DevicePlan[];
   readonly #eventfds: Eventfd[] = [];
   #memory = PCI_MMIO32_BASE;
   #port = FIRST_PORT;
+  #slot = FIRST_SLOT;
   #route = 0;
 
   /** @param notify whether doorbells are ports or memory */
-  constructor(entries: readonly PciEntry[], notify: 'io' | 'memory') {
+  constructor(entries: readonly DeviceEntry[], notify: 'io' | 'memory') {
     try {
-      this.functions = entries.map((entry, index) => {
-        const { kind } = entry;
-        const slot = FIRST_SLOT + index;
-        return kind === 'e1000'
-          ? { kind, plan: this.#planNic(entry, slot) }
-          : { kind, plan: this.#planVirtio(entry, slot, notify) };
-      });
+      this.plans = entries.map((entry) =>
+        entry.kind === 'e1000'
+          ? { kind: 'e1000', plan: this.#nic(entry) }
+          : { kind: 'virtio-pci', plan: this.#virtioPci(entry, notify) },
+      );
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -64,10 +63,10 @@ export class PciPlan implements Disposable {
     for (const eventfd of this.#eventfds.splice(0)) eventfd.close();
   }
 
-  #planNic({ name, mac }: NicEntry, slot: number): E1000PciPlan {
+  #nic({ name, mac }: NicEntry): E1000PciPlan {
     return {
       name,
-      slot,
+      slot: this.#slot++,
       mac,
       memoryAddress: this.#placeMemory(E1000_MEMORY_SIZE),
       ioAddress: this.#placePort(E1000_IO_SIZE),
@@ -75,17 +74,13 @@ export class PciPlan implements Disposable {
     };
   }
 
-  #planVirtio(
-    { shape, pciClass }: VirtioEntry,
-    slot: number,
-    notify: 'io' | 'memory',
-  ): VirtioPciPlan {
+  #virtioPci({ shape, pciClass }: VirtioEntry, notify: 'io' | 'memory'): VirtioPciPlan {
     const queues = shape.queueSizes.length;
     const notifySize = notifyBarSize(queues);
     return {
       shape,
       pciClass,
-      slot,
+      slot: this.#slot++,
       notify,
       structuresAddress: this.#placeMemory(VIRTIO_STRUCTURES_BAR_SIZE),
       msixAddress: this.#placeMemory(VIRTIO_MSIX_BAR_SIZE),

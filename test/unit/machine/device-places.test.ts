@@ -1,7 +1,7 @@
 import t from 'tap';
 import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../../../src/abi/e1000.ts';
 import { Board } from '../../../src/machine/board.ts';
-import { type PciEntry, PciPlan } from '../../../src/machine/pci-plan.ts';
+import { type DeviceEntry, DevicePlaces } from '../../../src/machine/device-places.ts';
 import { PCI_MMIO32_BASE, PCI_MMIO32_LIMIT } from '../../../src/platform/layout.ts';
 import {
   notifyBarSize,
@@ -10,7 +10,7 @@ import {
   type VirtioPciPlan,
 } from '../../../src/virtio/transport/pci.ts';
 
-function entry(queues: number): PciEntry {
+function entry(queues: number): DeviceEntry {
   return {
     kind: 'virtio',
     pciClass: 0,
@@ -25,16 +25,16 @@ function entry(queues: number): PciEntry {
     },
   };
 }
-const nic: PciEntry = { kind: 'e1000', name: 'card', mac: Uint8Array.of(2, 0, 0, 0, 0, 1) };
+const nic: DeviceEntry = { kind: 'e1000', name: 'card', mac: Uint8Array.of(2, 0, 0, 0, 0, 1) };
 const entries = [...[1, 6, 3].map(entry), nic, ...[17, 64].map(entry), nic];
 
-function virtioOf(plan: PciPlan): VirtioPciPlan[] {
-  return plan.functions.flatMap((fn) => (fn.kind === 'virtio' ? [fn.plan] : []));
+function virtioOf(plan: DevicePlaces): VirtioPciPlan[] {
+  return plan.plans.flatMap((fn) => (fn.kind === 'virtio-pci' ? [fn.plan] : []));
 }
 
 /** Every range of every function: address and size. */
-function ranges(plan: PciPlan, ports: boolean): (readonly [number, number])[] {
-  return plan.functions.flatMap(({ kind, plan: fn }) => {
+function ranges(plan: DevicePlaces, ports: boolean): (readonly [number, number])[] {
+  return plan.plans.flatMap(({ kind, plan: fn }) => {
     if (kind === 'e1000') {
       if (ports) return [[fn.ioAddress, E1000_IO_SIZE] as const];
       return [[fn.memoryAddress, E1000_MEMORY_SIZE] as const];
@@ -51,7 +51,7 @@ function ranges(plan: PciPlan, ports: boolean): (readonly [number, number])[] {
 
 for (const notify of ['memory', 'io'] as const) {
   t.test(`BARs are aligned, in their window, and apart; doorbells in ${notify}`, async (t) => {
-    using plan = new PciPlan(entries, notify);
+    using plan = new DevicePlaces(entries, notify);
     for (const ports of [false, true]) {
       const [low, high] = ports ? [0x1000, 0x1_0000] : [PCI_MMIO32_BASE, PCI_MMIO32_LIMIT];
       const sorted = ranges(plan, ports).sort(([a], [b]) => a - b);
@@ -67,15 +67,15 @@ for (const notify of ['memory', 'io'] as const) {
 }
 
 t.test('slots follow the host bridge', async (t) => {
-  using plan = new PciPlan(entries, 'memory');
+  using plan = new DevicePlaces(entries, 'memory');
   t.same(
-    plan.functions.map(({ plan: { slot } }) => slot),
+    plan.plans.map(({ plan: { slot } }) => slot),
     [1, 2, 3, 4, 5, 6, 7],
   );
 });
 
 t.test('every queue has a kick, every queue and the configuration a vector', async (t) => {
-  using plan = new PciPlan(entries, 'memory');
+  using plan = new DevicePlaces(entries, 'memory');
   const fds = new Set<number>();
   const gsis: number[] = [];
   for (const { shape, kicks, vectors, intxEventfd } of virtioOf(plan)) {

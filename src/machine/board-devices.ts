@@ -1,0 +1,109 @@
+/**
+ * The devices that a board can have beside the platform's own: all that tells them apart for a
+ * board and its plan is here.
+ */
+import type { RegisterRegion } from '../bus/address-space.ts';
+import type { MachinePort } from '../bus/machine-port.ts';
+import { E1000Pci, type E1000PciPlan } from '../nic/pci.ts';
+import type { PciFunction } from '../pci/function.ts';
+import type { IntxLines } from '../pci/intx.ts';
+import type { SharedState } from '../state/shared-state.ts';
+import type { DriverEvents } from '../virtio/transport/device-contract.ts';
+import { VirtioPci, type VirtioPciPlan } from '../virtio/transport/pci.ts';
+import type { VirtioTransport } from '../virtio/transport/virtio-transport.ts';
+
+/** What a device's registers are and where, by kind; a plain, cloneable message. */
+export type DevicePlan =
+  | { readonly kind: 'virtio-pci'; readonly plan: VirtioPciPlan }
+  | { readonly kind: 'e1000'; readonly plan: E1000PciPlan };
+
+/** Where a guest finds a device: as a function on the PCI bus, or in memory at a fixed address. */
+export type DevicePlace =
+  | { readonly kind: 'function'; readonly slot: number; readonly pciFunction: PciFunction }
+  | {
+      readonly kind: 'window';
+      readonly address: number;
+      readonly size: number;
+      readonly region: RegisterRegion;
+    };
+
+/** A device's registers, as each thread has them. */
+export type BoardDevice = {
+  readonly place: DevicePlace;
+  /** Power-on state. */
+  reset(): void;
+} & (
+  | { readonly kind: 'virtio'; readonly transport: VirtioTransport }
+  | { readonly kind: 'e1000'; readonly pci: E1000Pci }
+);
+
+/** What the guest did to a device that the main thread must act on. */
+export type DeviceMessage =
+  | {
+      readonly kind: 'driver-ok' | 'reset' | 'interrupts-changed';
+      readonly device: number;
+    }
+  | {
+      readonly kind: 'queue-enabled' | 'queue-reset';
+      readonly device: number;
+      readonly queue: number;
+    }
+  | {
+      readonly kind: 'config-written';
+      readonly device: number;
+      readonly offset: number;
+      readonly length: number;
+      readonly value: number;
+    };
+
+/** What devices are built upon. */
+export interface DeviceGround {
+  readonly state: SharedState;
+  readonly port: MachinePort;
+  readonly intx: IntxLines;
+}
+
+/** Routes of message-signalled interrupts that a device takes. */
+export function routesOf(device: DevicePlan): number {
+  return device.kind === 'virtio-pci' ? device.plan.vectors.length : 0;
+}
+
+/**
+ * Builds a device.
+ * @param device its number in the board's plan
+ * @param post carries a message to the main thread
+ */
+export function createBoardDevice(
+  { state, port, intx }: DeviceGround,
+  { kind, plan }: DevicePlan,
+  device: number,
+  post: (message: DeviceMessage) => void,
+): BoardDevice {
+  const onBus = (pci: { readonly pciFunction: PciFunction; reset(): void }) => ({
+    place: { kind: 'function', slot: plan.slot, pciFunction: pci.pciFunction } as const,
+    reset: () => pci.reset(),
+  });
+  switch (kind) {
+    case 'virtio-pci': {
+      const pci = new VirtioPci(state, port, intx, plan, driverEvents(device, post));
+      return { kind: 'virtio', transport: pci, ...onBus(pci) };
+    }
+    case 'e1000': {
+      const pci = new E1000Pci(state, port, intx, plan, () => post({ kind: 'reset', device }));
+      return { kind, pci, ...onBus(pci) };
+    }
+  }
+}
+
+/** What a driver makes happen, as messages to the main thread. */
+function driverEvents(device: number, post: (message: DeviceMessage) => void): DriverEvents {
+  return {
+    driverOk: () => post({ kind: 'driver-ok', device }),
+    reset: () => post({ kind: 'reset', device }),
+    queueEnabled: (queue) => post({ kind: 'queue-enabled', device, queue }),
+    queueReset: (queue) => post({ kind: 'queue-reset', device, queue }),
+    interruptsChanged: () => post({ kind: 'interrupts-changed', device }),
+    configWritten: (offset, length, value) =>
+      post({ kind: 'config-written', device, offset, length, value }),
+  };
+}
