@@ -4,6 +4,7 @@
  * Options: `--no-coverage`; `--raise-floor` lifts the coverage floor; `--verbose` prints all output.
  */
 import { readFileSync } from 'node:fs';
+import { availableParallelism, totalmem } from 'node:os';
 import { parseArgs } from 'node:util';
 import { buildGuest } from '../src/guest/guests.ts';
 import type { KernelSeries } from '../src/guest/kernel.ts';
@@ -65,27 +66,36 @@ const LARGE_KERNEL: KernelSeries = '6.12-amd64';
 const nameLargeKernel = (files: readonly TestFile[]): boolean =>
   files.some(({ source }) => readFileSync(source, 'utf8').includes(`'${LARGE_KERNEL}'`));
 
-/** How often a file is tried in the lab. */
 /** One CPU: a guest whose thread never moves to another one meets no stale code (docs/lab.md). */
-const TEST_LAB = { cpus: 1 };
+const TEST_LAB = { cpus: 1, memory: 8 * 2 ** 30 };
+/** How often a file is tried in the lab. */
 const LAB_ATTEMPTS = 3;
 
-/** Where a group's files run: on this host, or in a lab that is booted for them. */
-class GroupHost implements AsyncDisposable {
+/** True when a group's files cannot run on this host itself. */
+async function needsLab(group: Group, files: readonly TestFile[]): Promise<boolean> {
+  if (group.linuxGuests !== true) return false;
+  const { usable, detail } = probeKvm();
+  if (usable) return false;
+  // The lab has no network: what guests are made from must be there before.
+  for (const kernel of ['6.12', '6.1'] as const) await buildGuest('minimal', { kernel });
+  await buildGuest('tools');
+  if (nameLargeKernel(files)) await buildGuest('tools', { kernel: LARGE_KERNEL });
+  console.log(`boot    a lab for each lane of the group ${group.name}: ${detail}`);
+  return true;
+}
+
+/** A lab has a core of its own, and memory that its guests may touch all of. */
+const labLanes = (): number =>
+  Math.max(1, Math.min(availableParallelism(), Math.floor((0.9 * totalmem()) / TEST_LAB.memory)));
+
+/** Where files run one after the other: on this host, or in a lab that is booted for them. */
+class Lane implements AsyncDisposable {
   #lab: Lab | undefined;
 
-  static async for(group: Group, files: readonly TestFile[]): Promise<GroupHost> {
-    const host = new GroupHost();
-    if (group.linuxGuests !== true) return host;
-    const { usable, detail } = probeKvm();
-    if (usable) return host;
-    // The lab has no network: what guests are made from must be there before.
-    for (const kernel of ['6.12', '6.1'] as const) await buildGuest('minimal', { kernel });
-    await buildGuest('tools');
-    if (nameLargeKernel(files)) await buildGuest('tools', { kernel: LARGE_KERNEL });
-    console.log(`boot    the lab for the group ${group.name}: ${detail}`);
-    host.#lab = await bootLab();
-    return host;
+  static async open(inLab: boolean): Promise<Lane> {
+    const lane = new Lane();
+    if (inLab) lane.#lab = await bootLab();
+    return lane;
   }
 
   /**
@@ -130,15 +140,17 @@ async function bootLab(): Promise<Lab> {
 async function runGroup(group: Group, env: NodeJS.ProcessEnv): Promise<void> {
   const files = filesOf(group, filters);
   if (files.length === 0) return;
-  await using host = await GroupHost.for(group, files);
+  const inLab = await needsLab(group, files);
   const queue: TestFile[] = [...files];
-  const lane = async (): Promise<void> => {
+  const runLane = async (): Promise<void> => {
+    await using lane = await Lane.open(inLab);
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
-      if (group.parallel === 1) console.log(`run     ${file.source}`);
-      report(await host.run(file, group, env), group);
+      if (group.timeoutSeconds > 300) console.log(`run     ${file.source}`);
+      report(await lane.run(file, group, env), group);
     }
   };
-  await Promise.all(Array.from({ length: group.parallel }, lane));
+  const lanes = Math.min(files.length, inLab ? labLanes() : group.parallel);
+  await Promise.all(Array.from({ length: lanes }, runLane));
 }
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
