@@ -4,6 +4,7 @@
  * the states that `stop` returns let another datapath go on where this one left off.
  */
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
+import type { Breach, Observation } from '../virtio/observe/observation.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 
 /** All that a datapath needs to serve a device's queues; a plain, cloneable message. */
@@ -13,6 +14,8 @@ export interface Activation {
   readonly features: bigint;
   /** The enabled queues. */
   readonly queues: readonly QueueConfig[];
+  /** Who watches the queues; absent: nobody. */
+  readonly observe?: Observation;
 }
 
 /** What a datapath tells its owner. */
@@ -23,6 +26,8 @@ export interface DatapathEvents {
   log(text: string): void;
   /** A message from the data half for the control half. */
   message(message: unknown): void;
+  /** A rule of virtio was broken, by driver or device; the queues are served on. */
+  breach?(breach: Breach): void;
 }
 
 /** Serves queues from `start` to `stop`; may be started again. */

@@ -4,6 +4,7 @@ import { InternalError } from '../host/errors.ts';
 import { drainEventfd } from '../host/eventfd.ts';
 import { LoopWatch } from '../host/main-loop.ts';
 import { type QueueHandler, READABLE } from '../virtio/device.ts';
+import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation, Datapath, DatapathEvents } from './datapath.ts';
 import { Serving, type ServingHost } from './serving.ts';
@@ -119,6 +120,10 @@ class Run implements ServingHost {
 
   post(message: unknown): void {
     this.#events.message(message);
+  }
+
+  breach(breach: Breach): void {
+    this.#events.breach?.(breach);
   }
 
   #guard(work: (serving: Serving) => void): void {

@@ -16,6 +16,7 @@ import { describeError, NodeVmmError } from '../host/errors.ts';
 import { drainEventfd } from '../host/eventfd.ts';
 import { nameThread } from '../host/thread-name.ts';
 import { type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
+import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation } from './datapath.ts';
 import type { FromQueueWorker, QueueWorkerData, ToQueueWorker } from './queue-worker-protocol.ts';
@@ -205,6 +206,10 @@ class QueueWorker implements ServingHost {
 
   post(message: unknown): void {
     this.#send({ op: 'message', message });
+  }
+
+  breach(breach: Breach): void {
+    this.#send({ op: 'breach', breach });
   }
 
   #send(message: FromQueueWorker): void {

@@ -1,4 +1,5 @@
 /** What the two ends of a queue worker say to each other. */
+import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation } from './datapath.ts';
 
@@ -35,4 +36,5 @@ export type FromQueueWorker =
   | { readonly op: 'failed'; readonly id: number; readonly error: CarriedError }
   | { readonly op: 'broken'; readonly reason: string }
   | { readonly op: 'log'; readonly text: string }
-  | { readonly op: 'message'; readonly message: unknown };
+  | { readonly op: 'message'; readonly message: unknown }
+  | { readonly op: 'breach'; readonly breach: Breach };

@@ -189,6 +189,9 @@ class QueueThread {
       case 'message':
         this.#events.message(message.message);
         return;
+      case 'breach':
+        this.#events.breach?.(message.breach);
+        return;
     }
   }
 

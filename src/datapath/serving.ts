@@ -6,6 +6,8 @@ import { describeError } from '../host/errors.ts';
 import { signalEventfd } from '../host/eventfd.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { HandlerContext, QueueHandler, Reactor, ServedQueue } from '../virtio/device.ts';
+import type { Breach } from '../virtio/observe/observation.ts';
+import { observe } from '../virtio/observe/observe.ts';
 import { createVirtqueue } from '../virtio/queue/create-virtqueue.ts';
 import type { Virtqueue, VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation } from './datapath.ts';
@@ -19,6 +21,8 @@ export interface ServingHost {
   broken(reason: string): void;
   log(text: string): void;
   post(message: unknown): void;
+  /** A rule was broken, by driver or device; both go on. */
+  breach?(breach: Breach): void;
 }
 
 class Served implements ServedQueue {
@@ -51,7 +55,12 @@ export class Serving {
 
   /** @throws PeerError when the driver put a queue where there is no RAM */
   constructor(handler: QueueHandler, activation: Activation, host: ServingHost) {
-    this.#handler = handler;
+    // Whoever watches takes the handler's place: unobserved, a queue is served as if none could.
+    this.#handler = observe(handler, activation.observe, {
+      features: activation.features,
+      queues: activation.queues,
+      breach: (breach) => host.breach?.(breach),
+    });
     this.#host = host;
     this.#memory = new GuestMemory(activation.memory);
     try {
@@ -78,7 +87,7 @@ export class Serving {
       post: (message) => host.post(message),
     };
     try {
-      handler.start(context);
+      this.#handler.start(context);
       for (const config of activation.queues) this.kick(config.index);
     } catch (error) {
       this.failed(error);

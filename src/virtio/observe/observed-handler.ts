@@ -1,0 +1,41 @@
+/**
+ * A data half under observation. It stands in the place of the handler that it wraps, and puts a
+ * wrapper around each queue: so a device that nobody watches pays nothing. Wrappers nest.
+ */
+import type { HandlerContext, QueueHandler, ServedQueue } from '../device.ts';
+
+/** Passes everything on; observers override what they want to see. */
+export class ObservedHandler implements QueueHandler {
+  readonly #inner: QueueHandler;
+  readonly message?: (message: unknown) => void;
+
+  /** @param inner the handler that is watched */
+  constructor(inner: QueueHandler) {
+    this.#inner = inner;
+    if (inner.message !== undefined) this.message = (message) => inner.message?.(message);
+  }
+
+  start(context: HandlerContext): void {
+    this.#inner.start({
+      ...context,
+      queues: context.queues.map((queue) => (queue === undefined ? queue : this.wrap(queue))),
+    });
+  }
+
+  kick(queue: number): void {
+    this.#inner.kick(queue);
+  }
+
+  ready(token: number, events: number): void {
+    this.#inner.ready(token, events);
+  }
+
+  stop(): void {
+    this.#inner.stop();
+  }
+
+  /** The queue as the inner handler is to see it. */
+  protected wrap(queue: ServedQueue): ServedQueue {
+    return queue;
+  }
+}
