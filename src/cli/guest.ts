@@ -1,7 +1,8 @@
 /** `nodevmm guest`: makes and lists the guest images. */
 import { type Command, Option } from 'commander';
 import { buildGuest, type Guest, listGuests } from '../guest/guests.ts';
-import { KERNEL_SERIES, type KernelSeries } from '../guest/kernel.ts';
+import { KERNEL_SERIES, type KernelSeries, prepareKernel } from '../guest/kernel.ts';
+import { buildModules } from '../guest/module-build.ts';
 import { recipes } from '../guest/recipe.ts';
 import { ProgressLine } from './progress.ts';
 
@@ -28,6 +29,18 @@ export function registerGuestCommand(program: Command, finish: (status: number) 
       finish(0);
     });
   guest
+    .command('module')
+    .description("compile a kernel module of your own for a guest's kernel, and print its path")
+    .argument('<folder>', 'its sources, with a Kbuild file')
+    .addOption(
+      new Option('--kernel <series>', 'kernel series').choices([...KERNEL_SERIES]).default('6.12'),
+    )
+    .action(async (folder: string, flags: { kernel: KernelSeries }) => {
+      const modules = await compile(folder, flags.kernel);
+      process.stdout.write(modules.map((path) => `${path}\n`).join(''));
+      finish(0);
+    });
+  guest
     .command('list')
     .description('list the guest images in the cache')
     .option('--json', 'as JSON')
@@ -47,6 +60,13 @@ async function build(names: readonly string[], kernel: KernelSeries): Promise<vo
     const built = await buildGuest(name, { kernel, onProgress }).finally(() => progress.close());
     process.stdout.write(table([built]));
   }
+}
+
+async function compile(folder: string, series: KernelSeries): Promise<string[]> {
+  using progress = new ProgressLine();
+  const onProgress = (step: string, fraction: number): void => progress.update(step, fraction);
+  const { version } = await prepareKernel(series, onProgress);
+  return await buildModules(folder, version, onProgress);
 }
 
 function table(guests: readonly Guest[]): string {

@@ -32,6 +32,7 @@ export interface RunFlags {
   readonly disk?: readonly string[];
   readonly net?: readonly string[];
   readonly device?: readonly string[];
+  readonly module?: readonly string[];
   readonly ring?: readonly string[];
   readonly rng?: boolean;
   readonly vsock?: string;
@@ -107,6 +108,11 @@ export function addMachineOptions(command: Command): Command {
     .option(
       '--device <file,...>',
       'a virtio device of your own, in TypeScript or JavaScript; again for more; keys: thread=worker, and its own',
+      collect,
+    )
+    .option(
+      '--module <path>',
+      'a kernel module for the guest: a .ko file, or the folder of its sources, which is compiled; again for more',
       collect,
     )
     .option('--no-rng', 'no entropy device')

@@ -1,5 +1,6 @@
 /** What `run` and `start` are put together from in the real program. */
 import { fileURLToPath } from 'node:url';
+import { withModules } from '../guest/guest-modules.ts';
 import { buildGuest } from '../guest/guests.ts';
 import { probeKvm } from '../kvm/probe.ts';
 import { VirtualMachine } from '../machine/virtual-machine.ts';
@@ -9,7 +10,8 @@ import { runProgramInLab } from './run-in-lab.ts';
 const MAIN = fileURLToPath(new URL('./main.js', import.meta.url));
 
 export const RUN_PARTS: RunParts = {
-  buildGuest,
+  buildGuest: async (name, { modules = [], ...options }) =>
+    await withModules(await buildGuest(name, options), modules, options.onProgress),
   createMachine: (options) => VirtualMachine.create(options),
   whyNoKvm() {
     const { usable, detail } = probeKvm();

@@ -23,6 +23,8 @@ export interface RunParts {
     name: string,
     options: {
       readonly kernel?: KernelSeries;
+      /** Kernel modules that it gets besides its own. */
+      readonly modules?: readonly string[];
       readonly onProgress: (step: string, fraction: number) => void;
     },
   ): Promise<BootImage>;
@@ -133,7 +135,7 @@ function takesLab(parts: RunParts, flags: RunFlags): boolean {
  */
 export function labArguments(args: readonly string[], image: BootImage | undefined): string[] {
   const split = args.indexOf('--');
-  const own = split < 0 ? args : args.slice(0, split);
+  const own = withoutModules(split < 0 ? args : args.slice(0, split));
   const command = split < 0 ? [] : args.slice(split);
   const options = own.slice(1).filter((arg) => arg !== '--lab');
   const built = image === undefined ? [] : ['--kernel', image.kernel];
@@ -141,6 +143,11 @@ export function labArguments(args: readonly string[], image: BootImage | undefin
     built.push('--initrd', image.initrd);
   }
   return ['run', ...options, ...built, '--no-lab', ...command];
+}
+
+/** The modules are in the image that was made here. */
+function withoutModules(args: readonly string[]): string[] {
+  return args.filter((arg, index) => !/^--module(=|$)/.test(arg) && args[index - 1] !== '--module');
 }
 
 /** The folders that a run writes to: those of disks, console files and the socket. */
@@ -153,10 +160,14 @@ export function writtenFolders(flags: RunFlags): string[] {
 }
 
 async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | undefined> {
-  if (flags.kernel !== undefined) return undefined;
+  if (flags.kernel !== undefined) {
+    if (flags.module === undefined) return undefined;
+    throw new UsageError('E_OPTION', '--module goes with --guest; leave out --kernel');
+  }
   using progress = new ProgressLine();
   return await parts.buildGuest(flags.guest ?? 'minimal', {
     ...(flags.guestKernel === undefined ? {} : { kernel: flags.guestKernel }),
+    ...(flags.module === undefined ? {} : { modules: flags.module }),
     onProgress: (step, fraction) => progress.update(step, fraction),
   });
 }

@@ -94,3 +94,10 @@ export async function downloadPackage(name: string): Promise<string> {
 export async function unpackPackage(deb: string, folder: string): Promise<void> {
   await run(['dpkg-deb', '--extract', deb, folder], `delete ${deb} and try again`);
 }
+
+/** The names of the packages that a .deb depends on, alternatives included. */
+export async function packageDependencies(deb: string): Promise<string[]> {
+  const field = await run(['dpkg-deb', '--field', deb, 'Depends'], `delete ${deb} and try again`);
+  const names = field.toString().split(/[,|]/);
+  return names.map((name) => name.trim().replace(/[\s(:].*$/s, '')).filter((name) => name !== '');
+}

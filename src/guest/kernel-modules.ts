@@ -10,6 +10,8 @@ export interface ModuleInfo {
   readonly name: string;
   readonly depends: readonly string[];
   readonly aliases: readonly string[];
+  /** The kernel that it was compiled for. */
+  readonly kernel: string | undefined;
 }
 
 /** A module's name as the kernel writes it. */
@@ -35,6 +37,7 @@ export function readModuleInfo(path: string, elf: Buffer): ModuleInfo {
       .filter((name) => name !== '')
       .map(moduleName),
     aliases: values('alias'),
+    kernel: values('vermagic')[0]?.split(' ')[0],
   };
 }
 

@@ -98,7 +98,8 @@ function kernelFolder(version: string): string {
   return join(cacheFolder(), 'kernels', version);
 }
 
-function kernelOf(version: string): Kernel {
+/** A kernel in the cache, by its version. */
+export function kernelOf(version: string): Kernel {
   const folder = kernelFolder(version);
   return { version, image: join(folder, 'vmlinuz'), modules: join(folder, 'modules') };
 }

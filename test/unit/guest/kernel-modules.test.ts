@@ -25,11 +25,18 @@ function moduleFile(...info: readonly string[]): Buffer {
 }
 
 t.test('.modinfo names what a module needs and serves', async (t) => {
-  const elf = moduleFile('license=GPL', 'depends=a-b,c', 'alias=virtio:d00000001v*', 'alias=net');
+  const elf = moduleFile(
+    'license=GPL',
+    'depends=a-b,c',
+    'alias=virtio:d00000001v*',
+    'alias=net',
+    'vermagic=6.12.1-cloud SMP',
+  );
   t.same(readModuleInfo('kernel/net/my-net.ko', elf), {
     name: 'my_net',
     depends: ['a_b', 'c'],
     aliases: ['virtio:d00000001v*', 'net'],
+    kernel: '6.12.1-cloud',
   });
   t.same(readModuleInfo('x.ko', moduleFile('depends=')).depends, []);
   t.throws(() => readModuleInfo('x.ko', Buffer.alloc(100)), { code: 'E_MODULE' });
@@ -39,7 +46,7 @@ t.test('.modinfo names what a module needs and serves', async (t) => {
 t.test('a module comes after all that it needs', async (t) => {
   const graph = new ModuleGraph();
   const add = (path: string, depends: string[], aliases: string[] = []): void =>
-    graph.add(path, { name: moduleName(path), depends, aliases });
+    graph.add(path, { name: moduleName(path), depends, aliases, kernel: undefined });
   add('k/top.ko', ['left', 'right'], ['pci:v1']);
   add('k/left.ko', ['base']);
   add('k/right.ko', ['base', 'builtin']);
