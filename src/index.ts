@@ -4,6 +4,13 @@ export type { CommandExit, GuestProcess, SpawnOptions } from './agent/command.ts
 export { HostError, InternalError, NodeVmmError, PeerError, UsageError } from './host/errors.ts';
 export type { DatapathName } from './machine/datapath-choice.ts';
 export type {
+  InspectedDevice,
+  InspectedFeature,
+  InspectedQueue,
+  InspectFilter,
+  MachineInspection,
+} from './machine/inspect.ts';
+export type {
   DiskOptions,
   MachineExit,
   MachineOptions,
@@ -13,8 +20,10 @@ export type {
   VhostMode,
   VsockOptions,
 } from './machine/options.ts';
+export type { GateOrder } from './machine/queue-holds.ts';
 export {
   type MachineState,
   VirtualMachine,
   type VirtualMachineEvents,
 } from './machine/virtual-machine.ts';
+export type { RingSnapshot } from './virtio/queue/ring-snapshot.ts';

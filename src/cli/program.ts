@@ -6,6 +6,7 @@ import { registerBenchCommand } from './bench.ts';
 import { registerDoctorCommand } from './doctor.ts';
 import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { registerGuestCommand } from './guest.ts';
+import { registerInspectCommand } from './inspect.ts';
 import { registerLabCommand } from './lab.ts';
 import { reportError } from './report-error.ts';
 import { type RunParts, registerRunCommand, registerStartCommand } from './run.ts';
@@ -49,6 +50,7 @@ export function runProgram(parts: RunParts): void {
   registerGuestCommand(program, finish);
   registerLabCommand(program, finish);
   registerVmCommand(program, finish);
+  registerInspectCommand(program, finish);
   registerBenchCommand(program, finish);
   // Whoever read the output has left, as in `nodevmm ... | head`: what SIGPIPE would do.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {

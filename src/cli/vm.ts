@@ -1,7 +1,7 @@
 /** `nodevmm vm`: looks at machines that run in other processes, and gives them orders. */
 import { Argument, type Command } from 'commander';
 import { ask, listMachines, onlyMachine } from '../control/client.ts';
-import { type ControlRequest, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
+import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
 import type { DatapathName } from '../machine/datapath-choice.ts';
 
 const EXAMPLES = `
@@ -25,7 +25,7 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
     .description('look at running machines, and give them orders')
     .option('--vm <name>', 'which machine')
     .addHelpText('after', EXAMPLES);
-  const order = async (request: ControlRequest): Promise<void> => {
+  const order = async (request: ControlOrder): Promise<void> => {
     const { vm: name } = vm.opts<{ vm?: string }>();
     process.stdout.write(describe(await ask(name ?? (await onlyMachine()), request)));
     finish(0);

@@ -3,7 +3,8 @@ import { readdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
 import { runtimeFolder } from '../host/runtime-folder.ts';
-import type { ControlReply, ControlRequest, MachineStatus } from './protocol.ts';
+import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
+import type { ControlOrder, ControlReply, ControlRequest, MachineStatus } from './protocol.ts';
 import { controlSocket, nameOfSocket } from './server.ts';
 
 /** A machine that was killed leaves its socket; one that hangs leaves the question. */
@@ -14,10 +15,20 @@ const ANSWER_MS = 30_000;
  * @returns how it is afterwards
  * @throws UsageError when no machine of that name runs; what the machine says when it refuses
  */
-export async function ask(name: string, request: ControlRequest): Promise<MachineStatus> {
+export async function ask(name: string, request: ControlOrder): Promise<MachineStatus> {
   const reply = await exchange(controlSocket(name), name, request);
   if ('status' in reply) return reply.status;
-  throw new NodeVmmError(reply.error.code, `${name}: ${reply.error.message}`);
+  throw refusal(name, reply);
+}
+
+/** Looks into the devices of one machine. @throws as `ask` */
+export async function askInspection(
+  name: string,
+  filter: InspectFilter,
+): Promise<MachineInspection> {
+  const reply = await exchange(controlSocket(name), name, { call: 'inspect', ...filter });
+  if ('inspection' in reply) return reply.inspection;
+  throw refusal(name, reply);
 }
 
 /** The machines that run and answer, by name. */
@@ -36,6 +47,12 @@ export async function onlyMachine(): Promise<string> {
   if (others.length === 0) return first.name;
   const names = [first, ...others].map(({ name }) => name).join(', ');
   throw new UsageError('E_NAME', `several machines are running; choose with --vm: ${names}`);
+}
+
+function refusal(name: string, reply: ControlReply): Error {
+  if ('error' in reply)
+    return new NodeVmmError(reply.error.code, `${name}: ${reply.error.message}`);
+  return new PeerError('E_CONTROL', `${name} gave no answer of this version`);
 }
 
 function exchange(path: string, name: string, request: ControlRequest): Promise<ControlReply> {

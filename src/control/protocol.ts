@@ -1,16 +1,22 @@
 /** What is asked of a machine that runs in another process: a line of JSON each way. */
 import { UsageError } from '../host/errors.ts';
 import type { DatapathName } from '../machine/datapath-choice.ts';
+import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
+import type { GateOrder } from '../machine/queue-holds.ts';
 
 /** Bytes of the longest line. */
 export const LINE_MAX = 65536;
 
-/** A question or an order. */
-export type ControlRequest =
+/** What is answered with how the machine is then. */
+export type ControlOrder =
   | { readonly call: 'status' }
   | { readonly call: 'pause' | 'resume' | 'stop' }
   | { readonly call: 'move'; readonly device: string; readonly datapath: DatapathName }
-  | { readonly call: 'link'; readonly device: string; readonly up: boolean };
+  | { readonly call: 'link'; readonly device: string; readonly up: boolean }
+  | { readonly call: GateOrder; readonly device: string; readonly queue: string };
+
+/** A question or an order. */
+export type ControlRequest = ControlOrder | ({ readonly call: 'inspect' } & InspectFilter);
 
 /** What a machine says of itself. */
 export interface MachineStatus {
@@ -23,9 +29,10 @@ export interface MachineStatus {
   readonly exits: number;
 }
 
-/** The answer: how the machine is afterwards, or why it is not. */
+/** The answer: how the machine is afterwards, what is in its devices, or why neither. */
 export type ControlReply =
   | { readonly status: MachineStatus }
+  | { readonly inspection: MachineInspection }
   | { readonly error: { readonly code: string; readonly message: string } };
 
 /** The places by name. */
@@ -34,7 +41,7 @@ export const DATAPATHS: readonly DatapathName[] = ['userspace', 'vhost'];
 /** Reads a request. @throws UsageError when it is none */
 export function parseRequest(line: string): ControlRequest {
   const request = parseObject(line);
-  const { call, device, datapath, up } = request;
+  const { call, device, datapath, up, queue } = request;
   switch (call) {
     case 'status':
     case 'pause':
@@ -50,8 +57,26 @@ export function parseRequest(line: string): ControlRequest {
     }
     case 'link':
       if (typeof device === 'string' && typeof up === 'boolean') return { call, device, up };
+      break;
+    case 'hold':
+    case 'step':
+    case 'release':
+      if (typeof device === 'string' && typeof queue === 'string') return { call, device, queue };
+      break;
+    case 'inspect':
+      if (isTextOrAbsent(device) && isTextOrAbsent(queue)) {
+        return {
+          call,
+          ...(device === undefined ? {} : { device }),
+          ...(queue === undefined ? {} : { queue }),
+        };
+      }
   }
   throw new UsageError('E_CONTROL', `no request of this version: ${line.slice(0, 200)}`);
+}
+
+function isTextOrAbsent(value: unknown): value is string | undefined {
+  return value === undefined || typeof value === 'string';
 }
 
 function parseObject(line: string): Record<string, unknown> {

@@ -6,7 +6,9 @@ import { messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { isListening, ListenPath } from '../host/listen-path.ts';
 import { runtimeFolder } from '../host/runtime-folder.ts';
 import type { DatapathName } from '../machine/datapath-choice.ts';
-import { type ControlReply, type ControlRequest, LINE_MAX, parseRequest } from './protocol.ts';
+import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
+import type { GateOrder } from '../machine/queue-holds.ts';
+import { type ControlOrder, type ControlReply, LINE_MAX, parseRequest } from './protocol.ts';
 
 /** What can be asked of a machine. */
 export interface ControlledMachine {
@@ -15,6 +17,8 @@ export interface ControlledMachine {
   exitCounts(): number[];
   moveDatapath(device: string, datapath: DatapathName): Promise<void>;
   setLink(device: string, up: boolean): void;
+  gate(device: string, queue: string, order: GateOrder): Promise<void>;
+  inspect(filter: InspectFilter): Promise<MachineInspection>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   stop(): Promise<void>;
@@ -105,7 +109,9 @@ async function answer(
   line: string,
 ): Promise<ControlReply> {
   try {
-    await obey(machine, parseRequest(line));
+    const request = parseRequest(line);
+    if (request.call === 'inspect') return { inspection: await machine.inspect(request) };
+    await obey(machine, request);
     const datapaths = Object.fromEntries(machine.datapaths);
     const exits = machine.exitCounts().reduce((sum, count) => sum + count, 0);
     return { status: { pid: process.pid, name, state: machine.state, datapaths, exits } };
@@ -115,7 +121,7 @@ async function answer(
   }
 }
 
-async function obey(machine: ControlledMachine, request: ControlRequest): Promise<void> {
+async function obey(machine: ControlledMachine, request: ControlOrder): Promise<void> {
   switch (request.call) {
     case 'status':
       return;
@@ -123,6 +129,10 @@ async function obey(machine: ControlledMachine, request: ControlRequest): Promis
       return await machine.moveDatapath(request.device, request.datapath);
     case 'link':
       return machine.setLink(request.device, request.up);
+    case 'hold':
+    case 'step':
+    case 'release':
+      return await machine.gate(request.device, request.queue, request.call);
     default:
       return await machine[request.call]();
   }

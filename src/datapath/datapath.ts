@@ -16,6 +16,8 @@ export interface Activation {
   readonly queues: readonly QueueConfig[];
   /** Who watches the queues; absent: nobody. */
   readonly observe?: Observation;
+  /** Queues that somebody holds, by index: how many chains may still be taken from them. */
+  readonly holds?: ReadonlyMap<number, number>;
 }
 
 /** What a datapath tells its owner. */
@@ -41,6 +43,8 @@ export interface Datapath {
    * @returns where each started queue stands, by queue index
    */
   stop(): Promise<ReadonlyMap<number, VringState>>;
+  /** Where each queue stands at the moment, as far as this place can tell without stopping. */
+  states?(): Promise<ReadonlyMap<number, VringState>>;
   /** Passes a message to the data half, if it is started and has one. */
   post(message: unknown): void;
   /** Stops if needed and releases everything, the thread included. */

@@ -35,6 +35,10 @@ export class InProcessDatapath implements Datapath {
     return states ?? new Map();
   }
 
+  async states(): Promise<ReadonlyMap<number, VringState>> {
+    return this.#run?.states() ?? new Map();
+  }
+
   post(message: unknown): void {
     this.#run?.message(message);
   }
@@ -98,6 +102,10 @@ class Run implements ServingHost {
     this.#serving = null;
     this.#unwatch();
     return states;
+  }
+
+  states(): Map<number, VringState> {
+    return this.#serving?.states() ?? new Map();
   }
 
   message(message: unknown): void {

@@ -138,6 +138,9 @@ class QueueWorker implements ServingHost {
       case 'stop':
         this.#answer(message.id, () => this.#stop());
         return;
+      case 'states':
+        this.#answer(message.id, () => this.#serving?.states() ?? new Map());
+        return;
       case 'post':
         this.#serving?.message(message.message);
         return;

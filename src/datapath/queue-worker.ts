@@ -77,6 +77,11 @@ export class QueueWorkerDatapath implements Datapath {
     }
   }
 
+  async states(): Promise<States> {
+    if (!this.#started) return new Map();
+    return (await this.#thread?.request((id) => ({ op: 'states', id }))) ?? new Map();
+  }
+
   post(message: unknown): void {
     if (this.#started) this.#thread?.send({ op: 'post', message });
   }

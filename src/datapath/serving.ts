@@ -9,6 +9,7 @@ import type { HandlerContext, QueueHandler, Reactor, ServedQueue } from '../virt
 import type { Breach } from '../virtio/observe/observation.ts';
 import { observe } from '../virtio/observe/observe.ts';
 import { createVirtqueue } from '../virtio/queue/create-virtqueue.ts';
+import { HeldQueue } from '../virtio/queue/held-queue.ts';
 import type { Virtqueue, VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation } from './datapath.ts';
 
@@ -65,7 +66,9 @@ export class Serving {
     this.#memory = new GuestMemory(activation.memory);
     try {
       for (const config of activation.queues) {
-        const virtqueue = createVirtqueue(this.#memory, config, activation.features);
+        let virtqueue = createVirtqueue(this.#memory, config, activation.features);
+        const credits = activation.holds?.get(config.index);
+        if (credits !== undefined) virtqueue = new HeldQueue(virtqueue, credits);
         this.#queues[config.index] = new Served(virtqueue, config.callFd, host);
       }
     } catch (error) {
@@ -126,11 +129,17 @@ export class Serving {
     } catch (error) {
       this.#host.log(`stopping failed: ${describeError(error)}`);
     }
+    const states = this.states();
+    this.#memory.detach();
+    return states;
+  }
+
+  /** Where each queue stands. */
+  states(): Map<number, VringState> {
     const states = new Map<number, VringState>();
     for (const served of this.#queues) {
       if (served !== undefined) states.set(served.virtqueue.index, served.virtqueue.state());
     }
-    this.#memory.detach();
     return states;
   }
 

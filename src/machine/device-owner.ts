@@ -15,10 +15,13 @@ import { QUEUE_RESET } from '../virtio/transport/device-registers.ts';
 import type { VirtioTransport } from '../virtio/transport/virtio-transport.ts';
 import type { DeviceMessage } from './board-devices.ts';
 import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapath-choice.ts';
+import { type GateOrder, QueueHolds, vhostHolds } from './queue-holds.ts';
 import { StepQueue } from './step-queue.ts';
 
 /** Where the device is plugged in, from power-on to the next. */
 interface Socket {
+  /** How the guest finds it, in words. */
+  readonly place: string;
   readonly state: SharedState;
   readonly transport: VirtioTransport;
   readonly memory: GuestMemoryShare;
@@ -28,6 +31,7 @@ interface Socket {
 /** Owns a device and its datapath. */
 export class DeviceOwner implements DeviceHost {
   readonly device: VirtioDevice;
+  readonly holds = new QueueHolds();
   readonly #log: (text: string) => void;
   readonly #datapaths: DatapathChoice;
   #socket: Socket | undefined;
@@ -71,6 +75,7 @@ export class DeviceOwner implements DeviceHost {
     return this.#steps.run(async () => {
       const before = this.#datapaths.name;
       if (name === before) return;
+      if (name === 'vhost' && this.holds.any) throw vhostHolds(this.device.name);
       this.#datapaths.check(name, this.#activation?.features ?? 0n);
       await this.#halt();
       this.#datapaths.choose(name);
@@ -85,14 +90,43 @@ export class DeviceOwner implements DeviceHost {
     });
   }
 
-  /** Plugs the device into a board that is about to run. */
-  plug(state: SharedState, transport: VirtioTransport, memory: GuestMemoryShare): void {
+  /** Holds a queue, lets one chain of it pass, or lets it go. @throws UsageError with vhost */
+  gate(queue: number, order: GateOrder): Promise<void> {
+    return this.#steps.run(async () => {
+      if (this.#datapaths.name === 'vhost') throw vhostHolds(this.device.name);
+      await this.#halt();
+      this.holds.obey(order, queue);
+      await this.#serve();
+    });
+  }
+
+  /** Where each queue stands, as far as whoever serves it can tell. */
+  async states(): Promise<ReadonlyMap<number, VringState>> {
+    if (!this.#running) return this.#states;
+    return (await this.#datapaths.current.states?.()) ?? new Map();
+  }
+
+  /** Where the device is plugged in; undefined while it is not. */
+  get plugged(): Omit<Socket, 'line'> | undefined {
+    return this.#socket;
+  }
+
+  /**
+   * Plugs the device into a board that is about to run.
+   * @param place how the guest finds it, in words
+   */
+  plug(
+    place: string,
+    state: SharedState,
+    transport: VirtioTransport,
+    memory: GuestMemoryShare,
+  ): void {
     const { lineEventfd } = transport;
     const line = new LoopWatch(lineEventfd, LOOP_READABLE, () => {
       if (!drainEventfd(lineEventfd)) return;
       state.lock.with(() => transport.assertQueueInterrupt());
     });
-    this.#socket = { state, transport, memory, line };
+    this.#socket = { place, state, transport, memory, line };
   }
 
   /** Stops serving and takes the device out of its board; as at a reset of the machine. */
@@ -254,7 +288,7 @@ export class DeviceOwner implements DeviceHost {
       const state = this.#states.get(queue.index);
       return state === undefined ? queue : { ...queue, state };
     });
-    await this.#datapaths.current.start({ ...this.#activation, queues });
+    await this.#datapaths.current.start(this.holds.start({ ...this.#activation, queues }));
     this.#running = true;
   }
 
@@ -263,6 +297,7 @@ export class DeviceOwner implements DeviceHost {
     this.#running = false;
     try {
       this.#states = await this.#datapaths.current.stop();
+      this.holds.stop(this.#states);
     } catch (error) {
       this.#states = new Map();
       this.#broken(messageOf(error));

@@ -2,7 +2,7 @@
 import { InternalError } from '../host/errors.ts';
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { SharedState } from '../state/shared-state.ts';
-import type { BoardDevice } from './board-devices.ts';
+import type { BoardDevice, DevicePlace } from './board-devices.ts';
 import type { CreatedDevice } from './create-devices.ts';
 import { DeviceOwner } from './device-owner.ts';
 import type { DeviceEntry } from './device-places.ts';
@@ -33,6 +33,11 @@ export function deviceEntry(plugged: PluggedDevice): DeviceEntry {
   return { kind: 'virtio', shape: deviceShape(owner.device, ring, owner.withheld), pciClass };
 }
 
+function placeText(place: DevicePlace): string {
+  if (place.kind === 'window') return `MMIO 0x${place.address.toString(16)}`;
+  return `PCI 00:${place.slot.toString(16).padStart(2, '0')}.0`;
+}
+
 /** What a device is plugged into besides its place. */
 export interface Socket {
   readonly state: SharedState;
@@ -47,7 +52,7 @@ export function plugIn(
   { state, memory, vmFd }: Socket,
 ): void {
   if (plugged.kind === 'virtio' && place?.kind === 'virtio') {
-    plugged.owner.plug(state, place.transport, memory);
+    plugged.owner.plug(placeText(place.place), state, place.transport, memory);
   } else if (plugged.kind === 'e1000' && place?.kind === 'e1000') {
     plugged.owner.plug(state, place.pci, memory, vmFd);
   } else {

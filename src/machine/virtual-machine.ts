@@ -7,16 +7,17 @@ import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/erro
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram } from '../memory/ram.ts';
 import { ConsoleDevice } from '../virtio/device/console.ts';
-import { isNetDevice } from '../virtio/device/net.ts';
 import { type CreatedDevice, createDevices } from './create-devices.ts';
 import type { DatapathName } from './datapath-choice.ts';
-import type { DeviceOwner } from './device-owner.ts';
+import type { InspectFilter, MachineInspection } from './inspect.ts';
+import { MachineDevices } from './machine-devices.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { OutputTail } from './output-tail.ts';
 import { createOwnDevices } from './own-devices.ts';
-import { ownDevice, type PluggedDevice } from './plugged-device.ts';
+import { ownDevice } from './plugged-device.ts';
 import { PortConnection } from './port-connection.ts';
 import { PowerCycle } from './power-cycle.ts';
+import type { GateOrder } from './queue-holds.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 import { SerialStream } from './serial-stream.ts';
 import { StepQueue } from './step-queue.ts';
@@ -48,7 +49,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   readonly #ram: Ram;
   readonly #consoleDevice: ConsoleDevice;
   readonly #serialStream: SerialStream;
-  readonly #devices: PluggedDevice[] = [];
+  readonly #devices: MachineDevices;
   readonly #tail = new OutputTail();
   /** What is to be told once somebody can listen. */
   readonly #notices: string[] = [];
@@ -121,7 +122,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       ring: options.consoleRing,
       vhost: 'off',
     };
-    for (const created of [console, ...devices]) this.#devices.push(ownDevice(created, log));
+    this.#devices = new MachineDevices([console, ...devices].map((made) => ownDevice(made, log)));
     this.#exit = new Promise((resolve) => {
       this.#resolveExit = resolve;
     });
@@ -133,7 +134,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   /** Where each virtio device's queues are served, by the device's name. */
   get datapaths(): ReadonlyMap<string, DatapathName> {
-    return new Map(this.#virtioOwners().map((owner) => [owner.device.name, owner.datapath]));
+    return this.#devices.datapaths;
   }
 
   /**
@@ -143,10 +144,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
    *   the host fails. All is then as it was before.
    */
   async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
-    if (this.#state === 'ended' || this.#state === 'disposed') {
-      throw new UsageError('E_STATE', 'the machine is not running; start a new one');
-    }
-    const owner = this.#find(device);
+    this.#expectLife();
+    const owner = this.#devices.find(device);
     await this.#steps.run(() => owner.moveTo(datapath));
   }
 
@@ -156,11 +155,23 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
    * @throws UsageError when there is no such network interface
    */
   setLink(device: string, up: boolean): void {
-    const found = this.#find(device).device;
-    if (!isNetDevice(found)) {
-      throw new UsageError('E_DEVICE', `${device} is no network interface and has no link`);
-    }
-    found.setLink(up);
+    this.#devices.setLink(device, up);
+  }
+
+  /** The virtio devices as they are now: registers, features, rings. Changes nothing. */
+  async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
+    this.#expectLife();
+    return { state: this.#state, devices: await this.#devices.inspect(this.#ram.memory, filter) };
+  }
+
+  /**
+   * Holds a queue, so that its device takes no buffer from it; lets one pass; or lets it go on.
+   * @param queue its name or index
+   * @throws UsageError when there is no such queue, or the host kernel serves it
+   */
+  async gate(device: string, queue: string, order: GateOrder): Promise<void> {
+    this.#expectLife();
+    await this.#steps.run(() => this.#devices.gate(device, queue, order));
   }
 
   /** Loads the guest and lets it run. @throws UsageError when it cannot be loaded */
@@ -246,21 +257,11 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     await this.stop();
     this.#state = 'disposed';
     this.#agent?.[Symbol.dispose]();
-    for (const { owner } of this.#devices.toReversed()) await owner.close();
+    for (const { owner } of this.#devices.all.toReversed()) await owner.close();
     this.#serialStream.push(null);
     this.#serialStream.destroy();
     this.#ram[Symbol.dispose]();
     this.#kvm[Symbol.dispose]();
-  }
-
-  #find(device: string): DeviceOwner {
-    const found = this.#virtioOwners().find((owner) => owner.device.name === device);
-    if (found !== undefined) return found;
-    const names = [...this.datapaths.keys()].join(', ');
-    throw new UsageError(
-      'E_DEVICE',
-      `this machine has no virtio device ${device}; it has ${names}`,
-    );
   }
 
   /** Before the guest runs: what is asked of vhost shows in the features that are offered. */
@@ -277,18 +278,12 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     }
   }
 
-  #virtioOwners(): DeviceOwner[] {
-    return this.#devices.flatMap(({ kind, owner }) => (kind === 'virtio' ? [owner] : []));
-  }
-
   #connectAgent(): AgentClient {
     const port = this.#consoleDevice.ports[1];
     if (port === undefined) {
       throw new UsageError('E_AGENT', 'this machine has no agent port; create it with one');
     }
-    if (this.#state === 'ended' || this.#state === 'disposed') {
-      throw new UsageError('E_STATE', 'the machine is not running; start a new one');
-    }
+    this.#expectLife();
     this.#agent ??= new AgentClient(new PortConnection(port));
     return this.#agent;
   }
@@ -299,7 +294,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       ...this.#options,
       kvm: this.#kvm,
       memory: this.#ram.memory,
-      devices: this.#devices,
+      devices: this.#devices.all,
       serial: this.#serialStream,
     };
     const cycle = await PowerCycle.start(plan, (exit) => {
@@ -357,6 +352,11 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#state = 'ended';
     this.#resolveExit(exit);
     this.emit('exit', exit);
+  }
+
+  #expectLife(): void {
+    if (this.#state !== 'ended' && this.#state !== 'disposed') return;
+    throw new UsageError('E_STATE', 'the machine is not running; start a new one');
   }
 
   #expect(what: string, state: MachineState): void {

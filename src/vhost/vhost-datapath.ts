@@ -97,6 +97,11 @@ export class VhostDatapath implements Datapath {
     return states;
   }
 
+  /** Of the queues that the kernel does not serve. */
+  async states(): Promise<ReadonlyMap<number, VringState>> {
+    return (await this.#rest.states?.()) ?? new Map();
+  }
+
   post(message: unknown): void {
     this.#rest.post(message);
   }

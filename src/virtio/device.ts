@@ -57,6 +57,8 @@ export interface VirtioDevice {
   readonly pciClass: number;
   /** Device-specific feature bits that are offered; ring and transport bits are the carrier's. */
   readonly features: bigint;
+  /** Names of device-specific feature bits that the specification does not name, by bit. */
+  readonly featureNames?: Readonly<Record<number, string>>;
   /** Pairs of feature bit numbers: the first may only be accepted together with the second. */
   readonly featureDependencies?: readonly (readonly [bit: number, needs: number])[];
   readonly queues: readonly QueueSpec[];

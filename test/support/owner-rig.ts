@@ -19,6 +19,8 @@ export class FakeDatapath implements Datapath {
   /** Set to hold `stop` back until it is called. */
   release: (() => void) | undefined;
   holdStop = false;
+  /** Where the first queue stands when it is stopped; the others follow. */
+  at = 10;
   readonly events: DatapathEvents;
   #stopping: () => void = () => {};
   /** Resolves when `stop` was called while it is held back. */
@@ -48,7 +50,7 @@ export class FakeDatapath implements Datapath {
     }
     const queues = this.last?.queues ?? [];
     return new Map(
-      queues.map(({ index }) => [index, { nextAvail: 10 + index, nextUsed: 10 + index }]),
+      queues.map(({ index }) => [index, { nextAvail: this.at + index, nextUsed: this.at + index }]),
     );
   }
   post(message: unknown): void {
@@ -124,7 +126,7 @@ export class OwnerRig implements AsyncDisposable {
   }
 
   plug(): void {
-    this.owner.plug(this.rig.state, this.rig.device, this.ram.memory.share);
+    this.owner.plug('PCI 00:01.0', this.rig.state, this.rig.device, this.ram.memory.share);
   }
 
   /** Hands the rig's events to the owner, as the board's messages, and waits until all is done. */

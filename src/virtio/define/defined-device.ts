@@ -22,6 +22,7 @@ export class DefinedDevice implements VirtioDevice {
   readonly deviceId: number;
   readonly pciClass: number;
   readonly features: bigint;
+  readonly featureNames: Readonly<Record<number, string>>;
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array<ArrayBuffer>;
   readonly configWriteMask: Uint8Array;
@@ -44,6 +45,8 @@ export class DefinedDevice implements VirtioDevice {
     this.deviceId = definition.deviceId;
     this.pciClass = definition.pciClass ?? PCI_CLASS_OTHERS;
     this.features = featureSet(...Object.values(definition.features ?? {}));
+    const named = Object.entries(definition.features ?? {});
+    this.featureNames = Object.fromEntries(named.map(([feature, bit]) => [bit, feature]));
     this.queues = Object.entries(definition.queues).map(([queue, { size }]) => ({
       name: queue,
       maxSize: size ?? DEFAULT_QUEUE_SIZE,

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
-import { ask, listMachines, onlyMachine } from '../../../src/control/client.ts';
+import { ask, askInspection, listMachines, onlyMachine } from '../../../src/control/client.ts';
 import { LINE_MAX, parseRequest } from '../../../src/control/protocol.ts';
 import {
   type ControlledMachine,
@@ -14,6 +14,8 @@ import {
 } from '../../../src/control/server.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 import type { DatapathName } from '../../../src/machine/datapath-choice.ts';
+import type { InspectFilter, MachineInspection } from '../../../src/machine/inspect.ts';
+import type { GateOrder } from '../../../src/machine/queue-holds.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 process.env.XDG_RUNTIME_DIR = folder;
@@ -23,6 +25,8 @@ class FakeVm implements ControlledMachine {
   state = 'running';
   readonly datapaths = new Map<string, DatapathName>([['net0', 'userspace']]);
   readonly links: string[] = [];
+  readonly gates: string[] = [];
+  readonly filters: InspectFilter[] = [];
   exitCounts(): number[] {
     return [1, 2];
   }
@@ -32,6 +36,13 @@ class FakeVm implements ControlledMachine {
   }
   setLink(device: string, up: boolean): void {
     this.links.push(`${device} ${up}`);
+  }
+  async gate(device: string, queue: string, order: GateOrder): Promise<void> {
+    this.gates.push(`${order} ${device} ${queue}`);
+  }
+  async inspect(filter: InspectFilter): Promise<MachineInspection> {
+    this.filters.push(filter);
+    return { state: this.state, devices: [] };
   }
   async pause(): Promise<void> {
     this.state = 'paused';
@@ -55,7 +66,11 @@ t.test('a machine does what it is asked, and says how it is then', async (t) => 
   t.same(await ask('web', move), places('vhost'));
   await ask('web', { call: 'link', device: 'net0', up: false });
   t.same(vm.links, ['net0 false']);
+  await ask('web', { call: 'step', device: 'net0', queue: '1' });
+  t.same(vm.gates, ['step net0 1']);
   t.equal((await ask('web', { call: 'pause' })).state, 'paused');
+  t.same(await askInspection('web', { device: 'net0' }), { state: 'paused', devices: [] });
+  t.same(vm.filters, [{ call: 'inspect', device: 'net0' }]);
   t.equal((await ask('web', { call: 'resume' })).state, 'running');
   await t.rejects(ask('web', { ...move, device: 'net9' }), {
     code: 'E_DEVICE',
@@ -105,10 +120,18 @@ t.test('what is no request is refused, and a line without end cut off', async (t
   t.equal((await ask('web', { call: 'status' })).state, 'running');
 });
 
+const CALLS = [
+  ...['status', 'pause', 'resume', 'stop', 'move', 'link'],
+  ...['hold', 'step', 'release', 'inspect'],
+];
+
 t.test('any line is a request or an error', (t) => {
   const value = fc.oneof(fc.string(), fc.boolean(), fc.constant('net0'), fc.constant('vhost'));
-  const call = fc.constantFrom('status', 'pause', 'move', 'link', 'stop', '__proto__', 1, null);
-  const record = fc.record({ call, device: value, datapath: value, up: value });
+  const call = fc.constantFrom(...CALLS, '__proto__', 1, null);
+  const record = fc.record(
+    { call, device: value, datapath: value, up: value, queue: value },
+    { requiredKeys: ['call'] },
+  );
   const line = fc.oneof(
     fc.string(),
     fc.json(),
@@ -118,7 +141,9 @@ t.test('any line is a request or an error', (t) => {
     fc.property(line, (text) => {
       try {
         const request = parseRequest(text);
-        return ['status', 'pause', 'resume', 'stop', 'move', 'link'].includes(request.call);
+        const texts = ['device', 'queue'].map((key) => (request as Record<string, unknown>)[key]);
+        const sound = texts.every((text) => text === undefined || typeof text === 'string');
+        return sound && CALLS.includes(request.call);
       } catch (error) {
         return error instanceof UsageError;
       }

@@ -1,0 +1,228 @@
+/** A machine's virtio devices as they are at a moment, for people to look at. */
+
+import { deviceTypeName, featureName, statusNames } from '../abi/virtio-names.ts';
+import { VIRTIO_MSI_NO_VECTOR } from '../abi/virtio-pci.ts';
+import { VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import { hasFeature } from '../virtio/features.ts';
+import { type RingSnapshot, snapshotRing } from '../virtio/queue/ring-snapshot.ts';
+import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
+import {
+  type DeviceRegisters,
+  QUEUE_DESC,
+  QUEUE_DEVICE,
+  QUEUE_DRIVER,
+  QUEUE_ENABLE,
+  QUEUE_SIZE,
+  QUEUE_VECTOR,
+} from '../virtio/transport/device-registers.ts';
+import type { DatapathName } from './datapath-choice.ts';
+import type { DeviceOwner } from './device-owner.ts';
+
+/** A feature bit that the device offers. */
+export interface InspectedFeature {
+  readonly bit: number;
+  /** Absent for one of the device's own that has none. */
+  readonly name?: string;
+  /** The driver accepted it. */
+  readonly negotiated: boolean;
+}
+
+/** A virtqueue. Addresses are guest physical, hexadecimal. */
+export interface InspectedQueue {
+  readonly index: number;
+  readonly name: string;
+  readonly size: number;
+  readonly format: 'split' | 'packed';
+  readonly enabled: boolean;
+  readonly descriptorArea: string;
+  readonly driverArea: string;
+  readonly deviceArea: string;
+  /** MSI-X vector; null when the driver chose none. */
+  readonly vector: number | null;
+  /** Chains that the device may still take while somebody holds the queue; null when nobody does. */
+  readonly held: number | null;
+  /** Where the device stands, when whoever serves the queue can tell. */
+  readonly state?: VringState;
+  /** What is in its areas; absent when it is not enabled, or was not asked for. */
+  readonly ring?: RingSnapshot;
+  /** Why its areas cannot be read. */
+  readonly problem?: string;
+}
+
+/** A virtio device. */
+export interface InspectedDevice {
+  readonly name: string;
+  /** Device ID, virtio 1.3 §5. */
+  readonly deviceId: number;
+  /** What that stands for, when the specification says it. */
+  readonly type?: string;
+  /** How the guest finds it, e.g. `PCI 00:03.0`; absent while no guest runs. */
+  readonly place?: string;
+  /** Where its queues are served, and in which thread when that is this process. */
+  readonly datapath: DatapathName;
+  readonly thread: 'main' | 'worker';
+  /** Device status (§2.1), and its bits by name. */
+  readonly status: number;
+  readonly statusBits: readonly string[];
+  readonly features: readonly InspectedFeature[];
+  /** Configuration space, two hexadecimal digits a byte. */
+  readonly config: string;
+  readonly configGeneration: number;
+  readonly queues: readonly InspectedQueue[];
+}
+
+/** A machine. */
+export interface MachineInspection {
+  readonly state: string;
+  readonly devices: readonly InspectedDevice[];
+}
+
+/** Which rings are to be shown; absent means all. All devices and queues are listed in any case. */
+export interface InspectFilter {
+  /** Device name; no device has the empty one. */
+  readonly device?: string;
+  /** Queue name or index. */
+  readonly queue?: string;
+}
+
+/** A worker that is stuck in a device's code does not keep others from looking. */
+const STATES_MS = 250;
+
+/** Looks at a device. Whatever its driver wrote is shown, and nothing of it fails. */
+export async function inspectDevice(
+  owner: DeviceOwner,
+  memory: GuestMemory,
+  filter: InspectFilter,
+): Promise<InspectedDevice> {
+  const { device, datapath } = owner;
+  const states = await statesOf(owner);
+  const socket = owner.plugged;
+  const seen = socket?.state.lock.with(() => readRegisters(socket.transport.registers));
+  const packed = hasFeature(seen?.accepted ?? 0n, VIRTIO_F_RING_PACKED);
+  const type = deviceTypeName(device.deviceId);
+  return {
+    name: device.name,
+    deviceId: device.deviceId,
+    ...(type === undefined ? {} : { type }),
+    ...(socket === undefined ? {} : { place: socket.place }),
+    datapath,
+    thread: device.placement.thread,
+    status: seen?.status ?? 0,
+    statusBits: statusNames(seen?.status ?? 0),
+    features: inspectFeatures(owner, seen?.offered ?? device.features, seen?.accepted ?? 0n),
+    config: Buffer.from(owner.readConfig()).toString('hex'),
+    configGeneration: seen?.generation ?? 0,
+    queues: device.queues.map(({ name, maxSize }, index): InspectedQueue => {
+      const registers = seen?.queues[index];
+      const state = states.get(index);
+      const shown = registers?.enabled === true && isAskedFor(filter, device.name, name, index);
+      const ring = shown
+        ? snapshotRing(memory, configOf(index, registers), seen?.accepted ?? 0n, state)
+        : undefined;
+      return {
+        index,
+        name,
+        size: registers?.size ?? maxSize,
+        format: packed ? 'packed' : 'split',
+        enabled: registers?.enabled ?? false,
+        descriptorArea: hex(registers?.descriptorArea),
+        driverArea: hex(registers?.driverArea),
+        deviceArea: hex(registers?.deviceArea),
+        vector: registers?.vector ?? null,
+        held: owner.holds.credits(index, state) ?? null,
+        ...(state === undefined ? {} : { state }),
+        ...(typeof ring === 'string' ? { problem: ring } : {}),
+        ...(typeof ring === 'object' ? { ring } : {}),
+      };
+    }),
+  };
+}
+
+/** @returns where each queue stands that whoever serves it can tell of */
+async function statesOf(owner: DeviceOwner): Promise<ReadonlyMap<number, VringState>> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<ReadonlyMap<number, VringState>>((resolve) => {
+    timer = setTimeout(() => resolve(new Map()), STATES_MS);
+  });
+  // A worker that crashes meanwhile knows no more.
+  const states = owner.states().catch(() => new Map<number, VringState>());
+  try {
+    return await Promise.race([states, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+interface QueueRegisters {
+  readonly size: number;
+  readonly enabled: boolean;
+  readonly vector: number | null;
+  readonly descriptorArea: bigint;
+  readonly driverArea: bigint;
+  readonly deviceArea: bigint;
+}
+
+/** All that is in the registers; with the lock held. */
+function readRegisters(registers: DeviceRegisters) {
+  const address = (queue: number, word: number): bigint =>
+    (BigInt(registers.queueWord(queue, word + 1) >>> 0) << 32n) |
+    BigInt(registers.queueWord(queue, word) >>> 0);
+  const queues = Array.from({ length: registers.queueCount }, (_, queue): QueueRegisters => {
+    const vector = registers.queueWord(queue, QUEUE_VECTOR);
+    return {
+      size: registers.queueWord(queue, QUEUE_SIZE),
+      enabled: registers.queueWord(queue, QUEUE_ENABLE) === 1,
+      vector: vector === VIRTIO_MSI_NO_VECTOR ? null : vector,
+      descriptorArea: address(queue, QUEUE_DESC),
+      driverArea: address(queue, QUEUE_DRIVER),
+      deviceArea: address(queue, QUEUE_DEVICE),
+    };
+  });
+  return {
+    status: registers.status,
+    offered: registers.shape.features,
+    accepted: registers.driverFeatures,
+    generation: registers.config.generation,
+    queues,
+  };
+}
+
+function inspectFeatures(
+  { device }: DeviceOwner,
+  offered: bigint,
+  accepted: bigint,
+): InspectedFeature[] {
+  const bits = Array.from({ length: 64 }, (_, bit) => bit);
+  return bits
+    .filter((bit) => hasFeature(offered | accepted, bit))
+    .map((bit) => {
+      const name = device.featureNames?.[bit] ?? featureName(device.deviceId, bit);
+      return {
+        bit,
+        ...(name === undefined ? {} : { name }),
+        negotiated: hasFeature(accepted, bit),
+      };
+    });
+}
+
+function configOf(index: number, registers: QueueRegisters): QueueConfig {
+  return {
+    index,
+    size: registers.size,
+    descriptorArea: Number(registers.descriptorArea),
+    driverArea: Number(registers.driverArea),
+    deviceArea: Number(registers.deviceArea),
+    kickFd: -1,
+    callFd: -1,
+  };
+}
+
+function isAskedFor(filter: InspectFilter, device: string, queue: string, index: number): boolean {
+  if (filter.device !== undefined && filter.device !== device) return false;
+  return filter.queue === undefined || filter.queue === queue || filter.queue === String(index);
+}
+
+function hex(address = 0n): string {
+  return `0x${address.toString(16)}`;
+}

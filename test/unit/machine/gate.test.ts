@@ -1,0 +1,66 @@
+/** Holding a device's queues: what its datapath is told, and what is refused. */
+import t from 'tap';
+import { OwnerRig } from '../../support/owner-rig.ts';
+
+const holds = (o: OwnerRig) => Object.fromEntries(o.datapath.last?.holds ?? []);
+
+t.test('a hold, a step and a release start the queues anew where they stood', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(2);
+  await o.settle();
+  t.same(o.datapath.take(), ['start 0 1']);
+  t.equal(o.datapath.last?.holds, undefined, 'nothing is told while nothing is held');
+  await o.owner.gate(1, 'hold');
+  t.same(o.datapath.take(), ['stop', 'start 0@10 1@11']);
+  t.same(holds(o), { 1: 0 });
+  await o.owner.gate(1, 'step');
+  t.same(holds(o), { 1: 1 });
+  t.equal(o.owner.holds.credits(1), 1);
+  await o.owner.gate(1, 'release');
+  t.equal(o.datapath.last?.holds, undefined);
+  t.equal(o.owner.holds.credits(1), undefined);
+});
+
+t.test('a credit passes one chain, also when the queues are started anew meanwhile', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  await o.owner.gate(0, 'step');
+  await o.owner.pause();
+  await o.owner.resume();
+  t.same(holds(o), { 0: 1 }, 'it stands where it stood: not spent');
+  o.datapath.at = 11;
+  await o.owner.pause();
+  t.equal(o.owner.holds.credits(0), 0, 'it went on: spent');
+  await o.owner.resume();
+  t.same(holds(o), { 0: 0 });
+});
+
+t.test('a hold made before the driver is up, or while paused, counts from then on', async (t) => {
+  await using o = new OwnerRig();
+  await o.owner.gate(0, 'hold');
+  o.rig.initialize(1);
+  await o.settle();
+  t.same(holds(o), { 0: 0 });
+  await o.owner.pause();
+  o.datapath.take();
+  await o.owner.gate(0, 'release');
+  t.same(o.datapath.take(), [], 'it stays at rest');
+  await o.owner.resume();
+  t.equal(o.datapath.last?.holds, undefined);
+});
+
+t.test('the host kernel’s queues are not held, and held ones not given to it', async (t) => {
+  await using o = new OwnerRig();
+  o.rig.initialize(1);
+  await o.settle();
+  await o.owner.moveTo('vhost');
+  await t.rejects(o.owner.gate(0, 'hold'), { code: 'E_HELD', message: /^[^\n]*move test0 user/ });
+  await o.owner.moveTo('userspace');
+  await o.owner.gate(0, 'hold');
+  await t.rejects(o.owner.moveTo('vhost'), { code: 'E_HELD' });
+  t.equal(o.owner.datapath, 'userspace');
+  await o.owner.gate(0, 'release');
+  await o.owner.moveTo('vhost');
+  t.equal(o.owner.datapath, 'vhost');
+});
