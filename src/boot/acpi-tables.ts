@@ -16,7 +16,7 @@ import {
 } from '../platform/layout.ts';
 import { littleEndian } from './aml.ts';
 import { ACPI_GPA, ACPI_LIMIT } from './boot-layout.ts';
-import { dsdtBlock } from './dsdt.ts';
+import { dsdtBlock, type MmioDevice } from './dsdt.ts';
 
 const OEM_ID = 'NODEVM';
 const OEM_TABLE_ID = 'NODEVMM ';
@@ -34,6 +34,8 @@ export interface AcpiOptions {
   readonly ramSize: number;
   /** Width of the guest's physical addresses, which limits the window for 64-bit BARs. */
   readonly physicalAddressBits: number;
+  /** Devices that are to be found by the tables. */
+  readonly mmioDevices: readonly MmioDevice[];
 }
 
 /** Writes all tables anew. Returns the guest physical address of the RSDP. */
@@ -48,7 +50,8 @@ export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): numb
     free = Math.ceil((gpa + table.length) / 64) * 64;
     return gpa;
   };
-  const dsdt = place(table('DSDT', 2, dsdtBlock(options.ramSize, options.physicalAddressBits)));
+  const { ramSize, physicalAddressBits, mmioDevices } = options;
+  const dsdt = place(table('DSDT', 2, dsdtBlock(ramSize, physicalAddressBits, mmioDevices)));
   const tables = [fadt(dsdt), madt(options.cpus), mcfg(), waet()].map(place);
   const xsdt = place(
     table(

@@ -14,6 +14,7 @@ const PREFETCHABLE = 0b110;
 const ENTIRE_RANGE = 0b11;
 /** Interrupt vector flags, §6.4.3.6. */
 const CONSUMER_EDGE_HIGH_EXCLUSIVE = 0b0011;
+const CONSUMER_LEVEL_HIGH_SHARED = 0b1001;
 
 /** A range of addresses or numbers. */
 export interface Range {
@@ -38,7 +39,16 @@ export function memory32Fixed({ base, size }: Range): Aml {
 
 /** §6.4.3.6 Extended Interrupt Descriptor: one GSI, edge triggered, active high, not shared. */
 export function edgeInterrupt(gsi: number): Aml {
-  return [0x89, 6, 0, CONSUMER_EDGE_HIGH_EXCLUSIVE, 1, ...littleEndian(gsi, 4)];
+  return interrupt(gsi, CONSUMER_EDGE_HIGH_EXCLUSIVE);
+}
+
+/** The same, level triggered, active high, shared. */
+export function levelInterrupt(gsi: number): Aml {
+  return interrupt(gsi, CONSUMER_LEVEL_HIGH_SHARED);
+}
+
+function interrupt(gsi: number, flags: number): Aml {
+  return [0x89, 6, 0, flags, 1, ...littleEndian(gsi, 4)];
 }
 
 /** §6.4.3.5.3 Word Address Space Descriptor of bus numbers. */

@@ -5,6 +5,7 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import { writeAcpiTables } from './acpi-tables.ts';
 import { COMMAND_LINE_GPA, COMMAND_LINE_ROOM, memoryMap } from './boot-layout.ts';
 import { type ByteSource, FileSource } from './byte-source.ts';
+import type { MmioDevice } from './dsdt.ts';
 import { type ElfImage, isInSegments, parseElf } from './elf.ts';
 import type { CpuEntryState } from './entry-state.ts';
 import { loadInitrd } from './initrd.ts';
@@ -42,6 +43,8 @@ export interface BootPlan {
   readonly protocol?: BootProtocol;
   /** Width of the guest's physical addresses by its CPUID 0x80000008. Default 36. */
   readonly physicalAddressBits?: number;
+  /** Virtio devices in memory. Default none. */
+  readonly mmioDevices?: readonly MmioDevice[];
 }
 
 /** What the first vCPU starts with. */
@@ -83,6 +86,7 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
     cpus,
     ramSize: memory.size,
     physicalAddressBits: plan.physicalAddressBits ?? DEFAULT_PHYSICAL_ADDRESS_BITS,
+    mmioDevices: plan.mmioDevices ?? [],
   });
   writeResetVector(memory);
   const parameters = { memoryMap: memoryMap(memory), initrd, rsdpGpa };

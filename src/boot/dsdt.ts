@@ -1,4 +1,4 @@
-/** The DSDT's AML: PCI host bridge, serial port, clock, panic device and power-off. */
+/** The DSDT's AML: PCI host bridge, serial port, clock, panic device, devices in memory, power-off. */
 import {
   CMOS_PORT,
   COM1_GSI,
@@ -62,11 +62,38 @@ function hostBridge(ramSize: number, physicalAddressBits: number): aml.Aml {
   );
 }
 
+/** A virtio device in memory, which no bus would find. */
+export interface MmioDevice {
+  readonly address: number;
+  readonly size: number;
+  readonly gsi: number;
+}
+
+/** The ID is the one that Linux' virtio_mmio and edk2 look for. */
+function mmioDevice({ address, size, gsi }: MmioDevice, index: number): aml.Aml {
+  return simpleDevice(
+    `V${index.toString().padStart(3, '0')}`,
+    aml.string('LNRO0005'),
+    index,
+    resources.memory32Fixed({ base: address, size }),
+    resources.levelInterrupt(gsi),
+  );
+}
+
 function isaDevice(path: string, hid: aml.Aml, ...descriptors: readonly aml.Aml[]): aml.Aml {
+  return simpleDevice(path, hid, 0, ...descriptors);
+}
+
+function simpleDevice(
+  path: string,
+  hid: aml.Aml,
+  uid: number,
+  ...descriptors: readonly aml.Aml[]
+): aml.Aml {
   return aml.device(
     path,
     aml.name('_HID', hid),
-    aml.name('_UID', aml.integer(0)),
+    aml.name('_UID', aml.integer(uid)),
     aml.name('_STA', aml.integer(0xf)),
     aml.name('_CRS', resources.resourceTemplate(...descriptors)),
   );
@@ -77,7 +104,11 @@ function isaDevice(path: string, hid: aml.Aml, ...descriptors: readonly aml.Aml[
  * @param ramSize bytes of guest RAM
  * @param physicalAddressBits width of the guest's physical addresses
  */
-export function dsdtBlock(ramSize: number, physicalAddressBits: number): Uint8Array {
+export function dsdtBlock(
+  ramSize: number,
+  physicalAddressBits: number,
+  mmioDevices: readonly MmioDevice[],
+): Uint8Array {
   const ecam = { base: PCI_ECAM_BASE, size: PCI_ECAM_SIZE };
   return Uint8Array.from([
     ...aml.scope(
@@ -98,6 +129,7 @@ export function dsdtBlock(ramSize: number, physicalAddressBits: number): Uint8Ar
         resources.edgeInterrupt(RTC_GSI),
       ),
       isaDevice('PEVT', aml.string('QEMU0001'), resources.ioPorts({ base: PVPANIC_PORT, size: 1 })),
+      ...mmioDevices.map(mmioDevice),
     ),
     // §7.4.2: SLP_TYP is the first element, also for the sleep control register.
     ...aml.name('\\_S5', aml.packageOf(...[SLEEP_TYPE_S5, 0, 0, 0].map(aml.integer))),

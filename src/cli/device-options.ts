@@ -1,10 +1,12 @@
-/** The devices of `nodevmm run`: `--disk`, `--net`, `--vsock` and `--ring`. */
+/** The devices of `nodevmm run`: `--disk`, `--net`, `--vsock`, `--rng` and `--ring`. */
 import { UsageError } from '../host/errors.ts';
 import type {
+  CarriedOptions,
   DiskOptions,
   NetOptions,
   OwnDeviceOptions,
   RingOptions,
+  TransportName,
   VsockOptions,
 } from '../machine/options.ts';
 import { KeyValues } from './key-values.ts';
@@ -39,7 +41,10 @@ function takeRing(values: KeyValues): RingOptions | undefined {
   return Object.keys(ring).length === 0 ? undefined : ring;
 }
 
-/** `--disk PATH[,ro][,queues=N][,serial=S][,direct][,engine=E][,RING...]`. @throws UsageError */
+/** Values of `transport=` and `--transport`. */
+export const TRANSPORTS: readonly TransportName[] = ['pci', 'mmio'];
+
+/** `--disk PATH[,ro][,queues=N][,serial=S][,direct][,engine=E][,transport=T][,RING...]`. @throws UsageError */
 export function parseDisk(text: string): DiskOptions {
   const values = new KeyValues('--disk', text, 'path');
   const path = values.text('path');
@@ -51,13 +56,14 @@ export function parseDisk(text: string): DiskOptions {
     serial: values.text('serial'),
     direct: values.flag('direct'),
     engine: values.choice('engine', ['sync', 'io_uring']),
+    transport: values.choice('transport', TRANSPORTS),
     ring: takeRing(values),
   });
-  values.finish(['ro', 'queues', 'serial', 'direct', 'engine', ...RING_KEYS]);
+  values.finish(['ro', 'queues', 'serial', 'direct', 'engine', 'transport', ...RING_KEYS]);
   return disk;
 }
 
-/** `--net TAP|auto[,model=M][,mac=M][,queues=N][,address=A/LEN][,mtu=N][,vhost=V][,RING...]`. @throws UsageError */
+/** `--net TAP|auto[,model=M][,mac=M][,queues=N][,address=A/LEN][,mtu=N][,vhost=V][,transport=T][,RING...]`. @throws UsageError */
 export function parseNet(text: string): NetOptions {
   const values = new KeyValues('--net', text, 'tap');
   const tap = values.text('tap');
@@ -71,6 +77,7 @@ export function parseNet(text: string): NetOptions {
     offloads: values.flag('offloads'),
     mergeableBuffers: values.flag('mergeable-buffers'),
     vhost: values.choice('vhost', ['on', 'off', 'auto']),
+    transport: values.choice('transport', TRANSPORTS),
     ring: takeRing(values),
   });
   values.finish([
@@ -83,12 +90,13 @@ export function parseNet(text: string): NetOptions {
     'offloads',
     'mergeable-buffers',
     'vhost',
+    'transport',
     ...RING_KEYS,
   ]);
   return net;
 }
 
-/** `--vsock cid=N[,path=SOCKET][,vhost=V][,RING...]`. @throws UsageError */
+/** `--vsock cid=N[,path=SOCKET][,vhost=V][,transport=T][,RING...]`. @throws UsageError */
 export function parseVsock(text: string): VsockOptions {
   const values = new KeyValues('--vsock', text, 'cid');
   const cid = values.count('cid', 10);
@@ -97,25 +105,39 @@ export function parseVsock(text: string): VsockOptions {
     cid,
     path: values.text('path'),
     vhost: values.choice('vhost', ['on', 'off', 'auto']),
+    transport: values.choice('transport', TRANSPORTS),
     ring: takeRing(values),
   });
-  values.finish(['cid', 'path', 'vhost', ...RING_KEYS]);
+  values.finish(['cid', 'path', 'vhost', 'transport', ...RING_KEYS]);
   return vsock;
 }
 
-/** `--device FILE[,thread=worker][,RING...][,KEY=VALUE...]`. @throws UsageError */
+/** `--device FILE[,thread=worker][,transport=T][,RING...][,KEY=VALUE...]`. @throws UsageError */
 export function parseOwnDevice(text: string): OwnDeviceOptions {
   const values = new KeyValues('--device', text, 'file');
   const module = values.text('file');
   if (module === undefined) throw new UsageError('E_OPTION', `--device ${text} names no file`);
   const thread = values.choice('thread', ['main', 'worker']);
+  const transport = values.choice('transport', TRANSPORTS);
   const ring = takeRing(values);
   return {
     module,
     ...(thread === undefined ? {} : { thread }),
+    ...(transport === undefined ? {} : { transport }),
     ...(ring === undefined ? {} : { ring }),
     options: values.rest(),
   };
+}
+
+/** `--rng transport=T[,RING...]`. @throws UsageError */
+export function parseRng(text: string): CarriedOptions {
+  const values = new KeyValues('--rng', text, 'transport');
+  const rng = given<CarriedOptions>({
+    transport: values.choice('transport', TRANSPORTS),
+    ring: takeRing(values),
+  });
+  values.finish(['transport', ...RING_KEYS]);
+  return rng;
 }
 
 /** Ring options of the devices that have no option of their own, and of all devices. */

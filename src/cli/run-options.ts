@@ -2,14 +2,16 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { KERNEL_SERIES, type KernelSeries } from '../guest/kernel.ts';
 import { UsageError } from '../host/errors.ts';
-import type { MachineOptions } from '../machine/options.ts';
+import type { MachineOptions, TransportName } from '../machine/options.ts';
 import { DEFAULT_COMMAND_LINE } from '../machine/resolve-options.ts';
 import {
   parseDisk,
   parseNet,
   parseOwnDevice,
   parseRings,
+  parseRng,
   parseVsock,
+  TRANSPORTS,
   withDefaults,
 } from './device-options.ts';
 
@@ -18,6 +20,9 @@ export type ConsoleTarget =
   | { readonly to: 'tty' }
   | { readonly to: 'none' }
   | { readonly to: 'file'; readonly path: string };
+
+/** The virtio console: where it goes, and what carries it. */
+export type ConsoleFlag = ConsoleTarget & { readonly transport?: TransportName };
 
 /** Option values as commander hands them over. */
 export interface RunFlags {
@@ -34,14 +39,15 @@ export interface RunFlags {
   readonly device?: readonly string[];
   readonly module?: readonly string[];
   readonly ring?: readonly string[];
-  readonly rng?: boolean;
+  readonly rng?: string | boolean;
   readonly vsock?: string;
-  readonly console?: ConsoleTarget;
+  readonly console?: ConsoleFlag;
   readonly serial?: ConsoleTarget;
   readonly hideCpuFeature?: readonly string[];
   readonly name?: string;
   readonly hugepages?: boolean;
   readonly bootProtocol?: NonNullable<MachineOptions['bootProtocol']>;
+  readonly transport?: TransportName;
   readonly notify?: NonNullable<MachineOptions['notify']>;
   readonly onReboot?: 'restart' | 'exit';
   readonly lab?: boolean;
@@ -67,6 +73,15 @@ export function parseConsole(text: string): ConsoleTarget {
     return { to: 'file', path: text.slice('file:'.length) };
   }
   throw new InvalidArgumentError('Take tty, none or file:PATH.');
+}
+/** As `parseConsole`, with `,transport=pci|mmio` behind it. */
+export function parseVirtioConsole(text: string): ConsoleFlag {
+  const [, where = '', name] = /^(.*?)(?:,transport=([^,]*))?$/s.exec(text) ?? [];
+  const target = parseConsole(where);
+  if (name === undefined) return target;
+  const transport = TRANSPORTS.find((known) => known === name);
+  if (transport === undefined) throw new InvalidArgumentError('Take transport=pci or mmio.');
+  return { ...target, transport };
 }
 
 const collect = (value: string, before: readonly string[] | undefined): readonly string[] => [
@@ -97,17 +112,17 @@ export function addMachineOptions(command: Command): Command {
     .option('--cpus <n>', 'vCPUs (default: 1)', parseCount)
     .option(
       '--disk <file,...>',
-      'a disk; again for more; keys: ro queues= serial= direct engine=',
+      'a disk; again for more; keys: ro queues= serial= direct engine= transport=',
       collect,
     )
     .option(
       '--net <tap,...>',
-      'a network interface on a tap, auto makes one; again for more; keys: model=virtio|e1000 mac= queues= address= mtu= vhost=on|off|auto offloads=off mergeable-buffers=off',
+      'a network interface on a tap, auto makes one; again for more; keys: model=virtio|e1000 mac= queues= address= mtu= vhost=on|off|auto transport= offloads=off mergeable-buffers=off',
       collect,
     )
     .option(
       '--device <file,...>',
-      'a virtio device of your own, in TypeScript or JavaScript; again for more; keys: thread=worker, and its own',
+      'a virtio device of your own, in TypeScript or JavaScript; again for more; keys: thread=worker transport=pci|mmio, and its own',
       collect,
     )
     .option(
@@ -115,6 +130,7 @@ export function addMachineOptions(command: Command): Command {
       'a kernel module for the guest: a .ko file, or the folder of its sources, which is compiled; again for more',
       collect,
     )
+    .option('--rng <keys>', 'the entropy device; keys: transport=pci|mmio, and those of --ring')
     .option('--no-rng', 'no entropy device')
     .option(
       '--vsock <cid=n,...>',
@@ -128,8 +144,8 @@ export function addMachineOptions(command: Command): Command {
     .addOption(
       new Option(
         '--console <where>',
-        'hvc0: tty, none or file:PATH (default: tty, none with a command)',
-      ).argParser(parseConsole),
+        'hvc0: tty, none or file:PATH (default: tty, none with a command); key: transport=',
+      ).argParser(parseVirtioConsole),
     )
     .addOption(
       new Option('--serial <where>', 'ttyS0: tty, none or file:PATH (default: none)').argParser(
@@ -144,6 +160,12 @@ export function addMachineOptions(command: Command): Command {
         '--boot-protocol <name>',
         'how the kernel is entered; linux64 has a bzImage unpack and place itself (default: auto)',
       ).choices(['auto', 'pvh', 'linux64']),
+    )
+    .addOption(
+      new Option(
+        '--transport <kind>',
+        'what carries the virtio devices that do not say (default: pci)',
+      ).choices([...TRANSPORTS]),
     )
     .addOption(
       new Option('--notify <kind>', 'where drivers kick queues (default: io)').choices([
@@ -180,6 +202,8 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
   const base = flags.cmdline ?? image?.commandLine ?? DEFAULT_COMMAND_LINE;
   const commandLine = [base, flags.append].filter((text) => text !== undefined).join(' ');
   const rings = parseRings(flags.ring ?? []);
+  const rng = typeof flags.rng === 'string' ? parseRng(flags.rng) : {};
+  const consoleTransport = flags.console?.transport;
   const vsock = flags.vsock === undefined ? undefined : parseVsock(flags.vsock);
   return {
     kernel,
@@ -207,10 +231,17 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
             return { ...device, ...withDefaults(device.ring, rings) };
           }),
         }),
-    rng: flags.rng === false ? false : withDefaults(rings.rng, rings),
+    rng:
+      flags.rng === false
+        ? false
+        : { ...rng, ...withDefaults({ ...rings.rng, ...rng.ring }, rings) },
     ...(vsock === undefined ? {} : { vsock: { ...vsock, ...withDefaults(vsock.ring, rings) } }),
-    console: withDefaults(rings.console, rings),
+    console: {
+      ...(consoleTransport === undefined ? {} : { transport: consoleTransport }),
+      ...withDefaults(rings.console, rings),
+    },
     ...(flags.bootProtocol === undefined ? {} : { bootProtocol: flags.bootProtocol }),
+    ...(flags.transport === undefined ? {} : { transport: flags.transport }),
     ...(flags.notify === undefined ? {} : { notify: flags.notify }),
     ...(flags.onReboot === undefined ? {} : { onReboot: flags.onReboot }),
   };

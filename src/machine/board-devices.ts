@@ -3,18 +3,25 @@
  * board and its plan is here.
  */
 import type { RegisterRegion } from '../bus/address-space.ts';
+import type { InterruptLines } from '../bus/interrupt-lines.ts';
 import type { MachinePort } from '../bus/machine-port.ts';
 import { E1000Pci, type E1000PciPlan } from '../nic/pci.ts';
 import type { PciFunction } from '../pci/function.ts';
 import type { IntxLines } from '../pci/intx.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { DriverEvents } from '../virtio/transport/device-contract.ts';
+import {
+  VIRTIO_MMIO_WINDOW_SIZE,
+  VirtioMmio,
+  type VirtioMmioPlan,
+} from '../virtio/transport/mmio.ts';
 import { VirtioPci, type VirtioPciPlan } from '../virtio/transport/pci.ts';
 import type { VirtioTransport } from '../virtio/transport/virtio-transport.ts';
 
 /** What a device's registers are and where, by kind; a plain, cloneable message. */
 export type DevicePlan =
   | { readonly kind: 'virtio-pci'; readonly plan: VirtioPciPlan }
+  | { readonly kind: 'virtio-mmio'; readonly plan: VirtioMmioPlan }
   | { readonly kind: 'e1000'; readonly plan: E1000PciPlan };
 
 /** Where a guest finds a device: as a function on the PCI bus, or in memory at a fixed address. */
@@ -24,6 +31,7 @@ export type DevicePlace =
       readonly kind: 'window';
       readonly address: number;
       readonly size: number;
+      readonly gsi: number;
       readonly region: RegisterRegion;
     };
 
@@ -60,7 +68,10 @@ export type DeviceMessage =
 export interface DeviceGround {
   readonly state: SharedState;
   readonly port: MachinePort;
+  /** Of PCI functions. */
   readonly intx: IntxLines;
+  /** Of devices in memory. */
+  readonly lines: InterruptLines;
 }
 
 /** Routes of message-signalled interrupts that a device takes. */
@@ -74,25 +85,37 @@ export function routesOf(device: DevicePlan): number {
  * @param post carries a message to the main thread
  */
 export function createBoardDevice(
-  { state, port, intx }: DeviceGround,
+  { state, port, intx, lines }: DeviceGround,
   { kind, plan }: DevicePlan,
   device: number,
   post: (message: DeviceMessage) => void,
 ): BoardDevice {
-  const onBus = (pci: { readonly pciFunction: PciFunction; reset(): void }) => ({
-    place: { kind: 'function', slot: plan.slot, pciFunction: pci.pciFunction } as const,
-    reset: () => pci.reset(),
-  });
   switch (kind) {
     case 'virtio-pci': {
       const pci = new VirtioPci(state, port, intx, plan, driverEvents(device, post));
-      return { kind: 'virtio', transport: pci, ...onBus(pci) };
+      return { kind: 'virtio', transport: pci, ...onBus(plan.slot, pci) };
+    }
+    case 'virtio-mmio': {
+      const transport = new VirtioMmio(state, port, lines, plan, driverEvents(device, post));
+      const place = {
+        kind: 'window',
+        address: plan.address,
+        size: VIRTIO_MMIO_WINDOW_SIZE,
+        gsi: lines.gsi(plan.index),
+        region: transport.region,
+      } as const;
+      return { kind: 'virtio', transport, place, reset: () => transport.reset() };
     }
     case 'e1000': {
       const pci = new E1000Pci(state, port, intx, plan, () => post({ kind: 'reset', device }));
-      return { kind, pci, ...onBus(pci) };
+      return { kind, pci, ...onBus(plan.slot, pci) };
     }
   }
+}
+
+function onBus(slot: number, pci: { readonly pciFunction: PciFunction; reset(): void }) {
+  const { pciFunction } = pci;
+  return { place: { kind: 'function', slot, pciFunction } as const, reset: () => pci.reset() };
 }
 
 /** What a driver makes happen, as messages to the main thread. */

@@ -3,6 +3,7 @@
  * state buffer. Every thread builds its own from the same plan; all show the same registers.
  */
 import { AddressSpace } from '../bus/address-space.ts';
+import { InterruptLines } from '../bus/interrupt-lines.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../kvm/gsi-routing.ts';
 import { PciBus } from '../pci/bus.ts';
 import { createHostBridge } from '../pci/host-bridge.ts';
@@ -64,6 +65,11 @@ export class Board {
     return BOARD_STATE + devices * DEVICE_STATE;
   }
 
+  /** The devices that no bus finds: the guest is told where they are. */
+  get windows(): readonly Extract<DevicePlace, { kind: 'window' }>[] {
+    return this.devices.flatMap(({ place }) => (place.kind === 'window' ? [place] : []));
+  }
+
   /** GSI of the MSI route with the given number. */
   static msiGsi(route: number): number {
     return FIRST_MSI_GSI + route;
@@ -81,14 +87,20 @@ export class Board {
       new DataView(table.buffer, table.byteOffset, table.length),
       routes,
     );
-    const port = new KvmPort(plan.vmFd, this.#routing);
+    const port = new KvmPort(plan.vmFd, this.#routing, state.lock);
     this.serial = new Serial16550(state, port, layout.COM1_GSI, () =>
       post({ kind: 'serial-output' }),
     );
     this.#bus = new PciBus(state, this.#ports, this.#memory);
     const intx = new IntxLines(state, port, layout.PCI_INTX_GSI_BASE, layout.PCI_INTX_GSI_COUNT);
     this.#bus.add(0, createHostBridge(state, port));
-    const ground = { state, port, intx };
+    const lines = new InterruptLines(
+      state,
+      port,
+      layout.VIRTIO_MMIO_GSI_BASE,
+      layout.VIRTIO_MMIO_GSI_COUNT,
+    );
+    const ground = { state, port, intx, lines };
     this.devices = plan.devices.map((devicePlan, index) =>
       createBoardDevice(ground, devicePlan, index, post),
     );

@@ -11,7 +11,6 @@ import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { DeviceHost, VirtioDevice } from '../virtio/device.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
-import { QUEUE_RESET } from '../virtio/transport/device-registers.ts';
 import type { VirtioTransport } from '../virtio/transport/virtio-transport.ts';
 import type { DeviceMessage } from './board-devices.ts';
 import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapath-choice.ts';
@@ -234,7 +233,7 @@ export class DeviceOwner implements DeviceHost {
         return;
       case 'queue-reset': {
         const { queue } = message;
-        if (lock.with(() => registers.queueWord(queue, QUEUE_RESET)) !== 1) return;
+        if (!lock.with(() => registers.isQueueResetting(queue))) return;
         await this.#halt();
         this.#states = new Map([...this.#states].filter(([index]) => index !== queue));
         lock.with(() => registers.completeQueueReset(queue));

@@ -1,9 +1,10 @@
-/** Gives each device its place: slot and BAR addresses, doorbells and interrupt vectors. */
+/** Gives each device its place: addresses, doorbells and interrupts. */
 import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../abi/e1000.ts';
 import { Eventfd } from '../host/eventfd.ts';
 import type { E1000PciPlan } from '../nic/pci.ts';
-import { PCI_MMIO32_BASE } from '../platform/layout.ts';
+import { PCI_MMIO32_BASE, VIRTIO_MMIO_BASE } from '../platform/layout.ts';
 import type { DeviceShape } from '../virtio/transport/device-contract.ts';
+import { VIRTIO_MMIO_WINDOW_SIZE, type VirtioMmioPlan } from '../virtio/transport/mmio.ts';
 import {
   notifyBarSize,
   VIRTIO_MSIX_BAR_SIZE,
@@ -12,6 +13,7 @@ import {
 } from '../virtio/transport/pci.ts';
 import { Board } from './board.ts';
 import type { DevicePlan } from './board-devices.ts';
+import type { TransportName } from './options.ts';
 
 /** First port for BARs: above what platform devices use. */
 const FIRST_PORT = 0x1000;
@@ -21,6 +23,7 @@ const FIRST_SLOT = 1;
 /** A virtio device that is to have a place. */
 export interface VirtioEntry {
   readonly kind: 'virtio';
+  readonly transport: TransportName;
   readonly shape: DeviceShape;
   readonly pciClass: number;
 }
@@ -43,16 +46,13 @@ export class DevicePlaces implements Disposable {
   #memory = PCI_MMIO32_BASE;
   #port = FIRST_PORT;
   #slot = FIRST_SLOT;
+  #window = 0;
   #route = 0;
 
   /** @param notify whether doorbells are ports or memory */
   constructor(entries: readonly DeviceEntry[], notify: 'io' | 'memory') {
     try {
-      this.plans = entries.map((entry) =>
-        entry.kind === 'e1000'
-          ? { kind: 'e1000', plan: this.#nic(entry) }
-          : { kind: 'virtio-pci', plan: this.#virtioPci(entry, notify) },
-      );
+      this.plans = entries.map((entry) => this.#plan(entry, notify));
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -61,6 +61,12 @@ export class DevicePlaces implements Disposable {
 
   [Symbol.dispose](): void {
     for (const eventfd of this.#eventfds.splice(0)) eventfd.close();
+  }
+
+  #plan(entry: DeviceEntry, notify: 'io' | 'memory'): DevicePlan {
+    if (entry.kind === 'e1000') return { kind: 'e1000', plan: this.#nic(entry) };
+    if (entry.transport === 'mmio') return { kind: 'virtio-mmio', plan: this.#virtioMmio(entry) };
+    return { kind: 'virtio-pci', plan: this.#virtioPci(entry, notify) };
   }
 
   #nic({ name, mac }: NicEntry): E1000PciPlan {
@@ -91,6 +97,17 @@ export class DevicePlaces implements Disposable {
       })),
       kicks: Array.from({ length: queues }, () => this.#eventfd()),
       intxEventfd: this.#eventfd(),
+    };
+  }
+
+  #virtioMmio({ shape }: VirtioEntry): VirtioMmioPlan {
+    const index = this.#window++;
+    return {
+      shape,
+      index,
+      address: VIRTIO_MMIO_BASE + index * VIRTIO_MMIO_WINDOW_SIZE,
+      kicks: shape.queueSizes.map(() => this.#eventfd()),
+      lineEventfd: this.#eventfd(),
     };
   }
 

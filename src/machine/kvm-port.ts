@@ -5,16 +5,19 @@ import { isReadable } from '../host/poll.ts';
 import * as sys from '../host/syscall.ts';
 import type { GsiRouting } from '../kvm/gsi-routing.ts';
 import * as vm from '../kvm/vm-ioctl.ts';
+import type { RegisterLock } from '../state/register-lock.ts';
 
 /** A thread's way to the VM's interrupt controllers and I/O buses. */
 export class KvmPort implements MachinePort {
   readonly #vmFd: number;
   readonly #routing: GsiRouting;
+  readonly #lock: RegisterLock;
 
   /** @param routing this thread's view of the shared routing table */
-  constructor(vmFd: number, routing: GsiRouting) {
+  constructor(vmFd: number, routing: GsiRouting, lock: RegisterLock) {
     this.#vmFd = vmFd;
     this.#routing = routing;
+    this.#lock = lock;
   }
 
   setLine(gsi: number, level: boolean): void {
@@ -35,8 +38,11 @@ export class KvmPort implements MachinePort {
     sys.check(vm.deassignIrqfd(this.#vmFd, gsi, eventfd), 'KVM_IRQFD', `GSI ${gsi}`);
   }
 
-  addDoorbell(address: number, isPort: boolean, eventfd: number): void {
-    const match = { address, length: 0, pio: isPort } as const;
+  addDoorbell(address: number, isPort: boolean, eventfd: number, value?: number): void {
+    const match =
+      value === undefined
+        ? ({ address, length: 0, pio: isPort } as const)
+        : ({ address, length: 4, pio: isPort, datamatch: value } as const);
     const result = vm.assignIoeventfd(this.#vmFd, match, eventfd);
     // A guest that puts two BARs in one place gets the first one's doorbells; the second one's
     // notifications still arrive, by exits.
@@ -53,6 +59,10 @@ export class KvmPort implements MachinePort {
 
   isSignalled(eventfd: number): boolean {
     return isReadable(eventfd);
+  }
+
+  waitWhile(words: Int32Array, index: number, value: number): void {
+    this.#lock.waitWhile(words, index, value);
   }
 }
 

@@ -20,6 +20,12 @@ export interface RingOptions {
   readonly queueSize?: number;
 }
 
+/**
+ * What carries a virtio device: a function on the PCI bus, or a window of memory (virtio 1.3 §4.1,
+ * §4.2; docs/mmio.md).
+ */
+export type TransportName = 'pci' | 'mmio';
+
 /** Whether the host kernel serves a device's queues. */
 export type VhostMode = 'on' | 'off' | 'auto';
 
@@ -36,6 +42,8 @@ export interface DiskOptions {
   readonly direct?: boolean;
   /** How requests reach the file. Default: what measures faster on this host. */
   readonly engine?: 'sync' | 'io_uring';
+  /** Default: that of the machine. */
+  readonly transport?: TransportName;
   readonly ring?: RingOptions;
 }
 
@@ -65,6 +73,8 @@ export interface NetOptions {
    * can. Ring features that it cannot serve are not offered then. Default `off`.
    */
   readonly vhost?: VhostMode;
+  /** Default: that of the machine. */
+  readonly transport?: TransportName;
   readonly ring?: RingOptions;
 }
 
@@ -83,26 +93,36 @@ export interface VsockOptions {
    * and the unix sockets refuse. `auto`: when it can. Default `off`.
    */
   readonly vhost?: VhostMode;
+  /** Default: that of the machine. */
+  readonly transport?: TransportName;
+  readonly ring?: RingOptions;
+}
+
+/** How a device is carried. */
+export interface CarriedOptions {
+  /** Default: that of the machine. */
+  readonly transport?: TransportName;
   readonly ring?: RingOptions;
 }
 
 /** A device of your own; see docs/devices.md. */
-export type OwnDeviceOptions = { readonly ring?: RingOptions } & (
-  | {
-      /** Path of a TypeScript or JavaScript file whose default export is `defineDevice(...)`. */
-      readonly module: string;
-      /** For the file's own use. */
-      readonly options?: Readonly<Record<string, string>>;
-      /** Where its functions run. Default `main`. */
-      readonly thread?: 'main' | 'worker';
-    }
-  | {
-      /** What `defineDevice` returned; its functions run on the main thread. */
-      readonly definition: DeviceFactory;
-      readonly options?: Readonly<Record<string, string>>;
-    }
-  | { readonly device: VirtioDevice }
-);
+export type OwnDeviceOptions = CarriedOptions &
+  (
+    | {
+        /** Path of a TypeScript or JavaScript file whose default export is `defineDevice(...)`. */
+        readonly module: string;
+        /** For the file's own use. */
+        readonly options?: Readonly<Record<string, string>>;
+        /** Where its functions run. Default `main`. */
+        readonly thread?: 'main' | 'worker';
+      }
+    | {
+        /** What `defineDevice` returned; its functions run on the main thread. */
+        readonly definition: DeviceFactory;
+        readonly options?: Readonly<Record<string, string>>;
+      }
+    | { readonly device: VirtioDevice }
+  );
 
 /** Everything that a machine is made of. */
 export interface MachineOptions {
@@ -130,14 +150,16 @@ export interface MachineOptions {
   readonly nets?: readonly NetOptions[];
   readonly devices?: readonly OwnDeviceOptions[];
   /** A virtio entropy device. Default true. */
-  readonly rng?: boolean | { readonly ring?: RingOptions };
-  readonly console?: { readonly ring?: RingOptions };
+  readonly rng?: boolean | CarriedOptions;
+  readonly console?: CarriedOptions;
   /** Default none. */
   readonly vsock?: VsockOptions;
   /** Port name of the agent that `exec` talks to; null: no such port. Default `org.nodevmm.agent`. */
   readonly agent?: string | null;
+  /** What carries the virtio devices that do not say. Default `pci`. */
+  readonly transport?: TransportName;
   /**
-   * Where drivers notify queues: I/O ports, or memory, for which KVM has to decode the guest's
+   * Where drivers notify queues of PCI devices: I/O ports, or memory, for which KVM has to decode the guest's
    * instruction on some processors (docs/benchmarks.md). Default io.
    */
   readonly notify?: 'memory' | 'io';

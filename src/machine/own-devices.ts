@@ -4,20 +4,24 @@ import { DefinedDevice } from '../virtio/define/defined-device.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import type { CreatedDevice } from './create-devices.ts';
 import { type LoadedHandlerOptions, loadDevice } from './load-device.ts';
-import type { OwnDeviceOptions } from './options.ts';
+import type { OwnDeviceOptions, TransportName } from './options.ts';
 
 /**
  * Makes them all, or none.
+ * @param transport of those that do not say
  * @throws UsageError when a file cannot be loaded, or what it defines cannot be carried
  */
 export async function createOwnDevices(
   devices: readonly OwnDeviceOptions[],
+  transport: TransportName,
 ): Promise<CreatedDevice[]> {
   const made: CreatedDevice[] = [];
   try {
     for (const [index, options] of devices.entries()) {
       const device = await createOwnDevice(`own${index}`, options);
-      made.push({ kind: 'virtio', device, ring: options.ring ?? {}, vhost: 'off' });
+      const ring = options.ring ?? {};
+      const carried = { transport: options.transport ?? transport, ring, vhost: 'off' } as const;
+      made.push({ kind: 'virtio', device, ...carried });
     }
     return made;
   } catch (error) {

@@ -8,18 +8,24 @@ import { DeviceOwner } from './device-owner.ts';
 import type { DeviceEntry } from './device-places.ts';
 import { deviceShape } from './device-shape.ts';
 import { NicOwner } from './nic-owner.ts';
-import type { RingOptions } from './options.ts';
+import type { RingOptions, TransportName } from './options.ts';
 
 /** A device with its owner, which outlives power cycles. */
 export type PluggedDevice =
-  | { readonly kind: 'virtio'; readonly owner: DeviceOwner; readonly ring: RingOptions }
+  | {
+      readonly kind: 'virtio';
+      readonly owner: DeviceOwner;
+      readonly transport: TransportName;
+      readonly ring: RingOptions;
+    }
   | { readonly kind: 'e1000'; readonly owner: NicOwner };
 
 /** Gives a device its owner. @param log gets lines for the person who runs the machine */
 export function ownDevice(created: CreatedDevice, log: (text: string) => void): PluggedDevice {
   const { kind } = created;
   if (kind === 'e1000') return { kind, owner: new NicOwner(created.device, log) };
-  return { kind, owner: new DeviceOwner(created.device, log), ring: created.ring };
+  const { device, transport, ring } = created;
+  return { kind, owner: new DeviceOwner(device, log), transport, ring };
 }
 
 /** What the board needs to know of a device, as it is now. */
@@ -28,9 +34,9 @@ export function deviceEntry(plugged: PluggedDevice): DeviceEntry {
     const { name, macBytes } = plugged.owner.device;
     return { kind: 'e1000', name, mac: macBytes };
   }
-  const { owner, ring } = plugged;
-  const { pciClass } = owner.device;
-  return { kind: 'virtio', shape: deviceShape(owner.device, ring, owner.withheld), pciClass };
+  const { owner, transport, ring } = plugged;
+  const shape = deviceShape(owner.device, ring, owner.withheld);
+  return { kind: 'virtio', transport, shape, pciClass: owner.device.pciClass };
 }
 
 function placeText(place: DevicePlace): string {

@@ -73,6 +73,7 @@ export class PowerCycle {
         ...plan,
         protocol: plan.bootProtocol,
         physicalAddressBits: physicalAddressBits(cpuid[0] ?? []),
+        mmioDevices: cycle.#board.windows,
       });
       const [first] = vcpus;
       if (first !== undefined) applyEntry(first, state);

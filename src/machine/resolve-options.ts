@@ -3,12 +3,15 @@ import { freemem, totalmem } from 'node:os';
 import { GUEST_CID_MAX, GUEST_CID_MIN } from '../abi/virtio-vsock.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
+import { VIRTIO_MMIO_WINDOWS } from '../platform/layout.ts';
 import type {
+  CarriedOptions,
   DiskOptions,
   MachineOptions,
   NetOptions,
   OwnDeviceOptions,
   RingOptions,
+  TransportName,
   VsockOptions,
 } from './options.ts';
 
@@ -20,8 +23,11 @@ export const DEFAULT_COMMAND_LINE = 'earlycon=uart8250,io,0x3f8 console=hvc0 qui
 const DEFAULT_MEMORY = 512 * MiB;
 const MEMORY_MIN = 32 * MiB;
 const CPUS_MAX = 16;
-/** Slots of the bus, less the host bridge's. */
-const DEVICES_MAX = 31;
+/** Slots of the bus, less the host bridge's, and windows in memory. */
+const DEVICES_MAX: Readonly<Record<TransportName, number>> = {
+  pci: 31,
+  mmio: VIRTIO_MMIO_WINDOWS,
+};
 
 /** Complete options. */
 export interface ResolvedOptions {
@@ -36,12 +42,13 @@ export interface ResolvedOptions {
   readonly disks: readonly DiskOptions[];
   readonly nets: readonly NetOptions[];
   readonly devices: readonly OwnDeviceOptions[];
-  readonly rng: { readonly ring: RingOptions } | undefined;
-  readonly consoleRing: RingOptions;
+  readonly rng: CarriedOptions | undefined;
+  readonly console: CarriedOptions;
   readonly vsock: VsockOptions | undefined;
   readonly agent: string | undefined;
   readonly onReboot: 'restart' | 'exit';
   readonly notify: 'io' | 'memory';
+  readonly transport: TransportName;
 }
 
 /** @throws UsageError naming the option and what to do */
@@ -53,27 +60,20 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
   }
   const { vsock } = options;
   if (vsock !== undefined) checkVsock(vsock);
-  const single = [rng !== false, vsock !== undefined].filter((there) => there).length;
   const own = options.devices ?? [];
-  const devices = 1 + disks.length + nets.length + own.length + single;
-  if (devices > DEVICES_MAX) {
-    throw new UsageError(
-      'E_DEVICES',
-      `${devices} devices are too many for one PCI bus; leave out ${devices - DEVICES_MAX}`,
-    );
-  }
+  const console = options.console ?? {};
   nets.forEach(checkModel);
-  const rngRing = typeof rng === 'boolean' ? undefined : rng.ring;
-  for (const { ring } of [
-    ...disks,
-    ...nets,
-    ...own,
-    { ring: rngRing },
-    { ...options.console },
-    { ...vsock },
-  ]) {
+  const cards = nets.map((net) => (net.model === 'e1000' ? ({ transport: 'pci' } as const) : net));
+  const carried: CarriedOptions[] = [console, ...disks, ...cards, ...own];
+  if (rng !== false) carried.push(rng === true ? {} : rng);
+  if (vsock !== undefined) carried.push(vsock);
+  for (const { ring, transport } of carried) {
     checkRing(ring);
+    checkTransport(transport);
   }
+  const { transport = 'pci' } = options;
+  checkTransport(transport);
+  checkCount(carried, transport);
   return Object.freeze({
     kernel: options.kernel,
     ...(options.initrd === undefined ? {} : { initrd: options.initrd }),
@@ -86,13 +86,32 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     disks,
     nets,
     devices: own,
-    rng: rng === false ? undefined : { ring: rng === true ? {} : (rng.ring ?? {}) },
-    consoleRing: options.console?.ring ?? {},
+    rng: rng === false ? undefined : rng === true ? {} : rng,
+    console,
     vsock,
     agent: options.agent === null ? undefined : (options.agent ?? AGENT_PORT),
     onReboot: options.onReboot ?? 'restart',
     notify: options.notify ?? 'io',
+    transport,
   });
+}
+
+function checkTransport(transport: TransportName | undefined): void {
+  if (transport === undefined || transport in DEVICES_MAX) return;
+  throw new UsageError('E_TRANSPORT', `there is no transport ${transport}; take pci or mmio`);
+}
+
+function checkCount(devices: readonly CarriedOptions[], machine: TransportName): void {
+  for (const [name, most] of Object.entries(DEVICES_MAX)) {
+    const count = devices.filter(({ transport = machine }) => transport === name).length;
+    if (count <= most) continue;
+    const where = name === 'pci' ? 'one PCI bus' : 'virtio-mmio';
+    const other = name === 'pci' ? 'mmio' : 'pci';
+    throw new UsageError(
+      'E_DEVICES',
+      `${count} devices are too many for ${where}; leave out ${count - most}, or put them on transport=${other}`,
+    );
+  }
 }
 
 function checkMemory(memory: number): void {

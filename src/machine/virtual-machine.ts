@@ -81,7 +81,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       }
       ram = new Ram(resolved.memory, resolved.hugePages ? 'hugetlb' : 'anonymous');
       devices = createDevices(resolved);
-      devices.push(...(await createOwnDevices(resolved.devices)));
+      devices.push(...(await createOwnDevices(resolved.devices, resolved.transport)));
       vm = new VirtualMachine(resolved, kvm, ram, devices);
       await vm.#placeDevices(devices);
       return vm;
@@ -119,7 +119,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     const console: CreatedDevice = {
       kind: 'virtio',
       device: this.#consoleDevice,
-      ring: options.consoleRing,
+      transport: options.console.transport ?? options.transport,
+      ring: options.console.ring ?? {},
       vhost: 'off',
     };
     this.#devices = new MachineDevices([console, ...devices].map((made) => ownDevice(made, log)));

@@ -2,10 +2,11 @@
 
 import { RCTL, RCTL_EN, TCTL, TCTL_EN } from '../abi/e1000.ts';
 import { TapQueue } from '../backend/tap-queue.ts';
+import type { LinePort } from '../bus/interrupt-lines.ts';
 import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
 import * as sys from '../host/syscall.ts';
 import { setIrqLine } from '../kvm/vm-ioctl.ts';
-import { IntxPin, type IntxPinShare, type LinePort } from '../pci/intx.ts';
+import { IntxPin, type IntxPinShare } from '../pci/intx.ts';
 import { RegisterLock } from '../state/register-lock.ts';
 import { type HandlerContext, type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import { Interrupts } from './interrupts.ts';

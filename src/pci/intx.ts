@@ -3,73 +3,62 @@
  * of its functions asserts.
  */
 import { PCI_COMMAND_INTX_DISABLE, PCI_STATUS_INTERRUPT, pci_type0_header } from '../abi/pci.ts';
-import type { MachinePort } from '../bus/machine-port.ts';
+import {
+  InterruptLine,
+  InterruptLines,
+  type LinePort,
+  type LineShare,
+} from '../bus/interrupt-lines.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { PciFunction } from './function.ts';
 
 const { command, status } = pci_type0_header;
 
-/** Drives interrupt lines. */
-export type LinePort = Pick<MachinePort, 'setLine'>;
-
 /** What a thread without a bus needs to drive one slot's pin; a plain, cloneable message. */
 export interface IntxPinShare {
-  readonly slot: number;
-  readonly gsi: number;
-  /** One word: a bit for each slot that asserts the line. */
-  readonly asserting: Int32Array;
+  readonly line: LineShare;
   /** The function's configuration space. */
   readonly config: DataView;
 }
 
 /** One slot's pin. */
 export class IntxPin {
-  readonly #share: IntxPinShare;
-  readonly #port: LinePort;
+  readonly #line: InterruptLine;
+  readonly #config: DataView;
 
-  constructor(share: IntxPinShare, port: LinePort) {
-    this.#share = share;
-    this.#port = port;
+  constructor({ line, config }: IntxPinShare, port: LinePort) {
+    this.#line = new InterruptLine(line, port);
+    this.#config = config;
   }
 
   /** Asserts or releases it; the status register shows it, disabled or not. */
   set(asserted: boolean): void {
-    const { slot, gsi, asserting, config } = this.#share;
+    const config = this.#config;
     const rest = config.getUint8(status.offset) & ~PCI_STATUS_INTERRUPT;
     config.setUint8(status.offset, asserted ? rest | PCI_STATUS_INTERRUPT : rest);
     const disabled = config.getUint16(command.offset, true) & PCI_COMMAND_INTX_DISABLE;
-    const old = asserting[0] ?? 0;
-    const next = asserted && disabled === 0 ? old | (1 << slot) : old & ~(1 << slot);
-    if (next === old) return;
-    asserting[0] = next;
-    if ((next !== 0) !== (old !== 0)) this.#port.setLine(gsi, next !== 0);
+    this.#line.set(asserted && disabled === 0);
   }
 }
 
 /** The interrupt lines that the slots share; which slots assert is shared between threads. */
 export class IntxLines {
-  readonly #port: MachinePort;
-  readonly #base: number;
-  readonly #count: number;
-  readonly #asserting: Int32Array;
+  readonly #port: LinePort;
+  readonly #lines: InterruptLines;
 
-  constructor(state: SharedState, port: MachinePort, base: number, count: number) {
+  constructor(state: SharedState, port: LinePort, base: number, count: number) {
     this.#port = port;
-    this.#base = base;
-    this.#count = count;
-    this.#asserting = state.words(count);
+    this.#lines = new InterruptLines(state, port, base, count);
   }
 
   /** The interrupt line of a slot. */
   gsi(slot: number): number {
-    return this.#base + (slot % this.#count);
+    return this.#lines.gsi(slot);
   }
 
   /** A slot's pin as another thread can have it. */
   share(slot: number, { config }: PciFunction): IntxPinShare {
-    const line = slot % this.#count;
-    const asserting = this.#asserting.subarray(line, line + 1);
-    return { slot, gsi: this.gsi(slot), asserting, config };
+    return { line: this.#lines.share(slot), config };
   }
 
   /** A slot's pin, in this thread. */

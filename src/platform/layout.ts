@@ -6,6 +6,9 @@ export const PCI_MMIO32_LIMIT = 0xe000_0000;
 /** PCIe enhanced configuration space (ECAM) of bus 0: 1 MiB. */
 export const PCI_ECAM_BASE = 0xe000_0000;
 export const PCI_ECAM_SIZE = 0x10_0000;
+/** Windows of virtio devices in memory, 8 KiB each. */
+export const VIRTIO_MMIO_BASE = 0xf000_0000;
+export const VIRTIO_MMIO_WINDOWS = 32;
 export const IOAPIC_ADDRESS = 0xfec0_0000;
 export const LOCAL_APIC_ADDRESS = 0xfee0_0000;
 /** Intel hosts want three pages for real mode, and one for the identity map, out of the guest's RAM. */
@@ -39,3 +42,7 @@ export const PCI_INTX_GSI_BASE = 16;
 export const PCI_INTX_GSI_COUNT = 4;
 /** Slots of bus 0: the host bridge is slot 0. */
 export const PCI_SLOTS = 32;
+
+/** Their interrupt lines, which they share by turns: level triggered, active high. */
+export const VIRTIO_MMIO_GSI_BASE = 20;
+export const VIRTIO_MMIO_GSI_COUNT = 4;

@@ -1,6 +1,6 @@
 /**
  * The one lock of the register files: held for the microsecond that a register access takes, never
- * across an await and never while waiting for anything else.
+ * across an await and never while waiting for anything else: `waitWhile` lets go of it.
  */
 
 const FREE = 0;
@@ -24,6 +24,18 @@ export class RegisterLock {
 
   release(): void {
     if (Atomics.exchange(this.word, 0, FREE) === CONTENDED) Atomics.notify(this.word, 0, 1);
+  }
+
+  /**
+   * With the lock held: lets go of it until a shared word has another value, and takes it again.
+   * Whoever changes the word holds the lock too, and calls `Atomics.notify`.
+   */
+  waitWhile(words: Int32Array, index: number, value: number): void {
+    while (words[index] === value) {
+      this.release();
+      Atomics.wait(words, index, value);
+      this.acquire();
+    }
   }
 
   /** Runs a step of set-up code with the lock held. */

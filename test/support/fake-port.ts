@@ -16,7 +16,7 @@ export class FakePort implements MachinePort {
   readonly calls: string[] = [];
   readonly lines = new Map<number, boolean>();
   readonly routes = new Map<number, MsiRoute>();
-  /** eventfd by `io:1000` or `memory:c0000000`. */
+  /** eventfd by `io:1000` or `memory:c0000000`, with `=1` for writes of that value only. */
   readonly doorbells = new Map<string, number>();
   /** Interrupts that were injected because they were pending when a route was connected. */
   readonly injected: number[] = [];
@@ -39,8 +39,8 @@ export class FakePort implements MachinePort {
     this.routes.delete(gsi);
   }
 
-  addDoorbell(address: number, isPort: boolean, eventfd: number): void {
-    const key = doorbellKey(address, isPort);
+  addDoorbell(address: number, isPort: boolean, eventfd: number, value?: number): void {
+    const key = doorbellKey(address, isPort) + (value === undefined ? '' : `=${value}`);
     this.calls.push(`doorbell ${key}`);
     if (!this.doorbells.has(key)) this.doorbells.set(key, eventfd);
   }
@@ -53,6 +53,15 @@ export class FakePort implements MachinePort {
 
   isSignalled(eventfd: number): boolean {
     return isReadable(eventfd);
+  }
+
+  /** What the thread that is waited for does; what it leaves undone is not waited for. */
+  meanwhile: () => void = () => {};
+
+  waitWhile(words: Int32Array, index: number, value: number): void {
+    if (words[index] !== value) return;
+    this.calls.push('wait');
+    this.meanwhile();
   }
 
   /** The calls since the last time this was asked. */

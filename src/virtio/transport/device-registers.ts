@@ -14,6 +14,7 @@ import {
   VIRTIO_F_RING_RESET,
   VIRTIO_F_VERSION_1,
 } from '../../abi/virtio-ring.ts';
+import type { MachinePort } from '../../bus/machine-port.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import { hasFeature } from '../features.ts';
 import type { QueueConfig } from '../queue/virtqueue.ts';
@@ -44,7 +45,12 @@ export const QUEUE_RESET = 3;
 export const QUEUE_DESC = 4;
 export const QUEUE_DRIVER = 6;
 export const QUEUE_DEVICE = 8;
+/** The owner is to stop serving the queue, which keeps its other registers (§4.2.2.2). */
+const QUEUE_STOPPING = 10;
 const QUEUE_WORDS = 16;
+
+/** Waits, with the lock let go, for another thread. */
+type WaitingPort = Pick<MachinePort, 'waitWhile'>;
 
 /** All status bits that a driver may set (§2.1). */
 const DRIVER_STATUS_BITS = 0x8f;
@@ -116,6 +122,12 @@ export class DeviceRegisters {
     this.#words[CONFIG_VECTOR] = VIRTIO_MSI_NO_VECTOR;
     for (let queue = 0; queue < this.queueCount; queue++) this.completeQueueReset(queue);
     this.#wasReset();
+    Atomics.notify(this.#words, RESETTING);
+  }
+
+  /** Returns when no reset goes on, with the lock let go meanwhile: not on the owner's thread. */
+  awaitReset(port: WaitingPort): void {
+    port.waitWhile(this.#words, RESETTING, 1);
   }
 
   /** True from DRIVER_OK until 0 is written to the status. */
@@ -128,12 +140,25 @@ export class DeviceRegisters {
     return this.#get(RESETTING) === 1;
   }
 
+  /** True while `completeQueueReset` is waited for. */
+  isQueueResetting(queue: number): boolean {
+    return this.queueWord(queue, QUEUE_RESET) === 1 || this.queueWord(queue, QUEUE_STOPPING) === 1;
+  }
+
   /** The owner let go of one queue (§2.6.1.1). */
   completeQueueReset(queue: number): void {
     const at = QUEUES + queue * QUEUE_WORDS;
-    this.#words.fill(0, at, at + QUEUE_WORDS);
-    this.#words[at + QUEUE_SIZE] = this.shape.queueSizes[queue] ?? 0;
-    this.#words[at + QUEUE_VECTOR] = VIRTIO_MSI_NO_VECTOR;
+    const words = this.#words;
+    if (words[at + QUEUE_STOPPING] === 1 && words[at + QUEUE_RESET] === 0) {
+      words[at + QUEUE_STOPPING] = 0;
+      words[at + QUEUE_ENABLE] = 0;
+    } else {
+      words.fill(0, at, at + QUEUE_WORDS);
+      words[at + QUEUE_SIZE] = this.shape.queueSizes[queue] ?? 0;
+      words[at + QUEUE_VECTOR] = VIRTIO_MSI_NO_VECTOR;
+    }
+    Atomics.notify(words, at + QUEUE_STOPPING);
+    Atomics.notify(words, at + QUEUE_RESET);
   }
 
   get deviceFeatureSelect(): number {
@@ -243,6 +268,23 @@ export class DeviceRegisters {
     }
     this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_RESET] = 1;
     this.#events.queueReset(queue);
+  }
+
+  /** The driver stops using a queue, which keeps its size and addresses (§4.2.2.2). */
+  stopQueue(queue: number): void {
+    if (this.isResetting || this.queueWord(queue, QUEUE_ENABLE) === 0) return;
+    if (this.isQueueResetting(queue)) return;
+    this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_STOPPING] = 1;
+    if (this.isActive) this.#events.queueReset(queue);
+    else this.completeQueueReset(queue);
+  }
+
+  /** As `awaitReset`, for a queue that is to stop or to be reset. */
+  awaitQueueStop(queue: number, port: WaitingPort): void {
+    if (queue >= this.queueCount) return;
+    const at = QUEUES + queue * QUEUE_WORDS;
+    port.waitWhile(this.#words, at + QUEUE_STOPPING, 1);
+    port.waitWhile(this.#words, at + QUEUE_RESET, 1);
   }
 
   /** An enabled queue as the driver set it up, or undefined. */

@@ -11,11 +11,17 @@ import * as layout from '../../../src/platform/layout.ts';
 const MiB = 2 ** 20;
 const HEADER_LENGTH = 36;
 
+const mmioDevices = [0, 1].map((index) => ({
+  address: 0xf000_0000 + 0x2000 * index,
+  size: 0x2000,
+  gsi: 20 + index,
+}));
+
 /** The tables as a guest finds them, by signature. */
 function tables(cpus: number): Map<string, Buffer> {
   using ram = new Ram(64 * MiB);
   const { memory } = ram;
-  const options = { cpus, ramSize: memory.size, physicalAddressBits: 40 };
+  const options = { cpus, ramSize: memory.size, physicalAddressBits: 40, mmioDevices };
   const rsdpGpa = writeAcpiTables(memory, options);
   t.equal(writeAcpiTables(memory, options), rsdpGpa, 'again, for a reboot');
 
@@ -127,4 +133,14 @@ t.test('iasl takes every table apart and puts it together again', { skip }, asyn
   for (const device of ['PNP0A08', 'PNP0C02', 'PNP0501', 'PNP0B00', 'QEMU0001']) {
     t.ok(dsdt.includes(device), device);
   }
+  const windows = dsdt.split('"LNRO0005"').slice(1);
+  t.equal(windows.length, mmioDevices.length);
+  mmioDevices.forEach(({ address, size, gsi }, index) => {
+    const text = windows[index];
+    const hex = (value: number): string => value.toString(16).toUpperCase().padStart(8, '0');
+    t.match(text, `0x${hex(address)},         // Address Base`);
+    t.match(text, `0x${hex(size)},         // Address Length`);
+    t.match(text, /Interrupt \(ResourceConsumer, Level, ActiveHigh, Shared/);
+    t.match(text, `0x${hex(gsi)},\n`);
+  });
 });

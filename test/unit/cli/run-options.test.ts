@@ -7,6 +7,7 @@ import {
   machineOptions,
   parseConsole,
   parseMemory,
+  parseVirtioConsole,
   type RunFlags,
 } from '../../../src/cli/run-options.ts';
 import { UsageError } from '../../../src/host/errors.ts';
@@ -154,6 +155,25 @@ t.test('--ring: all devices, and one of them over it', (t) => {
   t.end();
 });
 
+t.test('transport: of the machine, and of each device', (t) => {
+  const options = optionsOf(
+    ...['--transport', 'mmio', '--disk', 'd,transport=pci', '--net', 'a,transport=mmio'],
+    ...['--vsock', 'cid=3,path=s,transport=mmio', '--device', 'x.ts,transport=mmio,step=2'],
+    ...['--rng', 'transport=mmio,packed', '--console', 'file:/a,b,transport=mmio'],
+  );
+  t.equal(options.transport, 'mmio');
+  t.strictSame(options.disks, [{ path: 'd', transport: 'pci' }]);
+  t.strictSame(options.nets, [{ tap: 'a', transport: 'mmio' }]);
+  t.strictSame(options.vsock, { cid: 3, path: 's', transport: 'mmio' });
+  t.strictSame(options.devices, [{ module: 'x.ts', transport: 'mmio', options: { step: '2' } }]);
+  t.strictSame(options.rng, { transport: 'mmio', ring: { packed: true } });
+  t.strictSame(options.console, { transport: 'mmio' });
+  t.strictSame(optionsOf('--rng', 'pci').rng, { transport: 'pci' });
+  t.match(flagsOf('--console', 'file:/a,b,transport=pci').console, { to: 'file', path: '/a,b' });
+  t.throws(() => parseVirtioConsole('tty,transport=ccw'));
+  t.end();
+});
+
 t.test('the rest', (t) => {
   const options = optionsOf(
     ...['--memory', '1G', '--cpus', '4', '--no-rng', '--hugepages', '--on-reboot', 'exit'],
@@ -186,6 +206,8 @@ const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['--vsock', 'cid=3,path=s,port=1'], /does not know port/],
   [['--net', 'tap0,model=rtl8139'], /take virtio or e1000/],
   [['--ring', 'blk,packed'], /take all or console or rng/],
+  [['--disk', 'd,transport=ccw'], /take pci or mmio/],
+  [['--rng', 'speed=1'], /does not know speed/],
   [['--ring', 'all'], /is no DEVICE,KEY/],
 ];
 for (const [args, message] of REFUSED) {

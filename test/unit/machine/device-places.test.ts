@@ -2,7 +2,16 @@ import t from 'tap';
 import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../../../src/abi/e1000.ts';
 import { Board } from '../../../src/machine/board.ts';
 import { type DeviceEntry, DevicePlaces } from '../../../src/machine/device-places.ts';
-import { PCI_MMIO32_BASE, PCI_MMIO32_LIMIT } from '../../../src/platform/layout.ts';
+import {
+  IOAPIC_ADDRESS,
+  PCI_ECAM_BASE,
+  PCI_ECAM_SIZE,
+  PCI_MMIO32_BASE,
+  PCI_MMIO32_LIMIT,
+  VIRTIO_MMIO_BASE,
+  VIRTIO_MMIO_WINDOWS,
+} from '../../../src/platform/layout.ts';
+import { VIRTIO_MMIO_WINDOW_SIZE } from '../../../src/virtio/transport/mmio.ts';
 import {
   notifyBarSize,
   VIRTIO_MSIX_BAR_SIZE,
@@ -13,6 +22,7 @@ import {
 function entry(queues: number): DeviceEntry {
   return {
     kind: 'virtio',
+    transport: 'pci',
     pciClass: 0,
     shape: {
       name: `with${queues}`,
@@ -32,9 +42,10 @@ function virtioOf(plan: DevicePlaces): VirtioPciPlan[] {
   return plan.plans.flatMap((fn) => (fn.kind === 'virtio-pci' ? [fn.plan] : []));
 }
 
-/** Every range of every function: address and size. */
+/** Every range of every function on the bus: address and size. */
 function ranges(plan: DevicePlaces, ports: boolean): (readonly [number, number])[] {
   return plan.plans.flatMap(({ kind, plan: fn }) => {
+    if (kind === 'virtio-mmio') return [];
     if (kind === 'e1000') {
       if (ports) return [[fn.ioAddress, E1000_IO_SIZE] as const];
       return [[fn.memoryAddress, E1000_MEMORY_SIZE] as const];
@@ -69,9 +80,30 @@ for (const notify of ['memory', 'io'] as const) {
 t.test('slots follow the host bridge', async (t) => {
   using plan = new DevicePlaces(entries, 'memory');
   t.same(
-    plan.plans.map(({ plan: { slot } }) => slot),
+    plan.plans.map(({ plan }) => ('slot' in plan ? plan.slot : undefined)),
     [1, 2, 3, 4, 5, 6, 7],
   );
+});
+
+t.test('devices in memory have windows of their own, outside of RAM, bus and APICs', async (t) => {
+  const mmio = [...entries, ...entries].map((one) =>
+    one.kind === 'virtio' ? { ...one, transport: 'mmio' as const } : one,
+  );
+  using plan = new DevicePlaces([...entries, ...mmio], 'memory');
+  const windows = plan.plans.flatMap((fn) => (fn.kind === 'virtio-mmio' ? [fn.plan] : []));
+  t.equal(windows.length, 10);
+  let end = PCI_ECAM_BASE + PCI_ECAM_SIZE;
+  for (const [number, { index, address, shape, kicks, lineEventfd }] of windows.entries()) {
+    t.equal(index, number);
+    t.equal(address % VIRTIO_MMIO_WINDOW_SIZE, 0);
+    t.ok(address >= end);
+    end = address + VIRTIO_MMIO_WINDOW_SIZE;
+    t.equal(kicks.length, shape.queueSizes.length);
+    t.notOk(kicks.includes(lineEventfd));
+  }
+  t.ok(VIRTIO_MMIO_BASE + VIRTIO_MMIO_WINDOWS * VIRTIO_MMIO_WINDOW_SIZE <= IOAPIC_ADDRESS);
+  const slots = plan.plans.flatMap(({ plan }) => ('slot' in plan ? [plan.slot] : []));
+  t.same(slots, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], 'and take no slots');
 });
 
 t.test('every queue has a kick, every queue and the configuration a vector', async (t) => {

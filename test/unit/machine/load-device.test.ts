@@ -45,13 +45,16 @@ function ask(handler: QueueHandler): string {
 
 t.test('TypeScript with imports, on the main thread and for a worker', async (t) => {
   const module = file(GREETER);
-  const [made] = await createOwnDevices([{ module, options: { name: 'you' } }]);
+  const [made] = await createOwnDevices([{ module, options: { name: 'you' } }], 'pci');
   if (made?.kind !== 'virtio') throw new Error('no device');
   const handler = made.device.createHandler?.();
   t.equal(handler === undefined ? '' : ask(handler), 'hi you');
   made.device.close();
 
-  const [there] = await createOwnDevices([{ module, options: { name: 'me' }, thread: 'worker' }]);
+  const [there] = await createOwnDevices(
+    [{ module, options: { name: 'me' }, thread: 'worker' }],
+    'pci',
+  );
   if (there?.kind !== 'virtio') throw new Error('no device');
   const { placement } = there.device;
   if (placement.thread !== 'worker') throw new Error('not in a worker');
@@ -91,7 +94,7 @@ t.test('what cannot be loaded says why, in one line', async (t) => {
     [file('import x from "./nowhere.ts"; export default x;'), /nowhere/],
   ];
   for (const [module, message] of cases) {
-    const creating = createOwnDevices([{ module }]);
+    const creating = createOwnDevices([{ module }], 'pci');
     await t.rejects(creating, { name: 'UsageError', message }, String(message));
   }
 });

@@ -22,8 +22,9 @@ t.test('what was left out is filled in', async (t) => {
     hideCpuFeatures: [],
     disks: [],
     nets: [],
-    rng: { ring: {} },
-    consoleRing: {},
+    rng: {},
+    console: {},
+    transport: 'pci',
     agent: AGENT_PORT,
     onReboot: 'restart',
     notify: 'io',
@@ -60,7 +61,7 @@ t.test('what was given is kept', async (t) => {
     disks: [{ path: '/disk' }],
     nets: [{ tap: 'tap0' }],
     rng: { ring },
-    consoleRing: ring,
+    console: { ring },
     onReboot: 'exit',
     notify: 'memory',
   });
@@ -111,11 +112,38 @@ for (const cpus of [0, -1, 1.5, 17, Number.NaN]) {
   });
 }
 
+const disks = (count: number) => Array.from({ length: count }, () => ({ path: '/disk' }));
+
 t.test('more devices than the bus has slots are refused, and how many', async (t) => {
-  const disks = (count: number) => Array.from({ length: count }, () => ({ path: '/disk' }));
-  t.throws(wrong({ disks: disks(30) }), { code: 'E_DEVICES', message: /leave out 1$/ });
+  t.throws(wrong({ disks: disks(30) }), {
+    code: 'E_DEVICES',
+    message: /leave out 1, or put them on transport=mmio$/,
+  });
   t.doesNotThrow(wrong({ disks: disks(29) }));
   t.doesNotThrow(wrong({ disks: disks(30), rng: false }));
+});
+
+t.test('virtio-mmio has room for 32 devices of its own', async (t) => {
+  const onMmio = (count: number) =>
+    disks(count).map((disk) => ({ ...disk, transport: 'mmio' as const }));
+  t.doesNotThrow(wrong({ disks: [...disks(29), ...onMmio(32)] }));
+  t.throws(wrong({ disks: onMmio(33) }), {
+    code: 'E_DEVICES',
+    message: /33 devices are too many for virtio-mmio; leave out 1, or put them on transport=pci$/,
+  });
+  const nets = [{ model: 'e1000' as const }];
+  t.doesNotThrow(wrong({ transport: 'mmio', disks: disks(30), nets }), 'a card is on the bus');
+});
+
+t.test('a transport that there is not', async (t) => {
+  const transport = 'ccw' as 'pci';
+  for (const options of [{ transport }, { disks: [{ path: '/disk', transport }] }]) {
+    t.throws(wrong(options), { code: 'E_TRANSPORT', message: /ccw; take pci or mmio/ });
+  }
+  t.throws(wrong({ nets: [{ model: 'e1000', transport: 'mmio' }] }), {
+    code: 'E_NET_MODEL',
+    message: /has no transport/,
+  });
 });
 
 const places: Readonly<Record<string, (ring: RingOptions) => Partial<MachineOptions>>> = {
