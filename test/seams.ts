@@ -35,6 +35,7 @@ export const LAYERS: readonly Layer[] = [
   { folder: 'agent', rank: 7, alone: true },
   { folder: 'datapath', rank: 7 },
   { folder: 'vhost', rank: 7 },
+  { folder: 'vhost-user', rank: 7 },
   { folder: 'machine', rank: 8 },
   { folder: 'guest', rank: 9 },
   { folder: 'lab', rank: 9 },

@@ -6,15 +6,10 @@ import { lstatSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
 import { UsageError } from './errors.ts';
 import { onProcessExit } from './exit-wake.ts';
-import { Fd } from './fd.ts';
-import { NativeMemory } from './native-memory.ts';
+import type { Fd } from './fd.ts';
 import * as sys from './syscall.ts';
+import { openUnixSocket, SUN_PATH_SIZE, unixAddress } from './unix-socket.ts';
 
-const AF_UNIX = 1;
-const SOCK_STREAM = 1;
-/** `struct sockaddr_un`: family, then a path and the zero that ends it. */
-const SUN_PATH_OFFSET = 2;
-const SUN_PATH_SIZE = 108;
 const ENOENT = 2;
 const EADDRINUSE = 98;
 const ECONNREFUSED = 111;
@@ -81,9 +76,9 @@ export class ListenPath implements Disposable {
 
 /** @throws UsageError */
 function bind(file: string): Fd {
-  const socket = openSocket(file);
+  const socket = openUnixSocket(file);
   try {
-    const address = addressOf(file);
+    const address = unixAddress(file);
     const { length } = address.bytes;
     let result = sys.bindSocket(socket.fd, address.address, length);
     if (result === -EADDRINUSE) {
@@ -118,25 +113,12 @@ function replaceStale(file: string): void {
 
 /** True when a process answers at a unix socket's path. */
 export function isListening(file: string): boolean {
-  using probe = openSocket(file);
-  const address = addressOf(file);
+  using probe = openUnixSocket(file);
+  const address = unixAddress(file);
   const result = sys.connect(probe.fd, address.address, address.bytes.length);
   return result !== -ECONNREFUSED && result !== -ENOENT;
 }
 
 function refusal(file: string, why: string): UsageError {
   return new UsageError('E_SOCKET_PATH', `cannot listen on ${JSON.stringify(file)}: ${why}`);
-}
-
-function openSocket(file: string): Fd {
-  const type = SOCK_STREAM | sys.O_NONBLOCK | sys.O_CLOEXEC;
-  return new Fd(sys.check(sys.socket(AF_UNIX, type, 0), 'socket', file));
-}
-
-function addressOf(file: string): NativeMemory {
-  const bytes = Buffer.from(file);
-  const address = new NativeMemory(SUN_PATH_OFFSET + bytes.length + 1);
-  address.view.setUint16(0, AF_UNIX, true);
-  address.bytes.set(bytes, SUN_PATH_OFFSET);
-  return address;
 }

@@ -11,6 +11,7 @@ interface PollHandle {
   start(options: object, callback: (status: number, events: PollEvents) => void): void;
   stop(): void;
   close(): void;
+  ref(): void;
   unref(): void;
 }
 
@@ -60,6 +61,12 @@ export class LoopWatch implements Disposable {
     this.#ready &= events;
     if (events === 0) this.#handle.stop();
     else this.#handle.start(options(events), (status, ready) => this.#event(status, ready));
+  }
+
+  /** Whether the process goes on while this waits for something. */
+  hold(alive: boolean): void {
+    if (alive) this.#handle.ref();
+    else this.#handle.unref();
   }
 
   close(): void {

@@ -52,6 +52,10 @@ const socketNative = bind('int socket(int domain, int type, int protocol)');
 const bindNative = bind('int bind(int fd, int64_t address, unsigned int length)');
 const listenNative = bind('int listen(int fd, int backlog)');
 const connectNative = bind('int connect(int fd, int64_t address, unsigned int length)');
+const acceptNative = bind('int accept4(int fd, int64_t address, int64_t addressLength, int flags)');
+const socketpairNative = bind('int socketpair(int domain, int type, int protocol, int64_t fds)');
+const sendmsgNative = bind('int64_t sendmsg(int fd, int64_t message, int flags)');
+const recvmsgNative = bind('int64_t recvmsg(int fd, int64_t message, int flags)');
 const gettidNative = bind('int gettid()');
 const tgkillNative = bind('int tgkill(int tgid, int tid, int signal)');
 const syscallNative = bind(
@@ -132,6 +136,14 @@ export const bindSocket = (fd: number, address: number, length: number): number 
 export const listen = (fd: number, backlog: number): number => result(listenNative(fd, backlog));
 export const connect = (fd: number, address: number, length: number): number =>
   result(connectNative(fd, address, length));
+/** accept4(2), without the peer's address. */
+export const accept = (fd: number, flags: number): number => result(acceptNative(fd, 0, 0, flags));
+export const socketpair = (domain: number, type: number, protocol: number, fds: number): number =>
+  result(socketpairNative(domain, type, protocol, fds));
+export const sendmsg = (fd: number, message: number, flags: number): number =>
+  result(sendmsgNative(fd, message, flags));
+export const recvmsg = (fd: number, message: number, flags: number): number =>
+  result(recvmsgNative(fd, message, flags));
 export const gettid = (): number => gettidNative();
 export const tgkill = (tgid: number, tid: number, signal: number): number =>
   result(tgkillNative(tgid, tid, signal));

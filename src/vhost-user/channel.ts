@@ -1,0 +1,307 @@
+/** One vhost-user connection: whole messages in both directions, on the event loop. */
+import {
+  VHOST_USER_NEED_REPLY_MASK,
+  VHOST_USER_REPLY_MASK,
+  vhost_user_header,
+} from '../abi/vhost-user.ts';
+import type { Fd } from '../host/fd.ts';
+import { LOOP_READABLE, LOOP_WRITABLE, LoopWatch } from '../host/main-loop.ts';
+import { NativeMemory } from '../host/native-memory.ts';
+import * as sys from '../host/syscall.ts';
+import { MAX_FDS, TOO_MANY_FDS, type UnixSocket, WOULD_BLOCK } from '../host/unix-socket.ts';
+import {
+  checkFds,
+  checkHeader,
+  encodeHeader,
+  type Header,
+  MAX_PAYLOAD,
+  type Message,
+  protocolError,
+  type RequestRules,
+  requestName,
+} from './message.ts';
+import { writeU64 } from './payload.ts';
+
+const HEADER = vhost_user_header.size;
+/** Bytes that may wait for a peer which does not read. */
+const MAX_UNSENT = 256 * 1024;
+
+/** What the owner of a channel is told. */
+export interface ChannelEvents {
+  /**
+   * A request of the peer, whose number, length and descriptors fit its kind. No further one is
+   * read until the promise settles; a rejection ends the connection. Descriptors that are left in
+   * `fds` then are closed.
+   */
+  request(message: Message): Promise<void> | void;
+  /**
+   * The connection is over; called once.
+   * @param error absent when the peer closed it between two messages, or its owner did
+   */
+  closed(error?: Error): void;
+}
+
+/** What the peer may ask, and what this end may. */
+export interface ChannelRules {
+  readonly received: RequestRules;
+  readonly sent: RequestRules;
+}
+
+interface Outgoing {
+  readonly bytes: NativeMemory;
+  sent: number;
+  readonly fds: readonly number[];
+}
+
+interface Awaited {
+  readonly request: number;
+  resolve(reply: Message): void;
+  reject(error: Error): void;
+}
+
+const NO_FDS: readonly number[] = [];
+
+/** Owns the socket. It keeps the process alive only while a reply is awaited. */
+export class Channel implements Disposable {
+  readonly #socket: UnixSocket;
+  readonly #rules: ChannelRules;
+  readonly #events: ChannelEvents;
+  readonly #watch: LoopWatch;
+  readonly #incoming = new NativeMemory(HEADER + MAX_PAYLOAD);
+  /** Of the message that is being received. */
+  #received = 0;
+  #header: Header | undefined;
+  #fds: Fd[] = [];
+  #busy = false;
+  #open = true;
+  readonly #outgoing: Outgoing[] = [];
+  #unsent = 0;
+  readonly #awaited: Awaited[] = [];
+
+  /** @param socket owned from here on */
+  constructor(socket: UnixSocket, rules: ChannelRules, events: ChannelEvents) {
+    this.#socket = socket;
+    this.#rules = rules;
+    this.#events = events;
+    this.#watch = new LoopWatch(socket.fd, LOOP_READABLE, (ready) => this.#ready(ready));
+  }
+
+  get open(): boolean {
+    return this.#open;
+  }
+
+  /**
+   * Sends a message; what the socket does not take at once follows as it has room.
+   * @param fds stay the caller's, and must stay open until the message is sent
+   */
+  send(request: number, flags = 0, payload?: DataView, fds: readonly number[] = NO_FDS): void {
+    if (!this.#open) return;
+    const size = payload?.byteLength ?? 0;
+    const bytes = new NativeMemory(HEADER + size);
+    bytes.bytes.set(encodeHeader(request, flags, size));
+    if (payload !== undefined) {
+      bytes.bytes.set(new Uint8Array(payload.buffer, payload.byteOffset, size), HEADER);
+    }
+    this.#unsent += bytes.bytes.length;
+    this.#outgoing.push({ bytes, sent: 0, fds });
+    if (this.#unsent > MAX_UNSENT) this.#end(protocolError('it does not read what it is sent'));
+    else this.#flush();
+  }
+
+  /** Answers a request. */
+  reply({ request }: Message, payload: DataView, fds: readonly number[] = NO_FDS): void {
+    this.send(request, VHOST_USER_REPLY_MASK, payload, fds);
+  }
+
+  /** Answers a request that has no reply of its own, if its sender asked for one (REPLY_ACK). */
+  acknowledge(message: Message, success: boolean): void {
+    if ((message.flags & VHOST_USER_NEED_REPLY_MASK) === 0) return;
+    this.reply(message, writeU64(success ? 0 : 1));
+  }
+
+  /**
+   * Sends a request and waits for its reply, in which the peer may put any payload: whoever reads
+   * it checks its length. The caller takes or closes the descriptors that come with it.
+   * @throws PeerError when the connection ends before, or the reply is one to something else
+   */
+  call(
+    request: number,
+    flags = 0,
+    payload?: DataView,
+    fds: readonly number[] = NO_FDS,
+  ): Promise<Message> {
+    return new Promise((resolve, reject) => {
+      if (!this.#open) {
+        reject(protocolError('the connection is closed'));
+        return;
+      }
+      this.#awaited.push({ request, resolve, reject });
+      this.#watch.hold(true);
+      this.send(request, flags, payload, fds);
+    });
+  }
+
+  /** Ends the connection; what was not sent yet is dropped. */
+  close(): void {
+    this.#end();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #ready(events: number): void {
+    if ((events & LOOP_WRITABLE) !== 0) this.#flush();
+    if ((events & LOOP_READABLE) !== 0 && !this.#busy) this.#receive();
+  }
+
+  #receive(): void {
+    try {
+      // Messages wait for their turn in the socket: what a peer sends costs no memory here.
+      while (this.#open && !this.#busy && this.#fill());
+    } catch (error) {
+      this.#end(error as Error);
+    }
+  }
+
+  /** One system call's worth. Returns false when there is no more for now. @throws PeerError */
+  #fill(): boolean {
+    const wanted = HEADER + (this.#header?.size ?? 0);
+    if (this.#received < wanted) {
+      const count = this.#socket.receive(
+        this.#incoming,
+        this.#received,
+        wanted - this.#received,
+        this.#fds,
+      );
+      if (count === WOULD_BLOCK) return false;
+      if (count === TOO_MANY_FDS || this.#fds.length > MAX_FDS) {
+        throw protocolError(`more than ${MAX_FDS} file descriptors in a message`);
+      }
+      if (count <= 0) {
+        this.#hungUp(count);
+        return false;
+      }
+      this.#received += count;
+      if (this.#received < wanted) return true;
+    }
+    if (this.#header === undefined) {
+      this.#header = checkHeader(this.#incoming.view, this.#rules.received);
+      if (this.#header.size > 0) return true;
+    }
+    this.#deliver(this.#header);
+    return true;
+  }
+
+  #hungUp(result: number): void {
+    const between = this.#received === 0 && this.#fds.length === 0;
+    // A peer that closes with our bytes unread has us see ECONNRESET.
+    const reset = result < 0 && sys.errnoName(-result) === 'ECONNRESET';
+    if (result === 0 || reset) {
+      this.#end(between ? undefined : protocolError('the connection ended within a message'));
+    } else {
+      sys.check(result, 'recvmsg', 'a vhost-user connection');
+    }
+  }
+
+  #deliver({ request, flags, size }: Header): void {
+    const bytes = this.#incoming.bytes.slice(HEADER, HEADER + size);
+    const message: Message = {
+      request,
+      flags,
+      payload: new DataView(bytes.buffer),
+      fds: this.#fds,
+    };
+    this.#received = 0;
+    this.#header = undefined;
+    this.#fds = [];
+    if ((flags & VHOST_USER_REPLY_MASK) !== 0) this.#answered(message);
+    else this.#requested(message);
+  }
+
+  #answered(message: Message): void {
+    const awaited = this.#awaited.shift();
+    this.#watch.hold(this.#awaited.length > 0);
+    if (awaited?.request === message.request) {
+      awaited.resolve(message);
+      return;
+    }
+    for (const fd of message.fds) fd.close();
+    const name = requestName(this.#rules.sent, message.request);
+    const error = protocolError(`a reply to ${name}, which was not asked now`);
+    awaited?.reject(error);
+    throw error;
+  }
+
+  #requested(message: Message): void {
+    const release = (): void => {
+      for (const fd of message.fds.splice(0)) fd.close();
+    };
+    try {
+      checkFds(message, this.#rules.received);
+      const done = this.#events.request(message);
+      if (!(done instanceof Promise)) {
+        release();
+        return;
+      }
+      this.#busy = true;
+      this.#await();
+      done.then(
+        () => {
+          release();
+          this.#busy = false;
+          this.#await();
+          this.#receive();
+        },
+        (error: Error) => {
+          release();
+          this.#end(error);
+        },
+      );
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  #flush(): void {
+    while (this.#open) {
+      const first = this.#outgoing[0];
+      if (first === undefined) break;
+      const { bytes, sent, fds } = first;
+      const left = bytes.bytes.length - sent;
+      const count = this.#socket.send(bytes, sent, left, sent === 0 ? fds : NO_FDS);
+      if (count === WOULD_BLOCK) break;
+      if (count < 0) {
+        // The peer is gone; what it sent before is still to be read.
+        this.#outgoing.length = 0;
+        break;
+      }
+      first.sent += count;
+      this.#unsent -= count;
+      if (count === left) this.#outgoing.shift();
+    }
+    this.#await();
+  }
+
+  /** Waits for what this end can go on with. */
+  #await(): void {
+    if (!this.#open) return;
+    const writable = this.#outgoing.length === 0 ? 0 : LOOP_WRITABLE;
+    this.#watch.set((this.#busy ? 0 : LOOP_READABLE) | writable);
+  }
+
+  #end(error?: Error): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#watch.close();
+    this.#socket.close();
+    for (const fd of this.#fds.splice(0)) fd.close();
+    this.#outgoing.length = 0;
+    for (const { request, reject } of this.#awaited.splice(0)) {
+      const name = requestName(this.#rules.sent, request);
+      reject(error ?? protocolError(`the connection ended before the reply to ${name}`));
+    }
+    this.#events.closed(error);
+  }
+}
