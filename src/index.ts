@@ -10,6 +10,7 @@ export type {
   InspectFilter,
   MachineInspection,
 } from './machine/inspect.ts';
+export type { RuleBreach } from './machine/machine-observer.ts';
 export type {
   DiskOptions,
   MachineExit,
@@ -26,4 +27,6 @@ export {
   VirtualMachine,
   type VirtualMachineEvents,
 } from './machine/virtual-machine.ts';
+export type { Breach } from './virtio/observe/observation.ts';
+export type { TraceSummary } from './virtio/observe/trace-collector.ts';
 export type { RingSnapshot } from './virtio/queue/ring-snapshot.ts';

@@ -50,6 +50,8 @@ export interface RunFlags {
   readonly transport?: TransportName;
   readonly notify?: NonNullable<MachineOptions['notify']>;
   readonly onReboot?: 'restart' | 'exit';
+  readonly trace?: readonly string[];
+  readonly check?: boolean;
   readonly lab?: boolean;
 }
 
@@ -179,6 +181,11 @@ export function addMachineOptions(command: Command): Command {
         'exit',
       ]),
     )
+    .option(
+      '--trace <file>',
+      'write what happens to a file for Perfetto; summary: print a table at the end; may be given twice',
+      collect,
+    )
     .option('--lab', 'run in the emulated KVM host, see `nodevmm lab`')
     .option('--no-lab', "never take the lab, even if the host's KVM cannot run Linux");
 }
@@ -244,5 +251,30 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
     ...(flags.transport === undefined ? {} : { transport: flags.transport }),
     ...(flags.notify === undefined ? {} : { notify: flags.notify }),
     ...(flags.onReboot === undefined ? {} : { onReboot: flags.onReboot }),
+    ...traceOption(flags),
+    ...(flags.check === undefined ? {} : { check: flags.check }),
   };
+}
+
+/** What --trace takes in place of a file. */
+const SUMMARY = 'summary';
+
+/** True when the table of --trace=summary is wanted. */
+export function wantsSummary(flags: RunFlags): boolean {
+  return flags.trace?.includes(SUMMARY) ?? false;
+}
+
+/** The file that --trace names. @throws UsageError when there are several */
+export function traceFile(flags: RunFlags): string | undefined {
+  const files = (flags.trace ?? []).filter((target) => target !== SUMMARY);
+  if (files.length > 1) {
+    throw new UsageError('E_OPTION', `one --trace file is enough: ${files.join(' or ')}`);
+  }
+  return files[0];
+}
+
+function traceOption(flags: RunFlags): Pick<MachineOptions, 'trace'> {
+  const file = traceFile(flags);
+  if (flags.trace === undefined) return {};
+  return { trace: file === undefined ? {} : { file } };
 }

@@ -5,19 +5,33 @@ import { type ControlledMachine, ControlServer } from '../control/server.ts';
 import type { KernelSeries } from '../guest/kernel.ts';
 import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
+import type { TraceSummary } from '../virtio/observe/trace-collector.ts';
 import type { RunStreams } from './console-io.ts';
 import { parseDisk, parseVsock } from './device-options.ts';
 import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { ProgressLine } from './progress.ts';
 import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
-import { addMachineOptions, type BootImage, machineOptions, type RunFlags } from './run-options.ts';
+import {
+  addMachineOptions,
+  type BootImage,
+  machineOptions,
+  type RunFlags,
+  traceFile,
+  wantsSummary,
+} from './run-options.ts';
 import { terminalInput, terminalSize } from './terminal.ts';
+import { traceTable } from './trace-table.ts';
+
+/** What a run that is traced needs of a machine. */
+interface TracedMachine {
+  readonly traceSummary?: TraceSummary | undefined;
+}
 
 /** What a run is put together from; tests give their own. */
 export interface RunParts {
   createMachine(
     options: MachineOptions,
-  ): Promise<RunnableMachine & ControlledMachine & AsyncDisposable>;
+  ): Promise<RunnableMachine & ControlledMachine & TracedMachine & AsyncDisposable>;
   /** Finds or makes a guest image. */
   buildGuest(
     name: string,
@@ -113,7 +127,12 @@ async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): P
   }
   await using vm = await parts.createMachine(machineOptions(flags, image));
   using _control = await ControlServer.open(vm, flags.name ?? String(process.pid));
-  return await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS);
+  const status = await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS);
+  const { traceSummary } = vm;
+  if (traceSummary !== undefined && wantsSummary(flags)) {
+    process.stderr.write(`${traceTable(traceSummary).join('\n')}\n`);
+  }
+  return status;
 }
 
 /** @throws UsageError when neither the host nor the lab may be taken */
@@ -155,7 +174,9 @@ export function writtenFolders(flags: RunFlags): string[] {
   const disks = (flags.disk ?? []).map(parseDisk).filter((disk) => disk.readOnly !== true);
   const consoles = [flags.console, flags.serial].filter((target) => target?.to === 'file');
   const sockets = flags.vsock === undefined ? [] : [parseVsock(flags.vsock)];
+  const trace = traceFile(flags);
   const files = [...disks, ...consoles, ...sockets].flatMap((file) => file.path ?? []);
+  if (trace !== undefined) files.push(trace);
   return [...new Set(files.map((file) => path.dirname(path.resolve(file))))];
 }
 

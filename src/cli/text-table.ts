@@ -41,3 +41,15 @@ export function columns(cells: readonly string[], widths: readonly number[]): st
 export function remaining(width: number, taken: readonly number[]): number {
   return width - taken.reduce((sum, column) => sum + column + GAP.length, 0);
 }
+
+/** Rows of cells in columns as wide as they need: names at the left, numbers at the right of theirs. */
+export function aligned(rows: readonly (readonly string[])[]): string[] {
+  const widths = (rows[0] ?? []).map((_, i) =>
+    Math.max(...rows.map((row) => (row[i] ?? '').length)),
+  );
+  return rows.map((row) =>
+    row
+      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)))
+      .join(GAP),
+  );
+}

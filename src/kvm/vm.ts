@@ -1,5 +1,5 @@
 /** A virtual machine as KVM sees it: owner of its file descriptor, its vCPUs and their mappings. */
-import { kvm_pit_config, kvm_userspace_memory_region } from '../abi/kvm.ts';
+import { kvm_clock_data, kvm_pit_config, kvm_userspace_memory_region } from '../abi/kvm.ts';
 import * as request from '../abi/kvm-ioctl.ts';
 import { Fd } from '../host/fd.ts';
 import { StructMemory } from '../host/struct-memory.ts';
@@ -12,6 +12,18 @@ import * as inline from './vm-ioctl.ts';
 interface OwnedVcpu {
   readonly fd: Fd;
   readonly share: VcpuShare;
+}
+
+/** A reading of a guest's clock. */
+export interface GuestClock {
+  /** Since the VM was made. */
+  readonly nanoseconds: number;
+  /** KVM_CLOCK_*: which of the others hold. */
+  readonly flags: number;
+  /** The host's CLOCK_REALTIME at the same moment, nanoseconds. */
+  readonly realtime: number;
+  /** The host's time stamp counter at the same moment. */
+  readonly hostTsc: bigint;
 }
 
 /** Owns a VM. Guest RAM must outlive it. */
@@ -86,6 +98,18 @@ export class Vm implements Disposable {
     const config = new StructMemory(kvm_pit_config);
     config.set('flags', request.KVM_PIT_SPEAKER_DUMMY);
     this.#ioctl('KVM_CREATE_PIT2', request.KVM_CREATE_PIT2, config.address);
+  }
+
+  /** The guest's clock (kvm-clock) now; undefined where KVM does not tell. KVM API 4.29. */
+  clock(): GuestClock | undefined {
+    const data = new StructMemory(kvm_clock_data);
+    if (sys.ioctl(this.fd, request.KVM_GET_CLOCK, data.address) < 0) return undefined;
+    return {
+      nanoseconds: data.getNumber('clock'),
+      flags: data.getNumber('flags'),
+      realtime: data.getNumber('realtime'),
+      hostTsc: data.get('host_tsc'),
+    };
   }
 
   /** Creates a vCPU and maps its `kvm_run`. KVM API 4.7. @param id also its APIC id */

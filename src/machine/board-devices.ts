@@ -9,6 +9,9 @@ import { E1000Pci, type E1000PciPlan } from '../nic/pci.ts';
 import type { PciFunction } from '../pci/function.ts';
 import type { IntxLines } from '../pci/intx.ts';
 import type { SharedState } from '../state/shared-state.ts';
+import type { Breach } from '../virtio/observe/observation.ts';
+import { observeRegisters } from '../virtio/observe/observe-registers.ts';
+import type { TraceWriter } from '../virtio/observe/trace-ring.ts';
 import type { DriverEvents } from '../virtio/transport/device-contract.ts';
 import {
   VIRTIO_MMIO_WINDOW_SIZE,
@@ -62,7 +65,8 @@ export type DeviceMessage =
       readonly offset: number;
       readonly length: number;
       readonly value: number;
-    };
+    }
+  | { readonly kind: 'breach'; readonly device: number; readonly breach: Breach };
 
 /** What devices are built upon. */
 export interface DeviceGround {
@@ -72,6 +76,9 @@ export interface DeviceGround {
   readonly intx: IntxLines;
   /** Of devices in memory. */
   readonly lines: InterruptLines;
+  /** Who watches what drivers do in this thread. */
+  readonly check: boolean;
+  readonly tracer: TraceWriter | undefined;
 }
 
 /** Routes of message-signalled interrupts that a device takes. */
@@ -85,18 +92,20 @@ export function routesOf(device: DevicePlan): number {
  * @param post carries a message to the main thread
  */
 export function createBoardDevice(
-  { state, port, intx, lines }: DeviceGround,
+  ground: DeviceGround,
   { kind, plan }: DevicePlan,
   device: number,
   post: (message: DeviceMessage) => void,
 ): BoardDevice {
+  const { state, port, intx, lines } = ground;
   switch (kind) {
     case 'virtio-pci': {
-      const pci = new VirtioPci(state, port, intx, plan, driverEvents(device, post));
+      const pci = new VirtioPci(state, port, intx, plan, driverEvents(ground, device, post));
       return { kind: 'virtio', transport: pci, ...onBus(plan.slot, pci) };
     }
     case 'virtio-mmio': {
-      const transport = new VirtioMmio(state, port, lines, plan, driverEvents(device, post));
+      const events = driverEvents(ground, device, post);
+      const transport = new VirtioMmio(state, port, lines, plan, events);
       const place = {
         kind: 'window',
         address: plan.address,
@@ -119,8 +128,14 @@ function onBus(slot: number, pci: { readonly pciFunction: PciFunction; reset(): 
 }
 
 /** What a driver makes happen, as messages to the main thread. */
-function driverEvents(device: number, post: (message: DeviceMessage) => void): DriverEvents {
+function driverEvents(
+  { tracer }: DeviceGround,
+  device: number,
+  post: (message: DeviceMessage) => void,
+): DriverEvents {
+  const observer = observeRegisters(device, tracer);
   return {
+    ...(observer === undefined ? {} : { observer }),
     driverOk: () => post({ kind: 'driver-ok', device }),
     reset: () => post({ kind: 'reset', device }),
     queueEnabled: (queue) => post({ kind: 'queue-enabled', device, queue }),

@@ -19,6 +19,7 @@ import { Rtc } from '../platform/rtc.ts';
 import { Serial16550 } from '../platform/serial-16550.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { VcpuControl } from '../state/vcpu-control.ts';
+import type { TraceWriter } from '../virtio/observe/trace-ring.ts';
 import {
   type BoardDevice,
   createBoardDevice,
@@ -40,6 +41,8 @@ export interface BoardPlan {
   readonly vmFd: number;
   readonly cpus: number;
   readonly devices: readonly DevicePlan[];
+  /** Check the rules of virtio. */
+  readonly check?: boolean;
 }
 
 /** What the guest did that the main thread must act on. */
@@ -75,8 +78,11 @@ export class Board {
     return FIRST_MSI_GSI + route;
   }
 
-  /** @param post carries a message to the main thread */
-  constructor(plan: BoardPlan, post: (message: BoardMessage) => void) {
+  /**
+   * @param post carries a message to the main thread
+   * @param tracer of this thread; absent: what drivers do here is not traced
+   */
+  constructor(plan: BoardPlan, post: (message: BoardMessage) => void, tracer?: TraceWriter) {
     this.#plan = plan;
     this.state = new SharedState(plan.buffer);
     const { state } = this;
@@ -100,7 +106,8 @@ export class Board {
       layout.VIRTIO_MMIO_GSI_BASE,
       layout.VIRTIO_MMIO_GSI_COUNT,
     );
-    const ground = { state, port, intx, lines };
+    const check = plan.check ?? false;
+    const ground = { state, port, intx, lines, check, tracer };
     this.devices = plan.devices.map((devicePlan, index) =>
       createBoardDevice(ground, devicePlan, index, post),
     );

@@ -10,6 +10,7 @@ import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { DeviceHost, VirtioDevice } from '../virtio/device.ts';
+import type { Breach, Observation } from '../virtio/observe/observation.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import type { VirtioTransport } from '../virtio/transport/virtio-transport.ts';
 import type { DeviceMessage } from './board-devices.ts';
@@ -37,6 +38,9 @@ export class DeviceOwner implements DeviceHost {
   /** Set from DRIVER_OK to the reset; what `resume` starts again. */
   #activation: Activation | undefined;
   #states: ReadonlyMap<number, VringState> = new Map();
+  #observation: Observation | undefined;
+  #unseen = false;
+  #breach: (breach: Breach) => void = () => {};
   #running = false;
   #paused = false;
   /** What is done to the datapath. */
@@ -50,9 +54,19 @@ export class DeviceOwner implements DeviceHost {
       broken: (reason) => this.#broken(reason),
       log: this.#log,
       message: (message) => device.message?.(message),
+      breach: (breach) => this.#breach(breach),
     };
     this.#datapaths = new DatapathChoice(device, events, open);
     device.attach?.(this);
+  }
+
+  /**
+   * Has the queues watched from the next start on.
+   * @param breach is told of rules that were broken
+   */
+  watch(observation: Observation, breach: (breach: Breach) => void): void {
+    this.#observation = observation;
+    this.#breach = breach;
   }
 
   /** Where the queues are served. */
@@ -143,6 +157,10 @@ export class DeviceOwner implements DeviceHost {
 
   /** The driver made something happen. */
   handle(message: DeviceMessage): void {
+    if (message.kind === 'breach') {
+      this.#breach(message.breach);
+      return;
+    }
     this.#steps.run(() => this.#handle(message)).catch((error) => this.#broken(messageOf(error)));
   }
 
@@ -264,7 +282,8 @@ export class DeviceOwner implements DeviceHost {
         if (config !== undefined) queues.push(config);
       });
       transport.registers.interruptsSeen();
-      return { memory, features: transport.registers.driverFeatures, queues };
+      const observe = this.#observation === undefined ? {} : { observe: this.#observation };
+      return { memory, features: transport.registers.driverFeatures, queues, ...observe };
     });
     await this.#serve();
   }
@@ -289,6 +308,15 @@ export class DeviceOwner implements DeviceHost {
     });
     await this.#datapaths.current.start(this.holds.start({ ...this.#activation, queues }));
     this.#running = true;
+    this.#tellUnseen();
+  }
+
+  /** Says once that whoever watches is not told of what others than this process serve. */
+  #tellUnseen(): void {
+    const { datapath } = this;
+    if (this.#observation === undefined || datapath === 'userspace' || this.#unseen) return;
+    this.#unseen = true;
+    this.#log(`${datapath} serves its queues: neither trace nor check sees what happens on them`);
   }
 
   async #halt(): Promise<void> {

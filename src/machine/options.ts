@@ -163,6 +163,16 @@ export interface MachineOptions {
    * instruction on some processors (docs/benchmarks.md). Default io.
    */
   readonly notify?: 'memory' | 'io';
+  /**
+   * Trace kicks, interrupts, requests, register accesses and exits: `VirtualMachine.traceSummary`
+   * tells what was seen. Default none. See docs/trace.md.
+   */
+  readonly trace?: {
+    /** A file to write, which Perfetto opens. */
+    readonly file?: string;
+  };
+  /** Check that driver and device keep virtio's rules (docs/check.md). Default false. */
+  readonly check?: boolean;
   /** What a reboot from inside does: start again, or end the run. Default `restart`. */
   readonly onReboot?: 'restart' | 'exit';
 }

@@ -15,10 +15,11 @@ import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts
 import { SharedState } from '../state/shared-state.ts';
 import { Board, type BoardPlan } from './board.ts';
 import { DevicePlaces } from './device-places.ts';
+import type { MachineObserver } from './machine-observer.ts';
 import type { MachineExit } from './options.ts';
 import { deviceEntry, type PluggedDevice, plugIn } from './plugged-device.ts';
 import type { SerialStream } from './serial-stream.ts';
-import { VcpuThreads } from './vcpu-threads.ts';
+import { type VcpuThreadEvents, VcpuThreads } from './vcpu-threads.ts';
 import type { VcpuMessage } from './vcpu-worker.ts';
 
 /** What a cycle is made of. */
@@ -34,6 +35,7 @@ export interface CyclePlan {
   readonly notify: 'io' | 'memory';
   readonly devices: readonly PluggedDevice[];
   readonly serial: SerialStream;
+  readonly observer: MachineObserver;
 }
 
 /** A running VM. */
@@ -98,19 +100,26 @@ export class PowerCycle {
     this.#vm = vm;
     this.#places = places;
     this.#ended = ended;
+    const { collector, check } = plan.observer;
     const boardPlan: BoardPlan = {
       buffer: SharedState.allocate(Board.stateSize(places.plans.length)),
       vmFd: vm.fd,
       cpus: vcpus.length,
       devices: places.plans,
+      check,
     };
-    this.#board = new Board(boardPlan, (message) => this.#message(message));
+    this.#board = new Board(boardPlan, (message) => this.#message(message), collector?.main);
     sys.check(this.#board.reset(), 'KVM_SET_GSI_ROUTING', 'the VM');
-    this.#threads = new VcpuThreads(boardPlan, this.#board, vcpus, plan.memory.share, {
+    plan.observer.noteClock(vm);
+    const events: VcpuThreadEvents = {
       message: (message) => this.#message(message),
       crashed: (error) =>
         ended({ reason: 'internal-error', detail: `a vCPU thread crashed: ${error.message}` }),
-    });
+    };
+    const { share } = plan.memory;
+    this.#threads = new VcpuThreads(boardPlan, this.#board, vcpus, share, events, (thread) =>
+      collector?.ring(thread),
+    );
   }
 
   #plug(): void {
@@ -145,6 +154,7 @@ export class PowerCycle {
     const unplugging = this.#plan.devices.map(({ owner }) => owner.unplug());
     const unplugged = await Promise.allSettled(unplugging);
     this.#plan.serial.connect(undefined);
+    this.#plan.observer.noteClock(this.#vm);
     this.#vm[Symbol.dispose]();
     this.#places[Symbol.dispose]();
     const failed = unplugged.find(({ status }) => status === 'rejected');

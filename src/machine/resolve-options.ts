@@ -49,6 +49,8 @@ export interface ResolvedOptions {
   readonly onReboot: 'restart' | 'exit';
   readonly notify: 'io' | 'memory';
   readonly transport: TransportName;
+  readonly trace: { readonly file?: string } | undefined;
+  readonly check: boolean;
 }
 
 /** @throws UsageError naming the option and what to do */
@@ -93,6 +95,8 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     onReboot: options.onReboot ?? 'restart',
     notify: options.notify ?? 'io',
     transport,
+    trace: options.trace,
+    check: options.check ?? false,
   });
 }
 

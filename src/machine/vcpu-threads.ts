@@ -25,12 +25,14 @@ export class VcpuThreads {
   readonly #resting = new Set<number>();
   #atRest: (() => void) | undefined;
 
+  /** @param trace gives a thread the ring for its trace records, if it is traced */
   constructor(
     plan: BoardPlan,
     board: Board,
     vcpus: readonly Vcpu[],
     memory: GuestMemoryShare,
     events: VcpuThreadEvents,
+    trace: (thread: string) => SharedArrayBuffer | undefined = () => undefined,
   ) {
     installKickSignal();
     this.#board = board;
@@ -40,7 +42,9 @@ export class VcpuThreads {
     this.#forget = onProcessExit(() => this.#request(REQUEST_STOP));
     this.#ended = Promise.all(
       vcpus.map(({ share }) => {
-        const data: VcpuWorkerData = { plan, vcpu: share, memory };
+        const ring = trace(`vcpu${share.id}`);
+        const traced = ring === undefined ? {} : { trace: ring };
+        const data: VcpuWorkerData = { plan, vcpu: share, memory, ...traced };
         const worker = new Worker(new URL('./vcpu-worker.js', import.meta.url), {
           name: `vcpu${share.id}`,
           workerData: data,

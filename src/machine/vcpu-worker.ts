@@ -6,14 +6,18 @@ import { nameThread } from '../host/thread-name.ts';
 import { dumpVcpu, summarizeExit } from '../kvm/dump.ts';
 import { Vcpu, type VcpuShare } from '../kvm/vcpu.ts';
 import { GuestMemory, type GuestMemoryShare } from '../memory/guest-memory.ts';
+import { TraceWriter } from '../virtio/observe/trace-ring.ts';
 import { Board, type BoardMessage, type BoardPlan } from './board.ts';
 import { ExitLoop, type LoopEnd } from './exit-loop.ts';
+import { TracedVcpu } from './traced-vcpu.ts';
 
 /** What the thread is started with. */
 export interface VcpuWorkerData {
   readonly plan: BoardPlan;
   readonly vcpu: VcpuShare;
   readonly memory: GuestMemoryShare;
+  /** Ring for this thread's trace records; absent: nothing is traced. */
+  readonly trace?: SharedArrayBuffer;
 }
 
 /** What it tells the main thread. */
@@ -32,12 +36,13 @@ export type VcpuMessage =
 
 const port = parentPort;
 if (port === null) throw new InternalError('vcpu-worker is not a program');
-const { plan, vcpu: share, memory } = workerData as VcpuWorkerData;
+const { plan, vcpu: share, memory, trace } = workerData as VcpuWorkerData;
 const post = (message: VcpuMessage): void => port.postMessage(message);
 
 nameThread(`vcpu${share.id}`);
-const vcpu = new Vcpu(share);
-const board = new Board(plan, post);
+const tracer = trace === undefined ? undefined : new TraceWriter(trace);
+const vcpu = tracer === undefined ? new Vcpu(share) : new TracedVcpu(share, tracer);
+const board = new Board(plan, post, tracer);
 const loop = new ExitLoop(vcpu, board, () => post({ kind: 'paused', vcpu: share.id }));
 let end: LoopEnd;
 try {

@@ -7,10 +7,12 @@ import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/erro
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram } from '../memory/ram.ts';
 import { ConsoleDevice } from '../virtio/device/console.ts';
+import type { TraceSummary } from '../virtio/observe/trace-collector.ts';
 import { type CreatedDevice, createDevices } from './create-devices.ts';
 import type { DatapathName } from './datapath-choice.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
 import { MachineDevices } from './machine-devices.ts';
+import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { OutputTail } from './output-tail.ts';
 import { createOwnDevices } from './own-devices.ts';
@@ -30,6 +32,8 @@ export interface VirtualMachineEvents {
   log: [string];
   /** The guest rebooted and runs again. */
   reboot: [];
+  /** A driver or a device broke a rule of virtio (option `check`); also told by `log`. */
+  breach: [RuleBreach];
 }
 
 /** Where a machine is between its creation and its disposal. */
@@ -53,6 +57,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   readonly #tail = new OutputTail();
   /** What is to be told once somebody can listen. */
   readonly #notices: string[] = [];
+  #observer: MachineObserver | undefined;
   readonly #exit: Promise<MachineExit>;
   #resolveExit: (exit: MachineExit) => void = () => {};
   #state: MachineState = 'created';
@@ -83,6 +88,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       devices = createDevices(resolved);
       devices.push(...(await createOwnDevices(resolved.devices, resolved.transport)));
       vm = new VirtualMachine(resolved, kvm, ram, devices);
+      vm.#watch();
       await vm.#placeDevices(devices);
       return vm;
     } catch (error) {
@@ -252,17 +258,38 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     return this.#cycle?.exitCounts() ?? [];
   }
 
+  /** What the trace has seen so far; undefined without the option `trace`. */
+  get traceSummary(): TraceSummary | undefined {
+    return this.#observer?.summary;
+  }
+
+  /** The rules of virtio that were broken so far; none are looked for without the option `check`. */
+  get breaches(): readonly RuleBreach[] {
+    return this.#observer?.breaches ?? [];
+  }
+
   /** Stops the machine and releases everything: memory, files, taps, threads. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#state === 'disposed') return;
     await this.stop();
     this.#state = 'disposed';
+    this.#observer?.[Symbol.dispose]();
     this.#agent?.[Symbol.dispose]();
     for (const { owner } of this.#devices.all.toReversed()) await owner.close();
     this.#serialStream.push(null);
     this.#serialStream.destroy();
     this.#ram[Symbol.dispose]();
     this.#kvm[Symbol.dispose]();
+  }
+  /** Has those that the options ask for watch the machine. @throws UsageError when a file cannot be made */
+  #watch(): void {
+    const log = (text: string): void => void this.emit('log', text);
+    this.#observer = new MachineObserver(this.#options, this.#devices.all, log, (breach) => {
+      this.emit('breach', breach);
+      const queue = breach.queue === undefined ? '' : `, queue ${breach.queue}`;
+      const dump = breach.dump.map((line) => `\n  ${line}`).join('');
+      log(`${breach.device}${queue}: the ${breach.side} broke a rule: ${breach.text}${dump}`);
+    });
   }
 
   /** Before the guest runs: what is asked of vhost shows in the features that are offered. */
@@ -290,6 +317,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   async #powerOn(): Promise<void> {
+    const observer = this.#observer;
+    if (observer === undefined) throw new InternalError('a machine that nobody made');
     this.#tail.clear();
     const plan = {
       ...this.#options,
@@ -297,6 +326,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       memory: this.#ram.memory,
       devices: this.#devices.all,
       serial: this.#serialStream,
+      observer,
     };
     const cycle = await PowerCycle.start(plan, (exit) => {
       void this.#steps.run(async () => {
@@ -351,6 +381,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   #finish(exit: MachineExit): void {
     this.#state = 'ended';
+    this.#observer?.[Symbol.dispose]();
     this.#resolveExit(exit);
     this.emit('exit', exit);
   }

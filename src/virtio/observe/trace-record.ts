@@ -34,7 +34,31 @@ export const KICKS_OFF = 12;
 /** The data half was started, and stopped. */
 export const SERVED = 13;
 export const STOPPED = 14;
+/** The driver wrote the status. a: before, b: written, x: after. */
+export const STATUS = 15;
+/** The driver read offered features, or accepted some. a: select, x: the bits. */
+export const FEATURES_OFFERED = 16;
+export const FEATURES_ACCEPTED = 17;
+/** The driver accessed configuration space. a: offset, b: bytes, x: value. */
+export const CONFIG_READ = 18;
+export const CONFIG_WRITE = 19;
+/** A queue was enabled. a: its size, x: address of its descriptor area. */
+export const QUEUE_ENABLED = 20;
+export const QUEUE_RESET = 21;
+/** A reset was completed. */
+export const DEVICE_RESET = 22;
+/** The device asks for a reset. */
+export const NEEDS_RESET = 23;
+/** The device changed its configuration. */
+export const CONFIG_CHANGED = 24;
+/** A vCPU enters the guest again. a: KVM_EXIT_*, b: bytes, x: when it left, y: port or address. */
+export const EXIT = 25;
+/** A piece of guest and host time. x: guest clock in ns; y: its flags. */
+export const CLOCK = 26;
+
 /** What `whom` is for a queue, or for a device as a whole. */
 export const DEVICE_ITSELF = 0xffff;
 export const whomOf = (device: number, queue: number = DEVICE_ITSELF): number =>
   (device << 16) | queue;
+export const deviceOf = (whom: number): number => whom >>> 16;
+export const queueOf = (whom: number): number => whom & 0xffff;

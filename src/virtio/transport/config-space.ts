@@ -3,6 +3,7 @@
  * buffer. All methods run with the register lock held, in any thread.
  */
 import type { SharedState } from '../../state/shared-state.ts';
+import type { RegisterObserver } from '../register-observer.ts';
 import type { DeviceShape } from './device-contract.ts';
 
 const GENERATION = 0;
@@ -16,10 +17,12 @@ export class ConfigSpace {
   readonly #shape: DeviceShape;
   readonly #bytes: Uint8Array;
   readonly #words: Int32Array;
+  readonly #observer: RegisterObserver | undefined;
 
-  constructor(state: SharedState, shape: DeviceShape) {
+  constructor(state: SharedState, shape: DeviceShape, observer?: RegisterObserver) {
     const { length } = shape.config;
     this.#shape = shape;
+    this.#observer = observer;
     this.#words = state.words(2);
     this.#bytes = state.bytes(Math.max(length, 1)).subarray(0, length);
     this.view = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, length);
@@ -37,6 +40,7 @@ export class ConfigSpace {
    */
   changed(): void {
     this.#words[CHANGED] = 1;
+    this.#observer?.configChanged();
   }
 
   /** 8 bits. */
@@ -46,6 +50,12 @@ export class ConfigSpace {
 
   /** @param size 1, 2 or 4; 0 is read past the end */
   read(offset: number, size: number): number {
+    const value = this.#read(offset, size);
+    this.#observer?.configRead(offset, size, value);
+    return value;
+  }
+
+  #read(offset: number, size: number): number {
     if (offset + size > this.#bytes.length) return 0;
     if (this.#words[CHANGED] === 1) {
       this.#words[CHANGED] = 0;
@@ -57,6 +67,12 @@ export class ConfigSpace {
 
   /** Returns false when no byte of it is the driver's to write. */
   write(offset: number, size: number, value: number): boolean {
+    const writable = this.#write(offset, size, value);
+    this.#observer?.configWritten(offset, size, value, writable);
+    return writable;
+  }
+
+  #write(offset: number, size: number, value: number): boolean {
     if (offset + size > this.#bytes.length) return false;
     let writable = 0;
     for (let i = 0; i < size; i++) {

@@ -1,5 +1,7 @@
 /** What a transport is told of a device, and what it tells the device's owner. */
 
+import type { RegisterObserver } from '../register-observer.ts';
+
 /** What a transport shows of a device; a plain, cloneable message. */
 export interface DeviceShape {
   readonly name: string;
@@ -29,4 +31,6 @@ export interface DriverEvents {
   configWritten(offset: number, length: number, value: number): void;
   /** Served queues interrupt elsewhere now; not told again until `interruptsSeen`. */
   interruptsChanged(): void;
+  /** Who watches the registers; absent: nobody. */
+  readonly observer?: RegisterObserver;
 }

@@ -76,7 +76,7 @@ export class DeviceRegisters {
     this.queueCount = shape.queueSizes.length;
     this.#events = events;
     this.#words = state.words(QUEUES + this.queueCount * QUEUE_WORDS);
-    this.config = new ConfigSpace(state, shape);
+    this.config = new ConfigSpace(state, shape, events.observer);
   }
 
   /** Power-on state. The device is not being served. */
@@ -91,6 +91,13 @@ export class DeviceRegisters {
 
   /** The driver writes the status (§3.1.1, §2.1.1). */
   writeStatus(value: number): void {
+    const before = this.status;
+    const accepted = this.driverFeatures;
+    this.#writeStatus(value);
+    this.#events.observer?.statusWritten(before, value, this.status, accepted);
+  }
+
+  #writeStatus(value: number): void {
     if (value === 0) {
       this.#requestReset();
       return;
@@ -113,6 +120,7 @@ export class DeviceRegisters {
   setNeedsReset(): boolean {
     if ((this.status & DEVICE_NEEDS_RESET) !== 0) return false;
     this.#words[STATUS] = this.status | DEVICE_NEEDS_RESET;
+    this.#events.observer?.needsReset();
     return true;
   }
 
@@ -122,6 +130,7 @@ export class DeviceRegisters {
     this.#words[CONFIG_VECTOR] = VIRTIO_MSI_NO_VECTOR;
     for (let queue = 0; queue < this.queueCount; queue++) this.completeQueueReset(queue);
     this.#wasReset();
+    this.#events.observer?.resetCompleted();
     Atomics.notify(this.#words, RESETTING);
   }
 
@@ -189,7 +198,10 @@ export class DeviceRegisters {
   /** 32 offered feature bits, by the selector. */
   readDeviceFeature(): number {
     const select = this.deviceFeatureSelect;
-    return select > 1 ? 0 : Number((this.shape.features >> BigInt(32 * select)) & 0xffff_ffffn);
+    const bits =
+      select > 1 ? 0 : Number((this.shape.features >> BigInt(32 * select)) & 0xffff_ffffn);
+    this.#events.observer?.featuresRead(select, bits);
+    return bits;
   }
 
   /** 32 accepted feature bits, by the selector. */
@@ -201,6 +213,7 @@ export class DeviceRegisters {
   /** Accepts feature bits; lost once FEATURES_OK is set (§3.1.1). */
   writeDriverFeature(value: number): void {
     const select = this.driverFeatureSelect;
+    this.#events.observer?.featuresWritten(select, value, this.status);
     if (select > 1 || (this.status & FEATURES_OK) !== 0) return;
     this.#words[DRIVER_FEATURE + select] = value;
   }
@@ -218,7 +231,13 @@ export class DeviceRegisters {
 
   /** The driver sets a word of a queue; lost while the queue is enabled (§4.1.4.3.2). */
   setQueueWord(queue: number, word: number, value: number): void {
-    if (queue >= this.queueCount || this.queueWord(queue, QUEUE_ENABLE) === 1) return;
+    if (queue >= this.queueCount) return;
+    const enabled = this.queueWord(queue, QUEUE_ENABLE) === 1;
+    this.#events.observer?.queueWritten(queue, this.status, enabled);
+    if (!enabled) this.#setWord(queue, word, value);
+  }
+
+  #setWord(queue: number, word: number, value: number): void {
     this.#words[QUEUES + queue * QUEUE_WORDS + word] = value;
   }
 
@@ -244,22 +263,31 @@ export class DeviceRegisters {
   /** The driver sets a queue's size: refused unless it can be had. */
   writeQueueSize(queue: number, size: number): void {
     const packed = hasFeature(this.driverFeatures, VIRTIO_F_RING_PACKED);
-    if (size === 0 || size > (this.shape.queueSizes[queue] ?? 0)) return;
-    if (!packed && (size & (size - 1)) !== 0) return;
+    const fits = size > 0 && size <= (this.shape.queueSizes[queue] ?? 0);
+    if (!fits || (!packed && (size & (size - 1)) !== 0)) {
+      this.#events.observer?.queueSizeRefused(queue, size);
+      return;
+    }
     this.setQueueWord(queue, QUEUE_SIZE, size);
   }
 
   /** The driver enables a queue; writing 0 is forbidden and has no effect (§4.1.4.3.2). */
   enableQueue(queue: number): void {
-    if (queue >= this.queueCount || (this.status & FEATURES_OK) === 0) return;
+    if (queue >= this.queueCount) return;
+    const size = this.queueWord(queue, QUEUE_SIZE);
+    const area = this.#address(queue, QUEUE_DESC);
+    this.#events.observer?.queueEnabled(queue, this.status, size, area);
+    if ((this.status & FEATURES_OK) === 0) return;
     if (this.isResetting || this.queueWord(queue, QUEUE_ENABLE) === 1) return;
-    this.setQueueWord(queue, QUEUE_ENABLE, 1);
+    this.#setWord(queue, QUEUE_ENABLE, 1);
     if (this.isActive) this.#events.queueEnabled(queue);
   }
 
   /** The driver resets a queue (§2.6.1); the register exists if it was negotiated (§4.1.4.3). */
   resetQueue(queue: number): void {
-    if (this.isResetting || !hasFeature(this.driverFeatures, VIRTIO_F_RING_RESET)) return;
+    const negotiated = hasFeature(this.driverFeatures, VIRTIO_F_RING_RESET);
+    this.#events.observer?.queueReset(queue, negotiated);
+    if (this.isResetting || !negotiated) return;
     if (this.queueWord(queue, QUEUE_ENABLE) === 0) return;
     if (this.queueWord(queue, QUEUE_RESET) === 1) return;
     if (!this.isActive) {
@@ -305,6 +333,11 @@ export class DeviceRegisters {
   writeConfig(offset: number, size: number, value: number): void {
     if (!this.config.write(offset, size, value)) return;
     this.#events.configWritten(offset, size, value);
+  }
+
+  /** The driver wrote a register that takes no writes: they are lost. */
+  readOnlyWritten(name: string): void {
+    this.#events.observer?.readOnlyWritten(name);
   }
 
   /** Interrupt status as it is (§4.1.4.5). */

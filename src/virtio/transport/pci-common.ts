@@ -14,9 +14,11 @@ import {
 
 /** Widths of the fields by offset: an access of any other place or width is none (§4.1.3.1). */
 const widths = new Uint8Array(cfg.size);
+const names = new Map<number, string>();
 for (const [name, field] of Object.entries(cfg)) {
   if (name === 'size' || typeof field === 'number') continue;
   const isAddress = field.length === 8;
+  names.set(field.offset, name);
   widths[field.offset] = isAddress ? 4 : field.length;
   if (isAddress) widths[field.offset + 4] = 4;
 }
@@ -111,6 +113,7 @@ export class PciCommonConfig implements RegisterRegion {
       default: {
         const word = addressWord(offset);
         if (word >= 0) device.setQueueWord(queue, word, value);
+        else device.readOnlyWritten(names.get(offset) ?? '');
       }
     }
   }

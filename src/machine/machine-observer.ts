@@ -1,0 +1,101 @@
+/** What watches a machine, when its options ask for it: the trace, and the check of the rules. */
+import { exitName } from '../kvm/exit-names.ts';
+import type { Vm } from '../kvm/vm.ts';
+import type { Breach, Observation } from '../virtio/observe/observation.ts';
+import { statusText } from '../virtio/observe/status-text.ts';
+import { TraceCollector, type TraceSummary } from '../virtio/observe/trace-collector.ts';
+import * as record from '../virtio/observe/trace-record.ts';
+import type { PluggedDevice } from './plugged-device.ts';
+import type { ResolvedOptions } from './resolve-options.ts';
+
+/** A rule of virtio that a driver or a device broke, on one of a machine's devices. */
+export interface RuleBreach extends Breach {
+  /** The device's name: `blk0`. */
+  readonly device: string;
+}
+
+/** Watches a machine from its creation to its end, over all of its power cycles. */
+export class MachineObserver implements Disposable {
+  readonly collector: TraceCollector | undefined;
+  readonly check: boolean;
+  readonly #tell: (breach: RuleBreach) => void;
+  readonly #told = new Map<string, RuleBreach>();
+
+  /**
+   * @param log gets lines for the person who runs the machine
+   * @param tell gets each breach, once for each rule, device and queue
+   * @throws UsageError when the trace's file cannot be made
+   */
+  constructor(
+    options: Pick<ResolvedOptions, 'trace' | 'check' | 'cpus'>,
+    devices: readonly PluggedDevice[],
+    log: (text: string) => void,
+    tell: (breach: RuleBreach) => void,
+  ) {
+    const { trace, cpus } = options;
+    this.check = options.check;
+    this.#tell = tell;
+    if (trace !== undefined)
+      this.collector = new TraceCollector(namesOf(devices, cpus), trace.file, log);
+    devices.forEach((plugged, index) => {
+      if (plugged.kind !== 'virtio') return;
+      const { owner } = plugged;
+      const { name } = owner.device;
+      const observation = this.#observation(index);
+      if (observation !== undefined)
+        owner.watch(observation, (breach) => this.#breach(name, breach));
+    });
+  }
+
+  /** What was seen so far; absent without a trace. */
+  get summary(): TraceSummary | undefined {
+    return this.collector?.summary;
+  }
+
+  /** All breaches so far. */
+  get breaches(): readonly RuleBreach[] {
+    return [...this.#told.values()];
+  }
+
+  /** Notes what the guest's clock is at this moment of the host's. */
+  noteClock(vm: Vm): void {
+    const clock = this.collector === undefined ? undefined : vm.clock();
+    if (clock === undefined) return;
+    this.collector?.main.write(record.CLOCK, 0, 0, 0, clock.nanoseconds, clock.flags);
+  }
+
+  /** Completes the trace. */
+  [Symbol.dispose](): void {
+    this.collector?.finish();
+  }
+
+  #observation(device: number): Observation | undefined {
+    const trace = this.collector?.ring(`device${device}`);
+    if (trace === undefined && !this.check) return undefined;
+    return { device, check: this.check, ...(trace === undefined ? {} : { trace }) };
+  }
+
+  #breach(device: string, breach: Breach): void {
+    const key = `${device} ${breach.queue} ${breach.side} ${breach.rule}`;
+    if (this.#told.has(key)) return;
+    const told = { ...breach, device };
+    this.#told.set(key, told);
+    this.#tell(told);
+  }
+}
+
+function namesOf(devices: readonly PluggedDevice[], cpus: number) {
+  return {
+    devices: devices.map((plugged) =>
+      plugged.kind === 'virtio'
+        ? {
+            name: plugged.owner.device.name,
+            queues: plugged.owner.device.queues.map(({ name }) => name),
+          }
+        : { name: plugged.owner.device.name, queues: [] },
+    ),
+    cpus,
+    exit: exitName,
+    status: statusText,
+  };
+}

@@ -1,0 +1,175 @@
+/** Counts what a trace's records say, for a summary. */
+import { LatencyHistogram } from './latency-histogram.ts';
+import * as record from './trace-record.ts';
+import { deviceOf, queueOf } from './trace-record.ts';
+import type { TraceRecord } from './trace-ring.ts';
+
+/** Durations in milliseconds; of none all are 0. */
+export interface LatencySummary {
+  readonly count: number;
+  readonly p50: number;
+  readonly p90: number;
+  readonly p99: number;
+  readonly max: number;
+}
+
+/** What happened on one queue. */
+export interface QueueSummary {
+  /** Number of the device, and of its queue. */
+  readonly device: number;
+  readonly queue: number;
+  /** Kicks that the serving thread woke for; the first one of each start is its own. */
+  readonly kicks: number;
+  /** Chains that were used. */
+  readonly chains: number;
+  /** Publishes of used chains, and how many chains the largest had. */
+  readonly batches: number;
+  readonly largestBatch: number;
+  /** Interrupts sent, and publishes that the driver wanted none for. */
+  readonly interrupts: number;
+  readonly suppressed: number;
+  /** From a kick to the publish of what it brought. */
+  readonly kickToServed: LatencySummary;
+  /** From the publish to the interrupt for it. */
+  readonly servedToInterrupt: LatencySummary;
+  /** From a chain's being taken to its being used. */
+  readonly request: LatencySummary;
+}
+
+/** Exits to user space for one reason. */
+export interface ExitSummary {
+  /** KVM_EXIT_* */
+  readonly reason: number;
+  readonly count: number;
+  /** Milliseconds in user space. */
+  readonly time: LatencySummary;
+}
+
+/** What a trace has seen so far. */
+export interface TraceStatistics {
+  /** Milliseconds from the first record to the last. */
+  readonly duration: number;
+  readonly queues: readonly QueueSummary[];
+  readonly exits: readonly ExitSummary[];
+}
+
+class QueueCounts {
+  kicks = 0;
+  chains = 0;
+  batches = 0;
+  largestBatch = 0;
+  interrupts = 0;
+  suppressed = 0;
+  readonly kickToServed = new LatencyHistogram();
+  readonly servedToInterrupt = new LatencyHistogram();
+  readonly request = new LatencyHistogram();
+  readonly popped = new Map<number, number>();
+  kick: number | undefined;
+  /** The kick that brought what is not published yet. */
+  due: number | undefined;
+  served: number | undefined;
+}
+
+/** Counts as records come, in the order of their times. */
+export class TraceCounter {
+  readonly #queues = new Map<number, QueueCounts>();
+  readonly #exits = new Map<number, LatencyHistogram>();
+  #first: number | undefined;
+  #last = 0;
+
+  take(one: TraceRecord): void {
+    this.#first ??= one.time;
+    this.#last = one.time;
+    if (one.what === record.EXIT) this.#exit(one);
+    else if (queueOf(one.whom) !== record.DEVICE_ITSELF) this.#queue(one);
+  }
+
+  get statistics(): TraceStatistics {
+    const queues = [...this.#queues].sort(([a], [b]) => a - b);
+    const exits = [...this.#exits].map(([reason, times]) => ({
+      reason,
+      count: times.count,
+      time: summary(times),
+    }));
+    return {
+      duration: this.#last - (this.#first ?? this.#last),
+      queues: queues.map(([whom, counts]) => ({
+        device: deviceOf(whom),
+        queue: queueOf(whom),
+        kicks: counts.kicks,
+        chains: counts.chains,
+        batches: counts.batches,
+        largestBatch: counts.largestBatch,
+        interrupts: counts.interrupts,
+        suppressed: counts.suppressed,
+        kickToServed: summary(counts.kickToServed),
+        servedToInterrupt: summary(counts.servedToInterrupt),
+        request: summary(counts.request),
+      })),
+      exits: exits.sort((a, b) => b.count - a.count),
+    };
+  }
+
+  #exit({ time, a, x }: TraceRecord): void {
+    let times = this.#exits.get(a);
+    if (times === undefined) {
+      times = new LatencyHistogram();
+      this.#exits.set(a, times);
+    }
+    times.add(time - x);
+  }
+
+  #queue({ whom, what, time, a, b }: TraceRecord): void {
+    if (what === record.QUEUE_ENABLED || what === record.QUEUE_RESET) return;
+    let counts = this.#queues.get(whom);
+    if (counts === undefined) {
+      counts = new QueueCounts();
+      this.#queues.set(whom, counts);
+    }
+    switch (what) {
+      case record.KICK:
+        counts.kicks++;
+        counts.kick = time;
+        return;
+      case record.KICK_END:
+        counts.kick = undefined;
+        return;
+      case record.POP:
+        counts.popped.set(a, time);
+        if (counts.kick !== undefined) counts.due ??= counts.kick;
+        return;
+      case record.UNDO_POP:
+        counts.popped.delete(a);
+        return;
+      case record.PUSH: {
+        const popped = counts.popped.get(a);
+        counts.popped.delete(a);
+        counts.chains++;
+        if (popped !== undefined) counts.request.add(time - popped);
+        return;
+      }
+      case record.PUBLISH:
+        counts.batches++;
+        counts.largestBatch = Math.max(counts.largestBatch, a);
+        if (counts.due !== undefined) counts.kickToServed.add(time - counts.due);
+        counts.due = undefined;
+        counts.served = b === 1 ? time : undefined;
+        if (b === 0) counts.suppressed++;
+        return;
+      case record.INTERRUPT:
+        counts.interrupts++;
+        if (counts.served !== undefined) counts.servedToInterrupt.add(time - counts.served);
+        counts.served = undefined;
+    }
+  }
+}
+
+function summary(times: LatencyHistogram): LatencySummary {
+  return {
+    count: times.count,
+    p50: times.percentile(0.5),
+    p90: times.percentile(0.9),
+    p99: times.percentile(0.99),
+    max: times.max,
+  };
+}
