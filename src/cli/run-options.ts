@@ -38,6 +38,7 @@ export interface RunFlags {
   readonly net?: readonly string[];
   readonly device?: readonly string[];
   readonly module?: readonly string[];
+  readonly watch?: boolean;
   readonly ring?: readonly string[];
   readonly rng?: string | boolean;
   readonly vsock?: string;
@@ -127,6 +128,7 @@ export function addMachineOptions(command: Command): Command {
       'a virtio device of your own, in TypeScript or JavaScript; again for more; keys: thread=worker transport=pci|mmio, and its own',
       collect,
     )
+    .option('--watch', 'go on with the files of --device whenever they are saved')
     .option(
       '--module <path>',
       'a kernel module for the guest: a .ko file, or the folder of its sources, which is compiled; again for more',
@@ -208,6 +210,9 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
   const initrd = flags.initrd ?? (flags.kernel === undefined ? image?.initrd : undefined);
   const base = flags.cmdline ?? image?.commandLine ?? DEFAULT_COMMAND_LINE;
   const commandLine = [base, flags.append].filter((text) => text !== undefined).join(' ');
+  if (flags.watch === true && flags.device === undefined) {
+    throw new UsageError('E_OPTION', '--watch goes with --device');
+  }
   const rings = parseRings(flags.ring ?? []);
   const rng = typeof flags.rng === 'string' ? parseRng(flags.rng) : {};
   const consoleTransport = flags.console?.transport;
@@ -235,7 +240,8 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
       : {
           devices: flags.device.map((text) => {
             const device = parseOwnDevice(text);
-            return { ...device, ...withDefaults(device.ring, rings) };
+            const watch = flags.watch === undefined ? {} : { watch: flags.watch };
+            return { ...device, ...watch, ...withDefaults(device.ring, rings) };
           }),
         }),
     rng:

@@ -7,7 +7,7 @@ import { UsageError } from '../host/errors.ts';
 import type { MachineOptions } from '../machine/options.ts';
 import type { TraceSummary } from '../virtio/observe/trace-collector.ts';
 import type { RunStreams } from './console-io.ts';
-import { parseDisk, parseVsock } from './device-options.ts';
+import { parseDisk, parseOwnDevice, parseVsock } from './device-options.ts';
 import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { ProgressLine } from './progress.ts';
 import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
@@ -169,13 +169,20 @@ function withoutModules(args: readonly string[]): string[] {
   return args.filter((arg, index) => !/^--module(=|$)/.test(arg) && args[index - 1] !== '--module');
 }
 
-/** The folders that a run writes to: those of disks, console files and the socket. */
+/**
+ * The folders that a run writes to: those of disks, console files and the socket; and those where
+ * it has to see what is written meanwhile.
+ */
 export function writtenFolders(flags: RunFlags): string[] {
   const disks = (flags.disk ?? []).map(parseDisk).filter((disk) => disk.readOnly !== true);
   const consoles = [flags.console, flags.serial].filter((target) => target?.to === 'file');
+  const watched = flags.watch === true ? (flags.device ?? []).map(parseOwnDevice) : [];
+  const modules = watched.flatMap((device) =>
+    'module' in device ? [{ path: device.module }] : [],
+  );
   const sockets = flags.vsock === undefined ? [] : [parseVsock(flags.vsock)];
   const trace = traceFile(flags);
-  const files = [...disks, ...consoles, ...sockets].flatMap((file) => file.path ?? []);
+  const files = [...disks, ...consoles, ...sockets, ...modules].flatMap((file) => file.path ?? []);
   if (trace !== undefined) files.push(trace);
   return [...new Set(files.map((file) => path.dirname(path.resolve(file))))];
 }

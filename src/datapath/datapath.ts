@@ -12,6 +12,8 @@ export interface Activation {
   readonly memory: GuestMemoryShare;
   /** All negotiated feature bits. */
   readonly features: bigint;
+  /** The configuration space as it is now. */
+  readonly config?: Uint8Array;
   /** The enabled queues. */
   readonly queues: readonly QueueConfig[];
   /** Who watches the queues; absent: nobody. */
@@ -40,9 +42,10 @@ export interface Datapath {
   start(activation: Activation): Promise<void>;
   /**
    * Resolves when no request is in flight and no queue will be touched again.
+   * @param goesOn the queues will be served on from where they stand; absent: the driver gives them up
    * @returns where each started queue stands, by queue index
    */
-  stop(): Promise<ReadonlyMap<number, VringState>>;
+  stop(goesOn?: boolean): Promise<ReadonlyMap<number, VringState>>;
   /** Where each queue stands at the moment, as far as this place can tell without stopping. */
   states?(): Promise<ReadonlyMap<number, VringState>>;
   /** Passes a message to the data half, if it is started and has one. */

@@ -29,7 +29,8 @@ export class InProcessDatapath implements Datapath {
     this.#run = run;
   }
 
-  async stop(): Promise<ReadonlyMap<number, VringState>> {
+  async stop(goesOn = false): Promise<ReadonlyMap<number, VringState>> {
+    if (goesOn) await this.#run?.settle();
     const states = this.#run?.stop();
     this.#run = null;
     return states ?? new Map();
@@ -106,6 +107,10 @@ class Run implements ServingHost {
 
   states(): Map<number, VringState> {
     return this.#serving?.states() ?? new Map();
+  }
+
+  async settle(): Promise<void> {
+    await this.#serving?.settle();
   }
 
   message(message: unknown): void {

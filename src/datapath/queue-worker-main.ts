@@ -12,14 +12,19 @@ import {
   workerData,
 } from 'node:worker_threads';
 import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, Epoll } from '../host/epoll.ts';
-import { describeError, NodeVmmError } from '../host/errors.ts';
 import { drainEventfd } from '../host/eventfd.ts';
 import { nameThread } from '../host/thread-name.ts';
 import { type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation } from './datapath.ts';
-import type { FromQueueWorker, QueueWorkerData, ToQueueWorker } from './queue-worker-protocol.ts';
+import { LoopWorker } from './loop-worker.ts';
+import {
+  carriedError,
+  type FromQueueWorker,
+  type QueueWorkerData,
+  type ToQueueWorker,
+} from './queue-worker-protocol.ts';
 import { Serving, type ServingHost } from './serving.ts';
 
 /** Tokens: below this one the handler's own, from it on the queues' kicks. */
@@ -154,14 +159,7 @@ class QueueWorker implements ServingHost {
     try {
       this.#send({ op: 'done', id, states: work() });
     } catch (error) {
-      const name = error instanceof Error ? error.name : 'Error';
-      const known = error instanceof NodeVmmError;
-      const message = known ? error.message : describeError(error);
-      this.#send({
-        op: 'failed',
-        id,
-        error: { name, code: known ? error.code : 'E_INTERNAL', message },
-      });
+      this.#send({ op: 'failed', id, error: carriedError(error) });
     }
   }
 
@@ -225,6 +223,10 @@ if (parentPort !== null) {
   nameThread(data.name);
   const loaded = (await import(data.module)) as {
     createHandler: (options: unknown) => QueueHandler;
+    /** The handler uses promises or timers. */
+    eventLoop?: boolean;
   };
-  new QueueWorker(data, parentPort, loaded.createHandler).run();
+  const { createHandler, eventLoop } = loaded;
+  if (eventLoop === true) new LoopWorker(parentPort, () => createHandler(data.options));
+  else new QueueWorker(data, parentPort, createHandler).run();
 }

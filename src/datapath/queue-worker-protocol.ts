@@ -1,4 +1,5 @@
 /** What the two ends of a queue worker say to each other. */
+import { describeError, NodeVmmError } from '../host/errors.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation } from './datapath.ts';
@@ -19,7 +20,8 @@ export interface QueueWorkerData {
 /** To the worker; each is followed by a signal on the control eventfd. */
 export type ToQueueWorker =
   | { readonly op: 'start'; readonly id: number; readonly activation: Activation }
-  | { readonly op: 'stop' | 'states'; readonly id: number }
+  | { readonly op: 'stop'; readonly id: number; readonly goesOn: boolean }
+  | { readonly op: 'states'; readonly id: number }
   | { readonly op: 'post'; readonly message: unknown }
   | { readonly op: 'close' };
 
@@ -28,6 +30,14 @@ export interface CarriedError {
   readonly name: string;
   readonly code: string;
   readonly message: string;
+}
+
+/** @param error what was caught in the worker */
+export function carriedError(error: unknown): CarriedError {
+  const name = error instanceof Error ? error.name : 'Error';
+  const known = error instanceof NodeVmmError;
+  const message = known ? error.message : describeError(error);
+  return { name, code: known ? error.code : 'E_INTERNAL', message };
 }
 
 /** From the worker. */

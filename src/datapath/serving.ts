@@ -78,6 +78,7 @@ export class Serving {
     const context: HandlerContext = {
       memory: this.#memory,
       features: activation.features,
+      ...(activation.config === undefined ? {} : { config: activation.config }),
       queues: this.#queues,
       reactor: {
         // What is broken must not be woken: nobody would look at a descriptor that stays ready.
@@ -120,6 +121,11 @@ export class Serving {
     if (this.#broken) return false;
     this.#break(`the data half failed: ${describeError(error)}`);
     return true;
+  }
+
+  /** The queues are about to be handed over: see `QueueHandler.settle`. */
+  settle(): Promise<void> | undefined {
+    return this.#broken ? undefined : this.#handler.settle?.();
   }
 
   /** Ends it. Returns where each queue stands. */

@@ -5,6 +5,7 @@ import { createNetDevice } from '../virtio/device/net.ts';
 import { createRngDevice } from '../virtio/device/rng.ts';
 import { createVsockDevice } from '../virtio/device/vsock.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
+import type { DeviceCode } from './device-code.ts';
 import type { RingOptions, TransportName, VhostMode } from './options.ts';
 import type { ResolvedOptions } from './resolve-options.ts';
 
@@ -16,6 +17,8 @@ export type CreatedDevice =
       readonly transport: TransportName;
       readonly ring: RingOptions;
       readonly vhost: VhostMode;
+      /** Its code, when that may change while it runs. */
+      readonly code?: DeviceCode;
     }
   | { readonly kind: 'e1000'; readonly device: E1000Device };
 

@@ -29,7 +29,7 @@ export class DatapathChoice {
   readonly #device: VirtioDevice;
   readonly #events: DatapathEvents;
   readonly #open: OpenDatapaths;
-  readonly #userspace: Datapath;
+  #userspace: Datapath;
   #vhost: Datapath | undefined;
   #name: DatapathName = 'userspace';
 
@@ -75,6 +75,12 @@ export class DatapathChoice {
     const vhost = this.#vhost;
     this.#vhost = undefined;
     await vhost?.close();
+  }
+
+  /** The device's own data half is another one now. Nothing is started. */
+  async renew(): Promise<void> {
+    await this.#userspace.close();
+    this.#userspace = this.#open.userspace(this.#device, this.#events);
   }
 
   async close(): Promise<void> {

@@ -18,6 +18,9 @@ import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapat
 import { type GateOrder, QueueHolds, vhostHolds } from './queue-holds.ts';
 import { StepQueue } from './step-queue.ts';
 
+/** How long a driver may take to reset a device whose code changed. */
+const RESET_PATIENCE_MS = 2000;
+
 /** Where the device is plugged in, from power-on to the next. */
 interface Socket {
   /** How the guest finds it, in words. */
@@ -41,6 +44,8 @@ export class DeviceOwner implements DeviceHost {
   #observation: Observation | undefined;
   #unseen = false;
   #breach: (breach: Breach) => void = () => {};
+  /** Counts resets and reloads. */
+  #generation = 0;
   #running = false;
   #paused = false;
   /** What is done to the datapath. */
@@ -90,7 +95,7 @@ export class DeviceOwner implements DeviceHost {
       if (name === before) return;
       if (name === 'vhost' && this.holds.any) throw vhostHolds(this.device.name);
       this.#datapaths.check(name, this.#activation?.features ?? 0n);
-      await this.#halt();
+      await this.#halt(true);
       this.#datapaths.choose(name);
       try {
         await this.#start();
@@ -107,7 +112,7 @@ export class DeviceOwner implements DeviceHost {
   gate(queue: number, order: GateOrder): Promise<void> {
     return this.#steps.run(async () => {
       if (this.#datapaths.name === 'vhost') throw vhostHolds(this.device.name);
-      await this.#halt();
+      await this.#halt(true);
       this.holds.obey(order, queue);
       await this.#serve();
     });
@@ -122,6 +127,35 @@ export class DeviceOwner implements DeviceHost {
   /** Where the device is plugged in; undefined while it is not. */
   get plugged(): Omit<Socket, 'line'> | undefined {
     return this.#socket;
+  }
+
+  /**
+   * Goes on with changed code. The driver is asked to reset the device (DEVICE_NEEDS_RESET, virtio
+   * 1.3 §2.1.2); under one that does not, as Linux's own drivers, the queues are served again after
+   * a while, each from where it stood.
+   * @param change makes it, while nothing is served; when it throws, all stays as it was
+   */
+  reload(change: () => void, patienceMs = RESET_PATIENCE_MS): Promise<void> {
+    return this.#steps.run(async () => {
+      await this.#halt(true);
+      try {
+        change();
+        await this.#datapaths.renew();
+      } catch (error) {
+        await this.#serve();
+        throw error;
+      }
+      if (this.#activation === undefined) return;
+      this.#askForReset();
+      this.#generation += 1;
+      const generation = this.#generation;
+      const patience = setTimeout(() => {
+        void this.#steps.run(async () => {
+          if (this.#generation === generation) await this.#goOnUnreset();
+        });
+      }, patienceMs);
+      patience.unref();
+    });
   }
 
   /**
@@ -168,7 +202,7 @@ export class DeviceOwner implements DeviceHost {
   pause(): Promise<void> {
     return this.#steps.run(async () => {
       this.#paused = true;
-      await this.#halt();
+      await this.#halt(true);
     });
   }
 
@@ -252,7 +286,7 @@ export class DeviceOwner implements DeviceHost {
       case 'queue-reset': {
         const { queue } = message;
         if (!lock.with(() => registers.isQueueResetting(queue))) return;
-        await this.#halt();
+        await this.#halt(true);
         this.#states = new Map([...this.#states].filter(([index]) => index !== queue));
         lock.with(() => registers.completeQueueReset(queue));
         await this.#restart();
@@ -266,7 +300,7 @@ export class DeviceOwner implements DeviceHost {
   /** Lets the datapath see registers that changed; each queue goes on where it stood. */
   async #restart(): Promise<void> {
     if (this.#activation === undefined) return;
-    await this.#halt();
+    await this.#halt(true);
     await this.#activate();
   }
 
@@ -306,7 +340,9 @@ export class DeviceOwner implements DeviceHost {
       const state = this.#states.get(queue.index);
       return state === undefined ? queue : { ...queue, state };
     });
-    await this.#datapaths.current.start(this.holds.start({ ...this.#activation, queues }));
+    const config = this.readConfig();
+    const activation = this.holds.start({ ...this.#activation, config, queues });
+    await this.#datapaths.current.start(activation);
     this.#running = true;
     this.#tellUnseen();
   }
@@ -319,11 +355,12 @@ export class DeviceOwner implements DeviceHost {
     this.#log(`${datapath} serves its queues: neither trace nor check sees what happens on them`);
   }
 
-  async #halt(): Promise<void> {
+  /** @param goesOn the queues will be served on from where they stand */
+  async #halt(goesOn: boolean): Promise<void> {
     if (!this.#running) return;
     this.#running = false;
     try {
-      this.#states = await this.#datapaths.current.stop();
+      this.#states = await this.#datapaths.current.stop(goesOn);
       this.holds.stop(this.#states);
     } catch (error) {
       this.#states = new Map();
@@ -332,15 +369,29 @@ export class DeviceOwner implements DeviceHost {
   }
 
   async #deactivate(): Promise<void> {
-    await this.#halt();
+    this.#generation += 1;
+    await this.#halt(false);
     this.#activation = undefined;
     this.#states = new Map();
   }
 
   #broken(reason: string): void {
+    if (this.#socket === undefined) return;
+    this.#log(`stopped: ${reason}`);
+    this.#askForReset();
+  }
+
+  /** The driver did not reset a device whose code changed: it may not know how. */
+  async #goOnUnreset(): Promise<void> {
     const socket = this.#socket;
     if (socket === undefined) return;
-    this.#log(`stopped: ${reason}`);
+    socket.state.lock.with(() => socket.transport.registers.clearNeedsReset());
+    await this.#serve();
+  }
+
+  #askForReset(): void {
+    const socket = this.#socket;
+    if (socket === undefined) return;
     const { state, transport } = socket;
     state.lock.with(() => {
       // Without DRIVER_OK nothing is served: the driver reads the status until it is 0.

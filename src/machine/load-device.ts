@@ -1,10 +1,11 @@
 /** Loads a device that a person wrote, from a file in TypeScript or JavaScript. */
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { messageOf, UsageError } from '../host/errors.ts';
 import type { DeviceFactory, DeviceOptions } from '../virtio/define/definition.ts';
+import { bundleModule } from './bundle-module.ts';
 
 /** What such files import, and what the loaded file imports in its place. */
 const MODULE = 'nodevmm/device';
@@ -16,6 +17,8 @@ export interface LoadedDevice extends Disposable {
   readonly define: DeviceFactory;
   /** URL of a module with `createHandler({ options, config })`. */
   readonly url: string;
+  /** The files that it was made from, but for those of npm packages. */
+  readonly files: readonly string[];
 }
 
 /** What `createHandler` of a loaded module takes; cloneable. */
@@ -44,16 +47,20 @@ export async function loadDevice(file: string): Promise<LoadedDevice> {
   };
   try {
     const output = path.join(folder, `${path.basename(file).replace(/\.\w+$/, '')}.mjs`);
-    await compile(source, output);
-    const url = pathToFileURL(output).href;
-    const { define } = (await import(url)) as { define?: unknown };
+    const files = await bundleModule(
+      { text: entryOf(source), folder: path.dirname(source) },
+      output,
+      { [MODULE]: MODULE_FILE },
+    );
+    const { define } = (await import(pathToFileURL(output).href)) as { define?: unknown };
     if (typeof define !== 'function') {
       throw new UsageError(
         'E_DEVICE',
         `${file} exports no device; export default defineDevice(...)`,
       );
     }
-    return { define: define as DeviceFactory, url, [Symbol.dispose]: dispose };
+    const url = pathToFileURL(writeWorkerModule(output)).href;
+    return { define: define as DeviceFactory, url, files, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     if (error instanceof UsageError) throw error;
@@ -62,39 +69,25 @@ export async function loadDevice(file: string): Promise<LoadedDevice> {
   }
 }
 
-async function compile(source: string, output: string): Promise<void> {
-  const { build } = await import('esbuild');
-  const contents = `
+/** What main thread and workers take from the compiled file. */
+function entryOf(source: string): string {
+  return `
     import factory from ${JSON.stringify(source)};
     import { DefinedHandler } from ${JSON.stringify(MODULE)};
     export const define = factory;
-    export const createHandler = ({ options }) => new DefinedHandler(factory(options));
+    let definition;
+    export const createHandler = ({ options }) =>
+      new DefinedHandler((definition ??= factory(options)));
+    export const eventLoop = true;
   `;
-  try {
-    await build({
-      stdin: { contents, resolveDir: path.dirname(source), sourcefile: 'nodevmm-device.js' },
-      outfile: output,
-      bundle: true,
-      format: 'esm',
-      platform: 'node',
-      target: 'node20',
-      sourcemap: 'inline',
-      alias: { [MODULE]: MODULE_FILE },
-      external: [MODULE_FILE],
-      logLevel: 'silent',
-    });
-  } catch (error) {
-    throw new UsageError('E_DEVICE', firstMessage(error), { cause: error });
-  }
 }
 
-function firstMessage(error: unknown): string {
-  const { errors } = error as {
-    errors?: readonly { text: string; location?: { file: string; line: number } | null }[];
-  };
-  const first = errors?.[0];
-  if (first === undefined) return String(error);
-  const { location } = first;
-  const place = location == null ? '' : `${location.file}:${location.line}: `;
-  return `the device cannot be compiled: ${place}${first.text}`;
+/** In a thread of its own, too, errors are to name the lines that the person wrote. */
+function writeWorkerModule(compiled: string): string {
+  const file = compiled.replace(/\.mjs$/, '.worker.mjs');
+  const text = `process.setSourceMapsEnabled(true);
+export const { createHandler, eventLoop } = await import(${JSON.stringify(`./${path.basename(compiled)}`)});
+`;
+  writeFileSync(file, text);
+  return file;
 }

@@ -41,6 +41,15 @@ export class MachineDevices {
     found.setLink(up);
   }
 
+  /** @throws UsageError when the device has no file, or what that says now cannot be */
+  async reload(device: string): Promise<void> {
+    const owner = this.find(device);
+    const plugged = this.all.find((one) => one.owner === owner);
+    const code = plugged?.kind === 'virtio' ? plugged.code : undefined;
+    if (code === undefined) throw new UsageError('E_DEVICE', `${device} is not made from a file`);
+    await code.reload();
+  }
+
   /** @throws UsageError when there is no such queue, or the host kernel serves it */
   async gate(device: string, queue: string, order: GateOrder): Promise<void> {
     const owner = this.find(device);

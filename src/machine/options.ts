@@ -105,17 +105,22 @@ export interface CarriedOptions {
   readonly ring?: RingOptions;
 }
 
+/** A device of your own from a file. */
+export interface ModuleDeviceOptions {
+  /** Path of a TypeScript or JavaScript file whose default export is `defineDevice(...)`. */
+  readonly module: string;
+  /** For the file's own use. */
+  readonly options?: Readonly<Record<string, string>>;
+  /** Where its functions run. Default `main`. */
+  readonly thread?: 'main' | 'worker';
+  /** Go on with the file as it is whenever it, or one that it imports, is saved. Default false. */
+  readonly watch?: boolean;
+}
+
 /** A device of your own; see docs/devices.md. */
 export type OwnDeviceOptions = CarriedOptions &
   (
-    | {
-        /** Path of a TypeScript or JavaScript file whose default export is `defineDevice(...)`. */
-        readonly module: string;
-        /** For the file's own use. */
-        readonly options?: Readonly<Record<string, string>>;
-        /** Where its functions run. Default `main`. */
-        readonly thread?: 'main' | 'worker';
-      }
+    | ModuleDeviceOptions
     | {
         /** What `defineDevice` returned; its functions run on the main thread. */
         readonly definition: DeviceFactory;

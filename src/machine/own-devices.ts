@@ -1,9 +1,8 @@
 /** Devices that the caller brings: written by a person, in a file or in the calling program. */
-import { messageOf, UsageError } from '../host/errors.ts';
 import { DefinedDevice } from '../virtio/define/defined-device.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import type { CreatedDevice } from './create-devices.ts';
-import { type LoadedHandlerOptions, loadDevice } from './load-device.ts';
+import { DeviceCode } from './device-code.ts';
 import type { OwnDeviceOptions, TransportName } from './options.ts';
 
 /**
@@ -18,10 +17,10 @@ export async function createOwnDevices(
   const made: CreatedDevice[] = [];
   try {
     for (const [index, options] of devices.entries()) {
-      const device = await createOwnDevice(`own${index}`, options);
+      const created = await createOwnDevice(`own${index}`, options);
       const ring = options.ring ?? {};
       const carried = { transport: options.transport ?? transport, ring, vhost: 'off' } as const;
-      made.push({ kind: 'virtio', device, ...carried });
+      made.push({ kind: 'virtio', ...created, ...carried });
     }
     return made;
   } catch (error) {
@@ -30,22 +29,14 @@ export async function createOwnDevices(
   }
 }
 
-async function createOwnDevice(name: string, from: OwnDeviceOptions): Promise<VirtioDevice> {
-  if ('device' in from) return from.device;
-  const options = from.options ?? {};
-  if ('definition' in from) return new DefinedDevice(name, from.definition(options));
-  const loaded = await loadDevice(from.module);
-  try {
-    const definition = loaded.define(options);
-    const onClose = (): void => loaded[Symbol.dispose]();
-    if (from.thread !== 'worker') return new DefinedDevice(name, definition, { onClose });
-    const handlerOptions: LoadedHandlerOptions = { options };
-    const placement = { thread: 'worker', module: loaded.url, options: handlerOptions } as const;
-    return new DefinedDevice(name, definition, { onClose, placement });
-  } catch (error) {
-    loaded[Symbol.dispose]();
-    if (error instanceof UsageError) throw error;
-    const text = messageOf(error);
-    throw new UsageError('E_DEVICE', `${from.module}: ${text}`, { cause: error });
+async function createOwnDevice(
+  name: string,
+  from: OwnDeviceOptions,
+): Promise<{ readonly device: VirtioDevice; readonly code?: DeviceCode }> {
+  if ('device' in from) return { device: from.device };
+  if ('definition' in from) {
+    return { device: new DefinedDevice(name, from.definition(from.options ?? {})) };
   }
+  const code = await DeviceCode.open(name, from);
+  return { device: code.device, code };
 }

@@ -4,6 +4,7 @@ import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { BoardDevice, DevicePlace } from './board-devices.ts';
 import type { CreatedDevice } from './create-devices.ts';
+import type { DeviceCode } from './device-code.ts';
 import { DeviceOwner } from './device-owner.ts';
 import type { DeviceEntry } from './device-places.ts';
 import { deviceShape } from './device-shape.ts';
@@ -17,6 +18,8 @@ export type PluggedDevice =
       readonly owner: DeviceOwner;
       readonly transport: TransportName;
       readonly ring: RingOptions;
+      /** Absent when it cannot change. */
+      readonly code?: DeviceCode;
     }
   | { readonly kind: 'e1000'; readonly owner: NicOwner };
 
@@ -24,8 +27,11 @@ export type PluggedDevice =
 export function ownDevice(created: CreatedDevice, log: (text: string) => void): PluggedDevice {
   const { kind } = created;
   if (kind === 'e1000') return { kind, owner: new NicOwner(created.device, log) };
-  const { device, transport, ring } = created;
-  return { kind, owner: new DeviceOwner(device, log), transport, ring };
+  const { device, transport, ring, code } = created;
+  const owner = new DeviceOwner(device, log);
+  if (code === undefined) return { kind, owner, transport, ring };
+  code.attach(owner, log);
+  return { kind, owner, transport, ring, code };
 }
 
 /** What the board needs to know of a device, as it is now. */

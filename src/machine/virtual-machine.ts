@@ -181,6 +181,16 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     await this.#steps.run(() => this.#devices.gate(device, queue, order));
   }
 
+  /**
+   * Has a device of your own served by what its file says now. The driver is asked to reset the
+   * device; one that does not finds its queues served on.
+   * @param device its name: `own0`
+   * @throws UsageError when it has no file, or that cannot be: all is then as it was before
+   */
+  async reloadDevice(device: string): Promise<void> {
+    await this.#devices.reload(device);
+  }
+
   /** Loads the guest and lets it run. @throws UsageError when it cannot be loaded */
   async start(): Promise<void> {
     this.#expect('start', 'created');

@@ -117,6 +117,8 @@ export interface HandlerContext {
   readonly memory: GuestMemory;
   /** All negotiated feature bits. */
   readonly features: bigint;
+  /** The configuration space as it is at the start, the driver's writes included. */
+  readonly config?: Uint8Array;
   /** By queue index; undefined where the driver did not enable the queue. */
   readonly queues: readonly (ServedQueue | undefined)[];
   readonly reactor: Reactor;
@@ -139,6 +141,11 @@ export interface QueueHandler {
   kick(queue: number): void;
   /** A watched descriptor is ready. HOT. */
   ready(token: number, events: number): void;
+  /**
+   * The queues are about to be handed over, here or elsewhere: take no more chains. Resolves when
+   * those that cannot be given back are answered, after a second at most. `stop` follows.
+   */
+  settle?(): Promise<void> | undefined;
   /**
    * Stop serving: on return no request is in flight, no popped chain is left (each was pushed or
    * given back by `undoPop`), and no queue will be touched again.

@@ -11,7 +11,7 @@ import { VirtioPciRig } from './virtio-pci-rig.ts';
 /** A datapath that records, and stops when it is told to. */
 export class FakeDatapath implements Datapath {
   withheld = 0n;
-  readonly said: string[] = [];
+  readonly said: string[];
   readonly posted: unknown[] = [];
   last: Activation | undefined;
   failStart: Error | undefined;
@@ -28,7 +28,9 @@ export class FakeDatapath implements Datapath {
     this.#stopping = resolve;
   });
 
-  constructor(events: DatapathEvents) {
+  /** @param said where it records, after the one before it */
+  constructor(events: DatapathEvents, said: string[] = []) {
+    this.said = said;
     this.events = events;
   }
   async start(activation: Activation): Promise<void> {
@@ -72,7 +74,8 @@ export class OwnerRig implements AsyncDisposable {
   readonly logs: string[] = [];
   readonly device: VirtioDevice;
   readonly owner: DeviceOwner;
-  readonly datapath: FakeDatapath;
+  /** The latest. */
+  datapath: FakeDatapath;
   /** Once it was asked for. */
   vhost: FakeDatapath | undefined;
   vhostError: Error | undefined;
@@ -110,7 +113,10 @@ export class OwnerRig implements AsyncDisposable {
     };
     this.owner = new DeviceOwner(this.device, (text) => this.logs.push(text), {
       userspace: (_device, events) => {
-        datapath = new FakeDatapath(events);
+        const before: FakeDatapath | undefined = datapath;
+        datapath = new FakeDatapath(events, before?.said);
+        // The first one is made before the rig has its field.
+        if (before !== undefined) this.datapath = datapath;
         return datapath;
       },
       vhost: (_spec, _rest, events) => {

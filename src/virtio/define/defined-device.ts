@@ -1,4 +1,6 @@
 /** The control half of a defined device. */
+
+import { UsageError } from '../../host/errors.ts';
 import type { DeviceHost, Placement, QueueHandler, QueueSpec, VirtioDevice } from '../device.ts';
 import { featureSet } from '../features.ts';
 import { ConfigFields } from './config-fields.ts';
@@ -26,8 +28,8 @@ export class DefinedDevice implements VirtioDevice {
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array<ArrayBuffer>;
   readonly configWriteMask: Uint8Array;
-  readonly placement: Placement;
-  readonly #definition: DeviceDefinition;
+  #placement: Placement;
+  #definition: DeviceDefinition;
   readonly #fields: ConfigFields;
   readonly #onClose: () => void;
   #host: DeviceHost | undefined;
@@ -53,7 +55,30 @@ export class DefinedDevice implements VirtioDevice {
     }));
     this.config = this.#fields.initial();
     this.configWriteMask = this.#fields.writeMask();
-    this.placement = placement;
+    this.#placement = placement;
+  }
+
+  get placement(): Placement {
+    return this.#placement;
+  }
+
+  /**
+   * Whether other code may take over: the guest has seen what the device looks like.
+   * @throws UsageError when it has other queues, features or fields
+   */
+  checkReplacement(definition: DeviceDefinition): void {
+    const [is, was] = [definition, this.#definition].map((one) => JSON.stringify(shapeOf(one)));
+    if (is === was) return;
+    throw new UsageError(
+      'E_DEVICE',
+      'its device ID, features, configuration fields or queues changed, which the guest has seen; start the machine anew',
+    );
+  }
+
+  /** Other code takes over; the queues are not served meanwhile. */
+  replace(definition: DeviceDefinition, placement: Placement): void {
+    this.#definition = definition;
+    this.#placement = placement;
   }
 
   attach(host: DeviceHost): void {
@@ -61,7 +86,7 @@ export class DefinedDevice implements VirtioDevice {
   }
 
   createHandler(): QueueHandler {
-    return new DefinedHandler(this.#definition, this.#host?.readConfig());
+    return new DefinedHandler(this.#definition);
   }
 
   configWritten(offset: number, length: number): void {
@@ -79,4 +104,16 @@ export class DefinedDevice implements VirtioDevice {
   close(): void {
     this.#onClose();
   }
+}
+
+/** What a guest sees of a definition: initial values are those of the first one. */
+function shapeOf(definition: DeviceDefinition): unknown {
+  const { deviceId, pciClass, features = {}, config = {}, queues } = definition;
+  const fields = Object.entries(config).map(([name, { bytes, writable = false }]) => [
+    name,
+    bytes,
+    writable,
+  ]);
+  const sizes = Object.entries(queues).map(([name, { size = DEFAULT_QUEUE_SIZE }]) => [name, size]);
+  return [deviceId, pciClass, Object.entries(features), fields, sizes];
 }

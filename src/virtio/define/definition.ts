@@ -8,7 +8,7 @@ import { UsageError } from '../../host/errors.ts';
 /** A field of the configuration space: 1, 2, 4 or 8 bytes, little-endian (virtio 1.3 §2.5). */
 export interface ConfigField {
   readonly bytes: 1 | 2 | 4 | 8;
-  /** At the start and after each reset. Default 0. */
+  /** At power-on. Default 0. */
   readonly initial?: number;
   /** Whether the driver may write it. Default false. */
   readonly writable?: boolean;

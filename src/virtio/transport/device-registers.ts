@@ -124,6 +124,11 @@ export class DeviceRegisters {
     return true;
   }
 
+  /** The device works again although the driver did not reset it. */
+  clearNeedsReset(): void {
+    this.#words[STATUS] = this.status & ~DEVICE_NEEDS_RESET;
+  }
+
   /** The owner let go of the queues: all registers take their initial values (§2.4.1). */
   completeReset(): void {
     this.#words.fill(0);

@@ -1,7 +1,11 @@
 /** A device in a page: requests, answers in any order, and code that goes wrong. */
 import fc from 'fast-check';
 import t from 'tap';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import {
+  VIRTIO_F_IN_ORDER,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../../src/abi/virtio-ring.ts';
 import { DeviceRig } from '../../../../src/testing/device-rig.ts';
 import { DefinedHandler } from '../../../../src/virtio/define/defined-handler.ts';
 import { type DeviceDefinition, defineDevice } from '../../../../src/virtio/define/definition.ts';
@@ -140,19 +144,131 @@ t.test('a request is dead once it is answered', async (t) => {
   t.equal(rig.queue(0).completed()[0]?.written, 0);
 });
 
-t.test('a request that is never answered is given back when the device stops', async (t) => {
-  let late: () => void = () => {};
-  using rig = rigOf((request) =>
-    new Promise<void>((resolve) => {
-      late = resolve;
-    }).then(() => request.write(Uint8Array.of(1))),
-  );
-  add(rig, 'x', 10);
-  rig.stop();
-  t.equal(rig.queue(0).completed()[0]?.written, 0);
-  late();
-  await turns();
-  t.equal(rig.brokenReason, undefined, 'an answer that comes too late harms nobody');
+/** A device whose answers a test gives, by what was asked. */
+function slowDevice(features = SPLIT) {
+  const calls: string[] = [];
+  const resolve = new Map<string, () => void>();
+  const errors: unknown[] = [];
+  const handle: Handle = async (request) => {
+    const text = Buffer.from(request.read()).toString();
+    calls.push(text);
+    await new Promise<void>((done) => resolve.set(text, done));
+    try {
+      request.write(Buffer.from(text.toUpperCase()));
+    } catch (error) {
+      errors.push(error);
+      throw error;
+    }
+  };
+  const definition = defineDevice({ deviceId: 42, queues: { requests: { handle } } })({});
+  const rig = new DeviceRig();
+  const handler = new DefinedHandler(definition);
+  rig.start(handler, features, [16]);
+  const answer = async (text: string): Promise<void> => {
+    resolve.get(text)?.();
+    await turns();
+  };
+  const next = () => new DefinedHandler(definition);
+  return {
+    rig,
+    handler,
+    calls,
+    errors,
+    answer,
+    next,
+    [Symbol.dispose]: () => rig[Symbol.dispose](),
+  };
+}
+
+for (const [format, features] of [
+  ['split', SPLIT],
+  ['packed', PACKED],
+  ['in order', featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_IN_ORDER)],
+] as const) {
+  t.test(`${format}: requests without an answer go to whoever serves the queue next`, async (t) => {
+    using slow = slowDevice(features);
+    const { rig } = slow;
+    for (const text of ['a', 'b', 'c', 'd']) add(rig, text, 10);
+    await slow.answer('a');
+    await slow.answer('b');
+    t.equal(slow.handler.settle(), undefined, 'nothing was overtaken');
+    rig.handOver(slow.next(), features);
+    t.same(slow.calls, ['a', 'b', 'c', 'd', 'c', 'd']);
+    t.same(answers(rig), ['A', 'B']);
+    await slow.answer('d');
+    await slow.answer('c');
+    t.same(answers(rig).sort(), ['C', 'D']);
+    add(rig, 'e', 10);
+    await slow.answer('e');
+    t.same(answers(rig), ['E']);
+    t.equal(rig.brokenReason, undefined);
+  });
+}
+
+t.test('an answer that comes after the request was given back is refused', async (t) => {
+  using slow = slowDevice();
+  add(slow.rig, 'x', 10);
+  slow.rig.stop();
+  t.same(answers(slow.rig), [], 'half an answer is none');
+  await slow.answer('x');
+  t.match(slow.errors, [{ code: 'E_REQUEST', message: /given back/ }]);
+  t.equal(slow.rig.brokenReason, undefined, 'and harms nobody');
+});
+
+t.test(
+  'requests that were overtaken are waited for before the queues are handed over',
+  async (t) => {
+    using slow = slowDevice();
+    const { rig, handler } = slow;
+    for (const text of ['a', 'b', 'c']) add(rig, text, 10);
+    await slow.answer('b');
+    let settled = false;
+    const settling = handler.settle()?.then(() => {
+      settled = true;
+    });
+    add(rig, 'late', 10);
+    await turns();
+    t.equal(settled, false);
+    t.same(slow.calls, ['a', 'b', 'c'], 'no more are taken');
+    await slow.answer('a');
+    await settling;
+    rig.handOver(slow.next(), SPLIT);
+    t.same(slow.calls, ['a', 'b', 'c', 'c', 'late']);
+    t.same(answers(rig), ['B', 'A']);
+    t.equal(rig.brokenReason, undefined);
+  },
+);
+
+t.test('one that stays without an answer breaks the device', async (t) => {
+  using slow = slowDevice();
+  for (const text of ['a', 'b']) add(slow.rig, text, 10);
+  await slow.answer('b');
+  await slow.handler.settle();
+  slow.rig.stop();
+  t.match(slow.rig.brokenReason, /overtook/);
+  t.same(answers(slow.rig), ['B']);
+});
+
+t.test('but not when the driver gave it up by a reset', async (t) => {
+  using slow = slowDevice();
+  for (const text of ['a', 'b']) add(slow.rig, text, 10);
+  await slow.answer('b');
+  slow.rig.stop();
+  t.equal(slow.rig.brokenReason, undefined);
+});
+
+t.test('a request whose code failed is there for the code that comes after it', async (t) => {
+  let fails = true;
+  const handle: Handle = (request) => {
+    if (fails) throw new Error('not yet');
+    shout(request, {} as Parameters<Handle>[1]);
+  };
+  using rig = rigOf(handle);
+  t.throws(() => add(rig, 'x', 10), /not yet/);
+  fails = false;
+  const definition = defineDevice({ deviceId: 42, queues: { requests: { handle } } })({});
+  rig.handOver(new DefinedHandler(definition), SPLIT);
+  t.same(answers(rig), ['X']);
 });
 
 t.test('the configuration space has fields, and the driver hears of changes', (t) => {
