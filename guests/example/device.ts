@@ -1,5 +1,5 @@
 /**
- * The example device: answers each text in capitals, or with its letters rotated by 13. Its Linux
+ * virtio-example: answers each text in capitals, or with its letters rotated by 13. Its Linux
  * driver is driver/virtio_example.c.
  */
 import { defineDevice } from 'nodevmm/device';

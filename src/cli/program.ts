@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { constants as os } from 'node:os';
 import { Command } from 'commander';
 import { registerBenchCommand } from './bench.ts';
+import { registerDeviceCommand } from './device.ts';
 import { registerDoctorCommand } from './doctor.ts';
 import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { registerGuestCommand } from './guest.ts';
@@ -46,6 +47,7 @@ export function runProgram(parts: RunParts): void {
     .addHelpText('after', EXIT_STATUS_HELP);
   registerStartCommand(program, parts, finish);
   registerRunCommand(program, parts, finish);
+  registerDeviceCommand(program, finish);
   registerDoctorCommand(program, finish);
   registerGuestCommand(program, finish);
   registerLabCommand(program, finish);

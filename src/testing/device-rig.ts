@@ -35,6 +35,7 @@ export class DeviceRig implements Disposable {
   readonly #kickAgain = new Set<number>();
   #handler: QueueHandler | undefined;
   #queues: (RigQueue | undefined)[] = [];
+  #config: Uint8Array | undefined;
   #brokenReason: string | undefined;
 
   /** @param size bytes of guest RAM; the first MiB stays unused */
@@ -49,11 +50,13 @@ export class DeviceRig implements Disposable {
    * Lays out queues, starts the handler, and kicks each queue once, as a carrier does.
    * @param features all negotiated feature bits: they choose the queues' format too
    * @param queueSizes by queue index; undefined where the driver leaves a queue disabled
+   * @param config the configuration space at the start
    */
   start(
     handler: QueueHandler,
     features: bigint,
     queueSizes: readonly (number | undefined)[],
+    config?: Uint8Array,
   ): void {
     this.#queues = queueSizes.map((size, index) => {
       if (size === undefined) return undefined;
@@ -62,6 +65,7 @@ export class DeviceRig implements Disposable {
       return { driver, device, interrupts: 0 };
     });
     this.#brokenReason = undefined;
+    this.#config = config;
     this.#run(handler, features);
   }
 
@@ -97,6 +101,11 @@ export class DeviceRig implements Disposable {
   /** Notifies the device whether it wants to be or not: it must bear that (§2.7.10.2). */
   notify(index: number): void {
     this.#handler?.kick(index);
+  }
+
+  /** A message from the control half, when the handler takes any. */
+  message(message: unknown): void {
+    this.#handler?.message?.(message);
   }
 
   /**
@@ -166,6 +175,7 @@ export class DeviceRig implements Disposable {
     handler.start({
       memory: this.memory,
       features,
+      ...(this.#config === undefined ? {} : { config: this.#config }),
       queues,
       reactor: this.#reactor,
       broken: (reason) => {

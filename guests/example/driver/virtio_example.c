@@ -55,147 +55,147 @@ static DEFINE_IDA(virtio_example_ids);
 
 static void virtio_example_free(struct kref *kref)
 {
-	struct virtio_example *ex = container_of(kref, struct virtio_example, kref);
+	struct virtio_example *priv = container_of(kref, struct virtio_example, kref);
 
-	ida_free(&virtio_example_ids, ex->id);
-	kfree(ex->request);
-	kfree(ex->answer);
-	kfree(ex);
+	ida_free(&virtio_example_ids, priv->id);
+	kfree(priv->request);
+	kfree(priv->answer);
+	kfree(priv);
 }
 
 /* The device has used a buffer. */
 static void virtio_example_used(struct virtqueue *vq)
 {
-	struct virtio_example *ex = vq->vdev->priv;
+	struct virtio_example *priv = vq->vdev->priv;
 	unsigned long flags;
 	u32 length;
 
-	spin_lock_irqsave(&ex->lock, flags);
-	if (ex->vq && virtqueue_get_buf(vq, &length)) {
+	spin_lock_irqsave(&priv->lock, flags);
+	if (priv->vq && virtqueue_get_buf(vq, &length)) {
 		/* A device may say anything. */
-		ex->length = min(length, ex->room);
-		ex->error = 0;
-		ex->busy = false;
-		wake_up_interruptible(&ex->changed);
+		priv->length = min(length, priv->room);
+		priv->error = 0;
+		priv->busy = false;
+		wake_up_interruptible(&priv->changed);
 	}
-	spin_unlock_irqrestore(&ex->lock, flags);
+	spin_unlock_irqrestore(&priv->lock, flags);
 }
 
 /* After FEATURES_OK: the queue, then DRIVER_OK. */
-static int virtio_example_start(struct virtio_example *ex)
+static int virtio_example_start(struct virtio_example *priv)
 {
 	struct virtqueue *vq;
 
-	vq = virtio_find_single_vq(ex->vdev, virtio_example_used, "requestq");
+	vq = virtio_find_single_vq(priv->vdev, virtio_example_used, "requestq");
 	if (IS_ERR(vq))
 		return PTR_ERR(vq);
-	virtio_device_ready(ex->vdev);
-	spin_lock_irq(&ex->lock);
-	ex->vq = vq;
-	spin_unlock_irq(&ex->lock);
-	wake_up_interruptible(&ex->changed);
+	virtio_device_ready(priv->vdev);
+	spin_lock_irq(&priv->lock);
+	priv->vq = vq;
+	spin_unlock_irq(&priv->lock);
+	wake_up_interruptible(&priv->changed);
 	return 0;
 }
 
 /* Resets the device. A request that it had fails. */
-static void virtio_example_stop(struct virtio_example *ex)
+static void virtio_example_stop(struct virtio_example *priv)
 {
 	struct virtqueue *vq;
 
-	spin_lock_irq(&ex->lock);
-	vq = ex->vq;
-	ex->vq = NULL;
-	spin_unlock_irq(&ex->lock);
-	virtio_reset_device(ex->vdev);
+	spin_lock_irq(&priv->lock);
+	vq = priv->vq;
+	priv->vq = NULL;
+	spin_unlock_irq(&priv->lock);
+	virtio_reset_device(priv->vdev);
 	if (vq) {
 		virtqueue_detach_unused_buf(vq);
-		ex->vdev->config->del_vqs(ex->vdev);
+		priv->vdev->config->del_vqs(priv->vdev);
 	}
-	spin_lock_irq(&ex->lock);
-	if (ex->busy)
-		ex->error = -EIO;
-	ex->busy = false;
-	spin_unlock_irq(&ex->lock);
-	wake_up_interruptible(&ex->changed);
+	spin_lock_irq(&priv->lock);
+	if (priv->busy)
+		priv->error = -EIO;
+	priv->busy = false;
+	spin_unlock_irq(&priv->lock);
+	wake_up_interruptible(&priv->changed);
 }
 
 /* The configuration space changed, or the device asks for a reset. */
 static void virtio_example_config_work(struct work_struct *work)
 {
-	struct virtio_example *ex = container_of(work, struct virtio_example, config_work);
-	struct virtio_device *vdev = ex->vdev;
+	struct virtio_example *priv = container_of(work, struct virtio_example, config_work);
+	struct virtio_device *vdev = priv->vdev;
 
-	mutex_lock(&ex->life);
-	if (ex->gone)
+	mutex_lock(&priv->life);
+	if (priv->gone)
 		goto out;
-	if (ex->vq && vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_NEEDS_RESET) {
-		virtio_example_stop(ex);
-		ex->resets++;
+	if (priv->vq && vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_NEEDS_RESET) {
+		virtio_example_stop(priv);
+		priv->resets++;
 		/* From ACKNOWLEDGE on; calls our restore. */
 		if (virtio_device_restore(vdev))
 			dev_err(&vdev->dev, "the device did not come back\n");
 		else
 			dev_info(&vdev->dev, "the device was reset, as it asked\n");
-		sysfs_notify(&ex->misc.this_device->kobj, NULL, "resets");
+		sysfs_notify(&priv->misc.this_device->kobj, NULL, "resets");
 	}
-	sysfs_notify(&ex->misc.this_device->kobj, NULL, "served");
+	sysfs_notify(&priv->misc.this_device->kobj, NULL, "served");
 out:
-	mutex_unlock(&ex->life);
+	mutex_unlock(&priv->life);
 }
 
 /* In interrupt context. */
 static void virtio_example_config_changed(struct virtio_device *vdev)
 {
-	struct virtio_example *ex = vdev->priv;
+	struct virtio_example *priv = vdev->priv;
 
-	schedule_work(&ex->config_work);
+	schedule_work(&priv->config_work);
 }
 
 static int virtio_example_open(struct inode *inode, struct file *file)
 {
-	struct virtio_example *ex = container_of(file->private_data, struct virtio_example, misc);
+	struct virtio_example *priv = container_of(file->private_data, struct virtio_example, misc);
 
-	kref_get(&ex->kref);
-	file->private_data = ex;
+	kref_get(&priv->kref);
+	file->private_data = priv;
 	return 0;
 }
 
 static int virtio_example_release(struct inode *inode, struct file *file)
 {
-	struct virtio_example *ex = file->private_data;
+	struct virtio_example *priv = file->private_data;
 
-	kref_put(&ex->kref, virtio_example_free);
+	kref_put(&priv->kref, virtio_example_free);
 	return 0;
 }
 
-static bool virtio_example_idle(struct virtio_example *ex)
+static bool virtio_example_idle(struct virtio_example *priv)
 {
 	bool idle;
 
-	spin_lock_irq(&ex->lock);
-	idle = !ex->busy && (ex->vq || ex->gone);
-	spin_unlock_irq(&ex->lock);
+	spin_lock_irq(&priv->lock);
+	idle = !priv->busy && (priv->vq || priv->gone);
+	spin_unlock_irq(&priv->lock);
 	return idle;
 }
 
 /* Hands the buffers to the device. */
-static int virtio_example_send(struct virtio_example *ex, size_t count)
+static int virtio_example_send(struct virtio_example *priv, size_t count)
 {
 	struct scatterlist out, in, *sgs[] = { &out, &in };
 	int err = -ENODEV;
 
-	sg_init_one(&out, ex->request, count);
-	sg_init_one(&in, ex->answer, count);
-	spin_lock_irq(&ex->lock);
-	if (ex->vq)
-		err = virtqueue_add_sgs(ex->vq, sgs, 1, 1, ex, GFP_ATOMIC);
+	sg_init_one(&out, priv->request, count);
+	sg_init_one(&in, priv->answer, count);
+	spin_lock_irq(&priv->lock);
+	if (priv->vq)
+		err = virtqueue_add_sgs(priv->vq, sgs, 1, 1, priv, GFP_ATOMIC);
 	if (!err) {
-		ex->busy = true;
-		ex->room = count;
-		ex->length = 0;
-		virtqueue_kick(ex->vq);
+		priv->busy = true;
+		priv->room = count;
+		priv->length = 0;
+		virtqueue_kick(priv->vq);
 	}
-	spin_unlock_irq(&ex->lock);
+	spin_unlock_irq(&priv->lock);
 	return err;
 }
 
@@ -203,48 +203,48 @@ static int virtio_example_send(struct virtio_example *ex, size_t count)
 static ssize_t virtio_example_write(struct file *file, const char __user *text, size_t count,
 				    loff_t *pos)
 {
-	struct virtio_example *ex = file->private_data;
+	struct virtio_example *priv = file->private_data;
 	int err;
 
 	if (count == 0)
 		return 0;
-	if (count > ex->max_length)
+	if (count > priv->max_length)
 		return -EMSGSIZE;
-	err = mutex_lock_interruptible(&ex->user);
+	err = mutex_lock_interruptible(&priv->user);
 	if (err)
 		return err;
 	/* A request whose writer did not wait is still the device's. */
-	err = wait_event_interruptible(ex->changed, virtio_example_idle(ex));
+	err = wait_event_interruptible(priv->changed, virtio_example_idle(priv));
 	if (err)
 		goto out;
-	if (copy_from_user(ex->request, text, count)) {
+	if (copy_from_user(priv->request, text, count)) {
 		err = -EFAULT;
 		goto out;
 	}
-	err = virtio_example_send(ex, count);
+	err = virtio_example_send(priv, count);
 	if (err)
 		goto out;
 	/* Not to be restarted: the device has the request. */
-	if (wait_event_interruptible(ex->changed, virtio_example_idle(ex)))
+	if (wait_event_interruptible(priv->changed, virtio_example_idle(priv)))
 		err = -EINTR;
 	else
-		err = ex->error;
+		err = priv->error;
 	*pos = 0;
 out:
-	mutex_unlock(&ex->user);
+	mutex_unlock(&priv->user);
 	return err ? err : count;
 }
 
 static ssize_t virtio_example_read(struct file *file, char __user *text, size_t count, loff_t *pos)
 {
-	struct virtio_example *ex = file->private_data;
+	struct virtio_example *priv = file->private_data;
 	ssize_t ret;
 
-	ret = mutex_lock_interruptible(&ex->user);
+	ret = mutex_lock_interruptible(&priv->user);
 	if (ret)
 		return ret;
-	ret = simple_read_from_buffer(text, count, pos, ex->answer, ex->length);
-	mutex_unlock(&ex->user);
+	ret = simple_read_from_buffer(text, count, pos, priv->answer, priv->length);
+	mutex_unlock(&priv->user);
 	return ret;
 }
 
@@ -256,7 +256,7 @@ static const struct file_operations virtio_example_fops = {
 	.write = virtio_example_write,
 };
 
-static struct virtio_example *to_example(struct device *dev)
+static struct virtio_example *virtio_example_of(struct device *dev)
 {
 	struct miscdevice *misc = dev_get_drvdata(dev);
 
@@ -265,13 +265,13 @@ static struct virtio_example *to_example(struct device *dev)
 
 static ssize_t max_length_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
-	return sysfs_emit(buf, "%u\n", to_example(dev)->max_length);
+	return sysfs_emit(buf, "%u\n", virtio_example_of(dev)->max_length);
 }
 static DEVICE_ATTR_RO(max_length);
 
 static ssize_t resets_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
-	return sysfs_emit(buf, "%u\n", to_example(dev)->resets);
+	return sysfs_emit(buf, "%u\n", virtio_example_of(dev)->resets);
 }
 static DEVICE_ATTR_RO(resets);
 
@@ -280,7 +280,7 @@ static ssize_t served_show(struct device *dev, struct device_attribute *attr, ch
 {
 	u32 served;
 
-	virtio_cread_le(to_example(dev)->vdev, struct virtio_example_config, served, &served);
+	virtio_cread_le(virtio_example_of(dev)->vdev, struct virtio_example_config, served, &served);
 	return sysfs_emit(buf, "%u\n", served);
 }
 static DEVICE_ATTR_RO(served);
@@ -289,7 +289,7 @@ static ssize_t mode_show(struct device *dev, struct device_attribute *attr, char
 {
 	u32 mode;
 
-	virtio_cread_le(to_example(dev)->vdev, struct virtio_example_config, mode, &mode);
+	virtio_cread_le(virtio_example_of(dev)->vdev, struct virtio_example_config, mode, &mode);
 	return sysfs_emit(buf, "%u\n", mode);
 }
 
@@ -301,7 +301,7 @@ static ssize_t mode_store(struct device *dev, struct device_attribute *attr, con
 
 	if (err)
 		return err;
-	virtio_cwrite_le(to_example(dev)->vdev, struct virtio_example_config, mode, &mode);
+	virtio_cwrite_le(virtio_example_of(dev)->vdev, struct virtio_example_config, mode, &mode);
 	return count;
 }
 static DEVICE_ATTR_RW(mode);
@@ -316,9 +316,9 @@ static struct attribute *virtio_example_attrs[] = {
 
 static umode_t virtio_example_visible(struct kobject *kobj, struct attribute *attr, int index)
 {
-	struct virtio_example *ex = to_example(kobj_to_dev(kobj));
+	struct virtio_example *priv = virtio_example_of(kobj_to_dev(kobj));
 
-	if (attr == &dev_attr_mode.attr && !virtio_has_feature(ex->vdev, VIRTIO_EXAMPLE_F_MODE))
+	if (attr == &dev_attr_mode.attr && !virtio_has_feature(priv->vdev, VIRTIO_EXAMPLE_F_MODE))
 		return 0;
 	return attr->mode;
 }
@@ -329,86 +329,86 @@ static const struct attribute_group virtio_example_group = {
 };
 __ATTRIBUTE_GROUPS(virtio_example);
 
-static int virtio_example_register(struct virtio_example *ex)
+static int virtio_example_register(struct virtio_example *priv)
 {
-	if (ex->id == 0)
-		strscpy(ex->name, "virtio-example", sizeof(ex->name));
+	if (priv->id == 0)
+		strscpy(priv->name, "virtio-example", sizeof(priv->name));
 	else
-		snprintf(ex->name, sizeof(ex->name), "virtio-example%d", ex->id);
-	ex->misc.minor = MISC_DYNAMIC_MINOR;
-	ex->misc.name = ex->name;
-	ex->misc.fops = &virtio_example_fops;
-	ex->misc.parent = &ex->vdev->dev;
-	ex->misc.groups = virtio_example_groups;
-	return misc_register(&ex->misc);
+		snprintf(priv->name, sizeof(priv->name), "virtio-example%d", priv->id);
+	priv->misc.minor = MISC_DYNAMIC_MINOR;
+	priv->misc.name = priv->name;
+	priv->misc.fops = &virtio_example_fops;
+	priv->misc.parent = &priv->vdev->dev;
+	priv->misc.groups = virtio_example_groups;
+	return misc_register(&priv->misc);
 }
 
 static int virtio_example_probe(struct virtio_device *vdev)
 {
-	struct virtio_example *ex;
+	struct virtio_example *priv;
 	int err;
 
-	ex = kzalloc(sizeof(*ex), GFP_KERNEL);
-	if (!ex)
+	priv = kzalloc(sizeof(*priv), GFP_KERNEL);
+	if (!priv)
 		return -ENOMEM;
-	ex->id = ida_alloc(&virtio_example_ids, GFP_KERNEL);
-	if (ex->id < 0) {
-		err = ex->id;
-		kfree(ex);
+	priv->id = ida_alloc(&virtio_example_ids, GFP_KERNEL);
+	if (priv->id < 0) {
+		err = priv->id;
+		kfree(priv);
 		return err;
 	}
-	kref_init(&ex->kref);
-	ex->vdev = vdev;
-	vdev->priv = ex;
-	mutex_init(&ex->user);
-	mutex_init(&ex->life);
-	spin_lock_init(&ex->lock);
-	init_waitqueue_head(&ex->changed);
-	INIT_WORK(&ex->config_work, virtio_example_config_work);
-	virtio_cread_le(vdev, struct virtio_example_config, max_length, &ex->max_length);
-	ex->max_length = clamp_t(u32, ex->max_length, 1, PAGE_SIZE);
+	kref_init(&priv->kref);
+	priv->vdev = vdev;
+	vdev->priv = priv;
+	mutex_init(&priv->user);
+	mutex_init(&priv->life);
+	spin_lock_init(&priv->lock);
+	init_waitqueue_head(&priv->changed);
+	INIT_WORK(&priv->config_work, virtio_example_config_work);
+	virtio_cread_le(vdev, struct virtio_example_config, max_length, &priv->max_length);
+	priv->max_length = clamp_t(u32, priv->max_length, 1, PAGE_SIZE);
 	err = -ENOMEM;
-	ex->request = kzalloc(ex->max_length, GFP_KERNEL);
-	ex->answer = kzalloc(ex->max_length, GFP_KERNEL);
-	if (!ex->request || !ex->answer)
+	priv->request = kzalloc(priv->max_length, GFP_KERNEL);
+	priv->answer = kzalloc(priv->max_length, GFP_KERNEL);
+	if (!priv->request || !priv->answer)
 		goto put;
-	err = virtio_example_start(ex);
+	err = virtio_example_start(priv);
 	if (err)
 		goto put;
-	err = virtio_example_register(ex);
+	err = virtio_example_register(priv);
 	if (err)
 		goto stop;
 	return 0;
 stop:
-	virtio_example_stop(ex);
+	virtio_example_stop(priv);
 put:
-	kref_put(&ex->kref, virtio_example_free);
+	kref_put(&priv->kref, virtio_example_free);
 	return err;
 }
 
 static void virtio_example_remove(struct virtio_device *vdev)
 {
-	struct virtio_example *ex = vdev->priv;
+	struct virtio_example *priv = vdev->priv;
 
-	mutex_lock(&ex->life);
-	spin_lock_irq(&ex->lock);
-	ex->gone = true;
-	spin_unlock_irq(&ex->lock);
-	mutex_unlock(&ex->life);
-	misc_deregister(&ex->misc);
-	virtio_example_stop(ex);
-	cancel_work_sync(&ex->config_work);
+	mutex_lock(&priv->life);
+	spin_lock_irq(&priv->lock);
+	priv->gone = true;
+	spin_unlock_irq(&priv->lock);
+	mutex_unlock(&priv->life);
+	misc_deregister(&priv->misc);
+	virtio_example_stop(priv);
+	cancel_work_sync(&priv->config_work);
 	/* Files that are still open hold the rest. */
-	kref_put(&ex->kref, virtio_example_free);
+	kref_put(&priv->kref, virtio_example_free);
 }
 
 static int virtio_example_freeze(struct virtio_device *vdev)
 {
-	struct virtio_example *ex = vdev->priv;
+	struct virtio_example *priv = vdev->priv;
 
-	mutex_lock(&ex->life);
-	virtio_example_stop(ex);
-	mutex_unlock(&ex->life);
+	mutex_lock(&priv->life);
+	virtio_example_stop(priv);
+	mutex_unlock(&priv->life);
 	return 0;
 }
 

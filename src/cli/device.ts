@@ -1,0 +1,122 @@
+/** `nodevmm device`: a starter for a virtio device of one's own, and its tests. */
+import { spawn } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import type { Command } from 'commander';
+import { guestsFolder } from '../guest/agent-binary.ts';
+import { UsageError } from '../host/errors.ts';
+import { packageFolder } from '../lab/package-folder.ts';
+import { bundleModule } from '../machine/bundle-module.ts';
+
+/** The starter is the example under another name. */
+const EXAMPLE = path.join(guestsFolder, 'example');
+const EXAMPLE_NAME = 'virtio-example';
+
+/** A name is part of a C identifier and of a file in /dev. */
+const NAME = /^[a-z][a-z0-9]*(-[a-z0-9]+)*$/;
+const MAX_NAME = 24;
+
+const EXAMPLES = `
+Examples:
+  nodevmm device new my-device          a folder with device, Linux driver, test, and what to do with them
+  nodevmm device test my-device/device.test.ts`;
+
+/**
+ * Adds `device`.
+ * @param finish gets the exit status
+ */
+export function registerDeviceCommand(program: Command, finish: (status: number) => void): void {
+  const device = program
+    .command('device')
+    .description('write a virtio device of your own')
+    .addHelpText('after', EXAMPLES);
+  device
+    .command('new')
+    .description('write a starter: a device, its Linux driver, its test')
+    .argument('<name>', 'of the folder, of the driver, and of its file in /dev')
+    .action((name: string) => {
+      const folder = path.resolve(name);
+      writeStarter(path.basename(name), folder);
+      process.stdout.write(`${folder}: see README.md\n`);
+      finish(0);
+    });
+  device
+    .command('test')
+    .description("run tests of a device with Node's test runner; they may be in TypeScript")
+    .argument('[file...]', 'default: device.test.ts')
+    .action(async (files: string[]) => {
+      finish(await runTests(files.length === 0 ? ['device.test.ts'] : files));
+    });
+}
+
+/**
+ * Writes the example's files under another name.
+ * @throws UsageError when the name does not fit, or the folder is there
+ */
+export function writeStarter(name: string, folder: string): void {
+  if (!NAME.test(name) || name.length > MAX_NAME) {
+    throw new UsageError(
+      'E_NAME',
+      `${name} is no name for a device; take at most ${MAX_NAME} lower-case letters, digits and single dashes, as in my-device`,
+    );
+  }
+  if (existsSync(folder)) {
+    throw new UsageError('E_FILE', `${folder} is there already; take another name`);
+  }
+  for (const file of filesBelow(EXAMPLE)) {
+    const target = path.join(folder, renamed(file, name));
+    mkdirSync(path.dirname(target), { recursive: true });
+    writeFileSync(target, renamed(readFileSync(path.join(EXAMPLE, file), 'utf8'), name));
+  }
+}
+
+function filesBelow(folder: string): string[] {
+  const paths = readdirSync(folder, { recursive: true, encoding: 'utf8' });
+  return paths.filter((file) => statSync(path.join(folder, file)).isFile());
+}
+
+/** In all the ways in which a name is written. */
+function renamed(text: string, name: string): string {
+  const identifier = (from: string): string => from.replaceAll('-', '_');
+  return text
+    .replaceAll(EXAMPLE_NAME, name)
+    .replaceAll(identifier(EXAMPLE_NAME), identifier(name))
+    .replaceAll(identifier(EXAMPLE_NAME).toUpperCase(), identifier(name).toUpperCase());
+}
+
+/** @returns the exit status of Node's test runner */
+async function runTests(files: readonly string[]): Promise<number> {
+  const compiled = (module: string): string => path.join(packageFolder, 'dist/src', module);
+  const modules = {
+    'nodevmm/device': compiled('machine/device-module.js'),
+    'nodevmm/testing': compiled('testing/index.js'),
+  };
+  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
+  try {
+    const outputs: string[] = [];
+    for (const [index, file] of files.entries()) {
+      if (!existsSync(file)) throw new UsageError('E_FILE', `there is no test ${file}`);
+      const output = path.join(folder, `${index}-${path.basename(file).replace(/\.\w+$/, '')}.mjs`);
+      await bundleModule({ file: path.resolve(file) }, output, modules);
+      outputs.push(output);
+    }
+    const args = ['--enable-source-maps', '--test', ...outputs];
+    const child = spawn(process.execPath, args, { stdio: 'inherit' });
+    return await new Promise((resolve, reject) => {
+      child.on('error', reject);
+      child.on('exit', (code) => resolve(code ?? 1));
+    });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}

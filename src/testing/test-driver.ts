@@ -1,0 +1,181 @@
+/** A driver that a test plays for a defined device: features, configuration space, requests. No KVM, no guest. */
+import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../abi/virtio-ring.ts';
+import { describeError, PeerError, UsageError } from '../host/errors.ts';
+import { ConfigFields } from '../virtio/define/config-fields.ts';
+import { DefinedDevice } from '../virtio/define/defined-device.ts';
+import type { DeviceDefinition, DeviceFactory } from '../virtio/define/definition.ts';
+import type { DeviceHost } from '../virtio/device.ts';
+import { featureSet } from '../virtio/features.ts';
+import { DeviceRig } from './device-rig.ts';
+import type { BufferRequest, CompletedBuffer } from './driver-buffer.ts';
+
+/** How long an answer may take, so that a device that never gives one fails its test. */
+const DEADLINE_MS = 10_000;
+
+/** What the driver does at the start. */
+export interface TestDriverOptions {
+  /** The device's own options. */
+  readonly options?: Readonly<Record<string, string>>;
+  /** Features that it accepts, by the definition's names. Default: all. */
+  readonly features?: readonly string[];
+  /** Use packed virtqueues (virtio 1.3 §2.8). Default false: split ones (§2.7). */
+  readonly packed?: boolean;
+}
+
+/** From DRIVER_OK until it is disposed. */
+export class TestDriver implements Disposable {
+  /** The queues underneath, to look at and to corrupt. */
+  readonly rig: DeviceRig;
+  /** Configuration change notifications that came. */
+  configChanges = 0;
+  readonly #definition: DeviceDefinition;
+  readonly #device: DefinedDevice;
+  readonly #fields: ConfigFields;
+  readonly #config: Uint8Array<ArrayBuffer>;
+  readonly #queues: readonly string[];
+  /** Buffers that the device answered, and nobody asked for yet. */
+  readonly #completed = new Map<string, CompletedBuffer>();
+  #failure: string | undefined;
+  #posted = 0;
+
+  /** @param factory what `defineDevice` returned */
+  constructor(factory: DeviceFactory, options: TestDriverOptions = {}) {
+    this.#definition = factory(options.options ?? {});
+    this.#queues = Object.keys(this.#definition.queues);
+    this.#fields = new ConfigFields(this.#definition.config);
+    this.#config = this.#fields.initial();
+    this.#device = new DefinedDevice('device', this.#definition);
+    this.rig = new DeviceRig();
+    this.#device.attach(this.#host());
+    const sizes = this.#device.queues.map(({ maxSize }) => maxSize);
+    this.#guard(() => {
+      this.rig.start(this.#device.createHandler(), this.#features(options), sizes, this.#config);
+    });
+  }
+
+  /** Why the device asks for a reset (DEVICE_NEEDS_RESET), if it does. */
+  get needsReset(): string | undefined {
+    return this.rig.brokenReason ?? this.#failure;
+  }
+
+  /** What the device logged. */
+  get logs(): readonly string[] {
+    return this.rig.logs;
+  }
+
+  /** A field of the configuration space, as the driver reads it. */
+  readConfig(field: string): number {
+    this.#deliver();
+    return this.#fields.get(new DataView(this.#config.buffer), field);
+  }
+
+  /** The driver writes a field. @throws UsageError when the device lets it not */
+  writeConfig(field: string, value: number): void {
+    if (this.#definition.config?.[field]?.writable !== true) {
+      throw new UsageError('E_CONFIG', `${field} is no field that the driver may write`);
+    }
+    this.#fields.set(new DataView(this.#config.buffer), field, value);
+    this.#guard(() => this.rig.message({ config: this.#config, written: [field] }));
+  }
+
+  /**
+   * Makes a buffer available and notifies the device, without waiting.
+   * @returns what `answer` takes
+   */
+  send(queue: string, request: BufferRequest): string {
+    const index = this.#index(queue);
+    const token = this.rig.queue(index).add(request);
+    this.#guard(() => this.rig.kick(index));
+    return `${index}.${token}`;
+  }
+
+  /** Resolves to what the device did with a buffer. @throws PeerError when it broke, or takes ten seconds */
+  async answer(sent: string): Promise<CompletedBuffer> {
+    const deadline = Date.now() + DEADLINE_MS;
+    for (;;) {
+      this.#collect();
+      const answer = this.#completed.get(sent);
+      if (answer !== undefined) {
+        this.#completed.delete(sent);
+        return answer;
+      }
+      if (this.needsReset !== undefined) {
+        throw new PeerError('E_NEEDS_RESET', `the device needs a reset: ${this.needsReset}`);
+      }
+      if (Date.now() > deadline) {
+        throw new PeerError('E_NO_ANSWER', 'the device gave no answer in ten seconds');
+      }
+      await new Promise((turn) => setTimeout(turn, 0));
+    }
+  }
+
+  /**
+   * Sends one buffer and waits for the answer.
+   * @param bytes for the device to read
+   * @param room bytes that it may write. Default none
+   * @returns what it wrote
+   */
+  async request(queue: string, bytes: Uint8Array, room = 0): Promise<Uint8Array> {
+    const readable = bytes.length === 0 ? [] : [bytes];
+    const sent = this.send(queue, { readable, writable: room === 0 ? [] : [room] });
+    return (await this.answer(sent)).data;
+  }
+
+  [Symbol.dispose](): void {
+    this.rig[Symbol.dispose]();
+    this.#device.close();
+  }
+
+  #features({ features, packed = false }: TestDriverOptions): bigint {
+    const offered = this.#definition.features ?? {};
+    const bits = (features ?? Object.keys(offered)).map((name) => {
+      const bit = offered[name];
+      if (bit !== undefined) return bit;
+      throw new UsageError('E_FEATURES', `the device offers no feature ${name}`);
+    });
+    return featureSet(VIRTIO_F_VERSION_1, ...(packed ? [VIRTIO_F_RING_PACKED] : []), ...bits);
+  }
+
+  #index(queue: string): number {
+    const index = this.#queues.indexOf(queue);
+    if (index >= 0) return index;
+    const names = this.#queues.join(', ');
+    throw new UsageError('E_RIG_QUEUE', `the device has no queue ${queue}; it has ${names}`);
+  }
+
+  /** What its code throws breaks the device, as in a machine. */
+  #guard(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#failure ??= describeError(error);
+    }
+    this.#deliver();
+  }
+
+  #collect(): void {
+    this.#guard(() => this.rig.pump());
+    for (const index of this.#queues.keys()) {
+      for (const buffer of this.rig.queue(index).completed()) {
+        this.#completed.set(`${index}.${buffer.token}`, buffer);
+      }
+    }
+  }
+
+  /** What the data half said to the control half. */
+  #deliver(): void {
+    for (const message of this.rig.posted.slice(this.#posted)) this.#device.message(message);
+    this.#posted = this.rig.posted.length;
+  }
+
+  #host(): DeviceHost {
+    return {
+      readConfig: () => this.#config,
+      updateConfig: (change) => {
+        change(new DataView(this.#config.buffer));
+        this.configChanges += 1;
+      },
+      post: (message) => this.rig.message(message),
+    };
+  }
+}

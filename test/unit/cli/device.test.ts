@@ -1,0 +1,89 @@
+/** The starter of a device of one's own: written, tested and type-checked as a person would. */
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+
+const root = fileURLToPath(new URL('../../../../', import.meta.url));
+const MAIN = path.join(root, 'dist/src/cli/main.js');
+
+// Below the package, as in a folder that it is installed in: `nodevmm/device` is found from here.
+mkdirSync(path.join(root, 'dist'), { recursive: true });
+const folder = mkdtempSync(path.join(root, 'dist/starter-'));
+t.teardown(() => rmSync(folder, { recursive: true }));
+
+function nodevmm(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  // The runner of these tests would take the output of Node's for its own.
+  const { NODE_TEST_CONTEXT: _, ...env } = process.env;
+  const options = { cwd: folder, encoding: 'utf8', env } as const;
+  return spawnSync(process.execPath, [MAIN, ...args], options);
+}
+
+t.test('device new writes the example under another name', async (t) => {
+  const { status, stdout } = nodevmm('device', 'new', 'my-first-device');
+  t.equal(status, 0);
+  t.match(stdout, /my-first-device: see README\.md\n$/);
+  const starter = path.join(folder, 'my-first-device');
+  t.same(readdirSync(starter, { recursive: true, encoding: 'utf8' }).sort(), [
+    'README.md',
+    'device.test.ts',
+    'device.ts',
+    'driver',
+    'driver/Kbuild',
+    'driver/Makefile',
+    'driver/my_first_device.c',
+    'tsconfig.json',
+  ]);
+  for (const file of ['README.md', 'device.ts', 'driver/Kbuild', 'driver/my_first_device.c']) {
+    const text = readFileSync(path.join(starter, file), 'utf8');
+    t.notMatch(text, /virtio[-_]example/i, file);
+    t.match(text, /my[-_]first[-_]device/, file);
+  }
+});
+
+t.test('its tests pass as they were written, and its types are right', async (t) => {
+  const { status, stdout } = nodevmm('device', 'test', 'my-first-device/device.test.ts');
+  t.equal(status, 0, stdout);
+  t.match(stdout, /^# pass 6$/m);
+  const tsc = path.join(root, 'node_modules/typescript/bin/tsc');
+  const checked = spawnSync(process.execPath, [tsc, '-p', path.join(folder, 'my-first-device')], {
+    encoding: 'utf8',
+  });
+  t.equal(checked.stdout, '');
+  t.equal(checked.status, 0);
+});
+
+t.test('a test that fails says so, with the line that the person wrote', async (t) => {
+  const file = path.join(folder, 'my-first-device/failing.test.ts');
+  writeFileSync(
+    file,
+    `import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { TestDriver } from 'nodevmm/testing';
+import device from './device.ts';
+
+test('fails', async () => {
+  using driver = new TestDriver(device);
+  const answer: Uint8Array = await driver.request('requestq', Buffer.from('a'), 1);
+  assert.equal(Buffer.from(answer).toString(), 'b');
+});
+`,
+  );
+  const { status, stdout } = nodevmm('device', 'test', file);
+  t.equal(status, 1);
+  t.match(stdout, /failing\.test\.ts:9/);
+});
+
+t.test('what is there stays, and names have to fit', async (t) => {
+  for (const [args, message] of [
+    [['new', 'my-first-device'], /my-first-device is there already; take another name\n$/],
+    [['new', 'My Device'], /My Device is no name for a device; take .* as in my-device\n$/],
+    [['new', 'a'.repeat(25)], /is no name/],
+    [['test', 'nowhere.ts'], /there is no test nowhere\.ts\n$/],
+  ] as const) {
+    const { status, stderr } = nodevmm('device', ...args);
+    t.equal(status, 2);
+    t.match(stderr, message);
+  }
+});
