@@ -19,6 +19,7 @@ export type {
   OwnDeviceOptions,
   RingOptions,
   VhostMode,
+  VhostUserOptions,
   VsockOptions,
 } from './machine/options.ts';
 export type { GateOrder } from './machine/queue-holds.ts';

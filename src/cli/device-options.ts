@@ -12,13 +12,13 @@ import type {
 import { KeyValues } from './key-values.ts';
 
 /** An object without the keys whose values are undefined: options say what was asked, no more. */
-function given<T extends object>(values: { [K in keyof T]: T[K] | undefined }): T {
+export function given<T extends object>(values: { [K in keyof T]: T[K] | undefined }): T {
   return Object.fromEntries(
     Object.entries(values).filter(([, value]) => value !== undefined),
   ) as unknown as T;
 }
 
-const RING_KEYS = [
+export const RING_KEYS = [
   'packed',
   'indirect',
   'event-idx',
@@ -28,7 +28,7 @@ const RING_KEYS = [
   'queue-size',
 ] as const;
 
-function takeRing(values: KeyValues): RingOptions | undefined {
+export function takeRing(values: KeyValues): RingOptions | undefined {
   const ring = given<RingOptions>({
     packed: values.flag('packed'),
     indirect: values.flag('indirect'),

@@ -14,6 +14,7 @@ import {
   TRANSPORTS,
   withDefaults,
 } from './device-options.ts';
+import { isGenericBackend, namesBackend, parseVhostUser } from './vhost-user-options.ts';
 
 /** Where a console goes. */
 export type ConsoleTarget =
@@ -37,6 +38,7 @@ export interface RunFlags {
   readonly disk?: readonly string[];
   readonly net?: readonly string[];
   readonly device?: readonly string[];
+  readonly fs?: readonly string[];
   readonly module?: readonly string[];
   readonly watch?: boolean;
   readonly ring?: readonly string[];
@@ -115,17 +117,22 @@ export function addMachineOptions(command: Command): Command {
     .option('--cpus <n>', 'vCPUs (default: 1)', parseCount)
     .option(
       '--disk <file,...>',
-      'a disk; again for more; keys: ro queues= serial= direct engine= transport=',
+      'a disk; again for more; keys: ro queues= serial= direct engine= transport=; or vhost-user=SOCKET: one that another process serves',
       collect,
     )
     .option(
       '--net <tap,...>',
-      'a network interface on a tap, auto makes one; again for more; keys: model=virtio|e1000 mac= queues= address= mtu= vhost=on|off|auto transport= offloads=off mergeable-buffers=off',
+      'a network interface on a tap, auto makes one; again for more; keys: model=virtio|e1000 mac= queues= address= mtu= vhost=on|off|auto transport= offloads=off mergeable-buffers=off; or vhost-user=SOCKET',
       collect,
     )
     .option(
       '--device <file,...>',
-      'a virtio device of your own, in TypeScript or JavaScript; again for more; keys: thread=worker transport=pci|mmio, and its own',
+      'a virtio device of your own, in TypeScript or JavaScript; again for more; keys: thread=worker transport=pci|mmio, and its own; or vhost-user,type=ID,socket=PATH: keys queues= config-size=',
+      collect,
+    )
+    .option(
+      '--fs <tag=t,...>',
+      'a file system that another process serves, as virtiofsd; keys: vhost-user=SOCKET queues=',
       collect,
     )
     .option('--watch', 'go on with the files of --device whenever they are saved')
@@ -192,6 +199,8 @@ export function addMachineOptions(command: Command): Command {
     .option('--no-lab', "never take the lab, even if the host's KVM cannot run Linux");
 }
 
+const inThisProcess = (text: string): boolean => !namesBackend(text);
+
 /** What boots: a kernel and what goes with it. */
 export interface BootImage {
   readonly kernel: string;
@@ -214,6 +223,10 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
     throw new UsageError('E_OPTION', '--watch goes with --device');
   }
   const rings = parseRings(flags.ring ?? []);
+  const vhostUser = parseVhostUser(flags).map((device) => ({
+    ...device,
+    ...withDefaults(device.ring, rings),
+  }));
   const rng = typeof flags.rng === 'string' ? parseRng(flags.rng) : {};
   const consoleTransport = flags.console?.transport;
   const vsock = flags.vsock === undefined ? undefined : parseVsock(flags.vsock);
@@ -225,11 +238,11 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
     ...(flags.hugepages === undefined ? {} : { hugePages: flags.hugepages }),
     ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
     ...(flags.hideCpuFeature === undefined ? {} : { hideCpuFeatures: flags.hideCpuFeature }),
-    disks: (flags.disk ?? []).map((text) => {
+    disks: (flags.disk ?? []).filter(inThisProcess).map((text) => {
       const disk = parseDisk(text);
       return { ...disk, ...withDefaults(disk.ring, rings) };
     }),
-    nets: (flags.net ?? []).map((text) => {
+    nets: (flags.net ?? []).filter(inThisProcess).map((text) => {
       const net = parseNet(text);
       // It has no virtqueues for --ring all to be about.
       if (net.model === 'e1000') return net;
@@ -238,12 +251,15 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
     ...(flags.device === undefined
       ? {}
       : {
-          devices: flags.device.map((text) => {
-            const device = parseOwnDevice(text);
-            const watch = flags.watch === undefined ? {} : { watch: flags.watch };
-            return { ...device, ...watch, ...withDefaults(device.ring, rings) };
-          }),
+          devices: flags.device
+            .filter((text) => !isGenericBackend(text))
+            .map((text) => {
+              const device = parseOwnDevice(text);
+              const watch = flags.watch === undefined ? {} : { watch: flags.watch };
+              return { ...device, ...watch, ...withDefaults(device.ring, rings) };
+            }),
         }),
+    ...(vhostUser.length === 0 ? {} : { vhostUser }),
     rng:
       flags.rng === false
         ? false

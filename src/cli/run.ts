@@ -21,6 +21,7 @@ import {
 } from './run-options.ts';
 import { terminalInput, terminalSize } from './terminal.ts';
 import { traceTable } from './trace-table.ts';
+import { isGenericBackend, namesBackend } from './vhost-user-options.ts';
 
 /** What a run that is traced needs of a machine. */
 interface TracedMachine {
@@ -174,9 +175,13 @@ function withoutModules(args: readonly string[]): string[] {
  * it has to see what is written meanwhile.
  */
 export function writtenFolders(flags: RunFlags): string[] {
-  const disks = (flags.disk ?? []).map(parseDisk).filter((disk) => disk.readOnly !== true);
+  const images = (flags.disk ?? []).filter((text) => !namesBackend(text));
+  const disks = images.map(parseDisk).filter((disk) => disk.readOnly !== true);
   const consoles = [flags.console, flags.serial].filter((target) => target?.to === 'file');
-  const watched = flags.watch === true ? (flags.device ?? []).map(parseOwnDevice) : [];
+  const watched =
+    flags.watch === true
+      ? (flags.device ?? []).filter((text) => !isGenericBackend(text)).map(parseOwnDevice)
+      : [];
   const modules = watched.flatMap((device) =>
     'module' in device ? [{ path: device.module }] : [],
   );

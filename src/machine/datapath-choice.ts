@@ -5,11 +5,15 @@ import { QueueWorkerDatapath } from '../datapath/queue-worker.ts';
 import { InternalError, UsageError } from '../host/errors.ts';
 import { VhostDatapath } from '../vhost/vhost-datapath.ts';
 import { openVhostUnits } from '../vhost/vhost-unit.ts';
+import { VhostUserDevice } from '../vhost-user/vhost-user-device.ts';
 import type { VhostSpec, VirtioDevice } from '../virtio/device.ts';
 import { hasFeature } from '../virtio/features.ts';
 
-/** `userspace`: the device's own data half, in this process. `vhost`: the host kernel. */
-export type DatapathName = 'userspace' | 'vhost';
+/**
+ * `userspace`: the device's own data half, in this process. `vhost`: the host kernel. `vhost-user`:
+ * another process, for devices that live there only.
+ */
+export type DatapathName = 'userspace' | 'vhost' | 'vhost-user';
 
 /** Makes datapaths. */
 export interface OpenDatapaths {
@@ -31,12 +35,13 @@ export class DatapathChoice {
   readonly #open: OpenDatapaths;
   #userspace: Datapath;
   #vhost: Datapath | undefined;
-  #name: DatapathName = 'userspace';
+  #name: DatapathName;
 
   constructor(device: VirtioDevice, events: DatapathEvents, open: OpenDatapaths = REAL) {
     this.#device = device;
     this.#events = events;
     this.#open = open;
+    this.#name = device instanceof VhostUserDevice ? 'vhost-user' : 'userspace';
     this.#userspace = open.userspace(device, events);
   }
 
@@ -51,6 +56,11 @@ export class DatapathChoice {
 
   /** @throws UsageError when `choose` could not be followed, with these features negotiated */
   check(name: DatapathName, features: bigint): void {
+    if (this.#device instanceof VhostUserDevice || name === 'vhost-user') {
+      const why =
+        name === 'vhost-user' ? 'lives in this process and' : 'lives in another process and';
+      throw new UsageError('E_VHOST_USER', `${this.#device.name} ${why} cannot move to ${name}`);
+    }
     const { withheld } = name === 'vhost' ? this.#openVhost() : this.#userspace;
     const missing = features & withheld;
     if (missing === 0n) return;
@@ -102,6 +112,7 @@ export class DatapathChoice {
 }
 
 function createDatapath(device: VirtioDevice, events: DatapathEvents): Datapath {
+  if (device instanceof VhostUserDevice) return device.createDatapath(events);
   const { placement } = device;
   if (placement.thread === 'worker') {
     return new QueueWorkerDatapath({ name: device.name, ...placement }, events);

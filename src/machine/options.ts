@@ -129,6 +129,29 @@ export type OwnDeviceOptions = CarriedOptions &
     | { readonly device: VirtioDevice }
   );
 
+/** A device whose queues another process serves, over the vhost-user protocol; see docs/vhost-user.md. */
+export interface VhostUserOptions extends CarriedOptions {
+  /** What the device is: by name, or its device ID (virtio 1.3 §5) where the back end has the rest. */
+  readonly type: 'net' | 'blk' | 'fs' | number;
+  /** Path of the unix socket between the two. */
+  readonly socket: string;
+  /** Listen on the socket, and wait for the back end to connect. Default false: it listens. */
+  readonly server?: boolean;
+  /**
+   * `net`: queue pairs. `blk` and `fs`: request queues. By device ID: all queues. Default: what
+   * the back end's configuration says of a disk, else 1.
+   */
+  readonly queues?: number;
+  /** `fs`: what the guest mounts it by, at most 36 bytes. */
+  readonly tag?: string;
+  /** `net`: MAC address. Default: the back end's, else one made from the socket's path. */
+  readonly mac?: string;
+  /** By device ID: bytes of the configuration space, asked of the back end. Default 0. */
+  readonly configSize?: number;
+  /** How long the back end may take for an answer, in milliseconds. Default 10000. */
+  readonly timeoutMs?: number;
+}
+
 /** Everything that a machine is made of. */
 export interface MachineOptions {
   /** Path of a bzImage or an ELF vmlinux. */
@@ -154,6 +177,8 @@ export interface MachineOptions {
   readonly disks?: readonly DiskOptions[];
   readonly nets?: readonly NetOptions[];
   readonly devices?: readonly OwnDeviceOptions[];
+  /** Devices that other processes serve; guest RAM is then a file that they map. */
+  readonly vhostUser?: readonly VhostUserOptions[];
   /** A virtio entropy device. Default true. */
   readonly rng?: boolean | CarriedOptions;
   readonly console?: CarriedOptions;

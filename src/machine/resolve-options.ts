@@ -1,5 +1,6 @@
 /** Checks what a caller asked for, once, and fills in what was left out. */
 import { freemem, totalmem } from 'node:os';
+import { VHOST_USER_MAX_CONFIG_SIZE } from '../abi/vhost-user.ts';
 import { GUEST_CID_MAX, GUEST_CID_MIN } from '../abi/virtio-vsock.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
@@ -12,6 +13,7 @@ import type {
   OwnDeviceOptions,
   RingOptions,
   TransportName,
+  VhostUserOptions,
   VsockOptions,
 } from './options.ts';
 
@@ -42,6 +44,7 @@ export interface ResolvedOptions {
   readonly disks: readonly DiskOptions[];
   readonly nets: readonly NetOptions[];
   readonly devices: readonly OwnDeviceOptions[];
+  readonly vhostUser: readonly VhostUserOptions[];
   readonly rng: CarriedOptions | undefined;
   readonly console: CarriedOptions;
   readonly vsock: VsockOptions | undefined;
@@ -63,10 +66,12 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
   const { vsock } = options;
   if (vsock !== undefined) checkVsock(vsock);
   const own = options.devices ?? [];
+  const { vhostUser = [] } = options;
+  vhostUser.forEach(checkVhostUser);
   const console = options.console ?? {};
   nets.forEach(checkModel);
   const cards = nets.map((net) => (net.model === 'e1000' ? ({ transport: 'pci' } as const) : net));
-  const carried: CarriedOptions[] = [console, ...disks, ...cards, ...own];
+  const carried: CarriedOptions[] = [console, ...disks, ...cards, ...own, ...vhostUser];
   if (rng !== false) carried.push(rng === true ? {} : rng);
   if (vsock !== undefined) carried.push(vsock);
   for (const { ring, transport } of carried) {
@@ -88,6 +93,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     disks,
     nets,
     devices: own,
+    vhostUser,
     rng: rng === false ? undefined : rng === true ? {} : rng,
     console,
     vsock,
@@ -98,6 +104,26 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     trace: options.trace,
     check: options.check ?? false,
   });
+}
+
+/** The most that one descriptor's message can name (VHOST_USER_VRING_IDX_MASK). */
+const VHOST_USER_QUEUES_MAX = 256;
+
+function checkVhostUser({ type, socket, queues = 1, tag, configSize = 0 }: VhostUserOptions): void {
+  const refuse = (why: string): never => {
+    throw new UsageError('E_VHOST_USER', `vhost-user device at ${socket}: ${why}`);
+  };
+  if (typeof type === 'number' && !(Number.isInteger(type) && type >= 1 && type <= 63)) {
+    refuse(`there is no device ID ${type}; take one of virtio 1.3 §5`);
+  }
+  if (!Number.isInteger(queues) || queues < 1 || queues > VHOST_USER_QUEUES_MAX) {
+    refuse(`${queues} queues cannot be had; choose 1 to ${VHOST_USER_QUEUES_MAX}`);
+  }
+  if (!Number.isInteger(configSize) || configSize < 0 || configSize > VHOST_USER_MAX_CONFIG_SIZE) {
+    refuse(`${configSize} bytes of configuration; choose 0 to ${VHOST_USER_MAX_CONFIG_SIZE}`);
+  }
+  const bytes = Buffer.byteLength(tag ?? '');
+  if (type === 'fs' && (bytes === 0 || bytes > 36)) refuse('give it a tag of 1 to 36 bytes');
 }
 
 function checkTransport(transport: TransportName | undefined): void {

@@ -5,7 +5,7 @@ import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { Kvm } from '../kvm/kvm.ts';
-import { Ram } from '../memory/ram.ts';
+import { Ram, type RamBacking } from '../memory/ram.ts';
 import { ConsoleDevice } from '../virtio/device/console.ts';
 import type { TraceSummary } from '../virtio/observe/trace-collector.ts';
 import { type CreatedDevice, createDevices } from './create-devices.ts';
@@ -23,6 +23,7 @@ import type { GateOrder } from './queue-holds.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 import { SerialStream } from './serial-stream.ts';
 import { StepQueue } from './step-queue.ts';
+import { createVhostUserDevices } from './vhost-user-devices.ts';
 
 /** Events of a machine, by name. */
 export interface VirtualMachineEvents {
@@ -84,9 +85,10 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
           `this KVM runs at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}; ask for fewer`,
         );
       }
-      ram = new Ram(resolved.memory, resolved.hugePages ? 'hugetlb' : 'anonymous');
+      ram = new Ram(resolved.memory, ramBacking(resolved));
       devices = createDevices(resolved);
       devices.push(...(await createOwnDevices(resolved.devices, resolved.transport)));
+      devices.push(...(await createVhostUserDevices(resolved)));
       vm = new VirtualMachine(resolved, kvm, ram, devices);
       vm.#watch();
       await vm.#placeDevices(devices);
@@ -408,4 +410,10 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       `cannot ${what} a machine that is ${this.#state}; it must be ${state}`,
     );
   }
+}
+
+/** Only memory with a file can be seen by other processes; the rest is faster (docs/datapath.md). */
+function ramBacking({ hugePages, vhostUser }: ResolvedOptions): RamBacking {
+  if (hugePages) return 'hugetlb';
+  return vhostUser.length === 0 ? 'anonymous' : 'memfd';
 }

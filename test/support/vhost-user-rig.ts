@@ -1,0 +1,122 @@
+/** A driver in guest RAM that other processes can map, in front of a vhost-user device: no KVM. */
+import type { DatapathEvents } from '../../src/datapath/datapath.ts';
+import { drainEventfd, Eventfd, signalEventfd } from '../../src/host/eventfd.ts';
+import { LOOP_READABLE, LoopWatch } from '../../src/host/main-loop.ts';
+import { Ram } from '../../src/memory/ram.ts';
+import { MiB } from '../../src/memory/ram-layout.ts';
+import type { BufferRequest, CompletedBuffer } from '../../src/testing/driver-buffer.ts';
+import { createDriverQueue, type DriverQueue } from '../../src/testing/driver-queue.ts';
+import { GuestHeap } from '../../src/testing/guest-heap.ts';
+import type { VhostUserDevice } from '../../src/vhost-user/vhost-user-device.ts';
+import type { VringState } from '../../src/virtio/queue/virtqueue.ts';
+
+const DEADLINE_MS = 10_000;
+
+/** One activation of a device after the other. */
+export class VhostUserRig implements AsyncDisposable {
+  readonly ram = new Ram(16 * MiB, 'memfd');
+  readonly heap = new GuestHeap(this.ram.memory, MiB, 16 * MiB);
+  readonly logs: string[] = [];
+  readonly broken: string[] = [];
+  readonly queues: DriverQueue[] = [];
+  readonly device: VhostUserDevice;
+  readonly #datapath: ReturnType<VhostUserDevice['createDatapath']>;
+  readonly #kicks: Eventfd[] = [];
+  readonly #calls: Eventfd[] = [];
+  readonly #watches: LoopWatch[] = [];
+  #heard: () => void = () => {};
+
+  constructor(device: VhostUserDevice) {
+    this.device = device;
+    const events: DatapathEvents = {
+      broken: (reason) => this.#hear(this.broken, reason),
+      log: (text) => this.#hear(this.logs, text),
+      message: () => {},
+    };
+    this.#datapath = device.createDatapath(events);
+    device.attach({
+      updateConfig: (change) => {
+        change(new DataView(device.config.buffer, device.config.byteOffset, device.config.length));
+        this.#heard();
+      },
+      readConfig: () => Uint8Array.from(device.config),
+      post: () => {},
+    });
+  }
+
+  /** @param features those that the driver accepts */
+  async start(features: bigint, size = 64): Promise<void> {
+    for (const index of this.device.queues.keys()) {
+      const kick = new Eventfd();
+      const call = new Eventfd();
+      this.#kicks.push(kick);
+      this.#calls.push(call);
+      this.#watches.push(
+        new LoopWatch(call.fd, LOOP_READABLE, () => {
+          drainEventfd(call.fd);
+          this.#heard();
+        }),
+      );
+      const options = { index, size, features, kickFd: kick.fd, callFd: call.fd };
+      this.queues.push(createDriverQueue(this.heap, options));
+    }
+    await this.resume(features);
+  }
+
+  async resume(features: bigint, states?: ReadonlyMap<number, VringState>): Promise<void> {
+    const queues = this.queues.map(({ config }) => {
+      const state = states?.get(config.index);
+      return state === undefined ? config : { ...config, state };
+    });
+    await this.#datapath.start({ memory: this.ram.memory.share, features, queues });
+  }
+
+  stop(): Promise<ReadonlyMap<number, VringState>> {
+    return this.#datapath.stop();
+  }
+
+  add(queue: number, request: BufferRequest): void {
+    const driver = this.queues[queue];
+    driver?.add(request);
+    if (driver?.kick() === true) signalEventfd(driver.config.kickFd);
+  }
+
+  /** Resolves to the next buffers that are used. */
+  async completed(queue: number, count = 1): Promise<CompletedBuffer[]> {
+    const done: CompletedBuffer[] = [];
+    await this.until(() => {
+      done.push(...(this.queues[queue]?.completed() ?? []));
+      return done.length >= count;
+    }, `${count} used buffers`);
+    return done;
+  }
+
+  async until(condition: () => boolean, what: string): Promise<void> {
+    const deadline = Date.now() + DEADLINE_MS;
+    while (!condition()) {
+      if (Date.now() >= deadline) {
+        throw new Error(`no ${what}; said: ${[...this.logs, ...this.broken].join(' | ')}`);
+      }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, 200);
+        this.#heard = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#datapath.close();
+    this.device.close();
+    for (const watch of this.#watches) watch.close();
+    for (const fd of [...this.#kicks, ...this.#calls]) fd.close();
+    this.ram[Symbol.dispose]();
+  }
+
+  #hear(where: string[], text: string): void {
+    where.push(text);
+    this.#heard();
+  }
+}
