@@ -195,6 +195,7 @@ export function addMachineOptions(command: Command): Command {
       'write what happens to a file for Perfetto; summary: print a table at the end; may be given twice',
       collect,
     )
+    .option('--check', 'tell when a driver or a device breaks a rule of virtio')
     .option('--lab', 'run in the emulated KVM host, see `nodevmm lab`')
     .option('--no-lab', "never take the lab, even if the host's KVM cannot run Linux");
 }

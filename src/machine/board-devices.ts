@@ -12,7 +12,7 @@ import type { SharedState } from '../state/shared-state.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import { observeRegisters } from '../virtio/observe/observe-registers.ts';
 import type { TraceWriter } from '../virtio/observe/trace-ring.ts';
-import type { DriverEvents } from '../virtio/transport/device-contract.ts';
+import type { DeviceShape, DriverEvents } from '../virtio/transport/device-contract.ts';
 import {
   VIRTIO_MMIO_WINDOW_SIZE,
   VirtioMmio,
@@ -100,11 +100,11 @@ export function createBoardDevice(
   const { state, port, intx, lines } = ground;
   switch (kind) {
     case 'virtio-pci': {
-      const pci = new VirtioPci(state, port, intx, plan, driverEvents(ground, device, post));
+      const pci = new VirtioPci(state, port, intx, plan, driverEvents(ground, plan, device, post));
       return { kind: 'virtio', transport: pci, ...onBus(plan.slot, pci) };
     }
     case 'virtio-mmio': {
-      const events = driverEvents(ground, device, post);
+      const events = driverEvents(ground, plan, device, post);
       const transport = new VirtioMmio(state, port, lines, plan, events);
       const place = {
         kind: 'window',
@@ -129,11 +129,16 @@ function onBus(slot: number, pci: { readonly pciFunction: PciFunction; reset(): 
 
 /** What a driver makes happen, as messages to the main thread. */
 function driverEvents(
-  { tracer }: DeviceGround,
+  { tracer, check }: DeviceGround,
+  { shape, kicks }: { readonly shape: DeviceShape; readonly kicks: readonly number[] },
   device: number,
   post: (message: DeviceMessage) => void,
 ): DriverEvents {
-  const observer = observeRegisters(device, tracer);
+  const checked = {
+    device: { ...shape, kicks },
+    breach: (breach: Breach) => post({ kind: 'breach', device, breach }),
+  };
+  const observer = observeRegisters({ device, tracer, check: check ? checked : undefined });
   return {
     ...(observer === undefined ? {} : { observer }),
     driverOk: () => post({ kind: 'driver-ok', device }),

@@ -23,7 +23,13 @@ export interface RegisterObserver {
   /** The driver reads configuration space (§2.5). */
   configRead(offset: number, size: number, value: number): void;
   /** The driver writes configuration space. @param writable whether a byte of it is its to write */
-  configWritten(offset: number, size: number, value: number, writable: boolean): void;
+  configWritten(
+    offset: number,
+    size: number,
+    value: number,
+    writable: boolean,
+    status: number,
+  ): void;
   /** The driver wrote a register that is only to be read. @param name the specification's */
   readOnlyWritten(name: string): void;
   /** All registers took their initial values. */

@@ -1,5 +1,6 @@
-/** Whole guests as fixtures. */
+/** Whole guests as fixtures. Each runs under the check of virtio's rules: a breach fails its test. */
 
+import t from 'tap';
 import { buildGuest } from '../../src/guest/guests.ts';
 import type { KernelSeries } from '../../src/guest/kernel.ts';
 import type { MachineOptions } from '../../src/index.ts';
@@ -26,7 +27,11 @@ export async function createGuest(fixture: GuestFixture = {}): Promise<VirtualMa
     kernel: guest.kernel,
     initrd: guest.initrd,
     commandLine: `earlycon=uart8250,io,0x3f8 console=hvc0 quiet panic=-1 ${append}`.trim(),
+    check: true,
     ...machine,
+  });
+  vm.on('breach', ({ device, queue, side, text, dump }) => {
+    t.fail(`${device} queue ${queue}: the ${side} broke a rule: ${text}`, { dump });
   });
   showLastWords(vm);
   return vm;

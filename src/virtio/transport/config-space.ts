@@ -67,12 +67,6 @@ export class ConfigSpace {
 
   /** Returns false when no byte of it is the driver's to write. */
   write(offset: number, size: number, value: number): boolean {
-    const writable = this.#write(offset, size, value);
-    this.#observer?.configWritten(offset, size, value, writable);
-    return writable;
-  }
-
-  #write(offset: number, size: number, value: number): boolean {
     if (offset + size > this.#bytes.length) return false;
     let writable = 0;
     for (let i = 0; i < size; i++) {

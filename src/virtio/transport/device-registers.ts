@@ -336,7 +336,9 @@ export class DeviceRegisters {
 
   /** The driver writes configuration space. */
   writeConfig(offset: number, size: number, value: number): void {
-    if (!this.config.write(offset, size, value)) return;
+    const writable = this.config.write(offset, size, value);
+    this.#events.observer?.configWritten(offset, size, value, writable, this.status);
+    if (!writable) return;
     this.#events.configWritten(offset, size, value);
   }
 
