@@ -40,6 +40,7 @@ export const LAYERS: readonly Layer[] = [
   { folder: 'guest', rank: 9 },
   { folder: 'lab', rank: 9 },
   { folder: 'control', rank: 9 },
+  { folder: 'inspect', rank: 9 },
   { folder: 'testing', rank: 9 },
   { folder: 'cli', rank: 10 },
 ];

@@ -1,9 +1,9 @@
 /** A measure as a chart: a bar for each row's median, its samples as dots, a line from lowest to highest. */
 import { scaleLinear } from 'd3-scale';
+import { element, escapeText } from '../../src/inspect/markup.ts';
 import { figure, type Result, type Row, ratio } from '../harness/measure.ts';
 import { figureText } from '../harness/notes.ts';
 import { spread } from '../harness/statistics.ts';
-import { element, escapeText } from './markup.ts';
 
 const WIDTH = 600;
 const NAMES = 150;

@@ -1,4 +1,6 @@
 /** A report as one HTML page that needs nothing else: charts, tables, where and how it was measured. */
+
+import { element, escapeText } from '../../src/inspect/markup.ts';
 import { EMULATED_NOTE } from '../harness/host.ts';
 import { type Headline, headlines, type Result, type Row, ratio } from '../harness/measure.ts';
 import {
@@ -12,7 +14,6 @@ import {
 import { isEmulated, type Report, type Site } from '../harness/report.ts';
 import { spread } from '../harness/statistics.ts';
 import { chart } from './chart.ts';
-import { element, escapeText } from './markup.ts';
 import { STYLE } from './style.ts';
 
 /** The page. */

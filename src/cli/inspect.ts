@@ -1,18 +1,26 @@
 /** `nodevmm inspect`: what goes on in the devices and queues of a running machine. */
+import { constants as os } from 'node:os';
 import { type Command, Option } from 'commander';
 import { ask, askInspection, onlyMachine } from '../control/client.ts';
 import { UsageError } from '../host/errors.ts';
+import type { Inspector } from '../inspect/inspector.ts';
+import { InspectServer } from '../inspect/web-server.ts';
 import type { GateOrder } from '../machine/queue-holds.ts';
+import { EXIT_OK } from './exit-status.ts';
+import { showInTerminal } from './inspect-terminal.ts';
+import { terminalInput, terminalSize } from './terminal.ts';
 
 const EXAMPLES = `
 Examples:
+  nodevmm inspect                               live, in this terminal
+  nodevmm inspect --web                         live, as a page for a browser on this host
   nodevmm inspect --json                        every device, feature and ring, as it is now
   nodevmm inspect web --json --device net0      the rings of one device, in the machine called web
   nodevmm inspect --hold blk0:requestq1         the disk takes no request any more
   nodevmm inspect --step blk0:requestq1         it takes one more
   nodevmm inspect --release blk0:requestq1      it goes on
 
-Machines in the lab are looked at in the lab: nodevmm lab -- npx nodevmm inspect --json`;
+Machines in the lab are looked at in the lab: nodevmm lab -- npx nodevmm inspect`;
 
 /** A queue as a person names it. */
 interface QueueName {
@@ -23,6 +31,8 @@ interface QueueName {
 /** Command-line options of `inspect`, as commander fills them in. */
 interface InspectFlags {
   readonly json?: boolean;
+  readonly web?: boolean;
+  readonly port?: number;
   readonly device?: string;
   readonly queue?: string;
   readonly hold?: QueueName;
@@ -43,7 +53,11 @@ export function registerInspectCommand(program: Command, finish: (status: number
     .command('inspect')
     .description('look at the devices and queues of a running machine')
     .argument('[machine]', 'its --name, else its process id; may be left out when only one runs')
-    .option('--json', 'print what is there now, and end')
+    .option('--web', 'serve it as a page, on loopback only')
+    .addOption(
+      new Option('--port <number>', 'of the page; default: a free one').argParser(parsePort),
+    )
+    .option('--json', 'print what is there now, and end; so it does without a terminal')
     .option('--device <name>', 'the rings of this device only, e.g. net0')
     .option('--queue <name>', 'the rings of this queue only, by name or index')
     .addOption(order('hold', 'have the device take no buffer from this queue, and end'))
@@ -52,9 +66,39 @@ export function registerInspectCommand(program: Command, finish: (status: number
     .addHelpText('after', EXAMPLES)
     .action(async (machine: string | undefined, flags: InspectFlags) => {
       const name = machine ?? (await onlyMachine());
-      if (!(await obey(name, flags))) await printSnapshot(name, flags);
-      finish(0);
+      finish(await show(name, flags));
     });
+}
+
+/** @returns the exit status */
+async function show(name: string, flags: InspectFlags): Promise<number> {
+  if (await obey(name, flags)) return EXIT_OK;
+  const machine: Inspector = {
+    name,
+    inspect: (filter) => askInspection(name, filter),
+    order: async (call, device, queue) => void (await ask(name, { call, device, queue })),
+  };
+  if (flags.web === true) return await serve(machine, flags.port ?? 0);
+  const terminal = terminalInput();
+  const narrowed = flags.device !== undefined || flags.queue !== undefined;
+  if (flags.json !== true && !narrowed && terminal !== undefined && terminalSize() !== undefined) {
+    return await showInTerminal(machine, terminal, terminalSize);
+  }
+  await printSnapshot(machine, flags);
+  return EXIT_OK;
+}
+
+/** Until a signal ends it. */
+async function serve(machine: Inspector, port: number): Promise<number> {
+  // Nobody gets an address that shows nothing.
+  await machine.inspect({ device: '' });
+  using server = await InspectServer.open(machine, port);
+  process.stdout.write(`${server.url}\n`);
+  return await new Promise((resolve) => {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+      process.once(signal, () => resolve(128 + os.signals[signal]));
+    }
+  });
 }
 
 /** Gives the orders that there are. @returns false when there are none */
@@ -67,12 +111,18 @@ async function obey(name: string, flags: InspectFlags): Promise<boolean> {
   return orders.length > 0;
 }
 
-async function printSnapshot(name: string, { device, queue }: InspectFlags): Promise<void> {
-  const inspection = await askInspection(name, {
+async function printSnapshot(machine: Inspector, { device, queue }: InspectFlags): Promise<void> {
+  const inspection = await machine.inspect({
     ...(device === undefined ? {} : { device }),
     ...(queue === undefined ? {} : { queue }),
   });
   process.stdout.write(`${JSON.stringify(inspection, null, 2)}\n`);
+}
+
+function parsePort(text: string): number {
+  const port = Number(text);
+  if (/^\d{1,5}$/.test(text) && port < 65536) return port;
+  throw new UsageError('E_OPTION', `--port ${text} is no port; take a number up to 65535`);
 }
 
 function parseQueue(text: string): QueueName {

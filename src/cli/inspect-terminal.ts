@@ -1,0 +1,165 @@
+/** The live view in a terminal: the alternate screen, keys, and the terminal as it was on every way out. */
+import { writeSync } from 'node:fs';
+import { constants as os } from 'node:os';
+import type { ReadStream } from 'node:tty';
+import { messageOf } from '../host/errors.ts';
+import type { Inspector } from '../inspect/inspector.ts';
+import { type Selection, selectQueue } from '../inspect/page.ts';
+import { terminalView } from '../inspect/terminal-view.ts';
+import type { MachineInspection } from '../machine/inspect.ts';
+import type { GateOrder } from '../machine/queue-holds.ts';
+import { CleanUp } from './clean-up.ts';
+import { RawTerminal } from './terminal.ts';
+
+const PERIOD_MS = 250;
+/** Alternate screen, no cursor. */
+const ENTER = '\x1b[?1049h\x1b[?25l';
+const LEAVE = '\x1b[?25h\x1b[?1049l';
+const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
+const ORDERS: Readonly<Record<string, GateOrder>> = { h: 'hold', s: 'step', r: 'release' };
+/** How far a key moves: devices, queues. */
+const MOVES: Readonly<Record<string, readonly [number, number]>> = {
+  '\x1b[A': [-1, 0],
+  '\x1b[B': [1, 0],
+  '\x1b[C': [0, 1],
+  '\x1b[D': [0, -1],
+  '\t': [0, 1],
+  k: [-1, 0],
+  j: [1, 0],
+};
+/** A control sequence (ECMA-48 §5.4) or a character. */
+const KEYS = /\p{Cc}\[[0-9;]*[A-Za-z~]|./gsu;
+
+/**
+ * Shows a machine until the person has seen enough, or a signal ends it.
+ * @param size of the terminal, asked for at every look
+ * @returns the exit status
+ */
+export async function showInTerminal(
+  machine: Inspector,
+  input: ReadStream,
+  size: () => { readonly columns: number; readonly rows: number } | undefined,
+): Promise<number> {
+  const view = new LiveView(machine, size);
+  // The first look fails as any other command would, and not behind an alternate screen.
+  await view.look();
+  using cleanUp = new CleanUp();
+  const leave = (): void => void writeSync(1, LEAVE);
+  process.on('exit', leave);
+  cleanUp.defer(() => {
+    process.removeListener('exit', leave);
+    leave();
+  });
+  cleanUp.use(new RawTerminal(input));
+  writeSync(1, ENTER);
+  return await new Promise((resolve) => {
+    const timer = setInterval(() => void view.refresh(), PERIOD_MS);
+    cleanUp.defer(() => clearInterval(timer));
+    for (const signal of SIGNALS) {
+      const end = (): void => resolve(128 + os.signals[signal]);
+      process.on(signal, end);
+      cleanUp.defer(() => process.removeListener(signal, end));
+    }
+    const typed = (text: string): void => {
+      for (const key of text.match(KEYS) ?? []) {
+        if (key === 'q' || key === '\x03' || key === '\x1b') resolve(0);
+        else view.press(key);
+      }
+    };
+    input.setEncoding('utf8').on('data', typed);
+    cleanUp.defer(() => {
+      input.removeListener('data', typed);
+      input.pause();
+    });
+    const resized = (): void => view.draw();
+    process.stdout.on('resize', resized);
+    cleanUp.defer(() => process.stdout.removeListener('resize', resized));
+    view.draw();
+  });
+}
+
+/** What is shown now. */
+class LiveView {
+  readonly #machine: Inspector;
+  readonly #size: () => { readonly columns: number; readonly rows: number } | undefined;
+  #inspection: MachineInspection = { state: '', devices: [] };
+  #selection: Selection | undefined;
+  #notice = '';
+  #looking = false;
+
+  constructor(
+    machine: Inspector,
+    size: () => { readonly columns: number; readonly rows: number } | undefined,
+  ) {
+    this.#machine = machine;
+    this.#size = size;
+  }
+
+  async look(): Promise<void> {
+    const chosen = this.#selection;
+    const filter =
+      chosen === undefined
+        ? { device: '' }
+        : { device: chosen.device, queue: String(chosen.queue) };
+    this.#inspection = await this.#machine.inspect(filter);
+    this.#selection ??= selectQueue(this.#inspection, undefined, undefined);
+  }
+
+  async refresh(): Promise<void> {
+    // A machine that is slow to answer is not asked again meanwhile.
+    if (this.#looking) return;
+    this.#looking = true;
+    try {
+      await this.look();
+    } catch (error) {
+      this.#notice = messageOf(error);
+    } finally {
+      this.#looking = false;
+    }
+    this.draw();
+  }
+
+  press(key: string): void {
+    const order = ORDERS[key];
+    const move = MOVES[key];
+    if (move !== undefined) this.#move(...move);
+    else if (order !== undefined) void this.#order(order);
+  }
+
+  draw(): void {
+    const size = this.#size() ?? { columns: 80, rows: 24 };
+    const lines = terminalView(
+      this.#machine.name,
+      this.#inspection,
+      this.#selection,
+      size,
+      this.#notice,
+    );
+    // In one piece, so that no half of a picture shows.
+    process.stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`);
+  }
+
+  #move(devices: number, queues: number): void {
+    const all = this.#inspection.devices;
+    const at = all.findIndex(({ name }) => name === this.#selection?.device);
+    const device = all[at + devices];
+    if (device === undefined) return;
+    const last = Math.max(0, device.queues.length - 1);
+    const queue = devices === 0 ? (this.#selection?.queue ?? 0) + queues : 0;
+    this.#selection = { device: device.name, queue: Math.min(Math.max(queue, 0), last) };
+    this.#notice = '';
+    void this.refresh();
+  }
+
+  async #order(call: GateOrder): Promise<void> {
+    const chosen = this.#selection;
+    if (chosen === undefined) return;
+    try {
+      await this.#machine.order(call, chosen.device, String(chosen.queue));
+      this.#notice = '';
+    } catch (error) {
+      this.#notice = messageOf(error);
+    }
+    await this.refresh();
+  }
+}

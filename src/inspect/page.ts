@@ -1,0 +1,253 @@
+/** The page that shows a machine: whole by itself, and the part of it that is sent again as things change. */
+import type { InspectedDevice, InspectedQueue, MachineInspection } from '../machine/inspect.ts';
+import { CLIENT } from './client.ts';
+import { element, escapeText } from './markup.ts';
+import { type Chain, type ChainBuffer, queueModel } from './queue-model.ts';
+import { ringFigures } from './ring-figure.ts';
+import { STYLE } from './style.ts';
+
+/** The queue that is looked at. */
+export interface Selection {
+  readonly device: string;
+  readonly queue: number;
+}
+
+const STATUS_BITS = [
+  'ACKNOWLEDGE',
+  'DRIVER',
+  'FEATURES_OK',
+  'DRIVER_OK',
+  'DEVICE_NEEDS_RESET',
+  'FAILED',
+];
+const BYTES_A_ROW = 8;
+
+/** The queue to look at: the one that was asked for, else the first that there is. */
+export function selectQueue(
+  { devices }: MachineInspection,
+  device: string | undefined,
+  queue: number | undefined,
+): Selection | undefined {
+  const found =
+    devices.find(({ name }) => name === device) ??
+    devices.find(({ queues }) => queues.some(({ enabled }) => enabled)) ??
+    devices[0];
+  if (found === undefined) return undefined;
+  const index =
+    found.queues[queue ?? -1]?.index ?? found.queues.find(({ enabled }) => enabled)?.index;
+  return { device: found.name, queue: index ?? 0 };
+}
+
+/**
+ * The page.
+ * @param name of the machine
+ * @param nonce that the page's script and style are allowed by (Content-Security-Policy)
+ */
+export function inspectPage(
+  name: string,
+  inspection: MachineInspection,
+  selection: Selection | undefined,
+  nonce: string,
+): string {
+  const title = `${name}: nodevmm inspect`;
+  const head = [
+    '<meta charset="utf-8">',
+    '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    '<meta name="color-scheme" content="light dark">',
+    element('title', {}, escapeText(title)),
+    element('style', { nonce }, STYLE),
+  ];
+  const body = [
+    element('main', { id: 'live' }, inspectView(name, inspection, selection)),
+    element('p', { id: 'notice', role: 'status' }, ''),
+    element('script', { nonce }, CLIENT),
+  ];
+  const page = [element('head', {}, head.join('\n')), element('body', {}, body.join('\n'))];
+  return `<!doctype html>\n${element('html', { lang: 'en' }, page.join('\n'))}\n`;
+}
+
+/** What changes on the page. */
+export function inspectView(
+  name: string,
+  { state, devices }: MachineInspection,
+  selection: Selection | undefined,
+): string {
+  const device = devices.find((one) => one.name === selection?.device);
+  const queue = device?.queues[selection?.queue ?? 0];
+  const header = element(
+    'header',
+    {},
+    element('h1', {}, `${element('small', {}, 'nodevmm inspect')} ${escapeText(name)}`) +
+      element('span', { class: `state ${state === 'running' ? 'good' : ''}` }, escapeText(state)),
+  );
+  const nav = element(
+    'nav',
+    {},
+    devices.map((one) => deviceLink(one, one === device, queue)).join('\n'),
+  );
+  const centre = device === undefined || queue === undefined ? '' : queueSection(device, queue);
+  const aside = device === undefined ? '' : element('aside', {}, deviceDetails(device));
+  return [header, element('div', { class: 'columns' }, [nav, centre, aside].join('\n'))].join('\n');
+}
+
+function deviceLink(
+  device: InspectedDevice,
+  chosen: boolean,
+  queue: InspectedQueue | undefined,
+): string {
+  const { name, deviceId, type = `device ID ${deviceId}`, queues } = device;
+  const links = queues.map((one) => {
+    const attributes = {
+      href: `?device=${encodeURIComponent(name)}&queue=${one.index}`,
+      class: one.enabled ? 'queue' : 'queue off',
+      ...(chosen && one === queue ? { 'aria-current': 'true' } : {}),
+    };
+    const held = one.held === null ? '' : element('b', { class: 'held' }, 'held');
+    return element('a', attributes, `${escapeText(one.name)} ${held}`);
+  });
+  const title = element('h2', {}, `${escapeText(name)} ${element('small', {}, escapeText(type))}`);
+  return element('section', { class: chosen ? 'device chosen' : 'device' }, title + links.join(''));
+}
+
+function queueSection(device: InspectedDevice, queue: InspectedQueue): string {
+  const { format, size, vector, enabled } = queue;
+  const facts = enabled
+    ? [
+        `${format}, ${size} entries`,
+        vector === null ? 'no interrupt vector' : `vector ${vector}`,
+        `descriptors ${queue.descriptorArea}`,
+        `driver area ${queue.driverArea}`,
+        `device area ${queue.deviceArea}`,
+      ]
+    : [`not enabled; up to ${size} entries`];
+  const problem =
+    queue.problem === undefined
+      ? ''
+      : element('p', { class: 'warning' }, escapeText(queue.problem));
+  const parts = [
+    element('h2', {}, `${escapeText(device.name)} ${escapeText(queue.name)}`),
+    element('p', { class: 'soft' }, escapeText(facts.join(' · '))),
+    gate(device, queue),
+    problem,
+    ringFigures(queue),
+    enabled && queue.problem === undefined ? KEY + chainTable(queue) : '',
+  ];
+  return element('article', {}, parts.join('\n'));
+}
+
+const KEY = element(
+  'p',
+  { class: 'key' },
+  [
+    ['waiting', 'waits for the device'],
+    ['taken', 'taken by the device'],
+    ['driver', 'driver stands here'],
+    ['device', 'device takes next'],
+    ['used', 'device gives back next'],
+    ['event', 'asked to be told here'],
+  ]
+    .map(([name, text]) =>
+      element('span', {}, `${element('i', { class: `swatch ${name}` }, '')}${text}`),
+    )
+    .join(''),
+);
+
+function gate({ name, datapath }: InspectedDevice, { index, held }: InspectedQueue): string {
+  if (datapath === 'vhost') {
+    return element('p', { class: 'soft' }, 'The host kernel serves it (vhost): it cannot be held.');
+  }
+  const button = (call: string, text: string, on: boolean): string =>
+    element('button', { name: 'call', value: call, ...(on ? {} : { disabled: '' }) }, text);
+  const fields = [
+    element('input', { type: 'hidden', name: 'device', value: name }),
+    element('input', { type: 'hidden', name: 'queue', value: index }),
+    button('hold', 'Hold', held === null),
+    button('step', 'Step', true),
+    button('release', 'Release', held !== null),
+    element('span', { class: 'soft' }, heldText(held)),
+  ];
+  return element('form', { method: 'post', action: 'order', class: 'gate' }, fields.join(''));
+}
+
+function heldText(held: number | null): string {
+  if (held === null) return 'runs freely';
+  return held === 0 ? 'held: the device takes nothing' : 'held: one more may be taken';
+}
+
+function chainTable(queue: InspectedQueue): string {
+  const chains = queueModel(queue)?.chains ?? [];
+  const rows = chains.map(({ stage, id, buffers }: Chain) =>
+    element(
+      'tr',
+      {},
+      [
+        element('td', {}, element('i', { class: `swatch ${stage}` }, '') + stage),
+        element('td', {}, String(id)),
+        element('td', {}, buffers.map(bufferText).join(' ')),
+      ].join(''),
+    ),
+  );
+  if (rows.length === 0) return element('p', { class: 'soft' }, 'Nothing is under way.');
+  const heads = ['', 'id', 'buffers'].map((text) => element('th', {}, text)).join('');
+  return element('table', {}, element('tbody', {}, element('tr', {}, heads) + rows.join('')));
+}
+
+function bufferText({ addr, len, kind }: ChainBuffer): string {
+  const arrow = { readable: '→', writable: '←', indirect: '⇢' }[kind];
+  return element('code', { title: kind }, `${arrow}&#160;${len}&#160;@&#160;${escapeText(addr)}`);
+}
+
+function deviceDetails(device: InspectedDevice): string {
+  const { datapath, thread, place, deviceId, statusBits, features, config } = device;
+  const served =
+    datapath === 'vhost'
+      ? 'host kernel (vhost)'
+      : `userspace, ${thread === 'main' ? 'main thread' : 'a thread of its own'}`;
+  const facts = [
+    ['place', place ?? 'not plugged in'],
+    ['device ID', String(deviceId)],
+    ['served by', served],
+  ].map(([name = '', text = '']) => element('dt', {}, name) + element('dd', {}, escapeText(text)));
+  const bits = STATUS_BITS.map((name) =>
+    element(
+      'li',
+      {
+        class: statusBits.includes(name)
+          ? name === 'FAILED' || name === 'DEVICE_NEEDS_RESET'
+            ? 'bad'
+            : 'on'
+          : '',
+      },
+      name,
+    ),
+  );
+  const list = features.map(({ bit, name = `bit ${bit}`, negotiated }) =>
+    element(
+      'li',
+      { class: negotiated ? 'on' : '' },
+      `${element('span', { class: 'bit' }, String(bit))} ${escapeText(name)}`,
+    ),
+  );
+  return [
+    element('h2', {}, escapeText(device.name)),
+    element('dl', {}, facts.join('')),
+    element('h3', {}, 'Status'),
+    element('ul', { class: 'bits' }, bits.join('')),
+    element('h3', {}, 'Features'),
+    element('p', { class: 'soft' }, 'offered; accepted ones are lit'),
+    element('ul', { class: 'bits column' }, list.join('')),
+    element('h3', {}, 'Configuration space'),
+    element('pre', {}, escapeText(hexRows(config))),
+  ].join('\n');
+}
+
+function hexRows(hex: string): string {
+  if (hex === '') return 'none';
+  const bytes = hex.match(/../g) ?? [];
+  const rows: string[] = [];
+  for (let at = 0; at < bytes.length; at += BYTES_A_ROW) {
+    const part = bytes.slice(at, at + BYTES_A_ROW);
+    rows.push(`${at.toString(16).padStart(3, '0')}  ${part.join(' ')}`);
+  }
+  return rows.join('\n');
+}
