@@ -170,7 +170,8 @@ export class OwnerRig implements AsyncDisposable {
   }
 }
 
-function messageOf(text: string): DeviceMessage {
+/** The message that an event of a rig stands for. */
+export function messageOf(text: string): DeviceMessage {
   const [, what] = text.split(': ') as [string, string];
   const [, queue, verb] = /^queue (\d+) (\w+)$/.exec(what) ?? [];
   const device = 0;

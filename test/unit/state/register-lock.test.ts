@@ -34,3 +34,27 @@ t.test('with() gives back what the step returns, and lets go when it throws', as
   );
   t.equal(word[0], 0);
 });
+
+t.test('waitWhile lets go of the lock until another thread has changed the word', async (t) => {
+  const buffer = SharedState.allocate(0x1000);
+  const state = new SharedState(buffer);
+  const words = state.words(2);
+  words[1] = 7;
+  const waiter = new Worker(new URL('../../support/waiting-worker.js', import.meta.url), {
+    workerData: { buffer },
+    execArgv: [],
+  });
+  await once(waiter, 'message');
+  // It told so with the lock held: whoever has the lock now has it from a thread that waits.
+  state.lock.with(() => {
+    t.equal(words[0], 1, 'it waits');
+    words[0] = 2;
+    Atomics.notify(words, 1);
+  });
+  state.lock.with(() => {
+    words[1] = 8;
+    Atomics.notify(words, 1);
+  });
+  t.same(await once(waiter, 'message'), [{ held: true, value: 8 }]);
+  await once(waiter, 'exit');
+});

@@ -1,0 +1,117 @@
+/** The owner of a device that is carried over MMIO: queues that stop, and the interrupt line. */
+import t from 'tap';
+import * as mmio from '../../../src/abi/virtio-mmio.ts';
+import { signalEventfd } from '../../../src/host/eventfd.ts';
+import { DeviceOwner } from '../../../src/machine/device-owner.ts';
+import { Ram } from '../../../src/memory/ram.ts';
+import { MiB } from '../../../src/memory/ram-layout.ts';
+import type { DeviceHost, VirtioDevice } from '../../../src/virtio/device.ts';
+import { FakeDatapath, messageOf } from '../../support/owner-rig.ts';
+import { VirtioMmioRig } from '../../support/virtio-mmio-rig.ts';
+
+class MmioOwnerRig implements AsyncDisposable {
+  readonly rig = new VirtioMmioRig();
+  readonly ram = new Ram(MiB);
+  readonly owner: DeviceOwner;
+  datapath: FakeDatapath | undefined;
+  host: DeviceHost | undefined;
+  #settled: () => void = () => {};
+
+  constructor() {
+    const device: VirtioDevice = {
+      name: 'test0',
+      deviceId: 42,
+      pciClass: 0,
+      features: 0n,
+      queues: [],
+      config: Uint8Array.from(this.rig.shape.config),
+      placement: { thread: 'main' },
+      attach: (host) => {
+        this.host = host;
+      },
+      configWritten: () => this.#settled(),
+      close: () => {},
+    };
+    this.owner = new DeviceOwner(device, () => {}, {
+      userspace: (_device, events) => {
+        this.datapath = new FakeDatapath(events);
+        return this.datapath;
+      },
+      vhost: () => {
+        throw new Error('no vhost here');
+      },
+    });
+    this.owner.plug('MMIO 0xf0000000', this.rig.state, this.rig.device, this.ram.memory.share);
+  }
+
+  /** Hands the events to the owner and waits until it has answered them all. */
+  async settle(): Promise<string[]> {
+    for (const text of this.rig.takeEvents()) this.owner.handle(messageOf(text));
+    const settled = new Promise<void>((resolve) => {
+      this.#settled = resolve;
+    });
+    this.owner.handle({ kind: 'config-written', device: 0, offset: 0, length: 0, value: 0 });
+    await settled;
+    return this.datapath?.take() ?? [];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.owner.unplug();
+    await this.owner.close();
+    this.rig[Symbol.dispose]();
+    this.ram[Symbol.dispose]();
+  }
+}
+
+t.test('DRIVER_OK serves the ready queues, and interrupts by the line', async (t) => {
+  await using o = new MmioOwnerRig();
+  o.rig.initialize(2);
+  t.same(await o.settle(), ['start 0 1']);
+  const { kicks, lineEventfd } = o.rig.device;
+  t.match(o.datapath?.last?.queues[1], { index: 1, kickFd: kicks[1], callFd: lineEventfd });
+});
+
+t.test('virtio 1.3 §4.2.2.2 QueueReady 0 stops that queue; it starts anew', async (t) => {
+  await using o = new MmioOwnerRig();
+  o.rig.initialize(3);
+  await o.settle();
+  o.rig.write(mmio.VIRTIO_MMIO_QUEUE_SEL, 1);
+  o.rig.write(mmio.VIRTIO_MMIO_QUEUE_READY, 0);
+  t.same(await o.settle(), ['stop', 'start 0@10 2@12'], 'the others go on');
+  t.equal(o.rig.read(mmio.VIRTIO_MMIO_QUEUE_READY), 0);
+  o.rig.write(mmio.VIRTIO_MMIO_QUEUE_READY, 1);
+  t.same(await o.settle(), ['stop', 'start 0@10 1 2@12']);
+});
+
+t.test('virtio 1.3 §2.4.1 a reset is over when the datapath has stopped', async (t) => {
+  await using o = new MmioOwnerRig();
+  o.rig.initialize();
+  await o.settle();
+  o.rig.write(mmio.VIRTIO_MMIO_STATUS, 0);
+  t.same(o.rig.port.take(), ['wait'], 'the vCPU waits');
+  t.same(await o.settle(), ['stop']);
+  t.equal(o.rig.status, 0);
+});
+
+t.test('virtio 1.3 §4.2.3.4 used buffers raise the line', async (t) => {
+  await using o = new MmioOwnerRig();
+  o.rig.initialize();
+  await o.settle();
+  signalEventfd(o.rig.device.lineEventfd);
+  while (o.rig.port.lines.size === 0) await new Promise((done) => setImmediate(done));
+  t.same([...o.rig.port.lines], [[20, true]]);
+  t.equal(o.rig.read(mmio.VIRTIO_MMIO_INTERRUPT_STATUS), 1);
+});
+
+t.test('virtio 1.3 §2.3 a configuration change, and a broken device, raise the line', async (t) => {
+  await using o = new MmioOwnerRig();
+  o.rig.initialize();
+  await o.settle();
+  o.host?.updateConfig((config) => config.setUint8(0, 77));
+  t.equal(o.rig.read(mmio.VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+  t.equal(o.rig.read(mmio.VIRTIO_MMIO_CONFIG, 1), 77);
+  o.rig.write(mmio.VIRTIO_MMIO_INTERRUPT_ACK, 2);
+  o.datapath?.events.broken('a rule');
+  t.equal(o.rig.read(mmio.VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+  t.equal(o.rig.status, 0x4f);
+});
