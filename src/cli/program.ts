@@ -11,6 +11,7 @@ import { registerInspectCommand } from './inspect.ts';
 import { registerLabCommand } from './lab.ts';
 import { reportError } from './report-error.ts';
 import { type RunParts, registerRunCommand, registerStartCommand } from './run.ts';
+import { registerServeCommand } from './serve.ts';
 import { registerVmCommand } from './vm.ts';
 
 const manifest = JSON.parse(
@@ -53,6 +54,7 @@ export function runProgram(parts: RunParts): void {
   registerLabCommand(program, finish);
   registerVmCommand(program, finish);
   registerInspectCommand(program, finish);
+  registerServeCommand(program, finish);
   registerBenchCommand(program, finish);
   // Whoever read the output has left, as in `nodevmm ... | head`: what SIGPIPE would do.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {

@@ -19,6 +19,13 @@ export class Fd implements Disposable {
     return this.#fd;
   }
 
+  /** Hands the descriptor to another owner. */
+  release(): number {
+    const fd = this.#fd;
+    this.#fd = -1;
+    return fd;
+  }
+
   close(): void {
     if (this.#fd < 0) return;
     const fd = this.#fd;

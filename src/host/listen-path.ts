@@ -47,6 +47,11 @@ export class ListenPath implements Disposable {
     this.#forget = onProcessExit(() => this.#remove());
   }
 
+  /** The socket, non-blocking; it stays this object's. */
+  get fd(): number {
+    return this.#socket.fd;
+  }
+
   /** The socket, non-blocking; who takes it closes it. */
   takeFd(): number {
     this.#taken = true;

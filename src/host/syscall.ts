@@ -56,6 +56,8 @@ const acceptNative = bind('int accept4(int fd, int64_t address, int64_t addressL
 const socketpairNative = bind('int socketpair(int domain, int type, int protocol, int64_t fds)');
 const sendmsgNative = bind('int64_t sendmsg(int fd, int64_t message, int flags)');
 const recvmsgNative = bind('int64_t recvmsg(int fd, int64_t message, int flags)');
+const dup3Native = bind('int dup3(int from, int to, int flags)');
+const fcntlNative = bind('int fcntl(int fd, int command, int64_t argument)');
 const gettidNative = bind('int gettid()');
 const tgkillNative = bind('int tgkill(int tgid, int tid, int signal)');
 const syscallNative = bind(
@@ -144,6 +146,10 @@ export const sendmsg = (fd: number, message: number, flags: number): number =>
   result(sendmsgNative(fd, message, flags));
 export const recvmsg = (fd: number, message: number, flags: number): number =>
   result(recvmsgNative(fd, message, flags));
+export const dup3 = (from: number, to: number, flags: number): number =>
+  result(dup3Native(from, to, flags));
+export const fcntl = (fd: number, command: number, argument = 0): number =>
+  result(fcntlNative(fd, command, argument));
 export const gettid = (): number => gettidNative();
 export const tgkill = (tgid: number, tid: number, signal: number): number =>
   result(tgkillNative(tgid, tid, signal));
@@ -158,8 +164,10 @@ export const O_NONBLOCK = 0o4000;
 export const O_DIRECT = 0o40000;
 export const PROT_READ = 1;
 export const PROT_WRITE = 2;
+export const PROT_NONE = 0;
 export const MAP_SHARED = 1;
 export const MAP_PRIVATE = 2;
+export const MAP_FIXED = 0x10;
 export const MAP_ANONYMOUS = 0x20;
 export const MAP_NORESERVE = 0x4000;
 

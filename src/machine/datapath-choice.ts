@@ -1,8 +1,7 @@
 /** The places where one device's queues can be served, and the one that is chosen. */
+import { createDatapath } from '../datapath/create-datapath.ts';
 import type { Datapath, DatapathEvents } from '../datapath/datapath.ts';
-import { InProcessDatapath } from '../datapath/in-process.ts';
-import { QueueWorkerDatapath } from '../datapath/queue-worker.ts';
-import { InternalError, UsageError } from '../host/errors.ts';
+import { UsageError } from '../host/errors.ts';
 import { VhostDatapath } from '../vhost/vhost-datapath.ts';
 import { openVhostUnits } from '../vhost/vhost-unit.ts';
 import { VhostUserDevice } from '../vhost-user/vhost-user-device.ts';
@@ -24,7 +23,10 @@ export interface OpenDatapaths {
 }
 
 const REAL: OpenDatapaths = {
-  userspace: createDatapath,
+  userspace: (device, events) =>
+    device instanceof VhostUserDevice
+      ? device.createDatapath(events)
+      : createDatapath(device, events),
   vhost: (spec, rest, events) => new VhostDatapath(openVhostUnits(spec), rest, events),
 };
 
@@ -109,17 +111,4 @@ export class DatapathChoice {
     this.#vhost ??= this.#open.vhost(vhost, this.#userspace, this.#events);
     return this.#vhost;
   }
-}
-
-function createDatapath(device: VirtioDevice, events: DatapathEvents): Datapath {
-  if (device instanceof VhostUserDevice) return device.createDatapath(events);
-  const { placement } = device;
-  if (placement.thread === 'worker') {
-    return new QueueWorkerDatapath({ name: device.name, ...placement }, events);
-  }
-  return new InProcessDatapath(() => {
-    const handler = device.createHandler?.();
-    if (handler === undefined) throw new InternalError(`${device.name} has no data half`);
-    return handler;
-  }, events);
 }

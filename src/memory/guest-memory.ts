@@ -13,6 +13,7 @@ import {
   type RamRegion,
   ramRegions,
 } from './ram-layout.ts';
+import { RegionTable } from './region-table.ts';
 
 /** What another thread needs to see the same RAM; a plain, cloneable message. */
 export interface GuestMemoryShare {
@@ -20,8 +21,10 @@ export interface GuestMemoryShare {
   readonly fd: number;
   /** Host virtual address of the mapping, valid in every thread of the process. */
   readonly address: number;
-  /** Bytes of RAM. */
+  /** Bytes of RAM; of the mapping, holes included, when `regions` are given. */
   readonly size: number;
+  /** What is RAM in it, lowest first, as a `RegionTable` wants it. Absent: a PC's layout. */
+  readonly regions?: readonly RamRegion[];
 }
 
 /**
@@ -43,6 +46,8 @@ export class GuestMemory {
   readonly #highSize: number;
   /** RAM below 2 GiB, a byte short of that at most. */
   readonly #smallSize: number;
+  /** Of another program's guest; all sizes above are as if there were no RAM then. */
+  readonly #foreign: RegionTable | null;
   /** Where in its chunk the range begins that `locate` found last. */
   position = 0;
   #bytes: Uint8Array[] = [];
@@ -52,12 +57,14 @@ export class GuestMemory {
     this.share = share;
     this.address = share.address;
     this.size = share.size;
-    this.regions = ramRegions(share.size);
-    this.#lowSize = Math.min(share.size, LOW_RAM_LIMIT);
-    this.#highSize = share.size - this.#lowSize;
-    this.#smallSize = Math.min(share.size, 2 ** 31 - 1) | 0;
+    this.regions = share.regions ?? ramRegions(share.size);
+    const foreign = share.regions === undefined ? null : new RegionTable(share.regions);
+    this.#foreign = foreign;
+    this.#lowSize = foreign === null ? Math.min(share.size, LOW_RAM_LIMIT) : -1;
+    this.#highSize = foreign === null ? share.size - this.#lowSize : -1;
+    this.#smallSize = foreign === null ? Math.min(share.size, 2 ** 31 - 1) | 0 : -1;
     for (let at = 0; at < share.size; at += CHUNK) {
-      const length = Math.min(CHUNK + OVERLAP, share.size - at);
+      const length = Math.min(CHUNK + OVERLAP, (foreign?.endOf(at) ?? share.size) - at);
       const buffer = viewOf(share.address + at, length);
       this.#bytes.push(new Uint8Array(buffer));
       this.#views.push(new DataView(buffer));
@@ -71,6 +78,7 @@ export class GuestMemory {
    * @param length bytes, 0 to 2^53
    */
   offset(gpa: number, length: number): number {
+    if (this.#foreign !== null) return this.#foreign.offset(gpa, length);
     if (gpa < LOW_RAM_LIMIT) return gpa >= 0 && gpa + length <= this.#lowSize ? gpa : -1;
     const high = gpa - HIGH_RAM_BASE;
     return high >= 0 && high + length <= this.#highSize ? this.#lowSize + high : -1;
@@ -134,6 +142,12 @@ export class GuestMemory {
   }
 
   #locateAnywhere(low: number, high: number, length: number): number {
+    const foreign = this.#foreign;
+    if (foreign !== null) {
+      const chunk = foreign.locate(low, high, length);
+      this.position = foreign.position;
+      return chunk;
+    }
     const offset = this.offset((high >>> 0) * 2 ** 32 + (low >>> 0), length >>> 0);
     if (offset < 0) return -1;
     const chunk = (offset / CHUNK) | 0;

@@ -146,6 +146,11 @@ export class Channel implements Disposable {
     this.#end();
   }
 
+  /** Ends the connection for a reason that its owner found. */
+  fail(error: Error): void {
+    this.#end(error);
+  }
+
   [Symbol.dispose](): void {
     this.close();
   }

@@ -1,0 +1,61 @@
+/** `nodevmm serve`: one device for another VMM, over vhost-user. */
+import type { Command } from 'commander';
+import { deviceShape } from '../machine/device-shape.ts';
+import { BackEnd } from '../vhost-user/back-end.ts';
+import { ExportedDevice } from '../vhost-user/exported-device.ts';
+import { EXIT_OK } from './exit-status.ts';
+import { createServedDevice } from './served-device.ts';
+
+const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
+
+const EXAMPLES = `
+Examples:
+  nodevmm serve blk disk.raw,queues=2 --socket /tmp/blk.sock
+  nodevmm serve net tap0 --socket /tmp/net.sock
+  nodevmm serve rng --socket /tmp/rng.sock
+  nodevmm serve ./my-device.ts,key=value --socket /tmp/own.sock
+
+QEMU uses the first one with:
+  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=ram,size=1G,share=on \\
+    -machine q35,memory-backend=ram -chardev socket,id=c0,path=/tmp/blk.sock \\
+    -device vhost-user-blk-pci,chardev=c0`;
+
+/**
+ * Adds `serve`.
+ * @param finish gets the exit status
+ */
+export function registerServeCommand(program: Command, finish: (status: number) => void): void {
+  program
+    .command('serve')
+    .description('serve a device to another VMM, as a vhost-user back end')
+    .argument('<device>', 'blk, net, rng, console, or a file with a device of your own')
+    .argument('[options]', 'as with run: --disk, --net, --rng, --device')
+    .requiredOption('--socket <path>', 'unix socket that front ends connect to')
+    .addHelpText('after', EXAMPLES)
+    .action(async (kind: string, text: string | undefined, flags: ServeFlags) => {
+      finish(await serve(kind, text, flags));
+    });
+}
+
+interface ServeFlags {
+  readonly socket: string;
+}
+
+async function serve(kind: string, text: string | undefined, flags: ServeFlags): Promise<number> {
+  const log = (line: string): void => {
+    process.stderr.write(`nodevmm: ${line}\n`);
+  };
+  const { device, ring } = await createServedDevice(kind, text);
+  const shape = deviceShape(device, { packed: true, ringReset: false, ...ring });
+  await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
+  await using backEnd = new BackEnd(flags.socket, exported);
+  log(`${device.name}: listening on ${backEnd.path}`);
+  return await signalled();
+}
+
+/** Resolves with the exit status once the process is told to end. */
+function signalled(): Promise<number> {
+  return new Promise((resolve) => {
+    for (const signal of SIGNALS) process.once(signal, () => resolve(EXIT_OK));
+  });
+}

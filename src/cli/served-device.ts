@@ -1,0 +1,66 @@
+/** The device of `nodevmm serve`, from its command line. */
+import { UsageError } from '../host/errors.ts';
+import type { RingOptions } from '../machine/options.ts';
+import { createOwnDevices } from '../machine/own-devices.ts';
+import { createBlkDevice } from '../virtio/device/blk.ts';
+import { ConsoleDevice } from '../virtio/device/console.ts';
+import { createNetDevice } from '../virtio/device/net.ts';
+import { createRngDevice } from '../virtio/device/rng.ts';
+import type { VirtioDevice } from '../virtio/device.ts';
+import { parseDisk, parseNet, parseOwnDevice, parseRng } from './device-options.ts';
+
+/** A device, and what was said of its rings. */
+export interface ServedDevice {
+  readonly device: VirtioDevice;
+  readonly ring: RingOptions;
+}
+
+/**
+ * Makes it.
+ * @param kind `blk`, `net`, `rng`, `console`, or a file and its options
+ * @throws UsageError or HostError when it cannot be had
+ */
+export async function createServedDevice(
+  kind: string,
+  text: string | undefined,
+): Promise<ServedDevice> {
+  switch (kind) {
+    case 'blk': {
+      if (text === undefined) throw new UsageError('E_OPTION', 'serve blk names no disk; give one');
+      const { ring = {}, transport: _, ...disk } = parseDisk(text);
+      const size = ring.queueSize === undefined ? {} : { queueSize: ring.queueSize };
+      const device = createBlkDevice({ serial: 'nodevmm-0', ...disk, ...size, name: 'blk0' });
+      return { device, ring };
+    }
+    case 'net': {
+      const { ring = {}, transport: _, vhost: __, model, ...net } = parseNet(text ?? 'auto');
+      if (model === 'e1000') {
+        throw new UsageError('E_NET_MODEL', 'vhost-user carries virtio devices only, no e1000');
+      }
+      return { device: createNetDevice({ ...net, name: 'net0' }), ring };
+    }
+    case 'rng': {
+      const { ring = {} } = text === undefined ? {} : parseRng(text);
+      return { device: createRngDevice({ name: 'rng0' }), ring };
+    }
+    case 'console': {
+      const device = new ConsoleDevice('console0', []);
+      const [port] = device.ports;
+      if (port !== undefined) {
+        process.stdin.pipe(port, { end: false });
+        port.pipe(process.stdout, { end: false });
+      }
+      return { device, ring: {} };
+    }
+  }
+  if (!/[./]/.test(kind)) {
+    throw new UsageError(
+      'E_OPTION',
+      `there is no device ${kind} to serve; take blk, net, rng, console, or a file`,
+    );
+  }
+  const options = parseOwnDevice(text === undefined ? kind : `${kind},${text}`);
+  const [made] = await createOwnDevices([options], 'pci');
+  if (made?.kind !== 'virtio') throw new UsageError('E_DEVICE', `${kind} is no virtio device`);
+  return { device: made.device, ring: made.ring };
+}

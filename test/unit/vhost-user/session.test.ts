@@ -1,0 +1,299 @@
+/** The back end by its protocol: an entropy device in this process, and a front end without a guest. */
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
+import t, { type Test } from 'tap';
+import * as vu from '../../../src/abi/vhost-user.ts';
+import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { ringFeatures } from '../../../src/machine/device-shape.ts';
+import { BackEnd } from '../../../src/vhost-user/back-end.ts';
+import { ExportedDevice } from '../../../src/vhost-user/exported-device.ts';
+import * as payload from '../../../src/vhost-user/payload.ts';
+import { createRngDevice } from '../../../src/virtio/device/rng.ts';
+import { featureSet } from '../../../src/virtio/features.ts';
+import { FrontEndRig, type RigRing, USER_ADDRESS } from '../../support/front-end-rig.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'vhost-user-'));
+t.teardown(() => rmSync(folder, { recursive: true }));
+const path = join(folder, 'socket');
+
+async function withBackEnd(work: (log: string[]) => Promise<void>): Promise<void> {
+  const log: string[] = [];
+  const device = createRngDevice({ name: 'rng0' });
+  const features = ringFeatures({ packed: true, ringReset: false });
+  await using exported = new ExportedDevice(device, features, [64], (text) => log.push(text));
+  await using _backEnd = new BackEnd(path, exported);
+  await work(log);
+}
+
+/** A buffer of random bytes through the ring. */
+async function fill({ queue, kick, call }: RigRing, length = 64): Promise<Uint8Array> {
+  queue.add({ writable: [length] });
+  if (queue.kick()) kick.signal();
+  let done = queue.completed();
+  while (done.length === 0) {
+    await turn();
+    done = queue.completed();
+  }
+  call.drain();
+  return done[0]?.data ?? new Uint8Array();
+}
+
+const isRandom = (t: Test, bytes: Uint8Array): void => {
+  t.equal(bytes.length, 64);
+  t.ok(new Set(bytes).size > 10, 'the bytes are random');
+};
+
+for (const [format, refused] of [
+  ['packed', 0n],
+  ['split', featureSet(VIRTIO_F_RING_PACKED)],
+] as const) {
+  t.test(`${format} ring: served, stopped where it stands, and gone on with`, (t) =>
+    withBackEnd(async () => {
+      using front = new FrontEndRig(path);
+      await front.negotiate(refused);
+      const ring = await front.startRing(0);
+      for (let i = 0; i < 40; i++) isRandom(t, await fill(ring));
+      const index = payload.writeVringNumber({ index: 0, num: 0 });
+      const base = payload.readVringNumber(await front.call(vu.VHOST_USER_GET_VRING_BASE, index));
+      // 40 buffers are two and a half laps of 16: the wrap counters are as at first.
+      t.equal(base.num, format === 'split' ? 40 : 0x8008_8008);
+      ring.queue.add({ writable: [64] });
+      ring.kick.signal();
+      for (let i = 0; i < 10; i++) await turn();
+      t.same(ring.queue.completed(), [], 'a stopped ring is not served');
+      await front.resumeRing(0, base.num);
+      while (ring.queue.inFlight > 0) {
+        await turn();
+        ring.queue.completed();
+      }
+      isRandom(t, await fill(ring));
+    }),
+  );
+}
+
+t.test('a ring that is disabled waits; memory may change under the others', (t) =>
+  withBackEnd(async () => {
+    using front = new FrontEndRig(path);
+    await front.negotiate();
+    const ring = await front.startRing(0);
+    await fill(ring);
+    const enable = (num: number): Promise<bigint> =>
+      front.ask(vu.VHOST_USER_SET_VRING_ENABLE, payload.writeVringNumber({ index: 0, num }));
+    await enable(0);
+    ring.queue.add({ writable: [64] });
+    ring.kick.signal();
+    for (let i = 0; i < 10; i++) await turn();
+    t.same(ring.queue.completed(), []);
+    t.equal(await front.shareMemory(), 0n);
+    await enable(1);
+    while (ring.queue.inFlight > 0) {
+      await turn();
+      ring.queue.completed();
+    }
+    isRandom(t, await fill(ring));
+    const far = { gpa: 2 ** 40, size: 4096, userAddress: 4096, mmapOffset: 0 };
+    const region = payload.writeMemoryRegion(far);
+    const { fd } = front.ram.memory.share;
+    t.equal(await front.ask(vu.VHOST_USER_ADD_MEM_REG, region, [fd]), 0n);
+    isRandom(t, await fill(ring));
+    t.equal(await front.ask(vu.VHOST_USER_REM_MEM_REG, region), 0n);
+    isRandom(t, await fill(ring));
+  }),
+);
+
+t.test('what front ends ask for, and the status', (t) =>
+  withBackEnd(async () => {
+    using front = new FrontEndRig(path);
+    await front.negotiate();
+    t.equal(await front.ask(vu.VHOST_USER_GET_QUEUE_NUM), 1n);
+    t.equal(await front.ask(vu.VHOST_USER_GET_MAX_MEM_SLOTS), 32n);
+    t.equal(await front.ask(vu.VHOST_USER_SET_STATUS, payload.writeU64(15)), 0n);
+    t.equal(await front.ask(vu.VHOST_USER_GET_STATUS), 15n);
+    const access = { offset: 0, liveMigration: false, bytes: new Uint8Array(8).fill(1) };
+    const config = await front.call(vu.VHOST_USER_GET_CONFIG, payload.writeConfigAccess(access));
+    t.same([...payload.readConfigAccess(config).bytes], [0, 0, 0, 0, 0, 0, 0, 0], 'it has none');
+    const ring = await front.startRing(0);
+    await fill(ring);
+    t.equal(await front.ask(vu.VHOST_USER_SET_STATUS, payload.writeU64(0)), 0n);
+    const index = payload.writeVringNumber({ index: 0, num: 0 });
+    const base = await front.call(vu.VHOST_USER_GET_VRING_BASE, index);
+    t.equal(payload.readVringNumber(base).num, 0, 'a reset forgets where the ring stood');
+  }),
+);
+
+t.test('front ends come one after the other; who says nothing makes room', (t) =>
+  withBackEnd(async (log) => {
+    for (let i = 0; i < 3; i++) {
+      using front = new FrontEndRig(path);
+      await front.negotiate();
+      isRandom(t, await fill(await front.startRing(0)));
+    }
+    using silent = new FrontEndRig(path);
+    await turn();
+    using front = new FrontEndRig(path);
+    await front.negotiate();
+    isRandom(t, await fill(await front.startRing(0)));
+    t.equal(await silent.closed, undefined);
+    t.same(log, []);
+  }),
+);
+
+const legacy = featureSet(VIRTIO_F_VERSION_1);
+/** What breaks the device, and what its log says. */
+const breaking: Record<string, [break_: (front: FrontEndRig) => Promise<void>, RegExp]> = {
+  'a ring outside of the memory': [
+    async (front) => {
+      await front.negotiate();
+      const ring = await front.startRing(0);
+      Object.assign(ring.queue.config, { deviceArea: 2 ** 30 });
+      await front.resumeRing(0, 0);
+    },
+    /^rng0: stopped: .*the used ring of ring 0, at 0x7f0040000000, is in no memory region$/,
+  ],
+  'a buffer outside of the memory': [
+    async (front) => {
+      await front.negotiate(featureSet(VIRTIO_F_RING_PACKED));
+      const { queue, kick } = await front.startRing(0);
+      queue.add({ writable: [64] });
+      queue.descriptorArea.setUint32(4, 7, true);
+      kick.signal();
+    },
+    /^rng0: stopped: a buffer lies outside of guest RAM/,
+  ],
+  'a legacy driver': [
+    async (front) => {
+      await front.negotiate(legacy);
+      await front.startRing(0);
+    },
+    /^rng0: stopped: the driver is a legacy one/,
+  ],
+};
+for (const [name, [breakIt, expected]] of Object.entries(breaking)) {
+  t.test(`${name} stops the device, until it is reset`, (t) =>
+    withBackEnd(async (log) => {
+      using front = new FrontEndRig(path);
+      await breakIt(front);
+      while (log.length === 0) await turn();
+      t.match(log[0], expected);
+      t.equal(await front.ask(vu.VHOST_USER_GET_STATUS), 64n, 'DEVICE_NEEDS_RESET');
+      t.equal(await front.ask(vu.VHOST_USER_SET_STATUS, payload.writeU64(0)), 0n);
+      t.equal(await front.ask(vu.VHOST_USER_GET_STATUS), 0n);
+      using next = new FrontEndRig(path);
+      front.channel.close();
+      await next.negotiate();
+      isRandom(t, await fill(await next.startRing(0)));
+      t.equal(log.length, 1);
+    }),
+  );
+}
+
+/** What ends the connection, and what the log says. */
+const hostile: Record<string, [say: (front: FrontEndRig) => void, RegExp]> = {
+  'features that are not offered': [
+    ({ channel }) => channel.send(vu.VHOST_USER_SET_FEATURES, 0, payload.writeU64(1n << 50n)),
+    /feature bits 0x4000000000000, which are not offered$/,
+  ],
+  'protocol features that are not offered': [
+    ({ channel }) =>
+      channel.send(vu.VHOST_USER_SET_PROTOCOL_FEATURES, 0, payload.writeU64(1n << 8n)),
+    /protocol features 0x100, which are not offered$/,
+  ],
+  'a ring that is not there': [
+    ({ channel }) =>
+      channel.send(vu.VHOST_USER_SET_VRING_BASE, 0, payload.writeVringNumber({ index: 1, num: 0 })),
+    /ring 1 of a device with 1$/,
+  ],
+  'a ring that is too large': [
+    ({ channel }) =>
+      channel.send(vu.VHOST_USER_SET_VRING_NUM, 0, payload.writeVringNumber({ index: 0, num: 65 })),
+    /ring 0 with 65 descriptors; it has at most 64$/,
+  ],
+  'a file where an eventfd belongs': [
+    ({ channel, ram }) =>
+      channel.send(vu.VHOST_USER_SET_VRING_KICK, 0, payload.writeVringFd(0, true), [
+        ram.memory.share.fd,
+      ]),
+    /the peer sent \/memfd:nodevmm-ram \(deleted\) where an eventfd belongs$/,
+  ],
+  'a region past the end of its file': [
+    ({ channel, ram }) => {
+      const region = { gpa: 0, size: 2 ** 30, userAddress: USER_ADDRESS, mmapOffset: 0 };
+      channel.send(vu.VHOST_USER_SET_MEM_TABLE, 0, payload.writeMemoryTable([region]), [
+        ram.memory.share.fd,
+      ]);
+    },
+    /the region at 0x0 ends at 1073741824 in a file of 8388608 bytes$/,
+  ],
+  'regions with the same user address': [
+    ({ channel, ram }) => {
+      const one = { gpa: 0, size: 8192, userAddress: USER_ADDRESS, mmapOffset: 0 };
+      const table = payload.writeMemoryTable([one, { ...one, gpa: 2 ** 20 }]);
+      const { fd } = ram.memory.share;
+      channel.send(vu.VHOST_USER_SET_MEM_TABLE, 0, table, [fd, fd]);
+    },
+    /memory regions overlap at user address 0x7f0000000000$/,
+  ],
+  'a region to remove that is not there': [
+    ({ channel }) => {
+      const region = { gpa: 0, size: 8192, userAddress: USER_ADDRESS, mmapOffset: 0 };
+      channel.send(vu.VHOST_USER_REM_MEM_REG, 0, payload.writeMemoryRegion(region));
+    },
+    /the memory region to remove, at 0x0, is not there$/,
+  ],
+  'a configuration write': [
+    ({ channel }) => {
+      const access = { offset: 0, liveMigration: false, bytes: Uint8Array.of(1) };
+      channel.send(vu.VHOST_USER_SET_CONFIG, 0, payload.writeConfigAccess(access));
+    },
+    /configuration bytes 0 on are not the driver's to write$/,
+  ],
+  'a request channel that is no socket': [
+    ({ channel, ram }) =>
+      channel.send(vu.VHOST_USER_SET_BACKEND_REQ_FD, 0, undefined, [ram.memory.share.fd]),
+    /the channel for requests of the back end is no socket$/,
+  ],
+  'an unknown request': [
+    ({ channel }) => channel.send(77),
+    /request 77 is unknown, or belongs to a feature not negotiated$/,
+  ],
+};
+for (const [name, [say, expected]] of Object.entries(hostile)) {
+  t.test(`${name} ends the connection, and nothing leaks`, (t) =>
+    withBackEnd(async (log) => {
+      await turn();
+      const before = readdirSync('/proc/self/fd').length;
+      {
+        using front = new FrontEndRig(path);
+        await front.negotiate();
+        isRandom(t, await fill(await front.startRing(0)));
+        say(front);
+        await front.closed;
+      }
+      while (log.length === 0) await turn();
+      t.match(log[0], /^rng0: disconnected: /);
+      t.match(log[0], expected);
+      for (let i = 0; i < 5; i++) await turn();
+      t.equal(readdirSync('/proc/self/fd').length, before);
+      using next = new FrontEndRig(path);
+      await next.negotiate();
+      isRandom(t, await fill(await next.startRing(0)));
+    }),
+  );
+}
+
+t.test('memory that is taken away ends the connection, and not the process', (t) =>
+  withBackEnd(async (log) => {
+    using front = new FrontEndRig(path);
+    await front.negotiate();
+    const ring = await front.startRing(0);
+    await fill(ring);
+    const { ftruncateSync } = await import('node:fs');
+    ftruncateSync(front.ram.memory.share.fd, 0);
+    ring.kick.signal();
+    await front.closed;
+    while (log.every((line) => !line.includes('disconnected'))) await turn();
+    t.match(log.at(-1), /it took away memory that it had shared$/);
+  }),
+);
