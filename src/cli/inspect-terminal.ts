@@ -1,5 +1,4 @@
 /** The live view in a terminal: the alternate screen, keys, and the terminal as it was on every way out. */
-import { writeSync } from 'node:fs';
 import { constants as os } from 'node:os';
 import type { ReadStream } from 'node:tty';
 import { messageOf } from '../host/errors.ts';
@@ -30,28 +29,33 @@ const MOVES: Readonly<Record<string, readonly [number, number]>> = {
 /** A control sequence (ECMA-48 §5.4) or a character. */
 const KEYS = /\p{Cc}\[[0-9;]*[A-Za-z~]|./gsu;
 
+/** The person's terminal, both ways. */
+export interface Terminal {
+  readonly input: ReadStream;
+  readonly output: NodeJS.WritableStream;
+  /** Asked for at every look. */
+  size(): { readonly columns: number; readonly rows: number } | undefined;
+}
+
 /**
  * Shows a machine until the person has seen enough, or a signal ends it.
- * @param size of the terminal, asked for at every look
  * @returns the exit status
  */
-export async function showInTerminal(
-  machine: Inspector,
-  input: ReadStream,
-  size: () => { readonly columns: number; readonly rows: number } | undefined,
-): Promise<number> {
-  const view = new LiveView(machine, size);
+export async function showInTerminal(machine: Inspector, terminal: Terminal): Promise<number> {
+  const { input, output } = terminal;
+  const view = new LiveView(machine, terminal);
   // The first look fails as any other command would, and not behind an alternate screen.
   await view.look();
   using cleanUp = new CleanUp();
-  const leave = (): void => void writeSync(1, LEAVE);
+  // What is written to a terminal is out when `write` returns.
+  const leave = (): void => void output.write(LEAVE);
   process.on('exit', leave);
   cleanUp.defer(() => {
     process.removeListener('exit', leave);
     leave();
   });
   cleanUp.use(new RawTerminal(input));
-  writeSync(1, ENTER);
+  output.write(ENTER);
   return await new Promise((resolve) => {
     const timer = setInterval(() => void view.refresh(), PERIOD_MS);
     cleanUp.defer(() => clearInterval(timer));
@@ -62,7 +66,7 @@ export async function showInTerminal(
     }
     const typed = (text: string): void => {
       for (const key of text.match(KEYS) ?? []) {
-        if (key === 'q' || key === '\x03' || key === '\x1b') resolve(0);
+        if (key === 'q' || key === '\x03') resolve(0);
         else view.press(key);
       }
     };
@@ -72,27 +76,28 @@ export async function showInTerminal(
       input.pause();
     });
     const resized = (): void => view.draw();
-    process.stdout.on('resize', resized);
-    cleanUp.defer(() => process.stdout.removeListener('resize', resized));
+    output.on('resize', resized);
+    cleanUp.defer(() => output.removeListener('resize', resized));
     view.draw();
+    // Answers that come later have no screen any more.
+    cleanUp.defer(() => view.close());
   });
 }
 
 /** What is shown now. */
 class LiveView {
   readonly #machine: Inspector;
-  readonly #size: () => { readonly columns: number; readonly rows: number } | undefined;
+  readonly #terminal: Terminal;
   #inspection: MachineInspection = { state: '', devices: [] };
   #selection: Selection | undefined;
   #notice = '';
   #looking = false;
+  #lost = false;
+  #open = true;
 
-  constructor(
-    machine: Inspector,
-    size: () => { readonly columns: number; readonly rows: number } | undefined,
-  ) {
+  constructor(machine: Inspector, terminal: Terminal) {
     this.#machine = machine;
-    this.#size = size;
+    this.#terminal = terminal;
   }
 
   async look(): Promise<void> {
@@ -111,8 +116,11 @@ class LiveView {
     this.#looking = true;
     try {
       await this.look();
+      if (this.#lost) this.#notice = '';
+      this.#lost = false;
     } catch (error) {
       this.#notice = messageOf(error);
+      this.#lost = true;
     } finally {
       this.#looking = false;
     }
@@ -126,8 +134,13 @@ class LiveView {
     else if (order !== undefined) void this.#order(order);
   }
 
+  close(): void {
+    this.#open = false;
+  }
+
   draw(): void {
-    const size = this.#size() ?? { columns: 80, rows: 24 };
+    if (!this.#open) return;
+    const size = this.#terminal.size() ?? { columns: 80, rows: 24 };
     const lines = terminalView(
       this.#machine.name,
       this.#inspection,
@@ -136,7 +149,7 @@ class LiveView {
       this.#notice,
     );
     // In one piece, so that no half of a picture shows.
-    process.stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`);
+    this.#terminal.output.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`);
   }
 
   #move(devices: number, queues: number): void {

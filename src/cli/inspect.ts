@@ -82,7 +82,11 @@ async function show(name: string, flags: InspectFlags): Promise<number> {
   const terminal = terminalInput();
   const narrowed = flags.device !== undefined || flags.queue !== undefined;
   if (flags.json !== true && !narrowed && terminal !== undefined && terminalSize() !== undefined) {
-    return await showInTerminal(machine, terminal, terminalSize);
+    return await showInTerminal(machine, {
+      input: terminal,
+      output: process.stdout,
+      size: terminalSize,
+    });
   }
   await printSnapshot(machine, flags);
   return EXIT_OK;

@@ -20,6 +20,7 @@ const STATUS_BITS = [
   'DEVICE_NEEDS_RESET',
   'FAILED',
 ];
+const SERVED = { vhost: 'The host kernel', 'vhost-user': 'Another process' } as const;
 const BYTES_A_ROW = 8;
 
 /** The queue to look at: the one that was asked for, else the first that there is. */
@@ -153,8 +154,9 @@ const KEY = element(
 );
 
 function gate({ name, datapath }: InspectedDevice, { index, held }: InspectedQueue): string {
-  if (datapath === 'vhost') {
-    return element('p', { class: 'soft' }, 'The host kernel serves it (vhost): it cannot be held.');
+  if (datapath !== 'userspace') {
+    const text = `${SERVED[datapath]} serves it (${datapath}): it cannot be held.`;
+    return element('p', { class: 'soft' }, text);
   }
   const button = (call: string, text: string, on: boolean): string =>
     element('button', { name: 'call', value: call, ...(on ? {} : { disabled: '' }) }, text);
@@ -199,10 +201,8 @@ function bufferText({ addr, len, kind }: ChainBuffer): string {
 
 function deviceDetails(device: InspectedDevice): string {
   const { datapath, thread, place, deviceId, statusBits, features, config } = device;
-  const served =
-    datapath === 'vhost'
-      ? 'host kernel (vhost)'
-      : `userspace, ${thread === 'main' ? 'main thread' : 'a thread of its own'}`;
+  const own = `userspace, ${thread === 'main' ? 'main thread' : 'a thread of its own'}`;
+  const served = datapath === 'userspace' ? own : `${SERVED[datapath]} (${datapath})`;
   const facts = [
     ['place', place ?? 'not plugged in'],
     ['device ID', String(deviceId)],

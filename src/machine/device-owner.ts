@@ -15,7 +15,7 @@ import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import type { VirtioTransport } from '../virtio/transport/virtio-transport.ts';
 import type { DeviceMessage } from './board-devices.ts';
 import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapath-choice.ts';
-import { type GateOrder, QueueHolds, vhostHolds } from './queue-holds.ts';
+import { type GateOrder, QueueHolds, refuseHolds } from './queue-holds.ts';
 import { StepQueue } from './step-queue.ts';
 
 /** How long a driver may take to reset a device whose code changed. */
@@ -93,7 +93,7 @@ export class DeviceOwner implements DeviceHost {
     return this.#steps.run(async () => {
       const before = this.#datapaths.name;
       if (name === before) return;
-      if (name === 'vhost' && this.holds.any) throw vhostHolds(this.device.name);
+      if (this.holds.any) refuseHolds(this.device.name, name);
       this.#datapaths.check(name, this.#activation?.features ?? 0n);
       await this.#halt(true);
       this.#datapaths.choose(name);
@@ -108,10 +108,10 @@ export class DeviceOwner implements DeviceHost {
     });
   }
 
-  /** Holds a queue, lets one chain of it pass, or lets it go. @throws UsageError with vhost */
+  /** Holds a queue, lets one chain of it pass, or lets it go. @throws UsageError unless userspace serves it */
   gate(queue: number, order: GateOrder): Promise<void> {
     return this.#steps.run(async () => {
-      if (this.#datapaths.name === 'vhost') throw vhostHolds(this.device.name);
+      refuseHolds(this.device.name, this.#datapaths.name);
       await this.#halt(true);
       this.holds.obey(order, queue);
       await this.#serve();

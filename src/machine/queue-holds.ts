@@ -4,16 +4,27 @@ import type { Activation } from '../datapath/datapath.ts';
 import { UsageError } from '../host/errors.ts';
 import { hasFeature } from '../virtio/features.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
+import type { DatapathName } from './datapath-choice.ts';
 
 /** `hold`: take no chain any more. `step`: take one more, then none. `release`: as ever. */
 export type GateOrder = 'hold' | 'step' | 'release';
 
-/** Why a device cannot be both held and served by the host kernel. */
-export function vhostHolds(device: string): UsageError {
-  return new UsageError(
-    'E_HELD',
-    `${device}: queues that the host kernel serves cannot be held; release them, and have userspace serve them (nodevmm vm move ${device} userspace)`,
-  );
+/** @throws UsageError where a queue cannot be held */
+export function refuseHolds(device: string, place: DatapathName): void {
+  switch (place) {
+    case 'userspace':
+      return;
+    case 'vhost':
+      throw new UsageError(
+        'E_HELD',
+        `${device}: queues that the host kernel serves cannot be held; release them, and have userspace serve them (nodevmm vm move ${device} userspace)`,
+      );
+    case 'vhost-user':
+      throw new UsageError(
+        'E_HELD',
+        `${device}: another process serves its queues; they cannot be held here`,
+      );
+  }
 }
 
 interface Hold {

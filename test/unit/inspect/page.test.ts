@@ -122,14 +122,16 @@ t.test('the view tells what can be done with the queue', (t) => {
   t.match(view(1), /held: the device takes nothing/);
   t.match(view(1), /value="hold" disabled/);
   t.match(view(2), /class="warning">the used ring at 0x3/);
-  const vhost = { ...aDevice('busy0', [busyQueue('split')]), datapath: 'vhost' as const };
-  const served = inspectView(
-    'web',
-    { state: 'running', devices: [vhost] },
-    { device: 'busy0', queue: 0 },
-  );
-  t.match(served, /cannot be held/);
-  t.notMatch(served, /<form/);
+  for (const datapath of ['vhost', 'vhost-user'] as const) {
+    const vhost = { ...aDevice('busy0', [busyQueue('split')]), datapath };
+    const served = inspectView(
+      'web',
+      { state: 'running', devices: [vhost] },
+      { device: 'busy0', queue: 0 },
+    );
+    t.match(served, /cannot be held/);
+    t.notMatch(served, /<form/);
+  }
   t.end();
 });
 
