@@ -1,9 +1,11 @@
 /** Devices that other processes serve: connected to before the guest runs, for what they can do. */
 
-import { UsageError } from '../host/errors.ts';
 import { blkKind } from '../vhost-user/blk-kind.ts';
+import { fsKind } from '../vhost-user/fs-kind.ts';
 import type { DeviceKind } from '../vhost-user/kind.ts';
 import type { Session } from '../vhost-user/link.ts';
+import { netKind } from '../vhost-user/net-kind.ts';
+import { otherKind } from '../vhost-user/other-kind.ts';
 import { VhostUserDevice } from '../vhost-user/vhost-user-device.ts';
 import type { CreatedDevice } from './create-devices.ts';
 import type { VhostUserOptions } from './options.ts';
@@ -36,13 +38,33 @@ export async function createVhostUserDevices(options: ResolvedOptions): Promise<
   }
 }
 
-function kindOf(name: string, session: Session, options: VhostUserOptions): Promise<DeviceKind> {
-  const { type, queues, ring } = options;
-  if (type !== 'blk') {
-    throw new UsageError('E_VHOST_USER', `${name}: only disks can be in another process`);
-  }
+async function kindOf(
+  name: string,
+  session: Session,
+  options: VhostUserOptions,
+): Promise<DeviceKind> {
+  const { type, queues, ring, socket, mac, tag = '', configSize = 0 } = options;
   const queueSize = ring?.queueSize ?? DEFAULT_QUEUE_SIZE;
-  return blkKind(name, session, queues, queueSize);
+  switch (type) {
+    case 'blk':
+      return await blkKind(name, session, queues, queueSize);
+    case 'net':
+      return await netKind(session, {
+        pairs: queues ?? 1,
+        ...(mac === undefined ? {} : { mac }),
+        seed: socket,
+        queueSize,
+      });
+    case 'fs':
+      return fsKind(tag, queues ?? 1, queueSize);
+    default:
+      return await otherKind(session, {
+        deviceId: type,
+        queues: queues ?? 1,
+        queueSize,
+        configSize,
+      });
+  }
 }
 
 /** Names that go on where those of the machine's other devices end. */
