@@ -30,4 +30,12 @@ export {
 } from './machine/virtual-machine.ts';
 export type { Breach } from './virtio/observe/observation.ts';
 export type { TraceSummary } from './virtio/observe/trace-collector.ts';
-export type { RingSnapshot } from './virtio/queue/ring-snapshot.ts';
+export type {
+  EventSuppression,
+  PackedDescriptor,
+  PackedSnapshot,
+  RingSnapshot,
+  SplitDescriptor,
+  SplitSnapshot,
+} from './virtio/queue/ring-snapshot.ts';
+export type { VringState } from './virtio/queue/virtqueue.ts';

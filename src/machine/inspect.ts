@@ -21,6 +21,7 @@ import type { DeviceOwner } from './device-owner.ts';
 
 /** A feature bit that the device offers. */
 export interface InspectedFeature {
+  /** Its number. */
   readonly bit: number;
   /** Absent for one of the device's own that has none. */
   readonly name?: string;
@@ -30,13 +31,21 @@ export interface InspectedFeature {
 
 /** A virtqueue. Addresses are guest physical, hexadecimal. */
 export interface InspectedQueue {
+  /** Index in the device. */
   readonly index: number;
+  /** What the specification or the device's author calls it, e.g. `transmitq1`. */
   readonly name: string;
+  /** Entries, as the driver set it. */
   readonly size: number;
+  /** VIRTIO_F_RING_PACKED, once it is negotiated. */
   readonly format: 'split' | 'packed';
+  /** The driver enabled it. */
   readonly enabled: boolean;
+  /** Descriptor table or ring. */
   readonly descriptorArea: string;
+  /** Available ring or driver event suppression. */
   readonly driverArea: string;
+  /** Used ring or device event suppression. */
   readonly deviceArea: string;
   /** MSI-X vector; null when the driver chose none. */
   readonly vector: number | null;
@@ -52,6 +61,7 @@ export interface InspectedQueue {
 
 /** A virtio device. */
 export interface InspectedDevice {
+  /** e.g. `net0`. */
   readonly name: string;
   /** Device ID, virtio 1.3 §5. */
   readonly deviceId: number;
@@ -59,22 +69,29 @@ export interface InspectedDevice {
   readonly type?: string;
   /** How the guest finds it, e.g. `PCI 00:03.0`; absent while no guest runs. */
   readonly place?: string;
-  /** Where its queues are served, and in which thread when that is this process. */
+  /** Where its queues are served. */
   readonly datapath: DatapathName;
+  /** In which thread, when that is this process. */
   readonly thread: 'main' | 'worker';
-  /** Device status (§2.1), and its bits by name. */
+  /** Device status (§2.1). */
   readonly status: number;
+  /** The names of its bits. */
   readonly statusBits: readonly string[];
+  /** What it offers, by bit number. */
   readonly features: readonly InspectedFeature[];
   /** Configuration space, two hexadecimal digits a byte. */
   readonly config: string;
+  /** Config generation (§4.1.4.3.1). */
   readonly configGeneration: number;
+  /** All that the device has. */
   readonly queues: readonly InspectedQueue[];
 }
 
 /** A machine. */
 export interface MachineInspection {
+  /** As `VirtualMachine.state`. */
   readonly state: string;
+  /** The virtio devices. */
   readonly devices: readonly InspectedDevice[];
 }
 

@@ -53,6 +53,18 @@ for (const [place, open] of Object.entries(places)) {
     await datapath.close();
   });
 
+  t.test(`${place}: where queues stand is told while they are served, held or not`, async (t) => {
+    using rig = new DatapathRig();
+    const datapath = open({}, rig.events);
+    t.same(await datapath.states?.(), new Map(), 'not started');
+    const from = new Map([[1, { nextAvail: 7, nextUsed: 7 }]]);
+    await datapath.start({ ...rig.activation(from), holds: new Map([[1, 0]]) });
+    t.same(await datapath.states?.(), new Map([[0, { nextAvail: 0, nextUsed: 0 }], ...from]));
+    await datapath.stop();
+    t.same(await datapath.states?.(), new Map());
+    await datapath.close();
+  });
+
   t.test(`${place}: stop tells the states, and start goes on from them`, async (t) => {
     using rig = new DatapathRig();
     const datapath = open({}, rig.events);
