@@ -8,6 +8,8 @@ import { availableParallelism, totalmem } from 'node:os';
 import { parseArgs } from 'node:util';
 import { buildGuest } from '../src/guest/guests.ts';
 import type { KernelSeries } from '../src/guest/kernel.ts';
+import { prepareHeaders } from '../src/guest/kernel-headers.ts';
+import { messageOf } from '../src/host/errors.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import { Lab } from '../src/lab/lab.ts';
 import { checkFloor, reportCoverage, startCoverage } from './runner/coverage.ts';
@@ -78,6 +80,9 @@ async function needsLab(group: Group, files: readonly TestFile[]): Promise<boole
   if (usable) return false;
   // The lab has no network: what guests are made from must be there before.
   for (const kernel of ['6.12', '6.1'] as const) await buildGuest('minimal', { kernel });
+  const { kernelVersion } = await buildGuest('minimal');
+  // Those that compile a module will say it again.
+  await prepareHeaders(kernelVersion).catch((error) => console.log(`miss    ${messageOf(error)}`));
   await buildGuest('tools');
   if (nameLargeKernel(files)) await buildGuest('tools', { kernel: LARGE_KERNEL });
   console.log(`boot    a lab for each lane of the group ${group.name}: ${detail}`);

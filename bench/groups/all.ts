@@ -1,9 +1,17 @@
 /** The groups of measures, in the order of the report. */
 import { blkGroup } from './blk.ts';
 import { bootGroup } from './boot.ts';
+import { deviceGroup } from './device.ts';
 import { exitsGroup } from './exits.ts';
 import type { Group } from './group.ts';
 import { netGroup } from './net.ts';
 import { rssGroup } from './rss.ts';
 
-export const GROUPS: readonly Group[] = [exitsGroup, bootGroup, netGroup, blkGroup, rssGroup];
+export const GROUPS: readonly Group[] = [
+  exitsGroup,
+  deviceGroup,
+  bootGroup,
+  netGroup,
+  blkGroup,
+  rssGroup,
+];

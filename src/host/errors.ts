@@ -1,4 +1,5 @@
 /** Errors by who must act on them. Each carries a stable code and one line: what, why, what to do. */
+import { fileURLToPath } from 'node:url';
 
 /** Base of all errors that nodevmm throws on purpose. */
 export class NodeVmmError extends Error {
@@ -57,10 +58,21 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** One line for a caught value: its message and the file and line that it comes from. */
+/** Where the package lies. This module runs from dist/src/host, or from dist/bundle/bin. */
+const root = fileURLToPath(new URL('../../../', import.meta.url));
+const OWN = ['dist/', 'src/', 'node_modules/'].map((folder) => `${root}${folder}`);
+
+/**
+ * One line for a caught value: its message and the file and line that it comes from. Where code
+ * that a person wrote called into ours, that is the person's line.
+ */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  const place = /^\s+at (?:.*\()?(.*:\d+):\d+\)?$/m.exec(error.stack ?? '')?.[1];
+  const frames = [...(error.stack ?? '').matchAll(/^\s+at (?:.*\()?(.*:\d+):\d+\)?$/gm)];
+  const places = frames
+    .map(([, place = '']) => place.replace(/^file:\/\//, ''))
+    .filter((place) => !place.startsWith('node:'));
+  const place = places.find((one) => !OWN.some((own) => one.startsWith(own))) ?? places[0];
   const text = `${error.name}: ${error.message}`.split('\n', 1)[0] as string;
-  return place === undefined ? text : `${text} (${place.replace(/^file:\/\//, '')})`;
+  return place === undefined ? text : `${text} (${place})`;
 }

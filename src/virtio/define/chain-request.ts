@@ -46,14 +46,47 @@ export class ChainRequest implements DeviceRequest {
 
   write(bytes: Uint8Array, position = this.written): void {
     this.#check();
-    const end = position + bytes.length;
-    if (!(position >= 0) || end > this.chain.writableLength) {
+    this.#grow(position, position + bytes.length);
+    this.chain.write(position, bytes);
+  }
+
+  readParts(position = 0, length = Number.POSITIVE_INFINITY): Uint8Array[] {
+    this.#check();
+    return this.chain.parts(false, position, length);
+  }
+
+  writeParts(length: number, position = this.written): Uint8Array[] {
+    this.#check();
+    this.#grow(position, position + length);
+    return this.chain.parts(true, position, length);
+  }
+
+  readUint(position: number, bytes: 1 | 2 | 4 | 8): number {
+    this.#check();
+    const value = position >= 0 ? this.chain.readUint(position, bytes) : -1;
+    if (value >= 0) return value;
+    throw new UsageError(
+      'E_REQUEST',
+      `a read of bytes ${position} to ${position + bytes} of a request that has ${this.chain.readableLength}`,
+    );
+  }
+
+  writeUint(value: number, bytes: 1 | 2 | 4 | 8, position = this.written): void {
+    this.#check();
+    if (!Number.isSafeInteger(value) || value < 0 || value >= 256 ** bytes) {
+      throw new UsageError('E_REQUEST', `${value} does not fit into ${bytes} bytes`);
+    }
+    this.#grow(position, position + bytes);
+    this.chain.writeUint(position, bytes, value);
+  }
+
+  #grow(position: number, end: number): void {
+    if (!(position >= 0) || !(end >= position) || end > this.chain.writableLength) {
       throw new UsageError(
         'E_REQUEST',
         `a write of bytes ${position} to ${end} into a request that has room for ${this.chain.writableLength}`,
       );
     }
-    this.chain.write(position, bytes);
     if (end > this.written) this.written = end;
   }
 

@@ -31,6 +31,29 @@ export interface DeviceRequest {
    * @throws UsageError when the driver gave less room
    */
   write(bytes: Uint8Array, position?: number): void;
+  /**
+   * A little-endian number of the readable part; of 8 bytes, values are exact below 2^53.
+   * @throws UsageError when the driver gave less
+   */
+  readUint(position: number, bytes: 1 | 2 | 4 | 8): number;
+  /**
+   * Writes a little-endian number as `write` would.
+   * @throws UsageError when the driver gave less room
+   */
+  writeUint(value: number, bytes: 1 | 2 | 4 | 8, position?: number): void;
+  /**
+   * The readable part where it lies in guest memory, segment by segment: nothing is copied, and the
+   * driver may change it meanwhile. Not to be used once the request is answered.
+   * @param position first byte, default 0
+   * @param length default: all from there on
+   */
+  readParts(position?: number, length?: number): Uint8Array[];
+  /**
+   * The next bytes of the writable part where they lie, to be filled; they count as written.
+   * @param position first byte, default: where the last write ended
+   * @throws UsageError when the driver gave less room
+   */
+  writeParts(length: number, position?: number): Uint8Array[];
 }
 
 /** What a definition's functions can do with the device. */

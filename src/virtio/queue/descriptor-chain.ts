@@ -134,6 +134,74 @@ export class DescriptorChain {
   }
 
   /**
+   * The bytes of a range of the readable (or writable) part where they lie, a view for each
+   * segment; fewer when the part ends before.
+   */
+  parts(writable: boolean, position: number, length: number): Uint8Array[] {
+    const parts: Uint8Array[] = [];
+    const last = writable ? this.count : this.readable;
+    let skip = position;
+    let left = length;
+    for (let i = writable ? this.readable : 0; i < last && left > 0; i++) {
+      const segment = this.length[i] as number;
+      if (skip >= segment) {
+        skip -= segment;
+        continue;
+      }
+      const part = Math.min(segment - skip, left);
+      parts.push(this.memory.bytes((this.offset[i] as number) + skip, part));
+      left -= part;
+      skip = 0;
+    }
+    return parts;
+  }
+
+  /**
+   * A little-endian number of the readable part.
+   * @param bytes 1, 2, 4 or 8; of 8, values are exact below 2^53
+   * @returns -1 when the part ends before
+   */
+  readUint(position: number, bytes: number): number {
+    const { memory } = this;
+    const offset = this.#locateField(false, position, bytes);
+    if (offset >= 0) {
+      if (bytes === 4) return memory.readU32(offset);
+      if (bytes === 1) return memory.readU8(offset);
+      return bytes === 2 ? memory.readU16(offset) : memory.readU64(offset);
+    }
+    const field = new Uint8Array(bytes);
+    if (this.read(position, field) < bytes) return -1;
+    return field.reduceRight((value, byte) => value * 256 + byte, 0);
+  }
+
+  /** Writes a little-endian number of 1, 2, 4 or 8 bytes into the writable part, as far as it goes. */
+  writeUint(position: number, bytes: number, value: number): void {
+    const { memory } = this;
+    const offset = this.#locateField(true, position, bytes);
+    if (offset >= 0) {
+      if (bytes === 4) memory.writeU32(offset, value);
+      else if (bytes === 1) memory.writeU8(offset, value);
+      else if (bytes === 2) memory.writeU16(offset, value);
+      else memory.writeU64(offset, value);
+      return;
+    }
+    const field = Uint8Array.from({ length: bytes }, (_, i) => Math.floor(value / 256 ** i) % 256);
+    this.write(position, field);
+  }
+
+  /** RAM offset of a field that lies in one segment, else -1. */
+  #locateField(writable: boolean, position: number, bytes: number): number {
+    const last = writable ? this.count : this.readable;
+    let skip = position;
+    for (let i = writable ? this.readable : 0; i < last; i++) {
+      const length = this.length[i] as number;
+      if (skip < length) return skip + bytes <= length ? (this.offset[i] as number) + skip : -1;
+      skip -= length;
+    }
+    return -1;
+  }
+
+  /**
    * RAM offset of a byte of the readable (or writable) part, or -1 past its end. For small fields
    * that drivers keep in one segment but need not.
    */

@@ -271,6 +271,82 @@ t.test('a request whose code failed is there for the code that comes after it', 
   t.same(answers(rig), ['X']);
 });
 
+t.test('any segments: numbers and parts are the bytes that lie there', (t) => {
+  const pieces = fc.array(fc.uint8Array({ minLength: 1, maxLength: 12 }), {
+    minLength: 1,
+    maxLength: 5,
+  });
+  fc.assert(
+    fc.property(
+      fc.boolean(),
+      pieces,
+      pieces,
+      fc.nat(50),
+      fc.constantFrom(1, 2, 4, 8),
+      (packed, readable, room, position, bytes) => {
+        const sent = Buffer.concat(readable);
+        const space = room.reduce((sum, { length }) => sum + length, 0);
+        let number: number | undefined;
+        let parts: Uint8Array = Buffer.alloc(0);
+        const handle: Handle = (request) => {
+          parts = Buffer.concat(
+            request.readParts(position, bytes).map((part) => Buffer.from(part)),
+          );
+          try {
+            number = request.readUint(position, bytes as 4);
+          } catch {
+            // The driver sent less.
+          }
+          if (bytes + 1 > space) return;
+          request.writeUint(0xab, bytes as 4);
+          const filled = request.writeParts(space - bytes);
+          for (const part of filled) part.fill(0xcd);
+        };
+        using rig = rigOf(handle, packed ? PACKED : SPLIT);
+        rig.queue(0).add({ readable, writable: room.map(({ length }) => length) });
+        rig.notify(0);
+        const there = sent.subarray(position, position + bytes);
+        const expected = there.reduceRight((value, byte) => value * 256 + byte, 0);
+        const whole = there.length === bytes;
+        const [answer] = rig.queue(0).completed();
+        const data = Buffer.from(answer?.data ?? []);
+        const wrote = bytes + 1 > space ? 0 : space;
+        return (
+          there.equals(parts) &&
+          (whole ? number === expected : number === undefined) &&
+          answer?.written === wrote &&
+          (wrote === 0 || (data[0] === 0xab && data.subarray(bytes).every((b) => b === 0xcd)))
+        );
+      },
+    ),
+  );
+  t.end();
+});
+
+t.test('numbers and parts past the end are refused', (t) => {
+  const refused: string[] = [];
+  const attempt = (work: () => unknown): void => {
+    try {
+      work();
+    } catch (error) {
+      refused.push((error as { code: string }).code);
+    }
+  };
+  using rig = rigOf((request) => {
+    attempt(() => request.readUint(3, 4));
+    attempt(() => request.readUint(-1, 1));
+    attempt(() => request.writeUint(1, 4, 7));
+    attempt(() => request.writeUint(256, 1));
+    attempt(() => request.writeUint(-1, 8));
+    attempt(() => request.writeParts(11));
+    attempt(() => request.writeParts(-1));
+  });
+  add(rig, 'hello', 10);
+  t.same(refused, Array(7).fill('E_REQUEST'));
+  t.equal(rig.queue(0).completed()[0]?.written, 0);
+  t.end();
+});
+
 t.test('the configuration space has fields, and the driver hears of changes', (t) => {
   const written: string[] = [];
   const config = {

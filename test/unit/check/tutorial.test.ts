@@ -1,0 +1,12 @@
+/** The tutorial's steps without a guest, as they stand there. */
+import t from 'tap';
+import { runTutorial } from '../../support/tutorial.ts';
+
+t.test('each step of the device passes its test', async (t) => {
+  const { status, stdout, stderr } = await runTutorial(
+    (commands) => !/nodevmm (run|guest)/.test(commands),
+  );
+  t.equal(status, 0, status === 0 ? 'all run' : stdout + stderr);
+  const passed = [...stdout.matchAll(/^# pass (\d+)$/gm)].map(([, count]) => Number(count));
+  t.same(passed, [1, 1, 1, 2, 1], 'status, features, notifications, virtqueues, configuration');
+});
