@@ -1,5 +1,9 @@
 /** The front end's side of one connection: what it asks is answered in time, or the connection ends. */
-import { VHOST_USER_NEED_REPLY_MASK, VHOST_USER_PROTOCOL_F_REPLY_ACK } from '../abi/vhost-user.ts';
+import {
+  VHOST_USER_GET_FEATURES,
+  VHOST_USER_NEED_REPLY_MASK,
+  VHOST_USER_PROTOCOL_F_REPLY_ACK,
+} from '../abi/vhost-user.ts';
 import { InternalError, messageOf, PeerError } from '../host/errors.ts';
 import type { UnixSocket } from '../host/unix-socket.ts';
 import { hasFeature } from '../virtio/features.ts';
@@ -56,6 +60,12 @@ export class Connection implements Disposable {
     const flags = VHOST_USER_NEED_REPLY_MASK;
     const code = this.#u64(await this.#call(request, flags, payload, fds));
     if (code !== 0n) throw this.fail(protocolError(`${name(request)} was refused (${code})`));
+  }
+
+  /** Resolves when the back end has seen all orders. @throws PeerError */
+  async settle(): Promise<void> {
+    // What has an answer by itself, where orders have none.
+    if (!this.has(VHOST_USER_PROTOCOL_F_REPLY_ACK)) await this.askU64(VHOST_USER_GET_FEATURES);
   }
 
   /** Asks for an answer, whose descriptors are the caller's. @throws PeerError */

@@ -71,6 +71,8 @@ export class VhostUserDatapath implements Datapath {
   /** Queues whose back end went away without saying where they stand. */
   readonly #lost = new Set<number>();
   #inflight: InflightRecord | undefined;
+  /** What `start` failed with; it needs no second telling. */
+  #thrown: unknown;
   #last: Promise<unknown> = Promise.resolve();
 
   /** @param link stays its owner's */
@@ -105,6 +107,7 @@ export class VhostUserDatapath implements Datapath {
         await this.#serve(this.#run, await this.#session());
       } catch (error) {
         if (error instanceof BackendGone && this.#link.seeking) return;
+        this.#thrown = error;
         await this.#end();
         throw error;
       }
@@ -135,6 +138,7 @@ export class VhostUserDatapath implements Datapath {
     this.#informed = undefined;
     void this.#step(async () => {
       const run = this.#run;
+      if (error === this.#thrown) return;
       if (run?.session !== undefined) this.#loseRings(run);
       if (error instanceof BackendGone) {
         this.#events.log(`${error.message}; it is waited for at ${this.#link.address.socket}`);
@@ -200,6 +204,7 @@ export class VhostUserDatapath implements Datapath {
       }
     }
     await setStatus(connection, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    await connection.settle();
     this.#lost.clear();
     // A ring starts when it is kicked, which the driver may have done before.
     for (const { kickFd } of configs) signalEventfd(kickFd);

@@ -1,0 +1,288 @@
+/** What the front end tells a back end, clause by clause, and what it makes of its answers. */
+import path from 'node:path';
+import t, { type Test } from 'tap';
+import * as abi from '../../../src/abi/vhost-user.ts';
+import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { isReadable } from '../../../src/host/poll.ts';
+import { otherKind } from '../../../src/vhost-user/other-kind.ts';
+import { VhostUserDevice } from '../../../src/vhost-user/vhost-user-device.ts';
+import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
+import { TemporaryFolder } from '../../support/blk-driver.ts';
+import { FakeBackEnd } from '../../support/fake-back-end.ts';
+import { VhostUserRig } from '../../support/vhost-user-rig.ts';
+
+const VERSION_1 = featureSet(VIRTIO_F_VERSION_1);
+const DEVICE_ID = 42;
+
+interface Bench {
+  readonly backEnd: FakeBackEnd;
+  readonly rig: VhostUserRig;
+}
+
+/** A device of two queues at a fake back end. */
+async function withDevice(
+  prepare: (backEnd: FakeBackEnd) => void,
+  use: (bench: Bench) => Promise<void>,
+  { configSize = 0, timeoutMs = 5000 } = {},
+): Promise<void> {
+  using folder = new TemporaryFolder();
+  const socket = path.join(folder.path, 's');
+  using backEnd = new FakeBackEnd(socket);
+  prepare(backEnd);
+  const shape = { deviceId: DEVICE_ID, queues: 2, queueSize: 64, configSize };
+  const address = { socket, server: false, timeoutMs };
+  const device = await VhostUserDevice.open('test0', address, (session) =>
+    otherKind(session, shape),
+  );
+  await using rig = new VhostUserRig(device);
+  await use({ backEnd, rig });
+}
+
+const RING = ['SET_VRING_NUM', 'SET_VRING_BASE', 'SET_VRING_ADDR', 'SET_VRING_ERR'];
+const FILES = ['SET_VRING_CALL', 'SET_VRING_KICK'];
+
+t.test('a device is asked about, set up, and taken back', (t) =>
+  withDevice(
+    () => {},
+    async ({ backEnd, rig }) => {
+      t.same(backEnd.take(), [
+        'GET_FEATURES',
+        'GET_PROTOCOL_FEATURES',
+        'SET_PROTOCOL_FEATURES',
+        'SET_OWNER',
+        'GET_QUEUE_NUM',
+      ]);
+      await rig.start(VERSION_1, 16);
+      t.same(backEnd.take(), [
+        'SET_FEATURES',
+        'SET_MEM_TABLE',
+        ...[...RING, ...FILES, ...RING, ...FILES],
+        ...['SET_VRING_ENABLE', 'SET_VRING_ENABLE'],
+      ]);
+      t.equal(backEnd.acked, VERSION_1 | featureSet(abi.VHOST_USER_F_PROTOCOL_FEATURES));
+      const { memory } = rig.ram;
+      t.same(backEnd.regions, [
+        { gpa: 0, size: memory.size, userAddress: memory.address, mmapOffset: 0 },
+      ]);
+      t.same(
+        backEnd.addresses,
+        rig.queues.map(({ config }) => ({
+          index: config.index,
+          flags: 0,
+          descriptor: memory.address + config.descriptorArea,
+          available: memory.address + config.driverArea,
+          used: memory.address + config.deviceArea,
+        })),
+        'ring addresses are user addresses of the memory table',
+      );
+      for (const { config } of rig.queues) {
+        t.ok(isReadable(config.kickFd), 'a ring starts when it is kicked');
+      }
+      backEnd.bases.set(0, 7).set(1, 9);
+      rig.queues[0]?.deviceArea.setUint16(2, 5, true);
+      const states = await rig.stop();
+      t.same(backEnd.take(), ['GET_VRING_BASE', 'GET_VRING_BASE']);
+      t.same(
+        states,
+        new Map([
+          [0, { nextAvail: 7, nextUsed: 5 }],
+          [1, { nextAvail: 9, nextUsed: 0 }],
+        ]),
+        'a split ring has its used index in memory',
+      );
+      await rig.resume(VERSION_1, states);
+      t.notOk(backEnd.take().includes('SET_MEM_TABLE'), 'memory is shared once a connection');
+      t.equal(backEnd.bases.get(0), 7);
+    },
+  ),
+);
+
+t.test('a packed ring stands where both its indices and wrap counters say', (t) =>
+  withDevice(
+    (backEnd) => {
+      backEnd.features |= featureSet(VIRTIO_F_RING_PACKED);
+    },
+    async ({ backEnd, rig }) => {
+      await rig.start(VERSION_1 | featureSet(VIRTIO_F_RING_PACKED), 16);
+      t.equal(backEnd.bases.get(0), 0x8000_8000);
+      backEnd.bases.set(0, 0x0003_8005);
+      t.same((await rig.stop()).get(0), { nextAvail: 0x8005, nextUsed: 3 });
+    },
+  ),
+);
+
+t.test('what a back end does not offer is not asked of it', async (t) => {
+  await withDevice(
+    (backEnd) => {
+      backEnd.features = VERSION_1;
+    },
+    async ({ backEnd, rig }) => {
+      await rig.start(VERSION_1, 16);
+      t.same(backEnd.take(), [
+        ...['GET_FEATURES', 'SET_OWNER', 'SET_FEATURES', 'SET_MEM_TABLE'],
+        ...[...RING, ...FILES, ...RING, ...FILES],
+        // Has an answer, as the others have not.
+        'GET_FEATURES',
+      ]);
+      t.equal(backEnd.acked, VERSION_1);
+      rig.device.reset();
+      await rig.stop();
+      t.same(backEnd.take(), ['GET_VRING_BASE', 'GET_VRING_BASE']);
+    },
+  );
+});
+
+t.test('memory slots, status, reset', (t) =>
+  withDevice(
+    (backEnd) => {
+      backEnd.protocolFeatures |= featureSet(
+        abi.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+        abi.VHOST_USER_PROTOCOL_F_STATUS,
+        abi.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+      );
+    },
+    async ({ backEnd, rig }) => {
+      await rig.start(VERSION_1, 16);
+      const calls = backEnd.take();
+      t.ok(calls.includes('ADD_MEM_REG'));
+      t.notOk(calls.includes('SET_MEM_TABLE'));
+      t.equal(backEnd.regions.length, 1);
+      t.equal(backEnd.status, 0xf);
+      await rig.stop();
+      rig.device.reset();
+      await rig.until(() => backEnd.status === 0, 'reset');
+      t.same(backEnd.take().slice(-2), ['RESET_DEVICE', 'SET_STATUS']);
+    },
+  ),
+);
+
+t.test('the configuration: read, written, changed by the back end', (t) =>
+  withDevice(
+    (backEnd) => {
+      backEnd.protocolFeatures |= featureSet(abi.VHOST_USER_PROTOCOL_F_BACKEND_REQ);
+      backEnd.config = Uint8Array.of(1, 2, 3, 4);
+    },
+    async ({ backEnd, rig }) => {
+      t.same([...rig.device.config], [1, 2, 3, 4]);
+      await rig.start(VERSION_1, 16);
+      rig.device.configWritten(1, 2, 0xbbaa);
+      await rig.until(() => backEnd.written !== undefined, 'SET_CONFIG');
+      t.match(backEnd.written, { offset: 1, liveMigration: false });
+      t.same([...(backEnd.written?.bytes ?? [])], [0xaa, 0xbb]);
+      backEnd.config = Uint8Array.of(1, 2, 3, 5);
+      await backEnd.requests?.call(
+        abi.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
+        abi.VHOST_USER_NEED_REPLY_MASK,
+      );
+      await rig.until(() => rig.device.config[3] === 5, 'new configuration');
+    },
+    { configSize: 4 },
+  ),
+);
+
+t.test('a record of what is in flight is made once, and handed to the next back end', (t) =>
+  withDevice(
+    (backEnd) => {
+      backEnd.protocolFeatures |= featureSet(abi.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+    },
+    async ({ backEnd, rig }) => {
+      await rig.start(VERSION_1, 16);
+      t.match(backEnd.take().join(' '), /GET_INFLIGHT_FD SET_INFLIGHT_FD SET_VRING_NUM/);
+      const { inflight } = backEnd;
+      for (let i = 0; i < 5; i++) rig.add(0, { writable: [8] });
+      rig.queues[0]?.deviceArea.setUint16(2, 3, true);
+      backEnd.die();
+      backEnd.listen();
+      await rig.until(() => rig.logs.includes('the back end is back'), 'back end');
+      const calls = backEnd.take();
+      t.notOk(calls.includes('GET_INFLIGHT_FD'));
+      t.equal(backEnd.inflight, inflight);
+      t.equal(backEnd.bases.get(0), 3, 'it goes on at the used index');
+      await rig.stop();
+      rig.device.reset();
+      await rig.resume(VERSION_1);
+      t.ok(backEnd.take().includes('GET_INFLIGHT_FD'), 'a new one after a reset');
+    },
+  ),
+);
+
+t.test('one that comes back without what the driver uses', (t) =>
+  withDevice(
+    (backEnd) => {
+      backEnd.features |= featureSet(3);
+    },
+    async ({ backEnd, rig }) => {
+      t.ok(hasFeature(rig.device.features, 3));
+      await rig.start(VERSION_1 | featureSet(3), 16);
+      backEnd.features = featureSet(VIRTIO_F_VERSION_1, abi.VHOST_USER_F_PROTOCOL_FEATURES);
+      backEnd.die();
+      backEnd.listen();
+      await rig.until(() => rig.broken.length > 0, 'complaint');
+      t.match(rig.broken, [/came back without what the driver uses \(feature bits 3\)/]);
+    },
+  ),
+);
+
+t.test('one that is away when the driver starts is served as it comes', (t) =>
+  withDevice(
+    () => {},
+    async ({ backEnd, rig }) => {
+      backEnd.die();
+      await rig.until(() => rig.logs.length > 0, 'line');
+      await rig.start(VERSION_1, 16);
+      backEnd.take();
+      backEnd.listen();
+      await rig.until(() => rig.logs.includes('the back end is back'), 'back end');
+      t.ok(backEnd.take().includes('SET_VRING_KICK'));
+      t.same(rig.broken, []);
+    },
+  ),
+);
+
+t.test('a back end that hangs breaks its device, and a reset brings it back', (t) =>
+  withDevice(
+    () => {},
+    async ({ backEnd, rig }) => {
+      await rig.start(VERSION_1, 16);
+      backEnd.acts.set(abi.VHOST_USER_GET_VRING_BASE, () => {});
+      await rig.stop();
+      await rig.until(() => rig.logs.length > 0, 'line');
+      t.match(rig.logs, [/left GET_VRING_BASE unanswered for 100 ms/]);
+      backEnd.acts.clear();
+      rig.device.reset();
+      await rig.resume(VERSION_1);
+      t.equal(backEnd.connections, 2);
+      t.same(rig.broken, []);
+    },
+    { timeoutMs: 100 },
+  ),
+);
+
+async function server(t: Test): Promise<void> {
+  using folder = new TemporaryFolder();
+  const socket = path.join(folder.path, 's');
+  const shape = { deviceId: DEVICE_ID, queues: 2, queueSize: 64, configSize: 0 };
+  const kindOf = (session: Parameters<typeof otherKind>[0]) => otherKind(session, shape);
+  await t.rejects(VhostUserDevice.open('test0', { socket, server: true, timeoutMs: 50 }, kindOf), {
+    message: /no back end connected to .* within 50 ms/,
+  });
+  const opening = VhostUserDevice.open('test0', { socket, server: true, timeoutMs: 5000 }, kindOf);
+  using backEnd = new FakeBackEnd(socket, false);
+  backEnd.call();
+  await using rig = new VhostUserRig(await opening);
+  await rig.start(VERSION_1, 16);
+  backEnd.channel?.close();
+  await rig.until(() => rig.logs.length > 0, 'line');
+  backEnd.call();
+  await rig.until(() => rig.logs.includes('the back end is back'), 'back end');
+}
+
+t.test('a back end that connects, and connects again', server);
+
+t.test('nobody there', async (t) => {
+  const address = { socket: '/nonexistent/s', server: false, timeoutMs: 50 };
+  await t.rejects(
+    VhostUserDevice.open('test0', address, () => Promise.reject(new Error('never'))),
+    { code: 'E_VHOST_USER_SOCKET', message: /no back end listens at/ },
+  );
+});

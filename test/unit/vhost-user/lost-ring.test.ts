@@ -1,0 +1,141 @@
+/** What a front end makes of the rings of a back end that is gone, against what really happened. */
+import fc from 'fast-check';
+import t from 'tap';
+import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { Ram } from '../../../src/memory/ram.ts';
+import { MiB } from '../../../src/memory/ram-layout.ts';
+import { recoverRing } from '../../../src/vhost-user/lost-ring.ts';
+import { featureSet } from '../../../src/virtio/features.ts';
+
+const SIZE = 16;
+const CONFIG = {
+  index: 0,
+  size: SIZE,
+  descriptorArea: 0,
+  driverArea: 0x1000,
+  deviceArea: 0x2000,
+  kickFd: -1,
+  callFd: -1,
+};
+const VERSION_1 = featureSet(VIRTIO_F_VERSION_1);
+
+/** A driver that takes the head that became free last, as Linux does, or the one free longest. */
+class Model implements Disposable {
+  readonly ram = new Ram(MiB);
+  readonly free = Array.from({ length: SIZE }, (_, head) => head);
+  readonly inFlight: number[] = [];
+  readonly #lifo: boolean;
+
+  constructor(lifo: boolean) {
+    this.#lifo = lifo;
+  }
+
+  get #memory() {
+    return this.ram.memory;
+  }
+
+  get availIndex(): number {
+    return this.#memory.readU16(0x1002);
+  }
+
+  get usedIndex(): number {
+    return this.#memory.readU16(0x2002);
+  }
+
+  add(): void {
+    const head = this.#lifo ? this.free.pop() : this.free.shift();
+    if (head === undefined) return;
+    this.inFlight.push(head);
+    this.#memory.writeU16(0x1004 + 2 * (this.availIndex % SIZE), head);
+    this.#memory.writeU16(0x1002, (this.availIndex + 1) & 0xffff);
+  }
+
+  /** @param which of those in flight, 0 for the oldest */
+  use(which: number): void {
+    const [head] = this.inFlight.splice(which, 1);
+    if (head === undefined) return;
+    this.free.push(head);
+    this.#memory.writeU32(0x2004 + 8 * (this.usedIndex % SIZE), head);
+    this.#memory.writeU16(0x2002, (this.usedIndex + 1) & 0xffff);
+  }
+
+  /** Heads that the next back end will find. */
+  offered(): number[] {
+    const heads: number[] = [];
+    for (let at = this.usedIndex; at !== this.availIndex; at = (at + 1) & 0xffff) {
+      heads.push(this.#memory.readU16(0x1004 + 2 * (at % SIZE)));
+    }
+    return heads;
+  }
+
+  [Symbol.dispose](): void {
+    this.ram[Symbol.dispose]();
+  }
+}
+
+t.test('one that works in order is always followed', (t) => {
+  const steps = fc.array(fc.boolean(), { minLength: 1, maxLength: 200 });
+  fc.assert(
+    fc.property(steps, fc.boolean(), (adds, lifo) => {
+      using model = new Model(lifo);
+      for (const add of adds) {
+        if (add) model.add();
+        else model.use(0);
+      }
+      const state = recoverRing(model.ram.memory, CONFIG, VERSION_1, false);
+      t.same(model.offered(), model.inFlight);
+      return state.nextAvail === model.usedIndex && state.nextUsed === model.usedIndex;
+    }),
+  );
+  t.end();
+});
+
+t.test('one that does not is followed where the rings tell, and never wrongly', (t) => {
+  // No request is overtaken by a whole ring of others: those left would not be seen.
+  const steps = fc.array(fc.tuple(fc.boolean(), fc.nat(3)), { maxLength: 200 });
+  let followed = 0;
+  fc.assert(
+    fc.property(steps, fc.boolean(), (todo, lifo) => {
+      using model = new Model(lifo);
+      for (const [add, which] of todo) {
+        if (add) model.add();
+        else if (model.inFlight.length > 0) model.use(which % model.inFlight.length);
+      }
+      try {
+        recoverRing(model.ram.memory, CONFIG, VERSION_1, false);
+      } catch {
+        return true;
+      }
+      followed++;
+      const offered = model.offered();
+      return (
+        offered.length === model.inFlight.length &&
+        model.inFlight.every((head) => offered.includes(head))
+      );
+    }),
+    { numRuns: 1000 },
+  );
+  t.ok(followed > 100, `${followed} of 1000 followed`);
+  t.end();
+});
+
+t.test('with a record, the rings are left as they are', (t) => {
+  using model = new Model(true);
+  for (let i = 0; i < 4; i++) model.add();
+  model.use(2);
+  const before = model.offered();
+  const state = recoverRing(model.ram.memory, CONFIG, VERSION_1, true);
+  t.same(state, { nextAvail: 1, nextUsed: 1 });
+  t.same(model.offered(), before);
+  t.end();
+});
+
+t.test('a packed ring does not tell', (t) => {
+  using model = new Model(true);
+  const features = VERSION_1 | featureSet(VIRTIO_F_RING_PACKED);
+  t.throws(() => recoverRing(model.ram.memory, CONFIG, features, true), {
+    code: 'E_VHOST_USER_LOST',
+    message: /a packed ring does not tell where it stands; reset the device/,
+  });
+  t.end();
+});
