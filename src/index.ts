@@ -12,12 +12,14 @@ export type {
 } from './machine/inspect.ts';
 export type { RuleBreach } from './machine/machine-observer.ts';
 export type {
+  CarriedOptions,
   DiskOptions,
   MachineExit,
   MachineOptions,
   NetOptions,
   OwnDeviceOptions,
   RingOptions,
+  TransportName,
   VhostMode,
   VhostUserOptions,
   VsockOptions,
