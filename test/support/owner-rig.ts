@@ -91,7 +91,7 @@ export class OwnerRig implements AsyncDisposable {
       deviceId: 42,
       pciClass: 0,
       features: 0n,
-      queues: [],
+      queues: this.rig.shape.queueSizes.map((maxSize, index) => ({ name: `q${index}`, maxSize })),
       config: Uint8Array.from(this.rig.shape.config),
       placement: { thread: 'main' },
       vhost: { kind: 'net', taps: [] },
