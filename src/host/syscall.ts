@@ -153,6 +153,9 @@ export const fcntl = (fd: number, command: number, argument = 0): number =>
 export const gettid = (): number => gettidNative();
 export const tgkill = (tgid: number, tid: number, signal: number): number =>
   result(tgkillNative(tgid, tid, signal));
+/** fcntl(2), F_ADD_SEALS. libc's function takes its argument as printf does. */
+export const addSeals = (fd: number, seals: number): number =>
+  result(syscallNative(72, fd, 1033, seals, 0, 0, 0));
 /** A system call that libc has no function for, by its number. */
 export const syscall = (number: number, a: number, b: number, c = 0, d = 0, e = 0, f = 0): number =>
   result(syscallNative(number, a, b, c, d, e, f));

@@ -4,8 +4,11 @@ import * as sys from '../host/syscall.ts';
 import { GuestMemory } from './guest-memory.ts';
 
 const MFD_CLOEXEC = 1;
+const MFD_ALLOW_SEALING = 2;
 const MFD_HUGETLB = 4;
 const MADV_HUGEPAGE = 14;
+/** F_SEAL_SEAL, _SHRINK and _GROW. */
+const SIZE_SEALS = 7;
 const NO_FILE = -1;
 
 /**
@@ -26,15 +29,17 @@ export class Ram implements Disposable {
 
   /**
    * @param size bytes, a multiple of the page size
+   * @param sealed false: whoever gets the file may change its length
    * @throws HostError when the host cannot give that much
    */
-  constructor(size: number, backing: RamBacking = 'anonymous') {
+  constructor(size: number, backing: RamBacking = 'anonymous', sealed = true) {
     const what = `${size / 2 ** 20} MiB of guest RAM`;
     const remedy =
       backing === 'hugetlb'
         ? 'reserve huge pages in /proc/sys/vm/nr_hugepages'
         : 'give the guest less memory';
-    this.#file = backing === 'anonymous' ? undefined : createFile(size, backing, what, remedy);
+    this.#file =
+      backing === 'anonymous' ? undefined : createFile(size, backing, sealed, what, remedy);
     const fd = this.#file?.fd ?? NO_FILE;
     const kind = backing === 'anonymous' ? sys.MAP_PRIVATE | sys.MAP_ANONYMOUS : sys.MAP_SHARED;
     const access = sys.PROT_READ | sys.PROT_WRITE;
@@ -42,7 +47,7 @@ export class Ram implements Disposable {
       const mapped = sys.mmap(0, size, access, kind | sys.MAP_NORESERVE, fd, 0);
       const address = sys.check(mapped, 'mmap', what, remedy);
       // A wish: kernels without transparent huge pages refuse it.
-      if (backing === 'anonymous') sys.madvise(address, size, MADV_HUGEPAGE);
+      if (backing !== 'hugetlb') sys.madvise(address, size, MADV_HUGEPAGE);
       this.memory = new GuestMemory({ fd, address, size });
     } catch (error) {
       this.#file?.close();
@@ -60,12 +65,20 @@ export class Ram implements Disposable {
   }
 }
 
-function createFile(size: number, backing: RamBacking, what: string, remedy: string): Fd {
-  const flags = MFD_CLOEXEC | (backing === 'hugetlb' ? MFD_HUGETLB : 0);
+function createFile(
+  size: number,
+  backing: RamBacking,
+  sealed: boolean,
+  what: string,
+  remedy: string,
+): Fd {
+  const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (backing === 'hugetlb' ? MFD_HUGETLB : 0);
   const fd = sys.check(sys.memfdCreate('nodevmm-ram', flags), 'memfd_create', what);
   const file = new Fd(fd);
   try {
     sys.check(sys.ftruncate(fd, size), 'ftruncate', what, remedy);
+    // A process that it is shared with could else take it from under the guest (SIGBUS).
+    if (sealed) sys.check(sys.addSeals(fd, SIZE_SEALS), 'F_ADD_SEALS', what);
     return file;
   } catch (error) {
     file.close();

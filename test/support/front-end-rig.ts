@@ -44,7 +44,7 @@ export interface RigRing {
 
 /** Connected from its making to its end. */
 export class FrontEndRig implements Disposable {
-  readonly ram = new Ram(RAM_SIZE, 'memfd');
+  readonly ram = new Ram(RAM_SIZE, 'memfd', false);
   readonly heap = new GuestHeap(this.ram.memory, 4096, RAM_SIZE);
   readonly channel: Channel;
   readonly closed: Promise<Error | undefined>;
