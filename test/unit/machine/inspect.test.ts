@@ -86,6 +86,8 @@ t.test('no driver’s register breaks it', async (t) => {
       } of writes) {
         o.rig.setCommon(name as Parameters<typeof o.rig.setCommon>[0], bits, high * 4);
       }
+      o.rig.setCommon('queue_select', 1);
+      o.rig.setCommon('queue_enable', 1);
       await o.settle();
       const seen = await inspectDevice(o.owner, o.ram.memory, {});
       enabled += seen.queues.filter((queue) => queue.enabled).length;
