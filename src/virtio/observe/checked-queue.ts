@@ -17,8 +17,12 @@ import { dumpRing } from './ring-dump.ts';
 import { isUnchanged, openRingView, type RingView, type TakenChain } from './ring-view.ts';
 import { type Rule, rules } from './rules.ts';
 
-/** Ticks that a side may leave the other one waiting: far beyond what any load explains. */
-const PATIENCE = 5;
+/**
+ * Ticks that a side may leave the other one waiting. A device answers in its own thread; a driver may
+ * lose its processor between the ring and the notification, for seconds in a guest that is emulated.
+ */
+const DEVICE_PATIENCE = 5;
+const DRIVER_PATIENCE = 20;
 /** A readable part of up to this many bytes is compared: what a driver writes for the device alone. */
 const COMPARED_BYTES = 64;
 /** What of a chain's id is the head, or the packed ring's buffer id: in-order queues add a place. */
@@ -80,11 +84,11 @@ export class CheckedQueue implements ServedQueue, Virtqueue {
   tick(): void {
     const missed = this.#asked >= 0 && this.#view.isAvailable(this.#asked);
     this.#waitedForKick = missed ? this.#waitedForKick + 1 : 0;
-    if (this.#waitedForKick > PATIENCE) this.#tell(rules.missingKick);
+    if (this.#waitedForKick > DRIVER_PATIENCE) this.#tell(rules.missingKick);
     this.#waitedForInterrupt = this.#interruptDue ? this.#waitedForInterrupt + 1 : 0;
-    if (this.#waitedForInterrupt > PATIENCE) this.#tell(rules.missingInterrupt);
+    if (this.#waitedForInterrupt > DEVICE_PATIENCE) this.#tell(rules.missingInterrupt);
     this.#waitedForPublish = this.#pushed > 0 ? this.#waitedForPublish + 1 : 0;
-    if (this.#waitedForPublish > PATIENCE) this.#tell(rules.unpublished);
+    if (this.#waitedForPublish > DEVICE_PATIENCE) this.#tell(rules.unpublished);
   }
 
   interrupt(): void {

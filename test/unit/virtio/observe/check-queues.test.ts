@@ -67,7 +67,7 @@ class CheckRig implements Disposable {
   }
 
   wait(): void {
-    for (let i = 0; i < 10; i++) this.queue.tick();
+    for (let i = 0; i < 30; i++) this.queue.tick();
   }
 
   [Symbol.dispose](): void {
@@ -260,7 +260,7 @@ for (const [format, features] of [
     using rig = new CheckRig(features);
     rig.queue.enableKicks();
     rig.driver.add({ writable: [4] });
-    for (let i = 0; i < 3; i++) rig.queue.tick();
+    for (let i = 0; i < 15; i++) rig.queue.tick();
     rig.queue.kicked();
     rig.wait();
     rig.queue.pop(rig.chain);
