@@ -22,6 +22,7 @@ const ENTRIES = [
   'datapath/queue-worker-main',
   'virtio/device/blk',
   'virtio/device/net-handler',
+  'virtio/device/net-memory-handler',
   'nic/e1000-handler',
 ];
 

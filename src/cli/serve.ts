@@ -31,6 +31,8 @@ export function registerServeCommand(program: Command, finish: (status: number) 
     .argument('<device>', 'blk, net, rng, console, or a file with a device of your own')
     .argument('[options]', 'as with run: --disk, --net, --rng, --device')
     .requiredOption('--socket <path>', 'unix socket that front ends connect to')
+    .option('--poll', 'never sleep: look at the rings all the time')
+    .option('--no-poll', 'sleep as soon as the rings are empty (default: look for 50 us more)')
     .addHelpText('after', EXAMPLES)
     .action(async (kind: string, text: string | undefined, flags: ServeFlags) => {
       finish(await serve(kind, text, flags));
@@ -39,6 +41,7 @@ export function registerServeCommand(program: Command, finish: (status: number) 
 
 interface ServeFlags {
   readonly socket: string;
+  readonly poll?: boolean;
 }
 
 async function serve(kind: string, text: string | undefined, flags: ServeFlags): Promise<number> {
@@ -46,8 +49,9 @@ async function serve(kind: string, text: string | undefined, flags: ServeFlags):
     process.stderr.write(`nodevmm: ${line}\n`);
   };
   const { device, ring } = await createServedDevice(kind, text);
+  const poll = flags.poll === undefined ? 'adaptive' : flags.poll ? 'always' : 'never';
   const shape = deviceShape(device, { packed: true, ringReset: false, ...ring });
-  await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
+  await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log, poll);
   await using backEnd = new BackEnd(flags.socket, exported);
   log(`${device.name}: listening on ${backEnd.path}`);
   return await signalled();

@@ -5,9 +5,11 @@ import { createOwnDevices } from '../machine/own-devices.ts';
 import { createBlkDevice } from '../virtio/device/blk.ts';
 import { ConsoleDevice } from '../virtio/device/console.ts';
 import { createNetDevice } from '../virtio/device/net.ts';
+import { createNetMemoryDevice } from '../virtio/device/net-memory.ts';
 import { createRngDevice } from '../virtio/device/rng.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import { parseDisk, parseNet, parseOwnDevice, parseRng } from './device-options.ts';
+import { KeyValues } from './key-values.ts';
 
 /** A device, and what was said of its rings. */
 export interface ServedDevice {
@@ -33,6 +35,8 @@ export async function createServedDevice(
       return { device, ring };
     }
     case 'net': {
+      const memory = text === undefined ? undefined : parseMemoryNet(text);
+      if (memory !== undefined) return memory;
       const { ring = {}, transport: _, vhost: __, model, ...net } = parseNet(text ?? 'auto');
       if (model === 'e1000') {
         throw new UsageError('E_NET_MODEL', 'vhost-user carries virtio devices only, no e1000');
@@ -63,4 +67,22 @@ export async function createServedDevice(
   const [made] = await createOwnDevices([options], 'pci');
   if (made?.kind !== 'virtio') throw new UsageError('E_DEVICE', `${kind} is no virtio device`);
   return { device: made.device, ring: made.ring };
+}
+
+/** `backend=sink|source|echo[,frame=N][,mac=M][,packed=off]`: no tap, a network in memory. */
+function parseMemoryNet(text: string): ServedDevice | undefined {
+  if (!text.startsWith('backend=')) return undefined;
+  const values = new KeyValues('serve net', text, 'backend');
+  const network = values.choice('backend', ['sink', 'source', 'echo']) ?? 'sink';
+  const frame = values.count('frame');
+  const mac = values.text('mac');
+  const packed = values.flag('packed');
+  values.finish(['backend', 'frame', 'mac', 'packed']);
+  const device = createNetMemoryDevice({
+    name: 'net0',
+    network,
+    ...(frame === undefined ? {} : { frame }),
+    ...(mac === undefined ? {} : { mac }),
+  });
+  return { device, ring: packed === undefined ? {} : { packed } };
 }

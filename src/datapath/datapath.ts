@@ -7,6 +7,12 @@ import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { Breach, Observation } from '../virtio/observe/observation.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 
+/**
+ * How a queue worker waits: blocked until it is kicked; polling for a while after each piece of
+ * work, and then blocked; or polling always.
+ */
+export type PollMode = 'never' | 'adaptive' | 'always';
+
 /** All that a datapath needs to serve a device's queues; a plain, cloneable message. */
 export interface Activation {
   readonly memory: GuestMemoryShare;
@@ -16,6 +22,8 @@ export interface Activation {
   readonly config?: Uint8Array;
   /** The enabled queues. */
   readonly queues: readonly QueueConfig[];
+  /** Default `never`. Other places than queue workers always wait for kicks. */
+  readonly poll?: PollMode;
   /** Who watches the queues; absent: nobody. */
   readonly observe?: Observation;
   /** Queues that somebody holds, by index: how many chains may still be taken from them. */

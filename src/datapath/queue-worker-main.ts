@@ -17,7 +17,7 @@ import { nameThread } from '../host/thread-name.ts';
 import { type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
-import type { Activation } from './datapath.ts';
+import type { Activation, PollMode } from './datapath.ts';
 import { LoopWorker } from './loop-worker.ts';
 import {
   carriedError,
@@ -32,6 +32,12 @@ const KICK_TOKENS = 0x1_0000;
 const CONTROL_TOKEN = 0x2_0000;
 /** Events that one epoll_wait returns. */
 const BATCH = 64;
+/** How long adaptive polling goes on after the last piece of work, in milliseconds. */
+const POLL_MS = 0.05;
+/** Looks at the queues between two at the descriptors, which cost a system call. */
+const LOOKS = 32;
+/** When nothing polls. */
+const NEVER = 0;
 
 class QueueWorker implements ServingHost {
   readonly #data: QueueWorkerData;
@@ -47,6 +53,9 @@ class QueueWorker implements ServingHost {
   /** Queues that want another kick: a list of `#againCount` numbers. */
   readonly #again: number[] = [];
   #againCount = 0;
+  #poll: PollMode = 'never';
+  /** Polls until then, in milliseconds of `performance.now()`. */
+  #pollUntil = NEVER;
 
   constructor(
     data: QueueWorkerData,
@@ -92,8 +101,10 @@ class QueueWorker implements ServingHost {
 
   #serve(): void {
     while (this.#open) {
-      // A place for adaptive polling: ask the queues before blocking here, once measured to help.
-      const count = this.#epoll.wait(this.#againCount === 0 ? -1 : 0);
+      if (this.#pollUntil !== NEVER) this.#look();
+      const waits = this.#againCount === 0 && this.#pollUntil === NEVER;
+      const count = this.#epoll.wait(waits ? -1 : 0);
+      if (count > 0 && this.#poll !== 'never') this.#worked();
       let control = false;
       for (let i = 0; i < count; i++) {
         const token = this.#epoll.token(i);
@@ -112,6 +123,30 @@ class QueueWorker implements ServingHost {
       // Last, since a stop makes what else the batch holds stale.
       if (control) this.#control();
     }
+  }
+
+  /** Polls the queues for a round, or ends polling when that was in vain for long enough. */
+  #look(): void {
+    const serving = this.#serving;
+    if (serving === null) return;
+    let found = false;
+    for (let look = 0; look < LOOKS; look++) {
+      if (serving.poll()) found = true;
+      if (this.#againCount > 0) break;
+    }
+    if (this.#poll === 'always') return;
+    if (found || this.#againCount > 0) this.#worked();
+    else if (performance.now() > this.#pollUntil) {
+      this.#pollUntil = NEVER;
+      serving.setPolled(false);
+    }
+  }
+
+  /** There was work: more of it may be near. */
+  #worked(): void {
+    const polling = this.#pollUntil !== NEVER;
+    this.#pollUntil = performance.now() + POLL_MS;
+    if (!polling) this.#serving?.setPolled(true);
   }
 
   #kickAgain(): void {
@@ -166,6 +201,8 @@ class QueueWorker implements ServingHost {
   #start(activation: Activation): Map<number, VringState> {
     const handler = this.#createHandler(this.#data.options);
     this.#serving = new Serving(handler, activation, this);
+    this.#poll = activation.poll ?? 'never';
+    if (this.#poll === 'always') this.#worked();
     const kicks: number[] = [];
     this.#kicks = kicks;
     try {
@@ -184,6 +221,8 @@ class QueueWorker implements ServingHost {
   #stop(): Map<number, VringState> {
     const states = this.#serving?.stop() ?? new Map<number, VringState>();
     this.#serving = null;
+    this.#poll = 'never';
+    this.#pollUntil = NEVER;
     this.#unwatch();
     for (const kick of this.#kicks) this.#epoll.remove(kick);
     this.#kicks = [];
@@ -198,6 +237,8 @@ class QueueWorker implements ServingHost {
 
   broken(reason: string): void {
     this.#unwatch();
+    this.#poll = 'never';
+    this.#pollUntil = NEVER;
     this.#send({ op: 'broken', reason });
   }
 

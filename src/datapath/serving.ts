@@ -28,6 +28,8 @@ export interface ServingHost {
 
 class Served implements ServedQueue {
   readonly virtqueue: Virtqueue;
+  /** What a poll saw last. */
+  seen = -2;
   readonly #callFd: number;
   readonly #host: ServingHost;
 
@@ -101,6 +103,35 @@ export class Serving {
   /** HOT. An exception goes to the caller, who hands it to `failed`. */
   kick(queue: number): void {
     if (!this.#broken) this.#handler.kick(queue);
+  }
+
+  /**
+   * Looks at the queues without having been kicked. HOT.
+   * @returns true when a driver had made something available
+   */
+  poll(): boolean {
+    let found = false;
+    for (let index = 0; index < this.#queues.length; index++) {
+      const served = this.#queues[index];
+      if (served === undefined) continue;
+      const glance = served.virtqueue.glance?.() ?? -1;
+      if (glance === served.seen) continue;
+      served.seen = glance;
+      if (glance === -1) continue;
+      found = true;
+      this.kick(index);
+    }
+    return found;
+  }
+
+  /** From now on `poll` is called all the time, and no kick is needed; or no longer. */
+  setPolled(polled: boolean): void {
+    for (const served of this.#queues) {
+      if (served === undefined) continue;
+      served.seen = -2;
+      // What came just before has been seen by nobody, and brings no kick.
+      if (served.virtqueue.setPolled?.(polled) === true) served.kickAgain();
+    }
   }
 
   /** HOT. As `kick`. */

@@ -2,7 +2,7 @@
 
 import { VIRTIO_ID_NET } from '../abi/virtio-net.ts';
 import { createDatapath } from '../datapath/create-datapath.ts';
-import type { Datapath } from '../datapath/datapath.ts';
+import type { Datapath, PollMode } from '../datapath/datapath.ts';
 import type { DeviceHost, VirtioDevice } from '../virtio/device.ts';
 
 /** What the device has to say to the session that uses it. */
@@ -19,18 +19,24 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
   /** The largest size of each ring that front ends know of. */
   readonly queueSizes: readonly number[];
   readonly datapath: Datapath;
+  readonly poll: PollMode;
   readonly #log: (text: string) => void;
   #config: Uint8Array;
   #user: DeviceUser | undefined;
 
-  /** @param log gets one line for the person who runs it */
+  /**
+   * @param log gets one line for the person who runs it
+   * @param poll how a device with a thread of its own waits
+   */
   constructor(
     device: VirtioDevice,
     features: bigint,
     queueSizes: readonly number[],
     log: (text: string) => void,
+    poll: PollMode = 'never',
   ) {
     this.device = device;
+    this.poll = poll;
     // Front ends keep a network device's control queue, the last one, to themselves.
     this.queueSizes = device.deviceId === VIRTIO_ID_NET ? queueSizes.slice(0, -1) : queueSizes;
     this.#log = (text) => log(`${device.name}: ${text}`);

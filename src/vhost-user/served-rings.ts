@@ -1,6 +1,7 @@
 /** The rings of a session, served by the device's datapath as far as the front end has set them up. */
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../abi/virtio-ring.ts';
 import { messageOf, PeerError } from '../host/errors.ts';
+import { signalEventfd } from '../host/eventfd.ts';
 import { hasFeature } from '../virtio/features.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import type { ExportedDevice } from './exported-device.ts';
@@ -11,6 +12,8 @@ import { protocolError } from './message.ts';
 /** The used ring's index, behind its flags (virtio 1.3 §2.7.8). */
 const USED_INDEX = 2;
 const USED_HEAD = 4;
+/** How often rings without a kick descriptor are looked at, in milliseconds. */
+const KICK_INTERVAL = 1;
 
 /**
  * Any change of what is served stops all of it first, and has it started again later: changes come
@@ -28,6 +31,8 @@ export class ServedRings {
   #open = true;
   #steps: Promise<void> = Promise.resolve();
   #planned = false;
+  /** Stands in for a front end that sends no kicks. */
+  #kicker: NodeJS.Timeout | undefined;
 
   constructor(exported: ExportedDevice, memory: FrontEndMemory) {
     this.#exported = exported;
@@ -145,11 +150,18 @@ export class ServedRings {
     if (rings.length === 0) return;
     checkFeatures(features, this.#exported.device.featureDependencies ?? []);
     const queues = rings.map((ring) => this.#config(ring));
-    await this.#exported.datapath.start({ memory, features, queues });
+    const { poll } = this.#exported;
+    await this.#exported.datapath.start({ memory, features, queues, poll });
     this.#running = true;
+    const polled = rings.filter((ring) => ring.polled);
+    if (polled.length === 0 || poll === 'always') return;
+    this.#kicker = setInterval(() => {
+      for (const ring of polled) signalEventfd(ring.kickFd);
+    }, KICK_INTERVAL);
   }
 
   async #halt(): Promise<void> {
+    clearInterval(this.#kicker);
     if (!this.#running) return;
     this.#running = false;
     for (const [index, state] of await this.#exported.datapath.stop()) {
@@ -179,7 +191,11 @@ export class ServedRings {
 
   /** A split ring holds its used index; a packed one's is in the base. */
   #initialState({ index, base }: ExportedRing, usedRing: number): VringState {
-    if (this.isPacked) return { nextAvail: base & 0xffff, nextUsed: base >>> 16 };
+    if (this.isPacked) {
+      const nextAvail = base & 0xffff;
+      // Some front ends (DPDK) know of one half only, and have nothing in flight then.
+      return { nextAvail, nextUsed: base >>> 16 === 0 ? nextAvail : base >>> 16 };
+    }
     const view = this.#memory.view;
     const offset = view?.offset(usedRing, USED_HEAD) ?? -1;
     if (view === undefined || offset < 0 || offset % 2 !== 0) {

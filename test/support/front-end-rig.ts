@@ -98,7 +98,7 @@ export class FrontEndRig implements Disposable {
   }
 
   /** Sets a ring up and enables it. */
-  async startRing(index: number, size = 16): Promise<RigRing> {
+  async startRing(index: number, size = 16, base = 0x8000_8000): Promise<RigRing> {
     const kick = new Eventfd();
     const call = new Eventfd();
     const features = this.features & ~featureSet(VHOST_USER_F_PROTOCOL_FEATURES);
@@ -106,12 +106,12 @@ export class FrontEndRig implements Disposable {
     const ring = { queue, kick, call };
     this.rings[index] = ring;
     await this.ask(VHOST_USER_SET_VRING_NUM, payload.writeVringNumber({ index, num: size }));
-    const num = hasFeature(features, VIRTIO_F_RING_PACKED) ? 0x8000_8000 : 0;
+    const num = hasFeature(features, VIRTIO_F_RING_PACKED) ? base : 0;
     await this.resumeRing(index, num);
     return ring;
   }
 
-  async resumeRing(index: number, num: number): Promise<void> {
+  async resumeRing(index: number, num: number, kicks = true): Promise<void> {
     const ring = this.rings[index];
     if (ring === undefined) throw new Error('no such ring');
     const { config } = ring.queue;
@@ -127,7 +127,8 @@ export class FrontEndRig implements Disposable {
     await this.ask(VHOST_USER_SET_VRING_ADDR, address);
     const fd = payload.writeVringFd(index, true);
     await this.ask(VHOST_USER_SET_VRING_CALL, fd, [ring.call.fd]);
-    await this.ask(VHOST_USER_SET_VRING_KICK, fd, [ring.kick.fd]);
+    if (kicks) await this.ask(VHOST_USER_SET_VRING_KICK, fd, [ring.kick.fd]);
+    else await this.ask(VHOST_USER_SET_VRING_KICK, payload.writeVringFd(index, false));
     await this.ask(VHOST_USER_SET_VRING_ENABLE, payload.writeVringNumber({ index, num: 1 }));
   }
 

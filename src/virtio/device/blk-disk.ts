@@ -19,6 +19,11 @@ export interface BlkHandlerOptions {
   readonly id: string;
   /** An Int32: the configuration's `writeback` field as the driver last wrote it. */
   readonly writeback: SharedArrayBuffer;
+  /**
+   * Segments of the longest request by `seg_max`, header and status included. Linux puts as many into
+   * an indirect table also when it, or the front end of vhost-user, made the queue smaller.
+   */
+  readonly chainLength?: number;
 }
 
 /** The disk during one activation. HOT. */

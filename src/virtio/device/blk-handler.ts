@@ -193,7 +193,8 @@ export class BlkHandler implements QueueHandler {
     if (queue.slots === virtqueue.size || disk === null) return undefined;
     queue.slots++;
     const token = this.#requests.length;
-    const request = new BlkRequest(token, virtqueue.index, disk, engine, virtqueue.size);
+    const segments = Math.max(virtqueue.size, this.#options.chainLength ?? 0);
+    const request = new BlkRequest(token, virtqueue.index, disk, engine, segments);
     this.#requests.push(request);
     return request;
   }

@@ -114,6 +114,7 @@ class BlkDevice implements VirtioDevice {
         readOnly,
         id: serial,
         writeback: this.#writeback.buffer as SharedArrayBuffer,
+        chainLength: queueSize,
       };
       const module = new URL('./blk.js', import.meta.url).href;
       this.placement = { thread: 'worker', module, options: handlerOptions };

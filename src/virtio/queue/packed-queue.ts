@@ -72,6 +72,11 @@ export class PackedQueue implements Virtqueue {
   #firstPlace = 0;
   #firstFlags = 0;
   #fault = 0;
+  #polled = false;
+  /** The device asked for notifications. */
+  #kicksWanted = true;
+  /** Lists taken so far, in 30 bits. */
+  #taken = 0;
 
   /** The windows were checked by `createVirtqueue`. */
   constructor(
@@ -111,6 +116,7 @@ export class PackedQueue implements Virtqueue {
     if (this.#inOrder !== null) {
       chain.id = this.#inOrder.add(chain.id, chain.slots, chain.writableLength);
     }
+    this.#taken = (this.#taken + 1) & 0x3fff_ffff;
     this.#inFlight += chain.slots;
     this.#nextAvail += chain.slots;
     if (this.#nextAvail >= this.size) {
@@ -157,16 +163,34 @@ export class PackedQueue implements Virtqueue {
   }
 
   enableKicks(): boolean {
-    const word = this.#eventIdx
-      ? (RING_EVENT_FLAGS_DESC << 16) | this.#availWrap | this.#nextAvail
-      : RING_EVENT_FLAGS_ENABLE << 16;
-    // Ahead of the load below: the driver makes a descriptor available, then looks here (§2.8.21.3.1).
-    Atomics.store(this.#deviceEvent, 0, word);
+    this.#kicksWanted = true;
+    if (!this.#polled) {
+      const word = this.#eventIdx
+        ? (RING_EVENT_FLAGS_DESC << 16) | this.#availWrap | this.#nextAvail
+        : RING_EVENT_FLAGS_ENABLE << 16;
+      // Ahead of the load below: the driver makes a descriptor available, then looks here
+      // (§2.8.21.3.1).
+      Atomics.store(this.#deviceEvent, 0, word);
+    }
     const first = Atomics.load(this.#ring, this.#nextAvail * 4 + 3);
     return (first & LAP_FLAGS) === lapFlags(this.#availWrap) && this.#fault === 0;
   }
 
+  setPolled(polled: boolean): boolean {
+    this.#polled = polled;
+    if (!polled) return this.#kicksWanted && this.enableKicks();
+    this.#deviceEvent[0] = RING_EVENT_FLAGS_DISABLE << 16;
+    return false;
+  }
+
+  /** Which list is the next, if it is available. */
+  glance(): number {
+    const first = Atomics.load(this.#ring, this.#nextAvail * 4 + 3);
+    return (first & LAP_FLAGS) === lapFlags(this.#availWrap) ? this.#taken : -1;
+  }
+
   disableKicks(): void {
+    this.#kicksWanted = false;
     this.#deviceEvent[0] = RING_EVENT_FLAGS_DISABLE << 16;
   }
 

@@ -57,6 +57,9 @@ export class SplitQueue implements Virtqueue {
   #nextUsed = 0;
   #publishedUsed = 0;
   #fault = 0;
+  #polled = false;
+  /** The device asked for notifications. */
+  #kicksWanted = true;
 
   /** The windows were checked by `createVirtqueue`. */
   constructor(
@@ -130,6 +133,8 @@ export class SplitQueue implements Virtqueue {
   }
 
   enableKicks(): boolean {
+    this.#kicksWanted = true;
+    if (this.#polled) return this.#refresh();
     // Ahead of the load in #refresh: the driver writes the available index, then looks at
     // avail_event (or flags), §2.7.13.4.1.
     if (this.#eventIdx) Atomics.store(this.#used, this.#availEvent, this.#nextAvail);
@@ -137,7 +142,21 @@ export class SplitQueue implements Virtqueue {
     return this.#refresh();
   }
 
+  setPolled(polled: boolean): boolean {
+    this.#polled = polled;
+    if (!polled) return this.#kicksWanted && this.enableKicks();
+    // avail_event behind the index is not passed again for 65536 entries (§2.7.10).
+    if (this.#eventIdx) this.#used[this.#availEvent] = this.#nextAvail - 1;
+    else this.#used[FLAGS] = VIRTQ_USED_F_NO_NOTIFY;
+    return false;
+  }
+
+  glance(): number {
+    return Atomics.load(this.#avail, IDX);
+  }
+
   disableKicks(): void {
+    this.#kicksWanted = false;
     // §2.7.10.2: with VIRTIO_F_EVENT_IDX flags stay 0; avail_event, left behind, does the same.
     if (!this.#eventIdx) this.#used[FLAGS] = VIRTQ_USED_F_NO_NOTIFY;
   }

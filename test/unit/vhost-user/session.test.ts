@@ -103,6 +103,32 @@ t.test('a ring that is disabled waits; memory may change under the others', (t) 
   }),
 );
 
+t.test('a packed ring whose front end knows of one half of the base', (t) =>
+  withBackEnd(async () => {
+    using front = new FrontEndRig(path);
+    await front.negotiate();
+    const ring = await front.startRing(0, 16, 0x8000);
+    isRandom(t, await fill(ring));
+  }),
+);
+
+t.test('a ring without kicks is looked at all the same', (t) =>
+  withBackEnd(async () => {
+    using front = new FrontEndRig(path);
+    await front.negotiate();
+    const ring = await front.startRing(0);
+    const index = payload.writeVringNumber({ index: 0, num: 0 });
+    const { num } = payload.readVringNumber(await front.call(vu.VHOST_USER_GET_VRING_BASE, index));
+    await front.resumeRing(0, num, false);
+    ring.queue.add({ writable: [64] });
+    while (ring.queue.inFlight > 0) {
+      await turn();
+      ring.queue.completed();
+    }
+    t.pass();
+  }),
+);
+
 t.test('what front ends ask for, and the status', (t) =>
   withBackEnd(async () => {
     using front = new FrontEndRig(path);
