@@ -6,9 +6,9 @@
 import { readFileSync } from 'node:fs';
 import { availableParallelism, totalmem } from 'node:os';
 import { parseArgs } from 'node:util';
-import { buildGuest } from '../src/guest/guests.ts';
+import { buildGuest, type Guest } from '../src/guest/guests.ts';
 import type { KernelSeries } from '../src/guest/kernel.ts';
-import { prepareHeaders } from '../src/guest/kernel-headers.ts';
+import { buildModules } from '../src/guest/module-build.ts';
 import { messageOf } from '../src/host/errors.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import { Lab } from '../src/lab/lab.ts';
@@ -73,6 +73,16 @@ const TEST_LAB = { cpus: 1, memory: 8 * 2 ** 30 };
 /** How often a file is tried in the lab. */
 const LAB_ATTEMPTS = 3;
 
+/** Headers, and the example's driver, which takes ten times as long to compile in the lab. */
+async function prepareModule({ kernelVersion }: Guest): Promise<void> {
+  try {
+    await buildModules('guests/example/driver', kernelVersion);
+  } catch (error) {
+    // Tests that need it will fail by themselves, and say why.
+    console.log(`miss    ${messageOf(error)}`);
+  }
+}
+
 /** True when a group's files cannot run on this host itself. */
 async function needsLab(group: Group, files: readonly TestFile[]): Promise<boolean> {
   if (group.linuxGuests !== true) return false;
@@ -80,9 +90,7 @@ async function needsLab(group: Group, files: readonly TestFile[]): Promise<boole
   if (usable) return false;
   // The lab has no network: what guests are made from must be there before.
   for (const kernel of ['6.12', '6.1'] as const) await buildGuest('minimal', { kernel });
-  const { kernelVersion } = await buildGuest('minimal');
-  // Those that compile a module will say it again.
-  await prepareHeaders(kernelVersion).catch((error) => console.log(`miss    ${messageOf(error)}`));
+  await prepareModule(await buildGuest('minimal'));
   await buildGuest('tools');
   if (nameLargeKernel(files)) await buildGuest('tools', { kernel: LARGE_KERNEL });
   console.log(`boot    a lab for each lane of the group ${group.name}: ${detail}`);

@@ -42,6 +42,23 @@ t.test('device new writes the example under another name', async (t) => {
   }
 });
 
+t.test('but for its name it is the example, letter for letter', async (t) => {
+  const [starter, example] = [
+    path.join(folder, 'my-first-device'),
+    path.join(root, 'guests/example'),
+  ];
+  const nameBack = (text: string): string =>
+    text
+      .replaceAll('my-first-device', 'virtio-example')
+      .replaceAll('my_first_device', 'virtio_example')
+      .replaceAll('MY_FIRST_DEVICE', 'VIRTIO_EXAMPLE');
+  for (const file of readdirSync(starter, { recursive: true, encoding: 'utf8' })) {
+    if (file === 'driver') continue;
+    const text = readFileSync(path.join(starter, file), 'utf8');
+    t.equal(nameBack(text), readFileSync(path.join(example, nameBack(file)), 'utf8'), file);
+  }
+});
+
 t.test('its tests pass as they were written, and its types are right', async (t) => {
   const { status, stdout } = nodevmm('device', 'test', 'my-first-device/device.test.ts');
   t.equal(status, 0, stdout);
