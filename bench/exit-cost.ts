@@ -1,7 +1,7 @@
 /**
  * What an exit from the guest costs: a guest that reads the serial port's scratch register over and
  * over, served by a bare loop through koffi, by the same loop through Node-API, by the machine's
- * own exit loop with its bus and lock, and by a bare loop in C (bench/peers/exit-cost.c, compiled
+ * own exit loop with its bus and lock, by the same under trace, and by a bare loop in C (bench/peers/exit-cost.c, compiled
  * with cc when there is one). Samples are interleaved.
  *
  * Many short samples: on a busy host only the lowest of them says something.
@@ -23,10 +23,12 @@ import { Vcpu } from '../src/kvm/vcpu.ts';
 import { Vm } from '../src/kvm/vm.ts';
 import { Board } from '../src/machine/board.ts';
 import { ExitLoop } from '../src/machine/exit-loop.ts';
+import { TracedVcpu } from '../src/machine/traced-vcpu.ts';
 import { Ram } from '../src/memory/ram.ts';
 import { COM1_PORT, RESET_PORT, RESET_VALUE } from '../src/platform/layout.ts';
 import { SharedState } from '../src/state/shared-state.ts';
 import { REQUEST_RUN, REQUEST_STOP } from '../src/state/vcpu-control.ts';
+import { allocateTraceRing, TraceReader, TraceWriter } from '../src/virtio/observe/trace-ring.ts';
 
 const RAM_SIZE = 0x1_0000;
 const CODE = 0x1000;
@@ -153,6 +155,9 @@ try {
   });
   board.reset();
   const loop = new ExitLoop(vcpu, board, () => {});
+  const ring = allocateTraceRing();
+  const trace = new TraceReader(ring);
+  const traced = new ExitLoop(new TracedVcpu(vcpu.share, new TraceWriter(ring)), board, () => {});
   const ioctl = napiIoctl(folder);
   const { fd } = vcpu.share;
   const native = nativeSample(folder, exits);
@@ -170,6 +175,14 @@ try {
     board.control.request = REQUEST_RUN;
     return timed(exits, () => {
       const end = loop.run(1);
+      if (end !== 'stopped') throw new Error(end);
+    });
+  });
+  add('traced', () => {
+    board.control.request = REQUEST_RUN;
+    trace.drain(Number.POSITIVE_INFINITY, () => {});
+    return timed(exits, () => {
+      const end = traced.run(1);
       if (end !== 'stopped') throw new Error(end);
     });
   });

@@ -32,6 +32,10 @@ export const KVM_SET_BOOT_CPU_ID: number = _IO(KVMIO, 0x78);
 export const KVM_IOEVENTFD: number = _IOW(KVMIO, 0x79, k.kvm_ioeventfd.size);
 export const KVM_SET_CLOCK: number = _IOW(KVMIO, 0x7b, k.kvm_clock_data.size);
 export const KVM_GET_CLOCK: number = _IOR(KVMIO, 0x7c, k.kvm_clock_data.size);
+
+/** `kvm_clock_data.flags`: which of its other fields hold. */
+export const KVM_CLOCK_REALTIME = 1 << 2;
+export const KVM_CLOCK_HOST_TSC = 1 << 3;
 export const KVM_GET_PIT2: number = _IOR(KVMIO, 0x9f, k.kvm_pit_state2.size);
 export const KVM_SET_PIT2: number = _IOW(KVMIO, 0xa0, k.kvm_pit_state2.size);
 export const KVM_SIGNAL_MSI: number = _IOW(KVMIO, 0xa5, k.kvm_msi.size);

@@ -18,12 +18,12 @@ interface OwnedVcpu {
 export interface GuestClock {
   /** Since the VM was made. */
   readonly nanoseconds: number;
-  /** KVM_CLOCK_*: which of the others hold. */
+  /** KVM_CLOCK_* */
   readonly flags: number;
   /** The host's CLOCK_REALTIME at the same moment, nanoseconds. */
-  readonly realtime: number;
+  readonly realtime?: number;
   /** The host's time stamp counter at the same moment. */
-  readonly hostTsc: bigint;
+  readonly hostTsc?: bigint;
 }
 
 /** Owns a VM. Guest RAM must outlive it. */
@@ -104,11 +104,14 @@ export class Vm implements Disposable {
   clock(): GuestClock | undefined {
     const data = new StructMemory(kvm_clock_data);
     if (sys.ioctl(this.fd, request.KVM_GET_CLOCK, data.address) < 0) return undefined;
+    const flags = data.getNumber('flags');
     return {
       nanoseconds: data.getNumber('clock'),
-      flags: data.getNumber('flags'),
-      realtime: data.getNumber('realtime'),
-      hostTsc: data.get('host_tsc'),
+      flags,
+      ...((flags & request.KVM_CLOCK_REALTIME) === 0
+        ? {}
+        : { realtime: data.getNumber('realtime') }),
+      ...((flags & request.KVM_CLOCK_HOST_TSC) === 0 ? {} : { hostTsc: data.get('host_tsc') }),
     };
   }
 

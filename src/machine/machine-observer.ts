@@ -62,6 +62,14 @@ export class MachineObserver implements Disposable {
     const clock = this.collector === undefined ? undefined : vm.clock();
     if (clock === undefined) return;
     this.collector?.main.write(record.CLOCK, 0, 0, 0, clock.nanoseconds, clock.flags);
+    const { nanoseconds, flags, realtime, hostTsc } = clock;
+    this.collector?.noteClock({
+      guest_ns: nanoseconds,
+      flags,
+      ...(realtime === undefined ? {} : { host_realtime_ns: realtime }),
+      // More than a JSON number holds.
+      ...(hostTsc === undefined ? {} : { host_tsc: String(hostTsc) }),
+    });
   }
 
   /** Completes the trace. */

@@ -1,5 +1,13 @@
 /** A machine from creation to disposal, with kernels of a few bytes that any /dev/kvm runs. */
-import { accessSync, constants, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
@@ -8,6 +16,7 @@ import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
 import { tapReason } from '../support/tap-reason.ts';
+import { traceEvents, traceFaults } from '../support/trace-format.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
@@ -78,6 +87,32 @@ t.test('what the guest prints at its end is not lost', { skip }, async (t) => {
   await vm.start();
   t.equal((await vm.wait()).reason, 'power-off');
   t.equal(await all, 'last words\n');
+});
+
+t.test('a traced run: every exit is in the file and in the summary', { skip }, async (t) => {
+  const file = path.join(folder, 'trace.json');
+  const vm = await machine([...print('traced\n'), ...out(0x600, 0x34), ...HALT], {
+    trace: { file },
+    check: true,
+  });
+  t.same(vm.traceSummary?.exits, []);
+  await vm.start();
+  t.equal((await vm.wait()).reason, 'power-off');
+  const { traceSummary } = vm;
+  await vm[Symbol.asyncDispose]();
+  const text = readFileSync(file, 'utf8');
+  t.same(traceFaults(text), []);
+  const exits = traceEvents(text).filter(({ ph }) => ph === 'X');
+  // The one that ended the run is not left again.
+  t.equal(exits.filter(({ args }) => args?.address === '0x3f8').length, 'traced\n'.length);
+  t.equal(traceSummary?.exits[0]?.count, exits.length);
+  t.same(vm.breaches, []);
+});
+
+t.test('a trace that cannot be written', { skip }, async (t) => {
+  await t.rejects(machine(HALT, { trace: { file: folder } }), { code: 'E_TRACE' });
+  await using vm = await machine(HALT);
+  t.equal(vm.traceSummary, undefined);
 });
 
 t.test('serial input reaches the guest', { skip }, async (t) => {

@@ -42,6 +42,7 @@ export class TraceCollector implements Disposable {
   readonly #origin = monotonicOrigin();
   readonly #timer: NodeJS.Timeout;
   readonly #forget: () => void;
+  readonly #clocks: object[] = [];
   #finished = false;
   /** Of the main thread. */
   readonly main: TraceWriter;
@@ -74,6 +75,11 @@ export class TraceCollector implements Disposable {
     return source.buffer;
   }
 
+  /** A reading of the guest's clock with those of the host at the same moment, for the file's end. */
+  noteClock(reading: Readonly<Record<string, number | string>>): void {
+    this.#clocks.push({ host_monotonic_ns: Math.round(this.#now() * 1e6), ...reading });
+  }
+
   /** What was seen so far. */
   get summary(): TraceSummary {
     const { devices } = this.#names;
@@ -88,7 +94,11 @@ export class TraceCollector implements Disposable {
     this.#forget();
     this.#collect(Number.POSITIVE_INFINITY);
     this.#chrome?.finish();
-    this.#file?.close({ dropped_records: this.#dropped, clock: 'CLOCK_MONOTONIC' });
+    this.#file?.close({
+      dropped_records: this.#dropped,
+      clock: 'CLOCK_MONOTONIC',
+      clocks: this.#clocks,
+    });
   }
 
   [Symbol.dispose](): void {

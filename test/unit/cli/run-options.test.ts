@@ -9,6 +9,7 @@ import {
   parseMemory,
   parseVirtioConsole,
   type RunFlags,
+  wantsSummary,
 } from '../../../src/cli/run-options.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 
@@ -137,6 +138,20 @@ t.test('--vsock', (t) => {
     '/b',
     '/a',
   ]);
+  t.strictSame(writtenFolders(flagsOf('--trace', '/t/boot.json', '--trace=summary')), ['/t']);
+  t.end();
+});
+
+t.test('--trace and --check', (t) => {
+  t.notOk('trace' in optionsOf());
+  t.strictSame(optionsOf('--trace', 'f.json').trace, { file: 'f.json' });
+  t.strictSame(optionsOf('--trace=summary').trace, {});
+  t.strictSame(optionsOf('--trace=summary', '--trace', 'f').trace, { file: 'f' });
+  t.equal(wantsSummary(flagsOf('--trace=summary', '--trace', 'f')), true);
+  t.equal(wantsSummary(flagsOf('--trace', 'f')), false);
+  t.throws(() => optionsOf('--trace', 'a', '--trace', 'b'), UsageError);
+  t.equal(optionsOf('--check').check, true);
+  t.notOk('check' in optionsOf());
   t.end();
 });
 
