@@ -9,6 +9,7 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import { hasFeature } from '../virtio/features.ts';
 import { placeVirtqueue } from '../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
+import { headsInFlight } from './in-flight.ts';
 
 /** `struct virtq_avail` and `virtq_used`: flags, index, then the entries (virtio 1.3 §2.7.6, §2.7.8). */
 const INDEX = 2;
@@ -53,35 +54,23 @@ export function recoverRing(
   return { nextAvail: usedIndex, nextUsed: usedIndex };
 }
 
-/**
- * The buffers that are available and not used, in the order in which they became so; undefined
- * when the rings leave that open.
- *
- * A buffer becomes available again only after its use was seen, when at least as many buffers have
- * been made available as were used: so its next place in the available ring is behind that of its
- * last use in the used ring. Whose last use is not before its last place is hence not in flight,
- * and if those that remain are as many as are in flight, it is they.
- * Limit: a request that a whole ring of others overtook left no trace in either ring.
- */
-function inFlight(rings: Rings): number[] | undefined {
-  const { size, availIndex, usedIndex } = rings;
+/** The buffers in flight, the oldest first; undefined when the rings leave that open. */
+function inFlight({ size, availIndex, usedIndex, head, usedHead }: Rings): number[] | undefined {
   const count = (availIndex - usedIndex) & 0xffff;
   if (count > size) return undefined;
-  /** Distance of a head's last use from the used index, 1 for the latest. */
-  const usedAgo = new Map<number, number>();
-  for (let ago = size; ago >= 1; ago--) usedAgo.set(rings.usedHead(usedIndex - ago), ago);
-  const available: number[] = [];
-  const seen = new Set<number>();
-  for (let ago = 1; ago <= size; ago++) {
-    const head = rings.head(availIndex - ago);
-    if (seen.has(head)) continue;
-    seen.add(head);
-    // From here on positions count back from the used index.
-    const position = ago - count;
-    const lastUse = usedAgo.get(head) ?? Number.POSITIVE_INFINITY;
-    if (lastUse > position) available.unshift(head);
-  }
-  return available.length === count ? available : undefined;
+  // Indices start at 0, and wrap to it: before an entry 0 there may be none.
+  const seen = (index: number): number => (usedIndex <= availIndex ? Math.min(index, size) : size);
+  const usedLength = seen(usedIndex);
+  const availLength = seen(availIndex);
+  const usedStart = usedIndex - usedLength;
+  const availStart = usedIndex + count - availLength;
+  return headsInFlight({
+    size,
+    availStart,
+    avail: Array.from({ length: availLength }, (_, i) => head(availStart + i)),
+    usedStart,
+    used: Array.from({ length: usedLength }, (_, i) => usedHead(usedStart + i)),
+  });
 }
 
 function openRings(memory: GuestMemory, config: QueueConfig, features: bigint): Rings {
