@@ -12,6 +12,7 @@ export interface BenchProgram {
 export const BENCH_PROGRAMS: readonly BenchProgram[] = [
   { name: 'queue-walk', summary: 'a virtqueue’s pop and push, beside C (docs/virtqueues.md)' },
   { name: 'blk-engine', summary: 'disk requests without a guest, beside C (docs/blk.md)' },
+  { name: 'vhost-user', summary: 'packets over vhost-user, beside DPDK (docs/vhost-user.md)' },
   { name: 'net-forward', summary: 'packets without a guest, beside C (docs/net.md)' },
 ];
 
