@@ -17,6 +17,7 @@ import { buildGuest } from '../../src/guest/guests.ts';
 import { tapReason } from '../support/tap-reason.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const QEMU = 'qemu-system-x86_64';
 const MEMORY = '256M';
 const DISK_BYTES = 4 * 2 ** 20;
 const HOST = '10.199.77.1';
@@ -61,7 +62,7 @@ async function boot(kernel: string, initrd: string): Promise<Socket> {
     ...options.split(' '),
   ];
   const qemu = spawn(
-    'qemu-system-x86_64',
+    QEMU,
     [
       ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-M', 'q35,memory-backend=ram'],
       ...['-m', MEMORY, '-object', `memory-backend-memfd,id=ram,size=${MEMORY},share=on`],
