@@ -25,7 +25,7 @@ export async function readBackendConfig(
     throw connection.fail(protocolError(`it has no ${length} bytes of configuration`));
   }
   const { offset, bytes } = readConfigAccess(connection.plain(answer, HEADER + length));
-  if (offset === 0) return bytes;
+  if (offset === 0) return bytes.slice();
   throw connection.fail(protocolError(`GET_CONFIG was answered from offset ${offset}`));
 }
 

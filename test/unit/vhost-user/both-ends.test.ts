@@ -1,0 +1,104 @@
+/** The front end and the back end of nodevmm at the two ends of one socket: a disk, an entropy device. */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import t, { type Test } from 'tap';
+import {
+  VIRTIO_BLK_T_IN,
+  VIRTIO_BLK_T_OUT,
+  virtio_blk_config,
+} from '../../../src/abi/virtio-blk.ts';
+import * as ring from '../../../src/abi/virtio-ring.ts';
+import { signalEventfd } from '../../../src/host/eventfd.ts';
+import { deviceShape } from '../../../src/machine/device-shape.ts';
+import { MiB } from '../../../src/memory/ram-layout.ts';
+import { BackEnd } from '../../../src/vhost-user/back-end.ts';
+import { blkKind } from '../../../src/vhost-user/blk-kind.ts';
+import { ExportedDevice } from '../../../src/vhost-user/exported-device.ts';
+import type { DeviceKind } from '../../../src/vhost-user/kind.ts';
+import type { Session } from '../../../src/vhost-user/link.ts';
+import { otherKind } from '../../../src/vhost-user/other-kind.ts';
+import { VhostUserDevice } from '../../../src/vhost-user/vhost-user-device.ts';
+import { createBlkDevice } from '../../../src/virtio/device/blk.ts';
+import { createRngDevice } from '../../../src/virtio/device/rng.ts';
+import type { VirtioDevice } from '../../../src/virtio/device.ts';
+import { featureSet } from '../../../src/virtio/features.ts';
+import { blkHeader, TemporaryFolder } from '../../support/blk-driver.ts';
+import { VhostUserRig } from '../../support/vhost-user-rig.ts';
+
+const SPLIT = featureSet(
+  ring.VIRTIO_F_VERSION_1,
+  ring.VIRTIO_F_INDIRECT_DESC,
+  ring.VIRTIO_F_EVENT_IDX,
+);
+const PACKED = SPLIT | featureSet(ring.VIRTIO_F_RING_PACKED);
+const BLOCK = 4096;
+
+/** A device served, and used, until the test is over. */
+async function withBoth(
+  device: VirtioDevice,
+  kindOf: (session: Session) => Promise<DeviceKind>,
+  use: (rig: VhostUserRig, logs: readonly string[]) => Promise<void>,
+): Promise<void> {
+  using folder = new TemporaryFolder();
+  const socket = path.join(folder.path, 's');
+  const logs: string[] = [];
+  const shape = deviceShape(device, { packed: true, ringReset: false });
+  const log = (text: string): void => void logs.push(text);
+  await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
+  await using _backEnd = new BackEnd(socket, exported);
+  const address = { socket, server: false, timeoutMs: 5000 };
+  await using rig = new VhostUserRig(await VhostUserDevice.open('test0', address, kindOf));
+  await use(rig, logs);
+}
+
+const request = (type: number, block: number, data: Uint8Array | number) => {
+  const header = blkHeader(type, (block * BLOCK) / 512);
+  if (typeof data === 'number') return { readable: [header], writable: [data, 1] };
+  return { readable: [header, data], writable: [1] };
+};
+
+async function disk(t: Test, features: bigint): Promise<void> {
+  using folder = new TemporaryFolder();
+  const file = folder.file('disk', MiB);
+  const served = createBlkDevice({ name: 'blk0', path: file, queues: 2 });
+  const kind = (session: Session) => blkKind('test0', session, undefined, 64);
+  await withBoth(served, kind, async (rig, logs) => {
+    t.equal(rig.device.queues.length, 2);
+    const { buffer } = rig.device.config;
+    t.equal(new DataView(buffer).getUint32(virtio_blk_config.capacity.offset, true), MiB / 512);
+    await rig.start(features);
+    let states: Awaited<ReturnType<VhostUserRig['stop']>> | undefined;
+    for (let round = 0; round < 3; round++) {
+      if (states !== undefined) await rig.resume(features, states);
+      for (let block = 0; block < 32; block++) {
+        const queue = block % 2;
+        rig.add(queue, request(VIRTIO_BLK_T_OUT, block, Buffer.alloc(BLOCK, 32 * round + block)));
+        t.equal((await rig.completed(queue))[0]?.writable[0], 0);
+      }
+      states = await rig.stop();
+    }
+    await rig.resume(features, states);
+    rig.add(0, request(VIRTIO_BLK_T_IN, 7, BLOCK));
+    t.equal((await rig.completed(0))[0]?.writable[0], 64 + 7);
+    t.same([rig.broken, rig.logs, logs], [[], [], []]);
+  });
+  t.equal(readFileSync(file)[31 * BLOCK], 64 + 31);
+}
+
+t.test('a disk on split rings, stopped and started where it stood', (t) => disk(t, SPLIT));
+t.test('a disk on packed rings, stopped and started where it stood', (t) => disk(t, PACKED));
+
+t.test('what the driver does wrong is told from end to end', async (t) => {
+  const shape = { deviceId: 4, queues: 1, queueSize: 64, configSize: 0 };
+  const kind = (session: Session) => otherKind(session, shape);
+  await withBoth(createRngDevice({ name: 'rng0' }), kind, async (rig) => {
+    await rig.start(SPLIT);
+    rig.add(0, { writable: [64] });
+    t.equal((await rig.completed(0))[0]?.written, 64);
+    // More buffers than the ring has room for (virtio 1.3 §2.7.13).
+    rig.queues[0]?.driverArea.setUint16(2, 0x4000, true);
+    signalEventfd(rig.queues[0]?.config.kickFd ?? -1);
+    await rig.until(() => rig.broken.length > 0, 'complaint');
+    t.match(rig.broken, [/the back end found a ring or a buffer that breaks the rules/]);
+  });
+});
