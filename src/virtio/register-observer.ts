@@ -18,7 +18,7 @@ export interface RegisterObserver {
   queueSizeRefused(queue: number, size: number): void;
   /** The driver enables a queue. @param area guest physical address of its descriptor area */
   queueEnabled(queue: number, status: number, size: number, area: number): void;
-  /** The driver resets a queue. @param negotiated whether VIRTIO_F_RING_RESET is */
+  /** The driver resets or stops a queue. @param negotiated whether the driver may */
   queueReset(queue: number, negotiated: boolean): void;
   /** The driver reads configuration space (§2.5). */
   configRead(offset: number, size: number, value: number): void;

@@ -6,6 +6,7 @@ import { InterruptLines } from '../../src/bus/interrupt-lines.ts';
 import { Eventfd } from '../../src/host/eventfd.ts';
 import { SharedState } from '../../src/state/shared-state.ts';
 import { featureSet } from '../../src/virtio/features.ts';
+import type { RegisterObserver } from '../../src/virtio/register-observer.ts';
 import type { DeviceShape } from '../../src/virtio/transport/device-contract.ts';
 import { VIRTIO_MMIO_WINDOW_SIZE, VirtioMmio } from '../../src/virtio/transport/mmio.ts';
 import { FakePort } from './fake-port.ts';
@@ -28,6 +29,7 @@ const DEFAULT_SHAPE: DeviceShape = {
 export interface MmioRigOptions extends Partial<DeviceShape> {
   /** Default 1. */
   readonly devices?: number;
+  readonly observer?: RegisterObserver;
 }
 
 /** Memory with the same device in each of the first windows. */
@@ -41,10 +43,12 @@ export class VirtioMmioRig implements Disposable {
   readonly events: string[] = [];
   readonly #eventfds: Eventfd[] = [];
 
-  constructor({ devices = 1, ...shape }: MmioRigOptions = {}) {
+  constructor({ devices = 1, observer, ...shape }: MmioRigOptions = {}) {
     this.shape = { ...DEFAULT_SHAPE, ...shape };
     const lines = new InterruptLines(this.state, this.port, GSI_BASE, GSI_COUNT);
-    this.devices = Array.from({ length: devices }, (_, index) => this.#device(index, lines));
+    this.devices = Array.from({ length: devices }, (_, index) =>
+      this.#device(index, lines, observer),
+    );
     for (const device of this.devices) device.reset();
     this.port.take();
   }
@@ -115,7 +119,7 @@ export class VirtioMmioRig implements Disposable {
     return this.events.splice(0);
   }
 
-  #device(index: number, lines: InterruptLines): VirtioMmio {
+  #device(index: number, lines: InterruptLines, observer?: RegisterObserver): VirtioMmio {
     const said = (text: string): void => {
       this.events.push(`${index}: ${text}`);
     };
@@ -131,6 +135,7 @@ export class VirtioMmioRig implements Disposable {
         lineEventfd: this.#eventfd(),
       },
       {
+        ...(observer === undefined ? {} : { observer }),
         driverOk: () => said('driver ok'),
         reset: () => said('reset'),
         queueEnabled: (queue) => said(`queue ${queue} enabled`),

@@ -42,14 +42,18 @@ export const rules = {
   noVersion1: driver('no-version-1', 'did not accept VIRTIO_F_VERSION_1', '§6.1'),
   lateFeatures: driver('late-features', 'accepts features after FEATURES_OK', '§3.1.1 step 5'),
   earlyQueue: driver('early-queue', 'sets up a queue before FEATURES_OK', '§3.1.1 steps 5 to 7'),
-  enabledQueue: driver('enabled-queue', 'changes a queue that is enabled', '§4.1.4.3.2'),
-  queueSize: driver('queue-size', 'writes a queue size that cannot be had', '§4.1.4.3.2'),
+  enabledQueue: driver('enabled-queue', 'changes a queue that is enabled', '§4.1.4.3.2, §4.2.2.2'),
+  queueSize: driver('queue-size', 'writes a queue size that cannot be had', '§4.1.4.3.2, §4.2.2.2'),
   noRingReset: driver(
     'no-ring-reset',
     'resets a queue without VIRTIO_F_RING_RESET',
     '§2.6.1, §4.1.4.3.2',
   ),
-  readOnly: driver('read-only', 'writes a register that is only to be read', '§4.1.4.3.2'),
+  readOnly: driver(
+    'read-only',
+    'writes a register that is only to be read',
+    '§4.1.4.3.2, §4.2.2.2',
+  ),
   configReadOnly: driver(
     'config-read-only',
     'writes configuration space where nothing is its to write',

@@ -307,6 +307,7 @@ export class DeviceRegisters {
   stopQueue(queue: number): void {
     if (this.isResetting || this.queueWord(queue, QUEUE_ENABLE) === 0) return;
     if (this.isQueueResetting(queue)) return;
+    this.#events.observer?.queueReset(queue, true);
     this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_STOPPING] = 1;
     if (this.isActive) this.#events.queueReset(queue);
     else this.completeQueueReset(queue);

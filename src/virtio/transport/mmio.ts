@@ -25,6 +25,22 @@ const NO_REGION = 0xffff_ffff;
 /** Bits of a notification that name the queue (§4.2.3.3); the others are NOTIFICATION_DATA's. */
 const NOTIFY_QUEUE_MASK = 0xffff;
 
+/** Registers that take no writes, by the specification's names. */
+const READ_ONLY: ReadonlyMap<number, string> = new Map([
+  [mmio.VIRTIO_MMIO_MAGIC_VALUE, 'MagicValue'],
+  [mmio.VIRTIO_MMIO_VERSION, 'Version'],
+  [mmio.VIRTIO_MMIO_DEVICE_ID, 'DeviceID'],
+  [mmio.VIRTIO_MMIO_VENDOR_ID, 'VendorID'],
+  [mmio.VIRTIO_MMIO_DEVICE_FEATURES, 'DeviceFeatures'],
+  [mmio.VIRTIO_MMIO_QUEUE_NUM_MAX, 'QueueSizeMax'],
+  [mmio.VIRTIO_MMIO_INTERRUPT_STATUS, 'InterruptStatus'],
+  [mmio.VIRTIO_MMIO_SHM_LEN_LOW, 'SHMLenLow'],
+  [mmio.VIRTIO_MMIO_SHM_LEN_HIGH, 'SHMLenHigh'],
+  [mmio.VIRTIO_MMIO_SHM_BASE_LOW, 'SHMBaseLow'],
+  [mmio.VIRTIO_MMIO_SHM_BASE_HIGH, 'SHMBaseHigh'],
+  [mmio.VIRTIO_MMIO_CONFIG_GENERATION, 'ConfigGeneration'],
+]);
+
 /** Bytes of a device's window: the control registers and 7.75 KiB of configuration space. */
 export const VIRTIO_MMIO_WINDOW_SIZE = 0x2000;
 
@@ -180,7 +196,9 @@ export class VirtioMmio implements VirtioTransport {
         return;
       default: {
         const word = addressWord(offset);
+        const readOnly = READ_ONLY.get(offset);
         if (word >= 0) registers.setQueueWord(queue, word, value);
+        else if (readOnly !== undefined) registers.readOnlyWritten(readOnly);
       }
     }
   }

@@ -4,6 +4,8 @@ import * as mmio from '../../../../src/abi/virtio-mmio.ts';
 import * as abi from '../../../../src/abi/virtio-pci.ts';
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
+import type { Breach } from '../../../../src/virtio/observe/observation.ts';
+import { observeRegisters } from '../../../../src/virtio/observe/observe-registers.ts';
 import { VirtioMmioRig } from '../../../support/virtio-mmio-rig.ts';
 
 const { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } = abi;
@@ -142,6 +144,23 @@ t.test('virtio 1.3 §4.2.2 read-only registers keep their value', async (t) => {
     rig.write(offset, 0x5a5a_5a5a);
     t.equal(rig.read(offset), before, `0x${offset.toString(16)}`);
   }
+});
+
+t.test('virtio 1.3 §4.2.2.2 whoever checks a driver is told what it breaks', async (t) => {
+  const breaches: string[] = [];
+  const device = { features: 1n << 32n, featureDependencies: [], kicks: [] };
+  const breach = ({ rule }: Breach): void => void breaches.push(rule);
+  const observer = observeRegisters({ device: 0, tracer: undefined, check: { device, breach } });
+  if (observer === undefined) throw new Error('nobody checks');
+  using rig = new VirtioMmioRig({ observer, features: device.features });
+  rig.answer();
+  rig.initialize();
+  rig.write(mmio.VIRTIO_MMIO_QUEUE_READY, 0);
+  rig.enableQueue(0);
+  t.same(breaches, [], 'a queue may be stopped, and made ready again');
+  rig.write(mmio.VIRTIO_MMIO_QUEUE_NUM_MAX, 1);
+  rig.write(mmio.VIRTIO_MMIO_QUEUE_DESC_LOW, 1);
+  t.same(breaches, ['read-only', 'enabled-queue']);
 });
 
 t.test('virtio 1.3 §4.2.2 a shared memory region that does not exist', async (t) => {
