@@ -3,8 +3,9 @@
  * The last line is always `N passed, N failed`, with `, N skipped` where there were any.
  * Options: `--no-coverage`; `--raise-floor` lifts the coverage floor; `--verbose` prints all output.
  */
-import { readFileSync } from 'node:fs';
-import { availableParallelism, totalmem } from 'node:os';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { availableParallelism, tmpdir, totalmem } from 'node:os';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildGuest, type Guest } from '../src/guest/guests.ts';
 import type { KernelSeries } from '../src/guest/kernel.ts';
@@ -15,6 +16,7 @@ import { Lab } from '../src/lab/lab.ts';
 import { checkFloor, reportCoverage, startCoverage } from './runner/coverage.ts';
 import { endAll, type FileResult, runFile } from './runner/file.ts';
 import { filesOf, GROUPS, type Group, misnamedTests, type TestFile } from './runner/plan.ts';
+import { makeStarter } from './support/starter.ts';
 
 const { values: options, positionals: filters } = parseArgs({
   allowPositionals: true,
@@ -73,13 +75,17 @@ const TEST_LAB = { cpus: 1, memory: 8 * 2 ** 30 };
 /** How often a file is tried in the lab. */
 const LAB_ATTEMPTS = 3;
 
-/** Headers, and the example's driver, which takes ten times as long to compile in the lab. */
+/** Headers, and the drivers that tests load: the lab takes ten times as long to compile them. */
 async function prepareModule({ kernelVersion }: Guest): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'nodevmm-starter-'));
   try {
     await buildModules('guests/example/driver', kernelVersion);
+    await buildModules(`${makeStarter('my-device', folder)}/driver`, kernelVersion);
   } catch (error) {
     // Tests that need it will fail by themselves, and say why.
     console.log(`miss    ${messageOf(error)}`);
+  } finally {
+    rmSync(folder, { recursive: true });
   }
 }
 

@@ -193,10 +193,11 @@ export function writtenFolders(flags: RunFlags): string[] {
 }
 
 async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | undefined> {
-  if (flags.kernel !== undefined) {
-    if (flags.module === undefined) return undefined;
-    throw new UsageError('E_OPTION', '--module goes with --guest; leave out --kernel');
+  if (flags.module !== undefined && (flags.kernel ?? flags.initrd) !== undefined) {
+    const message = '--module goes into the initramfs of --guest; leave out --kernel and --initrd';
+    throw new UsageError('E_OPTION', message);
   }
+  if (flags.kernel !== undefined) return undefined;
   using progress = new ProgressLine();
   return await parts.buildGuest(flags.guest ?? 'minimal', {
     ...(flags.guestKernel === undefined ? {} : { kernel: flags.guestKernel }),

@@ -8,6 +8,7 @@ import { withModules } from '../../src/guest/guest-modules.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
 import { createGuest } from '../support/guest.ts';
 import { guestShell } from '../support/guest-shell.ts';
+import { makeStarter } from '../support/starter.ts';
 
 const EXAMPLE = fileURLToPath(new URL('../../../guests/example/', import.meta.url));
 const SOURCE = readFileSync(`${EXAMPLE}device.ts`, 'utf8');
@@ -40,7 +41,9 @@ const rng = join(folder, 'rng.ts');
 writeFileSync(rng, entropy(1));
 
 t.test('virtio-example', async (t) => {
-  const { initrd } = await withModules(await buildGuest('minimal'), [`${EXAMPLE}driver`]);
+  const starter = makeStarter('my-device', folder);
+  const drivers = [`${EXAMPLE}driver`, `${starter}/driver`];
+  const { initrd } = await withModules(await buildGuest('minimal'), drivers);
   const [main, worker] = files;
   await using vm = await createGuest({
     machine: {
@@ -50,6 +53,7 @@ t.test('virtio-example', async (t) => {
         { module: main, watch: true },
         { module: worker, watch: true, thread: 'worker', ring: { packed: true } },
         { module: rng, watch: true },
+        { module: `${starter}/device.ts` },
       ],
     },
   });
@@ -103,6 +107,11 @@ t.test('virtio-example', async (t) => {
       t.equal(long, '0');
     });
   }
+
+  await t.test('a starter works as it was written', async (t) => {
+    t.equal(await say('Hello', 'my-device'), 'HELLO');
+    t.equal(await attribute('served', 'my-device'), '1');
+  });
 
   await t.test('a changed configuration interrupts the driver', async (t) => {
     const interrupts = () =>

@@ -76,5 +76,10 @@ t.test('the command line for the inside of the lab', (t) => {
     ['run', '--initrd', 'mine', '--kernel', '/k', '--no-lab'],
     'and so does an initrd',
   );
+  t.strictSame(
+    labArguments(['run', '--module', 'a', '--cpus', '2', '--module=b'], image),
+    ['run', '--cpus', '2', ...built],
+    'modules are in the image that was made outside',
+  );
   t.end();
 });

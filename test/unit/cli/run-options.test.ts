@@ -189,6 +189,23 @@ t.test('transport: of the machine, and of each device', (t) => {
   t.end();
 });
 
+t.test('--device, watched or not', (t) => {
+  const { devices } = optionsOf('--device', 'a/b.ts,step=2', '--device', 'c.ts,thread=worker');
+  t.match(devices, [
+    { module: 'a/b.ts', options: { step: '2' } },
+    { module: 'c.ts', thread: 'worker', options: {} },
+  ]);
+  t.equal('watch' in (devices?.[0] ?? {}), false);
+  t.match(optionsOf('--device', 'a/b.ts', '--watch').devices, [{ module: 'a/b.ts', watch: true }]);
+  t.strictSame(writtenFolders(flagsOf('--device', '/a/b.ts')), []);
+  t.strictSame(
+    writtenFolders(flagsOf('--device', '/a/b.ts', '--watch')),
+    ['/a'],
+    'the lab sees it',
+  );
+  t.end();
+});
+
 t.test('the rest', (t) => {
   const options = optionsOf(
     ...['--memory', '1G', '--cpus', '4', '--no-rng', '--hugepages', '--on-reboot', 'exit'],
@@ -214,6 +231,7 @@ const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['--disk', ''], /empty part/],
   [['--disk', 'serial=5'], /names no file/],
   [['--net', 'tap0,foo=1'], /does not know foo/],
+  [['--watch'], /--watch goes with --device/],
   [['--vsock', 'path=s'], /--vsock path=s has no cid=N/],
   [['--vsock', 'cid=3,vhost=yes'], /take on or off or auto/],
   [['--vsock', 'cid=x,path=s'], /whole number/],
