@@ -50,10 +50,11 @@ export interface Datapath {
   start(activation: Activation): Promise<void>;
   /**
    * Resolves when no request is in flight and no queue will be touched again.
-   * @param goesOn the queues will be served on from where they stand; absent: the driver gives them up
+   * @param goesOn queues that will be served on from where they stand; the driver gives up the others.
+   *   Default none
    * @returns where each started queue stands, by queue index
    */
-  stop(goesOn?: boolean): Promise<ReadonlyMap<number, VringState>>;
+  stop(goesOn?: readonly number[]): Promise<ReadonlyMap<number, VringState>>;
   /** Where each queue stands at the moment, as far as this place can tell without stopping. */
   states?(): Promise<ReadonlyMap<number, VringState>>;
   /** Passes a message to the data half, if it is started and has one. */

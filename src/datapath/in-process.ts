@@ -29,8 +29,8 @@ export class InProcessDatapath implements Datapath {
     this.#run = run;
   }
 
-  async stop(goesOn = false): Promise<ReadonlyMap<number, VringState>> {
-    if (goesOn) await this.#run?.settle();
+  async stop(goesOn: readonly number[] = []): Promise<ReadonlyMap<number, VringState>> {
+    if (goesOn.length > 0) await this.#run?.settle(goesOn);
     const states = this.#run?.stop();
     this.#run = null;
     return states ?? new Map();
@@ -109,8 +109,8 @@ class Run implements ServingHost {
     return this.#serving?.states() ?? new Map();
   }
 
-  async settle(): Promise<void> {
-    await this.#serving?.settle();
+  async settle(queues: readonly number[]): Promise<void> {
+    await this.#serving?.settle(queues);
   }
 
   message(message: unknown): void {

@@ -20,7 +20,7 @@ export interface QueueWorkerData {
 /** To the worker; each is followed by a signal on the control eventfd. */
 export type ToQueueWorker =
   | { readonly op: 'start'; readonly id: number; readonly activation: Activation }
-  | { readonly op: 'stop'; readonly id: number; readonly goesOn: boolean }
+  | { readonly op: 'stop'; readonly id: number; readonly goesOn: readonly number[] }
   | { readonly op: 'states'; readonly id: number }
   | { readonly op: 'post'; readonly message: unknown }
   | { readonly op: 'close' };

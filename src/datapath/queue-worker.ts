@@ -64,7 +64,7 @@ export class QueueWorkerDatapath implements Datapath {
     }
   }
 
-  async stop(goesOn = false): Promise<States> {
+  async stop(goesOn: readonly number[] = []): Promise<States> {
     if (!this.#started) return new Map();
     this.#started = false;
     const thread = this.#thread;

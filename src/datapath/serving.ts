@@ -154,9 +154,9 @@ export class Serving {
     return true;
   }
 
-  /** The queues are about to be handed over: see `QueueHandler.settle`. */
-  settle(): Promise<void> | undefined {
-    return this.#broken ? undefined : this.#handler.settle?.();
+  /** Queues are about to be handed over: see `QueueHandler.settle`. */
+  settle(queues: readonly number[]): Promise<void> | undefined {
+    return this.#broken ? undefined : this.#handler.settle?.(queues);
   }
 
   /** Ends it. Returns where each queue stands. */

@@ -95,7 +95,7 @@ export class DeviceOwner implements DeviceHost {
       if (name === before) return;
       if (this.holds.any) refuseHolds(this.device.name, name);
       this.#datapaths.check(name, this.#activation?.features ?? 0n);
-      await this.#halt(true);
+      await this.#halt('all');
       this.#datapaths.choose(name);
       try {
         await this.#start();
@@ -112,7 +112,7 @@ export class DeviceOwner implements DeviceHost {
   gate(queue: number, order: GateOrder): Promise<void> {
     return this.#steps.run(async () => {
       refuseHolds(this.device.name, this.#datapaths.name);
-      await this.#halt(true);
+      await this.#halt('all');
       this.holds.obey(order, queue);
       await this.#serve();
     });
@@ -137,7 +137,7 @@ export class DeviceOwner implements DeviceHost {
    */
   reload(change: () => void, patienceMs = RESET_PATIENCE_MS): Promise<void> {
     return this.#steps.run(async () => {
-      await this.#halt(true);
+      await this.#halt('all');
       try {
         change();
         await this.#datapaths.renew();
@@ -202,7 +202,7 @@ export class DeviceOwner implements DeviceHost {
   pause(): Promise<void> {
     return this.#steps.run(async () => {
       this.#paused = true;
-      await this.#halt(true);
+      await this.#halt('all');
     });
   }
 
@@ -286,7 +286,7 @@ export class DeviceOwner implements DeviceHost {
       case 'queue-reset': {
         const { queue } = message;
         if (!lock.with(() => registers.isQueueResetting(queue))) return;
-        await this.#halt(true);
+        await this.#halt({ but: queue });
         this.#states = new Map([...this.#states].filter(([index]) => index !== queue));
         lock.with(() => registers.completeQueueReset(queue));
         await this.#restart();
@@ -300,7 +300,7 @@ export class DeviceOwner implements DeviceHost {
   /** Lets the datapath see registers that changed; each queue goes on where it stood. */
   async #restart(): Promise<void> {
     if (this.#activation === undefined) return;
-    await this.#halt(true);
+    await this.#halt('all');
     await this.#activate();
   }
 
@@ -355,12 +355,15 @@ export class DeviceOwner implements DeviceHost {
     this.#log(`${datapath} serves its queues: neither trace nor check sees what happens on them`);
   }
 
-  /** @param goesOn the queues will be served on from where they stand */
-  async #halt(goesOn: boolean): Promise<void> {
+  /** @param goesOn which queues will be served on from where they stand */
+  async #halt(goesOn: 'all' | 'none' | { readonly but: number }): Promise<void> {
     if (!this.#running) return;
     this.#running = false;
     try {
-      this.#states = await this.#datapaths.current.stop(goesOn);
+      const all = this.#activation?.queues.map(({ index }) => index) ?? [];
+      const but = typeof goesOn === 'string' ? undefined : goesOn.but;
+      const queues = goesOn === 'none' ? [] : all.filter((index) => index !== but);
+      this.#states = await this.#datapaths.current.stop(queues);
       this.holds.stop(this.#states);
     } catch (error) {
       this.#states = new Map();
@@ -370,7 +373,7 @@ export class DeviceOwner implements DeviceHost {
 
   async #deactivate(): Promise<void> {
     this.#generation += 1;
-    await this.#halt(false);
+    await this.#halt('none');
     this.#activation = undefined;
     this.#states = new Map();
   }

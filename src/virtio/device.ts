@@ -142,10 +142,11 @@ export interface QueueHandler {
   /** A watched descriptor is ready. HOT. */
   ready(token: number, events: number): void;
   /**
-   * The queues are about to be handed over, here or elsewhere: take no more chains. Resolves when
-   * those that cannot be given back are answered, after a second at most. `stop` follows.
+   * Queues are about to be handed over, here or elsewhere: take no more chains of any. Resolves when
+   * those of these queues that cannot be given back are answered, after a second at most. `stop`
+   * follows. Not called when the driver gives all of them up.
    */
-  settle?(): Promise<void> | undefined;
+  settle?(queues: readonly number[]): Promise<void> | undefined;
   /**
    * Stop serving: on return no request is in flight, no popped chain is left (each was pushed or
    * given back by `undoPop`), and no queue will be touched again.

@@ -61,7 +61,8 @@ export class DefinedHandler implements QueueHandler {
   #closed = false;
   /** Resolves a `settle`, once nothing that was overtaken waits. */
   #settled: (() => void) | null = null;
-  #handsOver = false;
+  /** The queues that somebody will serve on. */
+  #handedOver: readonly number[] = [];
 
   constructor(definition: DeviceDefinition) {
     this.#definition = definition;
@@ -73,7 +74,7 @@ export class DefinedHandler implements QueueHandler {
     this.#context = context;
     if (context.config !== undefined) this.#config = Uint8Array.from(context.config);
     this.#closed = false;
-    this.#handsOver = false;
+    this.#handedOver = [];
     this.#control = this.#createControl(context);
     this.#lanes = Object.values(this.#definition.queues).map(({ handle }, index) => {
       const served = context.queues[index];
@@ -130,9 +131,9 @@ export class DefinedHandler implements QueueHandler {
    * A queue can take back only what was taken last. So requests that others overtook are waited
    * for, and `stop` gives back the rest.
    */
-  settle(): Promise<void> | undefined {
+  settle(queues: readonly number[]): Promise<void> | undefined {
     this.#closed = true;
-    this.#handsOver = true;
+    this.#handedOver = queues;
     if (!this.#hasOvertaken()) return undefined;
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, SETTLE_MS);
@@ -147,7 +148,7 @@ export class DefinedHandler implements QueueHandler {
   stop(): void {
     this.#closed = true;
     this.#settled = null;
-    if (this.#handsOver && this.#hasOvertaken()) {
+    if (this.#hasOvertaken()) {
       // Given back it cannot be, and half an answer would be taken for a whole one.
       this.#context?.broken(
         'a request that later ones overtook was still without an answer when its queue was to be served elsewhere',
@@ -195,9 +196,13 @@ export class DefinedHandler implements QueueHandler {
     lane.served.virtqueue.push(chain.id, chain.slots, request.written);
   }
 
+  /** On the queues that are handed over. */
   #hasOvertaken(): boolean {
     return this.#lanes.some(
-      (lane) => lane !== undefined && [...lane.waiting].some(({ order }) => order < lane.answered),
+      (lane, index) =>
+        lane !== undefined &&
+        this.#handedOver.includes(index) &&
+        [...lane.waiting].some(({ order }) => order < lane.answered),
     );
   }
 

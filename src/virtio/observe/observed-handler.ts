@@ -8,13 +8,13 @@ import type { HandlerContext, QueueHandler, ServedQueue } from '../device.ts';
 export class ObservedHandler implements QueueHandler {
   readonly #inner: QueueHandler;
   readonly message?: (message: unknown) => void;
-  readonly settle?: () => Promise<void> | undefined;
+  readonly settle?: (queues: readonly number[]) => Promise<void> | undefined;
 
   /** @param inner the handler that is watched */
   constructor(inner: QueueHandler) {
     this.#inner = inner;
     if (inner.message !== undefined) this.message = (message) => inner.message?.(message);
-    if (inner.settle !== undefined) this.settle = () => inner.settle?.();
+    if (inner.settle !== undefined) this.settle = (queues) => inner.settle?.(queues);
   }
 
   start(context: HandlerContext): void {

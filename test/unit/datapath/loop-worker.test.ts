@@ -78,7 +78,7 @@ t.test(
     ask('fail');
     const heard = await rig.hear(({ kind }) => kind === 'broken');
     t.match(heard, { reason: /on purpose \(.*slow\.ts:12\)$/ });
-    const states = await datapath.stop(true);
+    const states = await datapath.stop([0]);
     t.same(states.get(0), { nextAvail: 1, nextUsed: 1 }, 'what failed is given back');
     await datapath.close();
     call.close();

@@ -191,7 +191,7 @@ for (const [format, features] of [
     for (const text of ['a', 'b', 'c', 'd']) add(rig, text, 10);
     await slow.answer('a');
     await slow.answer('b');
-    t.equal(slow.handler.settle(), undefined, 'nothing was overtaken');
+    t.equal(slow.handler.settle([0]), undefined, 'nothing was overtaken');
     rig.handOver(slow.next(), features);
     t.same(slow.calls, ['a', 'b', 'c', 'd', 'c', 'd']);
     t.same(answers(rig), ['A', 'B']);
@@ -223,7 +223,7 @@ t.test(
     for (const text of ['a', 'b', 'c']) add(rig, text, 10);
     await slow.answer('b');
     let settled = false;
-    const settling = handler.settle()?.then(() => {
+    const settling = handler.settle([0])?.then(() => {
       settled = true;
     });
     add(rig, 'late', 10);
@@ -243,10 +243,19 @@ t.test('one that stays without an answer breaks the device', async (t) => {
   using slow = slowDevice();
   for (const text of ['a', 'b']) add(slow.rig, text, 10);
   await slow.answer('b');
-  await slow.handler.settle();
+  await slow.handler.settle([0]);
   slow.rig.stop();
   t.match(slow.rig.brokenReason, /overtook/);
   t.same(answers(slow.rig), ['B']);
+});
+
+t.test('but not when another queue is handed over, and the driver gave up this one', async (t) => {
+  using slow = slowDevice();
+  for (const text of ['a', 'b']) add(slow.rig, text, 10);
+  await slow.answer('b');
+  t.equal(slow.handler.settle([1]), undefined);
+  slow.rig.stop();
+  t.equal(slow.rig.brokenReason, undefined);
 });
 
 t.test('but not when the driver gave it up by a reset', async (t) => {
