@@ -104,6 +104,7 @@ export class FrontEndRig implements Disposable {
     const features = this.features & ~featureSet(VHOST_USER_F_PROTOCOL_FEATURES);
     const queue = createDriverQueue(this.heap, { index, size, features });
     const ring = { queue, kick, call };
+    this.#close(this.rings[index]);
     this.rings[index] = ring;
     await this.ask(VHOST_USER_SET_VRING_NUM, payload.writeVringNumber({ index, num: size }));
     const num = hasFeature(features, VIRTIO_F_RING_PACKED) ? base : 0;
@@ -134,10 +135,12 @@ export class FrontEndRig implements Disposable {
 
   [Symbol.dispose](): void {
     this.channel.close();
-    for (const { kick, call } of this.rings) {
-      kick.close();
-      call.close();
-    }
+    for (const ring of this.rings) this.#close(ring);
     this.ram[Symbol.dispose]();
+  }
+
+  #close(ring: RigRing | undefined): void {
+    ring?.kick.close();
+    ring?.call.close();
   }
 }

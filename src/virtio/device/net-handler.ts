@@ -126,7 +126,14 @@ class NetHandler implements QueueHandler, NetControls {
       );
       pair.transmit = new TransmitQueue(transmit, pair.tap, context);
     }
-    this.setPairs(state.pairs);
+    if (this.#controlled(context)) {
+      this.setPairs(state.pairs);
+    } else {
+      const pairs = this.#servedPairs();
+      // A handler before this one may have detached some of them.
+      for (const pair of this.#pairs.slice(0, pairs)) pair.tap.setAttached(true);
+      this.setPairs(pairs);
+    }
     this.#pairs[0]?.tap.setOffloads(tunOffloads(state.offloads));
     this.#startControl(context, state.filter);
   }
@@ -199,6 +206,18 @@ class NetHandler implements QueueHandler, NetControls {
   setMac(mac: Uint8Array): boolean {
     this.#context?.post({ mac } satisfies MacChanged);
     return true;
+  }
+
+  /** False with several pairs whose driver's control queue is somebody else's: a front end's. */
+  #controlled({ features, queues }: HandlerContext): boolean {
+    const mq = hasFeature(features, VIRTIO_NET_F_MQ);
+    return !mq || queues[2 * this.#pairs.length] !== undefined;
+  }
+
+  /** Pairs whose queues are served, from the first on: who has the control queue enables them. */
+  #servedPairs(): number {
+    const missing = this.#pairs.findIndex(({ transmit }) => transmit === null);
+    return Math.max(1, missing < 0 ? this.#pairs.length : missing);
   }
 
   #startControl(context: HandlerContext, filter: ReceiveFilter): void {

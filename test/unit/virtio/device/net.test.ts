@@ -15,6 +15,7 @@ import {
   VIRTIO_NET_OK,
 } from '../../../../src/abi/virtio-net.ts';
 import { VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import { TapQueue } from '../../../../src/backend/tap-queue.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { createNetDevice, type NetDevice } from '../../../../src/virtio/device/net.ts';
 import { createHandler } from '../../../../src/virtio/device/net-handler.ts';
@@ -196,5 +197,23 @@ t.test('§5.1.6.5.5 queue pairs are attached and detached', { skip }, async (t) 
   }
   rig.pump();
   t.same(rig.logs, []);
+  t.equal(rig.brokenReason, undefined);
+});
+
+t.test('without its control queue all pairs that are enabled are used', { skip }, async (t) => {
+  const device = createNetDevice({ name: 'net0', queues: 2 });
+  t.teardown(() => device.close());
+  const features = featureSet(VIRTIO_F_VERSION_1, VIRTIO_NET_F_MQ, VIRTIO_NET_F_CTRL_VQ);
+  using rig = new DeviceRig();
+  rig.start(dataHalf(device), features, [64, 64, 64, 64]);
+  const taps = device.vhost?.kind === 'net' ? device.vhost.taps : [];
+  const second = new TapQueue(taps[1] ?? -1);
+  // The kernel refuses to attach what is attached.
+  t.ok(second.setAttached(true) < 0);
+  rig.handOver(dataHalf(device), features, [0, 1]);
+  t.equal(second.setAttached(true), 0, 'it was detached');
+  t.equal(second.setAttached(false), 0);
+  rig.handOver(dataHalf(device), features);
+  t.ok(second.setAttached(true) < 0);
   t.equal(rig.brokenReason, undefined);
 });
