@@ -106,13 +106,16 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
   });
 }
 
-/** The most that one descriptor's message can name (VHOST_USER_VRING_IDX_MASK). */
-const VHOST_USER_QUEUES_MAX = 256;
+/** Also as pairs no more than a message can name (VHOST_USER_VRING_IDX_MASK). */
+const VHOST_USER_QUEUES_MAX = 64;
 
 function checkVhostUser({ type, socket, queues = 1, tag, configSize = 0 }: VhostUserOptions): void {
   const refuse = (why: string): never => {
     throw new UsageError('E_VHOST_USER', `vhost-user device at ${socket}: ${why}`);
   };
+  if (typeof type !== 'number' && !['net', 'blk', 'fs'].includes(type)) {
+    refuse(`there is no type ${type}; take net, blk, fs or a device ID`);
+  }
   if (typeof type === 'number' && !(Number.isInteger(type) && type >= 1 && type <= 63)) {
     refuse(`there is no device ID ${type}; take one of virtio 1.3 §5`);
   }

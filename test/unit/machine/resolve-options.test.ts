@@ -1,6 +1,11 @@
 import { totalmem } from 'node:os';
 import t from 'tap';
-import type { MachineOptions, NetOptions, RingOptions } from '../../../src/machine/options.ts';
+import type {
+  MachineOptions,
+  NetOptions,
+  RingOptions,
+  VhostUserOptions,
+} from '../../../src/machine/options.ts';
 import {
   AGENT_PORT,
   DEFAULT_COMMAND_LINE,
@@ -174,4 +179,23 @@ t.test('an emulated card has a tap, and nothing that is of virtio', async (t) =>
   }
   const other = { model: 'rtl8139' } as unknown as NetOptions;
   t.throws(wrong({ nets: [other] }), { code: 'E_NET_MODEL', message: /take virtio or e1000/ });
+});
+
+t.test('a device in another process', async (t) => {
+  const socket = '/s';
+  t.doesNotThrow(wrong({ vhostUser: [{ type: 'fs', socket, tag: 'home' }] }));
+  t.doesNotThrow(wrong({ vhostUser: [{ type: 4, socket, configSize: 256, queues: 64 }] }));
+  const refused: readonly (readonly [object, RegExp])[] = [
+    [{ type: 'scsi' }, /no type scsi; take net, blk, fs or a device ID/],
+    [{ type: 0 }, /no device ID 0/],
+    [{ type: 1.5 }, /no device ID 1.5/],
+    [{ type: 'blk', queues: 65 }, /choose 1 to 64/],
+    [{ type: 4, configSize: 257 }, /choose 0 to 256/],
+    [{ type: 'fs' }, /a tag of 1 to 36 bytes/],
+    [{ type: 'fs', tag: 'x'.repeat(37) }, /a tag of 1 to 36 bytes/],
+  ];
+  for (const [options, message] of refused) {
+    const device = { socket, ...options } as VhostUserOptions;
+    t.throws(wrong({ vhostUser: [device] }), { code: 'E_VHOST_USER', message });
+  }
 });
