@@ -1,0 +1,176 @@
+/**
+ * Devices that other processes serve, by back ends that others wrote: a disk of
+ * qemu-storage-daemon, also by its device ID alone; a network interface of DPDK's testpmd; files of
+ * virtiofsd. All in one guest.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import t from 'tap';
+import { MiB } from '../../src/memory/ram-layout.ts';
+import { createGuest } from '../support/guest.ts';
+import { guestShell } from '../support/guest-shell.ts';
+
+const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-vhost-user-'));
+const at = (name: string): string => path.join(folder, name);
+const children: ChildProcess[] = [];
+t.teardown(() => {
+  for (const child of children) child.kill('SIGKILL');
+  rmSync(folder, { recursive: true });
+});
+const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+
+/** Starts a program, and waits until it listens. */
+async function backend(
+  sockets: readonly string[],
+  command: string,
+  args: readonly string[],
+): Promise<ChildProcess> {
+  for (const socket of sockets) rmSync(socket, { force: true });
+  const child = spawn(command, args, { stdio: ['pipe', 'ignore', 'pipe'] });
+  children.push(child);
+  let said = '';
+  child.stderr?.on('data', (chunk: Buffer) => {
+    said = (said + chunk.toString()).slice(-2000);
+  });
+  while (!sockets.every((socket) => existsSync(socket))) {
+    if (child.exitCode !== null) throw new Error(`${command} ended: ${said}`);
+    await delay(50);
+  }
+  return child;
+}
+
+const DISK_SIZE = 16 * MiB;
+const image = at('disk.raw');
+const other = at('other.raw');
+writeFileSync(image, '');
+truncateSync(image, DISK_SIZE);
+writeFileSync(other, randomBytes(MiB));
+const files = at('files');
+mkdirSync(files);
+const fromHost = randomBytes(MiB);
+writeFileSync(path.join(files, 'from-host'), fromHost);
+
+const exported = (id: string, queues: number): string[] => [
+  '--export',
+  `type=vhost-user-blk,id=e${id},node-name=${id},writable=on,num-queues=${queues},addr.type=unix,addr.path=${at(`${id}.sock`)}`,
+];
+const disk = (): Promise<ChildProcess> =>
+  backend([at('disk.sock')], 'qemu-storage-daemon', [
+    ...['--blockdev', `driver=file,node-name=disk,filename=${image}`],
+    ...exported('disk', 2),
+  ]);
+
+let storage = await disk();
+await backend([at('other.sock')], 'qemu-storage-daemon', [
+  ...['--blockdev', `driver=file,node-name=other,filename=${other}`],
+  ...exported('other', 1),
+]);
+/** Packages have it beside their own programs. */
+const VIRTIOFSD = ['/usr/libexec/virtiofsd', '/usr/lib/qemu/virtiofsd'].find(existsSync) ?? '';
+await backend([at('fs.sock')], VIRTIOFSD, [
+  `--socket-path=${at('fs.sock')}`,
+  ...['-o', `source=${files},cache=auto,sandbox=chroot`],
+]);
+const testpmd = await backend([at('net.sock')], 'dpdk-testpmd', [
+  // Two threads that may share one processor.
+  ...['--lcores', '(0-1)@0', '--no-huge', '-m', '128', '--no-pci', '--no-telemetry'],
+  ...['--file-prefix', path.basename(folder), `--vdev=net_vhost0,iface=${at('net.sock')}`],
+  ...['--', '-i', '--forward-mode=icmpecho', '--no-mlockall'],
+  ...['--total-num-mbufs=4096'],
+]);
+
+const vm = await createGuest({
+  image: 'tools',
+  machine: {
+    cpus: 2,
+    vhostUser: [
+      { type: 'blk', socket: at('disk.sock') },
+      { type: 2, socket: at('other.sock'), configSize: 36 },
+      { type: 'fs', socket: at('fs.sock'), tag: 'host' },
+      { type: 'net', socket: at('net.sock'), mac: '52:54:00:00:00:07' },
+    ],
+  },
+});
+t.teardown(() => vm[Symbol.asyncDispose]());
+await vm.start();
+await vm.ready();
+const logs: string[] = [];
+vm.on('log', (line) => logs.push(line));
+const sh = (script: string): Promise<string> => guestShell(vm, script);
+await sh('modprobe virtio_blk; until [ -b /dev/vda ] && [ -b /dev/vdb ]; do sleep 0.1; done');
+
+t.test('they are where they were asked for, and stay there', async (t) => {
+  for (const name of ['blk0', 'virtio2-0', 'fs0', 'net0']) {
+    t.equal(vm.datapaths.get(name), 'vhost-user', name);
+  }
+  await t.rejects(vm.moveDatapath('net0', 'vhost'), { code: 'E_VHOST_USER' });
+});
+
+t.test(
+  'a disk of qemu-storage-daemon: size, queues, data, and no exit for a request',
+  async (t) => {
+    const shown = await sh('cat /sys/block/vda/size; ls /sys/block/vda/mq | wc -l');
+    t.equal(shown, `${DISK_SIZE / 512}\n2`);
+    await sh(
+      'fio --name=v --filename=/dev/vda --rw=randwrite --bs=4k --size=128k --iodepth=4 --direct=1 --ioengine=libaio --verify=crc32c',
+    );
+    const exits = (): number => vm.exitCounts().reduce((all, count) => all + count, 0);
+    const before = exits();
+    await sh('dd if=/dev/vda of=/dev/null bs=4k count=128 iflag=direct 2>/dev/null');
+    // The agent's console and timers exit, requests do not.
+    t.ok(exits() - before < 128, `${exits() - before} exits for 128 requests`);
+  },
+);
+
+t.test('a disk by its device ID', async (t) => {
+  t.equal((await sh('sha256sum < /dev/vdb')).slice(0, 64), sha256(readFileSync(other)));
+});
+
+t.test('files of virtiofsd, both ways', async (t) => {
+  await sh('mkdir -p /mnt; modprobe virtiofs || true; mount -t virtiofs host /mnt');
+  t.equal((await sh('sha256sum < /mnt/from-host')).slice(0, 64), sha256(fromHost));
+  await sh('cp /mnt/from-host /mnt/from-guest; umount /mnt');
+  t.equal(sha256(readFileSync(path.join(files, 'from-guest'))), sha256(fromHost));
+});
+
+t.test('a network interface of DPDK', async (t) => {
+  // It polls from here on.
+  testpmd.stdin?.write('start\n');
+  await sh('modprobe virtio_net; until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done');
+  t.equal(await sh('cat /sys/class/net/eth0/address'), '52:54:00:00:00:07');
+  await sh('ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up');
+  t.match(await sh('ping -c 3 10.9.0.1'), / 0% packet loss/);
+  t.match(await sh('ping -c 3 -s 1400 10.9.0.1'), / 0% packet loss/);
+  testpmd.stdin?.write('stop\n');
+});
+
+t.test('a back end that dies under load is told all anew when it comes back', async (t) => {
+  await sh('dd if=/dev/urandom of=/tmp/data bs=1M count=1 2>/dev/null');
+  const before = statSync(image).mtimeMs;
+  const writing = sh('dd if=/tmp/data of=/dev/vda bs=4k oflag=direct 2>/dev/null; echo written');
+  while (statSync(image).mtimeMs === before) await delay(10);
+  const exited = once(storage, 'exit');
+  storage.kill('SIGKILL');
+  await exited;
+  storage = await disk();
+  t.equal(await writing, 'written');
+  await sh('dd if=/dev/vda bs=64k count=16 iflag=direct 2>/dev/null | cmp - /tmp/data');
+  const said = logs.filter((line) => line.startsWith('blk0: the back end'));
+  t.equal(said.length, 2);
+  t.match(said[0], /closed the connection; it is waited for at/);
+  t.match(said[1], /is back$/);
+});
