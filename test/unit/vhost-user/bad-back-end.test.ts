@@ -59,7 +59,7 @@ async function live(prepare: (backEnd: FakeBackEnd) => void): Promise<string[]> 
   backEnd.protocolFeatures = PROTOCOL;
   backEnd.config = new Uint8Array(4);
   prepare(backEnd);
-  const address = { socket, server: false, timeoutMs: 300 };
+  const address = { socket, server: false, timeoutMs: 2000 };
   let device: VhostUserDevice;
   try {
     device = await VhostUserDevice.open('test0', address, (session) => otherKind(session, SHAPE));
@@ -139,7 +139,7 @@ t.test('each way to be wrong has its line', async (t) => {
       /8 bytes and 1 file descriptors, not 8 bytes/,
     ],
     [abi.VHOST_USER_GET_QUEUE_NUM, act(U64, 3, 0, 1), /a reply to SET_OWNER, which was not asked/],
-    [abi.VHOST_USER_GET_QUEUE_NUM, () => {}, /left GET_QUEUE_NUM unanswered for 300 ms/],
+    [abi.VHOST_USER_GET_QUEUE_NUM, () => {}, /left GET_QUEUE_NUM unanswered for 2000 ms/],
     [abi.VHOST_USER_SET_OWNER, act(U64.slice().fill(1), 3, 0, 1), /SET_OWNER was refused/],
     [
       abi.VHOST_USER_GET_CONFIG,
