@@ -15,7 +15,7 @@ import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, virtio_blk_req } from '../src/abi/vi
 import { VIRTIO_F_VERSION_1 } from '../src/abi/virtio-ring.ts';
 import { MiB } from '../src/memory/ram-layout.ts';
 import { DeviceRig, type DriverQueue } from '../src/testing/index.ts';
-import { createBlkDevice } from '../src/virtio/device/blk.ts';
+import { createBlkDevice } from '../src/virtio/device/blk/blk.ts';
 import type { QueueHandler } from '../src/virtio/device.ts';
 import { featureSet } from '../src/virtio/features.ts';
 

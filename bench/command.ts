@@ -1,7 +1,7 @@
 /** `nodevmm bench`: nodevmm against its peers. Where KVM cannot run Linux, in the lab. */
 import { accessSync, constants, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { reportError } from '../src/cli/report-error.ts';
+import { reportError } from '../src/cli/terminal/report-error.ts';
 import { buildGuest } from '../src/guest/guests.ts';
 import { UsageError } from '../src/host/errors.ts';
 import { probeKvm } from '../src/kvm/probe.ts';

@@ -21,14 +21,18 @@ import { enterFlatMode } from '../src/kvm/flat-mode.ts';
 import { Kvm } from '../src/kvm/kvm.ts';
 import { Vcpu } from '../src/kvm/vcpu.ts';
 import { Vm } from '../src/kvm/vm.ts';
-import { Board } from '../src/machine/board.ts';
-import { ExitLoop } from '../src/machine/exit-loop.ts';
-import { TracedVcpu } from '../src/machine/traced-vcpu.ts';
+import { Board } from '../src/machine/board/board.ts';
+import { ExitLoop } from '../src/machine/board/exit-loop.ts';
+import { TracedVcpu } from '../src/machine/board/traced-vcpu.ts';
 import { Ram } from '../src/memory/ram.ts';
 import { COM1_PORT, RESET_PORT, RESET_VALUE } from '../src/platform/layout.ts';
 import { SharedState } from '../src/state/shared-state.ts';
 import { REQUEST_RUN, REQUEST_STOP } from '../src/state/vcpu-control.ts';
-import { allocateTraceRing, TraceReader, TraceWriter } from '../src/virtio/observe/trace-ring.ts';
+import {
+  allocateTraceRing,
+  TraceReader,
+  TraceWriter,
+} from '../src/virtio/observe/trace/trace-ring.ts';
 
 const RAM_SIZE = 0x1_0000;
 const CODE = 0x1000;

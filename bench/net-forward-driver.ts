@@ -2,8 +2,8 @@
 import { VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE } from '../src/abi/virtio-ring.ts';
 import { Epoll } from '../src/host/epoll.ts';
 import type { GuestMemory } from '../src/memory/guest-memory.ts';
-import type { NetDevice } from '../src/virtio/device/net.ts';
-import { createHandler } from '../src/virtio/device/net-handler.ts';
+import type { NetDevice } from '../src/virtio/device/net/net.ts';
+import { createHandler } from '../src/virtio/device/net/net-handler.ts';
 import type { QueueHandler, ServedQueue } from '../src/virtio/device.ts';
 import { createVirtqueue } from '../src/virtio/queue/create-virtqueue.ts';
 

@@ -15,7 +15,7 @@ import { fileURLToPath } from 'node:url';
 import { VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1 } from '../src/abi/virtio-ring.ts';
 import { Ram } from '../src/memory/ram.ts';
 import { MiB } from '../src/memory/ram-layout.ts';
-import { createNetDevice, type NetDevice } from '../src/virtio/device/net.ts';
+import { createNetDevice, type NetDevice } from '../src/virtio/device/net/net.ts';
 import { featureSet } from '../src/virtio/features.ts';
 import { ForwardedDevice, Forwarder } from './net-forward-driver.ts';
 

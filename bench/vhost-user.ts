@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { columns } from '../src/cli/text-table.ts';
+import { columns } from '../src/cli/terminal/text-table.ts';
 import { UsageError } from '../src/host/errors.ts';
 import { Child } from './subjects/child.ts';
 

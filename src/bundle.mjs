@@ -17,12 +17,12 @@ const ENTRIES = [
   'cli/main',
   'index',
   'lab/keeper',
-  'machine/device-module',
-  'machine/vcpu-worker',
+  'machine/own-devices/device-module',
+  'machine/board/vcpu-worker',
   'datapath/queue-worker-main',
-  'virtio/device/blk',
-  'virtio/device/net-handler',
-  'virtio/device/net-memory-handler',
+  'virtio/device/blk/blk',
+  'virtio/device/net/net-handler',
+  'virtio/device/net/net-memory-handler',
   'nic/e1000-handler',
 ];
 

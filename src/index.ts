@@ -2,7 +2,8 @@
 export type { ExecOptions, ExecResult } from './agent/client.ts';
 export type { CommandExit, GuestProcess, SpawnOptions } from './agent/command.ts';
 export { HostError, InternalError, NodeVmmError, PeerError, UsageError } from './host/errors.ts';
-export type { DatapathName } from './machine/datapath-choice.ts';
+export type { DatapathName } from './machine/devices/datapath-choice.ts';
+export type { GateOrder } from './machine/devices/queue-holds.ts';
 export type {
   InspectedDevice,
   InspectedFeature,
@@ -24,14 +25,13 @@ export type {
   VhostUserOptions,
   VsockOptions,
 } from './machine/options.ts';
-export type { GateOrder } from './machine/queue-holds.ts';
 export {
   type MachineState,
   VirtualMachine,
   type VirtualMachineEvents,
 } from './machine/virtual-machine.ts';
 export type { Breach } from './virtio/observe/observation.ts';
-export type { TraceSummary } from './virtio/observe/trace-collector.ts';
+export type { TraceSummary } from './virtio/observe/trace/trace-collector.ts';
 export type {
   EventSuppression,
   PackedDescriptor,

@@ -9,7 +9,7 @@ import { VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../src/testing/index.ts';
 import { DefinedDevice } from '../../src/virtio/define/defined-device.ts';
-import { createBlkDevice } from '../../src/virtio/device/blk.ts';
+import { createBlkDevice } from '../../src/virtio/device/blk/blk.ts';
 import { createRngDevice } from '../../src/virtio/device/rng.ts';
 import type { VirtioDevice } from '../../src/virtio/device.ts';
 import { featureSet } from '../../src/virtio/features.ts';

@@ -1,5 +1,5 @@
 /** What a person sees while it runs: a line with a bar on a terminal, else a line for each step. */
-import { ProgressLine } from '../../src/cli/progress.ts';
+import { ProgressLine } from '../../src/cli/terminal/progress.ts';
 
 /** Progress over several groups, one after the other. */
 export class BenchProgress implements Disposable {

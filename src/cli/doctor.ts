@@ -1,7 +1,7 @@
 /** `nodevmm doctor`: what this host offers, in one table. */
 import type { Command } from 'commander';
 import { type DoctorRow, examineHost } from './doctor-rows.ts';
-import { columns, remaining, wrap } from './text-table.ts';
+import { columns, remaining, wrap } from './terminal/text-table.ts';
 
 const NARROWEST = 30;
 const DEFAULT_WIDTH = 100;

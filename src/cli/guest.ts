@@ -4,7 +4,7 @@ import { buildGuest, type Guest, listGuests } from '../guest/guests.ts';
 import { KERNEL_SERIES, type KernelSeries, prepareKernel } from '../guest/kernel.ts';
 import { buildModules } from '../guest/module-build.ts';
 import { recipes } from '../guest/recipe.ts';
-import { ProgressLine } from './progress.ts';
+import { ProgressLine } from './terminal/progress.ts';
 
 const KNOWN = Object.entries(recipes)
   .map(([name, recipe]) => `  ${name.padEnd(10)}${recipe.summary}`)

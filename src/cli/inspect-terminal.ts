@@ -5,10 +5,10 @@ import { messageOf } from '../host/errors.ts';
 import type { Inspector } from '../inspect/inspector.ts';
 import { type Selection, selectQueue } from '../inspect/page.ts';
 import { terminalView } from '../inspect/terminal-view.ts';
+import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { MachineInspection } from '../machine/inspect.ts';
-import type { GateOrder } from '../machine/queue-holds.ts';
 import { CleanUp } from './clean-up.ts';
-import { RawTerminal } from './terminal.ts';
+import { RawTerminal } from './terminal/terminal.ts';
 
 const PERIOD_MS = 250;
 /** Alternate screen, no cursor. */

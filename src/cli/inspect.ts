@@ -5,10 +5,10 @@ import { ask, askInspection, onlyMachine } from '../control/client.ts';
 import { UsageError } from '../host/errors.ts';
 import type { Inspector } from '../inspect/inspector.ts';
 import { InspectServer } from '../inspect/web-server.ts';
-import type { GateOrder } from '../machine/queue-holds.ts';
+import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { showInTerminal } from './inspect-terminal.ts';
-import { terminalInput, terminalSize } from './terminal.ts';
+import { terminalInput, terminalSize } from './terminal/terminal.ts';
 
 const EXAMPLES = `
 Examples:

@@ -3,13 +3,13 @@ import type { Command } from 'commander';
 import { UsageError } from '../host/errors.ts';
 import { attachKept, keepLab, stopKept } from '../lab/kept.ts';
 import type { LabOptions } from '../lab/lab.ts';
-import type { RunStreams } from './console-io.ts';
 import { EXIT_OK } from './exit-status.ts';
-import { ProgressLine } from './progress.ts';
-import { reportError } from './report-error.ts';
-import { runProgramInLab } from './run-in-lab.ts';
-import { parseMemory } from './run-options.ts';
-import { terminalInput, terminalSize } from './terminal.ts';
+import { runProgramInLab } from './run/run-in-lab.ts';
+import { parseMemory } from './run/run-options.ts';
+import type { RunStreams } from './terminal/console-io.ts';
+import { ProgressLine } from './terminal/progress.ts';
+import { reportError } from './terminal/report-error.ts';
+import { terminalInput, terminalSize } from './terminal/terminal.ts';
 
 /** Exit statuses of shells for a command that cannot be run. */
 const NOT_FOUND = 127;

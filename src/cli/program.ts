@@ -9,9 +9,9 @@ import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { registerGuestCommand } from './guest.ts';
 import { registerInspectCommand } from './inspect.ts';
 import { registerLabCommand } from './lab.ts';
-import { reportError } from './report-error.ts';
-import { type RunParts, registerRunCommand, registerStartCommand } from './run.ts';
+import { type RunParts, registerRunCommand, registerStartCommand } from './run/run.ts';
 import { registerServeCommand } from './serve.ts';
+import { reportError } from './terminal/report-error.ts';
 import { registerVmCommand } from './vm.ts';
 
 const manifest = JSON.parse(

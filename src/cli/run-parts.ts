@@ -4,8 +4,8 @@ import { withModules } from '../guest/guest-modules.ts';
 import { buildGuest } from '../guest/guests.ts';
 import { probeKvm } from '../kvm/probe.ts';
 import { VirtualMachine } from '../machine/virtual-machine.ts';
-import type { RunParts } from './run.ts';
-import { runProgramInLab } from './run-in-lab.ts';
+import type { RunParts } from './run/run.ts';
+import { runProgramInLab } from './run/run-in-lab.ts';
 
 const MAIN = fileURLToPath(new URL('./main.js', import.meta.url));
 

@@ -1,8 +1,8 @@
 /** `nodevmm serve`: one device for another VMM, over vhost-user. */
 import type { Command } from 'commander';
-import { deviceShape } from '../machine/device-shape.ts';
-import { BackEnd } from '../vhost-user/back-end.ts';
-import { ExportedDevice } from '../vhost-user/exported-device.ts';
+import { deviceShape } from '../machine/devices/device-shape.ts';
+import { BackEnd } from '../vhost-user/back-end/back-end.ts';
+import { ExportedDevice } from '../vhost-user/back-end/exported-device.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { createServedDevice } from './served-device.ts';
 

@@ -1,15 +1,15 @@
 /** The device of `nodevmm serve`, from its command line. */
 import { UsageError } from '../host/errors.ts';
 import type { RingOptions } from '../machine/options.ts';
-import { createOwnDevices } from '../machine/own-devices.ts';
-import { createBlkDevice } from '../virtio/device/blk.ts';
-import { ConsoleDevice } from '../virtio/device/console.ts';
-import { createNetDevice } from '../virtio/device/net.ts';
-import { createNetMemoryDevice } from '../virtio/device/net-memory.ts';
+import { createOwnDevices } from '../machine/own-devices/own-devices.ts';
+import { createBlkDevice } from '../virtio/device/blk/blk.ts';
+import { ConsoleDevice } from '../virtio/device/console/console.ts';
+import { createNetDevice } from '../virtio/device/net/net.ts';
+import { createNetMemoryDevice } from '../virtio/device/net/net-memory.ts';
 import { createRngDevice } from '../virtio/device/rng.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
-import { parseDisk, parseNet, parseOwnDevice, parseRng } from './device-options.ts';
 import { KeyValues } from './key-values.ts';
+import { parseDisk, parseNet, parseOwnDevice, parseRng } from './run/device-options.ts';
 
 /** A device, and what was said of its rings. */
 export interface ServedDevice {

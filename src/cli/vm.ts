@@ -2,7 +2,7 @@
 import { Argument, type Command } from 'commander';
 import { ask, listMachines, onlyMachine } from '../control/client.ts';
 import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
-import type { DatapathName } from '../machine/datapath-choice.ts';
+import type { DatapathName } from '../machine/devices/datapath-choice.ts';
 
 const EXAMPLES = `
 Examples:

@@ -1,8 +1,8 @@
 /** What is asked of a machine that runs in another process: a line of JSON each way. */
 import { UsageError } from '../host/errors.ts';
-import type { DatapathName } from '../machine/datapath-choice.ts';
+import type { DatapathName } from '../machine/devices/datapath-choice.ts';
+import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
-import type { GateOrder } from '../machine/queue-holds.ts';
 
 /** Bytes of the longest line. */
 export const LINE_MAX = 65536;

@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { isListening, ListenPath } from '../host/listen-path.ts';
 import { runtimeFolder } from '../host/runtime-folder.ts';
-import type { DatapathName } from '../machine/datapath-choice.ts';
+import type { DatapathName } from '../machine/devices/datapath-choice.ts';
+import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
-import type { GateOrder } from '../machine/queue-holds.ts';
 import { type ControlOrder, type ControlReply, LINE_MAX, parseRequest } from './protocol.ts';
 
 /** What can be asked of a machine. */

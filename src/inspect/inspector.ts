@@ -1,6 +1,7 @@
 /** What the views ask of a machine, wherever it runs. */
+
+import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
-import type { GateOrder } from '../machine/queue-holds.ts';
 
 /** A machine that is looked at. */
 export interface Inspector {

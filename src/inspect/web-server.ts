@@ -8,7 +8,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { messageOf, UsageError } from '../host/errors.ts';
-import type { GateOrder } from '../machine/queue-holds.ts';
+import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { Inspector } from './inspector.ts';
 import { inspectPage, inspectView, selectQueue } from './page.ts';
 

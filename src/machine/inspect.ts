@@ -16,8 +16,8 @@ import {
   QUEUE_SIZE,
   QUEUE_VECTOR,
 } from '../virtio/transport/device-registers.ts';
-import type { DatapathName } from './datapath-choice.ts';
-import type { DeviceOwner } from './device-owner.ts';
+import type { DatapathName } from './devices/datapath-choice.ts';
+import type { DeviceOwner } from './devices/device-owner.ts';
 
 /** A feature bit that the device offers. */
 export interface InspectedFeature {

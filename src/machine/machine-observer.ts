@@ -2,10 +2,10 @@
 import { exitName } from '../kvm/exit-names.ts';
 import type { Vm } from '../kvm/vm.ts';
 import type { Breach, Observation } from '../virtio/observe/observation.ts';
-import { statusText } from '../virtio/observe/status-text.ts';
-import { TraceCollector, type TraceSummary } from '../virtio/observe/trace-collector.ts';
-import * as record from '../virtio/observe/trace-record.ts';
-import type { PluggedDevice } from './plugged-device.ts';
+import { statusText } from '../virtio/observe/trace/status-text.ts';
+import { TraceCollector, type TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
+import * as record from '../virtio/observe/trace/trace-record.ts';
+import type { PluggedDevice } from './devices/plugged-device.ts';
 import type { ResolvedOptions } from './resolve-options.ts';
 
 /** A rule of virtio that a driver or a device broke, on one of a machine's devices. */

@@ -13,14 +13,14 @@ import { Vm } from '../kvm/vm.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
 import { SharedState } from '../state/shared-state.ts';
-import { Board, type BoardPlan } from './board.ts';
-import { DevicePlaces } from './device-places.ts';
+import { Board, type BoardPlan } from './board/board.ts';
+import { DevicePlaces } from './board/device-places.ts';
+import { type VcpuThreadEvents, VcpuThreads } from './board/vcpu-threads.ts';
+import type { VcpuMessage } from './board/vcpu-worker.ts';
+import { deviceEntry, type PluggedDevice, plugIn } from './devices/plugged-device.ts';
 import type { MachineObserver } from './machine-observer.ts';
 import type { MachineExit } from './options.ts';
-import { deviceEntry, type PluggedDevice, plugIn } from './plugged-device.ts';
 import type { SerialStream } from './serial-stream.ts';
-import { type VcpuThreadEvents, VcpuThreads } from './vcpu-threads.ts';
-import type { VcpuMessage } from './vcpu-worker.ts';
 
 /** What a cycle is made of. */
 export interface CyclePlan {

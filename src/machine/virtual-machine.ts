@@ -6,24 +6,24 @@ import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram, type RamBacking } from '../memory/ram.ts';
-import { ConsoleDevice } from '../virtio/device/console.ts';
-import type { TraceSummary } from '../virtio/observe/trace-collector.ts';
-import { type CreatedDevice, createDevices } from './create-devices.ts';
-import type { DatapathName } from './datapath-choice.ts';
+import { ConsoleDevice } from '../virtio/device/console/console.ts';
+import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
+import { type CreatedDevice, createDevices } from './devices/create-devices.ts';
+import type { DatapathName } from './devices/datapath-choice.ts';
+import { MachineDevices } from './devices/machine-devices.ts';
+import { ownDevice } from './devices/plugged-device.ts';
+import type { GateOrder } from './devices/queue-holds.ts';
+import { createVhostUserDevices } from './devices/vhost-user-devices.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
-import { MachineDevices } from './machine-devices.ts';
 import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { OutputTail } from './output-tail.ts';
-import { createOwnDevices } from './own-devices.ts';
-import { ownDevice } from './plugged-device.ts';
+import { createOwnDevices } from './own-devices/own-devices.ts';
 import { PortConnection } from './port-connection.ts';
 import { PowerCycle } from './power-cycle.ts';
-import type { GateOrder } from './queue-holds.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 import { SerialStream } from './serial-stream.ts';
 import { StepQueue } from './step-queue.ts';
-import { createVhostUserDevices } from './vhost-user-devices.ts';
 
 /** Events of a machine, by name. */
 export interface VirtualMachineEvents {

@@ -2,8 +2,8 @@
 import { once } from 'node:events';
 import t from 'tap';
 import { Vcpu, type VcpuShare } from '../../src/kvm/vcpu.ts';
-import { Board, type BoardPlan } from '../../src/machine/board.ts';
-import { VcpuThreads } from '../../src/machine/vcpu-threads.ts';
+import { Board, type BoardPlan } from '../../src/machine/board/board.ts';
+import { VcpuThreads } from '../../src/machine/board/vcpu-threads.ts';
 import { SharedState } from '../../src/state/shared-state.ts';
 import { kvmMissing, TinyGuest } from './tiny-guest.ts';
 

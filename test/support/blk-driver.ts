@@ -12,7 +12,7 @@ import {
 import { VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { type CompletedBuffer, DeviceRig } from '../../src/testing/index.ts';
-import { type BlkOptions, createBlkDevice } from '../../src/virtio/device/blk.ts';
+import { type BlkOptions, createBlkDevice } from '../../src/virtio/device/blk/blk.ts';
 import type { QueueHandler, VirtioDevice } from '../../src/virtio/device.ts';
 import { featureSet } from '../../src/virtio/features.ts';
 

@@ -17,7 +17,7 @@ import {
 } from '../../src/abi/virtio-ring.ts';
 import type { CompletedBuffer } from '../../src/testing/driver-buffer.ts';
 import { DeviceRig } from '../../src/testing/index.ts';
-import { createHandler, type NetHandlerOptions } from '../../src/virtio/device/net-handler.ts';
+import { createHandler, type NetHandlerOptions } from '../../src/virtio/device/net/net-handler.ts';
 import type { QueueHandler } from '../../src/virtio/device.ts';
 import { featureSet } from '../../src/virtio/features.ts';
 import { PacketPair } from './packet-pair.ts';

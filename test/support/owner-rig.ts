@@ -1,7 +1,7 @@
 /** The owner of a device in a virtio-pci rig, with a datapath that a test holds back and fails. */
 import type { Activation, Datapath, DatapathEvents } from '../../src/datapath/datapath.ts';
-import type { DeviceMessage } from '../../src/machine/board-devices.ts';
-import { DeviceOwner } from '../../src/machine/device-owner.ts';
+import type { DeviceMessage } from '../../src/machine/board/board-devices.ts';
+import { DeviceOwner } from '../../src/machine/devices/device-owner.ts';
 import { Ram } from '../../src/memory/ram.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import type { DeviceHost, VirtioDevice } from '../../src/virtio/device.ts';

@@ -7,7 +7,7 @@ import { MiB } from '../../src/memory/ram-layout.ts';
 import type { BufferRequest, CompletedBuffer } from '../../src/testing/driver-buffer.ts';
 import { createDriverQueue, type DriverQueue } from '../../src/testing/driver-queue.ts';
 import { GuestHeap } from '../../src/testing/guest-heap.ts';
-import type { VhostUserDevice } from '../../src/vhost-user/vhost-user-device.ts';
+import type { VhostUserDevice } from '../../src/vhost-user/front-end/vhost-user-device.ts';
 import type { VringState } from '../../src/virtio/queue/virtqueue.ts';
 
 const DEADLINE_MS = 10_000;

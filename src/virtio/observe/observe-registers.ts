@@ -1,9 +1,9 @@
 /** Puts together who watches a device's registers. */
 import type { RegisterObserver } from '../register-observer.ts';
-import { type CheckedDevice, CheckingRegisters } from './checking-registers.ts';
+import { type CheckedDevice, CheckingRegisters } from './check/checking-registers.ts';
 import type { Breach } from './observation.ts';
-import type { TraceWriter } from './trace-ring.ts';
-import { TracingRegisters } from './tracing-registers.ts';
+import type { TraceWriter } from './trace/trace-ring.ts';
+import { TracingRegisters } from './trace/tracing-registers.ts';
 
 /** Who is to watch a device's registers, of those that are asked for. */
 export interface RegisterWatch {

@@ -1,8 +1,8 @@
 /** Puts the observers that are asked for around a device's data half. */
 import type { QueueHandler } from '../device.ts';
-import { type CheckGround, CheckingHandler } from './checking-handler.ts';
+import { type CheckGround, CheckingHandler } from './check/checking-handler.ts';
 import type { Observation } from './observation.ts';
-import { TracingHandler } from './tracing-handler.ts';
+import { TracingHandler } from './trace/tracing-handler.ts';
 
 /**
  * The handler with its observers, innermost first: what holds a device back stands next to it, the

@@ -1,8 +1,8 @@
 /** What a trace shows of a device's registers: each record as an event's name and arguments. */
-import { type Args, hex } from './trace-events.ts';
-import * as record from './trace-record.ts';
-import { queueOf } from './trace-record.ts';
-import type { TraceRecord } from './trace-ring.ts';
+import { type Args, hex } from './trace/trace-events.ts';
+import * as record from './trace/trace-record.ts';
+import { queueOf } from './trace/trace-record.ts';
+import type { TraceRecord } from './trace/trace-ring.ts';
 
 /**
  * @param status names the bits of a device's status

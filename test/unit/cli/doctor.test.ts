@@ -1,7 +1,7 @@
 import t from 'tap';
 import { doctorTable } from '../../../src/cli/doctor.ts';
 import { type DoctorRow, examineHost } from '../../../src/cli/doctor-rows.ts';
-import { columns, wrap } from '../../../src/cli/text-table.ts';
+import { columns, wrap } from '../../../src/cli/terminal/text-table.ts';
 
 const ROWS: readonly DoctorRow[] = [
   { what: 'KVM', status: 'ok', found: 'API 12', enables: 'virtual machines', remedy: '' },

@@ -1,8 +1,8 @@
 /** A machine for tests of the command line: its consoles loop in memory, its end is the test's choice. */
 import { Duplex, PassThrough, Writable } from 'node:stream';
 import type { CommandExit, GuestProcess, SpawnOptions } from '../../../src/agent/command.ts';
-import type { RunStreams } from '../../../src/cli/console-io.ts';
-import type { RunnableMachine } from '../../../src/cli/run-machine.ts';
+import type { RunnableMachine } from '../../../src/cli/run/run-machine.ts';
+import type { RunStreams } from '../../../src/cli/terminal/console-io.ts';
 import type { MachineExit } from '../../../src/machine/options.ts';
 
 /** A duplex whose two sides the test holds. */

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import t from 'tap';
-import { labArguments } from '../../../src/cli/run.ts';
+import { labArguments } from '../../../src/cli/run/run.ts';
 
 function nodevmm(...args: string[]): { status: number | null; stdout: string; stderr: string } {
   return spawnSync(process.execPath, ['dist/src/cli/main.js', ...args], { encoding: 'utf8' });

@@ -1,7 +1,7 @@
 /** A run from the command line: who gets which bytes, what ends it, and with which status. */
 import { readFileSync } from 'node:fs';
 import t from 'tap';
-import { runMachine } from '../../../src/cli/run-machine.ts';
+import { runMachine } from '../../../src/cli/run/run-machine.ts';
 import { PeerError } from '../../../src/host/errors.ts';
 import type { MachineExit } from '../../../src/machine/options.ts';
 import { FakeMachine, FakeStreams, until } from './fake-machine.ts';

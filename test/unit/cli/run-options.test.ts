@@ -1,7 +1,7 @@
 /** What machine the options of `nodevmm run` ask for. */
 import { Command } from 'commander';
 import t from 'tap';
-import { writtenFolders } from '../../../src/cli/run.ts';
+import { writtenFolders } from '../../../src/cli/run/run.ts';
 import {
   addMachineOptions,
   machineOptions,
@@ -10,7 +10,7 @@ import {
   parseVirtioConsole,
   type RunFlags,
   wantsSummary,
-} from '../../../src/cli/run-options.ts';
+} from '../../../src/cli/run/run-options.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 
 function flagsOf(...args: string[]): RunFlags {

@@ -1,6 +1,6 @@
 /** Ctrl-A commands in what is typed. */
 import t from 'tap';
-import { EscapeFilter } from '../../../src/cli/terminal.ts';
+import { EscapeFilter } from '../../../src/cli/terminal/terminal.ts';
 
 /** What passes, and what is asked for, when the chunks are typed. */
 async function type(...chunks: string[]): Promise<{ passed: string; asked: string[] }> {

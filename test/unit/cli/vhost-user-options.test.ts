@@ -1,6 +1,6 @@
 /** The command line's ways to a device in another process. */
 import t from 'tap';
-import { parseVhostUser } from '../../../src/cli/vhost-user-options.ts';
+import { parseVhostUser } from '../../../src/cli/run/vhost-user-options.ts';
 
 t.test('each option, with its keys', (t) => {
   const devices = parseVhostUser({

@@ -13,9 +13,9 @@ import {
   controlSocket,
 } from '../../../src/control/server.ts';
 import { UsageError } from '../../../src/host/errors.ts';
-import type { DatapathName } from '../../../src/machine/datapath-choice.ts';
+import type { DatapathName } from '../../../src/machine/devices/datapath-choice.ts';
+import type { GateOrder } from '../../../src/machine/devices/queue-holds.ts';
 import type { InspectFilter, MachineInspection } from '../../../src/machine/inspect.ts';
-import type { GateOrder } from '../../../src/machine/queue-holds.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 process.env.XDG_RUNTIME_DIR = folder;

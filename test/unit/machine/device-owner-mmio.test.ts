@@ -2,7 +2,7 @@
 import t from 'tap';
 import * as mmio from '../../../src/abi/virtio-mmio.ts';
 import { signalEventfd } from '../../../src/host/eventfd.ts';
-import { DeviceOwner } from '../../../src/machine/device-owner.ts';
+import { DeviceOwner } from '../../../src/machine/devices/device-owner.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import type { DeviceHost, VirtioDevice } from '../../../src/virtio/device.ts';

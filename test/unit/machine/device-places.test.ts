@@ -1,7 +1,7 @@
 import t from 'tap';
 import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../../../src/abi/e1000.ts';
-import { Board } from '../../../src/machine/board.ts';
-import { type DeviceEntry, DevicePlaces } from '../../../src/machine/device-places.ts';
+import { Board } from '../../../src/machine/board/board.ts';
+import { type DeviceEntry, DevicePlaces } from '../../../src/machine/board/device-places.ts';
 import {
   IOAPIC_ADDRESS,
   PCI_ECAM_BASE,

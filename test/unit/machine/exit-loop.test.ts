@@ -8,8 +8,8 @@ import {
   KVM_SYSTEM_EVENT_SHUTDOWN,
 } from '../../../src/abi/kvm-ioctl.ts';
 import type { Vcpu } from '../../../src/kvm/vcpu.ts';
-import type { Board } from '../../../src/machine/board.ts';
-import { ExitLoop, type LoopEnd } from '../../../src/machine/exit-loop.ts';
+import type { Board } from '../../../src/machine/board/board.ts';
+import { ExitLoop, type LoopEnd } from '../../../src/machine/board/exit-loop.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
 import {
   REQUEST_HOLD,

@@ -1,7 +1,7 @@
 /** The owner of an emulated network card: when its data half runs. */
 import t from 'tap';
 import * as e1000 from '../../../src/abi/e1000.ts';
-import { NicOwner } from '../../../src/machine/nic-owner.ts';
+import { NicOwner } from '../../../src/machine/devices/nic-owner.ts';
 import type { E1000Device } from '../../../src/nic/device.ts';
 import { E1000Rig, MAC } from '../../support/e1000-rig.ts';
 import { FakeDatapath } from '../../support/owner-rig.ts';

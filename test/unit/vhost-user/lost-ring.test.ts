@@ -4,7 +4,7 @@ import t from 'tap';
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
-import { recoverRing } from '../../../src/vhost-user/lost-ring.ts';
+import { recoverRing } from '../../../src/vhost-user/front-end/lost-ring.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 
 const SIZE = 16;

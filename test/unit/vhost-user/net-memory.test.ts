@@ -6,11 +6,11 @@ import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import { VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
 import type { PollMode } from '../../../src/datapath/datapath.ts';
-import { ringFeatures } from '../../../src/machine/device-shape.ts';
-import { BackEnd } from '../../../src/vhost-user/back-end.ts';
-import { ExportedDevice } from '../../../src/vhost-user/exported-device.ts';
-import { createNetMemoryDevice } from '../../../src/virtio/device/net-memory.ts';
-import type { MemoryNetwork } from '../../../src/virtio/device/net-memory-handler.ts';
+import { ringFeatures } from '../../../src/machine/devices/device-shape.ts';
+import { BackEnd } from '../../../src/vhost-user/back-end/back-end.ts';
+import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';
+import { createNetMemoryDevice } from '../../../src/virtio/device/net/net-memory.ts';
+import type { MemoryNetwork } from '../../../src/virtio/device/net/net-memory-handler.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { FrontEndRig, type RigRing } from '../../support/front-end-rig.ts';
 

@@ -1,7 +1,7 @@
 /** The block device's control half: configuration, cache mode, options (virtio 1.3 §5.2.4, §5.2.5). */
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-blk.ts';
-import { createBlkDevice } from '../../../../src/virtio/device/blk.ts';
+import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
 import { BlkDriver, TemporaryFolder } from '../../../support/blk-driver.ts';
 
 const folder = new TemporaryFolder();

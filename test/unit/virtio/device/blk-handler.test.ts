@@ -10,7 +10,7 @@ import {
 import { IN_FLIGHT } from '../../../../src/backend/disk-engine.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
-import { BlkHandler } from '../../../../src/virtio/device/blk-handler.ts';
+import { BlkHandler } from '../../../../src/virtio/device/blk/blk-handler.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 import { type BlkResult, blkHeader, blkRange, blkResult } from '../../../support/blk-driver.ts';
 import { FakeDisk, type FakeRequest } from '../../../support/fake-disk.ts';

@@ -10,7 +10,7 @@ import { poll } from '../../../../src/host/syscall.ts';
 import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue, GuestHeap } from '../../../../src/testing/index.ts';
-import { createBlkDevice } from '../../../../src/virtio/device/blk.ts';
+import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 import { blkHeader, blkResult, TemporaryFolder } from '../../../support/blk-driver.ts';
 

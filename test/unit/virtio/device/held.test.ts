@@ -6,7 +6,7 @@ import { VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { DefinedDevice } from '../../../../src/virtio/define/defined-device.ts';
 import { createRngDevice } from '../../../../src/virtio/device/rng.ts';
-import { VsockHandler } from '../../../../src/virtio/device/vsock-handler.ts';
+import { VsockHandler } from '../../../../src/virtio/device/vsock/vsock-handler.ts';
 import type { QueueHandler } from '../../../../src/virtio/device.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 import { HeldQueue } from '../../../../src/virtio/queue/held-queue.ts';

@@ -17,8 +17,8 @@ import {
 import { VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { TapQueue } from '../../../../src/backend/tap-queue.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
-import { createNetDevice, type NetDevice } from '../../../../src/virtio/device/net.ts';
-import { createHandler } from '../../../../src/virtio/device/net-handler.ts';
+import { createNetDevice, type NetDevice } from '../../../../src/virtio/device/net/net.ts';
+import { createHandler } from '../../../../src/virtio/device/net/net-handler.ts';
 import type { DeviceHost, QueueHandler } from '../../../../src/virtio/device.ts';
 import { featureSet, hasFeature } from '../../../../src/virtio/features.ts';
 import { tapReason } from '../../../support/tap-reason.ts';

@@ -14,7 +14,7 @@ import { createDriverQueue, type DriverQueue } from '../../../../src/testing/dri
 import { writeDescriptor } from '../../../../src/testing/driver-split-queue.ts';
 import { GuestHeap } from '../../../../src/testing/guest-heap.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
-import { CheckedQueue } from '../../../../src/virtio/observe/checked-queue.ts';
+import { CheckedQueue } from '../../../../src/virtio/observe/check/checked-queue.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
 import { createVirtqueue } from '../../../../src/virtio/queue/create-virtqueue.ts';
 import { DescriptorChain } from '../../../../src/virtio/queue/descriptor-chain.ts';

@@ -7,12 +7,12 @@ import { SharedState } from '../../../../src/state/shared-state.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
 import { observeRegisters } from '../../../../src/virtio/observe/observe-registers.ts';
-import * as record from '../../../../src/virtio/observe/trace-record.ts';
+import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
 import {
   allocateTraceRing,
   TraceReader,
   TraceWriter,
-} from '../../../../src/virtio/observe/trace-ring.ts';
+} from '../../../../src/virtio/observe/trace/trace-ring.ts';
 import type { DriverEvents } from '../../../../src/virtio/transport/device-contract.ts';
 import { DeviceRegisters, QUEUE_DESC } from '../../../../src/virtio/transport/device-registers.ts';
 

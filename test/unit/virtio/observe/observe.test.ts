@@ -7,7 +7,7 @@ import { GuestHeap } from '../../../../src/testing/guest-heap.ts';
 import type { HandlerContext, QueueHandler } from '../../../../src/virtio/device.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
 import { observe } from '../../../../src/virtio/observe/observe.ts';
-import { allocateTraceRing } from '../../../../src/virtio/observe/trace-ring.ts';
+import { allocateTraceRing } from '../../../../src/virtio/observe/trace/trace-ring.ts';
 import { createVirtqueue } from '../../../../src/virtio/queue/create-virtqueue.ts';
 import { DescriptorChain } from '../../../../src/virtio/queue/descriptor-chain.ts';
 

@@ -3,14 +3,14 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
-import { traceTable } from '../../../../src/cli/trace-table.ts';
+import { traceTable } from '../../../../src/cli/run/trace-table.ts';
 import { UsageError } from '../../../../src/host/errors.ts';
-import { LatencyHistogram } from '../../../../src/virtio/observe/latency-histogram.ts';
-import { TraceCollector } from '../../../../src/virtio/observe/trace-collector.ts';
-import * as record from '../../../../src/virtio/observe/trace-record.ts';
-import { whomOf } from '../../../../src/virtio/observe/trace-record.ts';
-import { TraceWriter } from '../../../../src/virtio/observe/trace-ring.ts';
-import { TraceCounter } from '../../../../src/virtio/observe/trace-statistics.ts';
+import { LatencyHistogram } from '../../../../src/virtio/observe/trace/latency-histogram.ts';
+import { TraceCollector } from '../../../../src/virtio/observe/trace/trace-collector.ts';
+import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
+import { whomOf } from '../../../../src/virtio/observe/trace/trace-record.ts';
+import { TraceWriter } from '../../../../src/virtio/observe/trace/trace-ring.ts';
+import { TraceCounter } from '../../../../src/virtio/observe/trace/trace-statistics.ts';
 import { traceEvents, traceFaults } from '../../../support/trace-format.ts';
 
 const NAMES = {

@@ -11,14 +11,14 @@ import { createDriverQueue } from '../../../../src/testing/driver-queue.ts';
 import { GuestHeap } from '../../../../src/testing/guest-heap.ts';
 import type { HandlerContext, QueueHandler } from '../../../../src/virtio/device.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
-import * as record from '../../../../src/virtio/observe/trace-record.ts';
+import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
 import {
   allocateTraceRing,
   TraceReader,
   type TraceRecord,
   TraceWriter,
-} from '../../../../src/virtio/observe/trace-ring.ts';
-import { TracingHandler } from '../../../../src/virtio/observe/tracing-handler.ts';
+} from '../../../../src/virtio/observe/trace/trace-ring.ts';
+import { TracingHandler } from '../../../../src/virtio/observe/trace/tracing-handler.ts';
 import { createVirtqueue } from '../../../../src/virtio/queue/create-virtqueue.ts';
 import { DescriptorChain } from '../../../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN } from '../../../../src/virtio/queue/virtqueue.ts';

@@ -1,0 +1,78 @@
+/** Runs a program of the host in the lab, as if it ran here: streams, terminal, signals, status. */
+import { constants as os } from 'node:os';
+import path from 'node:path';
+import { cacheFolder } from '../../guest/cache.ts';
+import { openLab } from '../../lab/kept.ts';
+import { Lab, type LabOptions } from '../../lab/lab.ts';
+import { packageFolder } from '../../lab/package-folder.ts';
+import { CleanUp } from '../clean-up.ts';
+import { streamCommand, terminalOf } from '../terminal/command-io.ts';
+import type { RunStreams } from '../terminal/console-io.ts';
+import { ProgressLine } from '../terminal/progress.ts';
+
+const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
+/** How long a program may take to end after it was asked to. */
+const END_GRACE_MS = 10_000;
+
+/**
+ * Runs one program in the lab that is kept, or in one that is booted for it and ends with it.
+ * @param argv program and arguments, with the host's paths
+ * @param passEscapes the program obeys Ctrl-A x by itself
+ * @returns its exit status; 128 + n after signal n
+ */
+export async function runProgramInLab(
+  argv: readonly string[],
+  streams: RunStreams,
+  options: LabOptions & { readonly passEscapes: boolean },
+): Promise<number> {
+  const { passEscapes, ...labOptions } = options;
+  using cleanUp = new CleanUp();
+  using progress = new ProgressLine();
+  await using lab = await openWithProgress(labOptions, progress);
+  const tty = terminalOf(streams);
+  const command = lab.spawn(argv, tty === undefined ? {} : { tty });
+  let signalled: NodeJS.Signals | undefined;
+  let giveUp: (status: number) => void = () => {};
+  const gaveUp = new Promise<number>((resolve) => {
+    giveUp = resolve;
+  });
+  const end = (status: number): void => {
+    const timer = setTimeout(() => giveUp(status), END_GRACE_MS);
+    cleanUp.defer(() => clearTimeout(timer));
+  };
+  for (const signal of SIGNALS) {
+    const listener = (): void => {
+      // The second time there is no waiting.
+      if (signalled !== undefined) giveUp(128 + os.signals[signal]);
+      signalled = signal;
+      command.kill(signal);
+      end(128 + os.signals[signal]);
+    };
+    process.on(signal, listener);
+    cleanUp.defer(() => process.removeListener(signal, listener));
+  }
+  const onQuit = (): void => end(0);
+  // Only for a person who waits: what scripts read stays what the program wrote.
+  if (tty === undefined) progress.close();
+  else progress.update('lab: starting the program');
+  const shown = (): void => progress.close();
+  const ran = streamCommand(command, streams, { onQuit, passEscapes }, cleanUp, shown);
+  return await Promise.race([ran.then((exit) => exit.exitCode), gaveUp]);
+}
+
+async function openWithProgress(options: LabOptions, progress: ProgressLine): Promise<Lab> {
+  // A lab that is kept can write to its own folders only.
+  const shares = (options.shares ?? []).filter((folder) => !isShared(folder));
+  const all = {
+    ...options,
+    shares,
+    onProgress: (step: string, fraction: number) => progress.update(step, fraction),
+  };
+  return shares.length === 0 ? await openLab(all) : await Lab.boot(all);
+}
+
+function isShared(folder: string): boolean {
+  return [packageFolder, cacheFolder()].some(
+    (shared) => folder === shared || folder.startsWith(`${shared}${path.sep}`),
+  );
+}

@@ -1,0 +1,172 @@
+/** One run of a machine from the command line: its console or one command in it, to the end. */
+import { constants as os } from 'node:os';
+import type { Duplex } from 'node:stream';
+import type { CommandExit, GuestProcess, SpawnOptions } from '../../agent/command.ts';
+import type { MachineExit } from '../../machine/options.ts';
+import { CleanUp } from '../clean-up.ts';
+import { EXIT_COMMAND_LOST, EXIT_OK, statusOf } from '../exit-status.ts';
+import { followSize, streamCommand, terminalOf } from '../terminal/command-io.ts';
+import { attachInput, ConsoleOutput, openTarget, type RunStreams } from '../terminal/console-io.ts';
+import { ProgressLine } from '../terminal/progress.ts';
+import { reportError } from '../terminal/report-error.ts';
+import type { ConsoleTarget } from './run-options.ts';
+
+/** What a run needs of a virtual machine. */
+export interface RunnableMachine {
+  readonly console: Duplex;
+  readonly serial: Duplex;
+  start(): Promise<void>;
+  stop(): Promise<void>;
+  wait(): Promise<MachineExit>;
+  spawn(argv: readonly string[], options?: SpawnOptions): GuestProcess | Promise<GuestProcess>;
+  resizeConsole(columns: number, rows: number): void;
+  on(event: 'log', listener: (text: string) => void): unknown;
+}
+
+/** What is done with the machine. */
+export interface RunPlan {
+  readonly console: ConsoleTarget;
+  readonly serial: ConsoleTarget;
+  /** A command to run in the guest instead of waiting for its end. */
+  readonly command?: readonly string[];
+}
+
+/** Why a run ended. */
+type End =
+  | { readonly kind: 'machine'; readonly exit: MachineExit }
+  | { readonly kind: 'command'; readonly exit: CommandExit }
+  | { readonly kind: 'lost'; readonly error: unknown }
+  | { readonly kind: 'signal'; readonly signal: NodeJS.Signals }
+  | { readonly kind: 'quit' };
+
+const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
+/** How long the machine's own end may take to show after its agent went silent. */
+const LOST_GRACE_MS = 2000;
+
+/**
+ * Runs a machine that was created, until it, the command in it, or the person ends it.
+ * @returns the exit status; the machine is stopped by then, but not disposed
+ */
+export async function runMachine(
+  vm: RunnableMachine,
+  plan: RunPlan,
+  streams: RunStreams,
+): Promise<number> {
+  using cleanUp = new CleanUp();
+  const log = (text: string): void => {
+    // A raw terminal does not return the carriage by itself.
+    const end = streams.terminal?.isRaw === true ? '\r\n' : '\n';
+    streams.errorOutput.write(`nodevmm: ${text.replaceAll('\n', end)}${end}`);
+  };
+  vm.on('log', log);
+  const person = waitForPerson(cleanUp);
+  await using consoleSink = await openTarget(plan.console, streams);
+  await using serialSink = await openTarget(plan.serial, streams);
+  const output = new ConsoleOutput(vm.console, consoleSink.stream);
+  const serial = new ConsoleOutput(vm.serial, serialSink.stream);
+  if (plan.command === undefined && plan.console.to === 'tty') {
+    cleanUp.use(attachInput(streams, vm.console, { onQuit: person.quit }));
+    followSize(streams, (columns, rows) => vm.resizeConsole(columns, rows), cleanUp);
+  } else if (plan.command === undefined && plan.serial.to === 'tty') {
+    cleanUp.use(attachInput(streams, vm.serial, { onQuit: person.quit }));
+  }
+  if (streams.terminal !== undefined) {
+    showBooting(plan.serial.to === 'tty' ? vm.serial : vm.console, cleanUp);
+  }
+  await vm.start();
+  const work =
+    plan.command === undefined
+      ? undefined
+      : runCommand(vm, plan.command, streams, person.quit, cleanUp);
+  const machine = vm.wait().then((exit): End => ({ kind: 'machine', exit }));
+  const races = [machine, person.end, ...(work === undefined ? [] : [work])];
+  let end = await Promise.race(races);
+  if (end.kind === 'lost') end = await causeOfLoss(end, machine);
+  if (end.kind !== 'machine') await vm.stop();
+  cleanUp[Symbol.dispose]();
+  return statusOfEnd(end, plan, log, () => {
+    // Before the virtio console is up, the serial port is where a kernel says what is wrong.
+    if (output.bytes === 0 && plan.serial.to === 'none' && serial.bytes > 0) {
+      streams.errorOutput.write(`${serial.tail.trimEnd()}\n`);
+    }
+  });
+}
+
+/** Shows that something happens until the guest says something itself. */
+function showBooting(output: Duplex, cleanUp: CleanUp): void {
+  const progress = new ProgressLine();
+  cleanUp.use(progress);
+  progress.update('guest: booting');
+  output.prependOnceListener('data', () => progress.close());
+}
+
+function statusOfEnd(
+  end: End,
+  plan: RunPlan,
+  log: (text: string) => void,
+  showSerial: () => void,
+): number {
+  switch (end.kind) {
+    case 'quit':
+      return EXIT_OK;
+    case 'signal':
+      return 128 + os.signals[end.signal];
+    case 'command':
+      return end.exit.exitCode;
+    case 'lost':
+      return reportError(end.error);
+    case 'machine': {
+      const { reason, detail } = end.exit;
+      const status = statusOf(reason);
+      if (status !== EXIT_OK) {
+        showSerial();
+        log(`the guest ended: ${reason}${detail === undefined ? '' : `: ${detail}`}`);
+        return status;
+      }
+      if (plan.command === undefined) return status;
+      log(`the guest ended (${reason}) before the command ${plan.command[0]} did`);
+      return EXIT_COMMAND_LOST;
+    }
+  }
+}
+
+/** Resolves when the person wants an end: by a signal or by Ctrl-A x. */
+function waitForPerson(cleanUp: CleanUp): { end: Promise<End>; quit: () => void } {
+  let resolve: (end: End) => void = () => {};
+  const end = new Promise<End>((settle) => {
+    resolve = settle;
+  });
+  for (const signal of SIGNALS) {
+    const listener = (): void => resolve({ kind: 'signal', signal });
+    process.on(signal, listener);
+    cleanUp.defer(() => process.removeListener(signal, listener));
+  }
+  return { end, quit: () => resolve({ kind: 'quit' }) };
+}
+
+async function runCommand(
+  vm: RunnableMachine,
+  argv: readonly string[],
+  streams: RunStreams,
+  onQuit: () => void,
+  cleanUp: CleanUp,
+): Promise<End> {
+  try {
+    const size = terminalOf(streams);
+    const process = await vm.spawn(argv, size === undefined ? {} : { tty: size });
+    return { kind: 'command', exit: await streamCommand(process, streams, { onQuit }, cleanUp) };
+  } catch (error) {
+    return { kind: 'lost', error };
+  }
+}
+
+/** An agent that went silent is mostly a guest that ended: that says more. */
+async function causeOfLoss(lost: End, machine: Promise<End>): Promise<End> {
+  let timer: NodeJS.Timeout | undefined;
+  const grace = new Promise<End>((resolve) => {
+    timer = setTimeout(() => resolve(lost), LOST_GRACE_MS);
+  });
+  const end = await Promise.race([machine, grace]);
+  clearTimeout(timer);
+  return end;
+}

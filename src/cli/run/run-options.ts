@@ -1,0 +1,303 @@
+/** The options of `nodevmm run`, and what machine they ask for. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { KERNEL_SERIES, type KernelSeries } from '../../guest/kernel.ts';
+import { UsageError } from '../../host/errors.ts';
+import type { MachineOptions, TransportName } from '../../machine/options.ts';
+import { DEFAULT_COMMAND_LINE } from '../../machine/resolve-options.ts';
+import {
+  parseDisk,
+  parseNet,
+  parseOwnDevice,
+  parseRings,
+  parseRng,
+  parseVsock,
+  TRANSPORTS,
+  withDefaults,
+} from './device-options.ts';
+import { isGenericBackend, namesBackend, parseVhostUser } from './vhost-user-options.ts';
+
+/** Where a console goes. */
+export type ConsoleTarget =
+  | { readonly to: 'tty' }
+  | { readonly to: 'none' }
+  | { readonly to: 'file'; readonly path: string };
+
+/** The virtio console: where it goes, and what carries it. */
+export type ConsoleFlag = ConsoleTarget & { readonly transport?: TransportName };
+
+/** Option values as commander hands them over. */
+export interface RunFlags {
+  readonly kernel?: string;
+  readonly initrd?: string;
+  readonly guest?: string;
+  readonly guestKernel?: KernelSeries;
+  readonly cmdline?: string;
+  readonly append?: string;
+  readonly memory?: number;
+  readonly cpus?: number;
+  readonly disk?: readonly string[];
+  readonly net?: readonly string[];
+  readonly device?: readonly string[];
+  readonly fs?: readonly string[];
+  readonly module?: readonly string[];
+  readonly watch?: boolean;
+  readonly ring?: readonly string[];
+  readonly rng?: string | boolean;
+  readonly vsock?: string;
+  readonly console?: ConsoleFlag;
+  readonly serial?: ConsoleTarget;
+  readonly hideCpuFeature?: readonly string[];
+  readonly name?: string;
+  readonly hugepages?: boolean;
+  readonly bootProtocol?: NonNullable<MachineOptions['bootProtocol']>;
+  readonly transport?: TransportName;
+  readonly notify?: NonNullable<MachineOptions['notify']>;
+  readonly onReboot?: 'restart' | 'exit';
+  readonly trace?: readonly string[];
+  readonly check?: boolean;
+  readonly lab?: boolean;
+}
+
+/** Bytes of `512M`, `4G`, `65536K`; a bare number counts MiB. */
+export function parseMemory(text: string): number {
+  const match = /^([1-9][0-9]{0,9})([KMGT]?)(i?B)?$/i.exec(text);
+  if (match === null) throw new InvalidArgumentError('Take for example 512M or 4G.');
+  const units: Record<string, number> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+  return Number(match[1]) * (units[(match[2] || 'M').toUpperCase()] ?? 1);
+}
+
+function parseCount(text: string): number {
+  if (!/^[1-9][0-9]{0,5}$/.test(text)) throw new InvalidArgumentError('Take a number from 1.');
+  return Number(text);
+}
+
+/** `tty`, `none` or `file:PATH`. */
+export function parseConsole(text: string): ConsoleTarget {
+  if (text === 'tty' || text === 'none') return { to: text };
+  if (text.startsWith('file:') && text.length > 'file:'.length) {
+    return { to: 'file', path: text.slice('file:'.length) };
+  }
+  throw new InvalidArgumentError('Take tty, none or file:PATH.');
+}
+/** As `parseConsole`, with `,transport=pci|mmio` behind it. */
+export function parseVirtioConsole(text: string): ConsoleFlag {
+  const [, where = '', name] = /^(.*?)(?:,transport=([^,]*))?$/s.exec(text) ?? [];
+  const target = parseConsole(where);
+  if (name === undefined) return target;
+  const transport = TRANSPORTS.find((known) => known === name);
+  if (transport === undefined) throw new InvalidArgumentError('Take transport=pci or mmio.');
+  return { ...target, transport };
+}
+
+const collect = (value: string, before: readonly string[] | undefined): readonly string[] => [
+  ...(before ?? []),
+  value,
+];
+
+const list = (value: string, before: readonly string[] | undefined): readonly string[] => [
+  ...(before ?? []),
+  ...value.split(',').filter((name) => name !== ''),
+];
+
+/** Adds the options that say what machine to run. */
+export function addMachineOptions(command: Command): Command {
+  return command
+    .option('--kernel <file>', 'bzImage or ELF vmlinux; default: the kernel of --guest')
+    .option('--initrd <file>', 'initial RAM disk; default with no --kernel: that of --guest')
+    .option('--guest <name>', 'guest image to boot, see `nodevmm guest list`', 'minimal')
+    .addOption(
+      new Option(
+        '--guest-kernel <series>',
+        'kernel of the guest image; 6.12-amd64 has a driver for e1000 (default: 6.12)',
+      ).choices([...KERNEL_SERIES]),
+    )
+    .option('--cmdline <text>', 'kernel command line, instead of the default one')
+    .option('--append <text>', 'text to add to the kernel command line')
+    .option('--memory <size>', 'RAM: 512M, 4G; a bare number is MiB (default: 512M)', parseMemory)
+    .option('--cpus <n>', 'vCPUs (default: 1)', parseCount)
+    .option(
+      '--disk <file,...>',
+      'a disk; again for more; keys: ro queues= serial= direct engine= transport=; or vhost-user=SOCKET: one that another process serves',
+      collect,
+    )
+    .option(
+      '--net <tap,...>',
+      'a network interface on a tap, auto makes one; again for more; keys: model=virtio|e1000 mac= queues= address= mtu= vhost=on|off|auto transport= offloads=off mergeable-buffers=off; or vhost-user=SOCKET',
+      collect,
+    )
+    .option(
+      '--device <file,...>',
+      'a virtio device of your own, in TypeScript or JavaScript; again for more; keys: thread=worker transport=pci|mmio, and its own; or vhost-user,type=ID,socket=PATH: keys queues= config-size=',
+      collect,
+    )
+    .option(
+      '--fs <tag=t,...>',
+      'a file system that another process serves, as virtiofsd; keys: vhost-user=SOCKET queues=',
+      collect,
+    )
+    .option('--watch', 'go on with the files of --device whenever they are saved')
+    .option(
+      '--module <path>',
+      'a kernel module for the guest: a .ko file, or the folder of its sources, which is compiled; again for more',
+      collect,
+    )
+    .option('--rng <keys>', 'the entropy device; keys: transport=pci|mmio, and those of --ring')
+    .option('--no-rng', 'no entropy device')
+    .option(
+      '--vsock <cid=n,...>',
+      'a socket device; keys: path=SOCKET (CONNECT PORT on it reaches the guest, and the guest SOCKET_PORT) vhost=on|off|auto (AF_VSOCK)',
+    )
+    .option(
+      '--ring <device,...>',
+      'ring features of all, console or rng: packed indirect=off event-idx=off in-order notification-data ring-reset=off queue-size=',
+      collect,
+    )
+    .addOption(
+      new Option(
+        '--console <where>',
+        'hvc0: tty, none or file:PATH (default: tty, none with a command); key: transport=',
+      ).argParser(parseVirtioConsole),
+    )
+    .addOption(
+      new Option('--serial <where>', 'ttyS0: tty, none or file:PATH (default: none)').argParser(
+        parseConsole,
+      ),
+    )
+    .option('--hide-cpu-feature <names>', 'features to hide, by their names in /proc/cpuinfo', list)
+    .option('--name <name>', 'what `nodevmm vm` calls the machine (default: the process id)')
+    .option('--hugepages', 'back guest RAM with huge pages')
+    .addOption(
+      new Option(
+        '--boot-protocol <name>',
+        'how the kernel is entered; linux64 has a bzImage unpack and place itself (default: auto)',
+      ).choices(['auto', 'pvh', 'linux64']),
+    )
+    .addOption(
+      new Option(
+        '--transport <kind>',
+        'what carries the virtio devices that do not say (default: pci)',
+      ).choices([...TRANSPORTS]),
+    )
+    .addOption(
+      new Option('--notify <kind>', 'where drivers kick queues (default: io)').choices([
+        'io',
+        'memory',
+      ]),
+    )
+    .addOption(
+      new Option('--on-reboot <action>', 'what a reboot from inside does').choices([
+        'restart',
+        'exit',
+      ]),
+    )
+    .option(
+      '--trace <file>',
+      'write what happens to a file for Perfetto; summary: print a table at the end; may be given twice',
+      collect,
+    )
+    .option('--check', 'tell when a driver or a device breaks a rule of virtio')
+    .option('--lab', 'run in the emulated KVM host, see `nodevmm lab`')
+    .option('--no-lab', "never take the lab, even if the host's KVM cannot run Linux");
+}
+
+const inThisProcess = (text: string): boolean => !namesBackend(text);
+
+/** What boots: a kernel and what goes with it. */
+export interface BootImage {
+  readonly kernel: string;
+  readonly initrd?: string;
+  readonly commandLine?: string;
+}
+
+/**
+ * The machine that the options ask for.
+ * @param image the guest image, or undefined when --kernel names the kernel
+ * @throws UsageError when options contradict each other
+ */
+export function machineOptions(flags: RunFlags, image: BootImage | undefined): MachineOptions {
+  const kernel = flags.kernel ?? image?.kernel;
+  if (kernel === undefined) throw new UsageError('E_OPTION', 'no kernel; name one with --kernel');
+  const initrd = flags.initrd ?? (flags.kernel === undefined ? image?.initrd : undefined);
+  const base = flags.cmdline ?? image?.commandLine ?? DEFAULT_COMMAND_LINE;
+  const commandLine = [base, flags.append].filter((text) => text !== undefined).join(' ');
+  if (flags.watch === true && flags.device === undefined) {
+    throw new UsageError('E_OPTION', '--watch goes with --device');
+  }
+  const rings = parseRings(flags.ring ?? []);
+  const vhostUser = parseVhostUser(flags).map((device) => ({
+    ...device,
+    ...withDefaults(device.ring, rings),
+  }));
+  const rng = typeof flags.rng === 'string' ? parseRng(flags.rng) : {};
+  const consoleTransport = flags.console?.transport;
+  const vsock = flags.vsock === undefined ? undefined : parseVsock(flags.vsock);
+  return {
+    kernel,
+    ...(initrd === undefined ? {} : { initrd }),
+    commandLine,
+    ...(flags.memory === undefined ? {} : { memory: flags.memory }),
+    ...(flags.hugepages === undefined ? {} : { hugePages: flags.hugepages }),
+    ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
+    ...(flags.hideCpuFeature === undefined ? {} : { hideCpuFeatures: flags.hideCpuFeature }),
+    disks: (flags.disk ?? []).filter(inThisProcess).map((text) => {
+      const disk = parseDisk(text);
+      return { ...disk, ...withDefaults(disk.ring, rings) };
+    }),
+    nets: (flags.net ?? []).filter(inThisProcess).map((text) => {
+      const net = parseNet(text);
+      // It has no virtqueues for --ring all to be about.
+      if (net.model === 'e1000') return net;
+      return { ...net, ...withDefaults(net.ring, rings) };
+    }),
+    ...(flags.device === undefined
+      ? {}
+      : {
+          devices: flags.device
+            .filter((text) => !isGenericBackend(text))
+            .map((text) => {
+              const device = parseOwnDevice(text);
+              const watch = flags.watch === undefined ? {} : { watch: flags.watch };
+              return { ...device, ...watch, ...withDefaults(device.ring, rings) };
+            }),
+        }),
+    ...(vhostUser.length === 0 ? {} : { vhostUser }),
+    rng:
+      flags.rng === false
+        ? false
+        : { ...rng, ...withDefaults({ ...rings.rng, ...rng.ring }, rings) },
+    ...(vsock === undefined ? {} : { vsock: { ...vsock, ...withDefaults(vsock.ring, rings) } }),
+    console: {
+      ...(consoleTransport === undefined ? {} : { transport: consoleTransport }),
+      ...withDefaults(rings.console, rings),
+    },
+    ...(flags.bootProtocol === undefined ? {} : { bootProtocol: flags.bootProtocol }),
+    ...(flags.transport === undefined ? {} : { transport: flags.transport }),
+    ...(flags.notify === undefined ? {} : { notify: flags.notify }),
+    ...(flags.onReboot === undefined ? {} : { onReboot: flags.onReboot }),
+    ...traceOption(flags),
+    ...(flags.check === undefined ? {} : { check: flags.check }),
+  };
+}
+
+/** What --trace takes in place of a file. */
+const SUMMARY = 'summary';
+
+/** True when the table of --trace=summary is wanted. */
+export function wantsSummary(flags: RunFlags): boolean {
+  return flags.trace?.includes(SUMMARY) ?? false;
+}
+
+/** The file that --trace names. @throws UsageError when there are several */
+export function traceFile(flags: RunFlags): string | undefined {
+  const files = (flags.trace ?? []).filter((target) => target !== SUMMARY);
+  if (files.length > 1) {
+    throw new UsageError('E_OPTION', `one --trace file is enough: ${files.join(' or ')}`);
+  }
+  return files[0];
+}
+
+function traceOption(flags: RunFlags): Pick<MachineOptions, 'trace'> {
+  const file = traceFile(flags);
+  if (flags.trace === undefined) return {};
+  return { trace: file === undefined ? {} : { file } };
+}

@@ -1,0 +1,216 @@
+/** `nodevmm run` and `nodevmm start`: a machine from the command line, here or in the lab. */
+import path from 'node:path';
+import type { Command } from 'commander';
+import { type ControlledMachine, ControlServer } from '../../control/server.ts';
+import type { KernelSeries } from '../../guest/kernel.ts';
+import { UsageError } from '../../host/errors.ts';
+import type { MachineOptions } from '../../machine/options.ts';
+import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
+import { EXIT_STATUS_HELP } from '../exit-status.ts';
+import type { RunStreams } from '../terminal/console-io.ts';
+import { ProgressLine } from '../terminal/progress.ts';
+import { terminalInput, terminalSize } from '../terminal/terminal.ts';
+import { parseDisk, parseOwnDevice, parseVsock } from './device-options.ts';
+import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
+import {
+  addMachineOptions,
+  type BootImage,
+  machineOptions,
+  type RunFlags,
+  traceFile,
+  wantsSummary,
+} from './run-options.ts';
+import { traceTable } from './trace-table.ts';
+import { isGenericBackend, namesBackend } from './vhost-user-options.ts';
+
+/** What a run that is traced needs of a machine. */
+interface TracedMachine {
+  readonly traceSummary?: TraceSummary | undefined;
+}
+
+/** What a run is put together from; tests give their own. */
+export interface RunParts {
+  createMachine(
+    options: MachineOptions,
+  ): Promise<RunnableMachine & ControlledMachine & TracedMachine & AsyncDisposable>;
+  /** Finds or makes a guest image. */
+  buildGuest(
+    name: string,
+    options: {
+      readonly kernel?: KernelSeries;
+      /** Kernel modules that it gets besides its own. */
+      readonly modules?: readonly string[];
+      readonly onProgress: (step: string, fraction: number) => void;
+    },
+  ): Promise<BootImage>;
+  /** Why this host's KVM cannot run Linux, in one line; undefined when it can. */
+  whyNoKvm(): string | undefined;
+  /**
+   * Runs this program with these arguments in the emulated KVM host.
+   * @param shares folders that it writes to
+   * @returns its exit status
+   */
+  runInLab(
+    args: readonly string[],
+    streams: RunStreams,
+    shares: readonly string[],
+  ): Promise<number>;
+}
+
+const EXAMPLES = `
+Examples:
+  nodevmm run                                  a shell in the minimal guest
+  nodevmm run -- uname -a                      one command in it, with its exit status
+  nodevmm run --cpus 4 --memory 2G --disk data.raw,queues=4 --net auto,address=10.0.2.1/24
+  nodevmm run --disk a.raw,packed --disk b.raw,ro --guest tools -- fio --version
+  nodevmm run --kernel bzImage --initrd initrd.img --append 'debug' --console file:boot.log
+  nodevmm run --no-lab --hide-cpu-feature avx2,smep
+  nodevmm run --vsock cid=3,path=vm.sock       port 52 of the guest: CONNECT 52 on vm.sock`;
+
+const PROCESS_STREAMS: RunStreams = {
+  input: process.stdin,
+  output: process.stdout,
+  errorOutput: process.stderr,
+  terminal: terminalInput(),
+  size: terminalSize,
+};
+
+/**
+ * Adds `run`.
+ * @param finish gets the exit status
+ */
+export function registerRunCommand(
+  program: Command,
+  parts: RunParts,
+  finish: (status: number) => void,
+): void {
+  const command = program
+    .command('run')
+    .description('boot a guest; with -- COMMAND, run one command in it')
+    .argument('[command...]', 'after --: a program in the guest, and its arguments')
+    .addHelpText('after', EXAMPLES + EXIT_STATUS_HELP);
+  addMachineOptions(command).action(async (argv: string[], flags: RunFlags) => {
+    if (argv.length > 0 && !process.argv.includes('--')) {
+      throw new UsageError(
+        'E_OPTION',
+        `${argv[0]} is no option; a command for the guest goes after --, as in: nodevmm run -- ${argv[0]}`,
+      );
+    }
+    finish(await run(parts, flags, argv));
+  });
+}
+
+/** Adds `start`. @param finish gets the exit status */
+export function registerStartCommand(
+  program: Command,
+  parts: RunParts,
+  finish: (status: number) => void,
+): void {
+  const command = program
+    .command('start')
+    .description('boot the minimal guest and open its console (what `npm start` does)')
+    .addHelpText('after', EXIT_STATUS_HELP);
+  addMachineOptions(command).action(async (flags: RunFlags) => {
+    process.stderr.write('nodevmm: booting Linux; Ctrl-A x leaves, Ctrl-A h helps\n');
+    finish(await run(parts, flags, []));
+  });
+}
+
+/** One run, here or in the lab. @returns the exit status */
+async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): Promise<number> {
+  // Bad usage shows at once, before anything is built or booted.
+  machineOptions(flags, { kernel: '' });
+  const inLab = takesLab(parts, flags);
+  const image = await findImage(parts, flags);
+  if (inLab) {
+    const args = labArguments(process.argv.slice(2), image);
+    return await parts.runInLab(args, PROCESS_STREAMS, writtenFolders(flags));
+  }
+  await using vm = await parts.createMachine(machineOptions(flags, image));
+  using _control = await ControlServer.open(vm, flags.name ?? String(process.pid));
+  const status = await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS);
+  const { traceSummary } = vm;
+  if (traceSummary !== undefined && wantsSummary(flags)) {
+    process.stderr.write(`${traceTable(traceSummary).join('\n')}\n`);
+  }
+  return status;
+}
+
+/** @throws UsageError when neither the host nor the lab may be taken */
+function takesLab(parts: RunParts, flags: RunFlags): boolean {
+  if (flags.lab === true) return true;
+  const why = parts.whyNoKvm();
+  if (why === undefined) return false;
+  if (flags.lab === false) {
+    throw new UsageError('E_KVM', `${why}; leave out --no-lab to take the lab`);
+  }
+  process.stderr.write(`nodevmm: ${why}; taking the lab, an emulated KVM host\n`);
+  return true;
+}
+
+/**
+ * The command line for the inside of the lab: the same run, with the guest that was built outside.
+ * @param args what this program was called with
+ * @param image undefined when `args` name the kernel
+ */
+export function labArguments(args: readonly string[], image: BootImage | undefined): string[] {
+  const split = args.indexOf('--');
+  const own = withoutModules(split < 0 ? args : args.slice(0, split));
+  const command = split < 0 ? [] : args.slice(split);
+  const options = own.slice(1).filter((arg) => arg !== '--lab');
+  const built = image === undefined ? [] : ['--kernel', image.kernel];
+  if (image?.initrd !== undefined && !own.some((arg) => /^--initrd(=|$)/.test(arg))) {
+    built.push('--initrd', image.initrd);
+  }
+  return ['run', ...options, ...built, '--no-lab', ...command];
+}
+
+/** The modules are in the image that was made here. */
+function withoutModules(args: readonly string[]): string[] {
+  return args.filter((arg, index) => !/^--module(=|$)/.test(arg) && args[index - 1] !== '--module');
+}
+
+/**
+ * The folders that a run writes to: those of disks, console files and the socket; and those where
+ * it has to see what is written meanwhile.
+ */
+export function writtenFolders(flags: RunFlags): string[] {
+  const images = (flags.disk ?? []).filter((text) => !namesBackend(text));
+  const disks = images.map(parseDisk).filter((disk) => disk.readOnly !== true);
+  const consoles = [flags.console, flags.serial].filter((target) => target?.to === 'file');
+  const watched =
+    flags.watch === true
+      ? (flags.device ?? []).filter((text) => !isGenericBackend(text)).map(parseOwnDevice)
+      : [];
+  const modules = watched.flatMap((device) =>
+    'module' in device ? [{ path: device.module }] : [],
+  );
+  const sockets = flags.vsock === undefined ? [] : [parseVsock(flags.vsock)];
+  const trace = traceFile(flags);
+  const files = [...disks, ...consoles, ...sockets, ...modules].flatMap((file) => file.path ?? []);
+  if (trace !== undefined) files.push(trace);
+  return [...new Set(files.map((file) => path.dirname(path.resolve(file))))];
+}
+
+async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | undefined> {
+  if (flags.module !== undefined && (flags.kernel ?? flags.initrd) !== undefined) {
+    const message = '--module goes into the initramfs of --guest; leave out --kernel and --initrd';
+    throw new UsageError('E_OPTION', message);
+  }
+  if (flags.kernel !== undefined) return undefined;
+  using progress = new ProgressLine();
+  return await parts.buildGuest(flags.guest ?? 'minimal', {
+    ...(flags.guestKernel === undefined ? {} : { kernel: flags.guestKernel }),
+    ...(flags.module === undefined ? {} : { modules: flags.module }),
+    onProgress: (step, fraction) => progress.update(step, fraction),
+  });
+}
+
+function planOf(flags: RunFlags, argv: readonly string[]): RunPlan {
+  const hasCommand = argv.length > 0;
+  return {
+    console: flags.console ?? { to: hasCommand ? 'none' : 'tty' },
+    serial: flags.serial ?? { to: 'none' },
+    ...(hasCommand ? { command: argv } : {}),
+  };
+}

@@ -1,0 +1,73 @@
+/** Connects a command that an agent runs with the streams and the terminal of the person. */
+import type { Writable } from 'node:stream';
+import type { CommandExit, GuestProcess } from '../../agent/command.ts';
+import type { CleanUp } from '../clean-up.ts';
+import { attachInput, type InputOptions, type RunStreams } from './console-io.ts';
+
+/** The size of the person's terminal, when both input and output are one: then a command gets one too. */
+export function terminalOf(
+  streams: RunStreams,
+): { readonly columns: number; readonly rows: number } | undefined {
+  return streams.terminal === undefined ? undefined : streams.size();
+}
+
+/**
+ * Streams a command's input and output until it ends.
+ * @param cleanUp lets go of the terminal at the latest
+ * @param onOutput called before each piece of its output is passed on
+ * @throws UsageError when the command can't be started, PeerError when its agent goes
+ */
+export async function streamCommand(
+  command: GuestProcess,
+  streams: RunStreams,
+  options: Omit<InputOptions, 'endWithInput'>,
+  cleanUp: CleanUp,
+  onOutput: () => void = () => {},
+): Promise<CommandExit> {
+  const size = terminalOf(streams);
+  // A command that ends early, or never reads, closes its input under the writer.
+  command.stdin.on('error', () => {});
+  const copied = Promise.all([
+    copy(command.stdout, streams.output, onOutput),
+    copy(command.stderr, streams.errorOutput, onOutput),
+  ]);
+  // What is awaited first tells what went wrong; the others fail with it.
+  for (const other of [copied, command.exit]) other.catch(() => {});
+  // Until the command runs the terminal stays as it is, and Ctrl-C works.
+  await command.started;
+  const input = size === undefined ? { ...streams, terminal: undefined } : streams;
+  cleanUp.use(attachInput(input, command.stdin, { ...options, endWithInput: true }));
+  if (size !== undefined) {
+    followSize(streams, (columns, rows) => command.resize(columns, rows), cleanUp);
+  }
+  const exit = await command.exit;
+  await copied;
+  return exit;
+}
+
+/** Copies a stream to its end; the target stays open. */
+async function copy(
+  from: AsyncIterable<Buffer>,
+  to: Writable,
+  onOutput: () => void,
+): Promise<void> {
+  for await (const chunk of from) {
+    onOutput();
+    if (!to.write(chunk)) await new Promise<void>((resolve) => to.once('drain', () => resolve()));
+  }
+}
+
+/** Tells a guest the terminal's size, now and whenever it changes. */
+export function followSize(
+  streams: RunStreams,
+  tell: (columns: number, rows: number) => void,
+  cleanUp: CleanUp,
+): void {
+  const update = (): void => {
+    const size = streams.size();
+    if (size !== undefined) tell(size.columns, size.rows);
+  };
+  update();
+  process.on('SIGWINCH', update);
+  cleanUp.defer(() => process.removeListener('SIGWINCH', update));
+}

@@ -1,0 +1,132 @@
+/** Connects a guest's consoles and commands with the terminal, pipes and files of the person. */
+import { once } from 'node:events';
+import { createWriteStream } from 'node:fs';
+import type { Duplex, Readable, Writable } from 'node:stream';
+import { finished } from 'node:stream/promises';
+import type { ReadStream } from 'node:tty';
+import { UsageError } from '../../host/errors.ts';
+import type { ConsoleTarget } from '../run/run-options.ts';
+import { ESCAPE_HELP, EscapeFilter, RawTerminal } from './terminal.ts';
+
+/** What a run reads and writes: the process's own streams, or a test's. */
+export interface RunStreams {
+  readonly input: Readable;
+  readonly output: Writable;
+  readonly errorOutput: Writable;
+  /** `input` when it is a terminal. */
+  readonly terminal?: ReadStream | undefined;
+  /** The size of the terminal that `output` is. */
+  size(): { readonly columns: number; readonly rows: number } | undefined;
+}
+
+/** How input is given to a guest. */
+export interface InputOptions {
+  /** Ctrl-A x was typed. */
+  onQuit(): void;
+  /** The end of a piped input ends the target. */
+  readonly endWithInput?: boolean;
+  /** Who gets the input obeys Ctrl-A commands by itself. */
+  readonly passEscapes?: boolean;
+}
+
+/**
+ * Gives what is typed to a guest: raw and with Ctrl-A commands from a terminal, as it is from a pipe.
+ * @returns lets go of the input and the terminal
+ */
+export function attachInput(
+  streams: RunStreams,
+  target: Writable,
+  options: InputOptions,
+): Disposable {
+  const { input, terminal, errorOutput } = streams;
+  if (terminal === undefined) {
+    input.pipe(target, { end: options.endWithInput === true });
+    return {
+      [Symbol.dispose]() {
+        input.unpipe(target);
+        input.pause();
+      },
+    };
+  }
+  const raw = new RawTerminal(terminal);
+  const pass = options.passEscapes === true;
+  const filter = new EscapeFilter((command) => {
+    if (command === 'quit') options.onQuit();
+    else if (!pass) errorOutput.write(ESCAPE_HELP);
+  }, pass);
+  input.pipe(filter).pipe(target, { end: false });
+  return {
+    [Symbol.dispose]() {
+      input.unpipe(filter);
+      filter.unpipe(target);
+      input.pause();
+      raw.close();
+    },
+  };
+}
+
+const TAIL_BYTES = 4096;
+
+/** Where the bytes of one console go, and the end of what came, for the case that the guest dies. */
+export class ConsoleOutput {
+  #tail = '';
+  #bytes = 0;
+
+  /** @param to where the bytes go; undefined drops them */
+  constructor(console: Duplex, to: Writable | undefined) {
+    // Reading also when nobody listens: a guest must not block on a full console.
+    console.on('data', (chunk: Buffer) => {
+      this.#bytes += chunk.length;
+      this.#tail = (this.#tail + chunk.toString('latin1')).slice(-TAIL_BYTES);
+      if (to === undefined || to.write(chunk)) return;
+      console.pause();
+      to.once('drain', () => console.resume());
+    });
+  }
+
+  /** How many bytes came. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** The last of what came. */
+  get tail(): string {
+    return this.#tail;
+  }
+}
+
+/** Where a console's output goes; disposing waits until all of it has arrived. */
+export interface ConsoleSink extends AsyncDisposable {
+  /** Undefined: nowhere. */
+  readonly stream: Writable | undefined;
+}
+
+/** Opens what a target names. @throws UsageError when it is a file that can't be written */
+export async function openTarget(target: ConsoleTarget, streams: RunStreams): Promise<ConsoleSink> {
+  if (target.to === 'file') return await openFile(target.path);
+  return {
+    stream: target.to === 'tty' ? streams.output : undefined,
+    // The terminal is not ours to close.
+    async [Symbol.asyncDispose]() {},
+  };
+}
+
+async function openFile(path: string): Promise<ConsoleSink> {
+  const stream = createWriteStream(path);
+  try {
+    await once(stream, 'open');
+  } catch (error) {
+    throw new UsageError(
+      'E_CONSOLE_FILE',
+      `cannot write the console to ${path} (${(error as Error).message}); name a file that can be made`,
+      { cause: error },
+    );
+  }
+  return {
+    stream,
+    async [Symbol.asyncDispose]() {
+      stream.end();
+      await finished(stream);
+    },
+  };
+}

@@ -1,0 +1,30 @@
+/** How an error reaches the person: one line, and the exit status that goes with it. */
+import { CommanderError } from 'commander';
+import { HostError, InternalError, messageOf, NodeVmmError, PeerError } from '../../host/errors.ts';
+import { EXIT_BUG, EXIT_COMMAND_LOST, EXIT_USAGE } from '../exit-status.ts';
+
+const debugging = (): boolean => process.env.NODEVMM_DEBUG === '1';
+
+/**
+ * Prints an error on stderr, with a stack trace only when NODEVMM_DEBUG=1.
+ * @returns the exit status
+ */
+export function reportError(error: unknown): number {
+  // commander has said its line by itself, --help and --version included.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_USAGE;
+  const known =
+    error instanceof NodeVmmError ? error : new InternalError(messageOf(error), { cause: error });
+  const text = known.message.replace(/\s*\n\s*/g, ' ');
+  process.stderr.write(`nodevmm: ${text}\n`);
+  if (debugging()) process.stderr.write(`${stackOf(error)}\n`);
+  if (known instanceof InternalError) return EXIT_BUG;
+  return known instanceof PeerError && !(known instanceof HostError)
+    ? EXIT_COMMAND_LOST
+    : EXIT_USAGE;
+}
+
+function stackOf(error: unknown): string {
+  if (!(error instanceof Error)) return '';
+  const cause = error.cause === undefined ? '' : `\ncaused by: ${stackOf(error.cause)}`;
+  return `${error.stack ?? ''}${cause}`;
+}

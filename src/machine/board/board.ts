@@ -1,0 +1,188 @@
+/**
+ * The machine's registers, put together: buses, platform devices and all others over the
+ * state buffer. Every thread builds its own from the same plan; all show the same registers.
+ */
+import { AddressSpace } from '../../bus/address-space.ts';
+import { InterruptLines } from '../../bus/interrupt-lines.ts';
+import { FIRST_MSI_GSI, GsiRouting } from '../../kvm/gsi-routing.ts';
+import { PciBus } from '../../pci/bus.ts';
+import { createHostBridge } from '../../pci/host-bridge.ts';
+import { IntxLines } from '../../pci/intx.ts';
+import * as layout from '../../platform/layout.ts';
+import {
+  createKeyboardController,
+  createPowerRegisters,
+  createPvpanic,
+  type PowerEvent,
+} from '../../platform/power.ts';
+import { Rtc } from '../../platform/rtc.ts';
+import { Serial16550 } from '../../platform/serial-16550.ts';
+import { SharedState } from '../../state/shared-state.ts';
+import { VcpuControl } from '../../state/vcpu-control.ts';
+import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
+import {
+  type BoardDevice,
+  createBoardDevice,
+  type DeviceMessage,
+  type DevicePlace,
+  type DevicePlan,
+  routesOf,
+} from './board-devices.ts';
+import { KvmPort } from './kvm-port.ts';
+
+const SERIAL_PORTS = 8;
+/** State that a board takes besides its devices, and an upper bound of what one device takes. */
+const BOARD_STATE = 0x4_0000;
+const DEVICE_STATE = 0x8000;
+
+/** All that a thread needs to build the board; a plain, cloneable message. */
+export interface BoardPlan {
+  readonly buffer: SharedArrayBuffer;
+  readonly vmFd: number;
+  readonly cpus: number;
+  readonly devices: readonly DevicePlan[];
+  /** Check the rules of virtio. */
+  readonly check?: boolean;
+}
+
+/** What the guest did that the main thread must act on. */
+export type BoardMessage =
+  | DeviceMessage
+  | { readonly kind: 'serial-output' }
+  | { readonly kind: 'power'; readonly event: PowerEvent };
+
+/** The registers of a machine, as one thread sees them. */
+export class Board {
+  readonly state: SharedState;
+  readonly control: VcpuControl;
+  readonly serial: Serial16550;
+  readonly devices: readonly BoardDevice[];
+  readonly #ports = new AddressSpace();
+  readonly #memory = new AddressSpace();
+  readonly #bus: PciBus;
+  readonly #routing: GsiRouting;
+  readonly #plan: BoardPlan;
+
+  /** Bytes of state that a machine with these devices takes. */
+  static stateSize(devices: number): number {
+    return BOARD_STATE + devices * DEVICE_STATE;
+  }
+
+  /** The devices that no bus finds: the guest is told where they are. */
+  get windows(): readonly Extract<DevicePlace, { kind: 'window' }>[] {
+    return this.devices.flatMap(({ place }) => (place.kind === 'window' ? [place] : []));
+  }
+
+  /** GSI of the MSI route with the given number. */
+  static msiGsi(route: number): number {
+    return FIRST_MSI_GSI + route;
+  }
+
+  /**
+   * @param post carries a message to the main thread
+   * @param tracer of this thread; absent: what drivers do here is not traced
+   */
+  constructor(plan: BoardPlan, post: (message: BoardMessage) => void, tracer?: TraceWriter) {
+    this.#plan = plan;
+    this.state = new SharedState(plan.buffer);
+    const { state } = this;
+    this.control = new VcpuControl(state, plan.cpus);
+    const routes = plan.devices.reduce((sum, device) => sum + routesOf(device), 0);
+    const table = state.bytes(GsiRouting.bytes(routes));
+    this.#routing = new GsiRouting(
+      new DataView(table.buffer, table.byteOffset, table.length),
+      routes,
+    );
+    const port = new KvmPort(plan.vmFd, this.#routing, state.lock);
+    this.serial = new Serial16550(state, port, layout.COM1_GSI, () =>
+      post({ kind: 'serial-output' }),
+    );
+    this.#bus = new PciBus(state, this.#ports, this.#memory);
+    const intx = new IntxLines(state, port, layout.PCI_INTX_GSI_BASE, layout.PCI_INTX_GSI_COUNT);
+    this.#bus.add(0, createHostBridge(state, port));
+    const lines = new InterruptLines(
+      state,
+      port,
+      layout.VIRTIO_MMIO_GSI_BASE,
+      layout.VIRTIO_MMIO_GSI_COUNT,
+    );
+    const check = plan.check ?? false;
+    const ground = { state, port, intx, lines, check, tracer };
+    this.devices = plan.devices.map((devicePlan, index) =>
+      createBoardDevice(ground, devicePlan, index, post),
+    );
+    for (const { place } of this.devices) this.#put(place);
+    this.#addPlatform(post);
+  }
+
+  /**
+   * Power-on state of every register. Once for each VM, by the main thread, before vCPUs run.
+   * @returns 0, or a negative errno when KVM did not take the interrupt routes (KVM_SET_GSI_ROUTING)
+   */
+  reset(): number {
+    return this.state.lock.with(() => {
+      this.#routing.initialize();
+      const committed = this.#routing.commit(this.#plan.vmFd);
+      this.#bus.reset();
+      for (const device of this.devices) device.reset();
+      this.serial.reset();
+      return committed;
+    });
+  }
+
+  /** An access to an I/O port; takes the lock. */
+  readPort(port: number, size: number): number {
+    return this.#read(this.#ports, port, size);
+  }
+
+  writePort(port: number, size: number, value: number): void {
+    this.#write(this.#ports, port, size, value);
+  }
+
+  /** An access to memory that is not RAM; takes the lock. */
+  readMemory(address: number, size: number): number {
+    return this.#read(this.#memory, address, size);
+  }
+
+  writeMemory(address: number, size: number, value: number): void {
+    this.#write(this.#memory, address, size, value);
+  }
+
+  #read(space: AddressSpace, address: number, size: number): number {
+    const { lock } = this.state;
+    lock.acquire();
+    try {
+      this.#bus.refresh();
+      return space.read(address, size);
+    } finally {
+      lock.release();
+    }
+  }
+
+  #write(space: AddressSpace, address: number, size: number, value: number): void {
+    const { lock } = this.state;
+    lock.acquire();
+    try {
+      this.#bus.refresh();
+      space.write(address, size, value);
+    } finally {
+      lock.release();
+    }
+  }
+
+  #put(place: DevicePlace): void {
+    if (place.kind === 'function') this.#bus.add(place.slot, place.pciFunction);
+    else this.#memory.add(place.address, place.size, place.region);
+  }
+
+  #addPlatform(post: (message: BoardMessage) => void): void {
+    const power = (event: PowerEvent): void => post({ kind: 'power', event });
+    this.#ports.add(layout.COM1_PORT, SERIAL_PORTS, this.serial);
+    this.#ports.add(layout.CMOS_PORT, 2, new Rtc(this.state));
+    this.#ports.add(layout.SLEEP_CONTROL_PORT, 3, createPowerRegisters(power));
+    this.#ports.add(layout.I8042_COMMAND_PORT, 1, createKeyboardController(power));
+    this.#ports.add(layout.PVPANIC_PORT, 1, createPvpanic(power));
+    this.#ports.add(layout.PCI_CONFIG_ADDRESS_PORT, 8, this.#bus.mechanism1);
+    this.#memory.add(layout.PCI_ECAM_BASE, layout.PCI_ECAM_SIZE, this.#bus.ecam);
+  }
+}

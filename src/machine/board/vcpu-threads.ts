@@ -1,0 +1,129 @@
+/** All vCPU threads of a VM: starts them, brings them to rest, ends them, on every way out. */
+import { Worker } from 'node:worker_threads';
+import { onProcessExit } from '../../host/exit-wake.ts';
+import { installKickSignal, kickThread } from '../../host/thread-signal.ts';
+import type { Vcpu } from '../../kvm/vcpu.ts';
+import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
+import {
+  REQUEST_HOLD,
+  REQUEST_PAUSE,
+  REQUEST_RUN,
+  REQUEST_STOP,
+} from '../../state/vcpu-control.ts';
+import type { Board, BoardPlan } from './board.ts';
+import type { VcpuMessage, VcpuWorkerData } from './vcpu-worker.ts';
+
+/** What the threads tell their owner. */
+export interface VcpuThreadEvents {
+  message(message: VcpuMessage): void;
+  /** A thread died of an exception: a bug, or the host ran out of something. */
+  crashed(error: Error): void;
+}
+
+/** The threads of one VM. They hold before the guest's first instruction until `resume`. */
+export class VcpuThreads {
+  readonly #board: Board;
+  readonly #vcpus: readonly Vcpu[];
+  readonly #ended: Promise<unknown>;
+  readonly #forget: () => void;
+  readonly #alive: Set<number>;
+  readonly #resting = new Set<number>();
+  #atRest: (() => void) | undefined;
+
+  /** @param trace gives a thread the ring for its trace records, if it is traced */
+  constructor(
+    plan: BoardPlan,
+    board: Board,
+    vcpus: readonly Vcpu[],
+    memory: GuestMemoryShare,
+    events: VcpuThreadEvents,
+    trace: (thread: string) => SharedArrayBuffer | undefined = () => undefined,
+  ) {
+    installKickSignal();
+    this.#board = board;
+    this.#vcpus = vcpus;
+    this.#alive = new Set(vcpus.map(({ share }) => share.id));
+    board.control.request = REQUEST_HOLD;
+    this.#forget = onProcessExit(() => this.#request(REQUEST_STOP));
+    this.#ended = Promise.all(
+      vcpus.map(({ share }) => {
+        const ring = trace(`vcpu${share.id}`);
+        const traced = ring === undefined ? {} : { trace: ring };
+        const data: VcpuWorkerData = { plan, vcpu: share, memory, ...traced };
+        const worker = new Worker(new URL('./vcpu-worker.js', import.meta.url), {
+          name: `vcpu${share.id}`,
+          workerData: data,
+          execArgv: [],
+        });
+        worker.on('message', (message: VcpuMessage) => {
+          if (message.kind === 'paused') this.#paused(message.vcpu);
+          else events.message(message);
+        });
+        worker.on('error', (error) => events.crashed(error));
+        return new Promise<void>((resolve) => {
+          worker.on('exit', () => {
+            this.#alive.delete(share.id);
+            this.#checkRest();
+            resolve();
+          });
+        });
+      }),
+    );
+  }
+
+  /** Resolves when every vCPU that has not ended has come to rest. */
+  async pause(): Promise<void> {
+    this.#resting.clear();
+    const rest = new Promise<void>((resolve) => {
+      this.#atRest = resolve;
+    });
+    this.#request(REQUEST_PAUSE);
+    this.#checkRest();
+    await rest;
+  }
+
+  resume(): void {
+    this.#request(REQUEST_RUN);
+  }
+
+  /** Resolves when every thread has ended. */
+  async stop(): Promise<void> {
+    this.#request(REQUEST_STOP);
+    await this.#ended;
+    this.#forget();
+  }
+
+  /** Exits of all vCPUs so far, by reason. */
+  exitCounts(): number[] {
+    const sums: number[] = [];
+    for (const { share } of this.#vcpus) {
+      this.#board.control.exitCounters(share.id).forEach((count, reason) => {
+        sums[reason] = (sums[reason] ?? 0) + count;
+      });
+    }
+    return sums;
+  }
+
+  #request(request: number): void {
+    this.#board.control.request = request;
+    if (request === REQUEST_RUN) return;
+    for (const vcpu of this.#vcpus) {
+      // A thread that is not in KVM_RUN yet sees the request before it enters, or finds
+      // `immediate_exit` set: one kick is enough.
+      vcpu.immediateExit = true;
+      const threadId = this.#board.control.threadId(vcpu.share.id);
+      if (threadId !== 0) kickThread(threadId);
+    }
+  }
+
+  #paused(vcpu: number): void {
+    this.#resting.add(vcpu);
+    this.#checkRest();
+  }
+
+  #checkRest(): void {
+    for (const vcpu of this.#alive) if (!this.#resting.has(vcpu)) return;
+    this.#atRest?.();
+    this.#atRest = undefined;
+  }
+}

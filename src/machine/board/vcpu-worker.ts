@@ -1,0 +1,62 @@
+/** The thread of one vCPU. Its module graph stays small: buses and registers, no device models. */
+import { parentPort, workerData } from 'node:worker_threads';
+import { InternalError } from '../../host/errors.ts';
+import * as sys from '../../host/syscall.ts';
+import { nameThread } from '../../host/thread-name.ts';
+import { dumpVcpu, summarizeExit } from '../../kvm/dump.ts';
+import { Vcpu, type VcpuShare } from '../../kvm/vcpu.ts';
+import { GuestMemory, type GuestMemoryShare } from '../../memory/guest-memory.ts';
+import { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
+import { Board, type BoardMessage, type BoardPlan } from './board.ts';
+import { ExitLoop, type LoopEnd } from './exit-loop.ts';
+import { TracedVcpu } from './traced-vcpu.ts';
+
+/** What the thread is started with. */
+export interface VcpuWorkerData {
+  readonly plan: BoardPlan;
+  readonly vcpu: VcpuShare;
+  readonly memory: GuestMemoryShare;
+  /** Ring for this thread's trace records; absent: nothing is traced. */
+  readonly trace?: SharedArrayBuffer;
+}
+
+/** What it tells the main thread. */
+export type VcpuMessage =
+  | BoardMessage
+  | { readonly kind: 'paused'; readonly vcpu: number }
+  | {
+      readonly kind: 'ended';
+      readonly vcpu: number;
+      readonly end: LoopEnd;
+      /** One line on ends that are nobody's wish. */
+      readonly summary?: string;
+      /** Registers and code of such an end. */
+      readonly dump?: string;
+    };
+
+const port = parentPort;
+if (port === null) throw new InternalError('vcpu-worker is not a program');
+const { plan, vcpu: share, memory, trace } = workerData as VcpuWorkerData;
+const post = (message: VcpuMessage): void => port.postMessage(message);
+
+nameThread(`vcpu${share.id}`);
+const tracer = trace === undefined ? undefined : new TraceWriter(trace);
+const vcpu = tracer === undefined ? new Vcpu(share) : new TracedVcpu(share, tracer);
+const board = new Board(plan, post, tracer);
+const loop = new ExitLoop(vcpu, board, () => post({ kind: 'paused', vcpu: share.id }));
+let end: LoopEnd;
+try {
+  end = loop.run(sys.gettid());
+} finally {
+  board.control.setThreadId(share.id, 0);
+}
+if (end === 'unhandled' || end === 'triple-fault') {
+  const guest = new GuestMemory(memory);
+  const summary = summarizeExit(vcpu);
+  post({ kind: 'ended', vcpu: share.id, end, summary, dump: dumpVcpu(vcpu, guest) });
+} else if (end === 'failed') {
+  const summary = `KVM_RUN failed: ${sys.errnoName(loop.errno)}`;
+  post({ kind: 'ended', vcpu: share.id, end, summary });
+} else {
+  post({ kind: 'ended', vcpu: share.id, end });
+}

@@ -1,0 +1,405 @@
+/**
+ * The main thread's side of one device: answers what the driver makes happen in the registers, by
+ * starting and stopping the datapath that serves the queues. It outlives resets and reboots.
+ */
+import { DEVICE_NEEDS_RESET, DRIVER_OK } from '../../abi/virtio-pci.ts';
+import type { Activation, DatapathEvents } from '../../datapath/datapath.ts';
+import { messageOf } from '../../host/errors.ts';
+import { drainEventfd } from '../../host/eventfd.ts';
+import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
+import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
+import type { SharedState } from '../../state/shared-state.ts';
+import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
+import type { Breach, Observation } from '../../virtio/observe/observation.ts';
+import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
+import type { VirtioTransport } from '../../virtio/transport/virtio-transport.ts';
+import type { DeviceMessage } from '../board/board-devices.ts';
+import { StepQueue } from '../step-queue.ts';
+import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapath-choice.ts';
+import { type GateOrder, QueueHolds, refuseHolds } from './queue-holds.ts';
+
+/** How long a driver may take to reset a device whose code changed. */
+const RESET_PATIENCE_MS = 2000;
+
+/** Where the device is plugged in, from power-on to the next. */
+interface Socket {
+  /** How the guest finds it, in words. */
+  readonly place: string;
+  readonly state: SharedState;
+  readonly transport: VirtioTransport;
+  readonly memory: GuestMemoryShare;
+  readonly line: LoopWatch;
+}
+
+/** Owns a device and its datapath. */
+export class DeviceOwner implements DeviceHost {
+  readonly device: VirtioDevice;
+  readonly holds = new QueueHolds();
+  readonly #log: (text: string) => void;
+  readonly #datapaths: DatapathChoice;
+  #socket: Socket | undefined;
+  /** Set from DRIVER_OK to the reset; what `resume` starts again. */
+  #activation: Activation | undefined;
+  #states: ReadonlyMap<number, VringState> = new Map();
+  #observation: Observation | undefined;
+  #unseen = false;
+  #breach: (breach: Breach) => void = () => {};
+  /** Counts resets and reloads. */
+  #generation = 0;
+  #running = false;
+  #paused = false;
+  /** What is done to the datapath. */
+  readonly #steps = new StepQueue();
+
+  /** @param open tests put in their own datapaths */
+  constructor(device: VirtioDevice, log: (text: string) => void, open?: OpenDatapaths) {
+    this.device = device;
+    this.#log = (text) => log(`${device.name}: ${text}`);
+    const events: DatapathEvents = {
+      broken: (reason) => this.#broken(reason),
+      log: this.#log,
+      message: (message) => device.message?.(message),
+      breach: (breach) => this.#breach(breach),
+    };
+    this.#datapaths = new DatapathChoice(device, events, open);
+    device.attach?.(this);
+  }
+
+  /**
+   * Has the queues watched from the next start on.
+   * @param breach is told of rules that were broken
+   */
+  watch(observation: Observation, breach: (breach: Breach) => void): void {
+    this.#observation = observation;
+    this.#breach = breach;
+  }
+
+  /** Where the queues are served. */
+  get datapath(): DatapathName {
+    return this.#datapaths.name;
+  }
+
+  /** Feature bits that cannot be served there. */
+  get withheld(): bigint {
+    return this.#datapaths.current.withheld;
+  }
+
+  /**
+   * Has the queues served elsewhere from now on; each goes on where it stood, also under traffic.
+   * @throws UsageError when that place is not to be had, or cannot serve what the driver negotiated;
+   *   HostError when it fails. All is then as it was before.
+   */
+  moveTo(name: DatapathName): Promise<void> {
+    return this.#steps.run(async () => {
+      const before = this.#datapaths.name;
+      if (name === before) return;
+      if (this.holds.any) refuseHolds(this.device.name, name);
+      this.#datapaths.check(name, this.#activation?.features ?? 0n);
+      await this.#halt('all');
+      this.#datapaths.choose(name);
+      try {
+        await this.#start();
+      } catch (error) {
+        this.#datapaths.choose(before);
+        await this.#serve();
+        throw error;
+      }
+      await this.#datapaths.releaseOthers();
+    });
+  }
+
+  /** Holds a queue, lets one chain of it pass, or lets it go. @throws UsageError unless userspace serves it */
+  gate(queue: number, order: GateOrder): Promise<void> {
+    return this.#steps.run(async () => {
+      refuseHolds(this.device.name, this.#datapaths.name);
+      await this.#halt('all');
+      this.holds.obey(order, queue);
+      await this.#serve();
+    });
+  }
+
+  /** Where each queue stands, as far as whoever serves it can tell. */
+  async states(): Promise<ReadonlyMap<number, VringState>> {
+    if (!this.#running) return this.#states;
+    return (await this.#datapaths.current.states?.()) ?? new Map();
+  }
+
+  /** Where the device is plugged in; undefined while it is not. */
+  get plugged(): Omit<Socket, 'line'> | undefined {
+    return this.#socket;
+  }
+
+  /**
+   * Goes on with changed code. The driver is asked to reset the device (DEVICE_NEEDS_RESET, virtio
+   * 1.3 §2.1.2); under one that does not, as Linux's own drivers, the queues are served again after
+   * a while, each from where it stood.
+   * @param change makes it, while nothing is served; when it throws, all stays as it was
+   */
+  reload(change: () => void, patienceMs = RESET_PATIENCE_MS): Promise<void> {
+    return this.#steps.run(async () => {
+      await this.#halt('all');
+      try {
+        change();
+        await this.#datapaths.renew();
+      } catch (error) {
+        await this.#serve();
+        throw error;
+      }
+      if (this.#activation === undefined) return;
+      this.#askForReset();
+      this.#generation += 1;
+      const generation = this.#generation;
+      const patience = setTimeout(() => {
+        void this.#steps.run(async () => {
+          if (this.#generation === generation) await this.#goOnUnreset();
+        });
+      }, patienceMs);
+      patience.unref();
+    });
+  }
+
+  /**
+   * Plugs the device into a board that is about to run.
+   * @param place how the guest finds it, in words
+   */
+  plug(
+    place: string,
+    state: SharedState,
+    transport: VirtioTransport,
+    memory: GuestMemoryShare,
+  ): void {
+    const { lineEventfd } = transport;
+    const line = new LoopWatch(lineEventfd, LOOP_READABLE, () => {
+      if (!drainEventfd(lineEventfd)) return;
+      state.lock.with(() => transport.assertQueueInterrupt());
+    });
+    this.#socket = { place, state, transport, memory, line };
+  }
+
+  /** Stops serving and takes the device out of its board; as at a reset of the machine. */
+  async unplug(): Promise<void> {
+    try {
+      await this.#steps.run(async () => {
+        await this.#deactivate();
+        this.device.reset?.();
+      });
+    } finally {
+      this.#socket?.line.close();
+      this.#socket = undefined;
+    }
+  }
+
+  /** The driver made something happen. */
+  handle(message: DeviceMessage): void {
+    if (message.kind === 'breach') {
+      this.#breach(message.breach);
+      return;
+    }
+    this.#steps.run(() => this.#handle(message)).catch((error) => this.#broken(messageOf(error)));
+  }
+
+  /** Stops serving, and remembers where each queue stands. */
+  pause(): Promise<void> {
+    return this.#steps.run(async () => {
+      this.#paused = true;
+      await this.#halt('all');
+    });
+  }
+
+  /** Goes on where `pause` left off. */
+  resume(): Promise<void> {
+    return this.#steps.run(async () => {
+      this.#paused = false;
+      await this.#serve();
+    });
+  }
+
+  /** Releases device and datapath. The device is not plugged in. */
+  async close(): Promise<void> {
+    await this.#steps.ended();
+    try {
+      await this.#datapaths.close();
+    } finally {
+      this.device.close();
+    }
+  }
+
+  updateConfig(change: (config: DataView) => void): void {
+    const socket = this.#socket;
+    if (socket === undefined) {
+      const { buffer, byteOffset, length } = this.device.config;
+      change(new DataView(buffer, byteOffset, length));
+      return;
+    }
+    const { state, transport } = socket;
+    state.lock.with(() => {
+      const { registers } = transport;
+      change(registers.config.view);
+      registers.config.changed();
+      // The device keeps what is its own, so that it is still true after the next power-on.
+      this.device.config.forEach((_, at, config) => {
+        const writable = registers.shape.configWriteMask[at] ?? 0;
+        if (writable === 0) config[at] = registers.config.view.getUint8(at);
+      });
+      if ((transport.registers.status & DRIVER_OK) !== 0) transport.notifyConfigChange();
+    });
+  }
+
+  readConfig(): Uint8Array {
+    const socket = this.#socket;
+    if (socket === undefined) return Uint8Array.from(this.device.config);
+    const { state, transport } = socket;
+    return state.lock.with(() => {
+      const { buffer, byteOffset, byteLength } = transport.registers.config.view;
+      return Uint8Array.from(new Uint8Array(buffer, byteOffset, byteLength));
+    });
+  }
+
+  post(message: unknown): void {
+    this.#datapaths.current.post(message);
+  }
+
+  async #handle(message: DeviceMessage): Promise<void> {
+    const socket = this.#socket;
+    if (socket === undefined) return;
+    const { registers } = socket.transport;
+    const { lock } = socket.state;
+    // Messages of two vCPUs may overtake each other: each only says where to look.
+    switch (message.kind) {
+      case 'driver-ok':
+        if (this.#activation !== undefined || !lock.with(() => registers.isActive)) return;
+        await this.#activate();
+        return;
+      case 'reset':
+        if (!lock.with(() => registers.isResetting)) return;
+        try {
+          await this.#deactivate();
+          this.device.reset?.();
+        } finally {
+          lock.with(() => registers.completeReset());
+        }
+        return;
+      case 'queue-enabled':
+      case 'interrupts-changed':
+        await this.#restart();
+        return;
+      case 'queue-reset': {
+        const { queue } = message;
+        if (!lock.with(() => registers.isQueueResetting(queue))) return;
+        await this.#halt({ but: queue });
+        this.#states = new Map([...this.#states].filter(([index]) => index !== queue));
+        lock.with(() => registers.completeQueueReset(queue));
+        await this.#restart();
+        return;
+      }
+      case 'config-written':
+        this.device.configWritten?.(message.offset, message.length, message.value);
+    }
+  }
+
+  /** Lets the datapath see registers that changed; each queue goes on where it stood. */
+  async #restart(): Promise<void> {
+    if (this.#activation === undefined) return;
+    await this.#halt('all');
+    await this.#activate();
+  }
+
+  /** Serves the queues as the registers describe them now. */
+  async #activate(): Promise<void> {
+    const socket = this.#socket;
+    if (socket === undefined) return;
+    const { state, transport, memory } = socket;
+    this.#activation = state.lock.with(() => {
+      const queues: QueueConfig[] = [];
+      transport.kicks.forEach((kick, queue) => {
+        const config = transport.registers.queueConfig(queue, kick, transport.callEventfd(queue));
+        if (config !== undefined) queues.push(config);
+      });
+      transport.registers.interruptsSeen();
+      const observe = this.#observation === undefined ? {} : { observe: this.#observation };
+      return { memory, features: transport.registers.driverFeatures, queues, ...observe };
+    });
+    await this.#serve();
+  }
+
+  async #serve(): Promise<void> {
+    try {
+      await this.#start();
+    } catch (error) {
+      this.#broken(messageOf(error));
+    }
+  }
+
+  async #start(): Promise<void> {
+    const socket = this.#socket;
+    if (socket === undefined || this.#activation === undefined) return;
+    if (this.#paused || this.#running) return;
+    // A broken device is not served before its reset.
+    if ((socket.transport.registers.status & DEVICE_NEEDS_RESET) !== 0) return;
+    const queues = this.#activation.queues.map((queue) => {
+      const state = this.#states.get(queue.index);
+      return state === undefined ? queue : { ...queue, state };
+    });
+    const config = this.readConfig();
+    const activation = this.holds.start({ ...this.#activation, config, queues });
+    await this.#datapaths.current.start(activation);
+    this.#running = true;
+    this.#tellUnseen();
+  }
+
+  /** Says once that whoever watches is not told of what others than this process serve. */
+  #tellUnseen(): void {
+    const { datapath } = this;
+    if (this.#observation === undefined || datapath === 'userspace' || this.#unseen) return;
+    this.#unseen = true;
+    this.#log(`${datapath} serves its queues: neither trace nor check sees what happens on them`);
+  }
+
+  /** @param goesOn which queues will be served on from where they stand */
+  async #halt(goesOn: 'all' | 'none' | { readonly but: number }): Promise<void> {
+    if (!this.#running) return;
+    this.#running = false;
+    try {
+      const all = this.#activation?.queues.map(({ index }) => index) ?? [];
+      const but = typeof goesOn === 'string' ? undefined : goesOn.but;
+      const queues = goesOn === 'none' ? [] : all.filter((index) => index !== but);
+      this.#states = await this.#datapaths.current.stop(queues);
+      this.holds.stop(this.#states);
+    } catch (error) {
+      this.#states = new Map();
+      this.#broken(messageOf(error));
+    }
+  }
+
+  async #deactivate(): Promise<void> {
+    this.#generation += 1;
+    await this.#halt('none');
+    this.#activation = undefined;
+    this.#states = new Map();
+  }
+
+  #broken(reason: string): void {
+    if (this.#socket === undefined) return;
+    this.#log(`stopped: ${reason}`);
+    this.#askForReset();
+  }
+
+  /** The driver did not reset a device whose code changed: it may not know how. */
+  async #goOnUnreset(): Promise<void> {
+    const socket = this.#socket;
+    if (socket === undefined) return;
+    socket.state.lock.with(() => socket.transport.registers.clearNeedsReset());
+    await this.#serve();
+  }
+
+  #askForReset(): void {
+    const socket = this.#socket;
+    if (socket === undefined) return;
+    const { state, transport } = socket;
+    state.lock.with(() => {
+      // Without DRIVER_OK nothing is served: the driver reads the status until it is 0.
+      if ((transport.registers.status & DRIVER_OK) === 0) return;
+      if (transport.registers.setNeedsReset()) transport.notifyConfigChange();
+    });
+  }
+}

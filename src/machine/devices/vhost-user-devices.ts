@@ -1,0 +1,82 @@
+/** Devices that other processes serve: connected to before the guest runs, for what they can do. */
+
+import { blkKind } from '../../vhost-user/front-end/blk-kind.ts';
+import { fsKind } from '../../vhost-user/front-end/fs-kind.ts';
+import type { DeviceKind } from '../../vhost-user/front-end/kind.ts';
+import type { Session } from '../../vhost-user/front-end/link.ts';
+import { netKind } from '../../vhost-user/front-end/net-kind.ts';
+import { otherKind } from '../../vhost-user/front-end/other-kind.ts';
+import { VhostUserDevice } from '../../vhost-user/front-end/vhost-user-device.ts';
+import type { VhostUserOptions } from '../options.ts';
+import type { ResolvedOptions } from '../resolve-options.ts';
+import type { CreatedDevice } from './create-devices.ts';
+
+const DEFAULT_TIMEOUT_MS = 10_000;
+const DEFAULT_QUEUE_SIZE = 256;
+
+/**
+ * Makes them all, or none.
+ * @throws UsageError when a back end is not there, or not what is wanted
+ */
+export async function createVhostUserDevices(options: ResolvedOptions): Promise<CreatedDevice[]> {
+  const made: CreatedDevice[] = [];
+  const names = namesOf(options);
+  try {
+    for (const wanted of options.vhostUser) {
+      const { transport = options.transport, ring = {} } = wanted;
+      const { socket, server = false, timeoutMs = DEFAULT_TIMEOUT_MS } = wanted;
+      const name = names(wanted.type);
+      const device = await VhostUserDevice.open(name, { socket, server, timeoutMs }, (session) =>
+        kindOf(name, session, wanted),
+      );
+      made.push({ kind: 'virtio', device, transport, ring, vhost: 'off' });
+    }
+    return made;
+  } catch (error) {
+    for (const { device } of made) device.close();
+    throw error;
+  }
+}
+
+async function kindOf(
+  name: string,
+  session: Session,
+  options: VhostUserOptions,
+): Promise<DeviceKind> {
+  const { type, queues, ring, socket, mac, tag = '', configSize = 0 } = options;
+  const queueSize = ring?.queueSize ?? DEFAULT_QUEUE_SIZE;
+  switch (type) {
+    case 'blk':
+      return await blkKind(name, session, queues, queueSize);
+    case 'net':
+      return await netKind(session, {
+        pairs: queues ?? 1,
+        ...(mac === undefined ? {} : { mac }),
+        seed: socket,
+        queueSize,
+      });
+    case 'fs':
+      return fsKind(tag, queues ?? 1, queueSize);
+    default:
+      return await otherKind(session, {
+        deviceId: type,
+        queues: queues ?? 1,
+        queueSize,
+        configSize,
+      });
+  }
+}
+
+/** Names that go on where those of the machine's other devices end. */
+function namesOf({ disks, nets }: ResolvedOptions): (type: VhostUserOptions['type']) => string {
+  const next = new Map<string, number>([
+    ['blk', disks.length],
+    ['net', nets.length],
+  ]);
+  return (type) => {
+    const prefix = typeof type === 'number' ? `virtio${type}-` : type;
+    const number = next.get(prefix) ?? 0;
+    next.set(prefix, number + 1);
+    return `${prefix}${number}`;
+  };
+}

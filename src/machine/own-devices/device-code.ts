@@ -1,0 +1,106 @@
+/** The code of a device that a person wrote, which may change while the device runs. */
+import { describeError, messageOf, UsageError } from '../../host/errors.ts';
+import { DefinedDevice } from '../../virtio/define/defined-device.ts';
+import type { DeviceDefinition } from '../../virtio/define/definition.ts';
+import type { Placement } from '../../virtio/device.ts';
+import type { ModuleDeviceOptions } from '../options.ts';
+import { FileWatch } from './file-watch.ts';
+import { type LoadedDevice, type LoadedHandlerOptions, loadDevice } from './load-device.ts';
+
+/** Who serves the device: `DeviceOwner`. */
+interface CodeOwner {
+  /** Changes the code while nothing is served. */
+  reload(change: () => void): Promise<void>;
+}
+
+/** A file, and the device made of it; the device releases it. */
+export class DeviceCode {
+  readonly device: DefinedDevice;
+  readonly #from: ModuleDeviceOptions;
+  #loaded: LoadedDevice;
+  #owner: CodeOwner | undefined;
+  #watch: FileWatch | undefined;
+  #closed = false;
+
+  /** @throws UsageError when the file cannot be loaded, or what it defines cannot be carried */
+  static async open(name: string, from: ModuleDeviceOptions): Promise<DeviceCode> {
+    const loaded = await loadDevice(from.module);
+    try {
+      return new DeviceCode(name, from, loaded);
+    } catch (error) {
+      loaded[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  private constructor(name: string, from: ModuleDeviceOptions, loaded: LoadedDevice) {
+    this.#from = from;
+    this.#loaded = loaded;
+    this.device = new DefinedDevice(name, this.#define(loaded), {
+      placement: this.#placement(loaded),
+      onClose: () => this.#close(),
+    });
+  }
+
+  /**
+   * Has the device served by what the file says now.
+   * @throws UsageError with file, line and reason when that cannot be; all stays as it was then
+   */
+  async reload(): Promise<void> {
+    const loaded = await loadDevice(this.#from.module);
+    let unused = loaded;
+    try {
+      const definition = this.#define(loaded);
+      this.device.checkReplacement(definition);
+      if (this.#closed) return;
+      await this.#owner?.reload(() => {
+        this.device.replace(definition, this.#placement(loaded));
+        unused = this.#loaded;
+        this.#loaded = loaded;
+      });
+    } finally {
+      unused[Symbol.dispose]();
+    }
+  }
+
+  /**
+   * Called once, before the guest runs.
+   * @param log gets a line whenever a file was saved, when that is watched
+   */
+  attach(owner: CodeOwner, log: (text: string) => void): void {
+    this.#owner = owner;
+    const { module, watch } = this.#from;
+    if (watch !== true) return;
+    this.#watch = new FileWatch(this.#loaded.files, async () => {
+      try {
+        await this.reload();
+        log(`${this.device.name}: runs ${module} as it was saved`);
+      } catch (error) {
+        log(`${this.device.name}: goes on as it was: ${messageOf(error)}`);
+      }
+      return this.#loaded.files;
+    });
+  }
+
+  #close(): void {
+    this.#closed = true;
+    this.#watch?.[Symbol.dispose]();
+    this.#loaded[Symbol.dispose]();
+  }
+
+  #define(loaded: LoadedDevice): DeviceDefinition {
+    try {
+      return loaded.define(this.#from.options ?? {});
+    } catch (error) {
+      if (error instanceof UsageError) throw error;
+      const text = `${this.#from.module}: ${describeError(error)}`;
+      throw new UsageError('E_DEVICE', text, { cause: error });
+    }
+  }
+
+  #placement(loaded: LoadedDevice): Placement {
+    if (this.#from.thread !== 'worker') return { thread: 'main' };
+    const options: LoadedHandlerOptions = { options: this.#from.options ?? {} };
+    return { thread: 'worker', module: loaded.url, options };
+  }
+}

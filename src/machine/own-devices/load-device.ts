@@ -1,0 +1,93 @@
+/** Loads a device that a person wrote, from a file in TypeScript or JavaScript. */
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { messageOf, UsageError } from '../../host/errors.ts';
+import type { DeviceFactory, DeviceOptions } from '../../virtio/define/definition.ts';
+import { bundleModule } from './bundle-module.ts';
+
+/** What such files import, and what the loaded file imports in its place. */
+const MODULE = 'nodevmm/device';
+const MODULE_FILE = fileURLToPath(new URL('./device-module.js', import.meta.url));
+
+/** A device's module, ready for any thread. Its files are gone after it. */
+export interface LoadedDevice extends Disposable {
+  /** Its default export. */
+  readonly define: DeviceFactory;
+  /** URL of a module with `createHandler({ options, config })`. */
+  readonly url: string;
+  /** The files that it was made from, but for those of npm packages. */
+  readonly files: readonly string[];
+}
+
+/** What `createHandler` of a loaded module takes; cloneable. */
+export interface LoadedHandlerOptions {
+  readonly options: DeviceOptions;
+}
+
+/**
+ * Compiles a file and what it imports into one module, and loads it.
+ * @throws UsageError with file, line and reason when it cannot be compiled, fails, or defines no
+ *   device
+ */
+export async function loadDevice(file: string): Promise<LoadedDevice> {
+  const source = path.resolve(file);
+  if (!existsSync(source)) {
+    throw new UsageError('E_FILE', `there is no device ${file}; name a .ts or .js file`);
+  }
+  // So that an error names the line that the person wrote.
+  process.setSourceMapsEnabled(true);
+  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-device-'));
+  const remove = (): void => rmSync(folder, { recursive: true, force: true });
+  process.on('exit', remove);
+  const dispose = (): void => {
+    process.removeListener('exit', remove);
+    remove();
+  };
+  try {
+    const output = path.join(folder, `${path.basename(file).replace(/\.\w+$/, '')}.mjs`);
+    const files = await bundleModule(
+      { text: entryOf(source), folder: path.dirname(source) },
+      output,
+      { [MODULE]: MODULE_FILE },
+    );
+    const { define } = (await import(pathToFileURL(output).href)) as { define?: unknown };
+    if (typeof define !== 'function') {
+      throw new UsageError(
+        'E_DEVICE',
+        `${file} exports no device; export default defineDevice(...)`,
+      );
+    }
+    const url = pathToFileURL(writeWorkerModule(output)).href;
+    return { define: define as DeviceFactory, url, files, [Symbol.dispose]: dispose };
+  } catch (error) {
+    dispose();
+    if (error instanceof UsageError) throw error;
+    const text = messageOf(error);
+    throw new UsageError('E_DEVICE', `${file} cannot be loaded: ${text}`, { cause: error });
+  }
+}
+
+/** What main thread and workers take from the compiled file. */
+function entryOf(source: string): string {
+  return `
+    import factory from ${JSON.stringify(source)};
+    import { DefinedHandler } from ${JSON.stringify(MODULE)};
+    export const define = factory;
+    let definition;
+    export const createHandler = ({ options }) =>
+      new DefinedHandler((definition ??= factory(options)));
+    export const eventLoop = true;
+  `;
+}
+
+/** In a thread of its own, too, errors are to name the lines that the person wrote. */
+function writeWorkerModule(compiled: string): string {
+  const file = compiled.replace(/\.mjs$/, '.worker.mjs');
+  const text = `process.setSourceMapsEnabled(true);
+export const { createHandler, eventLoop } = await import(${JSON.stringify(`./${path.basename(compiled)}`)});
+`;
+  writeFileSync(file, text);
+  return file;
+}

@@ -1,0 +1,116 @@
+/** A device that other VMMs may use: its configuration, its datapath, and who uses it now. */
+
+import { VIRTIO_ID_NET } from '../../abi/virtio-net.ts';
+import { createDatapath } from '../../datapath/create-datapath.ts';
+import type { Datapath, PollMode } from '../../datapath/datapath.ts';
+import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
+
+/** What the device has to say to the session that uses it. */
+export interface DeviceUser {
+  broken(reason: string): void;
+  configChanged(): void;
+}
+
+/** Owns the device. It outlives its users, of whom it has one at a time. */
+export class ExportedDevice implements DeviceHost, AsyncDisposable {
+  readonly device: VirtioDevice;
+  /** All feature bits on offer, those of rings included. */
+  readonly features: bigint;
+  /** The largest size of each ring that front ends know of. */
+  readonly queueSizes: readonly number[];
+  readonly datapath: Datapath;
+  readonly poll: PollMode;
+  readonly #log: (text: string) => void;
+  #config: Uint8Array;
+  #user: DeviceUser | undefined;
+
+  /**
+   * @param log gets one line for the person who runs it
+   * @param poll how a device with a thread of its own waits
+   */
+  constructor(
+    device: VirtioDevice,
+    features: bigint,
+    queueSizes: readonly number[],
+    log: (text: string) => void,
+    poll: PollMode = 'never',
+  ) {
+    this.device = device;
+    this.poll = poll;
+    // Front ends keep a network device's control queue, the last one, to themselves.
+    this.queueSizes = device.deviceId === VIRTIO_ID_NET ? queueSizes.slice(0, -1) : queueSizes;
+    this.#log = (text) => log(`${device.name}: ${text}`);
+    this.#config = Uint8Array.from(device.config);
+    this.datapath = createDatapath(device, {
+      broken: (reason) => this.#user?.broken(reason),
+      log: this.#log,
+      message: (message) => device.message?.(message),
+    });
+    this.features = features & ~this.datapath.withheld;
+    device.attach?.(this);
+  }
+
+  /** VHOST_USER_GET_QUEUE_NUM: front ends count a network device's queue pairs. */
+  get queueNumber(): number {
+    const rings = this.queueSizes.length;
+    return this.device.deviceId === VIRTIO_ID_NET ? rings / 2 : rings;
+  }
+
+  log(text: string): void {
+    this.#log(text);
+  }
+
+  /** @param user undefined when the last one has let go of the queues: the device is reset */
+  setUser(user: DeviceUser | undefined): void {
+    this.#user = user;
+    if (user === undefined) this.reset();
+  }
+
+  reset(): void {
+    this.#config = Uint8Array.from(this.device.config);
+    this.device.reset?.();
+  }
+
+  /**
+   * The driver writes configuration.
+   * @returns false when it may not write one of the bytes; nothing is written then
+   */
+  writeConfig(offset: number, bytes: Uint8Array): boolean {
+    const { configWriteMask } = this.device;
+    if (bytes.some((_, i) => configWriteMask?.[offset + i] !== 0xff)) return false;
+    this.#config.set(bytes, offset);
+    for (let at = 0; at < bytes.length; at += 4) {
+      const part = bytes.subarray(at, at + 4);
+      const value = part.reduceRight((sum, byte) => sum * 256 + byte, 0);
+      this.device.configWritten?.(offset + at, part.length, value);
+    }
+    return true;
+  }
+
+  updateConfig(change: (config: DataView) => void): void {
+    const own = this.device.config;
+    change(new DataView(this.#config.buffer));
+    // The device keeps what is its own, so that it is still true after a reset.
+    const mask = this.device.configWriteMask;
+    for (const at of own.keys()) {
+      if ((mask?.[at] ?? 0) === 0) own[at] = this.#config[at] ?? 0;
+    }
+    this.#user?.configChanged();
+  }
+
+  readConfig(): Uint8Array {
+    return Uint8Array.from(this.#config);
+  }
+
+  post(message: unknown): void {
+    this.datapath.post(message);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.datapath.close();
+    } finally {
+      this.device.close();
+    }
+  }
+}

@@ -1,0 +1,73 @@
+/** What the data half of a block device knows of its disk. */
+import { VIRTIO_BLK_ID_BYTES } from '../../../abi/virtio-blk.ts';
+import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
+import type { GuestMemory } from '../../../memory/guest-memory.ts';
+
+/** The most segments of a discard or write zeroes request, and sectors of each of them. */
+export const MAX_RANGE_SEGMENTS = 32;
+export const MAX_RANGE_SECTORS = 2 ** 21;
+
+/** Options of the data half; a plain, cloneable message. */
+export interface BlkHandlerOptions {
+  readonly disk: DiskEngineOptions;
+  /** Bytes, a multiple of 512. */
+  readonly size: number;
+  /** Bytes in the file: up to 511 fewer than `size` when it is read-only. */
+  readonly fileSize: number;
+  readonly readOnly: boolean;
+  /** What VIRTIO_BLK_T_GET_ID returns: at most 20 ASCII characters. */
+  readonly id: string;
+  /** An Int32: the configuration's `writeback` field as the driver last wrote it. */
+  readonly writeback: SharedArrayBuffer;
+  /**
+   * Segments of the longest request by `seg_max`, header and status included. Linux puts as many into
+   * an indirect table also when it, or the front end of vhost-user, made the queue smaller.
+   */
+  readonly chainLength?: number;
+}
+
+/** The disk during one activation. HOT. */
+export class BlkDisk {
+  readonly memory: GuestMemory;
+  readonly size: number;
+  readonly fileSize: number;
+  readonly readOnly: boolean;
+  readonly direct: boolean;
+  /** The driver negotiated these requests. */
+  readonly discard: boolean;
+  readonly writeZeroes: boolean;
+  readonly id = new Uint8Array(VIRTIO_BLK_ID_BYTES);
+  readonly #writeback: Int32Array;
+  readonly #flushes: boolean;
+  readonly #toggles: boolean;
+
+  /**
+   * @param flushes VIRTIO_BLK_F_FLUSH was negotiated
+   * @param toggles VIRTIO_BLK_F_CONFIG_WCE was negotiated
+   */
+  constructor(
+    memory: GuestMemory,
+    options: BlkHandlerOptions,
+    negotiated: { flushes: boolean; toggles: boolean; discard: boolean; writeZeroes: boolean },
+  ) {
+    this.memory = memory;
+    this.size = options.size;
+    this.fileSize = options.fileSize;
+    this.readOnly = options.readOnly;
+    this.direct = options.disk.direct;
+    this.discard = negotiated.discard;
+    this.writeZeroes = negotiated.writeZeroes;
+    this.id.set(Buffer.from(options.id, 'latin1').subarray(0, VIRTIO_BLK_ID_BYTES));
+    this.#writeback = new Int32Array(options.writeback);
+    this.#flushes = negotiated.flushes;
+    this.#toggles = negotiated.toggles;
+  }
+
+  /**
+   * §5.2.6.2: a write is on stable storage when it completes, if the driver cannot flush, or if
+   * it switched `writeback` off.
+   */
+  writethrough(): boolean {
+    return !this.#flushes || (this.#toggles && Atomics.load(this.#writeback, 0) === 0);
+  }
+}

@@ -1,0 +1,211 @@
+/**
+ * The block device's data half: takes requests off the queues, hands them to the disk's engine,
+ * and returns what completed.
+ *
+ * HOT: bench/blk-engine.ts.
+ */
+import {
+  VIRTIO_BLK_F_CONFIG_WCE,
+  VIRTIO_BLK_F_DISCARD,
+  VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_WRITE_ZEROES,
+} from '../../../abi/virtio-blk.ts';
+import type { DiskEngine } from '../../../backend/disk-engine.ts';
+import { openDiskEngine } from '../../../backend/open-disk-engine.ts';
+import {
+  type HandlerContext,
+  type QueueHandler,
+  READABLE,
+  type ServedQueue,
+} from '../../device.ts';
+import { hasFeature } from '../../features.ts';
+import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
+import { BlkDisk, type BlkHandlerOptions } from './blk-disk.ts';
+import { BlkRequest, REQUEST_DONE, REQUEST_MALFORMED } from './blk-request.ts';
+
+const COMPLETIONS = 0;
+
+/** Requests of one queue that are carried out before other queues and events get their turn. */
+const KICK_BUDGET = 256;
+/** Requests done after which the driver is told, so that it works on while the device does. */
+const PUBLISH_BATCH = 16;
+
+/** Makes the disk's engine; tests put theirs in. */
+export type OpenEngine = typeof openDiskEngine;
+
+/** One queue: its free request slots, and what is not published yet. */
+class RequestQueue {
+  readonly served: ServedQueue;
+  /** Slots that hold no request; made as the driver's depth grows, at most one a descriptor. */
+  readonly free: BlkRequest[] = [];
+  slots = 0;
+  unpublished = 0;
+  /** Chains may be waiting that found no free slot. */
+  starved = false;
+
+  constructor(served: ServedQueue) {
+    this.served = served;
+  }
+
+  publish(): void {
+    if (this.unpublished === 0) return;
+    this.unpublished = 0;
+    if (this.served.virtqueue.publish()) this.served.interrupt();
+  }
+
+  /** After completions: publishes them, and goes on with the chains that had to wait for them. */
+  settle(): void {
+    this.publish();
+    if (!this.starved || this.free.length === 0) return;
+    this.starved = false;
+    this.served.kickAgain();
+  }
+}
+
+/** Serves a block device's queues; see `createHandler` in blk.ts. */
+export class BlkHandler implements QueueHandler {
+  readonly #options: BlkHandlerOptions;
+  readonly #open: OpenEngine;
+  readonly #queues: (RequestQueue | undefined)[] = [];
+  /** By token. */
+  readonly #requests: BlkRequest[] = [];
+  #inFlight = 0;
+  #broken = false;
+  #context: HandlerContext | null = null;
+  #disk: BlkDisk | null = null;
+  #engine: DiskEngine | null = null;
+
+  constructor(options: BlkHandlerOptions, open: OpenEngine = openDiskEngine) {
+    this.#options = options;
+    this.#open = open;
+  }
+
+  start(context: HandlerContext): void {
+    const { features, memory } = context;
+    let depth = 0;
+    for (const served of context.queues) {
+      this.#queues.push(served && new RequestQueue(served));
+      depth += served?.virtqueue.size ?? 0;
+    }
+    this.#context = context;
+    this.#disk = new BlkDisk(memory, this.#options, {
+      flushes: hasFeature(features, VIRTIO_BLK_F_FLUSH),
+      toggles: hasFeature(features, VIRTIO_BLK_F_CONFIG_WCE),
+      discard: hasFeature(features, VIRTIO_BLK_F_DISCARD),
+      writeZeroes: hasFeature(features, VIRTIO_BLK_F_WRITE_ZEROES),
+    });
+    this.#engine = this.#open(this.#options.disk, depth, (text) => context.log(text));
+    const { completionFd } = this.#engine;
+    if (completionFd >= 0) context.reactor.watch(completionFd, READABLE, COMPLETIONS);
+  }
+
+  kick(index: number): void {
+    const queue = this.#queues[index];
+    const engine = this.#engine;
+    if (queue === undefined || engine === null || this.#broken) return;
+    const { virtqueue } = queue.served;
+    let budget = KICK_BUDGET;
+    virtqueue.disableKicks();
+    do {
+      budget -= this.#take(queue, engine, budget);
+      engine.submit();
+      const { starved } = queue;
+      // What the page cache holds is complete already.
+      this.#reap(engine);
+      if (this.#broken || starved) return;
+      if (budget <= 0) {
+        queue.served.kickAgain();
+        return;
+      }
+    } while (virtqueue.enableKicks());
+  }
+
+  ready(_token: number, _events: number): void {
+    if (this.#engine !== null) this.#reap(this.#engine);
+  }
+
+  /** The driver switched `writeback` off: also what it wrote a moment before is made stable. */
+  message(_message: unknown): void {
+    const result = this.#engine?.flushNow() ?? 0;
+    if (result < 0) this.#context?.log('the disk could not be flushed for writethrough');
+  }
+
+  stop(): void {
+    const engine = this.#engine;
+    if (engine === null) return;
+    while (this.#inFlight > 0) {
+      engine.wait();
+      this.#reap(engine);
+    }
+    if (engine.completionFd >= 0) this.#context?.reactor.watch(engine.completionFd, 0, COMPLETIONS);
+    engine.close();
+    this.#engine = null;
+  }
+
+  /** Takes up to `budget` requests off a queue. Returns how many it took. */
+  #take(queue: RequestQueue, engine: DiskEngine, budget: number): number {
+    const { virtqueue } = queue.served;
+    let taken = 0;
+    while (taken < budget) {
+      const request = queue.free.pop() ?? this.#addSlot(queue, engine);
+      queue.starved = request === undefined;
+      if (request === undefined) break;
+      const popped = virtqueue.pop(request.chain);
+      if (popped !== POP_CHAIN) {
+        queue.free.push(request);
+        if (popped < 0) this.#break(faultText(popped));
+        break;
+      }
+      taken++;
+      const progress = request.begin();
+      if (progress === REQUEST_DONE) {
+        this.#complete(queue, request);
+      } else if (progress === REQUEST_MALFORMED) {
+        virtqueue.push(request.chain.id, request.chain.slots, 0);
+        queue.free.push(request);
+        queue.unpublished++;
+        this.#break('a block request has no room for its status (§5.2.6)');
+        break;
+      } else {
+        this.#inFlight++;
+      }
+    }
+    queue.publish();
+    return taken;
+  }
+
+  #reap(engine: DiskEngine): void {
+    if (this.#inFlight === 0) return;
+    while (engine.reap()) {
+      const request = this.#requests[engine.token] as BlkRequest;
+      if (request.resume(engine.result) !== REQUEST_DONE) continue;
+      this.#inFlight--;
+      this.#complete(this.#queues[request.queue] as RequestQueue, request);
+    }
+    engine.submit();
+    for (const queue of this.#queues) queue?.settle();
+  }
+
+  #complete(queue: RequestQueue, request: BlkRequest): void {
+    queue.served.virtqueue.push(request.chain.id, request.chain.slots, request.written);
+    queue.free.push(request);
+    if (++queue.unpublished >= PUBLISH_BATCH) queue.publish();
+  }
+
+  #addSlot(queue: RequestQueue, engine: DiskEngine): BlkRequest | undefined {
+    const { virtqueue } = queue.served;
+    const disk = this.#disk;
+    if (queue.slots === virtqueue.size || disk === null) return undefined;
+    queue.slots++;
+    const token = this.#requests.length;
+    const segments = Math.max(virtqueue.size, this.#options.chainLength ?? 0);
+    const request = new BlkRequest(token, virtqueue.index, disk, engine, segments);
+    this.#requests.push(request);
+    return request;
+  }
+
+  #break(reason: string): void {
+    this.#broken = true;
+    this.#context?.broken(reason);
+  }
+}

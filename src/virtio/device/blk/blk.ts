@@ -1,0 +1,193 @@
+/** The block device (virtio 1.3 §5.2): a raw file or block device of the host as a disk. */
+import {
+  SECTOR_SIZE,
+  VIRTIO_BLK_F_BLK_SIZE,
+  VIRTIO_BLK_F_CONFIG_WCE,
+  VIRTIO_BLK_F_DISCARD,
+  VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_MQ,
+  VIRTIO_BLK_F_RO,
+  VIRTIO_BLK_F_SEG_MAX,
+  VIRTIO_BLK_F_TOPOLOGY,
+  VIRTIO_BLK_F_WRITE_ZEROES,
+  VIRTIO_BLK_ID_BYTES,
+  VIRTIO_ID_BLOCK,
+  virtio_blk_config,
+} from '../../../abi/virtio-blk.ts';
+import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
+import { probeDiskEngine } from '../../../backend/open-disk-engine.ts';
+import { RawFile } from '../../../backend/raw-file.ts';
+import { UsageError } from '../../../host/errors.ts';
+import type { DeviceHost, Placement, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
+import { featureSet } from '../../features.ts';
+import { type BlkHandlerOptions, MAX_RANGE_SECTORS, MAX_RANGE_SEGMENTS } from './blk-disk.ts';
+import { BlkHandler } from './blk-handler.ts';
+
+/** PCI: mass storage controller, SCSI; what Linux and other VMMs use for virtio disks. */
+const PCI_CLASS_STORAGE = 0x010000;
+const DEFAULT_QUEUE_SIZE = 256;
+const MAX_QUEUES = 16;
+const CONFIG = virtio_blk_config;
+
+/** A disk. */
+export interface BlkOptions {
+  /** Short name for messages, e.g. `blk0`. */
+  readonly name: string;
+  readonly path: string;
+  /** Default false. */
+  readonly readOnly?: boolean;
+  /** Request queues, 1 to 16. Default 1. */
+  readonly queues?: number;
+  /** At most 20 bytes of printable ASCII. Default: the name. */
+  readonly serial?: string;
+  /** Open with O_DIRECT. Default false. */
+  readonly direct?: boolean;
+  /** Default: sync for files in memory, else io_uring where the host permits it. */
+  readonly engine?: 'sync' | 'io_uring';
+  /** Descriptors of each queue, a power of two. Default 256. */
+  readonly queueSize?: number;
+}
+
+/** Makes the data half. @param options what the control half's placement carries */
+export function createHandler(options: unknown): QueueHandler {
+  return new BlkHandler(options as BlkHandlerOptions);
+}
+
+/**
+ * Opens, locks and measures a disk, and makes its device.
+ * @throws UsageError in one line, when the options or the file cannot be
+ * @throws HostError when io_uring was asked for and the host does not permit it
+ */
+export function createBlkDevice(options: BlkOptions): VirtioDevice {
+  return new BlkDevice(options);
+}
+
+class BlkDevice implements VirtioDevice {
+  readonly name: string;
+  readonly deviceId = VIRTIO_ID_BLOCK;
+  readonly pciClass = PCI_CLASS_STORAGE;
+  readonly features: bigint;
+  readonly queues: readonly QueueSpec[];
+  readonly config: Uint8Array;
+  readonly configWriteMask: Uint8Array;
+  readonly placement: Placement;
+  readonly #file: RawFile;
+  /** The `writeback` field, where the data half's thread can read it without a message. */
+  readonly #writeback = new Int32Array(new SharedArrayBuffer(4));
+  #host: DeviceHost | null = null;
+
+  constructor(options: BlkOptions) {
+    const { name, path, queues = 1, queueSize = DEFAULT_QUEUE_SIZE, serial = name } = options;
+    if (!Number.isInteger(queues) || queues < 1 || queues > MAX_QUEUES) {
+      throw new UsageError('E_DISK_QUEUES', `disk ${path}: ${queues} queues; give it 1 to 16`);
+    }
+    if (serial.length > VIRTIO_BLK_ID_BYTES || !/^[\x20-\x7e]*$/.test(serial)) {
+      const rule = 'is not at most 20 printable ASCII characters';
+      throw new UsageError(
+        'E_DISK_SERIAL',
+        `disk ${path}: serial ${JSON.stringify(serial)} ${rule}`,
+      );
+    }
+    this.name = name;
+    const readOnly = options.readOnly ?? false;
+    this.#file = new RawFile({ path, readOnly, direct: options.direct ?? false });
+    try {
+      const { geometry } = this.#file;
+      const disk: DiskEngineOptions = {
+        fd: this.#file.fd,
+        engine: options.engine ?? (geometry.inMemory ? 'sync' : 'auto'),
+        blockDevice: geometry.blockDevice,
+        direct: this.#file.direct,
+      };
+      probeDiskEngine(disk);
+      const specs: QueueSpec[] = [];
+      for (let i = 0; i < queues; i++) specs.push({ name: `requestq${i + 1}`, maxSize: queueSize });
+      this.queues = specs;
+      this.features = offeredFeatures(readOnly, geometry.discard);
+      this.config = initialConfig(this.#file, queues, queueSize);
+      this.configWriteMask = new Uint8Array(CONFIG.size);
+      this.configWriteMask[CONFIG.writeback.offset] = 0xff;
+      const handlerOptions: BlkHandlerOptions = {
+        disk,
+        size: geometry.size,
+        fileSize: geometry.fileSize,
+        readOnly,
+        id: serial,
+        writeback: this.#writeback.buffer as SharedArrayBuffer,
+        chainLength: queueSize,
+      };
+      const module = new URL('./blk.js', import.meta.url).href;
+      this.placement = { thread: 'worker', module, options: handlerOptions };
+      Atomics.store(this.#writeback, 0, 1);
+    } catch (error) {
+      this.#file.close();
+      throw error;
+    }
+  }
+
+  attach(host: DeviceHost): void {
+    this.#host = host;
+  }
+
+  createHandler(): QueueHandler {
+    const { placement } = this;
+    return createHandler('options' in placement ? placement.options : undefined);
+  }
+
+  /** §5.2.5: only `writeback` can be written; 0 is writethrough. */
+  configWritten(offset: number, _length: number, value: number): void {
+    const at = 8 * (CONFIG.writeback.offset - offset);
+    const writeback = ((value / 2 ** at) & 0xff) === 0 ? 0 : 1;
+    const before = Atomics.exchange(this.#writeback, 0, writeback);
+    if (before === 1 && writeback === 0) this.#host?.post({ flush: true });
+  }
+
+  /** §5.2.5: the cache mode after a reset is writeback. */
+  reset(): void {
+    Atomics.store(this.#writeback, 0, 1);
+    this.#host?.updateConfig((config) => config.setUint8(CONFIG.writeback.offset, 1));
+  }
+
+  close(): void {
+    this.#file.close();
+  }
+}
+
+function offeredFeatures(readOnly: boolean, discard: boolean): bigint {
+  const features = [
+    VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_BLK_SIZE,
+    VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_TOPOLOGY,
+    VIRTIO_BLK_F_CONFIG_WCE,
+    VIRTIO_BLK_F_MQ,
+  ];
+  if (readOnly) features.push(VIRTIO_BLK_F_RO);
+  else features.push(VIRTIO_BLK_F_WRITE_ZEROES);
+  if (!readOnly && discard) features.push(VIRTIO_BLK_F_DISCARD);
+  return featureSet(...features);
+}
+
+function initialConfig(file: RawFile, queues: number, queueSize: number): Uint8Array {
+  const { size, logicalBlockSize, physicalBlockSize, discard } = file.geometry;
+  const bytes = new Uint8Array(CONFIG.size);
+  const view = new DataView(bytes.buffer);
+  const blockSectors = physicalBlockSize / SECTOR_SIZE;
+  view.setBigUint64(CONFIG.capacity.offset, BigInt(size / SECTOR_SIZE), true);
+  // A chain has one descriptor for the header and one for the status besides the data.
+  view.setUint32(CONFIG.seg_max.offset, Math.max(queueSize - 2, 1), true);
+  view.setUint32(CONFIG.blk_size.offset, logicalBlockSize, true);
+  view.setUint8(CONFIG.physical_block_exp.offset, Math.log2(physicalBlockSize / logicalBlockSize));
+  view.setUint16(CONFIG.min_io_size.offset, physicalBlockSize / logicalBlockSize, true);
+  view.setUint8(CONFIG.writeback.offset, 1);
+  view.setUint16(CONFIG.num_queues.offset, queues, true);
+  if (file.readOnly) return bytes;
+  view.setUint32(CONFIG.max_write_zeroes_sectors.offset, MAX_RANGE_SECTORS, true);
+  view.setUint32(CONFIG.max_write_zeroes_seg.offset, MAX_RANGE_SEGMENTS, true);
+  view.setUint8(CONFIG.write_zeroes_may_unmap.offset, discard ? 1 : 0);
+  if (!discard) return bytes;
+  view.setUint32(CONFIG.max_discard_sectors.offset, MAX_RANGE_SECTORS, true);
+  view.setUint32(CONFIG.max_discard_seg.offset, MAX_RANGE_SEGMENTS, true);
+  view.setUint32(CONFIG.discard_sector_alignment.offset, blockSectors, true);
+  return bytes;
+}

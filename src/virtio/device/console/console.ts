@@ -1,0 +1,95 @@
+/**
+ * Console device (virtio 1.3 §5.3): port 0 is the guest's console, the others are named byte
+ * streams. Served on the main thread, where the streams are.
+ */
+import * as abi from '../../../abi/virtio-console.ts';
+import type { DeviceHost, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
+import { featureSet } from '../../features.ts';
+import { ControlSession } from './console-control.ts';
+import { ConsoleHandler, QUEUE_SIZE } from './console-handler.ts';
+import { ConsolePort } from './console-port.ts';
+
+const { virtio_console_config: config } = abi;
+/** Communication controller, other. */
+const PCI_CLASS = 0x07_8000;
+
+/** A console device with its ports. */
+export class ConsoleDevice implements VirtioDevice {
+  readonly name: string;
+  readonly deviceId: number = abi.VIRTIO_ID_CONSOLE;
+  readonly pciClass: number = PCI_CLASS;
+  readonly features: bigint = featureSet(
+    abi.VIRTIO_CONSOLE_F_SIZE,
+    abi.VIRTIO_CONSOLE_F_MULTIPORT,
+    abi.VIRTIO_CONSOLE_F_EMERG_WRITE,
+  );
+  readonly queues: readonly QueueSpec[];
+  readonly config = new Uint8Array(config.size);
+  readonly configWriteMask = new Uint8Array(config.size);
+  readonly placement = { thread: 'main' } as const;
+  /** Port 0 first. */
+  readonly ports: readonly ConsolePort[];
+  readonly #session: ControlSession;
+  #host: DeviceHost | undefined;
+  #handler: ConsoleHandler | undefined;
+
+  /** @param portNames names of the ports after the console itself */
+  constructor(name: string, portNames: readonly string[]) {
+    this.name = name;
+    this.ports = ['', ...portNames].map((portName, index) => new ConsolePort(index, portName));
+    const names = this.ports.flatMap(({ index }) => [`receive ${index}`, `transmit ${index}`]);
+    names.splice(2, 0, 'control receive', 'control transmit');
+    this.queues = names.map((queue) => ({ name: queue, maxSize: QUEUE_SIZE }));
+    this.#session = new ControlSession(this.ports);
+    const view = new DataView(this.config.buffer);
+    view.setUint16(config.cols.offset, this.#session.columns, true);
+    view.setUint16(config.rows.offset, this.#session.rows, true);
+    view.setUint32(config.max_nr_ports.offset, this.ports.length, true);
+    this.configWriteMask.fill(0xff, config.emerg_wr.offset, config.emerg_wr.offset + 4);
+  }
+
+  attach(host: DeviceHost): void {
+    this.#host = host;
+  }
+
+  createHandler(): QueueHandler {
+    this.#handler = new ConsoleHandler(this.ports, this.#session);
+    return this.#handler;
+  }
+
+  /**
+   * Emergency write: a byte without queues, as early consoles print (§5.3.4, §5.3.5.1). There is
+   * nothing to hold it back with, so that it is lost while nobody reads the stream.
+   */
+  configWritten(offset: number, _length: number, value: number): void {
+    const [port] = this.ports;
+    if (offset !== config.emerg_wr.offset || port === undefined || port.outputFull) return;
+    port.deliver(Uint8Array.of(value & 0xff));
+  }
+
+  /** Tells the guest the size of the terminal that shows the console. */
+  resize(columns: number, rows: number): void {
+    this.#host?.updateConfig((view) => {
+      view.setUint16(config.cols.offset, columns, true);
+      view.setUint16(config.rows.offset, rows, true);
+    });
+    this.#session.columns = columns;
+    this.#session.rows = rows;
+    this.#handler?.resized();
+  }
+
+  reset(): void {
+    this.#session.reset();
+    for (const port of this.ports) {
+      port.guestOpen = false;
+      if (port.index > 0) port.dropInput();
+    }
+  }
+
+  close(): void {
+    for (const port of this.ports) {
+      port.push(null);
+      port.destroy();
+    }
+  }
+}

@@ -1,0 +1,245 @@
+/** The data half of a network device: queue pairs on the queues of a tap, and the control queue. */
+import {
+  VIRTIO_NET_F_CTRL_VLAN,
+  VIRTIO_NET_F_CTRL_VQ,
+  VIRTIO_NET_F_MQ,
+  VIRTIO_NET_F_MRG_RXBUF,
+  virtio_net_hdr,
+} from '../../../abi/virtio-net.ts';
+import { TapQueue } from '../../../backend/tap-queue.ts';
+import { type HandlerContext, type QueueHandler, READABLE, WRITABLE } from '../../device.ts';
+import { hasFeature } from '../../features.ts';
+import { ControlQueue, type NetControls } from './net-control.ts';
+import { ReceiveFilter } from './net-filter.ts';
+import { GUEST_OFFLOADS, receivesLargePackets, tunOffloads } from './net-offloads.ts';
+import { ReceiveQueue } from './net-receive.ts';
+import { TransmitQueue } from './net-transmit.ts';
+
+/** Ethernet header with a VLAN tag. */
+const ETHERNET_HEADER = 18;
+const LARGEST_IP_PACKET = 65535;
+
+/** What the control half passes on; cloneable. */
+export interface NetHandlerOptions {
+  /** A descriptor for each queue pair of the tap. */
+  readonly fds: readonly number[];
+  /** The device's address as a number, see `macNumber`. */
+  readonly mac: number;
+  /** Bytes. */
+  readonly mtu: number;
+  /** One word: how often the driver reset the device. */
+  readonly resets: Int32Array;
+}
+
+/** A message to the control half. */
+export interface MacChanged {
+  readonly mac: Uint8Array;
+}
+
+/** What the control queue set; it outlives the handler, until the driver resets the device. */
+class NetState {
+  readonly filter: ReceiveFilter;
+  readonly resets: number;
+  pairs = 1;
+  /** The VIRTIO_NET_F_GUEST_* that are on. */
+  offloads: bigint;
+
+  constructor(options: NetHandlerOptions, features: bigint) {
+    this.filter = new ReceiveFilter(options.mac, hasFeature(features, VIRTIO_NET_F_CTRL_VLAN));
+    this.resets = resetCount(options);
+    this.offloads = features & GUEST_OFFLOADS;
+  }
+}
+
+/** By the device's first descriptor: the states of this thread's devices. */
+const states = new Map<number, NetState>();
+
+function resetCount(options: NetHandlerOptions): number {
+  return Atomics.load(options.resets, 0);
+}
+
+/** A receive queue, a transmit queue, and what they wait for on the tap. */
+class QueuePair {
+  readonly tap: TapQueue;
+  receive: ReceiveQueue | null = null;
+  transmit: TransmitQueue | null = null;
+  attached = true;
+  readonly #token: number;
+  #watched = 0;
+
+  constructor(tap: TapQueue, token: number) {
+    this.tap = tap;
+    this.#token = token;
+  }
+
+  /** Waits for what the queues can go on with. */
+  watch(context: HandlerContext): void {
+    const { receive, transmit } = this;
+    let events = 0;
+    if (this.attached) {
+      if (receive !== null && !receive.starved && receive.failure === 0) events |= READABLE;
+      if (transmit?.blocked === true) events |= WRITABLE;
+    }
+    if (events === this.#watched) return;
+    this.#watched = events;
+    context.reactor.watch(this.tap.fd, events, this.#token);
+  }
+}
+
+class NetHandler implements QueueHandler, NetControls {
+  readonly #options: NetHandlerOptions;
+  readonly #pairs: readonly QueuePair[];
+  #control: ControlQueue | null = null;
+  /** Index of the control queue, -1 for none. */
+  #controlIndex = -1;
+  #context: HandlerContext | null = null;
+  #state: NetState | null = null;
+
+  constructor(options: NetHandlerOptions) {
+    this.#options = options;
+    this.#pairs = options.fds.map((fd, index) => new QueuePair(new TapQueue(fd), index));
+  }
+
+  start(context: HandlerContext): void {
+    const { features, queues } = context;
+    const key = this.#options.fds[0] ?? -1;
+    const kept = states.get(key);
+    const fresh = kept === undefined || kept.resets !== resetCount(this.#options);
+    const state = fresh ? new NetState(this.#options, features) : kept;
+    states.set(key, state);
+    this.#state = state;
+    this.#context = context;
+    const largest = receivesLargePackets(features) ? LARGEST_IP_PACKET : this.#options.mtu;
+    for (const [index, pair] of this.#pairs.entries()) {
+      const receive = queues[2 * index];
+      const transmit = queues[2 * index + 1];
+      // Without VIRTIO_NET_F_MQ the third queue is the control queue (§5.1.2).
+      if (receive === undefined || transmit === undefined) continue;
+      if (index > 0 && !hasFeature(features, VIRTIO_NET_F_MQ)) continue;
+      pair.receive = new ReceiveQueue(
+        receive,
+        pair.tap,
+        state.filter,
+        context,
+        hasFeature(features, VIRTIO_NET_F_MRG_RXBUF),
+        virtio_net_hdr.size + ETHERNET_HEADER + largest,
+      );
+      pair.transmit = new TransmitQueue(transmit, pair.tap, context);
+    }
+    if (this.#controlled(context)) {
+      this.setPairs(state.pairs);
+    } else {
+      const pairs = this.#servedPairs();
+      // A handler before this one may have detached some of them.
+      for (const pair of this.#pairs.slice(0, pairs)) pair.tap.setAttached(true);
+      this.setPairs(pairs);
+    }
+    this.#pairs[0]?.tap.setOffloads(tunOffloads(state.offloads));
+    this.#startControl(context, state.filter);
+  }
+
+  kick(queue: number): void {
+    const context = this.#context;
+    if (queue === this.#controlIndex) {
+      this.#control?.run();
+      return;
+    }
+    const pair = this.#pairs[queue >>> 1];
+    if (pair === undefined || context === null) return;
+    if ((queue & 1) === 0) {
+      if (pair.receive?.kicked() === true) this.#receive(pair, context);
+    } else if (pair.transmit !== null && !pair.transmit.blocked) {
+      pair.transmit.run();
+    }
+    pair.watch(context);
+  }
+
+  ready(token: number, events: number): void {
+    const context = this.#context;
+    const pair = this.#pairs[token];
+    if (pair === undefined || context === null) return;
+    if ((events & READABLE) !== 0) this.#receive(pair, context);
+    if ((events & WRITABLE) !== 0 && pair.transmit !== null) {
+      pair.transmit.blocked = false;
+      pair.transmit.run();
+    }
+    pair.watch(context);
+  }
+
+  stop(): void {
+    const context = this.#context;
+    if (context === null) return;
+    for (const pair of this.#pairs) {
+      pair.receive?.stop();
+      pair.receive = null;
+      pair.transmit = null;
+      pair.watch(context);
+    }
+    this.#control = null;
+    this.#controlIndex = -1;
+    this.#context = null;
+  }
+
+  setPairs(pairs: number): boolean {
+    if (pairs < 1 || pairs > this.#pairs.length || this.#context === null) return false;
+    for (const [index, pair] of this.#pairs.entries()) {
+      const attached = index < pairs;
+      if (attached === pair.attached) continue;
+      pair.attached = attached;
+      // The descriptor must not be watched while detached: it would report an error all the time.
+      if (!attached) pair.watch(this.#context);
+      pair.tap.setAttached(attached);
+      if (attached) pair.watch(this.#context);
+    }
+    if (this.#state !== null) this.#state.pairs = pairs;
+    return true;
+  }
+
+  setGuestOffloads(features: bigint): boolean {
+    const negotiated = (this.#context?.features ?? 0n) & GUEST_OFFLOADS;
+    if ((features & ~negotiated) !== 0n) return false;
+    if ((this.#pairs[0]?.tap.setOffloads(tunOffloads(features)) ?? -1) < 0) return false;
+    if (this.#state !== null) this.#state.offloads = features;
+    return true;
+  }
+
+  setMac(mac: Uint8Array): boolean {
+    this.#context?.post({ mac } satisfies MacChanged);
+    return true;
+  }
+
+  /** False with several pairs whose driver's control queue is somebody else's: a front end's. */
+  #controlled({ features, queues }: HandlerContext): boolean {
+    const mq = hasFeature(features, VIRTIO_NET_F_MQ);
+    return !mq || queues[2 * this.#pairs.length] !== undefined;
+  }
+
+  /** Pairs whose queues are served, from the first on: who has the control queue enables them. */
+  #servedPairs(): number {
+    const missing = this.#pairs.findIndex(({ transmit }) => transmit === null);
+    return Math.max(1, missing < 0 ? this.#pairs.length : missing);
+  }
+
+  #startControl(context: HandlerContext, filter: ReceiveFilter): void {
+    if (!hasFeature(context.features, VIRTIO_NET_F_CTRL_VQ)) return;
+    const pairs = hasFeature(context.features, VIRTIO_NET_F_MQ) ? this.#pairs.length : 1;
+    const served = context.queues[2 * pairs];
+    if (served === undefined) return;
+    this.#controlIndex = 2 * pairs;
+    this.#control = new ControlQueue(served, context, filter, this);
+  }
+
+  #receive(pair: QueuePair, context: HandlerContext): void {
+    const { receive } = pair;
+    if (receive === null || !pair.attached || receive.starved || receive.failure !== 0) return;
+    receive.run();
+    if (receive.failure !== 0) {
+      context.log(`receiving from the tap failed (errno ${receive.failure}); was it removed?`);
+    }
+  }
+}
+
+/** Makes the data half; called in the thread that serves it. */
+export function createHandler(options: unknown): QueueHandler {
+  return new NetHandler(options as NetHandlerOptions);
+}

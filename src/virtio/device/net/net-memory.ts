@@ -1,0 +1,69 @@
+/** A network device without a network, to measure what is around it (virtio 1.3 §5.1). */
+import {
+  VIRTIO_ID_NET,
+  VIRTIO_NET_F_MAC,
+  VIRTIO_NET_F_MRG_RXBUF,
+  VIRTIO_NET_F_STATUS,
+  VIRTIO_NET_S_LINK_UP,
+  virtio_net_config,
+} from '../../../abi/virtio-net.ts';
+import { parseMac } from '../../../backend/mac-address.ts';
+import { UsageError } from '../../../host/errors.ts';
+import type { QueueSpec, VirtioDevice } from '../../device.ts';
+import { featureSet } from '../../features.ts';
+import type { MemoryNetwork, NetMemoryOptions } from './net-memory-handler.ts';
+
+const PCI_CLASS_ETHERNET = 0x02_0000;
+const QUEUE_SIZE = 1024;
+const MAC = '52:54:00:00:00:01';
+const FRAME_MIN = 60;
+const FRAME_MAX = 9018;
+
+/** A network in memory. */
+export interface NetMemoryDeviceOptions {
+  /** For messages and the thread: `net0`. */
+  readonly name: string;
+  readonly network: MemoryNetwork;
+  /** Bytes of the frames that a source has, 60 to 9018. Default 60, a shortest frame without its checksum. */
+  readonly frame?: number;
+  /** Default 52:54:00:00:00:01. */
+  readonly mac?: string;
+}
+
+/** @throws UsageError when the options cannot be */
+export function createNetMemoryDevice(options: NetMemoryDeviceOptions): VirtioDevice {
+  const { name, network, frame = FRAME_MIN } = options;
+  if (!Number.isInteger(frame) || frame < FRAME_MIN || frame > FRAME_MAX) {
+    throw new UsageError(
+      'E_NET_FRAME',
+      `frames of ${frame} bytes are not possible; give ${FRAME_MIN} to ${FRAME_MAX}`,
+    );
+  }
+  const config = new Uint8Array(virtio_net_config.size);
+  config.set(parseMac(options.mac ?? MAC), virtio_net_config.mac.offset);
+  new DataView(config.buffer).setUint16(
+    virtio_net_config.status.offset,
+    VIRTIO_NET_S_LINK_UP,
+    true,
+  );
+  const queues: QueueSpec[] = [
+    { name: 'receiveq1', maxSize: QUEUE_SIZE },
+    { name: 'transmitq1', maxSize: QUEUE_SIZE },
+    // Not without VIRTIO_NET_F_CTRL_VQ (§5.1.2); front ends count on the place.
+    { name: 'controlq', maxSize: 64 },
+  ];
+  return {
+    name,
+    deviceId: VIRTIO_ID_NET,
+    pciClass: PCI_CLASS_ETHERNET,
+    features: featureSet(VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_MRG_RXBUF),
+    queues,
+    config,
+    placement: {
+      thread: 'worker',
+      module: new URL('./net-memory-handler.js', import.meta.url).href,
+      options: { network, frame } satisfies NetMemoryOptions,
+    },
+    close: () => {},
+  };
+}

@@ -1,0 +1,83 @@
+/** Offloads as virtio names them, and as a tap does. */
+import {
+  TUN_F_CSUM,
+  TUN_F_TSO_ECN,
+  TUN_F_TSO4,
+  TUN_F_TSO6,
+  TUN_F_USO4,
+  TUN_F_USO6,
+} from '../../../abi/tun.ts';
+import {
+  VIRTIO_NET_F_CSUM,
+  VIRTIO_NET_F_GUEST_CSUM,
+  VIRTIO_NET_F_GUEST_ECN,
+  VIRTIO_NET_F_GUEST_TSO4,
+  VIRTIO_NET_F_GUEST_TSO6,
+  VIRTIO_NET_F_GUEST_USO4,
+  VIRTIO_NET_F_GUEST_USO6,
+  VIRTIO_NET_F_HOST_ECN,
+  VIRTIO_NET_F_HOST_TSO4,
+  VIRTIO_NET_F_HOST_TSO6,
+  VIRTIO_NET_F_HOST_USO,
+} from '../../../abi/virtio-net.ts';
+import { featureSet, hasFeature } from '../../features.ts';
+
+/** What the driver can take, and what the tap is told for it. */
+const GUEST = [
+  [VIRTIO_NET_F_GUEST_CSUM, TUN_F_CSUM],
+  [VIRTIO_NET_F_GUEST_TSO4, TUN_F_TSO4],
+  [VIRTIO_NET_F_GUEST_TSO6, TUN_F_TSO6],
+  [VIRTIO_NET_F_GUEST_ECN, TUN_F_TSO_ECN],
+  [VIRTIO_NET_F_GUEST_USO4, TUN_F_USO4],
+  [VIRTIO_NET_F_GUEST_USO6, TUN_F_USO6],
+] as const;
+
+/** What a tap of a kernel that knows the flag takes from the driver. */
+const HOST = [
+  [VIRTIO_NET_F_CSUM, TUN_F_CSUM],
+  [VIRTIO_NET_F_HOST_TSO4, TUN_F_TSO4],
+  [VIRTIO_NET_F_HOST_TSO6, TUN_F_TSO6],
+  [VIRTIO_NET_F_HOST_ECN, TUN_F_TSO_ECN],
+  [VIRTIO_NET_F_HOST_USO, TUN_F_USO4],
+] as const;
+
+/** Those by which a received packet can be longer than the MTU. */
+const GUEST_SEGMENTATION = featureSet(
+  VIRTIO_NET_F_GUEST_TSO4,
+  VIRTIO_NET_F_GUEST_TSO6,
+  VIRTIO_NET_F_GUEST_USO4,
+  VIRTIO_NET_F_GUEST_USO6,
+);
+
+/** All features that VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET may name (§5.1.6.5.6). */
+export const GUEST_OFFLOADS = featureSet(...GUEST.map(([feature]) => feature));
+
+/** Features to offer on a tap that can do these TUN_F_*. */
+export function offloadFeatures(tun: number): bigint {
+  const can = [...GUEST, ...HOST].filter(([, flag]) => (tun & flag) !== 0);
+  return featureSet(...can.map(([feature]) => feature));
+}
+
+/** TUN_F_* for what the driver can take. */
+export function tunOffloads(features: bigint): number {
+  return GUEST.reduce(
+    (all, [feature, flag]) => all | (hasFeature(features, feature) ? flag : 0),
+    0,
+  );
+}
+
+/** True when received packets can be as long as IP allows. */
+export function receivesLargePackets(features: bigint): boolean {
+  return (features & GUEST_SEGMENTATION) !== 0n;
+}
+
+/** §5.1.3.1; that ECN needs either of the TSO bits does no harm unchecked. */
+export const OFFLOAD_DEPENDENCIES = [
+  [VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_CSUM],
+  [VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_CSUM],
+  [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_CSUM],
+  [VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_GUEST_CSUM],
+  [VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_CSUM],
+  [VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_CSUM],
+  [VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_CSUM],
+] as const;

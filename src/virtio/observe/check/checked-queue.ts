@@ -1,0 +1,210 @@
+/**
+ * Checks what driver and device do with a queue. It only looks: what is broken goes on as it would
+ * without. Times are counted in ticks, of which `tick` is told.
+ */
+import type { GuestMemory } from '../../../memory/guest-memory.ts';
+import type { ServedQueue } from '../../device.ts';
+import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
+import {
+  faultText,
+  POP_CHAIN,
+  type QueueConfig,
+  type Virtqueue,
+  type VringState,
+} from '../../queue/virtqueue.ts';
+import type { Breach } from '../observation.ts';
+import { dumpRing } from './ring-dump.ts';
+import { isUnchanged, openRingView, type RingView, type TakenChain } from './ring-view.ts';
+import { type Rule, rules } from './rules.ts';
+
+/**
+ * Ticks that a side may leave the other one waiting. A device answers in its own thread; a driver may
+ * lose its processor between the ring and the notification, for seconds in a guest that is emulated.
+ */
+const DEVICE_PATIENCE = 5;
+const DRIVER_PATIENCE = 20;
+/** A readable part of up to this many bytes is compared: what a driver writes for the device alone. */
+const COMPARED_BYTES = 64;
+/** What of a chain's id is the head, or the packed ring's buffer id: in-order queues add a place. */
+const ID_BITS = 0xffff;
+
+interface InFlight {
+  readonly chain: TakenChain;
+  readonly writableLength: number;
+  /** The readable part, as it was; undefined when it is not compared. */
+  readonly readable: { readonly offset: number; readonly bytes: Uint8Array } | undefined;
+}
+
+/** What a checked queue stands on. */
+export interface CheckedGround {
+  readonly memory: GuestMemory;
+  readonly config: QueueConfig;
+  readonly features: bigint;
+  breach(breach: Breach): void;
+}
+
+/** A queue under check. */
+export class CheckedQueue implements ServedQueue, Virtqueue {
+  readonly virtqueue: Virtqueue = this;
+  readonly index: number;
+  readonly size: number;
+  readonly #served: ServedQueue;
+  readonly #inner: Virtqueue;
+  readonly #ground: CheckedGround;
+  readonly #view: RingView;
+  readonly #told = new Set<string>();
+  readonly #inFlight = new Map<number, InFlight>();
+  /** Ids that were taken at some time. */
+  readonly #known = new Set<number>();
+  /** Who has each descriptor of the table. */
+  readonly #owners = new Map<number, number>();
+  /** Where the device waits for a notification that it asked for; -1: it does not wait. */
+  #asked = -1;
+  #waitedForKick = 0;
+  #interruptDue = false;
+  #waitedForInterrupt = 0;
+  #pushed = 0;
+  #waitedForPublish = 0;
+
+  constructor(served: ServedQueue, ground: CheckedGround) {
+    this.#served = served;
+    this.#inner = served.virtqueue;
+    this.#ground = ground;
+    this.index = this.#inner.index;
+    this.size = this.#inner.size;
+    this.#view = openRingView(ground.memory, ground.config, ground.features);
+  }
+
+  /** The driver notified the queue. */
+  kicked(): void {
+    this.#asked = -1;
+  }
+
+  /** A second went by. */
+  tick(): void {
+    const missed = this.#asked >= 0 && this.#view.isAvailable(this.#asked);
+    this.#waitedForKick = missed ? this.#waitedForKick + 1 : 0;
+    if (this.#waitedForKick > DRIVER_PATIENCE) this.#tell(rules.missingKick);
+    this.#waitedForInterrupt = this.#interruptDue ? this.#waitedForInterrupt + 1 : 0;
+    if (this.#waitedForInterrupt > DEVICE_PATIENCE) this.#tell(rules.missingInterrupt);
+    this.#waitedForPublish = this.#pushed > 0 ? this.#waitedForPublish + 1 : 0;
+    if (this.#waitedForPublish > DEVICE_PATIENCE) this.#tell(rules.unpublished);
+  }
+
+  interrupt(): void {
+    this.#interruptDue = false;
+    this.#served.interrupt();
+  }
+
+  kickAgain(): void {
+    this.#served.kickAgain();
+  }
+
+  pop(chain: DescriptorChain): number {
+    const { nextAvail } = this.#inner.state();
+    const result = this.#inner.pop(chain);
+    if (result === POP_CHAIN) this.#taken(nextAvail, chain);
+    else if (result < 0) this.#tell(faultRule(result));
+    return result;
+  }
+
+  undoPop(chain: DescriptorChain): void {
+    this.#inner.undoPop(chain);
+    this.#release(chain.id & ID_BITS);
+  }
+
+  push(id: number, slots: number, written: number): void {
+    this.#used(id & ID_BITS, written);
+    this.#pushed++;
+    this.#inner.push(id, slots, written);
+  }
+
+  publish(): boolean {
+    const wanted = this.#inner.publish();
+    this.#pushed = 0;
+    if (wanted) this.#interruptDue = true;
+    const fault = this.#view.suppressionFault();
+    if (fault !== undefined) this.#tell(fault);
+    return wanted;
+  }
+
+  enableKicks(): boolean {
+    const more = this.#inner.enableKicks();
+    const { nextAvail } = this.#inner.state();
+    // A queue that is held back has chains that it does not give away: no kick is missing then.
+    this.#asked = more || this.#view.isAvailable(nextAvail) ? -1 : nextAvail;
+    return more;
+  }
+
+  disableKicks(): void {
+    this.#asked = -1;
+    this.#inner.disableKicks();
+  }
+
+  state(): VringState {
+    return this.#inner.state();
+  }
+
+  #taken(nextAvail: number, chain: DescriptorChain): void {
+    const id = chain.id & ID_BITS;
+    // What is taken is no longer waited for.
+    this.#asked = -1;
+    const taken = this.#view.taken(nextAvail, chain.slots);
+    if (taken.fault !== undefined) this.#tell(taken.fault, id);
+    const twice = taken.descriptors.some((index) => this.#owners.has(index));
+    if (twice || this.#inFlight.has(id)) this.#tell(rules.reused, id);
+    for (const index of taken.descriptors) this.#owners.set(index, id);
+    this.#known.add(id);
+    this.#inFlight.set(id, {
+      chain: taken,
+      writableLength: chain.writableLength,
+      readable: this.#readablePart(chain),
+    });
+  }
+
+  #readablePart(chain: DescriptorChain): InFlight['readable'] {
+    const length = chain.length[0] as number;
+    if (chain.readable !== 1 || length > COMPARED_BYTES) return undefined;
+    const offset = chain.offset[0] as number;
+    return { offset, bytes: Uint8Array.from(this.#ground.memory.bytes(offset, length)) };
+  }
+
+  #used(id: number, written: number): void {
+    const entry = this.#inFlight.get(id);
+    if (entry === undefined) {
+      this.#tell(this.#known.has(id) ? rules.usedTwice : rules.notTaken, id);
+      return;
+    }
+    const { memory } = this.#ground;
+    if (written > entry.writableLength) this.#tell(rules.writtenTooMuch, id);
+    if (!isUnchanged(memory, entry.chain)) this.#tell(rules.changed, id);
+    const { readable } = entry;
+    if (readable !== undefined) {
+      const now = memory.bytes(readable.offset, readable.bytes.length);
+      if (readable.bytes.some((byte, i) => byte !== now[i])) this.#tell(rules.readableChanged, id);
+    }
+    this.#release(id);
+  }
+
+  #release(id: number): void {
+    const entry = this.#inFlight.get(id);
+    this.#inFlight.delete(id);
+    for (const index of entry?.chain.descriptors ?? []) {
+      if (this.#owners.get(index) === id) this.#owners.delete(index);
+    }
+  }
+
+  #tell({ side, rule, text }: Rule, head?: number): void {
+    if (this.#told.has(rule)) return;
+    this.#told.add(rule);
+    const { memory, config, features, breach } = this.#ground;
+    const dump = dumpRing(memory, config, features, this.#inner.state(), head);
+    breach({ side, rule, text, queue: this.index, dump });
+  }
+}
+
+/** What `pop` found by itself. */
+function faultRule(fault: number): Rule {
+  const text = faultText(fault).replace('(§', '(virtio 1.3 §');
+  return { side: 'driver', rule: `fault${fault}`, text };
+}

@@ -1,0 +1,83 @@
+/** A data half whose queues are checked; a timer tells them when a side lets the other one wait. */
+import { Timerfd } from '../../../host/timerfd.ts';
+import {
+  type HandlerContext,
+  type QueueHandler,
+  READABLE,
+  type ServedQueue,
+} from '../../device.ts';
+import type { QueueConfig } from '../../queue/virtqueue.ts';
+import type { Breach } from '../observation.ts';
+import { ObservedHandler } from '../observed-handler.ts';
+import { CheckedQueue } from './checked-queue.ts';
+
+const TICK_NS = 1e9;
+/** The last token that a handler may choose: told apart by the timer's having expired. */
+const TICK_TOKEN = 0xffff;
+
+/** Who is told of breaches, and what the queues are. */
+export interface CheckGround {
+  readonly features: bigint;
+  readonly queues: readonly QueueConfig[];
+  breach(breach: Breach): void;
+}
+
+/** Checks every queue of a data half. */
+export class CheckingHandler extends ObservedHandler {
+  readonly #ground: CheckGround;
+  readonly #queues: (CheckedQueue | undefined)[] = [];
+  #context: HandlerContext | undefined;
+  #timer: Timerfd | undefined;
+
+  constructor(inner: QueueHandler, ground: CheckGround) {
+    super(inner);
+    this.#ground = ground;
+  }
+
+  override start(context: HandlerContext): void {
+    this.#context = context;
+    this.#timer = new Timerfd();
+    context.reactor.watch(this.#timer.fd, READABLE, TICK_TOKEN);
+    this.#timer.arm(TICK_NS);
+    super.start(context);
+  }
+
+  override kick(queue: number): void {
+    this.#queues[queue]?.kicked();
+    super.kick(queue);
+  }
+
+  override ready(token: number, events: number): void {
+    if (token === TICK_TOKEN && this.#timer?.drain() === true) this.#tick();
+    else super.ready(token, events);
+  }
+
+  override stop(): void {
+    try {
+      super.stop();
+    } finally {
+      if (this.#timer !== undefined) {
+        this.#context?.reactor.watch(this.#timer.fd, 0, TICK_TOKEN);
+        this.#timer.close();
+        this.#timer = undefined;
+      }
+    }
+  }
+
+  protected override wrap(queue: ServedQueue): ServedQueue {
+    const { index } = queue.virtqueue;
+    const config = this.#ground.queues.find((one) => one.index === index);
+    const memory = this.#context?.memory;
+    if (config === undefined || memory === undefined) return queue;
+    const { features } = this.#ground;
+    const breach = (one: Breach): void => this.#ground.breach(one);
+    const checked = new CheckedQueue(queue, { memory, config, features, breach });
+    this.#queues[index] = checked;
+    return checked;
+  }
+
+  #tick(): void {
+    for (const queue of this.#queues) queue?.tick();
+    this.#timer?.arm(TICK_NS);
+  }
+}
