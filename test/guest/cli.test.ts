@@ -1,4 +1,4 @@
-/** `nodevmm run` with real guests: consoles, commands, exit statuses, signals. */
+/** `nodevmm run` with real guests, under --check: consoles, commands, exit statuses, signals. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -29,7 +29,7 @@ class Run {
     const [first = '', ...rest] = args;
     // Named outright: each process that looks for the image checks what it is made of.
     const image = rest.includes('--kernel') || rest.includes('--guest') ? [] : own;
-    const argv = ['dist/src/cli/main.js', first, '--no-lab', ...image, ...rest];
+    const argv = ['dist/src/cli/main.js', first, '--no-lab', '--check', ...image, ...rest];
     this.process = spawn(process.execPath, argv, { stdio: [input, 'pipe', 'pipe'] });
     this.process.stdout?.setEncoding(encoding).on('data', (text: string) => {
       this.stdout += text;
@@ -41,6 +41,7 @@ class Run {
     this.result = new Promise((resolve) => {
       this.process.on('close', (code, signal) => {
         this.#changed();
+        if (this.stderr.includes(' broke a rule: ')) t.fail(this.stderr);
         resolve({ status: signal ?? code ?? '', stdout: this.stdout, stderr: this.stderr });
       });
     });

@@ -10,7 +10,7 @@ import { VirtualMachine } from '../../src/index.ts';
 
 t.test('a virtual machine as a fixture', async (t) => {
   const { kernel, initrd } = await buildGuest('minimal');
-  await using vm = await VirtualMachine.create({ kernel, initrd, memory: 256 * 2 ** 20 });
+  await using vm = await VirtualMachine.create({ kernel, initrd, memory: 256 * 2 ** 20, check: true });
   await vm.start();
 
   const { stdout, exitCode } = await vm.exec(['uname', '-s']);
@@ -19,6 +19,7 @@ t.test('a virtual machine as a fixture', async (t) => {
 
   const sorted = await vm.exec(['sort'], { stdin: 'b\na\n' });
   t.equal(sorted.stdout.toString(), 'a\nb\n');
+  t.same(vm.breaches, []);
 });
 
 t.test('a program of the host talks to one of the guest', async (t) => {
@@ -26,7 +27,7 @@ t.test('a program of the host talks to one of the guest', async (t) => {
   t.teardown(() => rmSync(folder, { recursive: true }));
   const file = path.join(folder, 'vm.sock');
   const { kernel, initrd } = await buildGuest('minimal');
-  await using vm = await VirtualMachine.create({ kernel, initrd, vsock: { cid: 3, path: file } });
+  await using vm = await VirtualMachine.create({ kernel, initrd, vsock: { cid: 3, path: file }, check: true });
   await vm.start();
   const echo = vm.spawn(['nodevmm-agent', 'vsock', 'listen', '52', 'cat']);
   await once(echo.stdout, 'data');
@@ -38,5 +39,6 @@ t.test('a program of the host talks to one of the guest', async (t) => {
   socket.write('hello\n');
   const [echoed] = await once(socket, 'data');
   t.equal(echoed.toString(), 'hello\n');
+  t.same(vm.breaches, []);
   socket.destroy();
 });
