@@ -10,7 +10,12 @@ import { VirtualMachine } from '../../src/index.ts';
 
 t.test('a virtual machine as a fixture', async (t) => {
   const { kernel, initrd } = await buildGuest('minimal');
-  await using vm = await VirtualMachine.create({ kernel, initrd, memory: 256 * 2 ** 20, check: true });
+  await using vm = await VirtualMachine.create({
+    kernel,
+    initrd,
+    memory: 256 * 2 ** 20,
+    check: true,
+  });
   await vm.start();
 
   const { stdout, exitCode } = await vm.exec(['uname', '-s']);
@@ -27,7 +32,12 @@ t.test('a program of the host talks to one of the guest', async (t) => {
   t.teardown(() => rmSync(folder, { recursive: true }));
   const file = path.join(folder, 'vm.sock');
   const { kernel, initrd } = await buildGuest('minimal');
-  await using vm = await VirtualMachine.create({ kernel, initrd, vsock: { cid: 3, path: file }, check: true });
+  await using vm = await VirtualMachine.create({
+    kernel,
+    initrd,
+    vsock: { cid: 3, path: file },
+    check: true,
+  });
   await vm.start();
   const echo = vm.spawn(['nodevmm-agent', 'vsock', 'listen', '52', 'cat']);
   await once(echo.stdout, 'data');
