@@ -11,17 +11,15 @@ import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, virtio_blk_req } from '../src/abi/virtio-blk.ts';
 import { VIRTIO_F_VERSION_1 } from '../src/abi/virtio-ring.ts';
 import { MiB } from '../src/memory/ram-layout.ts';
-import { DeviceRig, type DriverQueue } from '../src/testing/index.ts';
+import { DeviceRig } from '../src/testing/index.ts';
 import { createBlkDevice } from '../src/virtio/device/blk/blk.ts';
 import type { QueueHandler } from '../src/virtio/device.ts';
 import { featureSet } from '../src/virtio/features.ts';
+import { BLOCK, LeanBlkDriver } from './lean-blk-driver.ts';
 
 const FILE_SIZE = 256 * MiB;
-const BLOCK = 4096;
-const SECTORS_PER_BLOCK = BLOCK / 512;
 const QUEUE_SIZE = 256;
 /** Short, so that some samples escape what else the host does. */
 const SAMPLE_MS = 30;
@@ -36,76 +34,6 @@ interface Case {
   readonly writes: boolean;
 }
 
-/** A driver that costs next to nothing: chains laid out once, only their sectors change. */
-class LeanDriver {
-  readonly #queue: DriverQueue;
-  readonly #rig: DeviceRig;
-  readonly #headers: DataView[] = [];
-  readonly #depth: number;
-  readonly #blocks: number;
-  #avail = 0;
-
-  constructor(rig: DeviceRig, depth: number, blocks: number, writes: boolean) {
-    this.#rig = rig;
-    this.#queue = rig.queue(0);
-    this.#depth = depth;
-    this.#blocks = blocks;
-    for (let i = 0; i < depth; i++) this.#layOut(i, writes);
-  }
-
-  /** Works until so many requests are done. */
-  run(requests: number): void {
-    const { driverArea, deviceArea } = this.#queue;
-    let seen = deviceArea.getUint16(2, true);
-    let done = 0;
-    for (let i = 0; i < this.#depth; i++) this.#offer(i);
-    driverArea.setUint16(2, this.#avail, true);
-    let left = requests - this.#depth;
-    while (done < requests) {
-      this.#rig.notify(0);
-      let used = deviceArea.getUint16(2, true);
-      while (used === seen) {
-        this.#rig.pump(1000);
-        used = deviceArea.getUint16(2, true);
-      }
-      for (; seen !== used; seen = (seen + 1) & 0xffff) {
-        const head = deviceArea.getUint32(4 + (seen % QUEUE_SIZE) * 8, true);
-        if (left-- > 0) this.#offer(head / 3);
-        done++;
-      }
-      driverArea.setUint16(2, this.#avail, true);
-    }
-  }
-
-  #offer(chain: number): void {
-    const block = Math.floor(Math.random() * this.#blocks);
-    const header = this.#headers[chain] as DataView;
-    header.setUint32(virtio_blk_req.sector.offset, block * SECTORS_PER_BLOCK, true);
-    this.#queue.driverArea.setUint16(4 + (this.#avail % QUEUE_SIZE) * 2, chain * 3, true);
-    this.#avail = (this.#avail + 1) & 0xffff;
-  }
-
-  #layOut(chain: number, writes: boolean): void {
-    const { heap } = this.#rig;
-    const { descriptorArea } = this.#queue;
-    const lengths = [virtio_blk_req.size, BLOCK, 1];
-    lengths.forEach((length, i) => {
-      const gpa = heap.allocate(length);
-      const at = (chain * 3 + i) * 16;
-      descriptorArea.setBigUint64(at, BigInt(gpa), true);
-      descriptorArea.setUint32(at + 8, length, true);
-      descriptorArea.setUint16(at + 12, (i < 2 ? 1 : 0) | (i > (writes ? 1 : 0) ? 2 : 0), true);
-      descriptorArea.setUint16(at + 14, chain * 3 + i + 1, true);
-      if (i === 0) this.#headers.push(heap.view(gpa, length));
-    });
-    (this.#headers[chain] as DataView).setUint32(
-      0,
-      writes ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN,
-      true,
-    );
-  }
-}
-
 /** Makes a function that measures requests a second, and keeps its device between samples. */
 function device(c: Case): { sample: (requests: number) => number; close: () => void } {
   const blk = createBlkDevice({
@@ -118,7 +46,15 @@ function device(c: Case): { sample: (requests: number) => number; close: () => v
   const rig = new DeviceRig(16 * MiB);
   const handler = (blk.createHandler as () => QueueHandler).call(blk);
   rig.start(handler, blk.features | featureSet(VIRTIO_F_VERSION_1), [QUEUE_SIZE]);
-  const driver = new LeanDriver(rig, c.depth, FILE_SIZE / BLOCK, c.writes);
+  const driver = new LeanBlkDriver({
+    queue: rig.queue(0),
+    heap: rig.heap,
+    notify: () => rig.notify(0),
+    wait: () => rig.pump(1000),
+    depth: c.depth,
+    blocks: FILE_SIZE / BLOCK,
+    writes: c.writes,
+  });
   return {
     sample(requests) {
       const start = process.hrtime.bigint();

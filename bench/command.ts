@@ -183,7 +183,7 @@ async function run(args: readonly string[]): Promise<number> {
   }
   let status = groups.length === 0 ? 0 : publish(await measure(groups, options), options);
   for (const program of BENCH_PROGRAMS.filter(({ name }) => wanted(name))) {
-    status = (await runBenchProgram(program)) || status;
+    status = (await runBenchProgram(program, options.quick)) || status;
   }
   return status;
 }

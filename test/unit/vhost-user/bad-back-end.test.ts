@@ -7,12 +7,12 @@ import * as abi from '../../../src/abi/vhost-user.ts';
 import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { messageOf } from '../../../src/host/errors.ts';
 import { Eventfd } from '../../../src/host/eventfd.ts';
+import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { otherKind } from '../../../src/vhost-user/front-end/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { TemporaryFolder } from '../../support/blk-driver.ts';
 import { type Act, FakeBackEnd } from '../../support/fake-back-end.ts';
-import { VhostUserRig } from '../../support/vhost-user-rig.ts';
 
 const VERSION_1 = featureSet(VIRTIO_F_VERSION_1);
 const SHAPE = { deviceId: 42, queues: 2, queueSize: 64, configSize: 4 };

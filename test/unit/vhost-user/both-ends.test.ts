@@ -11,6 +11,7 @@ import * as ring from '../../../src/abi/virtio-ring.ts';
 import { signalEventfd } from '../../../src/host/eventfd.ts';
 import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
+import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { BackEnd } from '../../../src/vhost-user/back-end/back-end.ts';
 import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';
 import { blkKind } from '../../../src/vhost-user/front-end/blk-kind.ts';
@@ -23,7 +24,6 @@ import { createRngDevice } from '../../../src/virtio/device/rng.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { blkHeader, TemporaryFolder } from '../../support/blk-driver.ts';
-import { VhostUserRig } from '../../support/vhost-user-rig.ts';
 
 const SPLIT = featureSet(
   ring.VIRTIO_F_VERSION_1,

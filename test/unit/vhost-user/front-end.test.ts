@@ -4,12 +4,12 @@ import t, { type Test } from 'tap';
 import * as abi from '../../../src/abi/vhost-user.ts';
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { isReadable } from '../../../src/host/poll.ts';
+import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { otherKind } from '../../../src/vhost-user/front-end/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';
 import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
 import { TemporaryFolder } from '../../support/blk-driver.ts';
 import { FakeBackEnd } from '../../support/fake-back-end.ts';
-import { VhostUserRig } from '../../support/vhost-user-rig.ts';
 
 const VERSION_1 = featureSet(VIRTIO_F_VERSION_1);
 const DEVICE_ID = 42;

@@ -8,11 +8,11 @@ import t, { type Test } from 'tap';
 import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../../src/abi/virtio-blk.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
+import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { blkKind } from '../../../src/vhost-user/front-end/blk-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { blkHeader, TemporaryFolder } from '../../support/blk-driver.ts';
-import { VhostUserRig } from '../../support/vhost-user-rig.ts';
 
 const SECTORS_PER_BLOCK = 8;
 const BLOCK = 4096;

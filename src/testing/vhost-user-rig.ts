@@ -1,14 +1,14 @@
 /** A driver in guest RAM that other processes can map, in front of a vhost-user device: no KVM. */
-import type { DatapathEvents } from '../../src/datapath/datapath.ts';
-import { drainEventfd, Eventfd, signalEventfd } from '../../src/host/eventfd.ts';
-import { LOOP_READABLE, LoopWatch } from '../../src/host/main-loop.ts';
-import { Ram } from '../../src/memory/ram.ts';
-import { MiB } from '../../src/memory/ram-layout.ts';
-import type { BufferRequest, CompletedBuffer } from '../../src/testing/driver-buffer.ts';
-import { createDriverQueue, type DriverQueue } from '../../src/testing/driver-queue.ts';
-import { GuestHeap } from '../../src/testing/guest-heap.ts';
-import type { VhostUserDevice } from '../../src/vhost-user/front-end/vhost-user-device.ts';
-import type { VringState } from '../../src/virtio/queue/virtqueue.ts';
+import type { DatapathEvents } from '../datapath/datapath.ts';
+import { drainEventfd, Eventfd, signalEventfd } from '../host/eventfd.ts';
+import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
+import { Ram } from '../memory/ram.ts';
+import { MiB } from '../memory/ram-layout.ts';
+import type { VhostUserDevice } from '../vhost-user/front-end/vhost-user-device.ts';
+import type { VringState } from '../virtio/queue/virtqueue.ts';
+import type { BufferRequest, CompletedBuffer } from './driver-buffer.ts';
+import { createDriverQueue, type DriverQueue } from './driver-queue.ts';
+import { GuestHeap } from './guest-heap.ts';
 
 const DEADLINE_MS = 10_000;
 
