@@ -171,7 +171,10 @@ export class DescriptorChain {
     }
     const field = new Uint8Array(bytes);
     if (this.read(position, field) < bytes) return -1;
-    return field.reduceRight((value, byte) => value * 256 + byte, 0);
+    const number = (part: Uint8Array): number =>
+      part.reduceRight((value, byte) => value * 256 + byte, 0);
+    // Beyond 2^53 rounded once, as by `readU64`: the same however the driver cut it.
+    return number(field.subarray(4)) * 2 ** 32 + number(field.subarray(0, 4));
   }
 
   /** Writes a little-endian number of 1, 2, 4 or 8 bytes into the writable part, as far as it goes. */

@@ -330,6 +330,12 @@ t.test('any segments: numbers and parts are the bytes that lie there', (t) => {
         );
       },
     ),
+    // A number beyond 2^53 that lies in two segments, and half way between two doubles.
+    {
+      examples: [
+        [false, [Uint8Array.of(1, 4, 0, 0), Uint8Array.of(0, 0, 0, 128)], [Uint8Array.of(0)], 0, 8],
+      ],
+    },
   );
   t.end();
 });
