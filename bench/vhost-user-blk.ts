@@ -4,10 +4,9 @@
  *
  *     nodevmm bench vhost-user-blk
  */
-import { closeSync, existsSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { VIRTIO_F_VERSION_1, VIRTQ_USED_F_NO_NOTIFY } from '../src/abi/virtio-ring.ts';
 import { columns } from '../src/cli/terminal/text-table.ts';
@@ -19,8 +18,9 @@ import { VhostUserRig } from '../src/testing/vhost-user-rig.ts';
 import { blkKind } from '../src/vhost-user/front-end/blk-kind.ts';
 import { VhostUserDevice } from '../src/vhost-user/front-end/vhost-user-device.ts';
 import { featureSet } from '../src/virtio/features.ts';
+import { spread } from './harness/statistics.ts';
 import { BLOCK, LeanBlkDriver } from './lean-blk-driver.ts';
-import { Child } from './subjects/child.ts';
+import { appears, Child } from './subjects/child.ts';
 
 const FILE_SIZE = 256 * MiB;
 const QUEUE_SIZE = 128;
@@ -121,10 +121,6 @@ class Contestant implements AsyncDisposable {
   }
 }
 
-async function appears(file: string): Promise<void> {
-  while (!existsSync(file)) await delay(20);
-}
-
 function makeFile(file: string): void {
   const fd = openSync(file, 'w');
   const chunk = Buffer.alloc(MiB, 0x5a);
@@ -132,12 +128,11 @@ function makeFile(file: string): void {
   closeSync(fd);
 }
 
-const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
-
 const kilo = (value: number): string => (value / 1000).toFixed(1);
-const shown = (values: readonly number[]): string =>
-  `${kilo(median(values))} (${kilo(Math.min(...values))} to ${kilo(Math.max(...values))})`;
+const shown = (values: readonly number[]): string => {
+  const { low, median, high } = spread(values);
+  return `${kilo(median)} (${kilo(low)} to ${kilo(high)})`;
+};
 
 const HEAD = ['file', 'depth', ...SERVERS.map(({ name }) => `${name}, kIOPS`.padEnd(28)), 'ratio'];
 const line = (cells: readonly string[]): string =>
@@ -165,7 +160,7 @@ async function compare(file: string, direct: boolean, depth: number, folder: str
     for (const contestant of contestants) await contestant[Symbol.asyncDispose]();
   }
   const [own = [], peer = []] = samples;
-  const ratio = (median(own) / median(peer)).toFixed(2);
+  const ratio = (spread(own).median / spread(peer).median).toFixed(2);
   const name = direct ? 'O_DIRECT' : 'page cache';
   process.stdout.write(line([name, String(depth), ...samples.map(shown), ratio]));
 }

@@ -10,8 +10,8 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { columns } from '../src/cli/terminal/text-table.ts';
-import { UsageError } from '../src/host/errors.ts';
-import { Child } from './subjects/child.ts';
+import { messageOf, UsageError } from '../src/host/errors.ts';
+import { appears, Child } from './subjects/child.ts';
 
 const ROUNDS = 3;
 /** Numbers that a run is to give, about one a second: the driver's main thread has no CPU of its own. */
@@ -63,7 +63,7 @@ async function run(peer: boolean, what: Case, folder: string): Promise<number> {
   const socket = path.join(folder, `${peer ? 'dpdk' : 'nodevmm'}.sock`);
   rmSync(socket, { force: true });
   await using back = new Child(backEnd(peer, what, socket));
-  await back.during('the back end', waitFor(socket), 20_000);
+  await back.during('the back end', appears(socket), 20_000);
   const vdev = `net_virtio_user0,path=${socket},queue_size=1024,packed_vq=${what.packed ? 1 : 0}`;
   const { driver, counter } = what.network;
   let output = '';
@@ -82,10 +82,6 @@ async function run(peer: boolean, what: Case, folder: string): Promise<number> {
   // The first number is from before the start, the second one from within it.
   const steady = rates.slice(2).sort((a, b) => a - b);
   return steady[Math.floor(steady.length / 2)] ?? 0;
-}
-
-async function waitFor(socket: string): Promise<void> {
-  while (!existsSync(socket)) await delay(20);
 }
 
 /** Resolves when something is so, or the time is over. */
@@ -137,7 +133,7 @@ try {
     process.stdout.write(line([...name, millions(mine), millions(peer), ratio, gbit]));
   }
 } catch (error) {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.stderr.write(`${messageOf(error)}\n`);
   process.exitCode = 1;
 } finally {
   rmSync(folder, { recursive: true, force: true });

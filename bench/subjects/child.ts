@@ -1,6 +1,7 @@
 /** The process of a VMM that is measured: its output, its end, and what it said when it failed. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { undoAtExit } from '../harness/at-exit.ts';
 
@@ -84,4 +85,9 @@ export class Child implements AsyncDisposable {
     clearTimeout(timer);
     this.#kill();
   }
+}
+
+/** Resolves when a file is there, such as the socket that a process makes. */
+export async function appears(file: string): Promise<void> {
+  while (!existsSync(file)) await delay(20);
 }

@@ -76,7 +76,15 @@ export function featureName(deviceId: number, bit: number): string | undefined {
   return RING_FEATURES.get(bit) ?? DEVICE_FEATURES[deviceId]?.get(bit);
 }
 
-/** The names of the bits that are set in a device status. */
+/** The known bits that are set in a device status, by name. */
 export function statusNames(status: number): string[] {
   return Object.entries(STATUS_BITS).flatMap(([name, bit]) => ((status & bit) === 0 ? [] : [name]));
+}
+
+/** A device status in one line: the names of its bits, the rest as a number; 0 for none. */
+export function statusText(status: number): string {
+  const names = statusNames(status);
+  const other = Object.values(STATUS_BITS).reduce((rest, bit) => rest & ~bit, status);
+  if (other !== 0) names.push(`0x${other.toString(16)}`);
+  return names.length === 0 ? '0' : names.join(' | ');
 }

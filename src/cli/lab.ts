@@ -6,22 +6,13 @@ import type { LabOptions } from '../lab/lab.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { runProgramInLab } from './run/run-in-lab.ts';
 import { parseMemory } from './run/run-options.ts';
-import type { RunStreams } from './terminal/console-io.ts';
+import { PROCESS_STREAMS } from './terminal/console-io.ts';
 import { ProgressLine } from './terminal/progress.ts';
 import { reportError } from './terminal/report-error.ts';
-import { terminalInput, terminalSize } from './terminal/terminal.ts';
 
 /** Exit statuses of shells for a command that cannot be run. */
 const NOT_FOUND = 127;
 const NOT_EXECUTABLE = 126;
-
-const PROCESS_STREAMS: RunStreams = {
-  input: process.stdin,
-  output: process.stdout,
-  errorOutput: process.stderr,
-  terminal: terminalInput(),
-  size: terminalSize,
-};
 
 interface LabFlags {
   readonly memory?: number;

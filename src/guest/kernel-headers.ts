@@ -1,7 +1,7 @@
 /** What kernel modules are compiled against: the header packages of a guest's kernel, in the cache. */
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { UsageError } from '../host/errors.ts';
+import { messageOf, UsageError } from '../host/errors.ts';
 import { cacheFolder, publishFolder } from './cache.ts';
 import { downloadPackage, packageDependencies, unpackPackage } from './debian.ts';
 import type { Progress } from './kernel.ts';
@@ -24,7 +24,7 @@ export async function prepareHeaders(
   const own = await downloadPackage(name).catch((cause: unknown) => {
     throw new UsageError(
       'E_HEADERS',
-      `no headers of the guest's kernel ${version} are to be had: ${textOf(cause)}; when the archive has only newer ones, remove ${join(cacheFolder(), 'kernels', version)} and build again`,
+      `no headers of the guest's kernel ${version} are to be had: ${messageOf(cause)}; when the archive has only newer ones, remove ${join(cacheFolder(), 'kernels', version)} and build again`,
       { cause },
     );
   });
@@ -54,8 +54,4 @@ export function kernelCompiler(build: string): string | undefined {
   const file = join(build, '.kernelvariables');
   if (!readdirSync(build).includes('.kernelvariables')) return undefined;
   return /\b(gcc-\d+)\s*$/m.exec(readFileSync(file, 'utf8'))?.[1];
-}
-
-function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

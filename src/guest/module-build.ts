@@ -1,7 +1,7 @@
 /** Kernel modules of one's own, compiled for a guest's kernel; the results stay in the cache. */
 import { copyFileSync, existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
-import { UsageError } from '../host/errors.ts';
+import { messageOf, UsageError } from '../host/errors.ts';
 import { cacheFolder, contentHash, publishFolder } from './cache.ts';
 import { findProgram } from './executables.ts';
 import type { Progress } from './kernel.ts';
@@ -57,7 +57,7 @@ async function compile(build: string, into: string, source: string): Promise<voi
       'apt-get install build-essential when the compiler is missing',
     );
   } catch (error) {
-    const text = error instanceof Error ? error.message : String(error);
-    throw new UsageError('E_MODULE', text.replaceAll(into, source), { cause: error });
+    const text = messageOf(error).replaceAll(into, source);
+    throw new UsageError('E_MODULE', text, { cause: error });
   }
 }

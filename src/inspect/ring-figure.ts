@@ -1,5 +1,7 @@
 /** Rings drawn as rings: entries around a circle, who stands where as hands, what is under way in colour. */
+
 import type { InspectedQueue } from '../machine/inspect.ts';
+import type { EventSuppression } from '../virtio/queue/ring-snapshot.ts';
 import { element, escapeText } from './markup.ts';
 import { type ChainStage, type QueueModel, queueModel, type Stretch } from './queue-model.ts';
 
@@ -244,15 +246,7 @@ function wrapText(position: number | undefined): string {
   return position === undefined ? '?' : String(position >>> 15);
 }
 
-function eventText({
-  flags,
-  offset,
-  wrap,
-}: {
-  flags: number;
-  offset: number;
-  wrap: number;
-}): string {
+function eventText({ flags, offset, wrap }: EventSuppression): string {
   if (flags === 0) return 'yes';
   return flags === 1 ? 'no' : `at descriptor ${offset}, wrap ${wrap}`;
 }

@@ -1,5 +1,7 @@
 /** The same view as lines of text, for a terminal of any size. */
+
 import type { InspectedDevice, InspectedQueue, MachineInspection } from '../machine/inspect.ts';
+import type { EventSuppression } from '../virtio/queue/ring-snapshot.ts';
 import type { Selection } from './page.ts';
 import { type QueueModel, queueModel, type Stretch } from './queue-model.ts';
 
@@ -206,15 +208,7 @@ function featureLines({ features }: InspectedDevice, columns: number): Line[] {
   return lines;
 }
 
-function eventText({
-  flags,
-  offset,
-  wrap,
-}: {
-  flags: number;
-  offset: number;
-  wrap: number;
-}): string {
+function eventText({ flags, offset, wrap }: EventSuppression): string {
   if (flags === 0) return 'always';
   return flags === 1 ? 'never' : `at ${offset}, wrap ${wrap}`;
 }

@@ -1,8 +1,9 @@
 /** What watches a machine, when its options ask for it: the trace, and the check of the rules. */
+
+import { statusText } from '../abi/virtio-names.ts';
 import { exitName } from '../kvm/exit-names.ts';
 import type { Vm } from '../kvm/vm.ts';
 import type { Breach, Observation } from '../virtio/observe/observation.ts';
-import { statusText } from '../virtio/observe/trace/status-text.ts';
 import { TraceCollector, type TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import * as record from '../virtio/observe/trace/trace-record.ts';
 import type { PluggedDevice } from './devices/plugged-device.ts';

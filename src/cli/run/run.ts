@@ -7,9 +7,8 @@ import { UsageError } from '../../host/errors.ts';
 import type { MachineOptions } from '../../machine/options.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
 import { EXIT_STATUS_HELP } from '../exit-status.ts';
-import type { RunStreams } from '../terminal/console-io.ts';
+import { PROCESS_STREAMS, type RunStreams } from '../terminal/console-io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
-import { terminalInput, terminalSize } from '../terminal/terminal.ts';
 import { parseDisk, parseOwnDevice, parseVsock } from './device-options.ts';
 import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
 import {
@@ -66,14 +65,6 @@ Examples:
   nodevmm run --kernel bzImage --initrd initrd.img --append 'debug' --console file:boot.log
   nodevmm run --no-lab --hide-cpu-feature avx2,smep
   nodevmm run --vsock cid=3,path=vm.sock       port 52 of the guest: CONNECT 52 on vm.sock`;
-
-const PROCESS_STREAMS: RunStreams = {
-  input: process.stdin,
-  output: process.stdout,
-  errorOutput: process.stderr,
-  terminal: terminalInput(),
-  size: terminalSize,
-};
 
 /**
  * Adds `run`.

@@ -6,7 +6,7 @@ import { finished } from 'node:stream/promises';
 import type { ReadStream } from 'node:tty';
 import { UsageError } from '../../host/errors.ts';
 import type { ConsoleTarget } from '../run/run-options.ts';
-import { ESCAPE_HELP, EscapeFilter, RawTerminal } from './terminal.ts';
+import { ESCAPE_HELP, EscapeFilter, RawTerminal, terminalInput, terminalSize } from './terminal.ts';
 
 /** What a run reads and writes: the process's own streams, or a test's. */
 export interface RunStreams {
@@ -18,6 +18,15 @@ export interface RunStreams {
   /** The size of the terminal that `output` is. */
   size(): { readonly columns: number; readonly rows: number } | undefined;
 }
+
+/** The process's own. */
+export const PROCESS_STREAMS: RunStreams = {
+  input: process.stdin,
+  output: process.stdout,
+  errorOutput: process.stderr,
+  terminal: terminalInput(),
+  size: terminalSize,
+};
 
 /** How input is given to a guest. */
 export interface InputOptions {

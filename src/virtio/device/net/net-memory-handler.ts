@@ -69,9 +69,9 @@ class NetMemoryHandler implements QueueHandler {
   kick(queue: number): void {
     if (queue === TRANSMIT) {
       if (this.#network === 'echo') this.#echo();
-      else this.#sink();
+      else this.#serve(this.#transmit, this.#transmitted, false);
     } else if (this.#network === 'source') {
-      this.#source();
+      this.#serve(this.#receive, this.#received, true);
     }
   }
 
@@ -83,9 +83,8 @@ class NetMemoryHandler implements QueueHandler {
     this.#transmit = null;
   }
 
-  #sink(): void {
-    const served = this.#transmit;
-    const chain = this.#transmitted;
+  /** Serves one queue alone. @param supplies whether its buffers are filled with the source's packet */
+  #serve(served: ServedQueue | null, chain: DescriptorChain | null, supplies: boolean): void {
     if (served === null || chain === null) return;
     const queue = served.virtqueue;
     let pending = 0;
@@ -98,35 +97,7 @@ class NetMemoryHandler implements QueueHandler {
         if (!this.#ask(queue, popped)) return;
         continue;
       }
-      queue.push(chain.id, chain.slots, 0);
-      if (++pending === BATCH) {
-        publish(served);
-        pending = 0;
-      }
-    }
-    publish(served);
-    served.kickAgain();
-  }
-
-  #source(): void {
-    const served = this.#receive;
-    const chain = this.#received;
-    if (served === null || chain === null) return;
-    const queue = served.virtqueue;
-    const { length } = this.#packet;
-    let pending = 0;
-    queue.disableKicks();
-    for (let budget = BUDGET; budget > 0; budget--) {
-      const popped = queue.pop(chain);
-      if (popped !== POP_CHAIN) {
-        publish(served);
-        pending = 0;
-        if (!this.#ask(queue, popped)) return;
-        continue;
-      }
-      const fits = chain.writableLength >= length;
-      if (fits) this.#fill(chain);
-      queue.push(chain.id, chain.slots, fits ? length : 0);
+      queue.push(chain.id, chain.slots, supplies ? this.#supply(chain) : 0);
       if (++pending === BATCH) {
         publish(served);
         pending = 0;
@@ -188,6 +159,14 @@ class NetMemoryHandler implements QueueHandler {
   #publishBoth(): void {
     if (this.#receive !== null) publish(this.#receive);
     if (this.#transmit !== null) publish(this.#transmit);
+  }
+
+  /** The source's packet. Returns the bytes written, 0 when there is too little room. */
+  #supply(chain: DescriptorChain): number {
+    const { length } = this.#packet;
+    if (chain.writableLength < length) return 0;
+    this.#fill(chain);
+    return length;
   }
 
   #fill(chain: DescriptorChain): void {

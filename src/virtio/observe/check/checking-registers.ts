@@ -1,4 +1,6 @@
 /** Checks what a driver does to a device's registers. */
+
+import { statusText } from '../../../abi/virtio-names.ts';
 import {
   ACKNOWLEDGE,
   DEVICE_NEEDS_RESET,
@@ -13,7 +15,6 @@ import { isReadable } from '../../../host/poll.ts';
 import { hasFeature } from '../../features.ts';
 import type { RegisterObserver } from '../../register-observer.ts';
 import type { Breach } from '../observation.ts';
-import { statusText } from '../trace/status-text.ts';
 import { type Rule, rules } from './rules.ts';
 
 /** What is checked of a device. */

@@ -1,8 +1,8 @@
 /** Records as Perfetto sees them: every event is of the format, every begin has its end. */
 import fc from 'fast-check';
 import t from 'tap';
+import { statusText } from '../../../../src/abi/virtio-names.ts';
 import { ChromeTrace, type TraceNames } from '../../../../src/virtio/observe/trace/chrome-trace.ts';
-import { statusText } from '../../../../src/virtio/observe/trace/status-text.ts';
 import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
 import { whomOf } from '../../../../src/virtio/observe/trace/trace-record.ts';
 import type { TraceRecord } from '../../../../src/virtio/observe/trace/trace-ring.ts';
