@@ -15,6 +15,7 @@ export type { RuleBreach } from './machine/machine-observer.ts';
 export type {
   CarriedOptions,
   DiskOptions,
+  FileSystemOptions,
   MachineExit,
   MachineOptions,
   NetOptions,

@@ -12,6 +12,7 @@ const EXAMPLES = `
 Examples:
   nodevmm serve blk disk.raw,queues=2 --socket /tmp/blk.sock
   nodevmm serve net tap0 --socket /tmp/net.sock
+  nodevmm serve fs /srv --socket /tmp/fs.sock
   nodevmm serve rng --socket /tmp/rng.sock
   nodevmm serve ./my-device.ts,key=value --socket /tmp/own.sock
 
@@ -28,8 +29,11 @@ export function registerServeCommand(program: Command, finish: (status: number) 
   program
     .command('serve')
     .description('serve a device to another VMM, as a vhost-user back end')
-    .argument('<device>', 'blk, net, rng, console, or a file with a device of your own')
-    .argument('[options]', 'as with run: --disk, --net, --rng, --device')
+    .argument('<device>', 'blk, net, rng, console, fs, or a file with a device of your own')
+    .argument(
+      '[options]',
+      'as with run: --disk, --net, --rng, --device; fs: FOLDER, readonly queues= tag=',
+    )
     .requiredOption('--socket <path>', 'unix socket that front ends connect to')
     .option('--poll', 'never sleep: look at the rings all the time')
     .option('--no-poll', 'sleep as soon as the rings are empty (default: look for 50 us more)')

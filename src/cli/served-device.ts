@@ -4,12 +4,19 @@ import type { RingOptions } from '../machine/options.ts';
 import { createOwnDevices } from '../machine/own-devices/own-devices.ts';
 import { createBlkDevice } from '../virtio/device/blk/blk.ts';
 import { ConsoleDevice } from '../virtio/device/console/console.ts';
+import { createFsDevice } from '../virtio/device/fs/fs.ts';
 import { createNetDevice } from '../virtio/device/net/net.ts';
 import { createNetMemoryDevice } from '../virtio/device/net/net-memory.ts';
 import { createRngDevice } from '../virtio/device/rng.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import { KeyValues } from './key-values.ts';
-import { parseDisk, parseNet, parseOwnDevice, parseRng } from './run/device-options.ts';
+import {
+  parseDisk,
+  parseNet,
+  parseOwnDevice,
+  parseRng,
+  parseServedFs,
+} from './run/device-options.ts';
 
 /** A device, and what was said of its rings. */
 export interface ServedDevice {
@@ -19,7 +26,7 @@ export interface ServedDevice {
 
 /**
  * Makes it.
- * @param kind `blk`, `net`, `rng`, `console`, or a file and its options
+ * @param kind `blk`, `net`, `rng`, `console`, `fs`, or a file and its options
  * @throws UsageError or HostError when it cannot be had
  */
 export async function createServedDevice(
@@ -47,6 +54,13 @@ export async function createServedDevice(
       const { ring = {} } = text === undefined ? {} : parseRng(text);
       return { device: createRngDevice({ name: 'rng0' }), ring };
     }
+    case 'fs': {
+      if (text === undefined)
+        throw new UsageError('E_OPTION', 'serve fs names no folder; give one');
+      const { ring = {}, transport: _, ...fs } = parseServedFs(text);
+      const size = ring.queueSize === undefined ? {} : { queueSize: ring.queueSize };
+      return { device: createFsDevice({ ...fs, ...size, name: 'fs0' }), ring };
+    }
     case 'console': {
       const device = new ConsoleDevice('console0', []);
       const [port] = device.ports;
@@ -60,7 +74,7 @@ export async function createServedDevice(
   if (!/[./]/.test(kind)) {
     throw new UsageError(
       'E_OPTION',
-      `there is no device ${kind} to serve; take blk, net, rng, console, or a file`,
+      `there is no device ${kind} to serve; take blk, net, rng, console, fs, or a file`,
     );
   }
   const options = parseOwnDevice(text === undefined ? kind : `${kind},${text}`);

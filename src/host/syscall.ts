@@ -9,9 +9,11 @@ import { HostError } from './errors.ts';
 
 const libc = koffi.load('libc.so.6');
 
-type Native = (...args: (number | string | null)[]) => number;
+/** A C function as koffi calls it. */
+export type Native = (...args: (number | bigint | string | null)[]) => number;
 
-function bind(signature: string): Native {
+/** A function of libc, by its C prototype. Other modules of this folder bind what only they need. */
+export function bind(signature: string): Native {
   const native = libc.func(signature) as unknown as Native;
   return native;
 }
@@ -64,7 +66,8 @@ const syscallNative = bind(
   'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f)',
 );
 
-function result(value: number): number {
+/** What a call returned, or the negative errno in place of -1. */
+export function result(value: number): number {
   return value < 0 ? -nativeErrno() : value;
 }
 

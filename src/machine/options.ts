@@ -78,6 +78,21 @@ export interface NetOptions {
   readonly ring?: RingOptions;
 }
 
+/** A folder of the host that the guest mounts: `mount -t virtiofs TAG /mnt`. */
+export interface FileSystemOptions {
+  /** What the guest mounts it by, 1 to 36 bytes. */
+  readonly tag: string;
+  /** The folder. */
+  readonly source: string;
+  /** The guest can change nothing in it. Default false. */
+  readonly readOnly?: boolean;
+  /** Request queues, 1 to 16. Default 1. */
+  readonly queues?: number;
+  /** Default: that of the machine. */
+  readonly transport?: TransportName;
+  readonly ring?: RingOptions;
+}
+
 /** A socket device: stream connections between programs of the guest and of the host. */
 export interface VsockOptions {
   /** The guest's context ID, 3 to 2^32 - 2. */
@@ -176,6 +191,8 @@ export interface MachineOptions {
   readonly hideCpuFeatures?: readonly string[];
   readonly disks?: readonly DiskOptions[];
   readonly nets?: readonly NetOptions[];
+  /** Folders that are shared with the guest; see docs/fs.md. */
+  readonly fileSystems?: readonly FileSystemOptions[];
   readonly devices?: readonly OwnDeviceOptions[];
   /** Devices that other processes serve; guest RAM is then a file that they map. */
   readonly vhostUser?: readonly VhostUserOptions[];

@@ -8,6 +8,7 @@ import { VIRTIO_MMIO_WINDOWS } from '../platform/layout.ts';
 import type {
   CarriedOptions,
   DiskOptions,
+  FileSystemOptions,
   MachineOptions,
   NetOptions,
   OwnDeviceOptions,
@@ -43,6 +44,7 @@ export interface ResolvedOptions {
   readonly hideCpuFeatures: readonly string[];
   readonly disks: readonly DiskOptions[];
   readonly nets: readonly NetOptions[];
+  readonly fileSystems: readonly FileSystemOptions[];
   readonly devices: readonly OwnDeviceOptions[];
   readonly vhostUser: readonly VhostUserOptions[];
   readonly rng: CarriedOptions | undefined;
@@ -66,12 +68,13 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
   const { vsock } = options;
   if (vsock !== undefined) checkVsock(vsock);
   const own = options.devices ?? [];
-  const { vhostUser = [] } = options;
+  const { vhostUser = [], fileSystems = [] } = options;
   vhostUser.forEach(checkVhostUser);
   const console = options.console ?? {};
   nets.forEach(checkModel);
   const cards = nets.map((net) => (net.model === 'e1000' ? ({ transport: 'pci' } as const) : net));
   const carried: CarriedOptions[] = [console, ...disks, ...cards, ...own, ...vhostUser];
+  carried.push(...fileSystems);
   if (rng !== false) carried.push(rng === true ? {} : rng);
   if (vsock !== undefined) carried.push(vsock);
   for (const { ring, transport } of carried) {
@@ -92,6 +95,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     hideCpuFeatures: options.hideCpuFeatures ?? [],
     disks,
     nets,
+    fileSystems,
     devices: own,
     vhostUser,
     rng: rng === false ? undefined : rng === true ? {} : rng,

@@ -3,6 +3,7 @@ import { UsageError } from '../../host/errors.ts';
 import type {
   CarriedOptions,
   DiskOptions,
+  FileSystemOptions,
   NetOptions,
   OwnDeviceOptions,
   RingOptions,
@@ -94,6 +95,40 @@ export function parseNet(text: string): NetOptions {
     ...RING_KEYS,
   ]);
   return net;
+}
+
+/** True for a value of `--fs` that names a folder of this host, and no back end. */
+export function namesFolder(text: string): boolean {
+  return !/(^|,)vhost-user=/.test(text);
+}
+
+/** `--fs tag=T,source=DIR[,readonly][,queues=N][,transport=T][,RING...]`. @throws UsageError */
+export function parseFs(text: string): FileSystemOptions {
+  return takeFs(new KeyValues('--fs', text, 'tag'), `--fs ${text}`);
+}
+
+/** As `parseFs`, of `serve fs DIR[,tag=T]...`: to QEMU the tag is its own affair. @throws UsageError */
+export function parseServedFs(text: string): FileSystemOptions {
+  return takeFs(new KeyValues('serve fs', text, 'source'), `serve fs ${text}`, 'nodevmm');
+}
+
+function takeFs(values: KeyValues, said: string, defaultTag?: string): FileSystemOptions {
+  const tag = values.text('tag') ?? defaultTag;
+  const source = values.text('source');
+  if (tag === undefined) throw new UsageError('E_OPTION', `${said} has no tag=NAME`);
+  if (source === undefined) {
+    throw new UsageError('E_OPTION', `${said} has no source=FOLDER, nor vhost-user=SOCKET`);
+  }
+  const fs = given<FileSystemOptions>({
+    tag,
+    source,
+    readOnly: values.flag('readonly'),
+    queues: values.count('queues'),
+    transport: values.choice('transport', TRANSPORTS),
+    ring: takeRing(values),
+  });
+  values.finish(['tag', 'source', 'readonly', 'queues', 'transport', ...RING_KEYS]);
+  return fs;
 }
 
 /** `--vsock cid=N[,path=SOCKET][,vhost=V][,transport=T][,RING...]`. @throws UsageError */

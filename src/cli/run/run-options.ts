@@ -5,7 +5,9 @@ import { UsageError } from '../../host/errors.ts';
 import type { MachineOptions, TransportName } from '../../machine/options.ts';
 import { DEFAULT_COMMAND_LINE } from '../../machine/resolve-options.ts';
 import {
+  namesFolder,
   parseDisk,
+  parseFs,
   parseNet,
   parseOwnDevice,
   parseRings,
@@ -132,7 +134,7 @@ export function addMachineOptions(command: Command): Command {
     )
     .option(
       '--fs <tag=t,...>',
-      'a file system that another process serves, as virtiofsd; keys: vhost-user=SOCKET queues=',
+      'a folder that the guest mounts (-t virtiofs T); again for more; keys: source=FOLDER readonly queues= transport=; or vhost-user=SOCKET: one that another process serves, as virtiofsd',
       collect,
     )
     .option('--watch', 'go on with the files of --device whenever they are saved')
@@ -249,6 +251,14 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
       if (net.model === 'e1000') return net;
       return { ...net, ...withDefaults(net.ring, rings) };
     }),
+    ...(flags.fs === undefined
+      ? {}
+      : {
+          fileSystems: flags.fs.filter(namesFolder).map((text) => {
+            const fs = parseFs(text);
+            return { ...fs, ...withDefaults(fs.ring, rings) };
+          }),
+        }),
     ...(flags.device === undefined
       ? {}
       : {

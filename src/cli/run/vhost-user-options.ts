@@ -2,7 +2,7 @@
 import { UsageError } from '../../host/errors.ts';
 import type { VhostUserOptions } from '../../machine/options.ts';
 import { KeyValues } from '../key-values.ts';
-import { given, RING_KEYS, TRANSPORTS, takeRing } from './device-options.ts';
+import { given, namesFolder, RING_KEYS, TRANSPORTS, takeRing } from './device-options.ts';
 
 const COMMON_KEYS = ['server', 'queues', 'timeout', 'transport', ...RING_KEYS] as const;
 
@@ -26,7 +26,7 @@ function parseVhostUserNet(text: string): VhostUserOptions {
 }
 
 /** `--fs tag=T,vhost-user=SOCKET[,queues=N][,server][,timeout=MS][,RING...]`. @throws UsageError */
-function parseFs(text: string): VhostUserOptions {
+function parseVhostUserFs(text: string): VhostUserOptions {
   const values = new KeyValues('--fs', text, 'tag');
   const tag = values.text('tag');
   if (tag === undefined) throw new UsageError('E_OPTION', `--fs ${text} has no tag=NAME`);
@@ -95,7 +95,7 @@ export function parseVhostUser(flags: {
   return [
     ...(flags.disk ?? []).filter(namesBackend).map(parseVhostUserDisk),
     ...(flags.net ?? []).filter(namesBackend).map(parseVhostUserNet),
-    ...(flags.fs ?? []).map(parseFs),
+    ...(flags.fs ?? []).filter((text) => !namesFolder(text)).map(parseVhostUserFs),
     ...(flags.device ?? []).filter(isGenericBackend).map(parseVhostUserDevice),
   ];
 }

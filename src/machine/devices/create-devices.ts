@@ -1,6 +1,7 @@
 /** Makes the devices that the options ask for, or none at all. */
 import { E1000Device } from '../../nic/device.ts';
 import { createBlkDevice } from '../../virtio/device/blk/blk.ts';
+import { createFsDevice } from '../../virtio/device/fs/fs.ts';
 import { createNetDevice } from '../../virtio/device/net/net.ts';
 import { createRngDevice } from '../../virtio/device/rng.ts';
 import { createVsockDevice } from '../../virtio/device/vsock/vsock.ts';
@@ -46,6 +47,12 @@ export function createDevices(options: ResolvedOptions): CreatedDevice[] {
       const name = `net${index}`;
       if (model === 'e1000') made.push({ kind: model, device: new E1000Device({ ...net, name }) });
       else add(createNetDevice({ ...net, name }), { ring, transport }, vhost);
+    });
+    const shares = options.fileSystems;
+    shares.forEach(({ ring, transport, ...share }, index) => {
+      const size = ring?.queueSize === undefined ? {} : { queueSize: ring.queueSize };
+      const name = `fs${index}`;
+      add(createFsDevice({ ...share, ...size, name, devices: shares.length }), { ring, transport });
     });
     if (options.rng !== undefined) add(createRngDevice({ name: 'rng0' }), options.rng);
     if (options.vsock !== undefined) {

@@ -68,10 +68,15 @@ async function kindOf(
 }
 
 /** Names that go on where those of the machine's other devices end. */
-function namesOf({ disks, nets }: ResolvedOptions): (type: VhostUserOptions['type']) => string {
+function namesOf({
+  disks,
+  nets,
+  fileSystems,
+}: ResolvedOptions): (type: VhostUserOptions['type']) => string {
   const next = new Map<string, number>([
     ['blk', disks.length],
     ['net', nets.length],
+    ['fs', fileSystems.length],
   ]);
   return (type) => {
     const prefix = typeof type === 'number' ? `virtio${type}-` : type;

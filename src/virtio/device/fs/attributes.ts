@@ -1,0 +1,65 @@
+/** A file's attributes, as FUSE has them. */
+import { statx } from '../../../abi/files.ts';
+import { fuse_attr, fuse_attr_out, fuse_entry_out } from '../../../abi/fuse.ts';
+import type { FileStat } from './inode-table.ts';
+
+/** How long the guest may keep names and attributes, in seconds. */
+const VALID_SECONDS = 1;
+
+/** Fields that are the same in both, where they are, and how many 32-bit words they have. */
+const COPIED = [
+  [statx.stx_ino, fuse_attr.ino],
+  [statx.stx_size, fuse_attr.size_],
+  [statx.stx_blocks, fuse_attr.blocks],
+  [statx.atime_sec, fuse_attr.atime],
+  [statx.mtime_sec, fuse_attr.mtime],
+  [statx.ctime_sec, fuse_attr.ctime],
+  [statx.atime_nsec, fuse_attr.atimensec],
+  [statx.mtime_nsec, fuse_attr.mtimensec],
+  [statx.ctime_nsec, fuse_attr.ctimensec],
+  [statx.stx_nlink, fuse_attr.nlink],
+  [statx.stx_uid, fuse_attr.uid],
+  [statx.stx_gid, fuse_attr.gid],
+  [statx.stx_blksize, fuse_attr.blksize],
+] as const;
+
+/** Writes a `struct fuse_attr`. */
+function writeAttributes(to: DataView, at: number, stat: FileStat): void {
+  const { view } = stat;
+  for (const [from, { offset, length }] of COPIED) {
+    for (let byte = 0; byte < length; byte += 4) {
+      to.setUint32(at + offset + byte, view.getUint32(from.offset + byte, true), true);
+    }
+  }
+  const major = view.getUint32(statx.stx_rdev_major.offset, true);
+  const minor = view.getUint32(statx.stx_rdev_minor.offset, true);
+  to.setUint32(at + fuse_attr.mode.offset, stat.mode, true);
+  // As the kernel's new_encode_dev: 12 bits of major between those of minor.
+  const device = (minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12);
+  to.setUint32(at + fuse_attr.rdev.offset, device >>> 0, true);
+  to.setUint32(at + fuse_attr.flags.offset, 0, true);
+}
+
+function writeU64(to: DataView, at: number, value: number): void {
+  to.setUint32(at, value >>> 0, true);
+  to.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
+}
+
+/** Writes a `struct fuse_attr_out`. Returns its size. */
+export function writeAttrOut(to: DataView, at: number, stat: FileStat): number {
+  writeU64(to, at + fuse_attr_out.attr_valid.offset, VALID_SECONDS);
+  writeU64(to, at + fuse_attr_out.attr_valid_nsec.offset, 0);
+  writeAttributes(to, at + fuse_attr_out.attr.offset, stat);
+  return fuse_attr_out.size;
+}
+
+/** Writes a `struct fuse_entry_out`. Returns its size. */
+export function writeEntryOut(to: DataView, at: number, nodeid: number, stat: FileStat): number {
+  writeU64(to, at + fuse_entry_out.nodeid.offset, nodeid);
+  writeU64(to, at + fuse_entry_out.generation.offset, 0);
+  writeU64(to, at + fuse_entry_out.entry_valid.offset, VALID_SECONDS);
+  writeU64(to, at + fuse_entry_out.attr_valid.offset, VALID_SECONDS);
+  writeU64(to, at + fuse_entry_out.entry_valid_nsec.offset, 0);
+  writeAttributes(to, at + fuse_entry_out.attr.offset, stat);
+  return fuse_entry_out.size;
+}

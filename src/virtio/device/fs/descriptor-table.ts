@@ -1,0 +1,63 @@
+/**
+ * The descriptors that a file system device holds for its guest, in memory that both its halves see:
+ * the data half opens and closes them, and the control half closes what is left at a reset, or when
+ * the data half's thread is gone.
+ */
+import * as sys from '../../../host/syscall.ts';
+
+/** Words in front of the slots. */
+const EPOCH = 0;
+const USED = 1;
+const SLOTS = 2;
+
+/** One half's view. A slot holds a descriptor plus 1, or 0. */
+export class DescriptorTable {
+  readonly shared: SharedArrayBuffer;
+  readonly #words: Int32Array;
+  /** Slots below USED that are free, as far as this half knows. */
+  readonly #free: number[] = [];
+
+  /** @param shared what another half's table shares, or how many slots to make */
+  constructor(shared: SharedArrayBuffer | number) {
+    this.shared = typeof shared === 'number' ? new SharedArrayBuffer(4 * (SLOTS + shared)) : shared;
+    this.#words = new Int32Array(this.shared);
+  }
+
+  /** A number that changes when all was closed by the control half. */
+  get epoch(): number {
+    return Atomics.load(this.#words, EPOCH);
+  }
+
+  /** Takes a descriptor. Returns its slot, or -1: the table is full, and the descriptor the caller's. */
+  add(fd: number): number {
+    const slot = this.#free.pop() ?? this.#grow();
+    if (slot >= 0) Atomics.store(this.#words, slot, fd + 1);
+    return slot;
+  }
+
+  /** Closes the descriptor of a slot. */
+  close(slot: number): void {
+    const fd = Atomics.exchange(this.#words, slot, 0) - 1;
+    if (fd < 0) return;
+    sys.close(fd);
+    this.#free.push(slot);
+  }
+
+  /** Closes all. The other half is at rest, and takes the new epoch for its cue to forget all. */
+  closeAll(): void {
+    const used = Atomics.exchange(this.#words, USED, 0);
+    for (let slot = SLOTS; slot < SLOTS + used; slot++) {
+      const fd = Atomics.exchange(this.#words, slot, 0) - 1;
+      if (fd >= 0) sys.close(fd);
+    }
+    this.#free.length = 0;
+    Atomics.add(this.#words, EPOCH, 1);
+  }
+
+  #grow(): number {
+    const used = Atomics.load(this.#words, USED);
+    if (SLOTS + used >= this.#words.length) return -1;
+    Atomics.store(this.#words, USED, used + 1);
+    return SLOTS + used;
+  }
+}

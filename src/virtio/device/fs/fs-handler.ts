@@ -1,0 +1,107 @@
+/** The file system device's data half: takes requests off the queues, and answers each at once. HOT. */
+import type { HandlerContext, QueueHandler, ServedQueue } from '../../device.ts';
+import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
+import { FileSystem, type FsHandlerOptions } from './file-system.ts';
+import { ANSWER, FuseRequest, REQUEST_MALFORMED } from './fuse-request.ts';
+import { NO_ANSWER } from './operations/operation.ts';
+import { carryOut, isUnanswered } from './operations.ts';
+
+/** Requests of one queue that are carried out before other queues and events get their turn. */
+const KICK_BUDGET = 64;
+/** Requests done after which the driver is told, so that it works on while the device does. */
+const PUBLISH_BATCH = 8;
+
+/**
+ * What guests hold, by their device's options: it outlives the handler. It is of this thread, which
+ * is the device's own.
+ */
+const fileSystems = new WeakMap<FsHandlerOptions, FileSystem>();
+
+function fileSystemOf(options: FsHandlerOptions): FileSystem {
+  const known = fileSystems.get(options);
+  if (known?.isCurrent === true) return known;
+  const made = new FileSystem(options);
+  fileSystems.set(options, made);
+  return made;
+}
+
+/** Serves all queues, the high priority one (§5.11.6.2) as the others: each kick has its budget. */
+export class FsHandler implements QueueHandler {
+  readonly #fs: FileSystem;
+  #context: HandlerContext | null = null;
+  #request: FuseRequest | null = null;
+  #broken = false;
+
+  /** @throws HostError when the shared folder cannot be looked at */
+  constructor(options: FsHandlerOptions) {
+    this.#fs = fileSystemOf(options);
+  }
+
+  start(context: HandlerContext): void {
+    this.#context = context;
+    this.#request = new FuseRequest(context.memory);
+  }
+
+  kick(index: number): void {
+    const queue = this.#context?.queues[index];
+    const request = this.#request;
+    if (queue === undefined || request === null || this.#broken) return;
+    const { virtqueue } = queue;
+    let budget = KICK_BUDGET;
+    virtqueue.disableKicks();
+    do {
+      budget -= this.#serve(queue, request, budget);
+      if (this.#broken) return;
+      if (budget <= 0) {
+        queue.kickAgain();
+        return;
+      }
+    } while (virtqueue.enableKicks());
+  }
+
+  ready(_token: number, _events: number): void {}
+
+  stop(): void {
+    this.#context = null;
+    this.#request = null;
+  }
+
+  /** Carries out up to `budget` requests. Returns how many there were. */
+  #serve(queue: ServedQueue, request: FuseRequest, budget: number): number {
+    const { virtqueue } = queue;
+    const { chain } = request;
+    let taken = 0;
+    while (taken < budget) {
+      const popped = virtqueue.pop(chain);
+      if (popped !== POP_CHAIN) {
+        if (popped < 0) this.#break(faultText(popped));
+        break;
+      }
+      taken++;
+      const written = this.#carryOut(request);
+      if (written < 0) {
+        virtqueue.undoPop(chain);
+        this.#break('a request has no header, or no room for that of its answer (§5.11.6)');
+        break;
+      }
+      virtqueue.push(chain.id, chain.slots, written);
+      if (taken % PUBLISH_BATCH === 0 && virtqueue.publish()) queue.interrupt();
+    }
+    if (virtqueue.publish()) queue.interrupt();
+    return taken;
+  }
+
+  /** Returns how many bytes were written, or -1. */
+  #carryOut(request: FuseRequest): number {
+    const begun = request.begin();
+    if (begun === REQUEST_MALFORMED) return -1;
+    if (!isUnanswered(request.opcode) && request.chain.writableLength < ANSWER) return -1;
+    const result = begun < 0 ? begun : carryOut(this.#fs, request);
+    return result === NO_ANSWER || isUnanswered(request.opcode) ? 0 : request.answer(result);
+  }
+
+  #break(reason: string): void {
+    this.#broken = true;
+    this.#context?.broken(reason);
+  }
+}

@@ -1,0 +1,129 @@
+/** The file system device (virtio 1.3 §5.11): a folder of the host, as guests mount it with virtiofs. */
+import { O_CLOEXEC, O_DIRECTORY, O_PATH } from '../../../abi/files.ts';
+import { VIRTIO_ID_FS, virtio_fs_config } from '../../../abi/virtio-fs.ts';
+import { UsageError } from '../../../host/errors.ts';
+import { Fd } from '../../../host/fd.ts';
+import { descriptorLimit } from '../../../host/file-system.ts';
+import * as sys from '../../../host/syscall.ts';
+import type { Placement, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
+import { DescriptorTable } from './descriptor-table.ts';
+import type { FsHandlerOptions } from './file-system.ts';
+import { FsHandler } from './fs-handler.ts';
+
+/** PCI: mass storage controller, other. */
+const PCI_CLASS_STORAGE_OTHER = 0x01_8000;
+const DEFAULT_QUEUE_SIZE = 1024;
+const MAX_QUEUES = 16;
+const TAG_MAX = 36;
+/** Inodes and open files that a guest holds, whatever the host permits. */
+const MOST_DESCRIPTORS = 2 ** 20;
+
+/** A shared folder. */
+export interface FsOptions {
+  /** Short name for messages, e.g. `fs0`. */
+  readonly name: string;
+  /** What the guest mounts it by, 1 to 36 bytes. */
+  readonly tag: string;
+  /** The folder. */
+  readonly source: string;
+  /** Default false. */
+  readonly readOnly?: boolean;
+  /** Request queues, 1 to 16. Default 1. */
+  readonly queues?: number;
+  /** Descriptors of each queue, a power of two. Default 1024. */
+  readonly queueSize?: number;
+  /** Files that the guest may hold at a time. Default: half of what the process may open. */
+  readonly maxFiles?: number;
+  /** Devices of this kind in the process, which share that half. Default 1. */
+  readonly devices?: number;
+}
+
+/** Makes the data half. @param options what the control half's placement carries */
+export function createHandler(options: unknown): QueueHandler {
+  return new FsHandler(options as FsHandlerOptions);
+}
+
+/**
+ * Opens a folder, and makes its device.
+ * @throws UsageError in one line, when the options or the folder cannot be
+ */
+export function createFsDevice(options: FsOptions): VirtioDevice {
+  return new FsDevice(options);
+}
+
+class FsDevice implements VirtioDevice {
+  readonly name: string;
+  readonly deviceId = VIRTIO_ID_FS;
+  readonly pciClass = PCI_CLASS_STORAGE_OTHER;
+  /** VIRTIO_FS_F_NOTIFICATION, the only one, is not offered. */
+  readonly features = 0n;
+  readonly queues: readonly QueueSpec[];
+  readonly config = new Uint8Array(virtio_fs_config.size);
+  readonly placement: Placement;
+  readonly #root: Fd;
+  readonly #descriptors: DescriptorTable;
+
+  constructor(options: FsOptions) {
+    const { name, tag, queues = 1, queueSize = DEFAULT_QUEUE_SIZE } = options;
+    const bytes = Buffer.from(tag);
+    if (bytes.length < 1 || bytes.length > TAG_MAX) {
+      throw refuse(options, 'TAG', `has the tag ${JSON.stringify(tag)}; give it 1 to 36 bytes`);
+    }
+    if (!Number.isInteger(queues) || queues < 1 || queues > MAX_QUEUES) {
+      throw refuse(options, 'QUEUES', `has ${queues} queues; give it 1 to ${MAX_QUEUES}`);
+    }
+    this.name = name;
+    const names = ['hiprio', ...Array.from({ length: queues }, (_, i) => `requestq${i + 1}`)];
+    this.queues = names.map((queue) => ({ name: queue, maxSize: queueSize }));
+    this.config.set(bytes, virtio_fs_config.tag.offset);
+    const { offset } = virtio_fs_config.num_request_queues;
+    new DataView(this.config.buffer).setUint32(offset, queues, true);
+    this.#root = openFolder(options);
+    const most = options.maxFiles ?? Math.floor(descriptorLimit() / 2 / (options.devices ?? 1));
+    const files = Math.max(2, Math.min(most, MOST_DESCRIPTORS));
+    this.#descriptors = new DescriptorTable(files);
+    const handlerOptions: FsHandlerOptions = {
+      rootFd: this.#root.fd,
+      readOnly: options.readOnly ?? false,
+      descriptors: this.#descriptors.shared,
+      // Names that the guest remembers leave room for files that it opens.
+      maxInodes: Math.ceil(files * 0.75),
+      maxHandles: files,
+    };
+    const module = new URL('./fs.js', import.meta.url).href;
+    this.placement = { thread: 'worker', module, options: handlerOptions };
+  }
+
+  createHandler(): QueueHandler {
+    const { placement } = this;
+    return createHandler('options' in placement ? placement.options : undefined);
+  }
+
+  /** The guest's next kernel knows nothing of what the last one held. */
+  reset(): void {
+    this.#descriptors.closeAll();
+  }
+
+  close(): void {
+    this.#descriptors.closeAll();
+    this.#root.close();
+  }
+}
+
+function refuse({ source }: FsOptions, code: string, why: string): UsageError {
+  return new UsageError(`E_FS_${code}`, `shared folder ${source}: ${why}`);
+}
+
+const reasons: Readonly<Record<string, string>> = {
+  ENOENT: 'no such folder; make it with: mkdir -p PATH',
+  ENOTDIR: 'is not a folder',
+  EACCES: 'permission denied; open its permissions, or run as its owner',
+};
+
+function openFolder(options: FsOptions): Fd {
+  const fd = sys.open(options.source, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0) return new Fd(fd);
+  const name = sys.errnoName(-fd);
+  const why = reasons[name] ?? `cannot be opened (${name})`;
+  throw refuse(options, name, why.replace('PATH', options.source));
+}

@@ -1,0 +1,290 @@
+/** Open files: their data. HOT: `read` and `write`, whose data goes straight between file and guest memory. */
+import {
+  EBADF,
+  EINTR,
+  EINVAL,
+  EISDIR,
+  ELOOP,
+  ENXIO,
+  EOPNOTSUPP,
+  EROFS,
+} from '../../../../abi/errno.ts';
+import {
+  FALLOC_FL_KEEP_SIZE,
+  FALLOC_FL_PUNCH_HOLE,
+  FALLOC_FL_ZERO_RANGE,
+  O_ACCMODE,
+  O_APPEND,
+  O_DSYNC,
+  O_RDONLY,
+  O_SYNC,
+  O_TRUNC,
+  S_IFDIR,
+  S_IFLNK,
+  S_IFREG,
+  S_ISGID,
+  S_ISUID,
+  S_IXGRP,
+  SEEK_DATA,
+  SEEK_HOLE,
+} from '../../../../abi/files.ts';
+import * as fuse from '../../../../abi/fuse.ts';
+import * as files from '../../../../host/file-system.ts';
+import { NativeMemory } from '../../../../host/native-memory.ts';
+import * as sys from '../../../../host/syscall.ts';
+import { type FileSystem, UNKNOWN } from '../file-system.ts';
+import { ANSWER, BODY, type FuseRequest, WRITE_HEAD } from '../fuse-request.ts';
+import type { Inode } from '../inode-table.ts';
+import type { Operation } from './operation.ts';
+
+/** What a double tells exactly; more than any file has. */
+const LARGEST = Number.MAX_SAFE_INTEGER;
+/** Bytes of one COPY_FILE_RANGE: other requests wait meanwhile. */
+const MOST_COPIED = 16 * 2 ** 20;
+const FLAGS = O_ACCMODE | O_APPEND | O_TRUNC | O_SYNC | O_DSYNC;
+
+/** The flags of an open that are passed on, or a negative errno. */
+export function permittedFlags(asked: number): number {
+  return (asked & O_ACCMODE) === O_ACCMODE ? -EINVAL : asked & FLAGS;
+}
+
+/**
+ * Opens an inode anew. Only regular files are opened on the host: a FIFO would block the thread, and
+ * a device act. Guests serve both by themselves.
+ * @param opening `open_flags` of the request
+ * @returns a descriptor, or a negative errno
+ */
+export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening: number): number {
+  if (inode.kind !== S_IFREG) {
+    return inode.kind === S_IFDIR ? -EISDIR : inode.kind === S_IFLNK ? -ELOOP : -ENXIO;
+  }
+  if (fs.readOnly && ((flags & O_ACCMODE) !== O_RDONLY || (flags & O_TRUNC) !== 0)) return -EROFS;
+  const fd = fs.reopen(inode.fd, flags);
+  if (fd < 0 || !fs.killsPrivileges) return fd;
+  if ((opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0) killPrivileges(fs, fd);
+  return fd;
+}
+
+/** Clears set-user-ID and set-group-ID, as Linux does when a file changes under somebody else. */
+export function killPrivileges(fs: FileSystem, fd: number): void {
+  if (fs.look(fd) < 0) return;
+  const { mode } = fs.stat;
+  const group = (mode & S_IXGRP) === 0 ? 0 : S_ISGID;
+  const killed = mode & (S_ISUID | group);
+  if (killed !== 0) files.fchmod(fd, mode & 0o7777 & ~killed);
+}
+
+/**
+ * Answers with a handle.
+ * @param at where in the answer
+ * @param fd owned from here on
+ * @returns bytes of the answer, or a negative errno
+ */
+export function openHandle(
+  fs: FileSystem,
+  request: FuseRequest,
+  at: number,
+  fd: number,
+  flags: number,
+): number {
+  const handle = fs.handles.open(fd, false);
+  if (typeof handle === 'number') return handle;
+  // Who wrote nothing has nothing to hear of when it closes.
+  const writes = (flags & O_ACCMODE) !== O_RDONLY;
+  return writeOpenOut(request, at, handle.fh, writes ? 0 : fuse.FOPEN_NOFLUSH);
+}
+
+/** Writes a `struct fuse_open_out`. Returns its size. */
+export function writeOpenOut(request: FuseRequest, at: number, fh: number, flags: number): number {
+  const { view } = request.output;
+  const out = fuse.fuse_open_out;
+  view.setUint32(at + out.fh.offset, fh >>> 0, true);
+  view.setUint32(at + out.fh.offset + 4, Math.floor(fh / 2 ** 32), true);
+  view.setUint32(at + out.open_flags.offset, flags, true);
+  view.setUint32(at + out.padding.offset, 0, true);
+  return out.size;
+}
+
+const open: Operation = {
+  takes: fuse.fuse_open_in.size,
+  gives: fuse.fuse_open_out.size,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const inode = fs.inodes.get(request.nodeid);
+    if (inode === undefined) return UNKNOWN;
+    const flags = permittedFlags(request.u32(BODY));
+    if (flags < 0) return flags;
+    const opening = request.u32(BODY + fuse.fuse_open_in.open_flags.offset);
+    const fd = openRegular(fs, inode, flags, opening);
+    if (fd < 0) return fd;
+    return openHandle(fs, request, 0, fd, flags);
+  },
+};
+
+const read: Operation = {
+  takes: fuse.fuse_read_in.size,
+  gives: 0,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const handle = fs.handles.file(request.u64(BODY));
+    if (handle === undefined) return -EBADF;
+    const position = request.u64(BODY + fuse.fuse_read_in.offset.offset);
+    const size = request.u32(BODY + fuse.fuse_read_in.size_.offset);
+    if (position + size > LARGEST) return -EINVAL;
+    const { data } = request;
+    if (!data.take(true, ANSWER, size)) return -EINVAL;
+    request.placed = true;
+    let done = 0;
+    // To the driver a short read is the end of the file, so that it has to be that.
+    while (done < size) {
+      const got = sys.preadv(handle.fd, data.address, data.count, position + done);
+      if (got === -EINTR) continue;
+      if (got <= 0) return done > 0 ? done : got;
+      done += got;
+      if (done < size) data.advance(got);
+    }
+    return done;
+  },
+};
+
+const write: Operation = {
+  takes: fuse.fuse_write_in.size,
+  gives: fuse.fuse_write_out.size,
+  writes: true,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const handle = fs.handles.file(request.u64(BODY));
+    if (handle === undefined) return -EBADF;
+    const position = request.u64(BODY + fuse.fuse_write_in.offset.offset);
+    const size = request.u32(BODY + fuse.fuse_write_in.size_.offset);
+    if (position + size > LARGEST || WRITE_HEAD + size > request.length) return -EINVAL;
+    const kills = request.u32(BODY + fuse.fuse_write_in.write_flags.offset);
+    if (fs.killsPrivileges && (kills & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0) {
+      killPrivileges(fs, handle.fd);
+    }
+    const { data } = request;
+    if (!data.take(false, WRITE_HEAD, size)) return -EINVAL;
+    let done = 0;
+    while (done < size) {
+      const put = sys.pwritev(handle.fd, data.address, data.count, position + done);
+      if (put === -EINTR) continue;
+      if (put < 0 && done === 0) return put;
+      if (put <= 0) break;
+      done += put;
+      if (done < size) data.advance(put);
+    }
+    return writeCount(request, done);
+  },
+};
+
+function writeCount(request: FuseRequest, count: number): number {
+  request.output.view.setUint32(0, count, true);
+  request.output.view.setUint32(4, 0, true);
+  return fuse.fuse_write_out.size;
+}
+
+const release: Operation = {
+  takes: fuse.fuse_release_in.size,
+  gives: 0,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const handle = fs.handles.file(request.u64(BODY));
+    if (handle === undefined) return -EBADF;
+    fs.handles.close(handle);
+    return 0;
+  },
+};
+
+/** Some file systems, as NFS, tell only who closes a file that a write failed. */
+const flush: Operation = {
+  takes: fuse.fuse_flush_in.size,
+  gives: 0,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const handle = fs.handles.file(request.u64(BODY));
+    if (handle === undefined) return -EBADF;
+    const fd = files.dup(handle.fd);
+    return fd < 0 ? fd : sys.close(fd);
+  },
+};
+
+const fsync: Operation = {
+  takes: fuse.fuse_fsync_in.size,
+  gives: 0,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const handle = fs.handles.file(request.u64(BODY));
+    if (handle === undefined) return -EBADF;
+    const flags = request.u32(BODY + fuse.fuse_fsync_in.fsync_flags.offset);
+    const dataOnly = (flags & fuse.FUSE_FSYNC_FDATASYNC) !== 0;
+    return dataOnly ? sys.fdatasync(handle.fd) : files.fsync(handle.fd);
+  },
+};
+
+const fallocate: Operation = {
+  takes: fuse.fuse_fallocate_in.size,
+  gives: 0,
+  writes: true,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const { offset, length, mode } = fuse.fuse_fallocate_in;
+    const handle = fs.handles.file(request.u64(BODY));
+    if (handle === undefined) return -EBADF;
+    const from = request.u64(BODY + offset.offset);
+    const bytes = request.u64(BODY + length.offset);
+    if (from + bytes > LARGEST) return -EINVAL;
+    const how = request.u32(BODY + mode.offset);
+    const known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
+    if ((how & ~known) !== 0) return -EOPNOTSUPP;
+    return sys.fallocate(handle.fd, how, from, bytes);
+  },
+};
+
+const lseek: Operation = {
+  takes: fuse.fuse_lseek_in.size,
+  gives: fuse.fuse_lseek_out.size,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const handle = fs.handles.file(request.u64(BODY));
+    if (handle === undefined) return -EBADF;
+    const from = request.u64(BODY + fuse.fuse_lseek_in.offset.offset);
+    const whence = request.u32(BODY + fuse.fuse_lseek_in.whence.offset);
+    if (from > LARGEST || (whence !== SEEK_DATA && whence !== SEEK_HOLE)) return -EINVAL;
+    const found = files.lseek(handle.fd, from, whence);
+    if (found < 0) return found;
+    request.output.view.setUint32(0, found >>> 0, true);
+    request.output.view.setUint32(4, Math.floor(found / 2 ** 32), true);
+    return fuse.fuse_lseek_out.size;
+  },
+};
+
+const offsets = new NativeMemory(16);
+
+const copyFileRange: Operation = {
+  takes: fuse.fuse_copy_file_range_in.size,
+  gives: fuse.fuse_write_out.size,
+  writes: true,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const at = fuse.fuse_copy_file_range_in;
+    const from = fs.handles.file(request.u64(BODY + at.fh_in.offset));
+    const to = fs.handles.file(request.u64(BODY + at.fh_out.offset));
+    if (from === undefined || to === undefined) return -EBADF;
+    const bytes = Math.min(request.u64(BODY + at.len.offset), MOST_COPIED);
+    const ends = [at.off_in, at.off_out].map(({ offset }) => request.u64(BODY + offset) + bytes);
+    if (ends.some((end) => end > LARGEST) || request.u64(BODY + at.flags.offset) !== 0) {
+      return -EINVAL;
+    }
+    const { bytes: input } = request.input;
+    const copy = (where: number, offset: number): void => {
+      offsets.bytes.set(input.subarray(BODY + offset, BODY + offset + 8), where);
+    };
+    copy(0, at.off_in.offset);
+    copy(8, at.off_out.offset);
+    const done = files.copyFileRange(from.fd, offsets.address, to.fd, offsets.address + 8, bytes);
+    return done < 0 ? done : writeCount(request, done);
+  },
+};
+
+export const fileOperations: ReadonlyMap<number, Operation> = new Map([
+  [fuse.FUSE_OPEN, open],
+  [fuse.FUSE_READ, read],
+  [fuse.FUSE_WRITE, write],
+  [fuse.FUSE_RELEASE, release],
+  [fuse.FUSE_FLUSH, flush],
+  [fuse.FUSE_FSYNC, fsync],
+  [fuse.FUSE_FALLOCATE, fallocate],
+  [fuse.FUSE_LSEEK, lseek],
+  [fuse.FUSE_COPY_FILE_RANGE, copyFileRange],
+]);

@@ -1,0 +1,164 @@
+/** Open folders, and what they hold. */
+import { EBADF, EINVAL, ENOTDIR } from '../../../../abi/errno.ts';
+import {
+  linux_dirent64,
+  NAME_MAX,
+  O_CLOEXEC,
+  O_DIRECTORY,
+  O_RDONLY,
+  S_IFDIR,
+  SEEK_SET,
+} from '../../../../abi/files.ts';
+import * as fuse from '../../../../abi/fuse.ts';
+import * as files from '../../../../host/file-system.ts';
+import { NativeMemory } from '../../../../host/native-memory.ts';
+import { writeEntryOut } from '../attributes.ts';
+import { type FileSystem, UNKNOWN } from '../file-system.ts';
+import { BODY, type FuseRequest, OUTPUT_SIZE } from '../fuse-request.ts';
+import type { FileHandle } from '../handle-table.ts';
+import type { Inode } from '../inode-table.ts';
+import { writeOpenOut } from './files.ts';
+import type { Operation } from './operation.ts';
+
+const ENTRY = fuse.fuse_entry_out.size;
+const DIRENT = fuse.fuse_dirent.size;
+const HOST_DIRENT = linux_dirent64.size;
+/** Room for one entry of the host's at least. */
+const SMALLEST_BATCH = HOST_DIRENT + NAME_MAX + 16;
+const DOT = 0x2e;
+
+const batch = new NativeMemory(OUTPUT_SIZE);
+
+const opendir: Operation = {
+  takes: fuse.fuse_open_in.size,
+  gives: fuse.fuse_open_out.size,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const inode = fs.inodes.get(request.nodeid);
+    if (inode === undefined) return UNKNOWN;
+    if (inode.kind !== S_IFDIR) return -ENOTDIR;
+    const flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+    const fd = files.openat(inode.fd, fs.dotName, flags);
+    if (fd < 0) return fd;
+    const handle = fs.handles.open(fd, true);
+    return typeof handle === 'number' ? handle : writeOpenOut(request, 0, handle.fh, 0);
+  },
+};
+
+/** Has the next getdents64 go on at an offset. Offsets are the host's, and may be any 64 bits. */
+function seek(handle: FileHandle, low: number, high: number): number {
+  if (handle.offsetLow === low && handle.offsetHigh === high) return 0;
+  const offset = BigInt.asIntN(64, (BigInt(high) << 32n) | BigInt(low));
+  return Math.min(files.lseek(handle.fd, offset, SEEK_SET), 0);
+}
+
+/** @param plus with the attributes of each entry, which the guest holds from then on */
+function readEntries(fs: FileSystem, request: FuseRequest, plus: boolean): number {
+  const folder = fs.inodes.get(request.nodeid);
+  const handle = fs.handles.folder(request.u64(BODY));
+  if (folder === undefined) return UNKNOWN;
+  if (handle === undefined) return -EBADF;
+  const at = BODY + fuse.fuse_read_in.offset.offset;
+  const size = request.u32(BODY + fuse.fuse_read_in.size_.offset);
+  const room = Math.min(size, request.room, OUTPUT_SIZE);
+  const found = seek(handle, request.u32(at), request.u32(at + 4));
+  if (found < 0) return found;
+  handle.offsetLow = -1;
+  // Entries of READDIRPLUS are several times as long; what does not fit is read once more.
+  const length = Math.max(plus ? room / 4 : room, SMALLEST_BATCH);
+  const got = files.getdents(handle.fd, batch.address, length & ~7);
+  if (got < 0) return got;
+  let from = 0;
+  let done = 0;
+  while (from < got) {
+    const written = writeEntry(fs, request, folder, from, done, room, plus);
+    if (written < 0) break;
+    done += written;
+    handle.offsetHigh = batch.view.getUint32(from + linux_dirent64.d_off.offset + 4, true);
+    const low = batch.view.getUint32(from + linux_dirent64.d_off.offset, true);
+    from += batch.view.getUint16(from + linux_dirent64.d_reclen.offset, true);
+    // Only where the host stands as well is there no seek needed.
+    handle.offsetLow = from < got ? -1 : low;
+  }
+  return done === 0 && got > 0 ? -EINVAL : done;
+}
+
+/** Writes an entry of the batch into the answer. Returns its bytes, or -1 when it does not fit. */
+function writeEntry(
+  fs: FileSystem,
+  request: FuseRequest,
+  folder: Inode,
+  from: number,
+  to: number,
+  room: number,
+  plus: boolean,
+): number {
+  const name = from + HOST_DIRENT;
+  const length = batch.bytes.indexOf(0, name) - name;
+  const head = plus ? ENTRY : 0;
+  const whole = head + ((DIRENT + length + 7) & ~7);
+  if (to + whole > room) return -1;
+  const { bytes, view } = request.output;
+  bytes.fill(0, to, to + whole);
+  if (plus && !isDots(name, length)) {
+    // One that is gone, or that there is no descriptor for, has no node ID: the guest looks it up.
+    const inode = fs.lookUp(folder, batch.address + name);
+    if (typeof inode !== 'number') writeEntryOut(view, to, inode.nodeid, fs.stat);
+  }
+  const dirent = to + head;
+  const { namelen, type } = fuse.fuse_dirent;
+  // Inode number and offset stand in front of both structs.
+  bytes.set(batch.bytes.subarray(from, from + namelen.offset), dirent);
+  view.setUint32(dirent + namelen.offset, length, true);
+  view.setUint32(
+    dirent + type.offset,
+    batch.view.getUint8(from + linux_dirent64.d_type.offset),
+    true,
+  );
+  bytes.set(batch.bytes.subarray(name, name + length), dirent + DIRENT);
+  return whole;
+}
+
+function isDots(name: number, length: number): boolean {
+  const { bytes } = batch;
+  return bytes[name] === DOT && (length === 1 || (length === 2 && bytes[name + 1] === DOT));
+}
+
+const readdir: Operation = {
+  takes: fuse.fuse_read_in.size,
+  gives: 0,
+  run: (fs: FileSystem, request: FuseRequest) => readEntries(fs, request, false),
+};
+
+const readdirplus: Operation = {
+  takes: fuse.fuse_read_in.size,
+  gives: 0,
+  run: (fs: FileSystem, request: FuseRequest) => readEntries(fs, request, true),
+};
+
+const releasedir: Operation = {
+  takes: fuse.fuse_release_in.size,
+  gives: 0,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const handle = fs.handles.folder(request.u64(BODY));
+    if (handle === undefined) return -EBADF;
+    fs.handles.close(handle);
+    return 0;
+  },
+};
+
+const fsyncdir: Operation = {
+  takes: fuse.fuse_fsync_in.size,
+  gives: 0,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const handle = fs.handles.folder(request.u64(BODY));
+    return handle === undefined ? -EBADF : files.fsync(handle.fd);
+  },
+};
+
+export const folderOperations: ReadonlyMap<number, Operation> = new Map([
+  [fuse.FUSE_OPENDIR, opendir],
+  [fuse.FUSE_READDIR, readdir],
+  [fuse.FUSE_READDIRPLUS, readdirplus],
+  [fuse.FUSE_RELEASEDIR, releasedir],
+  [fuse.FUSE_FSYNCDIR, fsyncdir],
+]);

@@ -1,0 +1,221 @@
+/** Names in folders: looked up, made, removed, moved. */
+import { EEXIST, EINVAL, ENOENT, EPERM } from '../../../../abi/errno.ts';
+import {
+  AT_FDCWD,
+  AT_REMOVEDIR,
+  AT_SYMLINK_FOLLOW,
+  O_CLOEXEC,
+  O_CREAT,
+  O_EXCL,
+  O_NOFOLLOW,
+  O_PATH,
+  PATH_MAX,
+  RENAME_EXCHANGE,
+  RENAME_NOREPLACE,
+  S_IFIFO,
+  S_IFMT,
+  S_IFREG,
+  S_IFSOCK,
+} from '../../../../abi/files.ts';
+import * as fuse from '../../../../abi/fuse.ts';
+import * as files from '../../../../host/file-system.ts';
+import * as sys from '../../../../host/syscall.ts';
+import { writeEntryOut } from '../attributes.ts';
+import { type FileSystem, UNKNOWN } from '../file-system.ts';
+import { BODY, type FuseRequest } from '../fuse-request.ts';
+import type { Inode } from '../inode-table.ts';
+import { openHandle, openRegular, permittedFlags } from './files.ts';
+import type { Operation } from './operation.ts';
+
+const ENTRY = fuse.fuse_entry_out.size;
+const MODE_BITS = 0o7777;
+/** Tries at a file that others make and remove. */
+const CREATE_TRIES = 4;
+
+/** Answers with what a name stands for. */
+function entry(fs: FileSystem, request: FuseRequest, folder: Inode, name: number): number {
+  const inode = fs.lookUp(folder, name);
+  if (typeof inode === 'number') return inode;
+  return writeEntryOut(request.output.view, 0, inode.nodeid, fs.stat);
+}
+
+/** An operation on a name in the folder that the request is about. */
+function onName(
+  about: Omit<Operation, 'run'>,
+  run: (fs: FileSystem, request: FuseRequest, folder: Inode, name: number) => number,
+): Operation {
+  return {
+    ...about,
+    run(fs: FileSystem, request: FuseRequest): number {
+      const folder = fs.inodes.get(request.nodeid);
+      if (folder === undefined) return UNKNOWN;
+      const refused = request.name(BODY + about.takes);
+      return refused < 0 ? refused : run(fs, request, folder, request.nameAddress);
+    },
+  };
+}
+
+/** Makes a file in the caller's name. */
+function asCaller(fs: FileSystem, request: FuseRequest, make: () => number): number {
+  const entered = fs.credentials.enter(request.uid, request.gid);
+  if (entered < 0) return entered;
+  const made = make();
+  fs.credentials.leave();
+  return made;
+}
+
+const lookup = onName({ takes: 0, gives: ENTRY }, entry);
+
+const mkdir = onName(
+  { takes: fuse.fuse_mkdir_in.size, gives: ENTRY, writes: true },
+  (fs, request, folder, name) => {
+    const mode = request.u32(BODY) & MODE_BITS;
+    const made = asCaller(fs, request, () => files.mkdirat(folder.fd, name, mode));
+    return made < 0 ? made : entry(fs, request, folder, name);
+  },
+);
+
+/** Of devices there is none in the folder that the guest could name into being: they are the host's. */
+const mknod = onName(
+  { takes: fuse.fuse_mknod_in.size, gives: ENTRY, writes: true },
+  (fs, request, folder, name) => {
+    const mode = request.u32(BODY) & (S_IFMT | MODE_BITS);
+    const kind = mode & S_IFMT;
+    if (kind !== S_IFREG && kind !== S_IFIFO && kind !== S_IFSOCK) return -EPERM;
+    const made = asCaller(fs, request, () => files.mknodat(folder.fd, name, mode, 0));
+    return made < 0 ? made : entry(fs, request, folder, name);
+  },
+);
+
+const symlink = onName({ takes: 0, gives: ENTRY, writes: true }, (fs, request, folder, name) => {
+  const from = request.rest;
+  const refused = request.text(BODY);
+  if (refused < 0) return refused;
+  if (request.rest - from > PATH_MAX) return -EINVAL;
+  const target = request.nameAddress;
+  const made = asCaller(fs, request, () => files.symlinkat(target, folder.fd, name));
+  return made < 0 ? made : entry(fs, request, folder, name);
+});
+
+const link = onName(
+  { takes: fuse.fuse_link_in.size, gives: ENTRY, writes: true },
+  (fs, request, folder, name) => {
+    const inode = fs.inodes.get(request.u64(BODY));
+    if (inode === undefined) return UNKNOWN;
+    const path = fs.pathOf(inode.fd);
+    const made = files.linkat(AT_FDCWD, path, folder.fd, name, AT_SYMLINK_FOLLOW);
+    return made < 0 ? made : entry(fs, request, folder, name);
+  },
+);
+
+const unlink = onName({ takes: 0, gives: 0, writes: true }, (_fs, _request, folder, name) =>
+  files.unlinkat(folder.fd, name, 0),
+);
+
+const rmdir = onName({ takes: 0, gives: 0, writes: true }, (_fs, _request, folder, name) =>
+  files.unlinkat(folder.fd, name, AT_REMOVEDIR),
+);
+
+function rename(
+  fs: FileSystem,
+  request: FuseRequest,
+  folder: Inode,
+  name: number,
+  flags: number,
+): number {
+  const target = fs.inodes.get(request.u64(BODY));
+  if (target === undefined) return UNKNOWN;
+  const refused = request.name(BODY);
+  if (refused < 0) return refused;
+  return files.renameat2(folder.fd, name, target.fd, request.nameAddress, flags);
+}
+
+const renamePlain = onName(
+  { takes: fuse.fuse_rename_in.size, gives: 0, writes: true },
+  (fs, request, folder, name) => rename(fs, request, folder, name, 0),
+);
+
+const rename2 = onName(
+  { takes: fuse.fuse_rename2_in.size, gives: 0, writes: true },
+  (fs, request, folder, name) => {
+    const flags = request.u32(BODY + fuse.fuse_rename2_in.flags.offset);
+    if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0) return -EINVAL;
+    return rename(fs, request, folder, name, flags);
+  },
+);
+
+/** Makes a file and opens it, or opens the one that is there. */
+const create = onName(
+  {
+    takes: fuse.fuse_create_in.size,
+    gives: ENTRY + fuse.fuse_open_out.size,
+    writes: true,
+  },
+  (fs, request, folder, name) => {
+    const asked = request.u32(BODY + fuse.fuse_create_in.flags.offset);
+    const mode = request.u32(BODY + fuse.fuse_create_in.mode.offset) & MODE_BITS;
+    const flags = permittedFlags(asked);
+    if (flags < 0) return flags;
+    for (let tries = 0; ; tries++) {
+      // A file that is there already may be one that must not be opened: see `openRegular`.
+      const fd = asCaller(fs, request, () =>
+        files.openat(folder.fd, name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode),
+      );
+      if (fd >= 0) return created(fs, request, fd, flags);
+      if (fd !== -EEXIST || (asked & O_EXCL) !== 0 || tries === CREATE_TRIES) return fd;
+      const inode = fs.lookUp(folder, name);
+      if (typeof inode !== 'number') return opened(fs, request, inode, flags);
+      if (inode !== -ENOENT) return inode;
+    }
+  },
+);
+
+/** @param fd of the new file, whatever its name stands for by now */
+function created(fs: FileSystem, request: FuseRequest, fd: number, flags: number): number {
+  const path = fs.reopen(fd, O_PATH);
+  const inode = path < 0 ? path : fs.hold(path);
+  if (typeof inode === 'number') {
+    sys.close(fd);
+    return inode;
+  }
+  return answerCreate(fs, request, inode, fd, flags);
+}
+
+function opened(fs: FileSystem, request: FuseRequest, inode: Inode, flags: number): number {
+  const opening = request.u32(BODY + fuse.fuse_create_in.open_flags.offset);
+  const fd = openRegular(fs, inode, flags, opening);
+  // It may have been truncated by that.
+  const looked = fd < 0 ? fd : fs.look(fd);
+  if (looked >= 0) return answerCreate(fs, request, inode, fd, flags);
+  if (fd >= 0) sys.close(fd);
+  fs.inodes.forget(inode.nodeid, 1);
+  return looked;
+}
+
+function answerCreate(
+  fs: FileSystem,
+  request: FuseRequest,
+  inode: Inode,
+  fd: number,
+  flags: number,
+): number {
+  const handle = openHandle(fs, request, ENTRY, fd, flags);
+  if (handle < 0) {
+    fs.inodes.forget(inode.nodeid, 1);
+    return handle;
+  }
+  return writeEntryOut(request.output.view, 0, inode.nodeid, fs.stat) + handle;
+}
+
+export const nameOperations: ReadonlyMap<number, Operation> = new Map([
+  [fuse.FUSE_LOOKUP, lookup],
+  [fuse.FUSE_MKDIR, mkdir],
+  [fuse.FUSE_MKNOD, mknod],
+  [fuse.FUSE_SYMLINK, symlink],
+  [fuse.FUSE_LINK, link],
+  [fuse.FUSE_UNLINK, unlink],
+  [fuse.FUSE_RMDIR, rmdir],
+  [fuse.FUSE_RENAME, renamePlain],
+  [fuse.FUSE_RENAME2, rename2],
+  [fuse.FUSE_CREATE, create],
+]);

@@ -1,0 +1,101 @@
+/** INIT and DESTROY: a mount, from begin to end; and what the guest forgets. */
+import { EINVAL, EPROTO } from '../../../../abi/errno.ts';
+import * as fuse from '../../../../abi/fuse.ts';
+import type { FileSystem } from '../file-system.ts';
+import { BODY, type FuseRequest } from '../fuse-request.ts';
+import { NO_ANSWER, type Operation } from './operation.ts';
+
+/** Linux 5.4, the first with a driver for this device. */
+const OLDEST_MINOR = 31;
+/** Pages of 4 KiB that a request may carry; drivers lower it to what fits into a queue. */
+const MAX_PAGES = 256;
+const MAX_WRITE = MAX_PAGES * 4096;
+/** Requests that nobody waits for, as read-ahead: as many as keep the device busy. */
+const MAX_BACKGROUND = 64;
+const CONGESTION_THRESHOLD = 48;
+
+const FLAGS =
+  fuse.FUSE_ASYNC_READ |
+  fuse.FUSE_ATOMIC_O_TRUNC |
+  fuse.FUSE_BIG_WRITES |
+  fuse.FUSE_AUTO_INVAL_DATA |
+  fuse.FUSE_DO_READDIRPLUS |
+  fuse.FUSE_READDIRPLUS_AUTO |
+  fuse.FUSE_ASYNC_DIO |
+  fuse.FUSE_PARALLEL_DIROPS |
+  fuse.FUSE_MAX_PAGES |
+  fuse.FUSE_HANDLE_KILLPRIV_V2;
+
+const init: Operation = {
+  takes: fuse.fuse_init_in.size,
+  gives: fuse.fuse_init_out.size,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const { major, minor, max_readahead, flags } = fuse.fuse_init_in;
+    const version = request.u32(BODY + major.offset);
+    if (version < fuse.FUSE_KERNEL_VERSION) return -EPROTO;
+    const out = fuse.fuse_init_out;
+    const { bytes, view } = request.output;
+    bytes.fill(0, 0, out.size);
+    view.setUint32(out.major.offset, fuse.FUSE_KERNEL_VERSION, true);
+    view.setUint32(out.minor.offset, fuse.FUSE_KERNEL_MINOR_VERSION, true);
+    // A newer driver asks again, with what we know.
+    if (version > fuse.FUSE_KERNEL_VERSION) return out.size;
+    if (request.u32(BODY + minor.offset) < OLDEST_MINOR) return -EPROTO;
+    fs.forgetAll();
+    fs.mounted = true;
+    const agreed = request.u32(BODY + flags.offset) & FLAGS;
+    fs.killsPrivileges = (agreed & fuse.FUSE_HANDLE_KILLPRIV_V2) !== 0;
+    view.setUint32(out.max_readahead.offset, request.u32(BODY + max_readahead.offset), true);
+    view.setUint32(out.flags.offset, agreed, true);
+    view.setUint16(out.max_background.offset, MAX_BACKGROUND, true);
+    view.setUint16(out.congestion_threshold.offset, CONGESTION_THRESHOLD, true);
+    view.setUint32(out.max_write.offset, MAX_WRITE, true);
+    view.setUint32(out.time_gran.offset, 1, true);
+    view.setUint16(out.max_pages.offset, MAX_PAGES, true);
+    return out.size;
+  },
+};
+
+const destroy: Operation = {
+  takes: 0,
+  gives: 0,
+  run(fs: FileSystem): number {
+    fs.forgetAll();
+    return 0;
+  },
+};
+
+const forget: Operation = {
+  takes: fuse.fuse_forget_in.size,
+  gives: 0,
+  run(fs: FileSystem, request: FuseRequest): number {
+    fs.inodes.forget(request.nodeid, request.u64(BODY));
+    return NO_ANSWER;
+  },
+};
+
+const batchForget: Operation = {
+  takes: fuse.fuse_batch_forget_in.size,
+  gives: 0,
+  run(fs: FileSystem, request: FuseRequest): number {
+    const { nodeid, nlookup, size } = fuse.fuse_forget_one;
+    const first = BODY + fuse.fuse_batch_forget_in.size;
+    const count = request.u32(BODY);
+    if (count > (request.length - first) / size) return -EINVAL;
+    for (let at = first; at < first + count * size; at += size) {
+      fs.inodes.forget(request.u64(at + nodeid.offset), request.u64(at + nlookup.offset));
+    }
+    return NO_ANSWER;
+  },
+};
+
+/** Nothing takes long enough to be interrupted: each request is done before the next is looked at. */
+const interrupt: Operation = { takes: 0, gives: 0, run: () => NO_ANSWER };
+
+export const sessionOperations: ReadonlyMap<number, Operation> = new Map([
+  [fuse.FUSE_INIT, init],
+  [fuse.FUSE_DESTROY, destroy],
+  [fuse.FUSE_FORGET, forget],
+  [fuse.FUSE_BATCH_FORGET, batchForget],
+  [fuse.FUSE_INTERRUPT, interrupt],
+]);
