@@ -9,7 +9,7 @@ import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts
 import { EXIT_STATUS_HELP } from '../exit-status.ts';
 import { PROCESS_STREAMS, type RunStreams } from '../terminal/console-io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
-import { parseDisk, parseOwnDevice, parseVsock } from './device-options.ts';
+import { namesFolder, parseDisk, parseFs, parseOwnDevice, parseVsock } from './device-options.ts';
 import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
 import {
   addMachineOptions,
@@ -162,7 +162,7 @@ function withoutModules(args: readonly string[]): string[] {
 }
 
 /**
- * The folders that a run writes to: those of disks, console files and the socket; and those where
+ * The folders that a run writes to: shared ones, those of disks, console files and the socket; and those where
  * it has to see what is written meanwhile.
  */
 export function writtenFolders(flags: RunFlags): string[] {
@@ -180,7 +180,14 @@ export function writtenFolders(flags: RunFlags): string[] {
   const trace = traceFile(flags);
   const files = [...disks, ...consoles, ...sockets, ...modules].flatMap((file) => file.path ?? []);
   if (trace !== undefined) files.push(trace);
-  return [...new Set(files.map((file) => path.dirname(path.resolve(file))))];
+  const shared = (flags.fs ?? []).filter(namesFolder).map(parseFs);
+  const written = shared.filter(({ readOnly }) => readOnly !== true);
+  return [
+    ...new Set([
+      ...files.map((file) => path.dirname(path.resolve(file))),
+      ...written.map(({ source }) => path.resolve(source)),
+    ]),
+  ];
 }
 
 async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | undefined> {

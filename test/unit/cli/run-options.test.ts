@@ -142,6 +142,30 @@ t.test('--vsock', (t) => {
   t.end();
 });
 
+t.test('--fs', (t) => {
+  const options = optionsOf(
+    ...['--fs', 'tag=home,source=/h,queues=2,packed', '--fs', 'work,source=w,readonly'],
+    ...['--fs', 'tag=far,vhost-user=/s', '--ring', 'all,in-order'],
+  );
+  t.strictSame(options.fileSystems, [
+    { tag: 'home', source: '/h', queues: 2, ring: { inOrder: true, packed: true } },
+    { tag: 'work', source: 'w', readOnly: true, ring: { inOrder: true } },
+  ]);
+  t.strictSame(options.vhostUser, [
+    { type: 'fs', socket: '/s', tag: 'far', ring: { inOrder: true } },
+  ]);
+  const flags = flagsOf(
+    '--fs',
+    'a,source=/a',
+    '--fs',
+    'b,source=/b,readonly',
+    '--fs',
+    'c,vhost-user=/c',
+  );
+  t.strictSame(writtenFolders(flags), ['/a'], 'the lab gets what is written to');
+  t.end();
+});
+
 t.test('--trace and --check', (t) => {
   t.notOk('trace' in optionsOf());
   t.strictSame(optionsOf('--trace', 'f.json').trace, { file: 'f.json' });
@@ -231,6 +255,9 @@ const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['--disk', ''], /empty part/],
   [['--disk', 'serial=5'], /names no file/],
   [['--net', 'tap0,foo=1'], /does not know foo/],
+  [['--fs', 'source=/a'], /--fs source=\/a has no tag=NAME/],
+  [['--fs', 'home'], /has no source=FOLDER, nor vhost-user=SOCKET/],
+  [['--fs', 'home,source=a,ro'], /does not know ro; it takes tag, source, readonly/],
   [['--watch'], /--watch goes with --device/],
   [['--vsock', 'path=s'], /--vsock path=s has no cid=N/],
   [['--vsock', 'cid=3,vhost=yes'], /take on or off or auto/],

@@ -21,7 +21,6 @@ t.test('each option, with its keys', (t) => {
 t.test('what cannot be is one line', (t) => {
   const refused: readonly (readonly [Parameters<typeof parseVhostUser>[0], RegExp])[] = [
     [{ fs: ['vhost-user=/s'] }, /has no tag=NAME/],
-    [{ fs: ['tag=home'] }, /has no vhost-user=PATH/],
     [{ device: ['vhost-user,type=4'] }, /has no socket=PATH/],
     [{ device: ['vhost-user,socket=/s'] }, /has no type=ID/],
     [{ device: ['vhost-user,type=disk,socket=/s'] }, /has no type=ID/],
