@@ -1,14 +1,10 @@
 /** The owner of guest RAM: its mapping, and the memory file behind it where there is one. */
-import { Fd } from '../host/fd.ts';
+import type { Fd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
 import { GuestMemory } from './guest-memory.ts';
+import { createMemoryFile } from './memory-file.ts';
 
-const MFD_CLOEXEC = 1;
-const MFD_ALLOW_SEALING = 2;
-const MFD_HUGETLB = 4;
 const MADV_HUGEPAGE = 14;
-/** F_SEAL_SEAL, _SHRINK and _GROW. */
-const SIZE_SEALS = 7;
 const NO_FILE = -1;
 
 /**
@@ -39,7 +35,13 @@ export class Ram implements Disposable {
         ? 'reserve huge pages in /proc/sys/vm/nr_hugepages'
         : 'give the guest less memory';
     this.#file =
-      backing === 'anonymous' ? undefined : createFile(size, backing, sealed, what, remedy);
+      backing === 'anonymous'
+        ? undefined
+        : createMemoryFile('nodevmm-ram', size, what, {
+            huge: backing === 'hugetlb',
+            sealed,
+            remedy,
+          });
     const fd = this.#file?.fd ?? NO_FILE;
     const kind = backing === 'anonymous' ? sys.MAP_PRIVATE | sys.MAP_ANONYMOUS : sys.MAP_SHARED;
     const access = sys.PROT_READ | sys.PROT_WRITE;
@@ -62,26 +64,5 @@ export class Ram implements Disposable {
     this.memory.detach();
     sys.munmap(this.memory.address, this.memory.size);
     this.#file?.close();
-  }
-}
-
-function createFile(
-  size: number,
-  backing: RamBacking,
-  sealed: boolean,
-  what: string,
-  remedy: string,
-): Fd {
-  const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (backing === 'hugetlb' ? MFD_HUGETLB : 0);
-  const fd = sys.check(sys.memfdCreate('nodevmm-ram', flags), 'memfd_create', what);
-  const file = new Fd(fd);
-  try {
-    sys.check(sys.ftruncate(fd, size), 'ftruncate', what, remedy);
-    // A process that it is shared with could else take it from under the guest (SIGBUS).
-    if (sealed) sys.check(sys.addSeals(fd, SIZE_SEALS), 'F_ADD_SEALS', what);
-    return file;
-  } catch (error) {
-    file.close();
-    throw error;
   }
 }

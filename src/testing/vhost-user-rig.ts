@@ -76,8 +76,13 @@ export class VhostUserRig implements AsyncDisposable {
   }
 
   add(queue: number, request: BufferRequest): void {
+    this.queues[queue]?.add(request);
+    this.kick(queue);
+  }
+
+  /** Tells the device of what was added, if it wants to be told. */
+  kick(queue: number): void {
     const driver = this.queues[queue];
-    driver?.add(request);
     if (driver?.kick() === true) signalEventfd(driver.config.kickFd);
   }
 

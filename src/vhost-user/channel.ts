@@ -51,6 +51,8 @@ interface Outgoing {
   readonly bytes: NativeMemory;
   sent: number;
   readonly fds: readonly number[];
+  /** To be closed once it is sent. */
+  readonly file?: Fd;
 }
 
 interface Awaited {
@@ -95,7 +97,26 @@ export class Channel implements Disposable {
    * @param fds stay the caller's, and must stay open until the message is sent
    */
   send(request: number, flags = 0, payload?: DataView, fds: readonly number[] = NO_FDS): void {
-    if (!this.#open) return;
+    if (this.#open) this.#enqueue(request, flags, payload, { fds });
+  }
+
+  /**
+   * Answers a request.
+   * @param file goes with it, and is the channel's from here on
+   */
+  reply({ request }: Message, payload: DataView, file?: Fd): void {
+    const flags = VHOST_USER_REPLY_MASK;
+    if (!this.#open) file?.close();
+    else if (file === undefined) this.#enqueue(request, flags, payload, { fds: NO_FDS });
+    else this.#enqueue(request, flags, payload, { fds: [file.fd], file });
+  }
+
+  #enqueue(
+    request: number,
+    flags: number,
+    payload: DataView | undefined,
+    files: Pick<Outgoing, 'fds' | 'file'>,
+  ): void {
     const size = payload?.byteLength ?? 0;
     const bytes = new NativeMemory(HEADER + size);
     bytes.bytes.set(encodeHeader(request, flags, size));
@@ -103,14 +124,9 @@ export class Channel implements Disposable {
       bytes.bytes.set(new Uint8Array(payload.buffer, payload.byteOffset, size), HEADER);
     }
     this.#unsent += bytes.bytes.length;
-    this.#outgoing.push({ bytes, sent: 0, fds });
+    this.#outgoing.push({ bytes, sent: 0, ...files });
     if (this.#unsent > MAX_UNSENT) this.#end(protocolError('it does not read what it is sent'));
     else this.#flush();
-  }
-
-  /** Answers a request. */
-  reply({ request }: Message, payload: DataView, fds: readonly number[] = NO_FDS): void {
-    this.send(request, VHOST_USER_REPLY_MASK, payload, fds);
   }
 
   /** Answers a request that has no reply of its own, if its sender asked for one (REPLY_ACK). */
@@ -279,14 +295,20 @@ export class Channel implements Disposable {
       if (count === WOULD_BLOCK) break;
       if (count < 0) {
         // The peer is gone; what it sent before is still to be read.
-        this.#outgoing.length = 0;
+        this.#drop();
         break;
       }
+      first.file?.close();
       first.sent += count;
       this.#unsent -= count;
       if (count === left) this.#outgoing.shift();
     }
     this.#await();
+  }
+
+  /** What is not sent will not be. */
+  #drop(): void {
+    for (const { file } of this.#outgoing.splice(0)) file?.close();
   }
 
   /** Waits for what this end can go on with. */
@@ -302,7 +324,7 @@ export class Channel implements Disposable {
     this.#watch.close();
     this.#socket.close();
     for (const fd of this.#fds.splice(0)) fd.close();
-    this.#outgoing.length = 0;
+    this.#drop();
     for (const { request, reject } of this.#awaited.splice(0)) {
       const name = requestName(this.#rules.sent, request);
       reject(error ?? protocolError(`the connection ended before the reply to ${name}`));

@@ -2,6 +2,7 @@
 import { fstatSync } from 'node:fs';
 import * as abi from '../../src/abi/vhost-user.ts';
 import { VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
+import { Fd } from '../../src/host/fd.ts';
 import { ListenPath } from '../../src/host/listen-path.ts';
 import { LOOP_READABLE, LoopWatch } from '../../src/host/main-loop.ts';
 import * as sys from '../../src/host/syscall.ts';
@@ -141,8 +142,7 @@ export class FakeBackEnd implements Disposable {
       case abi.VHOST_USER_GET_INFLIGHT_FD: {
         const area = { ...payload.readInflight(message), mmapSize: 4096, mmapOffset: 0 };
         const fd = sys.check(sys.memfdCreate('inflight', 1), 'memfd_create', 'a test');
-        channel.reply(message, payload.writeInflight(area), [fd]);
-        sys.close(fd);
+        channel.reply(message, payload.writeInflight(area), new Fd(fd));
         return;
       }
     }

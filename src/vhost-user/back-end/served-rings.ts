@@ -8,6 +8,7 @@ import { protocolError } from '../message.ts';
 import type { ExportedDevice } from './exported-device.ts';
 import { ExportedRing } from './exported-ring.ts';
 import type { FrontEndMemory } from './front-end-memory.ts';
+import type { InflightBuffer } from './inflight-buffer.ts';
 
 /** The used ring's index, behind its flags (virtio 1.3 §2.7.8). */
 const USED_INDEX = 2;
@@ -31,6 +32,8 @@ export class ServedRings {
   #open = true;
   #steps: Promise<void> = Promise.resolve();
   #planned = false;
+  /** Where the rings note what is in flight, if the front end wants that. */
+  #inflight: InflightBuffer | undefined;
   /** Stands in for a front end that sends no kicks. */
   #kicker: NodeJS.Timeout | undefined;
 
@@ -50,6 +53,11 @@ export class ServedRings {
   /** True while the driver has to reset the device. */
   get isBroken(): boolean {
     return this.#broken;
+  }
+
+  /** The front end has taken away the record of what is in flight. */
+  get truncated(): boolean {
+    return this.#inflight?.truncated === true;
   }
 
   get isPacked(): boolean {
@@ -77,6 +85,12 @@ export class ServedRings {
     this.#features = features;
   }
 
+  /** VHOST_USER_SET_INFLIGHT_FD. Within `change`. @param inflight owned from here on */
+  setInflight(inflight: InflightBuffer): void {
+    this.#inflight?.[Symbol.dispose]();
+    this.#inflight = inflight;
+  }
+
   /** What VHOST_USER_GET_VRING_BASE answers. The ring is not served any more. */
   base(ring: ExportedRing): number {
     if (ring.state === undefined) return ring.base;
@@ -88,6 +102,7 @@ export class ServedRings {
   reset(): void {
     for (const ring of this.#rings) ring.reset();
     this.#broken = false;
+    this.#inflight?.clear();
     this.#exported.reset();
   }
 
@@ -99,6 +114,11 @@ export class ServedRings {
   /** The driver set all up anew: what it broke before is forgotten. Within `change`. */
   stopped(ring: ExportedRing): void {
     ring.started = false;
+    // What could not be finished has to be found by who starts the ring again.
+    const { state } = ring;
+    if (state !== undefined && state.nextAvail === state.nextUsed) {
+      this.#inflight?.clearRing(ring.index);
+    }
     if (!this.#rings.some(({ started }) => started)) this.#broken = false;
   }
 
@@ -114,6 +134,7 @@ export class ServedRings {
   async close(): Promise<void> {
     this.#open = false;
     await this.#step(() => this.#halt());
+    this.#inflight?.[Symbol.dispose]();
     for (const ring of this.#rings) ring[Symbol.dispose]();
   }
 
@@ -186,7 +207,9 @@ export class ServedRings {
       deviceArea: place('used ring', address.used),
     };
     const state = ring.state ?? this.#initialState(ring, areas.deviceArea);
-    return { index, size, ...areas, kickFd, callFd, state };
+    const inflight = this.#inflight?.place(index);
+    const record = inflight === undefined ? {} : { inflight };
+    return { index, size, ...areas, kickFd, callFd, state, ...record };
   }
 
   /** A split ring holds its used index; a packed one's is in the base. */

@@ -6,14 +6,15 @@ import {
   VHOST_USER_F_PROTOCOL_FEATURES,
   VHOST_USER_GET_CONFIG,
   VHOST_USER_GET_FEATURES,
+  VHOST_USER_GET_INFLIGHT_FD,
   VHOST_USER_GET_MAX_MEM_SLOTS,
   VHOST_USER_GET_PROTOCOL_FEATURES,
   VHOST_USER_GET_QUEUE_NUM,
   VHOST_USER_GET_STATUS,
-  VHOST_USER_GET_VRING_BASE,
   VHOST_USER_PROTOCOL_F_BACKEND_REQ,
   VHOST_USER_PROTOCOL_F_CONFIG,
   VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
   VHOST_USER_PROTOCOL_F_MQ,
   VHOST_USER_PROTOCOL_F_REPLY_ACK,
   VHOST_USER_PROTOCOL_F_RESET_DEVICE,
@@ -24,33 +25,24 @@ import {
   VHOST_USER_SET_BACKEND_REQ_FD,
   VHOST_USER_SET_CONFIG,
   VHOST_USER_SET_FEATURES,
+  VHOST_USER_SET_INFLIGHT_FD,
   VHOST_USER_SET_MEM_TABLE,
   VHOST_USER_SET_OWNER,
   VHOST_USER_SET_PROTOCOL_FEATURES,
   VHOST_USER_SET_STATUS,
-  VHOST_USER_SET_VRING_ADDR,
-  VHOST_USER_SET_VRING_BASE,
-  VHOST_USER_SET_VRING_CALL,
-  VHOST_USER_SET_VRING_ENABLE,
-  VHOST_USER_SET_VRING_ERR,
-  VHOST_USER_SET_VRING_KICK,
-  VHOST_USER_SET_VRING_NUM,
 } from '../../abi/vhost-user.ts';
 import { DEVICE_NEEDS_RESET } from '../../abi/virtio-pci.ts';
+import { VIRTIO_F_IN_ORDER } from '../../abi/virtio-ring.ts';
 import type { Fd } from '../../host/fd.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';
 import { Channel } from '../channel.ts';
-import {
-  BACK_END_REQUESTS,
-  FRONT_END_REQUESTS,
-  type Message,
-  protocolError,
-  requestName,
-} from '../message.ts';
+import { BACK_END_REQUESTS, FRONT_END_REQUESTS, type Message, protocolError } from '../message.ts';
 import * as payload from '../payload.ts';
 import type { DeviceUser, ExportedDevice } from './exported-device.ts';
 import { FrontEndMemory, MEMORY_SLOTS } from './front-end-memory.ts';
+import { createInflightFile, InflightBuffer } from './inflight-buffer.ts';
+import { handleRing, notNegotiated } from './ring-messages.ts';
 import { ServedRings } from './served-rings.ts';
 
 /** How often a look is taken whether the front end took memory away, in milliseconds. */
@@ -65,6 +57,7 @@ const PROTOCOL_FEATURES = featureSet(
   VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
   VHOST_USER_PROTOCOL_F_STATUS,
 );
+const INFLIGHT = featureSet(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 
 /** From a connection's begin to its end. */
 export class Session implements DeviceUser {
@@ -74,6 +67,8 @@ export class Session implements DeviceUser {
   readonly #rings: ServedRings;
   readonly #watchdog: NodeJS.Timeout;
   readonly #ended: (error?: Error) => void;
+  readonly #offered: bigint;
+  #protocolFeatures = 0n;
   #requests: Channel | undefined;
   #status = 0;
   #spoke = false;
@@ -86,6 +81,9 @@ export class Session implements DeviceUser {
     this.#exported = exported;
     this.#ended = ended;
     this.#rings = new ServedRings(exported, this.#memory);
+    // Rings in order tell what is in flight: all that is available and not used.
+    const inOrder = hasFeature(exported.features, VIRTIO_F_IN_ORDER);
+    this.#offered = inOrder ? PROTOCOL_FEATURES : PROTOCOL_FEATURES | INFLIGHT;
     this.#channel = new Channel(
       socket,
       { received: FRONT_END_REQUESTS, sent: BACK_END_REQUESTS },
@@ -97,7 +95,7 @@ export class Session implements DeviceUser {
       },
     );
     this.#watchdog = setInterval(() => {
-      if (this.#memory.truncated) {
+      if (this.#memory.truncated || this.#rings.truncated) {
         this.#channel.fail(protocolError('it took away memory that it had shared'));
       }
     }, TRUNCATION_INTERVAL);
@@ -146,7 +144,7 @@ export class Session implements DeviceUser {
         await this.#setFeatures(payload.readU64(message));
         return false;
       case VHOST_USER_GET_PROTOCOL_FEATURES:
-        return this.#reply(message, PROTOCOL_FEATURES);
+        return this.#reply(message, this.#offered);
       case VHOST_USER_SET_PROTOCOL_FEATURES:
         this.#setProtocolFeatures(payload.readU64(message));
         return false;
@@ -183,8 +181,11 @@ export class Session implements DeviceUser {
       case VHOST_USER_REM_MEM_REG:
       case VHOST_USER_GET_MAX_MEM_SLOTS:
         return await this.#handleMemory(message);
+      case VHOST_USER_GET_INFLIGHT_FD:
+      case VHOST_USER_SET_INFLIGHT_FD:
+        return await this.#handleInflight(message);
       default:
-        return await this.#handleRing(message);
+        return await handleRing(message, rings, this.#exported.queueSizes, this.#channel);
     }
   }
 
@@ -214,91 +215,25 @@ export class Session implements DeviceUser {
     }
   }
 
-  async #handleRing(message: Message): Promise<boolean> {
-    const rings = this.#rings;
-    switch (message.request) {
-      case VHOST_USER_SET_VRING_NUM: {
-        const { index, num } = payload.readVringNumber(message);
-        const ring = rings.ring(index);
-        const most = this.#exported.queueSizes[index] ?? 0;
-        if (num < 1 || num > most) {
-          throw protocolError(`ring ${index} with ${num} descriptors; it has at most ${most}`);
-        }
-        await rings.change(() => {
-          ring.size = num;
-        });
-        return false;
-      }
-      case VHOST_USER_SET_VRING_ADDR: {
-        const address = payload.readVringAddress(message);
-        const ring = rings.ring(address.index);
-        await rings.change(() => {
-          ring.address = address;
-        });
-        return false;
-      }
-      case VHOST_USER_SET_VRING_BASE: {
-        const { index, num } = payload.readVringNumber(message);
-        const ring = rings.ring(index);
-        await rings.change(() => {
-          ring.base = num;
-          ring.state = undefined;
-        });
-        return false;
-      }
-      case VHOST_USER_GET_VRING_BASE: {
-        const { index } = payload.readVringNumber(message);
-        const ring = rings.ring(index);
-        await rings.change(() => rings.stopped(ring));
-        const num = rings.base(ring);
-        this.#channel.reply(message, payload.writeVringNumber({ index, num }));
-        return true;
-      }
-      case VHOST_USER_SET_VRING_ENABLE: {
-        const { index, num } = payload.readVringNumber(message);
-        const ring = rings.ring(index);
-        if (num > 1) throw protocolError(`ring ${index} is to be enabled by ${num}, not 0 or 1`);
-        if (ring.enabled === (num === 1)) return false;
-        await rings.change(() => {
-          ring.enabled = num === 1;
-        });
-        return false;
-      }
-      case VHOST_USER_SET_VRING_KICK: {
-        const { index, fd } = payload.readVringFd(message);
-        const ring = this.#ringFor(index, fd);
-        await rings.change(() => ring.setKick(fd));
-        return false;
-      }
-      case VHOST_USER_SET_VRING_CALL: {
-        const { index, fd } = payload.readVringFd(message);
-        this.#ringFor(index, fd).setCall(fd);
-        return false;
-      }
-      case VHOST_USER_SET_VRING_ERR: {
-        const { index, fd } = payload.readVringFd(message);
-        this.#ringFor(index, fd).setError(fd);
-        return false;
-      }
-      default:
-        throw protocolError(
-          `${requestName(FRONT_END_REQUESTS, message.request)} was not negotiated`,
-        );
+  async #handleInflight(message: Message): Promise<boolean> {
+    if ((this.#protocolFeatures & INFLIGHT) === 0n) throw notNegotiated(message);
+    const asked = payload.readInflight(message);
+    const rings = this.#exported.queueSizes.length;
+    if (message.request === VHOST_USER_GET_INFLIGHT_FD) {
+      const { file, area } = createInflightFile(asked, rings);
+      this.#channel.reply(message, payload.writeInflight(area), file);
+      return true;
     }
+    const [fd] = message.fds;
+    if (fd === undefined) return false;
+    const inflight = new InflightBuffer(asked, fd.fd, rings);
+    await this.#rings.change(() => this.#rings.setInflight(inflight));
+    return false;
   }
 
   #reply(message: Message, value: bigint): true {
     this.#channel.reply(message, payload.writeU64(value));
     return true;
-  }
-
-  #ringFor(index: number, fd: Fd | undefined): ReturnType<ServedRings['ring']> {
-    try {
-      return this.#rings.ring(index);
-    } catch (error) {
-      fd?.close();
-      throw error;
-    }
   }
 
   async #setFeatures(features: bigint): Promise<void> {
@@ -314,10 +249,11 @@ export class Session implements DeviceUser {
   }
 
   #setProtocolFeatures(features: bigint): void {
-    const foreign = features & ~PROTOCOL_FEATURES;
+    const foreign = features & ~this.#offered;
     if (foreign !== 0n) {
       throw protocolError(`protocol features 0x${foreign.toString(16)}, which are not offered`);
     }
+    this.#protocolFeatures = features;
   }
 
   async #setStatus(status: number): Promise<void> {

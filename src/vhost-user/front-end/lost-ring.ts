@@ -1,7 +1,7 @@
 /**
- * Where a ring stands whose back end is gone without having said so. A split ring's used index is
- * in guest memory; which buffers are in flight a record shared with the back end tells
- * (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), or, as far as they do, the two rings themselves.
+ * Where a ring stands whose back end is gone without having said so. What is in flight a record
+ * shared with the back end tells (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), or, as far as they do, the
+ * two parts of a split ring themselves.
  */
 import { VIRTIO_F_RING_PACKED, virtq_used_elem } from '../../abi/virtio-ring.ts';
 import { PeerError } from '../../host/errors.ts';
@@ -10,6 +10,7 @@ import { hasFeature } from '../../virtio/features.ts';
 import { placeVirtqueue } from '../../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
 import { headsInFlight } from './in-flight.ts';
+import { FRESH_PACKED } from './rings.ts';
 
 /** `struct virtq_avail` and `virtq_used`: flags, index, then the entries (virtio 1.3 §2.7.6, §2.7.8). */
 const INDEX = 2;
@@ -40,6 +41,8 @@ export function recoverRing(
   recorded: boolean,
 ): VringState {
   if (hasFeature(features, VIRTIO_F_RING_PACKED)) {
+    // The record tells where the ring stands, too: the specification leaves its base open.
+    if (recorded) return FRESH_PACKED;
     throw unknown(config, 'a packed ring does not tell where it stands');
   }
   const rings = openRings(memory, config, features);

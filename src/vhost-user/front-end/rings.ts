@@ -34,7 +34,7 @@ const VRING_STATE_SIZE = 8;
 /** The used ring's index, behind its flags (virtio 1.3 §2.7.8). */
 const USED_INDEX = 2;
 /** A fresh packed ring starts at 0 with both wrap counters set (virtio 1.3 §2.8.1). */
-const FRESH_PACKED: VringState = { nextAvail: 0x8000, nextUsed: 0x8000 };
+export const FRESH_PACKED: VringState = { nextAvail: 0x8000, nextUsed: 0x8000 };
 
 /** Lets the back end map guest RAM; the addresses of rings are ours in it. @throws PeerError */
 export async function shareMemory(connection: Connection, memory: GuestMemory): Promise<void> {

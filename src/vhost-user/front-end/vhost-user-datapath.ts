@@ -188,7 +188,9 @@ export class VhostUserDatapath implements Datapath {
     const { memory, queues } = run;
     const features = this.#featuresFor(run, session);
     // Before a ring is: one that ends within is to be recovered as well.
-    const configs = queues.map((config) => this.#placed(run, config));
+    const recorded =
+      this.#inflight !== undefined && connection.has(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+    const configs = queues.map((config) => this.#placed(run, config, recorded));
     await connection.order(VHOST_USER_SET_FEATURES, writeU64(features));
     await setStatus(connection, ACKNOWLEDGE | DRIVER | FEATURES_OK);
     if (this.#informed !== session) await shareMemory(connection, memory);
@@ -223,9 +225,9 @@ export class VhostUserDatapath implements Datapath {
   }
 
   /** Where a queue is to go on. */
-  #placed({ memory, activation }: Run, config: QueueConfig): QueueConfig {
+  #placed({ memory, activation }: Run, config: QueueConfig, recorded: boolean): QueueConfig {
     if (!this.#lost.has(config.index)) return config;
-    const state = recoverRing(memory, config, activation.features, this.#inflight !== undefined);
+    const state = recoverRing(memory, config, activation.features, recorded);
     return { ...config, state };
   }
 

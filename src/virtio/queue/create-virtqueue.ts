@@ -12,6 +12,8 @@ import {
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { hasFeature } from '../features.ts';
+import { InflightRegion } from './inflight-region.ts';
+import { openTracked } from './open-tracked.ts';
 import { PackedQueue, packedInFlight } from './packed-queue.ts';
 import { type AreaRule, openArea, placeArea, type RingFeatures } from './ring-windows.ts';
 import { SplitQueue } from './split-queue.ts';
@@ -113,12 +115,15 @@ export function placeVirtqueue(
 /**
  * Opens a queue in the format that was negotiated.
  * @param features all negotiated feature bits
- * @throws PeerError with the clause, when size, state or placement of the areas cannot be
+ * @param region of the record that `config` names, if it does
+ * @throws PeerError with the clause, when size, state, placement of the areas or the record of what
+ *   is in flight cannot be
  */
 export function createVirtqueue(
   memory: GuestMemory,
   config: QueueConfig,
   features: bigint,
+  region: InflightRegion | undefined = config.inflight && new InflightRegion(config.inflight),
 ): Virtqueue {
   const rules = checkedRules(config, features);
   const windows = {
@@ -131,7 +136,11 @@ export function createVirtqueue(
     eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
     inOrder: hasFeature(features, VIRTIO_F_IN_ORDER),
   };
-  return hasFeature(features, VIRTIO_F_RING_PACKED)
+  const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
+  if (region !== undefined) {
+    return openTracked(memory, config, region, ring, windows, packed);
+  }
+  return packed
     ? new PackedQueue(memory, config, ring, windows)
     : new SplitQueue(memory, config, ring, windows);
 }

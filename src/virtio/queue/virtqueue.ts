@@ -1,5 +1,6 @@
 /** What a device sees of a virtqueue, whichever its format (virtio 1.3 §2.6). */
 import type { DescriptorChain } from './descriptor-chain.ts';
+import type { InflightPlace } from './inflight-region.ts';
 
 /**
  * Where a queue stands, for a hand-over between the places that can serve it. On packed queues bit
@@ -26,6 +27,8 @@ export interface QueueConfig {
   readonly callFd: number;
   /** Where to go on; absent for a fresh queue. */
   readonly state?: VringState;
+  /** A record to keep of what is in flight; where it tells of more than `state`, it is believed. */
+  readonly inflight?: InflightPlace;
 }
 
 /** `pop` found a chain. */

@@ -1,49 +1,13 @@
 /** The back end by its protocol: an entropy device in this process, and a front end without a guest. */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { ftruncateSync, readdirSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
-import t, { type Test } from 'tap';
+import t from 'tap';
 import * as vu from '../../../src/abi/vhost-user.ts';
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
-import { ringFeatures } from '../../../src/machine/devices/device-shape.ts';
-import { BackEnd } from '../../../src/vhost-user/back-end/back-end.ts';
-import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
-import { createRngDevice } from '../../../src/virtio/device/rng.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { FrontEndRig, type RigRing, USER_ADDRESS } from '../../support/front-end-rig.ts';
-
-const folder = mkdtempSync(join(tmpdir(), 'vhost-user-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
-const path = join(folder, 'socket');
-
-async function withBackEnd(work: (log: string[]) => Promise<void>): Promise<void> {
-  const log: string[] = [];
-  const device = createRngDevice({ name: 'rng0' });
-  const features = ringFeatures({ packed: true, ringReset: false });
-  await using exported = new ExportedDevice(device, features, [64], (text) => log.push(text));
-  await using _backEnd = new BackEnd(path, exported);
-  await work(log);
-}
-
-/** A buffer of random bytes through the ring. */
-async function fill({ queue, kick, call }: RigRing, length = 64): Promise<Uint8Array> {
-  queue.add({ writable: [length] });
-  if (queue.kick()) kick.signal();
-  let done = queue.completed();
-  while (done.length === 0) {
-    await turn();
-    done = queue.completed();
-  }
-  call.drain();
-  return done[0]?.data ?? new Uint8Array();
-}
-
-const isRandom = (t: Test, bytes: Uint8Array): void => {
-  t.equal(bytes.length, 64);
-  t.ok(new Set(bytes).size > 10, 'the bytes are random');
-};
+import { FrontEndRig, USER_ADDRESS } from '../../support/front-end-rig.ts';
+import { fill, isRandom, path, withBackEnd } from '../../support/rng-back-end.ts';
 
 for (const [format, refused] of [
   ['packed', 0n],
@@ -215,6 +179,14 @@ for (const [name, [breakIt, expected]] of Object.entries(breaking)) {
   );
 }
 
+/** A record of what is in flight. */
+const area = (queues: number): payload.InflightArea => ({
+  mmapSize: 4096,
+  mmapOffset: 0,
+  queues,
+  queueSize: 64,
+});
+
 /** What ends the connection, and what the log says. */
 const hostile: Record<string, [say: (front: FrontEndRig) => void, RegExp]> = {
   'features that are not offered': [
@@ -275,6 +247,40 @@ const hostile: Record<string, [say: (front: FrontEndRig) => void, RegExp]> = {
     },
     /configuration bytes 0 on are not the driver's to write$/,
   ],
+  'a record for more queues than there are': [
+    ({ channel }) => channel.send(vu.VHOST_USER_GET_INFLIGHT_FD, 0, payload.writeInflight(area(2))),
+    /a record for 2 queues of 64 descriptors; the device has 1 queues$/,
+  ],
+  'a record that is too small for its queues': [
+    ({ channel, ram }) => {
+      const small = { ...area(1), mmapSize: 1024 };
+      const { fd } = ram.memory.share;
+      channel.send(vu.VHOST_USER_SET_INFLIGHT_FD, 0, payload.writeInflight(small), [fd]);
+    },
+    /a record of 1024 bytes at 0 in a file of 8388608; 1 queues of 64 need 2112$/,
+  ],
+  'a record past the end of its file': [
+    ({ channel, ram }) => {
+      const far = { ...area(1), mmapOffset: 8 * 2 ** 20 };
+      const { fd } = ram.memory.share;
+      channel.send(vu.VHOST_USER_SET_INFLIGHT_FD, 0, payload.writeInflight(far), [fd]);
+    },
+    /a record of 4096 bytes at 8388608 in a file of 8388608; /,
+  ],
+  'a record that is no file': [
+    ({ channel, rings }) => {
+      const fds = [rings[0]?.kick.fd ?? -1];
+      channel.send(vu.VHOST_USER_SET_INFLIGHT_FD, 0, payload.writeInflight(area(1)), fds);
+    },
+    /the record of what is in flight is in no plain file$/,
+  ],
+  'a record that was not negotiated': [
+    ({ channel }) => {
+      channel.send(vu.VHOST_USER_SET_PROTOCOL_FEATURES, 0, payload.writeU64(1));
+      channel.send(vu.VHOST_USER_GET_INFLIGHT_FD, 0, payload.writeInflight(area(1)));
+    },
+    /GET_INFLIGHT_FD was not negotiated$/,
+  ],
   'a request channel that is no socket': [
     ({ channel, ram }) =>
       channel.send(vu.VHOST_USER_SET_BACKEND_REQ_FD, 0, undefined, [ram.memory.share.fd]),
@@ -315,7 +321,6 @@ t.test('memory that is taken away ends the connection, and not the process', (t)
     await front.negotiate();
     const ring = await front.startRing(0);
     await fill(ring);
-    const { ftruncateSync } = await import('node:fs');
     ftruncateSync(front.ram.memory.share.fd, 0);
     ring.kick.signal();
     await front.closed;

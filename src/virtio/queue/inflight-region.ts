@@ -1,0 +1,81 @@
+/**
+ * One queue's part of the record in which a vhost-user back end notes what is in flight, in memory
+ * that the front end keeps for the back end that comes next (vhost-user.rst, "Inflight I/O
+ * tracking"). The front end can write to it at any time: it is read once, when a queue starts.
+ */
+import {
+  DescStatePacked,
+  INFLIGHT_VERSION,
+  QueueRegionPacked,
+  QueueRegionSplit,
+} from '../../abi/vhost-user-inflight.ts';
+import { PeerError } from '../../host/errors.ts';
+import { viewOf } from '../../host/native-memory.ts';
+
+const ALIGNMENT = 64;
+/** Places that both formats have in common, in 16-bit words. */
+const VERSION = QueueRegionSplit.version.offset / 2;
+const DESC_NUM = QueueRegionSplit.desc_num.offset / 2;
+
+/** Where a queue's region is mapped; a plain, cloneable message. */
+export interface InflightPlace {
+  /** Host virtual address, a multiple of 8. */
+  readonly address: number;
+  /** Descriptors that it has room for, at least the queue's. */
+  readonly entries: number;
+}
+
+/** Bytes of a region, whichever the queue's format. */
+export function inflightRegionSize(entries: number): number {
+  const bytes = QueueRegionPacked.size + DescStatePacked.size * entries;
+  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+}
+
+/** A region's bytes, as words of each width. */
+export class InflightRegion {
+  readonly entries: number;
+  readonly bytes: Uint8Array;
+  readonly halves: Uint16Array;
+  readonly words: Uint32Array;
+  /** For stores of 8 bytes at once. */
+  readonly doubles: Float64Array;
+
+  constructor({ address, entries }: InflightPlace) {
+    const buffer = viewOf(address, inflightRegionSize(entries));
+    this.entries = entries;
+    this.bytes = new Uint8Array(buffer);
+    this.halves = new Uint16Array(buffer);
+    this.words = new Uint32Array(buffer);
+    this.doubles = new Float64Array(buffer);
+  }
+
+  /** False as long as nothing was written. @throws PeerError when it is no region of this size */
+  get isWritten(): boolean {
+    const version = this.halves[VERSION];
+    if (version === 0) return false;
+    if (version !== INFLIGHT_VERSION) throw badRecord(`its version is ${version}, not 1`);
+    const entries = this.halves[DESC_NUM];
+    if (entries === this.entries) return true;
+    throw badRecord(`it has ${entries} entries where ${this.entries} belong`);
+  }
+
+  /** Empties it, but for what follows from a version of 0. */
+  clear(): void {
+    Atomics.store(this.halves, VERSION, 0);
+    this.bytes.fill(0);
+  }
+
+  /** All that is needed is in it from here on. */
+  setWritten(): void {
+    this.halves[DESC_NUM] = this.entries;
+    Atomics.store(this.halves, VERSION, INFLIGHT_VERSION);
+  }
+}
+
+/** The front end, or who had it before, has broken the record. */
+export function badRecord(why: string): PeerError {
+  return new PeerError(
+    'E_INFLIGHT',
+    `the record of what is in flight cannot be: ${why}; reset the device`,
+  );
+}
