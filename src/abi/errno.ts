@@ -18,6 +18,7 @@ export const EROFS = 30;
 export const ERANGE = 34;
 export const ENAMETOOLONG = 36;
 export const ENOSYS = 38;
+export const ENOTEMPTY = 39;
 export const ELOOP = 40;
 export const EPROTO = 71;
 export const EOPNOTSUPP = 95;

@@ -22,13 +22,14 @@ export const statx = struct({
   ctime_nsec: 4,
   mtime_sec: 8,
   mtime_nsec: 4,
+  mtime_reserved: 4,
   stx_rdev_major: 4,
   stx_rdev_minor: 4,
   stx_dev_major: 4,
   stx_dev_minor: 4,
 });
 /** The whole struct, with what later kernels put behind. */
-export const STATX_SIZE = 256;
+export const STATX_LENGTH = 256;
 export const STATX_BASIC_STATS = 0x7ff;
 
 /** asm/statfs.h: `struct statfs`. */

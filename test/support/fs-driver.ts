@@ -1,5 +1,6 @@
 /** The driver's side of a file system device, as the tests play it: requests of linux/fuse.h. */
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import * as fuse from '../../src/abi/fuse.ts';
 import type { Field } from '../../src/abi/struct.ts';
 import { VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
@@ -8,6 +9,7 @@ import { type CompletedBuffer, DeviceRig } from '../../src/testing/index.ts';
 import { createFsDevice, type FsOptions } from '../../src/virtio/device/fs/fs.ts';
 import type { QueueHandler, VirtioDevice } from '../../src/virtio/device.ts';
 import { featureSet } from '../../src/virtio/features.ts';
+import { TemporaryFolder } from './blk-driver.ts';
 
 type Layout = { readonly size: number };
 type Values = Readonly<Record<string, number | bigint>>;
@@ -232,3 +234,67 @@ export const handleOf = (result: FuseResult, at = 0): number =>
 /** The handle that CREATE answers with. */
 export const createdHandle = (result: FuseResult): number =>
   handleOf(result, fuse.fuse_entry_out.size);
+
+/** An entry of READDIR or READDIRPLUS. */
+export interface Dirent {
+  readonly name: string;
+  readonly off: bigint;
+  readonly type: number;
+  /** Of READDIRPLUS. */
+  readonly nodeid: number;
+}
+
+export function direntsOf({ data, bytes }: FuseResult, plus: boolean): Dirent[] {
+  const { off, namelen, type, size } = fuse.fuse_dirent;
+  const entries: Dirent[] = [];
+  for (let at = 0; at < bytes.length; ) {
+    const head = at + (plus ? fuse.fuse_entry_out.size : 0);
+    const length = field(data, namelen, head);
+    entries.push({
+      name: Buffer.from(bytes.subarray(head + size, head + size + length)).toString(),
+      off: data.getBigUint64(head + off.offset, true),
+      type: field(data, type, head),
+      nodeid: plus ? field(data, fuse.fuse_entry_out.nodeid, at) : 0,
+    });
+    at = head + Math.ceil((size + length) / 8) * 8;
+  }
+  return entries;
+}
+
+/** A folder with a few files, and the devices that share it: all go when the test is over. */
+export class SharedFolder implements Disposable {
+  readonly #folder = new TemporaryFolder();
+  readonly #drivers: FsDriver[] = [];
+
+  constructor() {
+    writeFileSync(this.at('file'), 'content of the file');
+    mkdirSync(this.at('folder'));
+    writeFileSync(this.at('folder/inner'), 'inner');
+  }
+
+  get path(): string {
+    return path.join(this.#folder.path, 'shared');
+  }
+
+  /** A path in it. */
+  at(name: string): string {
+    mkdirSync(this.path, { recursive: true });
+    return path.join(this.path, name);
+  }
+
+  /** A path beside it, where no guest may get. */
+  outside(name: string): string {
+    return path.join(this.#folder.path, name);
+  }
+
+  driver(options?: FsDriverOptions): FsDriver {
+    const driver = new FsDriver(this.path, options);
+    this.#drivers.push(driver);
+    return driver;
+  }
+
+  [Symbol.dispose](): void {
+    for (const driver of this.#drivers) driver[Symbol.dispose]();
+    this.#folder[Symbol.dispose]();
+  }
+}

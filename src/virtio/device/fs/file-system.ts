@@ -10,7 +10,7 @@ import {
   O_NOFOLLOW,
   O_PATH,
   STATX_BASIC_STATS,
-  STATX_SIZE,
+  STATX_LENGTH,
 } from '../../../abi/files.ts';
 import { FileCredentials } from '../../../host/file-credentials.ts';
 import * as files from '../../../host/file-system.ts';
@@ -39,7 +39,7 @@ export class FileSystem {
   readonly handles: HandleTable;
   readonly credentials = new FileCredentials();
   /** Of the file that was looked at last. */
-  readonly stat = new FileStat(STATX_SIZE);
+  readonly stat = new FileStat(STATX_LENGTH);
   /** INIT was answered. */
   mounted = false;
   /** The driver has the device clear set-user-ID bits (FUSE_HANDLE_KILLPRIV_V2). */
