@@ -2,51 +2,36 @@
  * The main thread's side of one device: answers what the driver makes happen in the registers, by
  * starting and stopping the datapath that serves the queues. It outlives resets and reboots.
  */
-import { DEVICE_NEEDS_RESET, DRIVER_OK } from '../../abi/virtio-pci.ts';
-import type { Activation, DatapathEvents } from '../../datapath/datapath.ts';
+import type { DatapathEvents } from '../../datapath/datapath.ts';
 import { messageOf } from '../../host/errors.ts';
-import { drainEventfd } from '../../host/eventfd.ts';
-import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
-import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
+import type { VringState } from '../../virtio/queue/virtqueue.ts';
 import type { VirtioTransport } from '../../virtio/transport/virtio-transport.ts';
 import type { DeviceMessage } from '../board/board-devices.ts';
 import { StepQueue } from '../step-queue.ts';
+import { ActiveQueues, type GoesOn } from './active-queues.ts';
 import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapath-choice.ts';
-import { type GateOrder, QueueHolds, refuseHolds } from './queue-holds.ts';
+import { DeviceSocket } from './device-socket.ts';
+import { type GateOrder, type QueueHolds, refuseHolds } from './queue-holds.ts';
 
 /** How long a driver may take to reset a device whose code changed. */
 const RESET_PATIENCE_MS = 2000;
 
-/** Where the device is plugged in, from power-on to the next. */
-interface Socket {
-  /** How the guest finds it, in words. */
-  readonly place: string;
-  readonly state: SharedState;
-  readonly transport: VirtioTransport;
-  readonly memory: GuestMemoryShare;
-  readonly line: LoopWatch;
-}
-
 /** Owns a device and its datapath. */
 export class DeviceOwner implements DeviceHost {
   readonly device: VirtioDevice;
-  readonly holds = new QueueHolds();
   readonly #log: (text: string) => void;
   readonly #datapaths: DatapathChoice;
-  #socket: Socket | undefined;
-  /** Set from DRIVER_OK to the reset; what `resume` starts again. */
-  #activation: Activation | undefined;
-  #states: ReadonlyMap<number, VringState> = new Map();
+  readonly #queues: ActiveQueues;
+  #socket: DeviceSocket | undefined;
   #observation: Observation | undefined;
   #unseen = false;
   #breach: (breach: Breach) => void = () => {};
   /** Counts resets and reloads. */
   #generation = 0;
-  #running = false;
   #paused = false;
   /** What is done to the datapath. */
   readonly #steps = new StepQueue();
@@ -62,6 +47,7 @@ export class DeviceOwner implements DeviceHost {
       breach: (breach) => this.#breach(breach),
     };
     this.#datapaths = new DatapathChoice(device, events, open);
+    this.#queues = new ActiveQueues(this.#datapaths);
     device.attach?.(this);
   }
 
@@ -72,6 +58,11 @@ export class DeviceOwner implements DeviceHost {
   watch(observation: Observation, breach: (breach: Breach) => void): void {
     this.#observation = observation;
     this.#breach = breach;
+  }
+
+  /** The queues that somebody holds. */
+  get holds(): QueueHolds {
+    return this.#queues.holds;
   }
 
   /** Where the queues are served. */
@@ -94,7 +85,7 @@ export class DeviceOwner implements DeviceHost {
       const before = this.#datapaths.name;
       if (name === before) return;
       if (this.holds.any) refuseHolds(this.device.name, name);
-      this.#datapaths.check(name, this.#activation?.features ?? 0n);
+      this.#datapaths.check(name, this.#queues.activation?.features ?? 0n);
       await this.#halt('all');
       this.#datapaths.choose(name);
       try {
@@ -119,13 +110,12 @@ export class DeviceOwner implements DeviceHost {
   }
 
   /** Where each queue stands, as far as whoever serves it can tell. */
-  async states(): Promise<ReadonlyMap<number, VringState>> {
-    if (!this.#running) return this.#states;
-    return (await this.#datapaths.current.states?.()) ?? new Map();
+  states(): Promise<ReadonlyMap<number, VringState>> {
+    return this.#queues.states();
   }
 
   /** Where the device is plugged in; undefined while it is not. */
-  get plugged(): Omit<Socket, 'line'> | undefined {
+  get plugged(): DeviceSocket | undefined {
     return this.#socket;
   }
 
@@ -145,8 +135,8 @@ export class DeviceOwner implements DeviceHost {
         await this.#serve();
         throw error;
       }
-      if (this.#activation === undefined) return;
-      this.#askForReset();
+      if (this.#queues.activation === undefined) return;
+      this.#socket?.askForReset();
       this.#generation += 1;
       const generation = this.#generation;
       const patience = setTimeout(() => {
@@ -168,12 +158,7 @@ export class DeviceOwner implements DeviceHost {
     transport: VirtioTransport,
     memory: GuestMemoryShare,
   ): void {
-    const { lineEventfd } = transport;
-    const line = new LoopWatch(lineEventfd, LOOP_READABLE, () => {
-      if (!drainEventfd(lineEventfd)) return;
-      state.lock.with(() => transport.assertQueueInterrupt());
-    });
-    this.#socket = { place, state, transport, memory, line };
+    this.#socket = new DeviceSocket(place, state, transport, memory);
   }
 
   /** Stops serving and takes the device out of its board; as at a reset of the machine. */
@@ -184,7 +169,7 @@ export class DeviceOwner implements DeviceHost {
         this.device.reset?.();
       });
     } finally {
-      this.#socket?.line.close();
+      this.#socket?.[Symbol.dispose]();
       this.#socket = undefined;
     }
   }
@@ -231,28 +216,12 @@ export class DeviceOwner implements DeviceHost {
       change(new DataView(buffer, byteOffset, length));
       return;
     }
-    const { state, transport } = socket;
-    state.lock.with(() => {
-      const { registers } = transport;
-      change(registers.config.view);
-      registers.config.changed();
-      // The device keeps what is its own, so that it is still true after the next power-on.
-      this.device.config.forEach((_, at, config) => {
-        const writable = registers.shape.configWriteMask[at] ?? 0;
-        if (writable === 0) config[at] = registers.config.view.getUint8(at);
-      });
-      if ((transport.registers.status & DRIVER_OK) !== 0) transport.notifyConfigChange();
-    });
+    // The device keeps what is its own, so that it is still true after the next power-on.
+    socket.updateConfig(change, this.device.config);
   }
 
   readConfig(): Uint8Array {
-    const socket = this.#socket;
-    if (socket === undefined) return Uint8Array.from(this.device.config);
-    const { state, transport } = socket;
-    return state.lock.with(() => {
-      const { buffer, byteOffset, byteLength } = transport.registers.config.view;
-      return Uint8Array.from(new Uint8Array(buffer, byteOffset, byteLength));
-    });
+    return this.#socket?.readConfig() ?? Uint8Array.from(this.device.config);
   }
 
   post(message: unknown): void {
@@ -267,8 +236,9 @@ export class DeviceOwner implements DeviceHost {
     // Messages of two vCPUs may overtake each other: each only says where to look.
     switch (message.kind) {
       case 'driver-ok':
-        if (this.#activation !== undefined || !lock.with(() => registers.isActive)) return;
-        await this.#activate();
+        if (this.#queues.activation === undefined && lock.with(() => registers.isActive)) {
+          await this.#activate();
+        }
         return;
       case 'reset':
         if (!lock.with(() => registers.isResetting)) return;
@@ -287,7 +257,7 @@ export class DeviceOwner implements DeviceHost {
         const { queue } = message;
         if (!lock.with(() => registers.isQueueResetting(queue))) return;
         await this.#halt({ but: queue });
-        this.#states = new Map([...this.#states].filter(([index]) => index !== queue));
+        this.#queues.forget(queue);
         lock.with(() => registers.completeQueueReset(queue));
         await this.#restart();
         return;
@@ -299,7 +269,7 @@ export class DeviceOwner implements DeviceHost {
 
   /** Lets the datapath see registers that changed; each queue goes on where it stood. */
   async #restart(): Promise<void> {
-    if (this.#activation === undefined) return;
+    if (this.#queues.activation === undefined) return;
     await this.#halt('all');
     await this.#activate();
   }
@@ -308,17 +278,8 @@ export class DeviceOwner implements DeviceHost {
   async #activate(): Promise<void> {
     const socket = this.#socket;
     if (socket === undefined) return;
-    const { state, transport, memory } = socket;
-    this.#activation = state.lock.with(() => {
-      const queues: QueueConfig[] = [];
-      transport.kicks.forEach((kick, queue) => {
-        const config = transport.registers.queueConfig(queue, kick, transport.callEventfd(queue));
-        if (config !== undefined) queues.push(config);
-      });
-      transport.registers.interruptsSeen();
-      const observe = this.#observation === undefined ? {} : { observe: this.#observation };
-      return { memory, features: transport.registers.driverFeatures, queues, ...observe };
-    });
+    const observe = this.#observation === undefined ? {} : { observe: this.#observation };
+    this.#queues.setUp({ ...socket.activation(), ...observe });
     await this.#serve();
   }
 
@@ -332,19 +293,11 @@ export class DeviceOwner implements DeviceHost {
 
   async #start(): Promise<void> {
     const socket = this.#socket;
-    if (socket === undefined || this.#activation === undefined) return;
-    if (this.#paused || this.#running) return;
+    if (socket === undefined || this.#paused) return;
     // A broken device is not served before its reset.
-    if ((socket.transport.registers.status & DEVICE_NEEDS_RESET) !== 0) return;
-    const queues = this.#activation.queues.map((queue) => {
-      const state = this.#states.get(queue.index);
-      return state === undefined ? queue : { ...queue, state };
-    });
-    const config = this.readConfig();
-    const activation = this.holds.start({ ...this.#activation, config, queues });
-    await this.#datapaths.current.start(activation);
-    this.#running = true;
-    this.#tellUnseen();
+    if (socket.needsReset) return;
+    await this.#queues.start(this.readConfig());
+    if (this.#queues.isServed) this.#tellUnseen();
   }
 
   /** Says once that whoever watches is not told of what others than this process serve. */
@@ -355,18 +308,10 @@ export class DeviceOwner implements DeviceHost {
     this.#log(`${datapath} serves its queues: neither trace nor check sees what happens on them`);
   }
 
-  /** @param goesOn which queues will be served on from where they stand */
-  async #halt(goesOn: 'all' | 'none' | { readonly but: number }): Promise<void> {
-    if (!this.#running) return;
-    this.#running = false;
+  async #halt(goesOn: GoesOn): Promise<void> {
     try {
-      const all = this.#activation?.queues.map(({ index }) => index) ?? [];
-      const but = typeof goesOn === 'string' ? undefined : goesOn.but;
-      const queues = goesOn === 'none' ? [] : all.filter((index) => index !== but);
-      this.#states = await this.#datapaths.current.stop(queues);
-      this.holds.stop(this.#states);
+      await this.#queues.stop(goesOn);
     } catch (error) {
-      this.#states = new Map();
       this.#broken(messageOf(error));
     }
   }
@@ -374,32 +319,18 @@ export class DeviceOwner implements DeviceHost {
   async #deactivate(): Promise<void> {
     this.#generation += 1;
     await this.#halt('none');
-    this.#activation = undefined;
-    this.#states = new Map();
+    this.#queues.clear();
   }
 
   #broken(reason: string): void {
     if (this.#socket === undefined) return;
     this.#log(`stopped: ${reason}`);
-    this.#askForReset();
+    this.#socket?.askForReset();
   }
 
   /** The driver did not reset a device whose code changed: it may not know how. */
   async #goOnUnreset(): Promise<void> {
-    const socket = this.#socket;
-    if (socket === undefined) return;
-    socket.state.lock.with(() => socket.transport.registers.clearNeedsReset());
+    this.#socket?.clearNeedsReset();
     await this.#serve();
-  }
-
-  #askForReset(): void {
-    const socket = this.#socket;
-    if (socket === undefined) return;
-    const { state, transport } = socket;
-    state.lock.with(() => {
-      // Without DRIVER_OK nothing is served: the driver reads the status until it is 0.
-      if ((transport.registers.status & DRIVER_OK) === 0) return;
-      if (transport.registers.setNeedsReset()) transport.notifyConfigChange();
-    });
   }
 }
