@@ -7,7 +7,6 @@
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { VIRTIO_F_VERSION_1, VIRTQ_USED_F_NO_NOTIFY } from '../src/abi/virtio-ring.ts';
 import { columns } from '../src/cli/terminal/text-table.ts';
 import { EPOLLET, EPOLLIN, Epoll } from '../src/host/epoll.ts';
@@ -20,14 +19,14 @@ import { VhostUserDevice } from '../src/vhost-user/front-end/vhost-user-device.t
 import { featureSet } from '../src/virtio/features.ts';
 import { spread } from './harness/statistics.ts';
 import { BLOCK, LeanBlkDriver } from './lean-blk-driver.ts';
-import { appears, Child } from './subjects/child.ts';
+import { Child } from './subjects/child.ts';
+import { NODEVMM } from './subjects/nodevmm-program.ts';
 
 const FILE_SIZE = 256 * MiB;
 const QUEUE_SIZE = 128;
 const SAMPLES = 15;
 const SAMPLE_SECONDS = 0.2;
 const WAIT_MS = 5000;
-const NODEVMM = fileURLToPath(new URL('../bundle/bin/main.js', import.meta.url));
 
 interface Server {
   readonly name: string;
@@ -65,7 +64,7 @@ class Contestant implements AsyncDisposable {
     rmSync(socket, { force: true });
     const child = new Child(server.argv(file, direct, socket));
     try {
-      await child.during('the socket', appears(socket), 20_000);
+      await child.makes(socket, 20_000);
       const address = { socket, server: false, timeoutMs: WAIT_MS };
       const device = await VhostUserDevice.open('blk0', address, (session) =>
         blkKind('blk0', session, 1, QUEUE_SIZE),

@@ -8,17 +8,16 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { columns } from '../src/cli/terminal/text-table.ts';
 import { messageOf, UsageError } from '../src/host/errors.ts';
-import { appears, Child } from './subjects/child.ts';
+import { Child } from './subjects/child.ts';
+import { NODEVMM } from './subjects/nodevmm-program.ts';
 
 const ROUNDS = 3;
 /** Numbers that a run is to give, about one a second: the driver's main thread has no CPU of its own. */
 const NUMBERS = 5;
 const RUN_MS = 20_000;
 const TESTPMD = 'dpdk-testpmd';
-const NODEVMM = fileURLToPath(new URL('../bundle/bin/main.js', import.meta.url));
 /** Where the back end's thread runs, and the driver's. */
 const BACK_END_CPU = 0;
 const DRIVER_CPU = 1;
@@ -63,7 +62,7 @@ async function run(peer: boolean, what: Case, folder: string): Promise<number> {
   const socket = path.join(folder, `${peer ? 'dpdk' : 'nodevmm'}.sock`);
   rmSync(socket, { force: true });
   await using back = new Child(backEnd(peer, what, socket));
-  await back.during('the back end', appears(socket), 20_000);
+  await back.makes(socket, 20_000);
   const vdev = `net_virtio_user0,path=${socket},queue_size=1024,packed_vq=${what.packed ? 1 : 0}`;
   const { driver, counter } = what.network;
   let output = '';

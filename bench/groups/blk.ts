@@ -11,7 +11,7 @@ import {
   type Group,
   type GroupContext,
   guestOf,
-  pidOf,
+  processesOf,
   spanOf,
 } from './group.ts';
 
@@ -68,7 +68,13 @@ export const blkGroup: Group = {
         [name]: await fio(member, device, depth, context.seconds),
       });
       const taking = {
-        ...{ group: 'blk', measures: [measure], contestants: fleet.members, take, pid: pidOf },
+        ...{
+          group: 'blk',
+          measures: [measure],
+          contestants: fleet.members,
+          take,
+          processes: processesOf,
+        },
         revive: fleet.revive,
         span: spanOf(index, steps.length),
       };

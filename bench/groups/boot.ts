@@ -6,18 +6,17 @@ import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { fileURLToPath } from 'node:url';
 import { undoAtExit } from '../harness/at-exit.ts';
 import type { Measure } from '../harness/measure.ts';
 import { measureInRounds } from '../harness/rounds.ts';
 import { Child } from '../subjects/child.ts';
 import { lacksQemu } from '../subjects/lacking.ts';
+import { NODEVMM } from '../subjects/nodevmm-program.ts';
 import { MICROVM, MICROVM_PCI, Q35, type QemuMachine, qemuCommand } from '../subjects/qemu.ts';
 import { select } from '../subjects/selection.ts';
 import { COMMAND_LINE, type GuestSpec, type Selectable } from '../subjects/subject.ts';
 import type { Group, GroupContext } from './group.ts';
 
-const MAIN = fileURLToPath(new URL('../../bundle/bin/main.js', import.meta.url));
 /** Also says how long the kernel ran, by the guest's own clock. */
 const MARKER = /nodevmm-init: userspace reached at ([0-9.]+) s/;
 const MEMORY_MIB = 512;
@@ -50,7 +49,7 @@ const nodevmm: Bootable = {
       'env',
       `XDG_CACHE_HOME=${cache}`,
       process.execPath,
-      MAIN,
+      NODEVMM,
       'run',
       '--no-lab',
       '--kernel',

@@ -5,6 +5,7 @@ import type { KernelSeries } from '../../src/guest/kernel.ts';
 import { messageOf } from '../../src/host/errors.ts';
 import type { Result } from '../harness/measure.ts';
 import type { Contestant, Rounds, Span } from '../harness/rounds.ts';
+import type { Processes } from '../harness/usage.ts';
 import type { Wanted } from '../subjects/selection.ts';
 import type { GuestSpec, RunningGuest, Subject } from '../subjects/subject.ts';
 
@@ -81,6 +82,7 @@ class Member implements Booted {
       this.#boots += 1;
       try {
         this.guest = await this.#boot();
+        await this.guest.rest?.(true);
       } catch (error) {
         this.failure = messageOf(error);
         tell(this.failure);
@@ -164,5 +166,15 @@ export function guestOf({ guest, failure, name }: Booted): RunningGuest {
   return guest;
 }
 
-/** The process to watch while a member is measured; 0, which none has, without a guest. */
-export const pidOf = ({ guest }: Booted): number => guest?.pid ?? 0;
+/** The processes to watch while a member is measured; 0, which none has, without a guest. */
+export const processesOf = ({ guest }: Booted): Processes => guest ?? { pid: 0 };
+
+/** Measures a member while all that belongs to it is awake. */
+export async function awake<T>({ guest }: Booted, work: () => Promise<T>): Promise<T> {
+  await guest?.rest?.(false);
+  try {
+    return await work();
+  } finally {
+    await guest?.rest?.(true);
+  }
+}

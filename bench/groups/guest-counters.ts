@@ -1,5 +1,5 @@
 /** What the guest itself counts around a command: CPU time, interrupts and kicks of its interface. */
-import { run } from '../subjects/subject.ts';
+import { INTERFACE, run } from '../subjects/subject.ts';
 import { type Booted, guestOf } from './group.ts';
 
 /** Differences over a command's run. */
@@ -15,7 +15,6 @@ export interface GuestCounts {
   readonly bytes: number;
 }
 
-const INTERFACE = 'eth0';
 /** The command's output is kept until it has ended: each line over the console port costs exits. */
 const SCRIPT = `net=/sys/class/net/${INTERFACE}
 counters() {

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { readUsage, type UsageCounters } from '../harness/usage.ts';
-import { type Booted, pidOf } from './group.ts';
+import { type Booted, processesOf } from './group.ts';
 import { type GuestCounts, runCounted } from './guest-counters.ts';
 import type { IperfServer, TapNetwork } from './taps.ts';
 
@@ -67,7 +67,7 @@ function readTap(tap: string, counter: string): number {
 
 function readHost({ member, network: { tap } }: Wired): HostCounters {
   return {
-    usage: readUsage(pidOf(member)),
+    usage: readUsage(processesOf(member)),
     packets: readTap(tap, 'rx_packets') + readTap(tap, 'tx_packets'),
     bytes: readTap(tap, 'rx_bytes') + readTap(tap, 'tx_bytes'),
   };

@@ -4,7 +4,15 @@ import { measureInRounds, type Sample } from '../harness/rounds.ts';
 import { percentile } from '../harness/statistics.ts';
 import { NET_SUBJECTS } from '../subjects/all.ts';
 import { select } from '../subjects/selection.ts';
-import { type Booted, Fleet, type Group, type GroupContext, pidOf, spanOf } from './group.ts';
+import {
+  awake,
+  type Booted,
+  Fleet,
+  type Group,
+  type GroupContext,
+  processesOf,
+  spanOf,
+} from './group.ts';
 import { costMeasures, costSample } from './net-cost.ts';
 import { iperf, ping, type Traffic, type Wired } from './net-runs.ts';
 import { IperfServer, type TapNetwork, Taps } from './taps.ts';
@@ -136,9 +144,11 @@ export const netGroup: Group = {
     await using server = new IperfServer();
     for (const [index, { measures, take }] of steps.entries()) {
       const taking = {
-        ...{ group: 'net', measures, contestants: fleet.members, pid: pidOf },
+        ...{ group: 'net', measures, contestants: fleet.members, processes: processesOf },
         take: (member: Booted, warmUp: boolean) =>
-          take(server, wired(member), warmUp ? Math.min(WARM_UP_SECONDS, seconds) : seconds),
+          awake(member, () =>
+            take(server, wired(member), warmUp ? Math.min(WARM_UP_SECONDS, seconds) : seconds),
+          ),
         revive: fleet.revive,
         span: spanOf(index, steps.length),
       };

@@ -5,15 +5,7 @@ import { measureInRounds } from '../harness/rounds.ts';
 import { RSS_SUBJECTS } from '../subjects/all.ts';
 import { select } from '../subjects/selection.ts';
 import { run } from '../subjects/subject.ts';
-import {
-  type Booted,
-  Fleet,
-  type Group,
-  type GroupContext,
-  guestOf,
-  pidOf,
-  spanOf,
-} from './group.ts';
+import { type Booted, Fleet, type Group, type GroupContext, guestOf, spanOf } from './group.ts';
 
 const MEMORY_MIB = 512;
 const RESIDENT: Measure = { name: 'resident beyond guest RAM', unit: 'MiB', better: 'lower' };
@@ -72,7 +64,7 @@ export const rssGroup: Group = {
     }));
     const take = async (member: Booted) => {
       await run(guestOf(member), ['true']);
-      const { resident, own } = beyondRam(pidOf(member));
+      const { resident, own } = beyondRam(guestOf(member).pid);
       return { [RESIDENT.name]: resident, [PRIVATE.name]: own };
     };
     const measures = [RESIDENT, PRIVATE];

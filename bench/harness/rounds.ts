@@ -1,7 +1,7 @@
 /** Takes samples so that what else the host does hits all subjects alike. */
 import { messageOf } from '../../src/host/errors.ts';
 import type { Measure, Result, Row } from './measure.ts';
-import { readUsage, type Usage, usageBetween } from './usage.ts';
+import { type Processes, readUsage, type Usage, usageBetween } from './usage.ts';
 
 /** Something that is measured by itself. */
 export interface Contestant {
@@ -34,8 +34,8 @@ export interface Taking<C extends Contestant> {
   readonly contestants: readonly C[];
   /** Takes one sample. */
   readonly take: (contestant: C, warmUp: boolean) => Promise<Sample>;
-  /** Which process to watch meanwhile. */
-  readonly pid?: (contestant: C) => number;
+  /** Which processes to watch meanwhile. */
+  readonly processes?: (contestant: C) => Processes;
   readonly span?: Span;
   /** Makes a contestant that failed fit again, if that is what it takes. */
   readonly revive?: (contestant: C) => Promise<boolean>;
@@ -48,7 +48,7 @@ export interface Taking<C extends Contestant> {
  * again, and a remark tells.
  */
 export async function measureInRounds<C extends Contestant>(
-  { group, measures, contestants, take, pid, revive, span = [0, 1] }: Taking<C>,
+  { group, measures, contestants, take, processes, revive, span = [0, 1] }: Taking<C>,
   { rounds, progress }: Rounds,
 ): Promise<Result[]> {
   const samples = new Map<C, Sample[]>(contestants.map((one) => [one, []]));
@@ -68,11 +68,11 @@ export async function measureInRounds<C extends Contestant>(
       const which = round === 0 ? 'warm-up' : `round ${round} of ${rounds}`;
       progress(`${group}: ${what.join(', ')}: ${which}: ${contestant.name}`, fraction);
       const sampled = async (): Promise<void> => {
-        const before = pid === undefined ? undefined : readUsage(pid(contestant));
+        const before = processes === undefined ? undefined : readUsage(processes(contestant));
         const sample = await take(contestant, round === 0);
         if (round > 0) samples.get(contestant)?.push(sample);
-        if (pid === undefined || before === undefined) return;
-        const usage = usageBetween(before, readUsage(pid(contestant)));
+        if (processes === undefined || before === undefined) return;
+        const usage = usageBetween(before, readUsage(processes(contestant)));
         if (usage !== undefined) usages.set(contestant, usage);
       };
       try {

@@ -3,6 +3,14 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 
+/** The processes that do a VMM's work. */
+export interface Processes {
+  /** The VMM itself. */
+  readonly pid: number;
+  /** Those that serve its devices, over vhost-user. */
+  readonly backEnds?: readonly number[];
+}
+
 /** Counters of a stretch of time. */
 export interface Usage {
   readonly seconds: number;
@@ -14,11 +22,11 @@ export interface Usage {
 
 type Counters = ReadonlyMap<string, number>;
 
-/** What the counters of a process said at one moment. */
+/** What the counters of a VMM's processes said at one moment. */
 export interface UsageCounters {
   /** Milliseconds, from performance.now(). */
   readonly at: number;
-  /** CPU seconds by thread name; undefined when the process has ended. */
+  /** CPU seconds by thread name; undefined when one of the processes has ended. */
   readonly threads: Counters | undefined;
   /** By KVM's names. */
   readonly kvm: Counters;
@@ -48,12 +56,25 @@ const KVM_COUNTERS = [
   'irq_injections',
 ] as const;
 
-/** Reads the counters of a process and of its VM. */
-export function readUsage(pid: number): UsageCounters {
-  return { at: performance.now(), threads: readThreads(pid), kvm: readKvm(pid) };
+/** Reads the counters of a VMM's processes and of its VM. */
+export function readUsage({ pid, backEnds = [] }: Processes): UsageCounters {
+  const all = [
+    { threads: readThreads(pid), prefix: '' },
+    ...backEnds.map((backEnd) => ({ threads: readThreads(backEnd), prefix: 'back end ' })),
+  ];
+  const sums = new Map<string, number>();
+  for (const { threads = [], prefix } of all) {
+    for (const [name, seconds] of threads) add(sums, prefix + name, seconds);
+  }
+  const whole = all.every(({ threads }) => threads !== undefined);
+  return { at: performance.now(), threads: whole ? sums : undefined, kvm: readKvm(pid) };
 }
 
-/** What happened between two moments; undefined when the process has ended. */
+function add(sums: Map<string, number>, name: string, value: number): void {
+  sums.set(name, (sums.get(name) ?? 0) + value);
+}
+
+/** What happened between two moments; undefined when a process has ended. */
 export function usageBetween(before: UsageCounters, after: UsageCounters): Usage | undefined {
   if (before.threads === undefined || after.threads === undefined) return undefined;
   const seconds = (after.at - before.at) / 1000;
@@ -73,13 +94,13 @@ function difference(before: Counters, after: Counters, divisor: number): Record<
 
 function readThreads(pid: number): Counters | undefined {
   const sums = new Map<string, number>();
-  const add = (folder: string): void => {
+  const count = (folder: string): void => {
     const { name, seconds } = readThread(folder);
-    sums.set(name, (sums.get(name) ?? 0) + seconds);
+    add(sums, name, seconds);
   };
   try {
-    for (const thread of readdirSync(`/proc/${pid}/task`)) add(`/proc/${pid}/task/${thread}`);
-    if (VHOST_APART) for (const folder of vhostThreads(pid)) add(folder);
+    for (const thread of readdirSync(`/proc/${pid}/task`)) count(`/proc/${pid}/task/${thread}`);
+    if (VHOST_APART) for (const folder of vhostThreads(pid)) count(folder);
     return sums;
   } catch {
     // A thread may end meanwhile.
@@ -130,7 +151,7 @@ function readKvm(pid: number): Counters {
       if (!vm.startsWith(`${pid}-`)) continue;
       for (const name of KVM_COUNTERS) {
         const count = Number(readFileSync(join(KVM_STATISTICS, vm, name), 'latin1'));
-        sums.set(name, (sums.get(name) ?? 0) + count);
+        add(sums, name, count);
       }
     }
   } catch {

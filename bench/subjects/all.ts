@@ -2,10 +2,12 @@
 import { lacksVhostNet } from './lacking.ts';
 import { nodevmm } from './nodevmm.ts';
 import { MICROVM, MICROVM_PCI, Q35, Q35_E1000, Q35_VHOST, qemu } from './qemu.ts';
+import { served } from './served.ts';
 import { E1000_KERNEL, type Subject } from './subject.ts';
 
 const PEER = 'QEMU q35';
 const PEER_VHOST = 'QEMU q35 vhost';
+const PEER_VHOST_USER = 'QEMU q35 vhost-user';
 const PEER_E1000 = 'QEMU q35 e1000';
 const DEFAULT = nodevmm('nodevmm', { peer: PEER });
 /** What a default is worth: only when asked for. */
@@ -13,6 +15,13 @@ const VARIANTS: readonly Subject[] = [
   nodevmm('nodevmm notify-memory', { peer: PEER, variant: true, notify: 'memory' }),
   nodevmm('nodevmm notify-io', { peer: PEER, variant: true, notify: 'io' }),
   nodevmm('nodevmm packed', { peer: PEER, variant: true, ring: { packed: true } }),
+];
+
+/** How the back end finds out that there is work. */
+const VHOST_USER: readonly Subject[] = [
+  served(nodevmm('nodevmm vhost-user', { peer: PEER_VHOST_USER }), 'adaptive'),
+  served(nodevmm('nodevmm vhost-user kicks', { peer: PEER_VHOST_USER, variant: true }), 'never'),
+  served(nodevmm('nodevmm vhost-user polled', { peer: PEER_VHOST_USER, variant: true }), 'always'),
 ];
 
 const QEMU_Q35 = qemu(PEER, Q35);
@@ -27,6 +36,8 @@ export const NET_SUBJECTS: readonly Subject[] = [
   { ...QEMU_MICROVM, variant: true },
   nodevmm('nodevmm vhost', { peer: PEER_VHOST, nic: 'vhost', lacking: lacksVhostNet }),
   qemu(PEER_VHOST, Q35_VHOST),
+  ...VHOST_USER,
+  served(qemu(PEER_VHOST_USER, Q35), 'adaptive'),
   nodevmm('nodevmm e1000', { peer: PEER_E1000, nic: 'e1000', kernel: E1000_KERNEL }),
   qemu(PEER_E1000, Q35_E1000),
 ];

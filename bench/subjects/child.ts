@@ -9,6 +9,7 @@ const KEPT_OUTPUT = 2000;
 const END_GRACE_MS = 10_000;
 /** A connection that a process held ends a moment before the process. */
 const EXPLANATION_MS = 1000;
+const FILE_POLL_MS = 20;
 
 /** A process that ends with its owner. */
 export class Child implements AsyncDisposable {
@@ -53,11 +54,26 @@ export class Child implements AsyncDisposable {
   readonly explain = async (error: unknown): Promise<never> => {
     const late = delay(EXPLANATION_MS);
     await Promise.race([this.#closed, late]);
-    if (this.process.exitCode !== null || this.process.signalCode !== null) {
-      return await this.failure();
-    }
+    if (this.#hasEnded) return await this.failure();
     throw error;
   };
+
+  get #hasEnded(): boolean {
+    const { pid, exitCode, signalCode } = this.process;
+    return pid === undefined || exitCode !== null || signalCode !== null;
+  }
+
+  /** Waits until it has made a file, such as its socket. */
+  async makes(file: string, timeoutMs: number): Promise<void> {
+    const late = performance.now() + timeoutMs;
+    while (!existsSync(file)) {
+      if (this.#hasEnded) await this.failure();
+      if (performance.now() > late) {
+        throw new Error(`no ${file} in ${timeoutMs / 1000} s: ${this.#output.trim()}`);
+      }
+      await delay(FILE_POLL_MS);
+    }
+  }
 
   /** Waits for something as long as the process lives, at most so long. */
   async during<T>(what: string, done: Promise<T>, timeoutMs = 300_000): Promise<T> {
@@ -77,17 +93,18 @@ export class Child implements AsyncDisposable {
     }
   }
 
+  /** Stops it where it is, or lets it go on. */
+  pause(paused: boolean): void {
+    this.process.kill(paused ? 'SIGSTOP' : 'SIGCONT');
+  }
+
   /** Asks it to end, and makes it. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.pause(false);
     const timer = setTimeout(this.#kill, END_GRACE_MS);
     this.process.kill('SIGTERM');
     await this.#closed;
     clearTimeout(timer);
     this.#kill();
   }
-}
-
-/** Resolves when a file is there, such as the socket that a process makes. */
-export async function appears(file: string): Promise<void> {
-  while (!existsSync(file)) await delay(20);
 }

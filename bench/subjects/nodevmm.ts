@@ -56,6 +56,9 @@ export function machineOptions(spec: GuestSpec, variant: Variant): MachineOption
       ...(engine === undefined ? {} : { engine }),
     })),
     nets: spec.tap === undefined ? [] : [netOptions(spec.tap, nic, ring)],
+    ...(spec.vhostUser === undefined
+      ? {}
+      : { vhostUser: [{ type: 'net', socket: spec.vhostUser, ring }] }),
     ...(notify === undefined ? {} : { notify }),
   };
 }

@@ -57,7 +57,8 @@ export function qemuCommand(
     'qemu-system-x86_64',
     // Names the threads, for the profile.
     ...['-name', 'bench,debug-threads=on'],
-    ...['-M', `${type},accel=kvm`, '-cpu', 'host', '-smp', '1', '-m', `${spec.memoryMiB}M`],
+    ...['-M', `${type},accel=kvm${spec.vhostUser === undefined ? '' : ',memory-backend=ram'}`],
+    ...['-cpu', 'host', '-smp', '1', '-m', `${spec.memoryMiB}M`],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...(bus === 'mmio' ? ['-global', 'virtio-mmio.force-legacy=false'] : []),
     ...['-kernel', spec.kernel, '-initrd', spec.initrd],
@@ -79,6 +80,13 @@ export function qemuCommand(
       `if=none,id=disk${i},file=${path},format=raw,readonly=on,aio=io_uring,cache=${direct ? 'none' : 'writeback'}`,
       ...device('blk', `,drive=disk${i},iothread=iothread${i}`),
     ]),
+    ...(spec.vhostUser === undefined
+      ? []
+      : [
+          ...['-object', `memory-backend-memfd,id=ram,size=${spec.memoryMiB}M,share=on`],
+          ...['-chardev', `socket,id=back-end,path=${spec.vhostUser}`],
+          ...['-netdev', 'vhost-user,id=net0,chardev=back-end', ...device('net', ',netdev=net0')],
+        ]),
     ...(spec.tap === undefined
       ? []
       : [

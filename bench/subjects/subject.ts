@@ -2,6 +2,7 @@
 import type { ExecResult } from '../../src/agent/client.ts';
 import type { KernelSeries } from '../../src/guest/kernel.ts';
 import type { Contestant } from '../harness/rounds.ts';
+import type { Processes } from '../harness/usage.ts';
 
 /** A disk that the guest finds as vda, vdb ... It is only read. */
 export interface DiskSpec {
@@ -20,6 +21,8 @@ export interface GuestSpec {
   readonly disks?: readonly DiskSpec[];
   /** A tap that exists. */
   readonly tap?: string;
+  /** In its place: the socket of a vhost-user back end that listens. */
+  readonly vhostUser?: string;
 }
 
 /** What every guest's kernel is told. */
@@ -28,15 +31,18 @@ export const COMMAND_LINE = 'console=hvc0 quiet panic=-1';
 /** A network interface: virtio with its queues served by the VMM or by vhost, or an emulated card. */
 export type Nic = 'virtio' | 'vhost' | 'e1000';
 
+/** The guest's name of its interface. */
+export const INTERFACE = 'eth0';
+
 /** Debian's cloud kernel has no driver for the emulated card. */
 export const E1000_KERNEL: KernelSeries = '6.12-amd64';
 
 /** A guest whose agent answers. */
-export interface RunningGuest extends AsyncDisposable {
-  /** The VMM's process. */
-  readonly pid: number;
+export interface RunningGuest extends Processes, AsyncDisposable {
   /** Runs a command in the guest to its end; rejects when that takes too long. */
   exec(argv: readonly string[], timeoutMs?: number): Promise<ExecResult>;
+  /** Stops what takes CPU time although the guest is idle, or lets it go on: others are measured meanwhile. */
+  rest?(resting: boolean): Promise<void>;
 }
 
 /** Something that can be asked for by name. */
@@ -56,7 +62,7 @@ export interface Subject extends Selectable {
 
 /** Runs a command in the guest. @throws Error with what it said when it fails */
 export async function run(
-  guest: RunningGuest,
+  guest: Pick<RunningGuest, 'exec'>,
   argv: readonly string[],
   timeoutMs?: number,
 ): Promise<string> {

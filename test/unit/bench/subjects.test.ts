@@ -6,6 +6,8 @@ import { MICROVM, Q35, Q35_E1000, Q35_VHOST, qemuCommand } from '../../../bench/
 import { resolveOptions } from '../../../src/machine/resolve-options.ts';
 
 const SPEC = { kernel: '/k', initrd: '/i', memoryMiB: 512, tap: 'tap7', append: 'more' };
+/** With a back end in place of the tap. */
+const BEHIND = { kernel: '/k', initrd: '/i', memoryMiB: 512, vhostUser: '/s' };
 
 t.test('QEMU’s network interfaces', (t) => {
   const line = (machine: typeof Q35): string => qemuCommand(machine, SPEC, '/agent').join(' ');
@@ -14,6 +16,14 @@ t.test('QEMU’s network interfaces', (t) => {
   t.match(line(Q35_E1000), /vhost=off -device e1000,netdev=net0$/);
   t.match(line(MICROVM), /vhost=off -device virtio-net-device,netdev=net0$/);
   t.match(line(Q35), /-append console=hvc0 quiet panic=-1 more /);
+  t.notMatch(line(Q35), /memory-backend/);
+  const behind = qemuCommand(Q35, BEHIND, '/agent').join(' ');
+  t.match(behind, /-M q35,accel=kvm,memory-backend=ram /);
+  t.match(behind, /-object memory-backend-memfd,id=ram,size=512M,share=on /);
+  t.match(
+    behind,
+    /path=\/s -netdev vhost-user,id=net0,chardev=[\w-]+ -device virtio-net-pci,netdev=net0$/,
+  );
   t.end();
 });
 
@@ -27,6 +37,10 @@ t.test('nodevmm’s', (t) => {
   for (const nic of ['virtio', 'vhost', 'e1000'] as const) {
     t.doesNotThrow(() => resolveOptions(machineOptions(SPEC, { nic })), nic);
   }
+  const behind = machineOptions(BEHIND, {});
+  t.match(behind, { nets: [], vhostUser: [{ type: 'net', socket: '/s' }] });
+  t.doesNotThrow(() => resolveOptions(behind));
+  t.equal(machineOptions(SPEC, {}).vhostUser, undefined);
   t.end();
 });
 
