@@ -1,7 +1,7 @@
 /** A file's attributes, as FUSE has them. */
 import { statx } from '../../../abi/files.ts';
 import { fuse_attr, fuse_attr_out, fuse_entry_out } from '../../../abi/fuse.ts';
-import type { FileStat } from './inode-table.ts';
+import type { FileStat, Inode } from './inode-table.ts';
 
 /** How long the guest may keep names and attributes, in seconds. */
 const VALID_SECONDS = 1;
@@ -54,8 +54,9 @@ export function writeAttrOut(to: DataView, at: number, stat: FileStat): number {
 }
 
 /** Writes a `struct fuse_entry_out`. Returns its size. */
-export function writeEntryOut(to: DataView, at: number, nodeid: number, stat: FileStat): number {
-  writeU64(to, at + fuse_entry_out.nodeid.offset, nodeid);
+export function writeEntryOut(to: DataView, at: number, inode: Inode, stat: FileStat): number {
+  to.setUint32(at + fuse_entry_out.nodeid.offset, inode.low, true);
+  to.setUint32(at + fuse_entry_out.nodeid.offset + 4, inode.high, true);
   writeU64(to, at + fuse_entry_out.generation.offset, 0);
   writeU64(to, at + fuse_entry_out.entry_valid.offset, VALID_SECONDS);
   writeU64(to, at + fuse_entry_out.attr_valid.offset, VALID_SECONDS);

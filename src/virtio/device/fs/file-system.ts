@@ -17,7 +17,8 @@ import * as files from '../../../host/file-system.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
 import * as sys from '../../../host/syscall.ts';
 import { DescriptorTable } from './descriptor-table.ts';
-import { HandleTable } from './handle-table.ts';
+import type { FuseRequest } from './fuse-request.ts';
+import { type FileHandle, HandleTable } from './handle-table.ts';
 import { FileStat, type Inode, InodeTable } from './inode-table.ts';
 
 /** Options of the data half; a plain, cloneable message. */
@@ -40,10 +41,6 @@ export class FileSystem {
   readonly credentials = new FileCredentials();
   /** Of the file that was looked at last. */
   readonly stat = new FileStat(STATX_LENGTH);
-  /** INIT was answered. */
-  mounted = false;
-  /** The driver has the device clear set-user-ID bits (FUSE_HANDLE_KILLPRIV_V2). */
-  killsPrivileges = false;
   readonly #descriptors: DescriptorTable;
   readonly #epoch: number;
   readonly #paths = new files.DescriptorPath();
@@ -79,7 +76,19 @@ export class FileSystem {
   forgetAll(): void {
     this.handles.clear();
     this.inodes.clear();
-    this.mounted = false;
+  }
+
+  /** The inode, open file or open folder whose number is at a place of a request's `input`. HOT. */
+  inodeAt(request: FuseRequest, at: number): Inode | undefined {
+    return this.inodes.get(request.u32(at), request.u32(at + 4));
+  }
+
+  fileAt(request: FuseRequest, at: number): FileHandle | undefined {
+    return this.handles.file(request.u32(at), request.u32(at + 4));
+  }
+
+  folderAt(request: FuseRequest, at: number): FileHandle | undefined {
+    return this.handles.folder(request.u32(at), request.u32(at + 4));
   }
 
   /** Address of a path that stands for a descriptor's file; good until the next call. */

@@ -12,6 +12,8 @@ import type { GuestMemory } from '../../../memory/guest-memory.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { IovecRange } from './iovec-range.ts';
 
+/** Where the node ID is that a request is about. */
+export const NODEID = fuse_in_header.nodeid.offset;
 /** Where a request's own struct starts, and where its answer's. */
 export const BODY = fuse_in_header.size;
 export const ANSWER = fuse_out_header.size;
@@ -31,7 +33,7 @@ export const REQUEST_GOOD = 0;
 export const REQUEST_MALFORMED = -1;
 
 const U32 = 2 ** 32;
-const { len, opcode, unique, nodeid, uid, gid } = fuse_in_header;
+const { len, opcode, unique, uid, gid } = fuse_in_header;
 
 /** Used again for each request. Numbers of 64 bits are doubles: beyond 2^53 none is good for anything. */
 export class FuseRequest {
@@ -42,7 +44,6 @@ export class FuseRequest {
   /** Where an operation puts its answer. */
   readonly output = new NativeMemory(OUTPUT_SIZE);
   opcode = 0;
-  nodeid = 0;
   uid = 0;
   gid = 0;
   /** Bytes of the request by its header; at most those that are there. */
@@ -77,7 +78,6 @@ export class FuseRequest {
     const head = Math.min(readableLength, WRITE_HEAD);
     this.#read(head);
     this.opcode = this.u32(opcode.offset);
-    this.nodeid = this.u64(nodeid.offset);
     this.uid = this.u32(uid.offset);
     this.gid = this.u32(gid.offset);
     this.length = this.u32(len.offset);

@@ -1,11 +1,14 @@
-/** Files and folders that the guest has open. It knows them by numbers that are never used again. */
+/** Files and folders that the guest has open. */
 import { EMFILE } from '../../../abi/errno.ts';
 import * as sys from '../../../host/syscall.ts';
 import type { DescriptorTable } from './descriptor-table.ts';
+import { IdMap } from './id-map.ts';
 
 /** An open file or folder. */
 export class FileHandle {
-  readonly fh: number;
+  /** Halves of the number that the guest has of it. */
+  readonly low: number;
+  readonly high: number;
   readonly fd: number;
   readonly slot: number;
   readonly isFolder: boolean;
@@ -13,8 +16,9 @@ export class FileHandle {
   offsetLow = 0;
   offsetHigh = 0;
 
-  constructor(fh: number, fd: number, slot: number, isFolder: boolean) {
-    this.fh = fh;
+  constructor(low: number, high: number, fd: number, slot: number, isFolder: boolean) {
+    this.low = low;
+    this.high = high;
     this.fd = fd;
     this.slot = slot;
     this.isFolder = isFolder;
@@ -24,8 +28,7 @@ export class FileHandle {
 export class HandleTable {
   readonly #descriptors: DescriptorTable;
   readonly #most: number;
-  readonly #handles = new Map<number, FileHandle>();
-  #next = 1;
+  readonly #handles = new IdMap<FileHandle>();
 
   /** @param most how many there may be */
   constructor(descriptors: DescriptorTable, most: number) {
@@ -43,24 +46,26 @@ export class HandleTable {
       sys.close(fd);
       return -EMFILE;
     }
-    const handle = new FileHandle(this.#next++, fd, slot, isFolder);
-    this.#handles.set(handle.fh, handle);
+    this.#handles.take();
+    const { low, high } = this.#handles;
+    const handle = new FileHandle(low, high, fd, slot, isFolder);
+    this.#handles.add(handle);
     return handle;
   }
 
   /** A file's. HOT. */
-  file(fh: number): FileHandle | undefined {
-    const handle = this.#handles.get(fh);
+  file(low: number, high: number): FileHandle | undefined {
+    const handle = this.#handles.get(low, high);
     return handle?.isFolder === false ? handle : undefined;
   }
 
-  folder(fh: number): FileHandle | undefined {
-    const handle = this.#handles.get(fh);
+  folder(low: number, high: number): FileHandle | undefined {
+    const handle = this.#handles.get(low, high);
     return handle?.isFolder === true ? handle : undefined;
   }
 
   close(handle: FileHandle): void {
-    this.#handles.delete(handle.fh);
+    this.#handles.delete(handle);
     this.#descriptors.close(handle.slot);
   }
 

@@ -5,10 +5,13 @@ import { FUSE_ROOT_ID } from '../../../abi/fuse.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
 import * as sys from '../../../host/syscall.ts';
 import type { DescriptorTable } from './descriptor-table.ts';
+import { IdMap } from './id-map.ts';
 
 /** A file of the host that the guest's kernel holds; the descriptor keeps its inode from being reused. */
 export class Inode {
-  readonly nodeid: number;
+  /** Halves of the node ID. */
+  readonly low: number;
+  readonly high: number;
   readonly fd: number;
   readonly slot: number;
   /** S_IFREG and so on. */
@@ -18,8 +21,9 @@ export class Inode {
   /** How often it was told to the guest, less what was forgotten. */
   lookups = 1;
 
-  constructor(nodeid: number, fd: number, slot: number, stat: FileStat) {
-    this.nodeid = nodeid;
+  constructor(low: number, high: number, fd: number, slot: number, stat: FileStat) {
+    this.low = low;
+    this.high = high;
     this.fd = fd;
     this.slot = slot;
     this.kind = stat.mode & S_IFMT;
@@ -52,14 +56,13 @@ export class FileStat extends NativeMemory {
   }
 }
 
-/** Node IDs are never used again, so that what the guest says of a forgotten one is about nothing. */
+/** All of them, by their node IDs and by what they are on the host. */
 export class InodeTable {
   readonly #descriptors: DescriptorTable;
   readonly #most: number;
-  readonly #byId = new Map<number, Inode>();
+  readonly #byId = new IdMap<Inode>();
   readonly #byDevice = new Map<number, Map<InodeNumber, Inode>>();
   readonly #root: Inode;
-  #nextId = FUSE_ROOT_ID + 1;
 
   /**
    * @param rootFd the shared folder; stays the caller's
@@ -69,12 +72,12 @@ export class InodeTable {
   constructor(descriptors: DescriptorTable, rootFd: number, rootStat: FileStat, most: number) {
     this.#descriptors = descriptors;
     this.#most = most;
-    this.#root = new Inode(FUSE_ROOT_ID, rootFd, -1, rootStat);
+    this.#root = new Inode(FUSE_ROOT_ID, 0, rootFd, -1, rootStat);
     this.#insert(this.#root);
   }
 
-  get(nodeid: number): Inode | undefined {
-    return this.#byId.get(nodeid);
+  get(low: number, high: number): Inode | undefined {
+    return this.#byId.get(low, high);
   }
 
   /** The one that a descriptor or name was found to stand for, if the guest knows it. */
@@ -100,14 +103,14 @@ export class InodeTable {
       sys.close(fd);
       return -ENFILE;
     }
-    const inode = new Inode(this.#nextId++, fd, slot, stat);
+    this.#byId.take();
+    const inode = new Inode(this.#byId.low, this.#byId.high, fd, slot, stat);
     this.#insert(inode);
     return inode;
   }
 
   /** The guest forgets so many of the times that it was told of a file. */
-  forget(nodeid: number, times: number): void {
-    const inode = this.#byId.get(nodeid);
+  forget(inode: Inode | undefined, times: number): void {
     if (inode === undefined || inode === this.#root) return;
     inode.lookups -= times;
     if (inode.lookups <= 0) this.#drop(inode);
@@ -119,7 +122,7 @@ export class InodeTable {
   }
 
   #insert(inode: Inode): void {
-    this.#byId.set(inode.nodeid, inode);
+    this.#byId.add(inode);
     const { device, ino } = inode;
     const numbers = this.#byDevice.get(device);
     if (numbers === undefined) this.#byDevice.set(device, new Map([[ino, inode]]));
@@ -127,7 +130,7 @@ export class InodeTable {
   }
 
   #drop(inode: Inode): void {
-    this.#byId.delete(inode.nodeid);
+    this.#byId.delete(inode);
     const numbers = this.#byDevice.get(inode.device);
     numbers?.delete(inode.ino);
     if (numbers?.size === 0) this.#byDevice.delete(inode.device);

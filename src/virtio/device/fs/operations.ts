@@ -1,6 +1,6 @@
 /** Carries out one request: the operation by its opcode, after what all of them need was checked. */
-import { EINVAL, ENOSYS, ENOTCONN, EROFS } from '../../../abi/errno.ts';
-import { FUSE_BATCH_FORGET, FUSE_FORGET, FUSE_INIT, FUSE_INTERRUPT } from '../../../abi/fuse.ts';
+import { EINVAL, ENOSYS, EROFS } from '../../../abi/errno.ts';
+import { FUSE_BATCH_FORGET, FUSE_FORGET, FUSE_INTERRUPT } from '../../../abi/fuse.ts';
 import type { FileSystem } from './file-system.ts';
 import { BODY, type FuseRequest } from './fuse-request.ts';
 import { attributeOperations } from './operations/attributes.ts';
@@ -40,7 +40,6 @@ export function carryOut(fs: FileSystem, request: FuseRequest): number {
     return NO_ANSWER;
   }
   if (operation.gives > request.room) return -EINVAL;
-  if (!fs.mounted && opcode !== FUSE_INIT) return -ENOTCONN;
   if (fs.readOnly && operation.writes === true) return -EROFS;
   return operation.run(fs, request);
 }

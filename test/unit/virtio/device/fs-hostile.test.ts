@@ -2,7 +2,13 @@
 import fc from 'fast-check';
 import t from 'tap';
 import * as fuse from '../../../../src/abi/fuse.ts';
-import { openDescriptors, SharedFolder } from '../../../support/fs-driver.ts';
+import {
+  createdHandle,
+  handleOf,
+  nodeOf,
+  openDescriptors,
+  SharedFolder,
+} from '../../../support/fs-driver.ts';
 
 const OPCODES = Object.entries(fuse)
   .filter(([name, value]) => /^FUSE_[A-Z0-9_]+$/.test(name) && typeof value === 'number')
@@ -25,6 +31,8 @@ interface Step {
   readonly opcode: number;
   readonly nodeid: number;
   readonly words: readonly number[];
+  /** Which open file the first two words name; -1: what they say. */
+  readonly handle: number;
   readonly names: readonly string[];
   /** What the header says of the length, more or less than there is. */
   readonly lie: number;
@@ -44,6 +52,7 @@ const step: fc.Arbitrary<Step> = fc.record({
     { weight: 1, arbitrary: fc.constantFrom(2 ** 32, 2 ** 53, 2 ** 63) },
   ),
   words: fc.array(word, { maxLength: 22 }),
+  handle: fc.integer({ min: -1, max: 3 }),
   names: fc.array(name, { maxLength: 2 }),
   lie: fc.oneof(
     { weight: 8, arbitrary: fc.constant(0) },
@@ -60,17 +69,28 @@ const step: fc.Arbitrary<Step> = fc.record({
 /** Opcodes that are never answered. */
 const SILENT: readonly number[] = [fuse.FUSE_FORGET, fuse.FUSE_BATCH_FORGET, fuse.FUSE_INTERRUPT];
 
+/** Those that answer with a node ID, and those that do with a handle. */
+const LOOKS_UP = [fuse.FUSE_LOOKUP, fuse.FUSE_CREATE, fuse.FUSE_MKDIR, fuse.FUSE_SYMLINK];
+const OPENS = [fuse.FUSE_OPEN, fuse.FUSE_OPENDIR];
+
 t.test('any requests in any order', async (t) => {
   const run = (steps: readonly Step[]): void => {
     using folder = new SharedFolder();
     const before = openDescriptors();
     const fs = folder.driver({ maxFiles: 16 });
-    for (const { opcode, nodeid, words, names, lie, room, cuts, after } of steps) {
+    const ids = [fuse.FUSE_ROOT_ID, fs.find('file'), fs.find('folder')];
+    const handles = [handleOf(fs.open(fs.find('file'), 2))];
+    for (const { opcode, nodeid, words, handle, names, lie, room, cuts, after } of steps) {
+      const fh = handles[handle];
+      const numbers = [...words];
+      if (fh !== undefined) numbers.splice(0, 2, fh % 2 ** 32, Math.floor(fh / 2 ** 32));
+      // Blocks that it allocates are real: fewer than 2^20 bytes of them.
+      if (opcode === fuse.FUSE_FALLOCATE) numbers.splice(4, 2, (numbers[4] ?? 0) % 2 ** 20, 0);
       const body = Buffer.concat([
-        Buffer.from(Uint32Array.from(words).buffer),
+        Buffer.from(Uint32Array.from(numbers).buffer),
         ...names.map((text) => Buffer.from(text)),
       ]);
-      const header = fs.header(opcode, BigInt(nodeid), body.length + lie);
+      const header = fs.header(opcode, BigInt(ids[nodeid] ?? nodeid), body.length + lie);
       const whole = Buffer.concat([header, body]);
       const ends = [...new Set([...cuts.filter((cut) => cut < whole.length), whole.length])];
       ends.sort((a, b) => a - b);
@@ -84,6 +104,11 @@ t.test('any requests in any order', async (t) => {
         if (answer.getUint32(0, true) !== done.written) throw new Error('it is not so long');
         if (error < 0 || error > 133) throw new Error(`errno ${error}`);
         if (error > 0 && done.written !== 16) throw new Error('an error with data');
+        const data = new DataView(done.data.buffer, done.data.byteOffset + 16, done.written - 16);
+        const result = { error, data, bytes: done.data.subarray(16), written: done.written };
+        if (error === 0 && LOOKS_UP.includes(opcode)) ids.push(nodeOf(result));
+        if (error === 0 && opcode === fuse.FUSE_CREATE) handles.push(createdHandle(result));
+        if (error === 0 && OPENS.includes(opcode)) handles.push(handleOf(result));
       }
       if (after === 'hand over') fs.handOver();
       if (after === 'reset') {
@@ -92,7 +117,7 @@ t.test('any requests in any order', async (t) => {
         fs.start();
         fs.init();
       }
-      if (openDescriptors() > before + 20) throw new Error('more descriptors than it may have');
+      if (openDescriptors() > before + 20) throw new Error('too many descriptors');
     }
     if (fs.rig.brokenReason !== undefined) throw new Error(fs.rig.brokenReason);
     fs[Symbol.dispose]();

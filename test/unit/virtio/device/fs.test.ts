@@ -62,13 +62,11 @@ t.test('INIT: versions and features', async (t) => {
       pack(fuse.fuse_init_in, { major, minor, flags, max_readahead: 4096 }),
       fuse.fuse_init_out.size,
     );
-  t.equal(fs.getattr(ROOT).error, errno.ENOTCONN, 'nothing before it');
   t.equal(init(6, 31).error, errno.EPROTO);
   t.equal(init(7, 30).error, errno.EPROTO);
   const out = fuse.fuse_init_out;
   const newer = init(8, 0);
   t.same([field(newer.data, out.major), field(newer.data, out.max_write)], [7, 0]);
-  t.equal(fs.getattr(ROOT).error, errno.ENOTCONN, 'it has to ask again');
   const { data } = init(7, 45);
   t.same([field(data, out.major), field(data, out.minor)], [7, 38]);
   t.equal(field(data, out.max_write), 2 ** 20);
@@ -77,9 +75,10 @@ t.test('INIT: versions and features', async (t) => {
   t.ok((flags & fuse.FUSE_MAX_PAGES) !== 0);
   t.equal(flags & ((1 << 16) | (1 << 1) | (1 << 20)), 0, 'no write-back, locks or ACLs');
   t.equal(field(init(7, 31, fuse.FUSE_ASYNC_READ).data, out.flags), fuse.FUSE_ASYNC_READ);
-  t.equal(fs.getattr(ROOT).error, 0);
+  const id = fs.find('file');
+  t.equal(fs.getattr(id).error, 0);
   t.equal(fs.request(fuse.FUSE_DESTROY, 0, new Uint8Array(0)).error, 0);
-  t.equal(fs.getattr(ROOT).error, errno.ENOTCONN, 'nor after DESTROY');
+  t.equal(fs.getattr(id).error, errno.ESTALE, 'DESTROY ends it');
 });
 
 t.test('what is not served is ENOSYS', async (t) => {
@@ -137,12 +136,25 @@ t.test('a hand-over keeps what the guest knows, a reset and a mount do not', asy
   fs.device.reset?.();
   t.equal(openDescriptors(), idle, 'a reset closes all');
   fs.start();
-  t.equal(fs.getattr(ROOT).error, errno.ENOTCONN);
-  fs.init();
+  t.equal(fs.getattr(id).error, errno.ESTALE);
   renameSync(folder.at('file'), folder.at('renamed'));
   t.equal(attribute(fs.lookup(ROOT, 'renamed'), 'size_', ENTRY), CONTENT.length);
   fs[Symbol.dispose]();
   t.equal(openDescriptors(), before);
+});
+
+t.test('a guest whose device is another one finds its names again', async (t) => {
+  using folder = new SharedFolder();
+  const before = folder.driver();
+  const id = before.find('folder', 'inner');
+  const handle = handleOf(before.open(id));
+  before[Symbol.dispose]();
+  const fs = folder.driver({ mount: false });
+  const others = Array.from({ length: 3 }, () => fs.find('file'));
+  for (const nodeid of others) fs.open(nodeid);
+  t.equal(fs.getattr(id).error, errno.ESTALE, 'no number stands for another file');
+  t.equal(fs.read(handle, 0, 1).error, errno.EBADF);
+  t.equal(fs.lookup(fs.find('folder'), 'inner').error, 0);
 });
 
 t.test('too many files are ENFILE and EMFILE', async (t) => {

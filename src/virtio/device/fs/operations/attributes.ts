@@ -21,7 +21,7 @@ import { NativeMemory } from '../../../../host/native-memory.ts';
 import * as sys from '../../../../host/syscall.ts';
 import { writeAttrOut } from '../attributes.ts';
 import { type FileSystem, UNKNOWN } from '../file-system.ts';
-import { BODY, type FuseRequest } from '../fuse-request.ts';
+import { BODY, type FuseRequest, NODEID } from '../fuse-request.ts';
 import type { Inode } from '../inode-table.ts';
 import { killPrivileges } from './files.ts';
 import type { Operation } from './operation.ts';
@@ -39,7 +39,7 @@ function onInode(
   return {
     ...about,
     run(fs: FileSystem, request: FuseRequest): number {
-      const inode = fs.inodes.get(request.nodeid);
+      const inode = fs.inodeAt(request, NODEID);
       return inode === undefined ? UNKNOWN : run(fs, request, inode);
     },
   };
@@ -93,7 +93,7 @@ function setSize(fs: FileSystem, request: FuseRequest, inode: Inode, valid: numb
   if (inode.kind !== S_IFREG) return inode.kind === S_IFDIR ? -EISDIR : -EINVAL;
   // The caller's right to write was checked when the handle was opened.
   if ((valid & fuse.FATTR_FH) !== 0) {
-    const handle = fs.handles.file(request.u64(BODY + set.fh.offset));
+    const handle = fs.fileAt(request, BODY + set.fh.offset);
     if (handle === undefined) return -EBADF;
     const done = sys.ftruncate(handle.fd, size);
     if (done >= 0) kill(fs, handle.fd, valid);
@@ -108,7 +108,7 @@ function setSize(fs: FileSystem, request: FuseRequest, inode: Inode, valid: numb
 }
 
 function kill(fs: FileSystem, fd: number, valid: number): void {
-  if (fs.killsPrivileges && (valid & fuse.FATTR_KILL_SUIDGID) !== 0) killPrivileges(fs, fd);
+  if ((valid & fuse.FATTR_KILL_SUIDGID) !== 0) killPrivileges(fs, fd);
 }
 
 function setTimes(fs: FileSystem, request: FuseRequest, inode: Inode, valid: number): number {

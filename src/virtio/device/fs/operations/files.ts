@@ -33,7 +33,8 @@ import * as files from '../../../../host/file-system.ts';
 import { NativeMemory } from '../../../../host/native-memory.ts';
 import * as sys from '../../../../host/syscall.ts';
 import { type FileSystem, UNKNOWN } from '../file-system.ts';
-import { ANSWER, BODY, type FuseRequest, WRITE_HEAD } from '../fuse-request.ts';
+import { ANSWER, BODY, type FuseRequest, NODEID, WRITE_HEAD } from '../fuse-request.ts';
+import type { FileHandle } from '../handle-table.ts';
 import type { Inode } from '../inode-table.ts';
 import type { Operation } from './operation.ts';
 
@@ -60,8 +61,7 @@ export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening
   }
   if (fs.readOnly && ((flags & O_ACCMODE) !== O_RDONLY || (flags & O_TRUNC) !== 0)) return -EROFS;
   const fd = fs.reopen(inode.fd, flags);
-  if (fd < 0 || !fs.killsPrivileges) return fd;
-  if ((opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0) killPrivileges(fs, fd);
+  if (fd >= 0 && (opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0) killPrivileges(fs, fd);
   return fd;
 }
 
@@ -91,15 +91,20 @@ export function openHandle(
   if (typeof handle === 'number') return handle;
   // Who wrote nothing has nothing to hear of when it closes.
   const writes = (flags & O_ACCMODE) !== O_RDONLY;
-  return writeOpenOut(request, at, handle.fh, writes ? 0 : fuse.FOPEN_NOFLUSH);
+  return writeOpenOut(request, at, handle, writes ? 0 : fuse.FOPEN_NOFLUSH);
 }
 
 /** Writes a `struct fuse_open_out`. Returns its size. */
-export function writeOpenOut(request: FuseRequest, at: number, fh: number, flags: number): number {
+export function writeOpenOut(
+  request: FuseRequest,
+  at: number,
+  handle: FileHandle,
+  flags: number,
+): number {
   const { view } = request.output;
   const out = fuse.fuse_open_out;
-  view.setUint32(at + out.fh.offset, fh >>> 0, true);
-  view.setUint32(at + out.fh.offset + 4, Math.floor(fh / 2 ** 32), true);
+  view.setUint32(at + out.fh.offset, handle.low, true);
+  view.setUint32(at + out.fh.offset + 4, handle.high, true);
   view.setUint32(at + out.open_flags.offset, flags, true);
   view.setUint32(at + out.padding.offset, 0, true);
   return out.size;
@@ -109,7 +114,7 @@ const open: Operation = {
   takes: fuse.fuse_open_in.size,
   gives: fuse.fuse_open_out.size,
   run(fs: FileSystem, request: FuseRequest): number {
-    const inode = fs.inodes.get(request.nodeid);
+    const inode = fs.inodeAt(request, NODEID);
     if (inode === undefined) return UNKNOWN;
     const flags = permittedFlags(request.u32(BODY));
     if (flags < 0) return flags;
@@ -124,7 +129,7 @@ const read: Operation = {
   takes: fuse.fuse_read_in.size,
   gives: 0,
   run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.handles.file(request.u64(BODY));
+    const handle = fs.fileAt(request, BODY);
     if (handle === undefined) return -EBADF;
     const position = request.u64(BODY + fuse.fuse_read_in.offset.offset);
     const size = request.u32(BODY + fuse.fuse_read_in.size_.offset);
@@ -150,13 +155,13 @@ const write: Operation = {
   gives: fuse.fuse_write_out.size,
   writes: true,
   run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.handles.file(request.u64(BODY));
+    const handle = fs.fileAt(request, BODY);
     if (handle === undefined) return -EBADF;
     const position = request.u64(BODY + fuse.fuse_write_in.offset.offset);
     const size = request.u32(BODY + fuse.fuse_write_in.size_.offset);
     if (position + size > LARGEST || WRITE_HEAD + size > request.length) return -EINVAL;
     const kills = request.u32(BODY + fuse.fuse_write_in.write_flags.offset);
-    if (fs.killsPrivileges && (kills & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0) {
+    if ((kills & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0) {
       killPrivileges(fs, handle.fd);
     }
     const { data } = request;
@@ -184,7 +189,7 @@ const release: Operation = {
   takes: fuse.fuse_release_in.size,
   gives: 0,
   run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.handles.file(request.u64(BODY));
+    const handle = fs.fileAt(request, BODY);
     if (handle === undefined) return -EBADF;
     fs.handles.close(handle);
     return 0;
@@ -196,7 +201,7 @@ const flush: Operation = {
   takes: fuse.fuse_flush_in.size,
   gives: 0,
   run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.handles.file(request.u64(BODY));
+    const handle = fs.fileAt(request, BODY);
     if (handle === undefined) return -EBADF;
     const fd = files.dup(handle.fd);
     return fd < 0 ? fd : sys.close(fd);
@@ -207,7 +212,7 @@ const fsync: Operation = {
   takes: fuse.fuse_fsync_in.size,
   gives: 0,
   run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.handles.file(request.u64(BODY));
+    const handle = fs.fileAt(request, BODY);
     if (handle === undefined) return -EBADF;
     const flags = request.u32(BODY + fuse.fuse_fsync_in.fsync_flags.offset);
     const dataOnly = (flags & fuse.FUSE_FSYNC_FDATASYNC) !== 0;
@@ -221,7 +226,7 @@ const fallocate: Operation = {
   writes: true,
   run(fs: FileSystem, request: FuseRequest): number {
     const { offset, length, mode } = fuse.fuse_fallocate_in;
-    const handle = fs.handles.file(request.u64(BODY));
+    const handle = fs.fileAt(request, BODY);
     if (handle === undefined) return -EBADF;
     const from = request.u64(BODY + offset.offset);
     const bytes = request.u64(BODY + length.offset);
@@ -237,7 +242,7 @@ const lseek: Operation = {
   takes: fuse.fuse_lseek_in.size,
   gives: fuse.fuse_lseek_out.size,
   run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.handles.file(request.u64(BODY));
+    const handle = fs.fileAt(request, BODY);
     if (handle === undefined) return -EBADF;
     const from = request.u64(BODY + fuse.fuse_lseek_in.offset.offset);
     const whence = request.u32(BODY + fuse.fuse_lseek_in.whence.offset);
@@ -258,8 +263,8 @@ const copyFileRange: Operation = {
   writes: true,
   run(fs: FileSystem, request: FuseRequest): number {
     const at = fuse.fuse_copy_file_range_in;
-    const from = fs.handles.file(request.u64(BODY + at.fh_in.offset));
-    const to = fs.handles.file(request.u64(BODY + at.fh_out.offset));
+    const from = fs.fileAt(request, BODY + at.fh_in.offset);
+    const to = fs.fileAt(request, BODY + at.fh_out.offset);
     if (from === undefined || to === undefined) return -EBADF;
     const bytes = Math.min(request.u64(BODY + at.len.offset), MOST_COPIED);
     const ends = [at.off_in, at.off_out].map(({ offset }) => request.u64(BODY + offset) + bytes);

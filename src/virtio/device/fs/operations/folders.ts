@@ -14,7 +14,7 @@ import * as files from '../../../../host/file-system.ts';
 import { NativeMemory } from '../../../../host/native-memory.ts';
 import { writeEntryOut } from '../attributes.ts';
 import { type FileSystem, UNKNOWN } from '../file-system.ts';
-import { BODY, type FuseRequest, OUTPUT_SIZE } from '../fuse-request.ts';
+import { BODY, type FuseRequest, NODEID, OUTPUT_SIZE } from '../fuse-request.ts';
 import type { FileHandle } from '../handle-table.ts';
 import type { Inode } from '../inode-table.ts';
 import { writeOpenOut } from './files.ts';
@@ -33,14 +33,14 @@ const opendir: Operation = {
   takes: fuse.fuse_open_in.size,
   gives: fuse.fuse_open_out.size,
   run(fs: FileSystem, request: FuseRequest): number {
-    const inode = fs.inodes.get(request.nodeid);
+    const inode = fs.inodeAt(request, NODEID);
     if (inode === undefined) return UNKNOWN;
     if (inode.kind !== S_IFDIR) return -ENOTDIR;
     const flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
     const fd = files.openat(inode.fd, fs.dotName, flags);
     if (fd < 0) return fd;
     const handle = fs.handles.open(fd, true);
-    return typeof handle === 'number' ? handle : writeOpenOut(request, 0, handle.fh, 0);
+    return typeof handle === 'number' ? handle : writeOpenOut(request, 0, handle, 0);
   },
 };
 
@@ -53,8 +53,8 @@ function seek(handle: FileHandle, low: number, high: number): number {
 
 /** @param plus with the attributes of each entry, which the guest holds from then on */
 function readEntries(fs: FileSystem, request: FuseRequest, plus: boolean): number {
-  const folder = fs.inodes.get(request.nodeid);
-  const handle = fs.handles.folder(request.u64(BODY));
+  const folder = fs.inodeAt(request, NODEID);
+  const handle = fs.folderAt(request, BODY);
   if (folder === undefined) return UNKNOWN;
   if (handle === undefined) return -EBADF;
   const at = BODY + fuse.fuse_read_in.offset.offset;
@@ -102,7 +102,7 @@ function writeEntry(
   if (plus && !isDots(name, length)) {
     // One that is gone, or that there is no descriptor for, has no node ID: the guest looks it up.
     const inode = fs.lookUp(folder, batch.address + name);
-    if (typeof inode !== 'number') writeEntryOut(view, to, inode.nodeid, fs.stat);
+    if (typeof inode !== 'number') writeEntryOut(view, to, inode, fs.stat);
   }
   const dirent = to + head;
   const { namelen, type } = fuse.fuse_dirent;
@@ -139,7 +139,7 @@ const releasedir: Operation = {
   takes: fuse.fuse_release_in.size,
   gives: 0,
   run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.handles.folder(request.u64(BODY));
+    const handle = fs.folderAt(request, BODY);
     if (handle === undefined) return -EBADF;
     fs.handles.close(handle);
     return 0;
@@ -150,7 +150,7 @@ const fsyncdir: Operation = {
   takes: fuse.fuse_fsync_in.size,
   gives: 0,
   run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.handles.folder(request.u64(BODY));
+    const handle = fs.folderAt(request, BODY);
     return handle === undefined ? -EBADF : files.fsync(handle.fd);
   },
 };

@@ -22,7 +22,7 @@ import * as files from '../../../../host/file-system.ts';
 import * as sys from '../../../../host/syscall.ts';
 import { writeEntryOut } from '../attributes.ts';
 import { type FileSystem, UNKNOWN } from '../file-system.ts';
-import { BODY, type FuseRequest } from '../fuse-request.ts';
+import { BODY, type FuseRequest, NODEID } from '../fuse-request.ts';
 import type { Inode } from '../inode-table.ts';
 import { openHandle, openRegular, permittedFlags } from './files.ts';
 import type { Operation } from './operation.ts';
@@ -36,7 +36,7 @@ const CREATE_TRIES = 4;
 function entry(fs: FileSystem, request: FuseRequest, folder: Inode, name: number): number {
   const inode = fs.lookUp(folder, name);
   if (typeof inode === 'number') return inode;
-  return writeEntryOut(request.output.view, 0, inode.nodeid, fs.stat);
+  return writeEntryOut(request.output.view, 0, inode, fs.stat);
 }
 
 /** An operation on a name in the folder that the request is about. */
@@ -47,7 +47,7 @@ function onName(
   return {
     ...about,
     run(fs: FileSystem, request: FuseRequest): number {
-      const folder = fs.inodes.get(request.nodeid);
+      const folder = fs.inodeAt(request, NODEID);
       if (folder === undefined) return UNKNOWN;
       const refused = request.name(BODY + about.takes);
       return refused < 0 ? refused : run(fs, request, folder, request.nameAddress);
@@ -100,7 +100,7 @@ const symlink = onName({ takes: 0, gives: ENTRY, writes: true }, (fs, request, f
 const link = onName(
   { takes: fuse.fuse_link_in.size, gives: ENTRY, writes: true },
   (fs, request, folder, name) => {
-    const inode = fs.inodes.get(request.u64(BODY));
+    const inode = fs.inodeAt(request, BODY);
     if (inode === undefined) return UNKNOWN;
     const path = fs.pathOf(inode.fd);
     const made = files.linkat(AT_FDCWD, path, folder.fd, name, AT_SYMLINK_FOLLOW);
@@ -123,7 +123,7 @@ function rename(
   name: number,
   flags: number,
 ): number {
-  const target = fs.inodes.get(request.u64(BODY));
+  const target = fs.inodeAt(request, BODY);
   if (target === undefined) return UNKNOWN;
   const refused = request.name(BODY);
   if (refused < 0) return refused;
@@ -188,7 +188,7 @@ function opened(fs: FileSystem, request: FuseRequest, inode: Inode, flags: numbe
   const looked = fd < 0 ? fd : fs.look(fd);
   if (looked >= 0) return answerCreate(fs, request, inode, fd, flags);
   if (fd >= 0) sys.close(fd);
-  fs.inodes.forget(inode.nodeid, 1);
+  fs.inodes.forget(inode, 1);
   return looked;
 }
 
@@ -201,10 +201,10 @@ function answerCreate(
 ): number {
   const handle = openHandle(fs, request, ENTRY, fd, flags);
   if (handle < 0) {
-    fs.inodes.forget(inode.nodeid, 1);
+    fs.inodes.forget(inode, 1);
     return handle;
   }
-  return writeEntryOut(request.output.view, 0, inode.nodeid, fs.stat) + handle;
+  return writeEntryOut(request.output.view, 0, inode, fs.stat) + handle;
 }
 
 export const nameOperations: ReadonlyMap<number, Operation> = new Map([

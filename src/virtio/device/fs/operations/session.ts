@@ -1,8 +1,11 @@
-/** INIT and DESTROY: a mount, from begin to end; and what the guest forgets. */
+/**
+ * INIT and DESTROY: a mount, from begin to end; and what the guest forgets. Nothing else depends on
+ * INIT, so that a guest whose back end was started anew finds its names again.
+ */
 import { EINVAL, EPROTO } from '../../../../abi/errno.ts';
 import * as fuse from '../../../../abi/fuse.ts';
 import type { FileSystem } from '../file-system.ts';
-import { BODY, type FuseRequest } from '../fuse-request.ts';
+import { BODY, type FuseRequest, NODEID } from '../fuse-request.ts';
 import { NO_ANSWER, type Operation } from './operation.ts';
 
 /** Linux 5.4, the first with a driver for this device. */
@@ -42,9 +45,7 @@ const init: Operation = {
     if (version > fuse.FUSE_KERNEL_VERSION) return out.size;
     if (request.u32(BODY + minor.offset) < OLDEST_MINOR) return -EPROTO;
     fs.forgetAll();
-    fs.mounted = true;
     const agreed = request.u32(BODY + flags.offset) & FLAGS;
-    fs.killsPrivileges = (agreed & fuse.FUSE_HANDLE_KILLPRIV_V2) !== 0;
     view.setUint32(out.max_readahead.offset, request.u32(BODY + max_readahead.offset), true);
     view.setUint32(out.flags.offset, agreed, true);
     view.setUint16(out.max_background.offset, MAX_BACKGROUND, true);
@@ -69,7 +70,7 @@ const forget: Operation = {
   takes: fuse.fuse_forget_in.size,
   gives: 0,
   run(fs: FileSystem, request: FuseRequest): number {
-    fs.inodes.forget(request.nodeid, request.u64(BODY));
+    fs.inodes.forget(fs.inodeAt(request, NODEID), request.u64(BODY));
     return NO_ANSWER;
   },
 };
@@ -83,7 +84,8 @@ const batchForget: Operation = {
     const count = request.u32(BODY);
     if (count > (request.length - first) / size) return -EINVAL;
     for (let at = first; at < first + count * size; at += size) {
-      fs.inodes.forget(request.u64(at + nodeid.offset), request.u64(at + nlookup.offset));
+      const inode = fs.inodeAt(request, at + nodeid.offset);
+      fs.inodes.forget(inode, request.u64(at + nlookup.offset));
     }
     return NO_ANSWER;
   },

@@ -7,7 +7,7 @@ import { S_IFDIR, S_IFREG } from '../../../../abi/files.ts';
 import * as fuse from '../../../../abi/fuse.ts';
 import * as files from '../../../../host/file-system.ts';
 import { type FileSystem, UNKNOWN } from '../file-system.ts';
-import { BODY, type FuseRequest, OUTPUT_SIZE } from '../fuse-request.ts';
+import { BODY, type FuseRequest, NODEID, OUTPUT_SIZE } from '../fuse-request.ts';
 import type { Operation } from './operation.ts';
 
 const PREFIX = Buffer.from('user.');
@@ -17,7 +17,7 @@ const FLAGS = 3;
 
 /** Address of the path of the file that the request is about, or a negative errno. */
 function target(fs: FileSystem, request: FuseRequest): number {
-  const inode = fs.inodes.get(request.nodeid);
+  const inode = fs.inodeAt(request, NODEID);
   if (inode === undefined) return UNKNOWN;
   // Others have none in this name space, xattr(7).
   return inode.kind === S_IFREG || inode.kind === S_IFDIR ? fs.pathOf(inode.fd) : -EPERM;
