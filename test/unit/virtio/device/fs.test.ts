@@ -1,5 +1,5 @@
 /** The file system device (virtio 1.3 §5.11): its configuration, a mount from begin to end, its limits. */
-import { readdirSync, renameSync, writeFileSync } from 'node:fs';
+import { chmodSync, readdirSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import t from 'tap';
 import * as errno from '../../../../src/abi/errno.ts';
 import { O_TRUNC } from '../../../../src/abi/files.ts';
@@ -95,6 +95,10 @@ t.test('a read-only folder stays as it is', async (t) => {
   const id = fs.find('file');
   t.equal(Buffer.from(fs.read(handleOf(fs.open(id)), 0, 99).bytes).toString(), CONTENT);
   for (const flags of [1, 2, O_TRUNC]) t.equal(fs.open(id, flags).error, errno.EROFS);
+  chmodSync(folder.at('file'), 0o4755);
+  const kill = pack(fuse.fuse_open_in, { open_flags: fuse.FUSE_OPEN_KILL_SUIDGID });
+  t.equal(fs.request(fuse.FUSE_OPEN, id, kill, 16).error, 0);
+  t.equal(statSync(folder.at('file')).mode & 0o7777, 0o4755);
   t.equal(fs.create(ROOT, 'file').error, errno.EROFS);
   t.equal(fs.setattr(id, { valid: fuse.FATTR_MODE }).error, errno.EROFS);
   const body = join(new Uint8Array(64), text('a'), text('b'));

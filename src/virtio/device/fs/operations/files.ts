@@ -61,7 +61,8 @@ export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening
   }
   if (fs.readOnly && ((flags & O_ACCMODE) !== O_RDONLY || (flags & O_TRUNC) !== 0)) return -EROFS;
   const fd = fs.reopen(inode.fd, flags);
-  if (fd >= 0 && (opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0) killPrivileges(fs, fd);
+  const kills = (flags & O_TRUNC) !== 0 && (opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0;
+  if (fd >= 0 && kills) killPrivileges(fs, fd);
   return fd;
 }
 
