@@ -166,7 +166,9 @@ function checkWritable(path: string | undefined): void {
 }
 
 async function run(args: readonly string[]): Promise<number> {
-  const request = parseRequest(args, GROUPS, BENCH_PROGRAMS);
+  const byDefault = GROUPS.filter(({ named }) => named !== true);
+  const others = GROUPS.filter(({ named }) => named === true);
+  const request = parseRequest(args, byDefault, [...others, ...BENCH_PROGRAMS]);
   if (request.kind === 'help') return 0;
   if (request.kind === 'compare') {
     const [before, after] = [readReport(request.before), readReport(request.after)];
@@ -176,14 +178,14 @@ async function run(args: readonly string[]): Promise<number> {
   const { options } = request;
   for (const path of [options.json, options.html]) checkWritable(path);
   const wanted = (name: string): boolean => options.names.includes(name);
-  const groups = options.names.length === 0 ? GROUPS : GROUPS.filter(({ name }) => wanted(name));
+  const groups = options.names.length === 0 ? byDefault : GROUPS.filter(({ name }) => wanted(name));
   if (options.stream) {
     await stream(groups, options);
     return 0;
   }
   let status = groups.length === 0 ? 0 : publish(await measure(groups, options), options);
   for (const program of BENCH_PROGRAMS.filter(({ name }) => wanted(name))) {
-    status = (await runBenchProgram(program, options.quick)) || status;
+    status = (await runBenchProgram(program)) || status;
   }
   return status;
 }

@@ -5,7 +5,7 @@ import type { Group, GroupContext } from './groups/group.ts';
 import type { Result } from './harness/measure.ts';
 import type { Omission } from './harness/report.ts';
 import type { Progress } from './harness/rounds.ts';
-import type { BenchOptions } from './options.ts';
+import { type BenchOptions, isNamed } from './options.ts';
 
 /** Gets what is found out, as it is found out. */
 export interface Sink {
@@ -22,7 +22,7 @@ export async function runHere(group: Group, options: BenchOptions, sink: Sink): 
     wanted: { subjects, variants },
     folder: folder ?? tmpdir(),
     progress: sink.progress,
-    isMeasured: (measure) => measured.includes(measure),
+    skips: (measure) => measured.includes(measure) || !isNamed(measure, options.measures),
     report: sink.report,
     omit: (what, why) => sink.omit({ group: group.name, what, why }),
     image: (name, kernel) =>

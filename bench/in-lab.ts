@@ -88,7 +88,7 @@ async function measureOnce(
   before: readonly Result[],
   take: (event: StreamEvent) => void,
 ): Promise<void> {
-  const { rounds, seconds, quick, subjects, variants } = options;
+  const { rounds, seconds, quick, subjects, variants, measures } = options;
   progress(`${group}: booting the lab`, 0);
   await using lab = await boot(progress);
   const command = lab.start([
@@ -97,6 +97,7 @@ async function measureOnce(
     ...(quick ? ['--quick'] : []),
     ...(variants ? ['--variants'] : []),
     ...subjects.flatMap((subject) => ['--subjects', subject]),
+    ...measures.flatMap((measure) => ['--measures', measure]),
     ...before.flatMap(({ measure }) => ['--measured', measure.name]),
     group,
   ]);

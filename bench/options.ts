@@ -7,6 +7,8 @@ import type { Wanted } from './subjects/selection.ts';
 export interface BenchOptions extends Wanted {
   /** Names of groups and programs; empty: all groups. */
   readonly names: readonly string[];
+  /** Words of the measures to take; empty: all. */
+  readonly measures: readonly string[];
   readonly rounds: number;
   readonly seconds: number;
   readonly quick: boolean;
@@ -62,6 +64,7 @@ interface Flags {
   readonly quick?: boolean;
   readonly subjects?: readonly string[];
   readonly variants?: boolean;
+  readonly measures?: readonly string[];
   readonly folder?: string;
   readonly json?: string;
   readonly html?: string;
@@ -108,6 +111,18 @@ export function parseRequest(
   return request;
 }
 
+/** True when a measure's name holds all words of one of the texts, or there are none. */
+export function isNamed(measure: string, texts: readonly string[]): boolean {
+  const words = measure.toLowerCase().split(/[ ,:]+/);
+  return (
+    texts.length === 0 ||
+    texts.some((text) => {
+      const asked = text.toLowerCase().split(/ +/);
+      return asked.every((word) => words.includes(word));
+    })
+  );
+}
+
 /** Errors are thrown, not printed. */
 function quiet(command: Command): void {
   command.exitOverride().configureOutput({ outputError: () => {} });
@@ -133,6 +148,11 @@ function benchCommand(groups: readonly Named[], programs: readonly Named[]): Com
     .option(
       '--subjects <names>',
       'only these rows, by name or part of a name; again for more',
+      split,
+    )
+    .option(
+      '--measures <words>',
+      "only these: 'TCP 4', 'source 1500,echo 1500'; again for more",
       split,
     )
     .option('--variants', 'also rows with single settings changed')
@@ -169,6 +189,7 @@ function complete(
   const quick = flags.quick === true;
   return {
     names: names.includes('all') ? [] : names,
+    measures: flags.measures ?? [],
     rounds: flags.rounds ?? (quick ? QUICK_ROUNDS : ROUNDS),
     seconds: flags.seconds ?? (quick ? QUICK_SECONDS : SECONDS),
     quick,

@@ -6,6 +6,7 @@ import { exitsGroup } from './exits.ts';
 import type { Group } from './group.ts';
 import { netGroup } from './net.ts';
 import { rssGroup } from './rss.ts';
+import { vhostUserGroup } from './vhost-user.ts';
 
 export const GROUPS: readonly Group[] = [
   exitsGroup,
@@ -14,4 +15,5 @@ export const GROUPS: readonly Group[] = [
   netGroup,
   blkGroup,
   rssGroup,
+  vhostUserGroup,
 ];

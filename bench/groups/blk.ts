@@ -61,7 +61,7 @@ export const blkGroup: Group = {
           name: `4 KiB random reads, depth ${depth}, ${where}`,
         }));
       })
-      .filter(({ name }) => !context.isMeasured(name));
+      .filter(({ name }) => !context.skips(name));
     for (const [index, { device, depth, name }] of steps.entries()) {
       const measure: Measure = { name, unit: 'IOPS', better: 'higher' };
       const take = async (member: Booted) => ({

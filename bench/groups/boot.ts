@@ -105,6 +105,7 @@ export const bootGroup: Group = {
   guests: true,
   images: () => [{ name: 'minimal' }],
   async run(context: GroupContext): Promise<void> {
+    if (context.skips(TOTAL.name)) return;
     const image = await context.image('minimal');
     // In memory, as whatever is started a second time: in the lab, other folders come from its host.
     const folder = mkdtempSync(join(tmpdir(), 'nodevmm-boot-'));

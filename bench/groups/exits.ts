@@ -22,7 +22,8 @@ export const exitsGroup: Group = {
   summary: 'a PIO exit through the exit loop, and in C',
   guests: false,
   images: () => [],
-  async run({ rounds, progress, report }: GroupContext): Promise<void> {
+  async run({ rounds, progress, report, skips }: GroupContext): Promise<void> {
+    if (skips(MEASURE.name)) return;
     progress('exits: measuring', 0);
     const args = [PROGRAM, String(rounds * SAMPLES_PER_ROUND), String(EXITS), '--json'];
     const { stdout } = await promisify(execFile)(process.execPath, args, { maxBuffer: 2 ** 24 });

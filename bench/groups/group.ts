@@ -18,8 +18,8 @@ export interface GroupContext extends Rounds {
   /** A folder on a real file system, for disks. */
   readonly folder: string;
   readonly wanted: Wanted;
-  /** True for a measure whose results were reported before: it need not be taken again. */
-  readonly isMeasured: (measure: string) => boolean;
+  /** True for a measure that is not to be taken: nobody asked for it, or it was taken before. */
+  readonly skips: (measure: string) => boolean;
   /** Takes results as soon as there are some, so that a lost lab cannot take them along. */
   readonly report: (results: readonly Result[]) => void;
   /** Takes note of what is left out. */
@@ -32,6 +32,8 @@ export interface Group {
   readonly name: string;
   /** One line. */
   readonly summary: string;
+  /** Only measured when it is named. */
+  readonly named?: true;
   /** Boots Linux: where this host's KVM cannot, the group runs in the lab. */
   readonly guests: boolean;
   /** The images that it boots, which the lab cannot make. */

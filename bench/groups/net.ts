@@ -125,10 +125,11 @@ export const netGroup: Group = {
     }));
   },
   async run(context: GroupContext): Promise<void> {
-    const { seconds, quick, isMeasured } = context;
+    const { seconds, quick, skips } = context;
     const steps = STEPS.filter(
-      ({ headline, long = false }) => !(long && quick) && !isMeasured(headline.name),
+      ({ headline, long = false }) => !(long && quick) && !skips(headline.name),
     );
+    if (steps.length === 0) return;
     const subjects = select(NET_SUBJECTS, context.wanted, context.omit);
     using taps = new Taps();
     const networks: TapNetwork[] = [];

@@ -7,18 +7,11 @@ import { fileURLToPath } from 'node:url';
 export interface BenchProgram {
   readonly name: string;
   readonly summary: string;
-  /** It takes `--quick`. */
-  readonly hasQuick?: true;
 }
 
 export const BENCH_PROGRAMS: readonly BenchProgram[] = [
   { name: 'queue-walk', summary: 'a virtqueue’s pop and push, beside C (docs/virtqueues.md)' },
   { name: 'blk-engine', summary: 'disk requests without a guest, beside C (docs/blk.md)' },
-  {
-    name: 'vhost-user',
-    summary: 'packets over vhost-user, beside DPDK (docs/vhost-user.md)',
-    hasQuick: true,
-  },
   {
     name: 'vhost-user-blk',
     summary: 'disk requests over vhost-user, beside qemu-storage-daemon (docs/vhost-user.md)',
@@ -26,14 +19,10 @@ export const BENCH_PROGRAMS: readonly BenchProgram[] = [
   { name: 'net-forward', summary: 'packets without a guest, beside C (docs/net.md)' },
 ];
 
-/** Runs one with its output shown. @param quick less of it, where it can @returns its exit status */
-export async function runBenchProgram(
-  { name, hasQuick }: BenchProgram,
-  quick: boolean,
-): Promise<number> {
+/** Runs one with its output shown. @returns its exit status */
+export async function runBenchProgram({ name }: BenchProgram): Promise<number> {
   const program = fileURLToPath(new URL(`../${name}.js`, import.meta.url));
-  const args = [program, ...(quick && hasQuick ? ['--quick'] : [])];
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'inherit', 'inherit'] });
+  const child = spawn(process.execPath, [program], { stdio: ['ignore', 'inherit', 'inherit'] });
   const [status] = (await once(child, 'close')) as [number | null];
   return status ?? 1;
 }

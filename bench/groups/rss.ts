@@ -58,6 +58,7 @@ export const rssGroup: Group = {
   guests: true,
   images: () => [{ name: 'minimal' }],
   async run(context: GroupContext): Promise<void> {
+    if (context.skips(RESIDENT.name)) return;
     const subjects = select(RSS_SUBJECTS, context.wanted, context.omit);
     await using fleet = await Fleet.boot('rss', 'minimal', subjects, context, () => ({
       memoryMiB: MEMORY_MIB,

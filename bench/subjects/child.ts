@@ -18,11 +18,11 @@ export class Child implements AsyncDisposable {
   readonly #kill: () => void;
   #output = '';
 
-  /** Starts it with no input. @param ipc with a channel for messages */
-  constructor(argv: readonly string[], ipc = false) {
+  /** Starts it. @param ipc with a channel for messages @param input with a pipe to read from */
+  constructor(argv: readonly string[], { ipc = false, input = false } = {}) {
     const [program, ...args] = argv;
     this.process = spawn(program ?? '', args, {
-      stdio: ['ignore', 'pipe', 'pipe', ...(ipc ? ['ipc' as const] : [])],
+      stdio: [input ? 'pipe' : 'ignore', 'pipe', 'pipe', ...(ipc ? ['ipc' as const] : [])],
       serialization: 'advanced',
     });
     this.#kill = undoAtExit(() => void this.process.kill('SIGKILL'));

@@ -75,7 +75,7 @@ export function nodevmm(name: string, variant: Variant): Subject {
 
 async function boot(spec: GuestSpec, variant: Variant): Promise<RunningGuest> {
   const options = JSON.stringify(machineOptions(spec, variant));
-  const child = new Child([process.execPath, PROGRAM, options], true);
+  const child = new Child([process.execPath, PROGRAM, options], { ipc: true });
   try {
     const waiting = new Map<number, (reply: ProcessReply) => void>();
     const up = once(child.process, 'message');

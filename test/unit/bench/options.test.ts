@@ -43,6 +43,8 @@ t.test('options', (t) => {
     folder: '/x',
     json: undefined,
   });
+  t.same(optionsOf('--measures', 'source 64, TCP').measures, ['source 64', 'TCP']);
+  t.same(optionsOf().measures, []);
   t.match(optionsOf('--stream', '--measured', 'a, b', '--measured', 'c'), {
     stream: true,
     measured: ['a, b', 'c'],
