@@ -21,6 +21,7 @@ const ENTRIES = [
   'machine/board/vcpu-worker',
   'datapath/queue-worker-main',
   'virtio/device/blk/blk',
+  'virtio/device/fs/fs',
   'virtio/device/net/net-handler',
   'virtio/device/net/net-memory-handler',
   'nic/e1000-handler',
