@@ -55,6 +55,8 @@ const bindNative = bind('int bind(int fd, int64_t address, unsigned int length)'
 const listenNative = bind('int listen(int fd, int backlog)');
 const connectNative = bind('int connect(int fd, int64_t address, unsigned int length)');
 const acceptNative = bind('int accept4(int fd, int64_t address, int64_t addressLength, int flags)');
+const getsocknameNative = bind('int getsockname(int fd, int64_t address, int64_t addressLength)');
+const getpeernameNative = bind('int getpeername(int fd, int64_t address, int64_t addressLength)');
 const socketpairNative = bind('int socketpair(int domain, int type, int protocol, int64_t fds)');
 const sendmsgNative = bind('int64_t sendmsg(int fd, int64_t message, int flags)');
 const recvmsgNative = bind('int64_t recvmsg(int fd, int64_t message, int flags)');
@@ -143,6 +145,10 @@ export const connect = (fd: number, address: number, length: number): number =>
   result(connectNative(fd, address, length));
 /** accept4(2), without the peer's address. */
 export const accept = (fd: number, flags: number): number => result(acceptNative(fd, 0, 0, flags));
+export const getsockname = (fd: number, address: number, addressLength: number): number =>
+  result(getsocknameNative(fd, address, addressLength));
+export const getpeername = (fd: number, address: number, addressLength: number): number =>
+  result(getpeernameNative(fd, address, addressLength));
 export const socketpair = (domain: number, type: number, protocol: number, fds: number): number =>
   result(socketpairNative(domain, type, protocol, fds));
 export const sendmsg = (fd: number, message: number, flags: number): number =>

@@ -121,6 +121,15 @@ export class UnixSocket extends Fd {
     return result;
   }
 
+  /**
+   * True when this is the other end of a connection to the path at which `socket` was accepted: of
+   * that very connection, or of another.
+   */
+  leadsTo(socket: UnixSocket): boolean {
+    const there = nameOf(this.fd, sys.getpeername);
+    return there !== '' && there === nameOf(socket.fd, sys.getsockname);
+  }
+
   #prepare(bytes: NativeMemory, offset: number, length: number, control: number): void {
     this.#iovec.view.setBigUint64(0, BigInt(bytes.address + offset), true);
     this.#iovec.view.setBigUint64(8, BigInt(length), true);
@@ -157,4 +166,14 @@ export function unixAddress(file: string): NativeMemory {
   address.view.setUint16(0, AF_UNIX, true);
   address.bytes.set(bytes, SUN_PATH_OFFSET);
   return address;
+}
+
+/** The address of a socket's end; empty when it has none. */
+function nameOf(fd: number, call: typeof sys.getsockname): string {
+  const address = new NativeMemory(SUN_PATH_OFFSET + SUN_PATH_SIZE);
+  const length = new NativeMemory(4);
+  length.view.setUint32(0, address.bytes.length, true);
+  if (call(fd, address.address, length.address) < 0) return '';
+  const end = Math.min(length.view.getUint32(0, true), address.bytes.length);
+  return Buffer.from(address.bytes.subarray(SUN_PATH_OFFSET, end)).toString('latin1');
 }

@@ -62,6 +62,7 @@ const INFLIGHT = featureSet(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 /** From a connection's begin to its end. */
 export class Session implements DeviceUser {
   readonly #exported: ExportedDevice;
+  readonly #socket: UnixSocket;
   readonly #channel: Channel;
   readonly #memory = new FrontEndMemory();
   readonly #rings: ServedRings;
@@ -79,6 +80,7 @@ export class Session implements DeviceUser {
    */
   constructor(socket: UnixSocket, exported: ExportedDevice, ended: (error?: Error) => void) {
     this.#exported = exported;
+    this.#socket = socket;
     this.#ended = ended;
     this.#rings = new ServedRings(exported, this.#memory);
     // Rings in order tell what is in flight: all that is available and not used.
@@ -284,9 +286,15 @@ export class Session implements DeviceUser {
       fd.close();
       throw protocolError('the channel for requests of the back end is no socket');
     }
+    const requests = new UnixSocket(fd.release());
+    // The other end of this connection, in our own hands, would outlive the front end.
+    if (requests.leadsTo(this.#socket)) {
+      requests.close();
+      throw protocolError('the channel for requests of the back end leads back to it');
+    }
     const before = this.#requests;
     this.#requests = new Channel(
-      new UnixSocket(fd.release()),
+      requests,
       { received: new Map(), sent: BACK_END_REQUESTS },
       { request: () => {}, closed: () => {} },
     );

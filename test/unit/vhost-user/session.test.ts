@@ -4,6 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import * as vu from '../../../src/abi/vhost-user.ts';
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { UnixSocket } from '../../../src/host/unix-socket.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { FrontEndRig, USER_ADDRESS } from '../../support/front-end-rig.ts';
@@ -285,6 +286,14 @@ const hostile: Record<string, [say: (front: FrontEndRig) => void, RegExp]> = {
     ({ channel, ram }) =>
       channel.send(vu.VHOST_USER_SET_BACKEND_REQ_FD, 0, undefined, [ram.memory.share.fd]),
     /the channel for requests of the back end is no socket$/,
+  ],
+  'a request channel that leads back to us': [
+    (front) => {
+      // Held by us, it would keep the connection open after its front end is gone.
+      using own = UnixSocket.connect(path);
+      front.channel.send(vu.VHOST_USER_SET_BACKEND_REQ_FD, 0, undefined, [own.fd]);
+    },
+    /the channel for requests of the back end leads back to it$/,
   ],
   'an unknown request': [
     ({ channel }) => channel.send(77),
