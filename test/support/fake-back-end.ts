@@ -47,6 +47,8 @@ export class FakeBackEnd implements Disposable {
   inflight = 0;
   connections = 0;
   channel: Channel | undefined;
+  /** Beside the channel, for bytes that are no message. */
+  socket: UnixSocket | undefined;
   /** To the front end. */
   requests: Channel | undefined;
   readonly #path: string;
@@ -80,7 +82,7 @@ export class FakeBackEnd implements Disposable {
       request: (message) => {
         this.calls.push(requestName(FRONT_END_REQUESTS, message.request));
         const act = this.acts.get(message.request);
-        if (act === undefined) this.#answer(message, channel);
+        if (act === undefined) this.answer(message, channel);
         else act(message, channel);
       },
       closed: () => {
@@ -89,6 +91,7 @@ export class FakeBackEnd implements Disposable {
       },
     });
     this.channel = channel;
+    this.socket = socket;
   }
 
   /** Dies, as far as the other side can see. */
@@ -110,7 +113,8 @@ export class FakeBackEnd implements Disposable {
     this.die();
   }
 
-  #answer(message: Message, channel: Channel): void {
+  /** Does what is right. */
+  answer(message: Message, channel: Channel): void {
     const reply = (view: DataView): void => channel.reply(message, view);
     switch (message.request) {
       case abi.VHOST_USER_GET_FEATURES:

@@ -1,0 +1,79 @@
+/** What a fuzz target is: inputs that a grammar makes, and what has to hold after each of them. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import type fc from 'fast-check';
+
+/** One of them, by its name on the command line. */
+export interface FuzzTarget<Input> {
+  readonly name: string;
+  readonly input: fc.Arbitrary<Input>;
+  open(): Promise<FuzzSubject<Input>>;
+}
+
+/** What is tried, from one input to the next. */
+export interface FuzzSubject<Input> extends AsyncDisposable {
+  /** @throws Error when something that must hold does not */
+  run(input: Input): Promise<void>;
+}
+
+/**
+ * How often a look is taken, a millisecond apart at least, whether what ends by itself has ended. Not
+ * a time: a process that is stopped for a while has not been waiting.
+ */
+const PATIENCE = 5000;
+/** After it, nothing that was closed is still open. */
+const REST = 200;
+
+/** Open descriptors, and mappings of files that peers share: none may stay. */
+export class Belongings {
+  readonly #before: string;
+
+  /** What there is once nothing is on its way out any more. */
+  static async atRest(): Promise<Belongings> {
+    await delay(REST);
+    return new Belongings();
+  }
+
+  private constructor() {
+    this.#before = belongings();
+  }
+
+  /** Resolves when there are no more than at first. @throws Error when there are */
+  async settled(): Promise<void> {
+    for (let looks = 0; belongings() !== this.#before; looks++) {
+      if (looks === PATIENCE) {
+        throw new Error(`leaked: ${belongings()}, at first ${this.#before}`);
+      }
+      await delay(1);
+    }
+  }
+}
+
+function belongings(): string {
+  const maps = readFileSync('/proc/self/maps', 'utf8').split('\n');
+  const shared = maps.filter((line) => line.includes('/memfd:')).length;
+  return `${readdirSync('/proc/self/fd').length} descriptors, ${shared} shared mappings`;
+}
+
+/** @throws Error unless each line is one that a person is meant to read */
+export function checkLines(lines: readonly string[], form: RegExp): void {
+  for (const line of lines) {
+    const isOurFault =
+      line.includes('this is a bug') || /\b(Type|Range|Reference)Error\b/.test(line);
+    if (isOurFault || line.includes('\n') || !form.test(line)) throw new Error(`it said: ${line}`);
+  }
+}
+
+/** Resolves with what a promise does. @throws Error when it takes too long */
+export async function inTime<T>(work: Promise<T>, what: string): Promise<T> {
+  let settled = false;
+  const settle = (): void => {
+    settled = true;
+  };
+  work.then(settle, settle);
+  for (let looks = 0; !settled; looks++) {
+    if (looks === PATIENCE) throw new Error(`${what} hangs`);
+    await Promise.race([work.catch(() => {}), delay(1)]);
+  }
+  return await work;
+}

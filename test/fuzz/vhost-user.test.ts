@@ -1,0 +1,38 @@
+/** A short run of the fuzz targets, always with the same inputs. Longer ones: `npm run fuzz`. */
+import t from 'tap';
+import { fuzz } from './fuzz.ts';
+import { checkLines, type FuzzTarget } from './target.ts';
+import { vhostUserBackEnd } from './vhost-user-back-end.ts';
+import { vhostUserFrontEnd } from './vhost-user-front-end.ts';
+
+const INPUTS = 300;
+
+t.test('front ends that say anything', async (t) => {
+  t.same(await fuzz(vhostUserBackEnd, { seed: 1, inputs: INPUTS }), { inputs: INPUTS });
+});
+
+t.test('back ends that answer anything', async (t) => {
+  t.same(await fuzz(vhostUserFrontEnd, { seed: 1, inputs: INPUTS }), { inputs: INPUTS });
+});
+
+t.test('what fails is told with the smallest input, and how to have it again', async (t) => {
+  const { name, input } = vhostUserBackEnd;
+  const target: FuzzTarget<
+    Parameters<Awaited<ReturnType<typeof vhostUserBackEnd.open>>['run']>[0]
+  > = {
+    name,
+    input,
+    open: async () => ({
+      run: async ({ steps }) => {
+        if (steps.some((step) => step.do === 'truncate')) checkLines(['RangeError'], /./);
+      },
+      [Symbol.asyncDispose]: async () => {},
+    }),
+  };
+  const { failure = '' } = await fuzz(target, { seed: 1, inputs: INPUTS });
+  t.match(failure, /^failed: it said: RangeError\n/);
+  t.match(failure, /the smallest input found: .*"do":"truncate"/);
+  const path = /--path ([\d:]+)$/.exec(failure)?.[1] ?? '';
+  const again = await fuzz(target, { seed: 1, path, inputs: 1 });
+  t.equal(again.failure?.split('\n')[1], failure.split('\n')[1], 'the path leads there');
+});
