@@ -16,6 +16,10 @@ export const BENCH_PROGRAMS: readonly BenchProgram[] = [
     name: 'vhost-user-blk',
     summary: 'disk requests over vhost-user, beside qemu-storage-daemon (docs/vhost-user.md)',
   },
+  {
+    name: 'vhost-user-fs',
+    summary: 'requests of files over vhost-user, beside virtiofsd (docs/fs.md)',
+  },
   { name: 'net-forward', summary: 'packets without a guest, beside C (docs/net.md)' },
 ];
 
