@@ -70,6 +70,7 @@ export const KVM_SET_XSAVE: number = _IOW(KVMIO, 0xa5, k.kvm_xsave.size);
 export const KVM_GET_XCRS: number = _IOR(KVMIO, 0xa6, k.kvm_xcrs.size);
 export const KVM_SET_XCRS: number = _IOW(KVMIO, 0xa7, k.kvm_xcrs.size);
 export const KVM_KVMCLOCK_CTRL: number = _IO(KVMIO, 0xad);
+export const KVM_GET_STATS_FD: number = _IO(KVMIO, 0xce);
 
 /** The only KVM_GET_API_VERSION that ever was. KVM API 4.1. */
 export const KVM_API_VERSION = 12;

@@ -3,11 +3,13 @@ import { Argument, type Command } from 'commander';
 import { ask, listMachines, onlyMachine } from '../control/client.ts';
 import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
 import type { DatapathName } from '../machine/devices/datapath-choice.ts';
+import { aligned } from './terminal/text-table.ts';
 
 const EXAMPLES = `
 Examples:
   nodevmm vm list
   nodevmm vm status
+  nodevmm vm statistics                 exits by cause, halts, interrupts, as KVM counts them
   nodevmm vm move net0 vhost            the host kernel moves its packets from now on
   nodevmm vm --vm web move net0 userspace
   nodevmm vm link net0 down
@@ -25,9 +27,12 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
     .description('look at running machines, and give them orders')
     .option('--vm <name>', 'which machine')
     .addHelpText('after', EXAMPLES);
-  const order = async (request: ControlOrder): Promise<void> => {
+  const call = async (request: ControlOrder): Promise<MachineStatus> => {
     const { vm: name } = vm.opts<{ vm?: string }>();
-    process.stdout.write(describe(await ask(name ?? (await onlyMachine()), request)));
+    return await ask(name ?? (await onlyMachine()), request);
+  };
+  const order = async (request: ControlOrder): Promise<void> => {
+    process.stdout.write(describe(await call(request)));
     finish(0);
   };
   vm.command('list')
@@ -43,6 +48,17 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
   vm.command('status')
     .description('what a machine does, and where its queues are served')
     .action(() => order({ call: 'status' }));
+  vm.command('statistics')
+    .description('what KVM counted of its vCPUs since power-on')
+    .option('--json', 'as JSON, with the counters that are 0')
+    .action(async ({ json }: { json?: boolean }) => {
+      const { statistics } = await call({ call: 'status' });
+      const counted = Object.entries(statistics).filter(([, count]) => count > 0);
+      const rows = counted.map(([name, count]) => [name, String(count)]);
+      const text = json === true ? JSON.stringify(statistics) : aligned(rows).join('\n');
+      process.stdout.write(`${text}\n`);
+      finish(0);
+    });
   vm.command('move')
     .description('have the queues of a device served elsewhere, also under traffic')
     .argument('<device>', 'e.g. net0')

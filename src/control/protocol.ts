@@ -27,6 +27,8 @@ export interface MachineStatus {
   readonly datapaths: Readonly<Record<string, DatapathName>>;
   /** Exits to userspace since power-on. */
   readonly exits: number;
+  /** What KVM counted of all vCPUs since power-on, by its own names. */
+  readonly statistics: Readonly<Record<string, number>>;
 }
 
 /** The answer: how the machine is afterwards, what is in its devices, or why neither. */

@@ -15,6 +15,7 @@ export interface ControlledMachine {
   readonly state: string;
   readonly datapaths: ReadonlyMap<string, DatapathName>;
   exitCounts(): number[];
+  statistics(): ReadonlyMap<string, number>;
   moveDatapath(device: string, datapath: DatapathName): Promise<void>;
   setLink(device: string, up: boolean): void;
   gate(device: string, queue: string, order: GateOrder): Promise<void>;
@@ -114,7 +115,9 @@ async function answer(
     await obey(machine, request);
     const datapaths = Object.fromEntries(machine.datapaths);
     const exits = machine.exitCounts().reduce((sum, count) => sum + count, 0);
-    return { status: { pid: process.pid, name, state: machine.state, datapaths, exits } };
+    const statistics = Object.fromEntries(machine.statistics());
+    const { state } = machine;
+    return { status: { pid: process.pid, name, state, datapaths, exits, statistics } };
   } catch (error) {
     const code = error instanceof NodeVmmError ? error.code : 'E_INTERNAL';
     return { error: { code, message: messageOf(error) } };

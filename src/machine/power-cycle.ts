@@ -147,6 +147,11 @@ export class PowerCycle {
     return this.#threads.exitCounts();
   }
 
+  /** What KVM counted of all vCPUs so far. */
+  statistics(): ReadonlyMap<string, number> {
+    return this.#vm.statistics();
+  }
+
   /** Stops the guest where it is and releases the VM. */
   async close(): Promise<void> {
     await this.#threads.stop();

@@ -270,6 +270,14 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     return this.#cycle?.exitCounts() ?? [];
   }
 
+  /**
+   * What KVM counted of all vCPUs since power-on, by KVM's own names, as `exits` and `halt_exits`
+   * (KVM API 4.133). Empty while no guest runs, and before Linux 5.14.
+   */
+  statistics(): ReadonlyMap<string, number> {
+    return this.#cycle?.statistics() ?? new Map();
+  }
+
   /** What the trace has seen so far; undefined without the option `trace`. */
   get traceSummary(): TraceSummary | undefined {
     return this.#observer?.summary;

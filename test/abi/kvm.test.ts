@@ -3,6 +3,7 @@ import t from 'tap';
 import * as structs from '../../src/abi/kvm.ts';
 import * as constants from '../../src/abi/kvm-constants.ts';
 import * as ioctls from '../../src/abi/kvm-ioctl.ts';
+import { kvm_stats_desc, kvm_stats_header } from '../../src/abi/kvm-statistics.ts';
 import {
   compilerMissing,
   expectedLines,
@@ -36,13 +37,14 @@ function structCase(name: string, layout: { readonly size: number }): StructCase
   const nested = /^(exception(?!_has_payload|_payload)|interrupt|nmi|smi|triple_fault)_/;
   const path = (field: string): string => {
     if (name === 'kvm_vcpu_events') return field.replace(nested, '$1.');
-    return name === 'kvm_run' && field === 'exit' ? 'padding' : field;
+    return name === 'kvm_run' && field === 'exit' ? 'padding' : spelled(field);
   };
   return { name, layout, type: `struct ${name}`, path };
 }
 
 t.test('linux/kvm.h: offset and length of every field, size of every struct', { skip }, (t) => {
-  const cases = Object.entries(structs).map(([name, layout]) => structCase(name, layout));
+  const all = { ...structs, kvm_stats_desc, kvm_stats_header };
+  const cases = Object.entries(all).map(([name, layout]) => structCase(name, layout));
   const said = runC(headers, cases.map(printStruct).join('\n'));
   t.same(said, cases.flatMap(expectedLines));
   t.end();

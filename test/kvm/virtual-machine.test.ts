@@ -144,9 +144,12 @@ t.test('a paused guest does nothing until it is resumed', { skip }, async (t) =>
   t.equal(await printed(vm, 'a'), 'a');
   await vm.pause();
   const before = vm.exitCounts();
+  const counted = vm.statistics();
+  t.ok((counted.get('exits') ?? 0) > 0, 'KVM counts them, too');
   vm.serial.write('b');
   await new Promise((resolve) => setImmediate(resolve));
   t.same(vm.exitCounts(), before);
+  t.same(vm.statistics(), counted);
   await vm.resume();
   t.equal(await printed(vm, 'b'), 'b');
 });

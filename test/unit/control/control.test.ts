@@ -30,6 +30,9 @@ class FakeVm implements ControlledMachine {
   exitCounts(): number[] {
     return [1, 2];
   }
+  statistics(): ReadonlyMap<string, number> {
+    return new Map([['halt_exits', 7]]);
+  }
   async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
     if (!this.datapaths.has(device)) throw new UsageError('E_DEVICE', `no ${device}`);
     this.datapaths.set(device, datapath);
@@ -59,7 +62,8 @@ t.test('a machine does what it is asked, and says how it is then', async (t) => 
   const vm = new FakeVm();
   using _server = await ControlServer.open(vm, 'web');
   t.equal(statSync(`${folder}/nodevmm`).mode & 0o777, 0o700, 'for its user only');
-  const status = { pid: process.pid, name: 'web', state: 'running', exits: 3 };
+  const statistics = { halt_exits: 7 };
+  const status = { pid: process.pid, name: 'web', state: 'running', exits: 3, statistics };
   const places = (net0: DatapathName) => ({ ...status, datapaths: { net0 } });
   t.same(await ask('web', { call: 'status' }), places('userspace'));
   const move = { call: 'move', device: 'net0', datapath: 'vhost' } as const;

@@ -1,0 +1,73 @@
+/** What KVM counts of a vCPU: exits by cause, halts, interrupts. Needs neither root nor debugfs. */
+import { readSync } from 'node:fs';
+import {
+  KVM_STATS_TYPE_CUMULATIVE,
+  KVM_STATS_TYPE_MASK,
+  kvm_stats_desc,
+  kvm_stats_header,
+} from '../abi/kvm-statistics.ts';
+import type { Fd } from '../host/fd.ts';
+
+interface Counter {
+  readonly name: string;
+  /** In the data block, bytes. */
+  readonly offset: number;
+}
+
+/** Owner of one vCPU's counters. They may be read while the vCPU runs, from any thread. */
+export class KvmStatistics implements Disposable {
+  readonly #file: Fd;
+  readonly #counters: readonly Counter[];
+  readonly #dataOffset: number;
+  readonly #data: DataView;
+
+  /** @param file of KVM_GET_STATS_FD; owned from here on */
+  constructor(file: Fd) {
+    this.#file = file;
+    try {
+      const header = this.#read(0, kvm_stats_header.size);
+      const word = ({ offset }: { offset: number }) => header.getUint32(offset, true);
+      this.#dataOffset = word(kvm_stats_header.data_offset);
+      const nameSize = word(kvm_stats_header.name_size);
+      const length = kvm_stats_desc.size + nameSize;
+      const count = word(kvm_stats_header.num_desc);
+      const table = this.#read(word(kvm_stats_header.desc_offset), count * length);
+      const places = Array.from({ length: count }, (_, index) => index * length);
+      this.#counters = places.flatMap((at) => describe(table, at, nameSize));
+      const end = Math.max(0, ...this.#counters.map(({ offset }) => offset + 8));
+      this.#data = new DataView(new ArrayBuffer(end));
+    } catch (error) {
+      file.close();
+      throw error;
+    }
+  }
+
+  /** Adds each counter, as it is now, to the number of its name. */
+  addTo(sums: Map<string, number>): void {
+    readSync(this.#file.fd, this.#data, 0, this.#data.byteLength, this.#dataOffset);
+    for (const { name, offset } of this.#counters) {
+      const count = Number(this.#data.getBigUint64(offset, true));
+      sums.set(name, (sums.get(name) ?? 0) + count);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#file.close();
+  }
+
+  #read(position: number, length: number): DataView {
+    const view = new DataView(new ArrayBuffer(length));
+    readSync(this.#file.fd, view, 0, length, position);
+    return view;
+  }
+}
+
+/** One counter, unless it is a histogram or says how something is at the moment. */
+function describe(table: DataView, at: number, nameSize: number): Counter[] {
+  const flags = table.getUint32(at + kvm_stats_desc.flags.offset, true);
+  const values = table.getUint16(at + kvm_stats_desc.size_.offset, true);
+  if ((flags & KVM_STATS_TYPE_MASK) !== KVM_STATS_TYPE_CUMULATIVE || values !== 1) return [];
+  const bytes = Buffer.from(table.buffer, at + kvm_stats_desc.size, nameSize);
+  const [name = ''] = bytes.toString('latin1').split('\0');
+  return [{ name, offset: table.getUint32(at + kvm_stats_desc.offset.offset, true) }];
+}
