@@ -65,9 +65,9 @@ function readTap(tap: string, counter: string): number {
   return Number(readFileSync(`/sys/class/net/${tap}/statistics/${counter}`, 'latin1'));
 }
 
-function readHost({ member, network: { tap } }: Wired): HostCounters {
+async function readHost({ member, network: { tap } }: Wired): Promise<HostCounters> {
   return {
-    usage: readUsage(processesOf(member)),
+    usage: await readUsage(processesOf(member)),
     packets: readTap(tap, 'rx_packets') + readTap(tap, 'tx_packets'),
     bytes: readTap(tap, 'rx_bytes') + readTap(tap, 'tx_bytes'),
   };
@@ -87,7 +87,7 @@ export async function iperf(
     ...(datagram === undefined ? [] : ['-u', '-b', '0', '-l', String(datagram)]),
     ...(reverse ? ['-R'] : []),
   ];
-  const idle = readHost(wired);
+  const idle = await readHost(wired);
   const late = performance.now() + seconds * 1000 * UNDER_WAY_AT;
   let ended = false;
   const running = runCounted(member, argv, seconds * 1000 + GRACE_MS).finally(() => {
@@ -95,17 +95,17 @@ export async function iperf(
   });
   // Told below; meanwhile it is waited for elsewhere.
   running.catch(() => {});
-  let before = readHost(wired);
+  let before = await readHost(wired);
   while (
     !ended &&
     before.bytes - idle.bytes < UNDER_WAY_BYTES &&
     (before.bytes === idle.bytes || performance.now() < late)
   ) {
     await delay(START_POLL_MS);
-    before = readHost(wired);
+    before = await readHost(wired);
   }
   await Promise.race([delay(seconds * 1000 * COUNTED), running.catch(() => {})]);
-  const after = readHost(wired);
+  const after = await readHost(wired);
   const { output, counts } = await server.during(running);
   return { value: parseIperf(output), before, after, guest: counts };
 }
@@ -127,9 +127,9 @@ export async function ping(wired: Wired, count: number): Promise<NetRun<readonly
     ...['ping', '-c', String(count), '-i', String(PING_INTERVAL_SECONDS)],
     wired.network.hostAddress,
   ];
-  const before = readHost(wired);
+  const before = await readHost(wired);
   const { output, counts } = await runCounted(wired.member, argv, GRACE_MS);
-  return { value: parsePing(output), before, after: readHost(wired), guest: counts };
+  return { value: parsePing(output), before, after: await readHost(wired), guest: counts };
 }
 
 /** Of lines as `64 bytes from 10.0.2.1: seq=0 ttl=64 time=0.512 ms`. @throws Error without any */

@@ -68,11 +68,11 @@ export async function measureInRounds<C extends Contestant>(
       const which = round === 0 ? 'warm-up' : `round ${round} of ${rounds}`;
       progress(`${group}: ${what.join(', ')}: ${which}: ${contestant.name}`, fraction);
       const sampled = async (): Promise<void> => {
-        const before = processes === undefined ? undefined : readUsage(processes(contestant));
+        const before = processes === undefined ? undefined : await readUsage(processes(contestant));
         const sample = await take(contestant, round === 0);
         if (round > 0) samples.get(contestant)?.push(sample);
         if (processes === undefined || before === undefined) return;
-        const usage = usageBetween(before, readUsage(processes(contestant)));
+        const usage = usageBetween(before, await readUsage(processes(contestant)));
         if (usage !== undefined) usages.set(contestant, usage);
       };
       try {

@@ -9,6 +9,8 @@ export interface Processes {
   readonly pid: number;
   /** Those that serve its devices, over vhost-user. */
   readonly backEnds?: readonly number[];
+  /** What KVM counts for its VM, where the VMM tells. */
+  statistics?(): Promise<ReadonlyMap<string, number>>;
 }
 
 /** Counters of a stretch of time. */
@@ -16,7 +18,7 @@ export interface Usage {
   readonly seconds: number;
   /** CPU seconds by thread name. */
   readonly threads: Readonly<Record<string, number>>;
-  /** Exits and interrupts by KVM's names, per second; empty without debugfs. */
+  /** Exits and interrupts by KVM's names, per second; empty where nobody tells. */
   readonly kvm: Readonly<Record<string, number>>;
 }
 
@@ -44,7 +46,7 @@ const UTIME = 11;
 const STIME = 12;
 const KVM_STATISTICS = '/sys/kernel/debug/kvm';
 /** Counters of arch/x86/kvm that show what a device costs. */
-const KVM_COUNTERS = [
+const KVM_COUNTERS: readonly string[] = [
   ALL_EXITS,
   EXITS_TO_USERSPACE,
   'io_exits',
@@ -54,10 +56,11 @@ const KVM_COUNTERS = [
   'signal_exits',
   'insn_emulation',
   'irq_injections',
-] as const;
+];
 
 /** Reads the counters of a VMM's processes and of its VM. */
-export function readUsage({ pid, backEnds = [] }: Processes): UsageCounters {
+export async function readUsage(processes: Processes): Promise<UsageCounters> {
+  const { pid, backEnds = [] } = processes;
   const all = [
     { threads: readThreads(pid), prefix: '' },
     ...backEnds.map((backEnd) => ({ threads: readThreads(backEnd), prefix: 'back end ' })),
@@ -67,7 +70,10 @@ export function readUsage({ pid, backEnds = [] }: Processes): UsageCounters {
     for (const [name, seconds] of threads) add(sums, prefix + name, seconds);
   }
   const whole = all.every(({ threads }) => threads !== undefined);
-  return { at: performance.now(), threads: whole ? sums : undefined, kvm: readKvm(pid) };
+  const at = performance.now();
+  const fromDebugfs = readKvm(pid);
+  const kvm = fromDebugfs.size > 0 ? fromDebugfs : await ask(processes);
+  return { at, threads: whole ? sums : undefined, kvm };
 }
 
 function add(sums: Map<string, number>, name: string, value: number): void {
@@ -142,6 +148,12 @@ function vhostThreads(pid: number): string[] {
         return false;
       }
     });
+}
+
+/** The same counters from the VMM itself, which needs no debugfs for it. */
+async function ask({ statistics }: Processes): Promise<Counters> {
+  const told = await statistics?.();
+  return new Map([...(told ?? [])].filter(([name]) => KVM_COUNTERS.includes(name)));
 }
 
 function readKvm(pid: number): Counters {

@@ -22,6 +22,10 @@ vm.on('exit', ({ reason, detail }) => {
   process.stderr.write(`the guest ended: ${reason} ${detail ?? ''}\n`, () => void end(1));
 });
 process.on('message', ({ id, argv }: ProcessRequest) => {
+  if (argv === undefined) {
+    reply({ id, statistics: vm.statistics() });
+    return;
+  }
   vm.exec(argv).then(
     (result) => reply({ id, result }),
     (error: Error) => reply({ id, error: error.message }),

@@ -32,12 +32,14 @@ export interface Variant extends Pick<Subject, 'peer' | 'variant' | 'kernel' | '
 /** What the parent asks of the process. */
 export interface ProcessRequest {
   readonly id: number;
-  readonly argv: readonly string[];
+  /** A command for the guest; absent: what KVM counted is asked for. */
+  readonly argv?: readonly string[];
 }
 
 /** What the process answers; the first message, with id 0, says that the guest's agent is up. */
 export type ProcessReply =
   | { readonly id: number; readonly result: ExecResult }
+  | { readonly id: number; readonly statistics: ReadonlyMap<string, number> }
   | { readonly id: number; readonly error: string };
 
 /** The machine that a process is to run. */
@@ -85,20 +87,26 @@ async function boot(spec: GuestSpec, variant: Variant): Promise<RunningGuest> {
       waiting.delete(reply.id);
     });
     let last = 0;
-    const ask = async (argv: readonly string[]): Promise<ExecResult> => {
+    const ask = (request: Omit<ProcessRequest, 'id'>): Promise<ProcessReply> => {
       last += 1;
-      const request: ProcessRequest = { id: last, argv };
       const answered = new Promise<ProcessReply>((resolve) => waiting.set(last, resolve));
-      child.process.send(request);
-      const reply = await answered;
-      if ('error' in reply) throw new Error(reply.error);
+      child.process.send({ ...request, id: last });
+      return answered;
+    };
+    const exec = async (argv: readonly string[]): Promise<ExecResult> => {
+      const reply = await ask({ argv });
+      if (!('result' in reply)) throw new Error('error' in reply ? reply.error : 'no result');
       const { stdout, stderr, exitCode } = reply.result;
       return { stdout: Buffer.from(stdout), stderr: Buffer.from(stderr), exitCode };
     };
     return {
       pid: child.process.pid ?? 0,
       exec: (argv, timeoutMs) =>
-        child.during(argv[0] ?? '', ask(argv).catch(child.explain), timeoutMs),
+        child.during(argv[0] ?? '', exec(argv).catch(child.explain), timeoutMs),
+      statistics: async () => {
+        const reply = await child.during('its statistics', ask({}));
+        return 'statistics' in reply ? reply.statistics : new Map();
+      },
       [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
     };
   } catch (error) {

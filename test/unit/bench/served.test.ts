@@ -119,13 +119,24 @@ t.test('a back end that dies fails the command', async (t) => {
 t.test('CPU time is that of all processes, by name', async (t) => {
   const { subject } = lone();
   const guest = await served(subject, 'always').boot(SPEC);
-  const { threads } = readUsage(guest);
+  const { threads } = await readUsage(guest);
   const [backEnd = 0] = guest.backEnds ?? [];
-  const own = readUsage({ pid: process.pid });
+  const own = await readUsage({ pid: process.pid });
   t.ok([...(own.threads?.keys() ?? [])].every((name) => threads?.has(name)));
   const main = `back end ${readFileSync(`/proc/${backEnd}/comm`, 'latin1').trim()}`;
   t.ok((threads?.get(main) ?? 0) > 0, 'it took some to start');
   t.notOk(own.threads?.has(main));
   await guest[Symbol.asyncDispose]();
-  t.equal(readUsage(guest).threads, undefined, 'one has ended');
+  t.equal((await readUsage(guest)).threads, undefined, 'one has ended');
+});
+
+t.test('without debugfs, a VMM tells itself what KVM counts', async (t) => {
+  const statistics = async () =>
+    new Map([
+      ['exits', 5],
+      ['pf_taken', 1],
+    ]);
+  const { kvm } = await readUsage({ pid: process.pid, statistics });
+  t.same([...kvm], [['exits', 5]]);
+  t.equal((await readUsage({ pid: process.pid })).kvm.size, 0);
 });

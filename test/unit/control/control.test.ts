@@ -7,62 +7,20 @@ import fc from 'fast-check';
 import t from 'tap';
 import { ask, askInspection, listMachines, onlyMachine } from '../../../src/control/client.ts';
 import { LINE_MAX, parseRequest } from '../../../src/control/protocol.ts';
-import {
-  type ControlledMachine,
-  ControlServer,
-  controlSocket,
-} from '../../../src/control/server.ts';
+import { ControlServer, controlSocket } from '../../../src/control/server.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 import type { DatapathName } from '../../../src/machine/devices/datapath-choice.ts';
-import type { GateOrder } from '../../../src/machine/devices/queue-holds.ts';
-import type { InspectFilter, MachineInspection } from '../../../src/machine/inspect.ts';
+import { FakeVm } from '../../support/fake-vm.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 process.env.XDG_RUNTIME_DIR = folder;
 t.teardown(() => rmSync(folder, { recursive: true }));
 
-class FakeVm implements ControlledMachine {
-  state = 'running';
-  readonly datapaths = new Map<string, DatapathName>([['net0', 'userspace']]);
-  readonly links: string[] = [];
-  readonly gates: string[] = [];
-  readonly filters: InspectFilter[] = [];
-  exitCounts(): number[] {
-    return [1, 2];
-  }
-  statistics(): ReadonlyMap<string, number> {
-    return new Map([['halt_exits', 7]]);
-  }
-  async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
-    if (!this.datapaths.has(device)) throw new UsageError('E_DEVICE', `no ${device}`);
-    this.datapaths.set(device, datapath);
-  }
-  setLink(device: string, up: boolean): void {
-    this.links.push(`${device} ${up}`);
-  }
-  async gate(device: string, queue: string, order: GateOrder): Promise<void> {
-    this.gates.push(`${order} ${device} ${queue}`);
-  }
-  async inspect(filter: InspectFilter): Promise<MachineInspection> {
-    this.filters.push(filter);
-    return { state: this.state, devices: [] };
-  }
-  async pause(): Promise<void> {
-    this.state = 'paused';
-  }
-  async resume(): Promise<void> {
-    this.state = 'running';
-  }
-  async stop(): Promise<void> {
-    this.state = 'ended';
-  }
-}
-
 t.test('a machine does what it is asked, and says how it is then', async (t) => {
   const vm = new FakeVm();
   using _server = await ControlServer.open(vm, 'web');
   t.equal(statSync(`${folder}/nodevmm`).mode & 0o777, 0o700, 'for its user only');
-  const statistics = { halt_exits: 7 };
+  const statistics = { exits: 12, halt_exits: 7, nmi_injections: 0 };
   const status = { pid: process.pid, name: 'web', state: 'running', exits: 3, statistics };
   const places = (net0: DatapathName) => ({ ...status, datapaths: { net0 } });
   t.same(await ask('web', { call: 'status' }), places('userspace'));

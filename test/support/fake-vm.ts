@@ -1,0 +1,47 @@
+/** A machine that remembers what it was told. */
+import type { ControlledMachine } from '../../src/control/server.ts';
+import { UsageError } from '../../src/host/errors.ts';
+import type { DatapathName } from '../../src/machine/devices/datapath-choice.ts';
+import type { GateOrder } from '../../src/machine/devices/queue-holds.ts';
+import type { InspectFilter, MachineInspection } from '../../src/machine/inspect.ts';
+
+export class FakeVm implements ControlledMachine {
+  state = 'running';
+  readonly datapaths = new Map<string, DatapathName>([['net0', 'userspace']]);
+  readonly links: string[] = [];
+  readonly gates: string[] = [];
+  readonly filters: InspectFilter[] = [];
+  exitCounts(): number[] {
+    return [1, 2];
+  }
+  statistics(): ReadonlyMap<string, number> {
+    return new Map([
+      ['exits', 12],
+      ['halt_exits', 7],
+      ['nmi_injections', 0],
+    ]);
+  }
+  async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
+    if (!this.datapaths.has(device)) throw new UsageError('E_DEVICE', `no ${device}`);
+    this.datapaths.set(device, datapath);
+  }
+  setLink(device: string, up: boolean): void {
+    this.links.push(`${device} ${up}`);
+  }
+  async gate(device: string, queue: string, order: GateOrder): Promise<void> {
+    this.gates.push(`${order} ${device} ${queue}`);
+  }
+  async inspect(filter: InspectFilter): Promise<MachineInspection> {
+    this.filters.push(filter);
+    return { state: this.state, devices: [] };
+  }
+  async pause(): Promise<void> {
+    this.state = 'paused';
+  }
+  async resume(): Promise<void> {
+    this.state = 'running';
+  }
+  async stop(): Promise<void> {
+    this.state = 'ended';
+  }
+}

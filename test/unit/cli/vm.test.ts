@@ -1,0 +1,46 @@
+/** `nodevmm vm`, as a person types it, against a machine in this process. */
+import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import t from 'tap';
+import { ControlServer } from '../../../src/control/server.ts';
+import { FakeVm } from '../../support/fake-vm.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
+process.env.XDG_RUNTIME_DIR = folder;
+t.teardown(() => rmSync(folder, { recursive: true }));
+
+async function nodevmm(...args: string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)(process.execPath, ['dist/src/cli/main.js', ...args]);
+  return stdout;
+}
+
+const LINE = `web: process ${process.pid}, running; net0 userspace; 3 exits to userspace\n`;
+
+t.test('machines are listed and told what to do', async (t) => {
+  const vm = new FakeVm();
+  using _server = await ControlServer.open(vm, 'web');
+  t.equal(await nodevmm('vm', 'list'), LINE);
+  t.equal(await nodevmm('vm', 'status'), LINE);
+  t.equal(
+    await nodevmm('vm', '--vm', 'web', 'move', 'net0', 'vhost'),
+    LINE.replace('userspace', 'vhost'),
+  );
+  await nodevmm('vm', 'link', 'net0', 'down');
+  t.same(vm.links, ['net0 false']);
+  t.match(await nodevmm('vm', 'pause'), 'paused');
+});
+
+t.test('what KVM counted: as columns without zeros, and all as JSON', async (t) => {
+  using _server = await ControlServer.open(new FakeVm(), 'web');
+  t.equal(await nodevmm('vm', 'statistics'), 'exits       12\nhalt_exits   7\n');
+  const json = JSON.parse(await nodevmm('vm', 'statistics', '--json'));
+  t.same(json, { exits: 12, halt_exits: 7, nmi_injections: 0 });
+});
+
+t.test('without a machine, one line and status 2', async (t) => {
+  await t.rejects(nodevmm('vm', 'status'), { code: 2, stderr: /no machine is running; .*\n$/ });
+  await t.rejects(nodevmm('vm', '--vm', 'db', 'stop'), { code: 2, stderr: /no machine called db/ });
+});
