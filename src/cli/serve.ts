@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { deviceShape } from '../machine/devices/device-shape.ts';
 import { BackEnd } from '../vhost-user/back-end/back-end.ts';
+import { CallingBackEnd } from '../vhost-user/back-end/calling-back-end.ts';
 import { ExportedDevice } from '../vhost-user/back-end/exported-device.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { createServedDevice } from './served-device.ts';
@@ -34,7 +35,8 @@ export function registerServeCommand(program: Command, finish: (status: number) 
       '[options]',
       'as with run: --disk, --net, --rng, --device; fs: FOLDER, readonly queues= tag=',
     )
-    .requiredOption('--socket <path>', 'unix socket that front ends connect to')
+    .requiredOption('--socket <path>', 'unix socket between front end and back end')
+    .option('--connect', 'front ends listen there; call them, and again when they leave')
     .option('--poll', 'never sleep: look at the rings all the time')
     .option('--no-poll', 'sleep as soon as the rings are empty (default: look for 50 us more)')
     .addHelpText('after', EXAMPLES)
@@ -45,6 +47,7 @@ export function registerServeCommand(program: Command, finish: (status: number) 
 
 interface ServeFlags {
   readonly socket: string;
+  readonly connect?: boolean;
   readonly poll?: boolean;
 }
 
@@ -56,6 +59,10 @@ async function serve(kind: string, text: string | undefined, flags: ServeFlags):
   const poll = flags.poll === undefined ? 'adaptive' : flags.poll ? 'always' : 'never';
   const shape = deviceShape(device, { packed: true, ringReset: false, ...ring });
   await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log, poll);
+  if (flags.connect === true) {
+    await using _backEnd = new CallingBackEnd(flags.socket, exported);
+    return await signalled();
+  }
   await using backEnd = new BackEnd(flags.socket, exported);
   log(`${device.name}: listening on ${backEnd.path}`);
   return await signalled();

@@ -122,12 +122,16 @@ export class UnixSocket extends Fd {
   }
 
   /**
-   * True when this is the other end of a connection to the path at which `socket` was accepted: of
-   * that very connection, or of another.
+   * True when this and `socket` are ends of connections to one path, whichever of them listened
+   * there: of the same connection, or of two.
    */
   leadsTo(socket: UnixSocket): boolean {
-    const there = nameOf(this.fd, sys.getpeername);
-    return there !== '' && there === nameOf(socket.fd, sys.getsockname);
+    const { getsockname, getpeername } = sys;
+    const isJoined = (here: typeof getsockname, there: typeof getsockname): boolean => {
+      const name = nameOf(this.fd, here);
+      return name !== '' && name === nameOf(socket.fd, there);
+    };
+    return isJoined(getpeername, getsockname) || isJoined(getsockname, getpeername);
   }
 
   #prepare(bytes: NativeMemory, offset: number, length: number, control: number): void {

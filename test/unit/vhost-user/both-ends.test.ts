@@ -13,6 +13,7 @@ import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { BackEnd } from '../../../src/vhost-user/back-end/back-end.ts';
+import { CallingBackEnd } from '../../../src/vhost-user/back-end/calling-back-end.ts';
 import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';
 import { blkKind } from '../../../src/vhost-user/front-end/blk-kind.ts';
 import type { DeviceKind } from '../../../src/vhost-user/front-end/kind.ts';
@@ -101,4 +102,27 @@ t.test('what the driver does wrong is told from end to end', async (t) => {
     await rig.until(() => rig.broken.length > 0, 'complaint');
     t.match(rig.broken, [/the back end found a ring or a buffer that breaks the rules/]);
   });
+});
+
+t.test('a back end that calls, and calls again', async (t) => {
+  using folder = new TemporaryFolder();
+  const socket = path.join(folder.path, 's');
+  const logs: string[] = [];
+  const device = createRngDevice({ name: 'rng0' });
+  const shape = deviceShape(device, { packed: true, ringReset: false });
+  const log = (text: string): void => void logs.push(text);
+  await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
+  await using _backEnd = new CallingBackEnd(socket, exported);
+  const address = { socket, server: true, timeoutMs: 20_000 };
+  const kind = (session: Session) =>
+    otherKind(session, { deviceId: 4, queues: 1, queueSize: 64, configSize: 0 });
+  for (let i = 0; i < 2; i++) {
+    await using rig = new VhostUserRig(await VhostUserDevice.open('test0', address, kind));
+    await rig.start(PACKED);
+    rig.add(0, { writable: [64] });
+    t.equal((await rig.completed(0))[0]?.written, 64);
+  }
+  const seen = logs.filter((line) => !line.includes('waiting'));
+  t.same(seen, [`rng0: connected to ${socket}`, `rng0: connected to ${socket}`]);
+  t.equal(logs[0], `rng0: waiting for a front end to listen at ${socket} (ENOENT)`);
 });

@@ -1,0 +1,61 @@
+/** A device that calls front ends: they listen at a unix socket's path, one after the other. */
+import path from 'node:path';
+import { HostError, messageOf } from '../../host/errors.ts';
+import { UnixSocket } from '../../host/unix-socket.ts';
+import type { ExportedDevice } from './exported-device.ts';
+import { Session } from './session.ts';
+
+/** How often one is called that is not there, in milliseconds. */
+const INTERVAL = 1000;
+
+/** Keeps the process alive. The device stays its caller's. */
+export class CallingBackEnd implements AsyncDisposable {
+  /** Absolute. */
+  readonly path: string;
+  readonly #exported: ExportedDevice;
+  readonly #timer: NodeJS.Timeout;
+  #session: Session | undefined;
+  #idle: Promise<void> = Promise.resolve();
+  /** It was said that nobody is there. */
+  #waiting = false;
+
+  constructor(file: string, exported: ExportedDevice) {
+    this.path = path.resolve(file);
+    this.#exported = exported;
+    this.#timer = setInterval(() => this.#call(), INTERVAL);
+    this.#call();
+  }
+
+  /** Ends the session, and waits until the device is free. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    this.#session?.close();
+    await this.#idle;
+  }
+
+  #call(): void {
+    if (this.#session !== undefined) return;
+    let socket: UnixSocket;
+    try {
+      socket = UnixSocket.connect(this.path);
+    } catch (error) {
+      if (!this.#waiting) {
+        const code = error instanceof HostError ? error.code : messageOf(error);
+        this.#exported.log(`waiting for a front end to listen at ${this.path} (${code})`);
+      }
+      this.#waiting = true;
+      return;
+    }
+    this.#waiting = false;
+    this.#exported.log(`connected to ${this.path}`);
+    let free = (): void => {};
+    this.#idle = new Promise((resolve) => {
+      free = resolve;
+    });
+    this.#session = new Session(socket, this.#exported, (error) => {
+      if (error !== undefined) this.#exported.log(`disconnected: ${messageOf(error)}`);
+      this.#session = undefined;
+      free();
+    });
+  }
+}
