@@ -124,29 +124,22 @@ export class GuestMemory {
     return new Uint8Array(viewOf(this.address + offset, length));
   }
 
-  /** Writes 32-bit words; without a call for each. They lie in one chunk and 1 MiB behind it. */
-  writeWords(offset: number, words: Int32Array): void {
-    const view = this.#view(offset);
-    let at = offset % CHUNK;
-    for (let i = 0; i < words.length; i++) {
-      view.setInt32(at, words[i] as number, true);
-      at += 4;
-    }
-  }
-
   /** Copies bytes to RAM. */
   copyIn(offset: number, from: Uint8Array): void {
-    const chunk = this.#bytes[Math.floor(offset / CHUNK)];
-    const at = offset % CHUNK;
+    const index = Math.floor(offset / CHUNK) | 0;
+    // Not by `%`, which is a call for numbers beyond small integers.
+    const at = (offset - index * CHUNK) | 0;
+    const chunk = this.#bytes[index];
     if (chunk !== undefined && at + from.length <= chunk.length) chunk.set(from, at);
     else this.bytes(offset, from.length).set(from);
   }
 
   /** Copies within RAM. The ranges do not overlap. */
   copyWithin(target: number, source: number, length: number): void {
-    const chunk = this.#bytes[Math.floor(source / CHUNK)];
-    const at = source % CHUNK;
+    const index = Math.floor(source / CHUNK) | 0;
+    const at = (source - index * CHUNK) | 0;
     const to = target - source + at;
+    const chunk = this.#bytes[index];
     if (chunk !== undefined && to >= 0 && Math.max(at, to) + length <= chunk.length) {
       chunk.copyWithin(to, at, at + length);
     } else {

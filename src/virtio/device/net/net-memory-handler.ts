@@ -2,7 +2,7 @@
  * The data half of a network device whose network is this thread's memory: a sink that throws
  * packets away, a source that has one at any time, or an echo that sends each one back.
  *
- * HOT, measured by bench/vhost-user.ts.
+ * HOT, measured by bench/groups/vhost-user.ts.
  */
 import { VIRTIO_NET_F_MRG_RXBUF, virtio_net_hdr } from '../../../abi/virtio-net.ts';
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
@@ -28,14 +28,11 @@ const HEADER = virtio_net_hdr.size;
 const BUDGET = 256;
 /** Packets that are returned to the driver together. */
 const BATCH = 32;
-/** Up to this, words are written one by one: a call costs more than the copy. */
-const SMALL = 128;
 
 class NetMemoryHandler implements QueueHandler {
   readonly #network: MemoryNetwork;
   /** Header and frame of the source. */
   readonly #packet: Uint8Array;
-  readonly #words: Int32Array;
   #memory: GuestMemory | null = null;
   #context: HandlerContext | null = null;
   #receive: ServedQueue | null = null;
@@ -46,12 +43,10 @@ class NetMemoryHandler implements QueueHandler {
 
   constructor({ network, frame }: NetMemoryOptions) {
     this.#network = network;
-    this.#packet = new Uint8Array(Math.ceil((HEADER + frame) / 4) * 4);
-    this.#words = new Int32Array(this.#packet.buffer);
+    this.#packet = new Uint8Array(HEADER + frame);
     // To everybody, from a locally administered address, of an EtherType for experiments.
     this.#packet.fill(0xff, HEADER, HEADER + 6);
     this.#packet.set([0x02, 0, 0, 0, 0, 1, 0x88, 0xb5], HEADER + 6);
-    this.#packet = this.#packet.subarray(0, HEADER + frame);
   }
 
   start(context: HandlerContext): void {
@@ -176,9 +171,7 @@ class NetMemoryHandler implements QueueHandler {
       chain.write(0, packet);
       return;
     }
-    const offset = chain.offset[0] as number;
-    if (packet.length <= SMALL && packet.length % 4 === 0) memory.writeWords(offset, this.#words);
-    else memory.copyIn(offset, packet);
+    memory.copyIn(chain.offset[0] as number, packet);
   }
 
   /** Header and frame. Returns the bytes written, 0 when there is too little room. */
