@@ -1,11 +1,19 @@
 /**
- * `nodevmm serve` under another VMM: one QEMU guest whose disk, network card and entropy source
- * are nodevmm's. QEMU emulates the processor, so that it runs on any host.
+ * `nodevmm serve` under another VMM: one QEMU guest whose disk, network card, entropy source and
+ * shared folder are nodevmm's. QEMU emulates the processor, so that it runs on any host.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -76,6 +84,7 @@ async function boot(kernel: string, initrd: string): Promise<Socket> {
       ...['-device', 'virtserialport,chardev=agent,name=org.nodevmm.agent'],
       ...device('blk', '-device vhost-user-blk-pci,chardev=blk,packed=on,num-queues=2'),
       ...device('rng', '-device vhost-user-rng-pci,chardev=rng'),
+      ...device('fs', '-device vhost-user-fs-pci,chardev=fs,tag=host'),
       // QEMU 7.2 without KVM dies when the driver unmasks a vector of its vhost-user-net.
       ...device('net', '-netdev vhost-user,id=n0,chardev=net'),
       ...['-device', 'virtio-net-pci,netdev=n0,vectors=0,romfile='],
@@ -93,58 +102,71 @@ async function boot(kernel: string, initrd: string): Promise<Socket> {
 }
 
 const skip = tapReason();
-t.test('disk, network and entropy of nodevmm in a guest of QEMU', { skip }, async (t) => {
-  const disk = join(folder, 'disk.raw');
-  const content = randomBytes(DISK_BYTES);
-  writeFileSync(disk, content);
-  let blk = await serve('blk', 'blk', `${disk},queues=2`);
-  await serve('rng', 'rng');
-  await serve('net', 'net', `auto,address=${HOST}/24`);
-  const { kernel, initrd } = await buildGuest('minimal');
-  using agent = new AgentClient(await boot(kernel, initrd));
-  const run = async (script: string): Promise<string> => {
-    const { stdout, stderr, exitCode } = await agent.exec(['sh', '-c', script]);
-    t.equal(exitCode, 0, `${script}: ${stderr}`);
-    return stdout.toString().trim();
-  };
-  const dd = 'dd bs=64k 2>/dev/null';
-  t.equal(
-    (await run(`${dd} if=/dev/vda iflag=direct | sha256sum`)).split(' ')[0],
-    sha256(content),
-    'the guest reads the file',
-  );
-  const written = await run(
-    `${dd} if=/dev/urandom of=/dev/vda count=16 oflag=direct conv=fsync; ${dd} if=/dev/vda count=16 iflag=direct | sha256sum`,
-  );
-  const changed = readFileSync(disk).subarray(0, 2 ** 20);
-  t.equal(written.split(' ')[0], sha256(changed), 'and writes it');
-  const features = await run('cat /sys/block/vda/device/features');
-  t.equal(features[RING_PACKED], '1', 'by packed rings');
-  t.equal(await run('ls /sys/block/vda/mq'), '0', 'one CPU uses one of the queues');
-  t.match(await run(`ping -c 5 -i 0.2 ${HOST}`), /5 packets transmitted, 5 packets received/);
-  t.match(await run(`ping -c 3 -i 0.2 -s 1400 ${HOST}`), /3 packets received/);
-  t.match(await run('cat /sys/class/misc/hw_random/rng_current'), /^virtio_rng/);
-  t.equal(await run('dd if=/dev/hwrng bs=1024 count=8 2>/dev/null | wc -c'), '8192');
-  t.equal(blk.exitCode, null);
-  // Killed under four writers, by whose rings QEMU's record tells what is in flight.
-  await run('dd if=/dev/urandom of=/tmp/data bs=64k count=64 2>/dev/null');
-  const stamp = statSync(disk).mtimeMs;
-  const writing = run(`for i in 0 1 2 3; do
+t.test(
+  'disk, network, entropy and a shared folder of nodevmm in a guest of QEMU',
+  { skip },
+  async (t) => {
+    const disk = join(folder, 'disk.raw');
+    const content = randomBytes(DISK_BYTES);
+    writeFileSync(disk, content);
+    let blk = await serve('blk', 'blk', `${disk},queues=2`);
+    await serve('rng', 'rng');
+    const shared = join(folder, 'shared');
+    mkdirSync(shared);
+    writeFileSync(join(shared, 'from-host'), content);
+    await serve('fs', 'fs', shared);
+    await serve('net', 'net', `auto,address=${HOST}/24`);
+    const { kernel, initrd } = await buildGuest('minimal');
+    using agent = new AgentClient(await boot(kernel, initrd));
+    const run = async (script: string): Promise<string> => {
+      const { stdout, stderr, exitCode } = await agent.exec(['sh', '-c', script]);
+      t.equal(exitCode, 0, `${script}: ${stderr}`);
+      return stdout.toString().trim();
+    };
+    const dd = 'dd bs=64k 2>/dev/null';
+    t.equal(
+      (await run(`${dd} if=/dev/vda iflag=direct | sha256sum`)).split(' ')[0],
+      sha256(content),
+      'the guest reads the file',
+    );
+    const written = await run(
+      `${dd} if=/dev/urandom of=/dev/vda count=16 oflag=direct conv=fsync; ${dd} if=/dev/vda count=16 iflag=direct | sha256sum`,
+    );
+    const changed = readFileSync(disk).subarray(0, 2 ** 20);
+    t.equal(written.split(' ')[0], sha256(changed), 'and writes it');
+    const features = await run('cat /sys/block/vda/device/features');
+    t.equal(features[RING_PACKED], '1', 'by packed rings');
+    t.equal(await run('ls /sys/block/vda/mq'), '0', 'one CPU uses one of the queues');
+    t.match(await run(`ping -c 5 -i 0.2 ${HOST}`), /5 packets transmitted, 5 packets received/);
+    t.match(await run(`ping -c 3 -i 0.2 -s 1400 ${HOST}`), /3 packets received/);
+    t.match(await run('cat /sys/class/misc/hw_random/rng_current'), /^virtio_rng/);
+    t.equal(await run('dd if=/dev/hwrng bs=1024 count=8 2>/dev/null | wc -c'), '8192');
+    const copied = await run(
+      'modprobe virtiofs; mkdir /s && mount -t virtiofs host /s && cp /s/from-host /s/copy && umount /s',
+    );
+    t.equal(copied, '');
+    t.equal(sha256(readFileSync(join(shared, 'copy'))), sha256(content), 'files go both ways');
+    t.equal(blk.exitCode, null);
+    // Killed under four writers, by whose rings QEMU's record tells what is in flight.
+    await run('dd if=/dev/urandom of=/tmp/data bs=64k count=64 2>/dev/null');
+    const stamp = statSync(disk).mtimeMs;
+    const writing = run(`for i in 0 1 2 3; do
       dd if=/tmp/data of=/dev/vda bs=4k count=256 skip=$((i * 256)) seek=$((i * 256)) oflag=direct 2>/dev/null &
     done; wait; echo written`);
-  while (statSync(disk).mtimeMs === stamp) await delay(1);
-  const exited = once(blk, 'exit');
-  blk.kill('SIGKILL');
-  await exited;
-  blk = await serve('blk', 'blk', `${disk},queues=2`);
-  t.equal(await writing, 'written');
-  const wanted = (await run('sha256sum < /tmp/data')).split(' ')[0];
-  t.equal(sha256(readFileSync(disk)), wanted, 'what was written is in the file');
-  t.equal((await run(`${dd} if=/dev/vda iflag=direct | sha256sum`)).split(' ')[0], wanted);
-  t.notMatch(await run('dmesg'), /is not a head|I\/O error/);
-  t.same(
-    complaints.filter((text) => !text.includes('listening on')),
-    [],
-    'nobody complained',
-  );
-});
+    while (statSync(disk).mtimeMs === stamp) await delay(1);
+    const exited = once(blk, 'exit');
+    blk.kill('SIGKILL');
+    await exited;
+    blk = await serve('blk', 'blk', `${disk},queues=2`);
+    t.equal(await writing, 'written');
+    const wanted = (await run('sha256sum < /tmp/data')).split(' ')[0];
+    t.equal(sha256(readFileSync(disk)), wanted, 'what was written is in the file');
+    t.equal((await run(`${dd} if=/dev/vda iflag=direct | sha256sum`)).split(' ')[0], wanted);
+    t.notMatch(await run('dmesg'), /is not a head|I\/O error/);
+    t.same(
+      complaints.filter((text) => !text.includes('listening on')),
+      [],
+      'nobody complained',
+    );
+  },
+);
