@@ -28,7 +28,7 @@ import { bootGuest } from '../support/guest.ts';
 import { guestShell } from '../support/guest-shell.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
-const ENTRIES = 150;
+const ENTRIES = 60;
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-fs-'));
 const children: ChildProcess[] = [];
@@ -43,7 +43,7 @@ t.teardown(async () => {
 const at = (...names: string[]): string => path.join(folder, ...names);
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
-const random = randomBytes(3 * MiB + 123);
+const random = randomBytes(MiB + 123);
 for (const name of ['own', 'fixed', 'served']) {
   mkdirSync(at(name, 'folder'), { recursive: true });
   writeFileSync(at(name, 'from-host'), random);
@@ -134,7 +134,7 @@ t.test('fio verifies what it wrote, cached and direct', async (t) => {
     ['own', 0],
     ['served', 1],
   ] as const) {
-    const report = await sh(`fio --output-format=terse --name=v --directory=/${tag} --size=2M \
+    const report = await sh(`fio --output-format=terse --name=v --directory=/${tag} --size=512k \
       --direct=${direct} --ioengine=libaio --iodepth=8 --rw=randrw --bsrange=512-64k \
       --verify=crc32c --verify_fatal=1 --randseed=7`);
     t.same(report.split(';').slice(2, 5), ['v', '0', '0'], tag);
