@@ -10,7 +10,7 @@ import { NativeMemory } from '../../src/host/native-memory.ts';
 import { UnixSocket } from '../../src/host/unix-socket.ts';
 import * as payload from '../../src/vhost-user/payload.ts';
 import { featureSet } from '../../src/virtio/features.ts';
-import { inflightRegionSize } from '../../src/virtio/queue/inflight-region.ts';
+import { inflightRegionSize } from '../../src/virtio/queue/inflight/inflight-region.ts';
 import { type FileKind, PeerFiles } from './peer-files.ts';
 
 export const MEMORY_BYTES: number = 2 ** 20;

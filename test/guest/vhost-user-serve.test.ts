@@ -1,6 +1,10 @@
-/** nodevmm at both ends of vhost-user, in one guest: a console, and a device of a person's own. */
+/**
+ * nodevmm at both ends of vhost-user, in one guest: a disk of `nodevmm serve`, killed under load; a
+ * console; and a device of a person's own.
+ */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -9,11 +13,13 @@ import t from 'tap';
 import { virtio_console_config } from '../../src/abi/virtio-console.ts';
 import { withModules } from '../../src/guest/guest-modules.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
+import { MiB } from '../../src/memory/ram-layout.ts';
 import { createGuest } from '../support/guest.ts';
 import { guestShell } from '../support/guest-shell.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../bundle/bin/main.js', import.meta.url));
 const EXAMPLE = fileURLToPath(new URL('../../../guests/example/', import.meta.url));
+const KILLS = 2;
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-serve-'));
 const at = (name: string): string => path.join(folder, name);
@@ -39,17 +45,23 @@ async function serve(name: string, ...args: string[]): Promise<ChildProcess> {
   return child;
 }
 
+const image = at('disk.raw');
+writeFileSync(image, '');
+truncateSync(image, 4 * MiB);
+const disk = (): Promise<ChildProcess> => serve('disk', 'blk', `${image},queues=2`);
+
 const [guest, console_] = await Promise.all([
   buildGuest('tools').then((built) => withModules(built, [`${EXAMPLE}driver`])),
   serve('console', 'console'),
+  disk(),
   serve('own', `${EXAMPLE}device.ts`),
 ]);
 const vm = await createGuest({
   image: 'tools',
   machine: {
     initrd: guest.initrd,
-    cpus: 2,
     vhostUser: [
+      { type: 'blk', socket: at('disk.sock'), ring: { packed: true } },
       {
         type: 3,
         socket: at('console.sock'),
@@ -62,6 +74,8 @@ const vm = await createGuest({
   },
 });
 t.teardown(() => vm[Symbol.asyncDispose]());
+const logs: string[] = [];
+vm.on('log', (line) => logs.push(line));
 await vm.start();
 await vm.ready();
 const sh = (script: string): Promise<string> => guestShell(vm, script);
@@ -88,4 +102,43 @@ t.test('a console, both ways', async (t) => {
   await sh('echo from the guest >/dev/hvc1');
   while (!shown.includes('from the guest')) await delay(20);
   t.match(shown, /from the guest/);
+});
+
+t.test('a disk whose back end is killed under load, on packed rings', async (t) => {
+  await sh('modprobe virtio_blk; until [ -b /dev/vda ]; do sleep 0.1; done');
+  t.equal((await sh('cat /sys/block/vda/device/features'))[34], '1', 'packed');
+  const load = sh(`rounds=0
+    until [ -e /tmp/enough ]; do
+      fio --name=a --filename=/dev/vda --rw=randwrite --bs=4k --size=1m --iodepth=8 --direct=1 \\
+        --ioengine=libaio --verify=crc32c --verify_fatal=1 >/tmp/fio 2>&1 || { cat /tmp/fio; exit 1; }
+      rounds=$((rounds + 1))
+    done
+    echo $rounds`);
+  load.catch(() => {});
+  for (let kill = 1; kill <= KILLS; kill++) {
+    // All that waits for the writes waits for the failure of who writes, too.
+    const stamp = statSync(image).mtimeMs;
+    while (statSync(image).mtimeMs === stamp) await Promise.race([delay(10), load]);
+    const child = children.get('disk');
+    if (child === undefined) return;
+    const exited = once(child, 'exit');
+    child.kill('SIGKILL');
+    await exited;
+    await disk();
+    const back = (): number => logs.filter((line) => line.endsWith('the back end is back')).length;
+    while (back() < kill) await Promise.race([delay(10), load]);
+  }
+  await sh('touch /tmp/enough');
+  t.ok(Number(await load) > 0, `${await load} rounds, each of them verified`);
+  // A buffer that is used twice has Linux say so, and stop the queue.
+  t.notMatch(await sh('dmesg'), /is not a head|I\/O error/);
+  t.same(
+    logs.filter(
+      (line) =>
+        !/closed the connection; it is waited for|the back end is back|neither trace nor check/.test(
+          line,
+        ),
+    ),
+    [],
+  );
 });

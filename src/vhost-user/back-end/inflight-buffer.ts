@@ -11,7 +11,7 @@ import {
   type InflightPlace,
   InflightRegion,
   inflightRegionSize,
-} from '../../virtio/queue/inflight-region.ts';
+} from '../../virtio/queue/inflight/inflight-region.ts';
 import { protocolError } from '../message.ts';
 import type { InflightArea } from '../payload.ts';
 

@@ -12,8 +12,8 @@ import {
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { hasFeature } from '../features.ts';
-import { InflightRegion } from './inflight-region.ts';
-import { openTracked } from './open-tracked.ts';
+import { InflightRegion } from './inflight/inflight-region.ts';
+import { openTracked } from './inflight/open-tracked.ts';
 import { PackedQueue, packedInFlight } from './packed-queue.ts';
 import { type AreaRule, openArea, placeArea, type RingFeatures } from './ring-windows.ts';
 import { SplitQueue } from './split-queue.ts';

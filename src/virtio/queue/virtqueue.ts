@@ -1,6 +1,6 @@
 /** What a device sees of a virtqueue, whichever its format (virtio 1.3 §2.6). */
 import type { DescriptorChain } from './descriptor-chain.ts';
-import type { InflightPlace } from './inflight-region.ts';
+import type { InflightPlace } from './inflight/inflight-region.ts';
 
 /**
  * Where a queue stands, for a hand-over between the places that can serve it. On packed queues bit

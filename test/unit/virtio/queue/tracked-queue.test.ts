@@ -11,7 +11,7 @@ import { createVirtqueue } from '../../../../src/virtio/queue/create-virtqueue.t
 import {
   InflightRegion,
   inflightRegionSize,
-} from '../../../../src/virtio/queue/inflight-region.ts';
+} from '../../../../src/virtio/queue/inflight/inflight-region.ts';
 import { POP_CHAIN, POP_EMPTY, type Virtqueue } from '../../../../src/virtio/queue/virtqueue.ts';
 import { QueueFixture } from '../../../support/queue-fixture.ts';
 

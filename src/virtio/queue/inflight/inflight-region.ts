@@ -8,9 +8,9 @@ import {
   INFLIGHT_VERSION,
   QueueRegionPacked,
   QueueRegionSplit,
-} from '../../abi/vhost-user-inflight.ts';
-import { PeerError } from '../../host/errors.ts';
-import { viewOf } from '../../host/native-memory.ts';
+} from '../../../abi/vhost-user-inflight.ts';
+import { PeerError } from '../../../host/errors.ts';
+import { viewOf } from '../../../host/native-memory.ts';
 
 const ALIGNMENT = 64;
 /** Places that both formats have in common, in 16-bit words. */

@@ -3,11 +3,11 @@
  *
  * HOT: `taken`, `push`, `publish`.
  */
-import { DescStateSplit, QueueRegionSplit } from '../../abi/vhost-user-inflight.ts';
-import type { DescriptorChain } from './descriptor-chain.ts';
+import { DescStateSplit, QueueRegionSplit } from '../../../abi/vhost-user-inflight.ts';
+import type { DescriptorChain } from '../descriptor-chain.ts';
+import type { QueueConfig, Virtqueue, VringState } from '../virtqueue.ts';
 import { badRecord, type InflightRegion } from './inflight-region.ts';
 import { type Leftover, TrackedQueue } from './tracked-queue.ts';
-import type { QueueConfig, Virtqueue, VringState } from './virtqueue.ts';
 
 /** Places in 16-bit words of the head, and in bytes, halves and words of an entry. */
 const LAST_BATCH_HEAD = QueueRegionSplit.last_batch_head.offset / 2;

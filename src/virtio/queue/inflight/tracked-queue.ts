@@ -4,8 +4,8 @@
  *
  * HOT. No system call, no allocation.
  */
-import type { DescriptorChain } from './descriptor-chain.ts';
-import { POP_CHAIN, type Virtqueue, type VringState } from './virtqueue.ts';
+import type { DescriptorChain } from '../descriptor-chain.ts';
+import { POP_CHAIN, type Virtqueue, type VringState } from '../virtqueue.ts';
 
 /** More than a queue can have in flight. */
 const MANY = 0xffff;

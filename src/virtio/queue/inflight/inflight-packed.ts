@@ -1,9 +1,9 @@
 /** What the record of a packed queue tells when the queue starts (vhost-user.rst, "When reconnecting"). */
-import { DescStatePacked, QueueRegionPacked } from '../../abi/vhost-user-inflight.ts';
-import { VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED } from '../../abi/virtio-ring.ts';
+import { DescStatePacked, QueueRegionPacked } from '../../../abi/vhost-user-inflight.ts';
+import { VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED } from '../../../abi/virtio-ring.ts';
+import type { AreaWindow } from '../ring-windows.ts';
+import type { QueueConfig, VringState } from '../virtqueue.ts';
 import { badRecord, type InflightRegion } from './inflight-region.ts';
-import type { AreaWindow } from './ring-windows.ts';
-import type { QueueConfig, VringState } from './virtqueue.ts';
 
 /** Bit 15 of a position: the wrap counter. */
 const WRAP = 0x8000;

@@ -1,22 +1,22 @@
 /** Opens a queue that keeps a record of what is in flight, and takes up what is in it. */
-import { DescStatePacked } from '../../abi/vhost-user-inflight.ts';
+import { DescStatePacked } from '../../../abi/vhost-user-inflight.ts';
 import {
   VIRTQ_DESC_F_AVAIL,
   VIRTQ_DESC_F_INDIRECT,
   VIRTQ_DESC_F_NEXT,
   VIRTQ_DESC_F_WRITE,
-} from '../../abi/virtio-ring.ts';
-import { InternalError } from '../../host/errors.ts';
-import type { GuestMemory } from '../../memory/guest-memory.ts';
+} from '../../../abi/virtio-ring.ts';
+import { InternalError } from '../../../host/errors.ts';
+import type { GuestMemory } from '../../../memory/guest-memory.ts';
+import { PackedQueue } from '../packed-queue.ts';
+import type { AreaWindow, RingFeatures, RingWindows } from '../ring-windows.ts';
+import { SplitQueue } from '../split-queue.ts';
+import type { QueueConfig, Virtqueue } from '../virtqueue.ts';
 import { PACKED, type PackedRecovery, recoverPacked } from './inflight-packed.ts';
 import { badRecord, type InflightRegion } from './inflight-region.ts';
-import { PackedQueue } from './packed-queue.ts';
-import type { AreaWindow, RingFeatures, RingWindows } from './ring-windows.ts';
-import { SplitQueue } from './split-queue.ts';
 import { TrackedPackedQueue } from './tracked-packed-queue.ts';
 import type { Leftover } from './tracked-queue.ts';
 import { recoverSplit, TrackedSplitQueue } from './tracked-split-queue.ts';
-import type { QueueConfig, Virtqueue } from './virtqueue.ts';
 
 /** The used index, behind the used ring's flags (virtio 1.3 §2.7.8). */
 const USED_IDX = 1;

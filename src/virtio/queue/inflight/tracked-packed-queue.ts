@@ -4,12 +4,12 @@
  *
  * HOT: `taken`, `push`, `publish`.
  */
-import { DescStatePacked } from '../../abi/vhost-user-inflight.ts';
-import type { DescriptorChain } from './descriptor-chain.ts';
+import { DescStatePacked } from '../../../abi/vhost-user-inflight.ts';
+import type { DescriptorChain } from '../descriptor-chain.ts';
+import type { Virtqueue } from '../virtqueue.ts';
 import { PACKED, type PackedRecovery, usedPositions } from './inflight-packed.ts';
 import type { InflightRegion } from './inflight-region.ts';
 import { type Leftover, TrackedQueue } from './tracked-queue.ts';
-import type { Virtqueue } from './virtqueue.ts';
 
 const HEAD = PACKED.head;
 const ENTRY = PACKED.entry;
