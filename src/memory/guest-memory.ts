@@ -85,40 +85,49 @@ export class GuestMemory {
   }
 
   readU8(offset: number): number {
-    return this.#view(offset).getUint8(offset % CHUNK);
+    const chunk = Math.floor(offset / CHUNK) | 0;
+    return this.#view(chunk).getUint8(placeIn(chunk, offset));
   }
   readU16(offset: number): number {
-    return this.#view(offset).getUint16(offset % CHUNK, true);
+    const chunk = Math.floor(offset / CHUNK) | 0;
+    return this.#view(chunk).getUint16(placeIn(chunk, offset), true);
   }
   readU32(offset: number): number {
-    return this.#view(offset).getUint32(offset % CHUNK, true);
+    const chunk = Math.floor(offset / CHUNK) | 0;
+    return this.#view(chunk).getUint32(placeIn(chunk, offset), true);
   }
   /** A 64-bit value as a double: exact below 2^53. */
   readU64(offset: number): number {
-    const view = this.#view(offset);
-    const at = offset % CHUNK;
+    const chunk = Math.floor(offset / CHUNK) | 0;
+    const view = this.#view(chunk);
+    const at = placeIn(chunk, offset);
     return view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
   }
   writeU8(offset: number, value: number): void {
-    this.#view(offset).setUint8(offset % CHUNK, value);
+    const chunk = Math.floor(offset / CHUNK) | 0;
+    this.#view(chunk).setUint8(placeIn(chunk, offset), value);
   }
   writeU16(offset: number, value: number): void {
-    this.#view(offset).setUint16(offset % CHUNK, value, true);
+    const chunk = Math.floor(offset / CHUNK) | 0;
+    this.#view(chunk).setUint16(placeIn(chunk, offset), value, true);
   }
   writeU32(offset: number, value: number): void {
-    this.#view(offset).setUint32(offset % CHUNK, value, true);
+    const chunk = Math.floor(offset / CHUNK) | 0;
+    this.#view(chunk).setUint32(placeIn(chunk, offset), value, true);
   }
   writeU64(offset: number, value: number): void {
-    const view = this.#view(offset);
-    const at = offset % CHUNK;
+    const chunk = Math.floor(offset / CHUNK) | 0;
+    const view = this.#view(chunk);
+    const at = placeIn(chunk, offset);
     view.setUint32(at, value >>> 0, true);
     view.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
   }
 
   /** A view of a piece of RAM, without copying. Not for hot loops: it allocates. */
   bytes(offset: number, length: number): Uint8Array {
-    const chunk = this.#bytes[Math.floor(offset / CHUNK)];
-    const at = offset % CHUNK;
+    const index = Math.floor(offset / CHUNK) | 0;
+    const at = placeIn(index, offset);
+    const chunk = this.#bytes[index];
     if (chunk !== undefined && at + length <= chunk.length) return chunk.subarray(at, at + length);
     if (offset < 0 || offset + length > this.size) throw new RangeError('outside of guest RAM');
     return new Uint8Array(viewOf(this.address + offset, length));
@@ -127,8 +136,7 @@ export class GuestMemory {
   /** Copies bytes to RAM. */
   copyIn(offset: number, from: Uint8Array): void {
     const index = Math.floor(offset / CHUNK) | 0;
-    // Not by `%`, which is a call for numbers beyond small integers.
-    const at = (offset - index * CHUNK) | 0;
+    const at = placeIn(index, offset);
     const chunk = this.#bytes[index];
     if (chunk !== undefined && at + from.length <= chunk.length) chunk.set(from, at);
     else this.bytes(offset, from.length).set(from);
@@ -137,7 +145,7 @@ export class GuestMemory {
   /** Copies within RAM. The ranges do not overlap. */
   copyWithin(target: number, source: number, length: number): void {
     const index = Math.floor(source / CHUNK) | 0;
-    const at = (source - index * CHUNK) | 0;
+    const at = placeIn(index, source);
     const to = target - source + at;
     const chunk = this.#bytes[index];
     if (chunk !== undefined && to >= 0 && Math.max(at, to) + length <= chunk.length) {
@@ -189,9 +197,14 @@ export class GuestMemory {
     this.#views = [];
   }
 
-  #view(offset: number): DataView {
-    const view = this.#views[Math.floor(offset / CHUNK)];
+  #view(chunk: number): DataView {
+    const view = this.#views[chunk];
     if (view === undefined) throw new RangeError('outside of guest RAM');
     return view;
   }
+}
+
+/** Where in its chunk an offset lies. Not by `%`, which is a call for numbers beyond small integers. */
+function placeIn(chunk: number, offset: number): number {
+  return (offset - chunk * CHUNK) | 0;
 }
