@@ -1,9 +1,10 @@
 /** A device that other VMMs may use: its configuration, its datapath, and who uses it now. */
 
-import { VIRTIO_ID_NET } from '../../abi/virtio-net.ts';
+import { VIRTIO_ID_NET, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ } from '../../abi/virtio-net.ts';
 import { createDatapath } from '../../datapath/create-datapath.ts';
 import type { Datapath, PollMode } from '../../datapath/datapath.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
+import { featureSet } from '../../virtio/features.ts';
 
 /** What the device has to say to the session that uses it. */
 export interface DeviceUser {
@@ -38,7 +39,7 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
     this.device = device;
     this.poll = poll;
     // Front ends keep a network device's control queue, the last one, to themselves.
-    this.queueSizes = device.deviceId === VIRTIO_ID_NET ? queueSizes.slice(0, -1) : queueSizes;
+    this.queueSizes = this.#isNet ? queueSizes.slice(0, -1) : queueSizes;
     this.#log = (text) => log(`${device.name}: ${text}`);
     this.#config = Uint8Array.from(device.config);
     this.datapath = createDatapath(device, {
@@ -53,7 +54,26 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
   /** VHOST_USER_GET_QUEUE_NUM: front ends count a network device's queue pairs. */
   get queueNumber(): number {
     const rings = this.queueSizes.length;
-    return this.device.deviceId === VIRTIO_ID_NET ? rings / 2 : rings;
+    return this.#isNet ? rings / 2 : rings;
+  }
+
+  /** Pairs of feature bits: a front end may negotiate the first only together with the second. */
+  get featureDependencies(): readonly (readonly [bit: number, needs: number])[] {
+    const all = this.device.featureDependencies ?? [];
+    // Whether there is a control queue, front ends do not tell.
+    return this.#isNet ? all.filter(([, needs]) => needs !== VIRTIO_NET_F_CTRL_VQ) : all;
+  }
+
+  /**
+   * What the device is told of the features that were negotiated. How many pairs there are is seen
+   * by the rings that are enabled, whether a front end passes VIRTIO_NET_F_MQ on or not.
+   */
+  servedFeatures(negotiated: bigint): bigint {
+    return this.#isNet ? negotiated | (this.features & featureSet(VIRTIO_NET_F_MQ)) : negotiated;
+  }
+
+  get #isNet(): boolean {
+    return this.device.deviceId === VIRTIO_ID_NET;
   }
 
   log(text: string): void {

@@ -161,15 +161,16 @@ export class ServedRings {
   }
 
   async #serve(): Promise<void> {
-    const features = this.#features;
+    const negotiated = this.#features;
     const memory = this.#memory.share;
     if (this.#running || this.#broken || !this.#open) return;
-    if (features === undefined || memory === undefined) return;
+    if (negotiated === undefined || memory === undefined) return;
     const rings = this.#rings.filter(
       (ring) => ring.started && ring.size > 0 && (ring.enabled || !this.enabling),
     );
     if (rings.length === 0) return;
-    checkFeatures(features, this.#exported.device.featureDependencies ?? []);
+    checkFeatures(negotiated, this.#exported.featureDependencies);
+    const features = this.#exported.servedFeatures(negotiated);
     const queues = rings.map((ring) => this.#config(ring));
     const { poll } = this.#exported;
     await this.#exported.datapath.start({ memory, features, queues, poll });

@@ -38,6 +38,9 @@ const PACKET_FEATURES = featureSet(
   net.VIRTIO_NET_F_HOST_USO,
 );
 
+/** Some back ends, as DPDK's, have one pair without it. */
+const PAIRS = featureSet(net.VIRTIO_NET_F_MQ);
+
 /** What was asked of an interface. */
 export interface NetBackendOptions {
   /** Queue pairs. */
@@ -62,7 +65,8 @@ export async function netKind(session: Session, options: NetBackendOptions): Pro
   return {
     deviceId: net.VIRTIO_ID_NET,
     pciClass: PCI_CLASS_ETHERNET,
-    backendFeatures: session.offer.features & PACKET_FEATURES,
+    backendFeatures:
+      session.offer.features & (pairs > 1 ? PACKET_FEATURES | PAIRS : PACKET_FEATURES),
     ownFeatures: featureSet(...own),
     featureDependencies: [
       ...OFFLOAD_DEPENDENCIES,

@@ -1,0 +1,122 @@
+/** A network device of two queue pairs: its control queue is the front end's, both pairs the back end's. */
+import path from 'node:path';
+import t, { type Test } from 'tap';
+import * as vu from '../../../src/abi/vhost-user.ts';
+import * as net from '../../../src/abi/virtio-net.ts';
+import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
+import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
+import { BackEnd } from '../../../src/vhost-user/back-end/back-end.ts';
+import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';
+import { netKind } from '../../../src/vhost-user/front-end/net-kind.ts';
+import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';
+import * as payload from '../../../src/vhost-user/payload.ts';
+import type { HandlerContext, QueueHandler, VirtioDevice } from '../../../src/virtio/device.ts';
+import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
+import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
+import { POP_CHAIN } from '../../../src/virtio/queue/virtqueue.ts';
+import { TemporaryFolder } from '../../support/blk-driver.ts';
+import { FrontEndRig } from '../../support/front-end-rig.ts';
+
+const SECOND_TRANSMIT = 3;
+const CONTROL = 4;
+const PAIRS = featureSet(net.VIRTIO_NET_F_MQ, net.VIRTIO_NET_F_CTRL_VQ);
+const TWO_PAIRS = Uint8Array.of(net.VIRTIO_NET_CTRL_MQ, net.VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, 2, 0);
+
+/** Takes what is sent, and remembers what it was started with. */
+class Sink implements QueueHandler {
+  readonly contexts: HandlerContext[];
+
+  constructor(contexts: HandlerContext[]) {
+    this.contexts = contexts;
+  }
+
+  start(context: HandlerContext): void {
+    this.contexts.push(context);
+  }
+
+  kick(index: number): void {
+    const context = this.contexts.at(-1);
+    const served = context?.queues[index];
+    if (context === undefined || served === undefined || index % 2 === 0) return;
+    const { virtqueue } = served;
+    const chain = new DescriptorChain(context.memory);
+    while (virtqueue.pop(chain) === POP_CHAIN) virtqueue.push(chain.id, chain.slots, 0);
+    if (virtqueue.publish()) served.interrupt();
+  }
+
+  ready(): void {}
+
+  stop(): void {}
+}
+
+async function withServed(
+  use: (socket: string, contexts: readonly HandlerContext[], logs: string[]) => Promise<void>,
+): Promise<void> {
+  using folder = new TemporaryFolder();
+  const socket = path.join(folder.path, 's');
+  const contexts: HandlerContext[] = [];
+  const device: VirtioDevice = {
+    name: 'net0',
+    deviceId: net.VIRTIO_ID_NET,
+    pciClass: 0x02_0000,
+    features: PAIRS,
+    featureDependencies: [[net.VIRTIO_NET_F_MQ, net.VIRTIO_NET_F_CTRL_VQ]],
+    queues: ['rx1', 'tx1', 'rx2', 'tx2', 'control'].map((name) => ({ name, maxSize: 64 })),
+    config: new Uint8Array(12),
+    placement: { thread: 'main' },
+    createHandler: () => new Sink(contexts),
+    close: () => {},
+  };
+  const logs: string[] = [];
+  const { features, queueSizes } = deviceShape(device, { ringReset: false });
+  await using exported = new ExportedDevice(device, features, queueSizes, (line) =>
+    logs.push(line),
+  );
+  await using _backEnd = new BackEnd(socket, exported);
+  await use(socket, contexts, logs);
+}
+
+const isServed = (t: Test, context: HandlerContext | undefined): void => {
+  t.ok(context?.queues[SECOND_TRANSMIT], 'the second pair');
+  t.notOk(context?.queues[CONTROL], 'the control queue is not known here');
+  t.ok(hasFeature(context?.features ?? 0n, net.VIRTIO_NET_F_MQ), 'the device knows that it is one');
+};
+
+t.test('by our own front end', (t) =>
+  withServed(async (socket, contexts, logs) => {
+    const address = { socket, server: false, timeoutMs: 5000 };
+    const options = { pairs: 2, seed: 'test', queueSize: 64 };
+    const device = await VhostUserDevice.open('net0', address, (s) => netKind(s, options));
+    await using rig = new VhostUserRig(device);
+    await rig.start(PAIRS | featureSet(VIRTIO_F_VERSION_1));
+    t.notOk(contexts.at(-1)?.queues[SECOND_TRANSMIT], 'one pair after a reset (§5.1.6.5.5)');
+    rig.add(CONTROL, { readable: [TWO_PAIRS], writable: [1] });
+    const [answer] = await rig.completed(CONTROL);
+    t.same([...(answer?.data ?? [])], [net.VIRTIO_NET_OK]);
+    rig.add(SECOND_TRANSMIT, { readable: [new Uint8Array(64)] });
+    await rig.completed(SECOND_TRANSMIT);
+    isServed(t, contexts.at(-1));
+    t.same([...rig.broken, ...logs], []);
+  }),
+);
+
+for (const [name, refused] of [
+  ['VIRTIO_NET_F_MQ alone, as QEMU', net.VIRTIO_NET_F_CTRL_VQ],
+  ['none of both', [net.VIRTIO_NET_F_CTRL_VQ, net.VIRTIO_NET_F_MQ]],
+] as const) {
+  t.test(`by a front end that negotiates ${name}`, (t) =>
+    withServed(async (socket, contexts, logs) => {
+      using front = new FrontEndRig(socket);
+      await front.negotiate(featureSet(...[refused].flat()));
+      for (const index of [0, 1, 2]) await front.startRing(index);
+      const { queue, kick } = await front.startRing(SECOND_TRANSMIT);
+      queue.add({ readable: [new Uint8Array(64)] });
+      kick.signal();
+      while (queue.completed().length === 0) await front.ask(vu.VHOST_USER_SET_OWNER);
+      isServed(t, contexts.at(-1));
+      t.equal(payload.readU64(await front.channel.call(vu.VHOST_USER_GET_QUEUE_NUM)), 2n);
+      t.same(logs, []);
+    }),
+  );
+}
