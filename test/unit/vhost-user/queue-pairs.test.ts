@@ -16,6 +16,7 @@ import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN } from '../../../src/virtio/queue/virtqueue.ts';
 import { TemporaryFolder } from '../../support/blk-driver.ts';
+import { FakeBackEnd } from '../../support/fake-back-end.ts';
 import { FrontEndRig } from '../../support/front-end-rig.ts';
 
 const SECOND_TRANSMIT = 3;
@@ -119,4 +120,27 @@ for (const [name, refused] of [
       t.same(logs, []);
     }),
   );
+}
+
+for (const [offers, pairs, told] of [
+  [true, 2, true],
+  [false, 2, false],
+  [true, 1, false],
+] as const) {
+  t.test(`a back end ${offers ? 'with' : 'without'} VIRTIO_NET_F_MQ, ${pairs} pairs`, async (t) => {
+    using folder = new TemporaryFolder();
+    const socket = path.join(folder.path, 's');
+    using backEnd = new FakeBackEnd(socket);
+    backEnd.queues = 2;
+    backEnd.config = new Uint8Array(12);
+    if (offers) backEnd.features |= PAIRS;
+    const address = { socket, server: false, timeoutMs: 5000 };
+    const options = { pairs, seed: 'test', queueSize: 64 };
+    const device = await VhostUserDevice.open('net0', address, (s) => netKind(s, options));
+    await using rig = new VhostUserRig(device);
+    t.equal(hasFeature(device.features, net.VIRTIO_NET_F_MQ), pairs > 1, 'to the driver');
+    await rig.start((device.features & PAIRS) | featureSet(VIRTIO_F_VERSION_1));
+    t.equal(hasFeature(backEnd.acked, net.VIRTIO_NET_F_MQ), told, 'to the back end');
+    t.notOk(hasFeature(backEnd.acked, net.VIRTIO_NET_F_CTRL_VQ));
+  });
 }
