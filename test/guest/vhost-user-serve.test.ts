@@ -1,6 +1,6 @@
 /**
  * nodevmm at both ends of vhost-user, in one guest: a disk of `nodevmm serve`, killed under load; a
- * console; and a device of a person's own.
+ * network interface of two queue pairs; a console; and a device of a person's own.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -20,6 +20,7 @@ import { guestShell } from '../support/guest-shell.ts';
 const PROGRAM = fileURLToPath(new URL('../../bundle/bin/main.js', import.meta.url));
 const EXAMPLE = fileURLToPath(new URL('../../../guests/example/', import.meta.url));
 const KILLS = 2;
+const HOST = '10.199.78.1';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-serve-'));
 const at = (name: string): string => path.join(folder, name);
@@ -54,14 +55,17 @@ const [guest, console_] = await Promise.all([
   buildGuest('tools').then((built) => withModules(built, [`${EXAMPLE}driver`])),
   serve('console', 'console'),
   disk(),
+  serve('net', 'net', `auto,queues=2,address=${HOST}/24`),
   serve('own', `${EXAMPLE}device.ts`),
 ]);
 const vm = await createGuest({
   image: 'tools',
   machine: {
     initrd: guest.initrd,
+    cpus: 2,
     vhostUser: [
       { type: 'blk', socket: at('disk.sock'), ring: { packed: true } },
+      { type: 'net', socket: at('net.sock'), queues: 2 },
       {
         type: 3,
         socket: at('console.sock'),
@@ -102,6 +106,44 @@ t.test('a console, both ways', async (t) => {
   await sh('echo from the guest >/dev/hvc1');
   while (!shown.includes('from the guest')) await delay(20);
   t.match(shown, /from the guest/);
+});
+
+/** Interrupts of the interface's queues: of each receive queue, then of each transmit queue. */
+async function interrupts(): Promise<number[]> {
+  const all = await sh(`device=$(basename $(readlink -f /sys/class/net/eth0/device))
+    grep -E "$device-(in|out)put" /proc/interrupts | sort -k 7`);
+  return all
+    .split('\n')
+    .map((line) =>
+      [...line.matchAll(/ (\d+)(?= )/g)]
+        .slice(0, 2)
+        .reduce((sum, [, count]) => sum + Number(count), 0),
+    );
+}
+
+t.test('a network interface of two queue pairs', async (t) => {
+  await sh('modprobe virtio_net; until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done');
+  await sh('ip addr add 10.199.78.2/24 dev eth0; ip link set eth0 up; ethtool -L eth0 combined 2');
+  t.match(await sh('ethtool -l eth0'), /Current[\s\S]*Combined:\s+2/);
+  t.match(await sh(`ping -c 2 ${HOST}`), / 0% packet loss/);
+  const server = spawn('iperf3', ['-s', '--forceflush'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  t.teardown(() => server.kill());
+  await once(server.stdout, 'data');
+  const before = await interrupts();
+  t.equal(before.length, 4);
+  const isUsed = (counts: readonly number[]): boolean =>
+    counts.every((count, i) => count > (before[i] ?? 0));
+  let counts = before;
+  // Which queue a connection takes is its hash's affair.
+  for (let i = 0; i < 5 && !isUsed(counts); i++) {
+    await sh(`iperf3 -c ${HOST} -n 256K -P 6; iperf3 -R -c ${HOST} -n 256K -P 6`);
+    counts = await interrupts();
+  }
+  t.ok(isUsed(counts), `${before} before, ${counts} after`);
+  await sh('ethtool -L eth0 combined 1');
+  t.match(await sh(`ping -c 3 -i 0.2 ${HOST}`), / 0% packet loss/, 'one pair alone');
+  await sh('ethtool -L eth0 combined 2');
+  t.match(await sh(`ping -c 3 -i 0.2 ${HOST}`), / 0% packet loss/, 'and two again');
 });
 
 t.test('a disk whose back end is killed under load, on packed rings', async (t) => {
