@@ -14,45 +14,50 @@ interface Counter {
   readonly offset: number;
 }
 
+/** Where what lies in the file. */
+interface Layout {
+  readonly counters: readonly Counter[];
+  readonly dataOffset: number;
+  readonly dataSize: number;
+}
+
 /** Owner of one vCPU's counters. They may be read while the vCPU runs, from any thread. */
 export class KvmStatistics implements Disposable {
   readonly #file: Fd;
-  readonly #counters: readonly Counter[];
-  readonly #dataOffset: number;
-  readonly #data: DataView;
+  /** Read when it is first asked for: few machines are. */
+  #layout: Layout | undefined;
 
   /** @param file of KVM_GET_STATS_FD; owned from here on */
   constructor(file: Fd) {
     this.#file = file;
-    try {
-      const header = this.#read(0, kvm_stats_header.size);
-      const word = ({ offset }: { offset: number }) => header.getUint32(offset, true);
-      this.#dataOffset = word(kvm_stats_header.data_offset);
-      const nameSize = word(kvm_stats_header.name_size);
-      const length = kvm_stats_desc.size + nameSize;
-      const count = word(kvm_stats_header.num_desc);
-      const table = this.#read(word(kvm_stats_header.desc_offset), count * length);
-      const places = Array.from({ length: count }, (_, index) => index * length);
-      this.#counters = places.flatMap((at) => describe(table, at, nameSize));
-      const end = Math.max(0, ...this.#counters.map(({ offset }) => offset + 8));
-      this.#data = new DataView(new ArrayBuffer(end));
-    } catch (error) {
-      file.close();
-      throw error;
-    }
   }
 
   /** Adds each counter, as it is now, to the number of its name. */
   addTo(sums: Map<string, number>): void {
-    readSync(this.#file.fd, this.#data, 0, this.#data.byteLength, this.#dataOffset);
-    for (const { name, offset } of this.#counters) {
-      const count = Number(this.#data.getBigUint64(offset, true));
+    this.#layout ??= this.#readLayout();
+    const { counters, dataOffset, dataSize } = this.#layout;
+    const data = this.#read(dataOffset, dataSize);
+    for (const { name, offset } of counters) {
+      const count = Number(data.getBigUint64(offset, true));
       sums.set(name, (sums.get(name) ?? 0) + count);
     }
   }
 
   [Symbol.dispose](): void {
     this.#file.close();
+  }
+
+  #readLayout(): Layout {
+    const header = this.#read(0, kvm_stats_header.size);
+    const word = ({ offset }: { offset: number }) => header.getUint32(offset, true);
+    const nameSize = word(kvm_stats_header.name_size);
+    const length = kvm_stats_desc.size + nameSize;
+    const count = word(kvm_stats_header.num_desc);
+    const table = this.#read(word(kvm_stats_header.desc_offset), count * length);
+    const places = Array.from({ length: count }, (_, index) => index * length);
+    const counters = places.flatMap((at) => describe(table, at, nameSize));
+    const dataSize = Math.max(0, ...counters.map(({ offset }) => offset + 8));
+    return { counters, dataOffset: word(kvm_stats_header.data_offset), dataSize };
   }
 
   #read(position: number, length: number): DataView {

@@ -3,6 +3,7 @@ import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
+import { StepQueue } from '../datapath/step-queue.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram, type RamBacking } from '../memory/ram.ts';
@@ -23,7 +24,6 @@ import { PortConnection } from './port-connection.ts';
 import { PowerCycle } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 import { SerialStream } from './serial-stream.ts';
-import { StepQueue } from './step-queue.ts';
 
 /** Events of a machine, by name. */
 export interface VirtualMachineEvents {

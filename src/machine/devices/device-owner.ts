@@ -3,6 +3,7 @@
  * starting and stopping the datapath that serves the queues. It outlives resets and reboots.
  */
 import type { DatapathEvents } from '../../datapath/datapath.ts';
+import { StepQueue } from '../../datapath/step-queue.ts';
 import { messageOf } from '../../host/errors.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { SharedState } from '../../state/shared-state.ts';
@@ -11,7 +12,6 @@ import type { Breach, Observation } from '../../virtio/observe/observation.ts';
 import type { VringState } from '../../virtio/queue/virtqueue.ts';
 import type { VirtioTransport } from '../../virtio/transport/virtio-transport.ts';
 import type { DeviceMessage } from '../board/board-devices.ts';
-import { StepQueue } from '../step-queue.ts';
 import { ActiveQueues, type GoesOn } from './active-queues.ts';
 import { DatapathChoice, type DatapathName, type OpenDatapaths } from './datapath-choice.ts';
 import { DeviceSocket } from './device-socket.ts';

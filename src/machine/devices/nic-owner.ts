@@ -4,6 +4,7 @@
  */
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { QueueWorkerDatapath } from '../../datapath/queue-worker.ts';
+import { StepQueue } from '../../datapath/step-queue.ts';
 import { messageOf } from '../../host/errors.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { E1000Device } from '../../nic/device.ts';
@@ -11,8 +12,6 @@ import type { E1000Socket } from '../../nic/e1000-handler.ts';
 import type { E1000Pci } from '../../nic/pci.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { DeviceMessage } from '../board/board-devices.ts';
-
-import { StepQueue } from '../step-queue.ts';
 
 /** Where the card is plugged in, from power-on to the next. */
 interface Socket {

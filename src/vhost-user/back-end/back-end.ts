@@ -4,7 +4,7 @@ import { ListenPath } from '../../host/listen-path.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
 import type { ExportedDevice } from './exported-device.ts';
-import { Session } from './session.ts';
+import { SessionSlot } from './session-slot.ts';
 
 /** Keeps the process alive. Owns the socket's file; the device stays its caller's. */
 export class BackEnd implements AsyncDisposable {
@@ -12,13 +12,13 @@ export class BackEnd implements AsyncDisposable {
   readonly #listening: ListenPath;
   readonly #watch: LoopWatch;
   readonly #fd: number;
-  #session: Session | undefined;
+  readonly #slot: SessionSlot;
   #closing = false;
-  #idle: Promise<void> = Promise.resolve();
 
   /** @throws UsageError when the path cannot be listened on */
   constructor(file: string, exported: ExportedDevice) {
     this.#exported = exported;
+    this.#slot = new SessionSlot(exported);
     this.#listening = new ListenPath(file);
     this.#fd = this.#listening.fd;
     this.#watch = new LoopWatch(this.#fd, LOOP_READABLE, () => this.#connected());
@@ -35,41 +35,25 @@ export class BackEnd implements AsyncDisposable {
     this.#closing = true;
     this.#watch.close();
     this.#listening.close();
-    this.#session?.close();
-    await this.#idle;
+    await this.#slot.close();
   }
 
   /** A front end that said nothing yet has to make room; others that are busy have others wait. */
   #connected(): void {
-    if (this.#session !== undefined) {
+    const { session } = this.#slot;
+    if (session !== undefined) {
       this.#watch.set(0);
-      if (!this.#session.spoke) this.#session.close();
+      if (!session.spoke) session.close();
       return;
     }
     try {
       const socket = UnixSocket.accept(this.#fd);
       if (socket === undefined) return;
-      try {
-        this.#open(socket);
-      } catch (error) {
-        socket.close();
-        throw error;
-      }
+      this.#slot.open(socket, () => {
+        if (!this.#closing) this.#watch.set(LOOP_READABLE);
+      });
     } catch (error) {
       this.#exported.log(messageOf(error));
     }
-  }
-
-  #open(socket: UnixSocket): void {
-    let free = (): void => {};
-    this.#session = new Session(socket, this.#exported, (error) => {
-      if (error !== undefined) this.#exported.log(`disconnected: ${messageOf(error)}`);
-      this.#session = undefined;
-      if (!this.#closing) this.#watch.set(LOOP_READABLE);
-      free();
-    });
-    this.#idle = new Promise((resolve) => {
-      free = resolve;
-    });
   }
 }

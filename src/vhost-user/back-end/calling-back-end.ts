@@ -3,7 +3,7 @@ import path from 'node:path';
 import { HostError, messageOf } from '../../host/errors.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
 import type { ExportedDevice } from './exported-device.ts';
-import { Session } from './session.ts';
+import { SessionSlot } from './session-slot.ts';
 
 /** How often one is called that is not there, in milliseconds. */
 const INTERVAL = 1000;
@@ -14,14 +14,14 @@ export class CallingBackEnd implements AsyncDisposable {
   readonly path: string;
   readonly #exported: ExportedDevice;
   readonly #timer: NodeJS.Timeout;
-  #session: Session | undefined;
-  #idle: Promise<void> = Promise.resolve();
+  readonly #slot: SessionSlot;
   /** It was said that nobody is there. */
   #waiting = false;
 
   constructor(file: string, exported: ExportedDevice) {
     this.path = path.resolve(file);
     this.#exported = exported;
+    this.#slot = new SessionSlot(exported);
     this.#timer = setInterval(() => this.#call(), INTERVAL);
     this.#call();
   }
@@ -29,12 +29,11 @@ export class CallingBackEnd implements AsyncDisposable {
   /** Ends the session, and waits until the device is free. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
-    this.#session?.close();
-    await this.#idle;
+    await this.#slot.close();
   }
 
   #call(): void {
-    if (this.#session !== undefined) return;
+    if (this.#slot.session !== undefined) return;
     let socket: UnixSocket;
     try {
       socket = UnixSocket.connect(this.path);
@@ -48,14 +47,6 @@ export class CallingBackEnd implements AsyncDisposable {
     }
     this.#waiting = false;
     this.#exported.log(`connected to ${this.path}`);
-    let free = (): void => {};
-    this.#idle = new Promise((resolve) => {
-      free = resolve;
-    });
-    this.#session = new Session(socket, this.#exported, (error) => {
-      if (error !== undefined) this.#exported.log(`disconnected: ${messageOf(error)}`);
-      this.#session = undefined;
-      free();
-    });
+    this.#slot.open(socket);
   }
 }

@@ -1,5 +1,6 @@
 /** The rings of a session, served by the device's datapath as far as the front end has set them up. */
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../abi/virtio-ring.ts';
+import { StepQueue } from '../../datapath/step-queue.ts';
 import { messageOf, PeerError } from '../../host/errors.ts';
 import { signalEventfd } from '../../host/eventfd.ts';
 import { hasFeature } from '../../virtio/features.ts';
@@ -30,7 +31,7 @@ export class ServedRings {
   #running = false;
   #broken = false;
   #open = true;
-  #steps: Promise<void> = Promise.resolve();
+  readonly #steps = new StepQueue();
   #planned = false;
   /** Where the rings note what is in flight, if the front end wants that. */
   #inflight: InflightBuffer | undefined;
@@ -73,7 +74,7 @@ export class ServedRings {
 
   /** Makes a change while nothing is served, and has what is left to serve served afterwards. */
   async change(what: () => void): Promise<void> {
-    await this.#step(async () => {
+    await this.#steps.run(async () => {
       await this.#halt();
       what();
     });
@@ -133,15 +134,9 @@ export class ServedRings {
   /** Stops serving for good, and gives all descriptors back. */
   async close(): Promise<void> {
     this.#open = false;
-    await this.#step(() => this.#halt());
+    await this.#steps.run(() => this.#halt());
     this.#inflight?.[Symbol.dispose]();
     for (const ring of this.#rings) ring[Symbol.dispose]();
-  }
-
-  #step(work: () => Promise<void>): Promise<void> {
-    const done = this.#steps.then(work);
-    this.#steps = done.catch(() => {});
-    return done;
   }
 
   /** After the messages that are waiting. */
@@ -150,7 +145,7 @@ export class ServedRings {
     this.#planned = true;
     setImmediate(() => {
       this.#planned = false;
-      void this.#step(async () => {
+      void this.#steps.run(async () => {
         try {
           await this.#serve();
         } catch (error) {

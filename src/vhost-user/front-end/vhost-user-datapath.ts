@@ -14,6 +14,7 @@ import {
 } from '../../abi/vhost-user.ts';
 import { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } from '../../abi/virtio-pci.ts';
 import type { Activation, Datapath, DatapathEvents } from '../../datapath/datapath.ts';
+import { StepQueue } from '../../datapath/step-queue.ts';
 import { InternalError, messageOf, type PeerError, UsageError } from '../../host/errors.ts';
 import { Eventfd, signalEventfd } from '../../host/eventfd.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
@@ -73,7 +74,7 @@ export class VhostUserDatapath implements Datapath {
   #inflight: InflightRecord | undefined;
   /** What `start` failed with; it needs no second telling. */
   #thrown: unknown;
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #steps = new StepQueue();
 
   /** @param link stays its owner's */
   constructor(link: BackendLink, device: ServedDevice, events: DatapathEvents) {
@@ -89,7 +90,7 @@ export class VhostUserDatapath implements Datapath {
   }
 
   start(activation: Activation): Promise<void> {
-    return this.#step(async () => {
+    return this.#steps.run(async () => {
       if (this.#run !== undefined) throw new InternalError('a datapath was started twice');
       const { queueCount, rest } = this.#device;
       await rest?.start({
@@ -115,7 +116,7 @@ export class VhostUserDatapath implements Datapath {
   }
 
   stop(): Promise<ReadonlyMap<number, VringState>> {
-    return this.#step(() => this.#end());
+    return this.#steps.run(() => this.#end());
   }
 
   post(message: unknown): void {
@@ -136,7 +137,7 @@ export class VhostUserDatapath implements Datapath {
   /** The connection ended. */
   down(error: PeerError): void {
     this.#informed = undefined;
-    void this.#step(async () => {
+    void this.#steps.run(async () => {
       const run = this.#run;
       if (error === this.#thrown) return;
       if (run?.session !== undefined) this.#loseRings(run);
@@ -149,7 +150,7 @@ export class VhostUserDatapath implements Datapath {
 
   /** There is a connection again. */
   up(session: Session): void {
-    void this.#step(async () => {
+    void this.#steps.run(async () => {
       const run = this.#run;
       try {
         await this.#device.refresh(session);
@@ -167,7 +168,7 @@ export class VhostUserDatapath implements Datapath {
 
   /** Has a queue served, or not, from now on. */
   enable(queue: number, enabled: boolean): void {
-    void this.#step(async () => {
+    void this.#steps.run(async () => {
       const connection = this.#run?.session?.connection;
       if (connection === undefined) return;
       // Its failure is its session's end, which `down` hears of.
@@ -284,12 +285,6 @@ export class VhostUserDatapath implements Datapath {
     this.#lost.clear();
     this.#inflight?.[Symbol.dispose]();
     this.#inflight = undefined;
-  }
-
-  #step<T>(step: () => Promise<T>): Promise<T> {
-    const done = this.#last.then(step);
-    this.#last = done.catch(() => {});
-    return done;
   }
 }
 

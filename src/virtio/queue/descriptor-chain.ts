@@ -120,6 +120,31 @@ export class DescriptorChain {
   }
 
   /**
+   * Takes bytes off the front of the iovecs, from `first` on: what a system call has moved.
+   * @returns the first iovec with something left
+   */
+  cutIovecs(first: number, bytes: number): number {
+    const { iovec } = this;
+    let at = first;
+    let left = bytes;
+    while (left > 0) {
+      const word = at * 4;
+      const length = iovec[word + 2] as number;
+      if (left >= length) {
+        left -= length;
+        at++;
+        continue;
+      }
+      const low = (iovec[word] as number) + left;
+      iovec[word] = low;
+      if (low >= 2 ** 32) (iovec[word + 1] as number) += 1;
+      iovec[word + 2] = length - left;
+      left = 0;
+    }
+    return at;
+  }
+
+  /**
    * Copies out of the readable part.
    * @param position where to start, in bytes from the start of the readable part
    * @returns bytes copied: fewer than asked for when the part ends before

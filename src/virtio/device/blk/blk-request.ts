@@ -123,7 +123,7 @@ export class BlkRequest {
         if (this.#disk.readOnly) return this.#finish(VIRTIO_BLK_S_IOERR);
         this.#first = 0;
         this.#end = chain.readable;
-        this.#advance(HEADER_SIZE);
+        this.#first = this.chain.cutIovecs(this.#first, HEADER_SIZE);
         return this.#transfer(PHASE_WRITE, sector, chain.readableLength - HEADER_SIZE);
       case VIRTIO_BLK_T_FLUSH:
         this.#phase = PHASE_FLUSH;
@@ -215,7 +215,7 @@ export class BlkRequest {
         if (this.#phase === PHASE_READ) this.#filled += result;
         if (this.#remaining === 0) return VIRTIO_BLK_S_OK;
         if (this.#position === this.#disk.fileSize) return this.#endOfFile();
-        if (!this.#bouncing) this.#advance(result);
+        if (!this.#bouncing) this.#first = this.chain.cutIovecs(this.#first, result);
         return -1;
     }
   }
@@ -246,26 +246,6 @@ export class BlkRequest {
     }
     this.#filled += this.chain.write(this.#filled, new Uint8Array(this.#remaining));
     return VIRTIO_BLK_S_OK;
-  }
-
-  /** Takes bytes off the front of the data's iovecs. */
-  #advance(bytes: number): void {
-    const { iovec } = this.chain;
-    let left = bytes;
-    while (left > 0) {
-      const word = this.#first * 4;
-      const length = iovec[word + 2] as number;
-      if (left >= length) {
-        left -= length;
-        this.#first++;
-        continue;
-      }
-      const low = (iovec[word] as number) + left;
-      iovec[word] = low;
-      if (low >= 2 ** 32) (iovec[word + 1] as number) += 1;
-      iovec[word + 2] = length - left;
-      left = 0;
-    }
   }
 
   /** §5.2.6: the status is the last writable byte. Sets `end` behind its iovec. */

@@ -1,7 +1,5 @@
 /** Part of a chain's data, as iovecs for one system call after the other. HOT. */
-import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
-
-const IOVEC_SIZE = 16;
+import { type DescriptorChain, IOVEC_SIZE } from '../../queue/descriptor-chain.ts';
 
 /** Cuts the chain's own iovecs to measure: it is the last who uses them. */
 export class IovecRange {
@@ -50,21 +48,6 @@ export class IovecRange {
 
   /** Takes bytes off the front. */
   advance(bytes: number): void {
-    const { iovec } = this.#chain;
-    let left = bytes;
-    while (left > 0) {
-      const word = this.#first * 4;
-      const length = iovec[word + 2] as number;
-      if (left >= length) {
-        left -= length;
-        this.#first++;
-        continue;
-      }
-      const low = (iovec[word] as number) + left;
-      iovec[word] = low;
-      if (low >= 2 ** 32) (iovec[word + 1] as number) += 1;
-      iovec[word + 2] = length - left;
-      left = 0;
-    }
+    this.#first = this.#chain.cutIovecs(this.#first, bytes);
   }
 }

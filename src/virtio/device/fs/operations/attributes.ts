@@ -20,30 +20,16 @@ import * as files from '../../../../host/file-system.ts';
 import { NativeMemory } from '../../../../host/native-memory.ts';
 import * as sys from '../../../../host/syscall.ts';
 import { writeAttrOut } from '../attributes.ts';
-import { type FileSystem, UNKNOWN } from '../file-system.ts';
-import { BODY, type FuseRequest, NODEID } from '../fuse-request.ts';
+import type { FileSystem } from '../file-system.ts';
+import { BODY, type FuseRequest } from '../fuse-request.ts';
 import type { Inode } from '../inode-table.ts';
 import { killPrivileges } from './files.ts';
-import type { Operation } from './operation.ts';
+import { type Operation, onInode } from './operation.ts';
 
 const NOBODY = 0xffff_ffff;
 const NANOSECONDS = 1e9;
 const times = new NativeMemory(32);
 const statfsOut = new NativeMemory(host.size);
-
-/** An operation on the file that the request is about. */
-function onInode(
-  about: Omit<Operation, 'run'>,
-  run: (fs: FileSystem, request: FuseRequest, inode: Inode) => number,
-): Operation {
-  return {
-    ...about,
-    run(fs: FileSystem, request: FuseRequest): number {
-      const inode = fs.inodeAt(request, NODEID);
-      return inode === undefined ? UNKNOWN : run(fs, request, inode);
-    },
-  };
-}
 
 function answerAttributes(fs: FileSystem, request: FuseRequest, inode: Inode): number {
   const looked = fs.look(inode.fd);

@@ -32,11 +32,11 @@ import * as fuse from '../../../../abi/fuse.ts';
 import * as files from '../../../../host/file-system.ts';
 import { NativeMemory } from '../../../../host/native-memory.ts';
 import * as sys from '../../../../host/syscall.ts';
-import { type FileSystem, UNKNOWN } from '../file-system.ts';
-import { ANSWER, BODY, type FuseRequest, NODEID, WRITE_HEAD } from '../fuse-request.ts';
+import type { FileSystem } from '../file-system.ts';
+import { ANSWER, BODY, type FuseRequest, WRITE_HEAD } from '../fuse-request.ts';
 import type { FileHandle } from '../handle-table.ts';
 import type { Inode } from '../inode-table.ts';
-import type { Operation } from './operation.ts';
+import { type Operation, onFile, onInode, release } from './operation.ts';
 
 /** What a double tells exactly; more than any file has. */
 const LARGEST = Number.MAX_SAFE_INTEGER;
@@ -111,12 +111,12 @@ export function writeOpenOut(
   return out.size;
 }
 
-const open: Operation = {
-  takes: fuse.fuse_open_in.size,
-  gives: fuse.fuse_open_out.size,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const inode = fs.inodeAt(request, NODEID);
-    if (inode === undefined) return UNKNOWN;
+const open = onInode(
+  {
+    takes: fuse.fuse_open_in.size,
+    gives: fuse.fuse_open_out.size,
+  },
+  (fs, request, inode) => {
     const flags = permittedFlags(request.u32(BODY));
     if (flags < 0) return flags;
     const opening = request.u32(BODY + fuse.fuse_open_in.open_flags.offset);
@@ -124,14 +124,14 @@ const open: Operation = {
     if (fd < 0) return fd;
     return openHandle(fs, request, 0, fd, flags);
   },
-};
+);
 
-const read: Operation = {
-  takes: fuse.fuse_read_in.size,
-  gives: 0,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.fileAt(request, BODY);
-    if (handle === undefined) return -EBADF;
+const read = onFile(
+  {
+    takes: fuse.fuse_read_in.size,
+    gives: 0,
+  },
+  (_fs, request, handle) => {
     const position = request.u64(BODY + fuse.fuse_read_in.offset.offset);
     const size = request.u32(BODY + fuse.fuse_read_in.size_.offset);
     if (position + size > LARGEST) return -EINVAL;
@@ -149,15 +149,15 @@ const read: Operation = {
     }
     return done;
   },
-};
+);
 
-const write: Operation = {
-  takes: fuse.fuse_write_in.size,
-  gives: fuse.fuse_write_out.size,
-  writes: true,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.fileAt(request, BODY);
-    if (handle === undefined) return -EBADF;
+const write = onFile(
+  {
+    takes: fuse.fuse_write_in.size,
+    gives: fuse.fuse_write_out.size,
+    writes: true,
+  },
+  (fs, request, handle) => {
     const position = request.u64(BODY + fuse.fuse_write_in.offset.offset);
     const size = request.u32(BODY + fuse.fuse_write_in.size_.offset);
     if (position + size > LARGEST || WRITE_HEAD + size > request.length) return -EINVAL;
@@ -178,7 +178,7 @@ const write: Operation = {
     }
     return writeCount(request, done);
   },
-};
+);
 
 function writeCount(request: FuseRequest, count: number): number {
   request.output.view.setUint32(0, count, true);
@@ -186,49 +186,40 @@ function writeCount(request: FuseRequest, count: number): number {
   return fuse.fuse_write_out.size;
 }
 
-const release: Operation = {
-  takes: fuse.fuse_release_in.size,
-  gives: 0,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.fileAt(request, BODY);
-    if (handle === undefined) return -EBADF;
-    fs.handles.close(handle);
-    return 0;
-  },
-};
+const releaseFile = onFile({ takes: fuse.fuse_release_in.size, gives: 0 }, release);
 
 /** Some file systems, as NFS, tell only who closes a file that a write failed. */
-const flush: Operation = {
-  takes: fuse.fuse_flush_in.size,
-  gives: 0,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.fileAt(request, BODY);
-    if (handle === undefined) return -EBADF;
+const flush = onFile(
+  {
+    takes: fuse.fuse_flush_in.size,
+    gives: 0,
+  },
+  (_fs, _request, handle) => {
     const fd = files.dup(handle.fd);
     return fd < 0 ? fd : sys.close(fd);
   },
-};
+);
 
-const fsync: Operation = {
-  takes: fuse.fuse_fsync_in.size,
-  gives: 0,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.fileAt(request, BODY);
-    if (handle === undefined) return -EBADF;
+const fsync = onFile(
+  {
+    takes: fuse.fuse_fsync_in.size,
+    gives: 0,
+  },
+  (_fs, request, handle) => {
     const flags = request.u32(BODY + fuse.fuse_fsync_in.fsync_flags.offset);
     const dataOnly = (flags & fuse.FUSE_FSYNC_FDATASYNC) !== 0;
     return dataOnly ? sys.fdatasync(handle.fd) : files.fsync(handle.fd);
   },
-};
+);
 
-const fallocate: Operation = {
-  takes: fuse.fuse_fallocate_in.size,
-  gives: 0,
-  writes: true,
-  run(fs: FileSystem, request: FuseRequest): number {
+const fallocate = onFile(
+  {
+    takes: fuse.fuse_fallocate_in.size,
+    gives: 0,
+    writes: true,
+  },
+  (_fs, request, handle) => {
     const { offset, length, mode } = fuse.fuse_fallocate_in;
-    const handle = fs.fileAt(request, BODY);
-    if (handle === undefined) return -EBADF;
     const from = request.u64(BODY + offset.offset);
     const bytes = request.u64(BODY + length.offset);
     if (from + bytes > LARGEST) return -EINVAL;
@@ -237,14 +228,14 @@ const fallocate: Operation = {
     if ((how & ~known) !== 0) return -EOPNOTSUPP;
     return sys.fallocate(handle.fd, how, from, bytes);
   },
-};
+);
 
-const lseek: Operation = {
-  takes: fuse.fuse_lseek_in.size,
-  gives: fuse.fuse_lseek_out.size,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.fileAt(request, BODY);
-    if (handle === undefined) return -EBADF;
+const lseek = onFile(
+  {
+    takes: fuse.fuse_lseek_in.size,
+    gives: fuse.fuse_lseek_out.size,
+  },
+  (_fs, request, handle) => {
     const from = request.u64(BODY + fuse.fuse_lseek_in.offset.offset);
     const whence = request.u32(BODY + fuse.fuse_lseek_in.whence.offset);
     if (from > LARGEST || (whence !== SEEK_DATA && whence !== SEEK_HOLE)) return -EINVAL;
@@ -254,7 +245,7 @@ const lseek: Operation = {
     request.output.view.setUint32(4, Math.floor(found / 2 ** 32), true);
     return fuse.fuse_lseek_out.size;
   },
-};
+);
 
 const offsets = new NativeMemory(16);
 
@@ -287,7 +278,7 @@ export const fileOperations: ReadonlyMap<number, Operation> = new Map([
   [fuse.FUSE_OPEN, open],
   [fuse.FUSE_READ, read],
   [fuse.FUSE_WRITE, write],
-  [fuse.FUSE_RELEASE, release],
+  [fuse.FUSE_RELEASE, releaseFile],
   [fuse.FUSE_FLUSH, flush],
   [fuse.FUSE_FSYNC, fsync],
   [fuse.FUSE_FALLOCATE, fallocate],

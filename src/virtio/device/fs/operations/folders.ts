@@ -18,7 +18,7 @@ import { BODY, type FuseRequest, NODEID, OUTPUT_SIZE } from '../fuse-request.ts'
 import type { FileHandle } from '../handle-table.ts';
 import type { Inode } from '../inode-table.ts';
 import { writeOpenOut } from './files.ts';
-import type { Operation } from './operation.ts';
+import { type Operation, onFolder, onInode, release } from './operation.ts';
 
 const ENTRY = fuse.fuse_entry_out.size;
 const DIRENT = fuse.fuse_dirent.size;
@@ -29,12 +29,12 @@ const DOT = 0x2e;
 
 const batch = new NativeMemory(OUTPUT_SIZE);
 
-const opendir: Operation = {
-  takes: fuse.fuse_open_in.size,
-  gives: fuse.fuse_open_out.size,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const inode = fs.inodeAt(request, NODEID);
-    if (inode === undefined) return UNKNOWN;
+const opendir = onInode(
+  {
+    takes: fuse.fuse_open_in.size,
+    gives: fuse.fuse_open_out.size,
+  },
+  (fs, request, inode) => {
     if (inode.kind !== S_IFDIR) return -ENOTDIR;
     const flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
     const fd = files.openat(inode.fd, fs.dotName, flags);
@@ -42,7 +42,7 @@ const opendir: Operation = {
     const handle = fs.handles.open(fd, true);
     return typeof handle === 'number' ? handle : writeOpenOut(request, 0, handle, 0);
   },
-};
+);
 
 /** Has the next getdents64 go on at an offset. Offsets are the host's, and may be any 64 bits. */
 function seek(handle: FileHandle, low: number, high: number): number {
@@ -135,25 +135,11 @@ const readdirplus: Operation = {
   run: (fs: FileSystem, request: FuseRequest) => readEntries(fs, request, true),
 };
 
-const releasedir: Operation = {
-  takes: fuse.fuse_release_in.size,
-  gives: 0,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.folderAt(request, BODY);
-    if (handle === undefined) return -EBADF;
-    fs.handles.close(handle);
-    return 0;
-  },
-};
+const releasedir = onFolder({ takes: fuse.fuse_release_in.size, gives: 0 }, release);
 
-const fsyncdir: Operation = {
-  takes: fuse.fuse_fsync_in.size,
-  gives: 0,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const handle = fs.folderAt(request, BODY);
-    return handle === undefined ? -EBADF : files.fsync(handle.fd);
-  },
-};
+const fsyncdir = onFolder({ takes: fuse.fuse_fsync_in.size, gives: 0 }, (_fs, _request, handle) =>
+  files.fsync(handle.fd),
+);
 
 export const folderOperations: ReadonlyMap<number, Operation> = new Map([
   [fuse.FUSE_OPENDIR, opendir],

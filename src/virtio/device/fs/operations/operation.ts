@@ -1,6 +1,9 @@
 /** What an operation is: one FUSE opcode, carried out. */
-import type { FileSystem } from '../file-system.ts';
-import type { FuseRequest } from '../fuse-request.ts';
+import { EBADF } from '../../../../abi/errno.ts';
+import { type FileSystem, UNKNOWN } from '../file-system.ts';
+import { BODY, type FuseRequest, NODEID } from '../fuse-request.ts';
+import type { FileHandle } from '../handle-table.ts';
+import type { Inode } from '../inode-table.ts';
 
 /** The request gets no answer. */
 export const NO_ANSWER = -0x10000;
@@ -15,4 +18,55 @@ export interface Operation {
   readonly writes?: boolean;
   /** Returns the bytes of its answer in `output`, a negative errno, or NO_ANSWER. */
   run(fs: FileSystem, request: FuseRequest): number;
+}
+
+/** All of it but what it does. */
+type About = Omit<Operation, 'run'>;
+
+/** An operation on the file that the request is about. */
+export function onInode(
+  about: About,
+  run: (fs: FileSystem, request: FuseRequest, inode: Inode) => number,
+): Operation {
+  return {
+    ...about,
+    run(fs: FileSystem, request: FuseRequest): number {
+      const inode = fs.inodeAt(request, NODEID);
+      return inode === undefined ? UNKNOWN : run(fs, request, inode);
+    },
+  };
+}
+
+/** An operation on an open file, whose number its struct begins with. */
+export function onFile(
+  about: About,
+  run: (fs: FileSystem, request: FuseRequest, handle: FileHandle) => number,
+): Operation {
+  return {
+    ...about,
+    run(fs: FileSystem, request: FuseRequest): number {
+      const handle = fs.fileAt(request, BODY);
+      return handle === undefined ? -EBADF : run(fs, request, handle);
+    },
+  };
+}
+
+/** As `onFile`, of an open folder. */
+export function onFolder(
+  about: About,
+  run: (fs: FileSystem, request: FuseRequest, handle: FileHandle) => number,
+): Operation {
+  return {
+    ...about,
+    run(fs: FileSystem, request: FuseRequest): number {
+      const handle = fs.folderAt(request, BODY);
+      return handle === undefined ? -EBADF : run(fs, request, handle);
+    },
+  };
+}
+
+/** Closes it. */
+export function release(fs: FileSystem, _request: FuseRequest, handle: FileHandle): number {
+  fs.handles.close(handle);
+  return 0;
 }
