@@ -15,6 +15,7 @@ import { InternalError, UsageError } from '../host/errors.ts';
 import type { QueueConfig } from '../virtio/queue/virtqueue.ts';
 import { type BufferRequest, type CompletedBuffer, DriverBuffer } from './driver-buffer.ts';
 import type { DriverQueue, DriverQueueParts } from './driver-queue.ts';
+import { fullBarrier } from './full-barrier.ts';
 
 interface InFlight {
   readonly buffer: DriverBuffer;
@@ -101,6 +102,7 @@ export class DriverPackedQueue implements DriverQueue {
     const added = this.#addedSlots;
     this.#addedSlots = 0;
     if (added === 0) return false;
+    fullBarrier();
     const flags = this.deviceArea.getUint16(pvirtq_event_suppress.flags.offset, true) & 3;
     if (flags === RING_EVENT_FLAGS_DISABLE) return false;
     if (flags !== RING_EVENT_FLAGS_DESC) return true;
@@ -133,6 +135,7 @@ export class DriverPackedQueue implements DriverQueue {
     } else {
       this.driverArea.setUint16(flags.offset, RING_EVENT_FLAGS_ENABLE, true);
     }
+    fullBarrier();
     return this.#byId.size > 0 && this.#nextIsUsed();
   }
 

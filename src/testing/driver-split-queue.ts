@@ -12,6 +12,7 @@ import { InternalError, UsageError } from '../host/errors.ts';
 import type { QueueConfig } from '../virtio/queue/virtqueue.ts';
 import { type BufferRequest, type CompletedBuffer, DriverBuffer } from './driver-buffer.ts';
 import type { DriverQueue, DriverQueueParts } from './driver-queue.ts';
+import { fullBarrier } from './full-barrier.ts';
 
 interface InFlight {
   readonly buffer: DriverBuffer;
@@ -85,6 +86,7 @@ export class DriverSplitQueue implements DriverQueue {
     const before = this.#kickedAt;
     this.#kickedAt = this.#availIdx;
     if (before === this.#availIdx) return false;
+    fullBarrier();
     if (!this.#parts.eventIdx) {
       return (this.deviceArea.getUint16(0, true) & VIRTQ_USED_F_NO_NOTIFY) === 0;
     }
@@ -112,6 +114,7 @@ export class DriverSplitQueue implements DriverQueue {
     } else {
       this.driverArea.setUint16(0, 0, true);
     }
+    fullBarrier();
     return this.#lastUsed !== this.#usedIdx();
   }
 
