@@ -1,4 +1,5 @@
 /** Programs that serve one device over vhost-user, each with a driver in front, measured in turns. */
+import { execFileSync } from 'node:child_process';
 import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { VIRTIO_F_VERSION_1, VIRTQ_USED_F_NO_NOTIFY } from '../src/abi/virtio-ring.ts';
@@ -24,6 +25,12 @@ const SAMPLES = 15;
 const SAMPLE_SECONDS = 0.2;
 const WAIT_MS = 5000;
 const SOCKET_MS = 20_000;
+/**
+ * Where the programs run, and where the driver does. Left alone, the scheduler puts both on one CPU
+ * at times, which makes waking cheap and polling useless: figures differ by a half then.
+ */
+const SERVER_CPU = 0;
+const DRIVER_CPU = 1;
 
 /** What is set up with a server. */
 export interface Serving {
@@ -51,7 +58,7 @@ export class RequestServer implements AsyncDisposable {
 
   static async open({ argv, socket, kindOf, queue, queueSize }: Serving): Promise<RequestServer> {
     rmSync(socket, { force: true });
-    const child = new Child(argv);
+    const child = new Child(['taskset', '-c', String(SERVER_CPU), ...argv]);
     try {
       await child.makes(socket, SOCKET_MS);
       const address = { socket, server: false, timeoutMs: WAIT_MS };
@@ -133,6 +140,7 @@ export async function measureServers(
   depth: number,
   warmUp: number,
 ): Promise<number[][]> {
+  execFileSync('taskset', ['-acp', String(DRIVER_CPU), String(process.pid)]);
   const servers: RequestServer[] = [];
   try {
     for (const serving of servings) servers.push(await RequestServer.open(serving));
