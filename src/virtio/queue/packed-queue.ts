@@ -3,8 +3,9 @@
  *
  * HOT, measured by bench/queue-walk.ts. The ring is a small typed-array window over guest RAM.
  * Each word that the driver can change is read once. Atomics stand where §2.8.21 and §2.8.22 name
- * a barrier, and nowhere else: one load of a list's first id and flags, one store of a batch's
- * first flags, and a pair around each of the event suppression structures.
+ * a barrier between stores and loads: one store of a batch's first flags, and a pair around each of
+ * the event suppression structures. Between the load of a list's first flags and the loads of the
+ * rest behind it, x86-64 keeps the order by itself; Atomics.load is a call of 9 ns in Node 20.
  */
 import {
   pvirtq_desc,
@@ -38,6 +39,8 @@ const FLAGS_SHIFT = 16;
 const NEXT = VIRTQ_DESC_F_NEXT << FLAGS_SHIFT;
 const WRITE = VIRTQ_DESC_F_WRITE << FLAGS_SHIFT;
 const INDIRECT = VIRTQ_DESC_F_INDIRECT << FLAGS_SHIFT;
+/** Flags of a descriptor that is not a whole list. */
+const MORE = NEXT | INDIRECT;
 /** §2.8.1: the pair of flags says whether a descriptor is available or used, in which lap. */
 const LAP_FLAGS = (VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED) << FLAGS_SHIFT;
 const AVAIL_LAP_1 = VIRTQ_DESC_F_AVAIL << FLAGS_SHIFT;
@@ -106,11 +109,9 @@ export class PackedQueue implements Virtqueue {
 
   pop(chain: DescriptorChain): number {
     // §2.8.21.1.1: pairs with the driver's barrier before the first descriptor's flags.
-    const first = Atomics.load(this.#ring, this.#nextAvail * 4 + 3);
+    const first = (this.#ring[this.#nextAvail * 4 + 3] as number) | 0;
     if ((first & LAP_FLAGS) !== lapFlags(this.#availWrap) || this.#fault < 0) return this.#fault;
-    chain.clear();
-    const fault =
-      (first & INDIRECT) !== 0 ? this.#popTable(chain, first) : this.#popList(chain, first);
+    const fault = (first & MORE) === 0 ? this.#popOne(chain, first) : this.#popMore(chain, first);
     if (fault < 0) return this.#break(fault);
     if (this.#inFlight + chain.slots > this.size) return this.#break(FAULT_INDEX_JUMP);
     if (this.#inOrder !== null) {
@@ -226,6 +227,24 @@ export class PackedQueue implements Virtqueue {
       this.#nextUsed -= this.size;
       this.#usedWrap ^= WRAP;
     }
+  }
+
+  /** @param first the only descriptor's id and flags */
+  #popOne(chain: DescriptorChain, first: number): number {
+    const ring = this.#ring;
+    const word = this.#nextAvail * 4;
+    chain.id = first & 0xffff;
+    return chain.fill(
+      (ring[word] as number) | 0,
+      (ring[word + 1] as number) | 0,
+      (ring[word + 2] as number) | 0,
+      (first & WRITE) !== 0,
+    );
+  }
+
+  #popMore(chain: DescriptorChain, first: number): number {
+    chain.clear();
+    return (first & INDIRECT) !== 0 ? this.#popTable(chain, first) : this.#popList(chain, first);
   }
 
   /** Walks a list of direct descriptors, §2.8.6. @param first the first one's id and flags */

@@ -34,6 +34,8 @@ import {
 const FLAGS = 0;
 const IDX = 1;
 const AVAIL_RING = 2;
+/** Flags of a descriptor that is not a whole chain. */
+const MORE = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT;
 
 /** A split virtqueue being served. */
 export class SplitQueue implements Virtqueue {
@@ -94,8 +96,18 @@ export class SplitQueue implements Virtqueue {
     const at = this.#nextAvail;
     if (at === this.#availIdx && !this.#refresh()) return this.#fault;
     const head = this.#avail[AVAIL_RING + (at & this.#mask)] as number;
-    chain.clear();
-    const fault = this.#walk(chain, head);
+    if (head >= this.size) return this.#break(FAULT_HEAD_RANGE);
+    const word = head * 4;
+    const flagsAndNext = (this.#desc[word + 3] as number) | 0;
+    const fault =
+      (flagsAndNext & MORE) !== 0
+        ? this.#walk(chain, head, flagsAndNext)
+        : chain.fill(
+            (this.#desc[word] as number) | 0,
+            (this.#desc[word + 1] as number) | 0,
+            (this.#desc[word + 2] as number) | 0,
+            (flagsAndNext & VIRTQ_DESC_F_WRITE) !== 0,
+          );
     if (fault < 0) return this.#break(fault);
     chain.id = this.#inOrder === null ? head : this.#inOrder.add(head, 1, chain.writableLength);
     this.#nextAvail = (at + 1) & 0xffff;
@@ -195,16 +207,17 @@ export class SplitQueue implements Virtqueue {
     this.#nextUsed = (this.#nextUsed + chains) & 0xffff;
   }
 
-  #walk(chain: DescriptorChain, head: number): number {
+  /** Walks a chain of several descriptors, or a table. @param first the first one's last word */
+  #walk(chain: DescriptorChain, head: number, first: number): number {
     const desc = this.#desc;
     let index = head;
+    let flagsAndNext = first;
+    chain.clear();
     for (let budget = this.size; budget > 0; budget--) {
-      if (index >= this.size) return FAULT_HEAD_RANGE;
       const word = index * 4;
       const low = (desc[word] as number) | 0;
       const high = (desc[word + 1] as number) | 0;
       const length = (desc[word + 2] as number) | 0;
-      const flagsAndNext = (desc[word + 3] as number) | 0;
       if ((flagsAndNext & VIRTQ_DESC_F_INDIRECT) !== 0) {
         // §2.7.5.3.1 forbids NEXT beside it; §2.7.5.3.2 lets it end a chain, and ignores WRITE.
         if (!this.#indirect || (flagsAndNext & VIRTQ_DESC_F_NEXT) !== 0) return FAULT_INDIRECT;
@@ -214,6 +227,8 @@ export class SplitQueue implements Virtqueue {
       if (fault < 0) return fault;
       if ((flagsAndNext & VIRTQ_DESC_F_NEXT) === 0) return 0;
       index = flagsAndNext >>> 16;
+      if (index >= this.size) return FAULT_HEAD_RANGE;
+      flagsAndNext = (desc[index * 4 + 3] as number) | 0;
     }
     return FAULT_CHAIN_LOOP;
   }

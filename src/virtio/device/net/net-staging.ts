@@ -182,16 +182,17 @@ export class StagedBuffers {
   #append(chain: DescriptorChain, segments: number): void {
     if (this.#segmentTail + segments > PLACES || this.#tail === PLACES) this.#moveToFront();
     const first = chain.readable;
+    const { iovec } = chain;
     let length = 0;
     for (let i = 0; i < segments; i++) {
       const from = (first + i) * IOVEC_WORDS;
       const to = (this.#segmentTail + i) * IOVEC_WORDS;
       this.#offset[this.#segmentTail + i] = chain.offset[first + i] as number;
-      this.#iovec[to] = chain.iovec[from] as number;
-      this.#iovec[to + 1] = chain.iovec[from + 1] as number;
-      this.#iovec[to + 2] = chain.iovec[from + 2] as number;
+      this.#iovec[to] = iovec[from] as number;
+      this.#iovec[to + 1] = iovec[from + 1] as number;
+      this.#iovec[to + 2] = iovec[from + 2] as number;
       this.#iovec[to + 3] = 0;
-      length += chain.iovec[from + 2] as number;
+      length += iovec[from + 2] as number;
     }
     const at = this.#tail++;
     this.#id[at] = chain.id;
