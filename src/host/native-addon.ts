@@ -1,4 +1,4 @@
-/** Loads native/addon.cc, which holds the signal handlers that must never enter JavaScript. */
+/** Loads native/addon.cc: signal handlers that must never enter JavaScript, and copies by the batch. */
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { UsageError } from './errors.ts';
@@ -13,6 +13,11 @@ export interface NativeAddon {
   unguard(slot: number): number;
   /** Pages of a guarded mapping that were replaced by zeroes so far. */
   guardFaults(slot: number): number;
+  /**
+   * Copies pieces of memory, in order: the address of `count` times target, source and bytes, as
+   * doubles. Nothing is checked. Returns 0.
+   */
+  copy(list: number, count: number): number;
 }
 
 /** Where node-gyp puts the addon, seen from dist/src/host. */

@@ -133,28 +133,6 @@ export class GuestMemory {
     return new Uint8Array(viewOf(this.address + offset, length));
   }
 
-  /** Copies bytes to RAM. */
-  copyIn(offset: number, from: Uint8Array): void {
-    const index = Math.floor(offset / CHUNK) | 0;
-    const at = placeIn(index, offset);
-    const chunk = this.#bytes[index];
-    if (chunk !== undefined && at + from.length <= chunk.length) chunk.set(from, at);
-    else this.bytes(offset, from.length).set(from);
-  }
-
-  /** Copies within RAM. The ranges do not overlap. */
-  copyWithin(target: number, source: number, length: number): void {
-    const index = Math.floor(source / CHUNK) | 0;
-    const at = placeIn(index, source);
-    const to = target - source + at;
-    const chunk = this.#bytes[index];
-    if (chunk !== undefined && to >= 0 && Math.max(at, to) + length <= chunk.length) {
-      chunk.copyWithin(to, at, at + length);
-    } else {
-      this.bytes(target, length).set(this.bytes(source, length));
-    }
-  }
-
   /**
    * `offset` for the hottest code: numbers that cross a call are small integers, which V8 keeps out
    * of the heap wherever the address lies.

@@ -1,8 +1,9 @@
 import t from 'tap';
+import { COPY, CopyList } from '../../../src/host/copy-list.ts';
 import { HostError } from '../../../src/host/errors.ts';
 import { FaultGuard } from '../../../src/host/fault-guard.ts';
 import { Fd } from '../../../src/host/fd.ts';
-import { viewOf } from '../../../src/host/native-memory.ts';
+import { NativeMemory, viewOf } from '../../../src/host/native-memory.ts';
 import * as sys from '../../../src/host/syscall.ts';
 
 const PAGE = 4096;
@@ -35,6 +36,26 @@ t.test('a truncated mapping reads as zeroes, takes writes, and is counted', (t) 
   t.equal(guard.faults, 2);
   guard[Symbol.dispose]();
   t.equal(guard.faults, 0);
+  sys.munmap(address, 4 * PAGE);
+  file.close();
+  t.end();
+});
+
+t.test('copies out of and into a truncated mapping survive', (t) => {
+  const { file, address, bytes } = mapping(4);
+  using guard = new FaultGuard(address, 4 * PAGE);
+  bytes.fill(0xaa);
+  sys.check(sys.ftruncate(file.fd, PAGE), 'ftruncate', 'test');
+  const other = new NativeMemory(PAGE);
+  other.bytes.fill(0xbb);
+  const copies = new CopyList(2);
+  copies.numbers.set([other.address, address + PAGE - 8, 16]);
+  copies.numbers.set([address + 2 * PAGE - 4, other.address + 100, 8], COPY);
+  copies.run(2);
+  t.same([...other.bytes.subarray(0, 17)], [...Array(8).fill(0xaa), ...Array(8).fill(0), 0xbb]);
+  t.same([...bytes.subarray(2 * PAGE - 5, 2 * PAGE + 5)], [0, ...Array(8).fill(0xbb), 0]);
+  t.equal(guard.faults, 2);
+  guard[Symbol.dispose]();
   sys.munmap(address, 4 * PAGE);
   file.close();
   t.end();

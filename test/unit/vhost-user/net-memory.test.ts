@@ -34,8 +34,8 @@ async function withNetwork(
   await using _backEnd = new BackEnd(path, exported);
   using front = new FrontEndRig(path);
   await front.negotiate(packed ? 0n : featureSet(VIRTIO_F_RING_PACKED));
-  const receive = await front.startRing(0);
-  await work(receive, await front.startRing(1));
+  const receive = await front.startRing(0, 64);
+  await work(receive, await front.startRing(1, 64));
   t.same(log, []);
 }
 
@@ -50,6 +50,15 @@ async function next({ queue }: RigRing): Promise<Uint8Array> {
     if (done !== undefined) return done.data;
     await turn();
   }
+}
+
+async function take({ queue }: RigRing, wanted: number): Promise<Uint8Array[]> {
+  const taken: Uint8Array[] = [];
+  while (taken.length < wanted) {
+    taken.push(...queue.completed().map(({ data }) => data));
+    await turn();
+  }
+  return taken;
 }
 
 for (const poll of ['never', 'adaptive', 'always'] as const) {
@@ -72,6 +81,23 @@ for (const poll of ['never', 'adaptive', 'always'] as const) {
     );
   }
 }
+
+t.test('of many packets at once each comes back, as far as there is room', (t) =>
+  withNetwork('echo', 'adaptive', false, async (receive, transmit) => {
+    const packets = Array.from({ length: 64 }, (_, i) =>
+      new Uint8Array(HEADER + 60 + i).fill(i, HEADER),
+    );
+    for (let i = 0; i < 50; i++) receive.queue.add({ writable: [i === 40 ? 40 : 200] });
+    for (const packet of packets) transmit.queue.add({ readable: [packet] });
+    transmit.kick.signal();
+    t.equal((await take(transmit, 64)).length, 64);
+    for (const [i, data] of (await take(receive, 50)).entries()) {
+      const packet = packets[i] as Uint8Array;
+      packet[10] = 1;
+      t.same([...data], i === 40 ? [] : [...packet]);
+    }
+  }),
+);
 
 t.test('a source fills what it is given, a buffer that is too small stays empty', (t) =>
   withNetwork(

@@ -4,12 +4,12 @@
  *
  * HOT, measured by bench/groups/vhost-user.ts.
  */
-import { VIRTIO_NET_F_MRG_RXBUF, virtio_net_hdr } from '../../../abi/virtio-net.ts';
-import type { GuestMemory } from '../../../memory/guest-memory.ts';
+import { virtio_net_hdr } from '../../../abi/virtio-net.ts';
+import { COPY, COPY_BYTES, COPY_SOURCE, COPY_TARGET, CopyList } from '../../../host/copy-list.ts';
+import { NativeMemory } from '../../../host/native-memory.ts';
 import type { HandlerContext, QueueHandler, ServedQueue } from '../../device.ts';
-import { hasFeature } from '../../features.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
-import { faultText, POP_CHAIN, type Virtqueue } from '../../queue/virtqueue.ts';
+import { faultText, POP_CHAIN, POP_EMPTY, type Virtqueue } from '../../queue/virtqueue.ts';
 
 /** What the network does. */
 export type MemoryNetwork = 'sink' | 'source' | 'echo';
@@ -31,9 +31,14 @@ const BATCH = 32;
 
 class NetMemoryHandler implements QueueHandler {
   readonly #network: MemoryNetwork;
+  /** What every packet that is received starts with, §5.1.6.4.1. */
+  readonly #header = new NativeMemory(HEADER);
   /** Header and frame of the source. */
-  readonly #packet: Uint8Array;
-  #memory: GuestMemory | null = null;
+  readonly #packet: NativeMemory;
+  /** What is copied before a batch is returned: a packet, or its header and its frame. */
+  readonly #copies = new CopyList(2 * BATCH);
+  #noted = 0;
+  #address = 0;
   #context: HandlerContext | null = null;
   #receive: ServedQueue | null = null;
   #transmit: ServedQueue | null = null;
@@ -43,22 +48,22 @@ class NetMemoryHandler implements QueueHandler {
 
   constructor({ network, frame }: NetMemoryOptions) {
     this.#network = network;
-    this.#packet = new Uint8Array(HEADER + frame);
+    this.#header.bytes[virtio_net_hdr.num_buffers.offset] = 1;
+    this.#packet = new NativeMemory(HEADER + frame);
+    const { bytes } = this.#packet;
+    bytes.set(this.#header.bytes);
     // To everybody, from a locally administered address, of an EtherType for experiments.
-    this.#packet.fill(0xff, HEADER, HEADER + 6);
-    this.#packet.set([0x02, 0, 0, 0, 0, 1, 0x88, 0xb5], HEADER + 6);
+    bytes.fill(0xff, HEADER, HEADER + 6);
+    bytes.set([0x02, 0, 0, 0, 0, 1, 0x88, 0xb5], HEADER + 6);
   }
 
   start(context: HandlerContext): void {
     this.#context = context;
-    this.#memory = context.memory;
+    this.#address = context.memory.address;
     this.#receive = context.queues[RECEIVE] ?? null;
     this.#transmit = context.queues[TRANSMIT] ?? null;
     this.#received = new DescriptorChain(context.memory);
     this.#transmitted = new DescriptorChain(context.memory);
-    // §5.1.6.4.1: 1 in any case, but only there to be read with this feature.
-    const mergeable = hasFeature(context.features, VIRTIO_NET_F_MRG_RXBUF);
-    this.#packet[virtio_net_hdr.num_buffers.offset] = mergeable ? 1 : 0;
   }
 
   kick(queue: number): void {
@@ -82,62 +87,62 @@ class NetMemoryHandler implements QueueHandler {
   #serve(served: ServedQueue | null, chain: DescriptorChain | null, supplies: boolean): void {
     if (served === null || chain === null) return;
     const queue = served.virtqueue;
-    let pending = 0;
     queue.disableKicks();
-    for (let budget = BUDGET; budget > 0; budget--) {
-      const popped = queue.pop(chain);
-      if (popped !== POP_CHAIN) {
-        publish(served);
-        pending = 0;
-        if (!this.#ask(queue, popped)) return;
-        continue;
+    for (let budget = BUDGET; budget > 0; budget -= BATCH) {
+      let popped = POP_CHAIN;
+      for (let left = BATCH; left > 0; left--) {
+        popped = queue.pop(chain);
+        if (popped !== POP_CHAIN) break;
+        queue.push(chain.id, chain.slots, supplies ? this.#supply(chain) : 0);
       }
-      queue.push(chain.id, chain.slots, supplies ? this.#supply(chain) : 0);
-      if (++pending === BATCH) {
-        publish(served);
-        pending = 0;
-      }
+      this.#copyBatch();
+      publish(served);
+      if (popped !== POP_CHAIN && !this.#ask(queue, popped)) return;
     }
-    publish(served);
     served.kickAgain();
   }
 
   #echo(): void {
-    const { transmit, receive } = { transmit: this.#transmit, receive: this.#receive };
+    const transmit = this.#transmit;
+    const receive = this.#receive;
+    if (transmit === null) return;
+    const queue = transmit.virtqueue;
+    queue.disableKicks();
+    for (let budget = BUDGET; budget > 0; budget -= BATCH) {
+      const popped = this.#echoBatch(queue, receive === null ? null : receive.virtqueue);
+      this.#copyBatch();
+      if (receive !== null) publish(receive);
+      publish(transmit);
+      if (popped !== POP_CHAIN && !this.#ask(queue, popped)) return;
+    }
+    transmit.kickAgain();
+  }
+
+  /** @returns POP_CHAIN after a whole batch, else what ended it */
+  #echoBatch(transmit: Virtqueue, receive: Virtqueue | null): number {
     const chain = this.#transmitted;
     const room = this.#received;
-    if (transmit === null || chain === null || room === null) return;
-    const queue = transmit.virtqueue;
-    let pending = 0;
-    queue.disableKicks();
-    for (let budget = BUDGET; budget > 0; budget--) {
-      const popped = queue.pop(chain);
-      if (popped !== POP_CHAIN) {
-        this.#publishBoth();
-        pending = 0;
-        if (!this.#ask(queue, popped)) return;
-        continue;
-      }
+    if (chain === null || room === null) return POP_EMPTY;
+    for (let left = BATCH; left > 0; left--) {
+      const popped = transmit.pop(chain);
+      if (popped !== POP_CHAIN) return popped;
       // No buffer to receive into: the packet is lost, as on any network.
-      if (receive !== null) {
-        const found = receive.virtqueue.pop(room);
-        if (found < 0) {
-          this.#context?.broken(`receive queue: ${faultText(found)}`);
-          return;
-        }
-        if (found === POP_CHAIN) {
-          const written = this.#copy(chain, room);
-          receive.virtqueue.push(room.id, room.slots, written);
-        }
+      const found = receive === null ? POP_EMPTY : receive.pop(room);
+      if (found < 0) {
+        this.#context?.broken(`receive queue: ${faultText(found)}`);
+        return found;
       }
-      queue.push(chain.id, chain.slots, 0);
-      if (++pending === BATCH) {
-        this.#publishBoth();
-        pending = 0;
+      if (receive !== null && found === POP_CHAIN) {
+        receive.push(room.id, room.slots, this.#send(chain, room));
       }
+      transmit.push(chain.id, chain.slots, 0);
     }
-    this.#publishBoth();
-    transmit.kickAgain();
+    return POP_CHAIN;
+  }
+
+  #copyBatch(): void {
+    this.#copies.run(this.#noted);
+    this.#noted = 0;
   }
 
   /** The queue is empty, or broken. Returns true when it is not empty any more. */
@@ -151,45 +156,45 @@ class NetMemoryHandler implements QueueHandler {
     return true;
   }
 
-  #publishBoth(): void {
-    if (this.#receive !== null) publish(this.#receive);
-    if (this.#transmit !== null) publish(this.#transmit);
-  }
-
   /** The source's packet. Returns the bytes written, 0 when there is too little room. */
-  #supply(chain: DescriptorChain): number {
-    const { length } = this.#packet;
-    if (chain.writableLength < length) return 0;
-    this.#fill(chain);
-    return length;
-  }
-
-  #fill(chain: DescriptorChain): void {
-    const memory = this.#memory;
-    const packet = this.#packet;
-    if (memory === null || chain.count > 1) {
-      chain.write(0, packet);
-      return;
+  #supply(to: DescriptorChain): number {
+    const { bytes, address } = this.#packet;
+    if (to.writableLength < bytes.length) return 0;
+    if (to.count > 1) {
+      to.write(0, bytes);
+    } else {
+      const { numbers } = this.#copies;
+      const at = this.#noted++ * COPY;
+      numbers[at + COPY_TARGET] = this.#address + (to.offset[0] as number);
+      numbers[at + COPY_SOURCE] = address;
+      numbers[at + COPY_BYTES] = bytes.length;
     }
-    memory.copyIn(chain.offset[0] as number, packet);
+    return bytes.length;
   }
 
   /** Header and frame. Returns the bytes written, 0 when there is too little room. */
-  #copy(from: DescriptorChain, to: DescriptorChain): number {
+  #send(from: DescriptorChain, to: DescriptorChain): number {
     const length = from.readableLength;
-    const memory = this.#memory;
-    if (memory === null || length < HEADER || length > to.writableLength) return 0;
-    if (length > this.#bounce.length) return 0;
-    const target = to.offset[0] as number;
+    if (length < HEADER || length > to.writableLength || length > this.#bounce.length) return 0;
     if (from.count === 1 && to.count === 1) {
-      memory.copyWithin(target, from.offset[0] as number, length);
-      memory.writeU16(target + virtio_net_hdr.num_buffers.offset, 1);
-      return length;
+      const { numbers } = this.#copies;
+      const target = this.#address + (to.offset[0] as number);
+      const header = this.#noted * COPY;
+      numbers[header + COPY_TARGET] = target;
+      numbers[header + COPY_SOURCE] = this.#header.address;
+      numbers[header + COPY_BYTES] = HEADER;
+      const frame = header + COPY;
+      numbers[frame + COPY_TARGET] = target + HEADER;
+      numbers[frame + COPY_SOURCE] = this.#address + (from.offset[0] as number) + HEADER;
+      numbers[frame + COPY_BYTES] = length - HEADER;
+      this.#noted += 2;
+    } else {
+      const bounce = this.#bounce.subarray(0, length);
+      from.read(0, bounce);
+      bounce.set(this.#header.bytes);
+      to.write(0, bounce);
     }
-    const bounce = this.#bounce.subarray(0, length);
-    from.read(0, bounce);
-    bounce[virtio_net_hdr.num_buffers.offset] = 1;
-    return to.write(0, bounce);
+    return length;
   }
 }
 
