@@ -12,6 +12,7 @@ import { compareReports } from './harness/compare.ts';
 import { describeHost } from './harness/host.ts';
 import { markdownReport } from './harness/markdown.ts';
 import type { Result } from './harness/measure.ts';
+import { poolReports } from './harness/pool.ts';
 import { BenchProgress } from './harness/progress.ts';
 import {
   lossOf,
@@ -104,14 +105,32 @@ async function prepareImages(
   }
 }
 
+/** Measures as often as asked for. What is found out is written each time: the rest may be stopped. */
 async function measure(groups: readonly Group[], options: BenchOptions): Promise<Report> {
+  const { repeat } = options;
+  using progress = new BenchProgress(groups.length * repeat);
+  const first = await measureOnce(groups, options, progress);
+  const reports: [Report, ...Report[]] = [first];
+  save(first, options);
+  while (reports.length < repeat) {
+    progress.tell(`run ${reports.length + 1} of ${repeat}`);
+    reports.push(await measureOnce(groups, options, progress));
+    save(poolReports(reports), options);
+  }
+  return poolReports(reports);
+}
+
+async function measureOnce(
+  groups: readonly Group[],
+  options: BenchOptions,
+  progress: BenchProgress,
+): Promise<Report> {
   const why = whyLab(groups);
   const hasKvm = existsSync('/dev/kvm');
   const inLab = why === undefined ? [] : groups.filter(({ guests }) => guests || !hasKvm);
   if (why !== undefined && !options.lab) {
     throw new UsageError('E_KVM', `${why}; leave out --no-lab to measure in the lab`);
   }
-  using progress = new BenchProgress(groups.length);
   const labHost = describeHost();
   const here = groups.filter((group) => !inLab.includes(group));
   const sites: Site[] = [];
@@ -140,11 +159,14 @@ async function measure(groups: readonly Group[], options: BenchOptions): Promise
   return reportOf(version(), options, sites);
 }
 
-/** @returns the exit status: 1 when something was lost or failed */
-function publish(report: Report, options: BenchOptions): number {
-  const { json, html, markdown, profile } = options;
+function save(report: Report, { json, html }: BenchOptions): void {
   if (json !== undefined) writeFileSync(json, `${JSON.stringify(report, null, 2)}\n`);
   if (html !== undefined) writeFileSync(html, htmlReport(report));
+}
+
+/** @returns the exit status: 1 when something was lost or failed */
+function publish(report: Report, options: BenchOptions): number {
+  const { markdown, profile } = options;
   const text = markdown
     ? markdownReport(report)
     : terminalReport(report, { profile, width: terminalWidth() });

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { GuestProcess } from '../src/agent/command.ts';
+import { defer } from '../src/agent/deferred.ts';
 import { PeerError } from '../src/host/errors.ts';
 import { Lab } from '../src/lab/lab.ts';
 import { undoAtExit } from './harness/at-exit.ts';
@@ -25,7 +26,9 @@ mkdir -p ${DISK_FOLDER}
 mount -t ext4 /dev/vda ${DISK_FOLDER}`;
 /** How often a group is measured at most: once, and twice more when the lab died. */
 const ATTEMPTS = 3;
-const LOST: readonly string[] = ['E_LAB_GONE', 'E_AGENT_GONE'];
+const LOST: readonly string[] = ['E_LAB_GONE', 'E_AGENT_GONE', 'E_LAB_SILENT'];
+/** The longest that a living lab says nothing: a guest that never comes up is given up after 5 minutes. */
+const PATIENCE_MS = 330_000;
 
 /** A lab that is ready to measure, as far as it matters here. */
 export interface BenchLab extends AsyncDisposable {
@@ -40,6 +43,8 @@ export interface LabRun {
   readonly progress: Progress;
   readonly options: BenchOptions;
   readonly labHost: Host;
+  /** How long a lab may say nothing before it counts as dead: its kernel can stop without a word. */
+  readonly patienceMs?: number;
 }
 
 /**
@@ -84,7 +89,7 @@ export async function measureInLab(group: string, run: LabRun): Promise<Site> {
 
 async function measureOnce(
   group: string,
-  { boot, progress, options }: LabRun,
+  { boot, progress, options, patienceMs = PATIENCE_MS }: LabRun,
   before: readonly Result[],
   take: (event: StreamEvent) => void,
 ): Promise<void> {
@@ -102,18 +107,51 @@ async function measureOnce(
     group,
   ]);
   const reader = new EventReader(take);
-  command.stdout.setEncoding('utf8').on('data', (text: string) => reader.push(text));
+  using silence = new Silence(patienceMs);
+  command.stdout.setEncoding('utf8').on('data', (text: string) => {
+    silence.isBroken();
+    reader.push(text);
+  });
   let said = '';
   command.stderr.setEncoding('utf8').on('data', (text: string) => {
     said = (said + text).slice(-2000);
   });
   const told = once(command.stdout, 'end');
-  const { exitCode } = await command.exit.finally(() => told);
+  const ended = command.exit.finally(() => told);
+  // A lab that was silent goes, and its command with it.
+  ended.catch(() => {});
+  const { exitCode } = await Promise.race([ended, silence.lasts]);
   if (exitCode !== 0) {
     throw new PeerError(
       'E_BENCH',
       `the benchmark in the lab ended with status ${exitCode}: ${said.trim()}`,
     );
+  }
+}
+
+/** Waits for nothing to happen. */
+class Silence implements Disposable {
+  readonly #late = defer<never>();
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(patienceMs: number) {
+    const why = `the lab said nothing for ${patienceMs / 1000} s`;
+    const end = (): void => this.#late.reject(new PeerError('E_LAB_SILENT', why));
+    this.#timer = setTimeout(end, patienceMs);
+  }
+
+  /** Rejects when nothing has happened for so long. */
+  get lasts(): Promise<never> {
+    return this.#late.promise;
+  }
+
+  /** Something has happened. */
+  isBroken(): void {
+    this.#timer.refresh();
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
   }
 }
 

@@ -11,6 +11,8 @@ export interface BenchOptions extends Wanted {
   readonly measures: readonly string[];
   readonly rounds: number;
   readonly seconds: number;
+  /** How often all of it is done, each time with guests of its own. */
+  readonly repeat: number;
   readonly quick: boolean;
   readonly folder: string | undefined;
   /** File for the JSON report. */
@@ -50,7 +52,7 @@ Examples:
   nodevmm bench net                         nodevmm against QEMU on this host, with bars
   nodevmm bench net --quick --html net.html a first look, as a page with charts
   nodevmm bench net --variants --profile    also what single settings are worth, and where time goes
-  nodevmm bench net --subjects 'nodevmm,QEMU q35'
+  nodevmm bench net --subjects 'nodevmm,QEMU q35' --repeat 5
   nodevmm bench all --json before.json      everything, to keep
   nodevmm bench compare before.json after.json
 
@@ -61,6 +63,7 @@ docs/benchmarks.md tells what each column means and how it is measured.`;
 interface Flags {
   readonly rounds?: number;
   readonly seconds?: number;
+  readonly repeat?: number;
   readonly quick?: boolean;
   readonly subjects?: readonly string[];
   readonly variants?: boolean;
@@ -145,6 +148,7 @@ function benchCommand(groups: readonly Named[], programs: readonly Named[]): Com
     .option('--quick', `fewer measures, ${QUICK_ROUNDS} rounds of ${QUICK_SECONDS} s`)
     .option('--rounds <n>', `samples of each row (default: ${ROUNDS}), after a warm-up`, count)
     .option('--seconds <n>', `length of a sample of throughput (default: ${SECONDS})`, count)
+    .option('--repeat <n>', 'all of it so often, each time with other guests, in one report', count)
     .option(
       '--subjects <names>',
       'only these rows, by name or part of a name; again for more',
@@ -192,6 +196,7 @@ function complete(
     measures: flags.measures ?? [],
     rounds: flags.rounds ?? (quick ? QUICK_ROUNDS : ROUNDS),
     seconds: flags.seconds ?? (quick ? QUICK_SECONDS : SECONDS),
+    repeat: flags.repeat ?? 1,
     quick,
     subjects: flags.subjects ?? [],
     variants: flags.variants === true,

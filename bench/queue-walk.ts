@@ -1,7 +1,8 @@
 /**
  * What one descriptor chain costs: pop, lay out as iovecs, push, publish every 32 chains; on both
- * formats, with direct and indirect descriptors, beside the same loop in C (bench/peers/
- * queue-walk.c, compiled with cc when there is one). Samples are interleaved.
+ * formats, with direct and indirect descriptors, and without the iovecs, as devices that copy have
+ * it; beside the same loop with iovecs in C (bench/peers/queue-walk.c, compiled with cc when there is
+ * one). Samples are interleaved.
  *
  * Usage: node dist/bench/queue-walk.js [SAMPLES]
  */
@@ -40,9 +41,11 @@ class Walk {
   readonly #chains: number;
   readonly #refill: () => void;
   readonly #rounds = new Float64Array(ROUNDS);
+  readonly #iovecs: boolean;
   bytes = 0;
 
-  constructor(ram: Ram, { format, table, segments }: Case) {
+  constructor(ram: Ram, { format, table, segments }: Case, iovecs: boolean) {
+    this.#iovecs = iovecs;
     const packed = format === 'packed';
     const features = featureSet(VIRTIO_F_INDIRECT_DESC, ...(packed ? [VIRTIO_F_RING_PACKED] : []));
     const heap = new GuestHeap(ram.memory, MiB, 64 * MiB);
@@ -107,6 +110,7 @@ class Walk {
       let batch = 0;
       while (batch < BATCH && queue.pop(chain) === POP_CHAIN) {
         this.bytes += chain.readableLength + chain.writableLength;
+        if (this.#iovecs) this.bytes += chain.iovecAddress & 1;
         queue.push(chain.id, chain.slots, chain.writableLength);
         batch++;
       }
@@ -151,31 +155,36 @@ const rams: Ram[] = [];
 try {
   const peer = compile(folder);
   const runs = cases.map((c) => {
-    const ram = new Ram(64 * MiB);
-    rams.push(ram);
-    const walk = new Walk(ram, c);
-    for (let i = 0; i < 5; i++) walk.sample();
-    return { c, walk, ts: [] as number[], native: [] as number[] };
+    const walks = [true, false].map((iovecs) => {
+      const ram = new Ram(64 * MiB);
+      rams.push(ram);
+      const walk = new Walk(ram, c, iovecs);
+      for (let i = 0; i < 5; i++) walk.sample();
+      return { walk, samples: [] as number[] };
+    });
+    return { c, walks, native: [] as number[] };
   });
   for (let i = 0; i < count; i++) {
-    for (const { c, walk, ts, native } of runs) {
-      ts.push(walk.sample());
+    for (const { c, walks, native } of runs) {
+      for (const { walk, samples } of walks) samples.push(walk.sample());
       if (peer !== undefined) native.push(peer(c));
     }
   }
   console.log(`ns a chain, median (lowest-highest) of ${count} samples, Node ${process.version}`);
-  console.log('format  table     segments  TypeScript           C                    ratio');
-  for (const { c, ts, native } of runs) {
-    const ours = summary(ts);
+  const heads = ['TypeScript', 'without iovecs', 'C', 'ratio'].map((head) => head.padEnd(20));
+  console.log(['format ', 'table    ', 'segments ', ...heads].join(' ').trimEnd());
+  for (const { c, walks, native } of runs) {
+    const [ours, bare] = walks.map(({ samples }) => summary(samples));
     const theirs = summary(native);
     console.log(
       [
         c.format.padEnd(7),
         c.table.padEnd(9),
         String(c.segments).padEnd(9),
-        ours.text.padEnd(20),
+        (ours?.text ?? '-').padEnd(20),
+        (bare?.text ?? '-').padEnd(20),
         (peer === undefined ? '-' : theirs.text).padEnd(20),
-        peer === undefined ? '-' : (ours.median / theirs.median).toFixed(2),
+        peer === undefined || ours === undefined ? '-' : (ours.median / theirs.median).toFixed(2),
       ].join(' '),
     );
   }

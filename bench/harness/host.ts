@@ -24,7 +24,7 @@ export function describeHost(): Host {
   return {
     cpu: cpu ?? 'unknown',
     cpus: availableParallelism(),
-    emulated: process.env.NODEVMM_IN_LAB === '1',
+    emulated: isInLab(),
     memoryMiB: Math.round(totalmem() / 2 ** 20),
     kernel: release(),
     node: process.version,
@@ -32,6 +32,9 @@ export function describeHost(): Host {
     load: loadavg()[0] ?? 0,
   };
 }
+
+/** True in the lab, whose processor is emulated. */
+export const isInLab = (): boolean => process.env.NODEVMM_IN_LAB === '1';
 
 function qemuVersion(): string {
   const qemu = findProgram('qemu-system-x86_64');

@@ -1,10 +1,12 @@
 /** A report as Markdown tables, to paste into docs/benchmarks.md. */
-import { type Headline, headlines, ratio } from './measure.ts';
+import { type Headline, headlines } from './measure.ts';
 import {
   columnTitle,
   figureText,
   legend,
   omissionLines,
+  ratioCells,
+  ratioHeads,
   rowLines,
   siteLines,
   title,
@@ -28,14 +30,14 @@ export function markdownReport(report: Report): string {
 function table({ result, aspects }: Headline): string[] {
   const shown = aspects.filter(({ measure }) => measure.aspect?.detail !== true);
   const heads = [
-    ...[title(result.measure), 'median', 'lowest', 'highest', 'ratio'],
+    ...[title(result.measure), 'median', 'lowest', 'highest', ...ratioHeads(result)],
     ...shown.map(({ measure }) => columnTitle(measure)),
   ];
   const lines = [cells(heads), `|---|${'---:|'.repeat(heads.length - 1)}`];
   for (const row of result.rows) {
     const name = row.reference ? `${row.subject} *` : row.subject;
     const { low, median, high } = spread(row.samples);
-    const figures = [median, low, high, ratio(result, row)].map(figureText);
+    const figures = [...[median, low, high].map(figureText), ...ratioCells(result, row)];
     if (row.samples.length === 0) figures[0] = 'failed';
     const others = shown.map(({ rows }) => {
       const own = rows.find(({ subject }) => subject === row.subject);

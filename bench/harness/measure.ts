@@ -33,6 +33,8 @@ export interface Row {
   readonly peer?: string;
   /** In the measure's unit, in the order in which they were taken. */
   readonly samples: readonly number[];
+  /** How many of the samples each run took, where several are pooled. */
+  readonly runs?: readonly number[];
   /** What the last sample cost the subject's process, by thread and by kind of exit. */
   readonly usage?: Usage;
   /** Why there are no samples, or not all of them. */
@@ -59,17 +61,35 @@ export function timesAsGood({ better }: Measure, own: number, other: number): nu
   return better === 'lower' ? other / own : own / other;
 }
 
-/** How many times as good a row is as its peer, else as the best reference; above 1 it is better. */
-export function ratio({ measure, rows }: Result, row: Row): number {
-  const references = rows.filter((other) => other.reference && other.samples.length > 0);
-  const peers = references.filter((other) => other.subject === row.peer);
-  const figures = (peers.length > 0 ? peers : references).map((other) =>
-    figure(measure, other.samples),
-  );
-  if (figures.length === 0) return Number.NaN;
-  const best = measure.better === 'lower' ? Math.min(...figures) : Math.max(...figures);
-  return timesAsGood(measure, figure(measure, row.samples), best);
+/** How many samples each run took. */
+export const runsOf = ({ samples, runs = [samples.length] }: Row): readonly number[] => runs;
+
+/** A row's samples of one run. */
+function samplesOf(row: Row, run: number): readonly number[] {
+  const runs = runsOf(row);
+  const before = runs.slice(0, run).reduce((sum, count) => sum + count, 0);
+  return row.samples.slice(before, before + (runs[run] ?? 0));
 }
+
+/** How many times as good a row is as its peer, else as the best reference, in each run that tells. */
+export function ratios({ measure, rows }: Result, row: Row): number[] {
+  return runsOf(row)
+    .map((_, run) => {
+      const references = rows.filter(
+        (other) => other.reference && samplesOf(other, run).length > 0,
+      );
+      const peers = references.filter((other) => other.subject === row.peer);
+      const figures = (peers.length > 0 ? peers : references).map((other) =>
+        figure(measure, samplesOf(other, run)),
+      );
+      const best = measure.better === 'lower' ? Math.min(...figures) : Math.max(...figures);
+      return timesAsGood(measure, figure(measure, samplesOf(row, run)), best);
+    })
+    .filter((times) => Number.isFinite(times) && times > 0);
+}
+
+/** How many times as good a row is, above 1 it is better: the median of its runs; NaN for none. */
+export const ratio = (result: Result, row: Row): number => spread(ratios(result, row)).median;
 
 /** A measure and what else its runs told. */
 export interface Headline {

@@ -1,7 +1,8 @@
 /** What a report says in words: where and how it was measured, what is missing, what ratios are. */
 import { EMULATED_NOTE, hostLine } from './host.ts';
-import type { Measure, Row } from './measure.ts';
+import { type Measure, type Result, type Row, ratios } from './measure.ts';
 import type { Report, Site } from './report.ts';
+import { spread } from './statistics.ts';
 
 /** Where, one line each; the warning first. */
 export function siteLines({ host, labHost }: Site): string[] {
@@ -29,9 +30,24 @@ export function rowLines({ subject, failure, remark }: Row): string[] {
   ];
 }
 
+/** Heads of the columns with a row's ratio; of several runs also the lowest and the highest. */
+export const ratioHeads = ({ rows }: Result): string[] =>
+  rows.some(({ runs }) => runs !== undefined) ? ['ratio', 'from', 'to'] : ['ratio'];
+
+/** What stands below `ratioHeads`. */
+export function ratioCells(result: Result, row: Row): string[] {
+  const { low, median, high } = spread(ratios(result, row));
+  return [median, low, high].slice(0, ratioHeads(result).length).map(figureText);
+}
+
 /** How to read the tables. */
-export function legend({ rounds, seconds }: Report): string[] {
+export function legend({ rounds, seconds, runs }: Report): string[] {
+  const pooled = [
+    `Pooled from ${runs} runs, each with guests of its own: the ratio is the median of the runs' ratios,`,
+    'from the lowest to the highest of them.',
+  ];
   return [
+    ...(runs === undefined ? [] : pooled),
     'Ratio: how many times as good as the row with a * that does its work in the same place, else as',
     'the best of those rows, by medians (exits: by the lowest); above 1 is better. Samples are',
     `interleaved, ${rounds} each after a warm-up (exits: 100 times as many); throughput over ${seconds} s a sample.`,

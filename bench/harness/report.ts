@@ -41,6 +41,8 @@ export interface Report {
   readonly date: string;
   readonly rounds: number;
   readonly seconds: number;
+  /** How many runs are pooled in it; absent: 1. */
+  readonly runs?: number;
   readonly sites: readonly Site[];
 }
 

@@ -1,10 +1,12 @@
 /** A report for people at a terminal: a table with bars for each measure. */
-import { figure, type Headline, headlines, type Result, type Row, ratio } from './measure.ts';
+import { figure, type Headline, headlines, type Result, type Row } from './measure.ts';
 import {
   columnTitle,
   figureText,
   legend,
   omissionLines,
+  ratioCells,
+  ratioHeads,
   rowLines,
   siteLines,
   title,
@@ -43,11 +45,11 @@ function table({ result, aspects }: Headline, { profile, width }: TerminalOption
     'median',
     'low',
     'high',
-    'ratio',
+    ...ratioHeads(result),
     ...shown.map((aspect) => columnTitle(aspect.measure)),
   ];
   const body = rows.map((row) => [
-    ...cells(row, ratio(result, row)),
+    ...cells(result, row),
     ...shown.map((aspect) => aspectCell(aspect, row)),
   ]);
   const names = rows.map(({ subject, reference }) => (reference ? `${subject} *` : subject));
@@ -79,10 +81,10 @@ function detailTable(rows: readonly Row[], details: readonly Result[]): string[]
   return aligned([heads, ...body], 1).map((line) => `${INDENT}${line}`);
 }
 
-function cells({ samples }: Row, times: number): string[] {
-  if (samples.length === 0) return ['failed', '-', '-', '-'];
-  const { low, median, high } = spread(samples);
-  return [median, low, high, times].map(figureText);
+function cells(result: Result, row: Row): string[] {
+  if (row.samples.length === 0) return ['failed', '-', '-', ...ratioHeads(result).map(() => '-')];
+  const { low, median, high } = spread(row.samples);
+  return [...[median, low, high].map(figureText), ...ratioCells(result, row)];
 }
 
 function aspectCell({ rows }: Result, { subject }: Row): string {

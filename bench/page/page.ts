@@ -2,12 +2,14 @@
 
 import { element, escapeText } from '../../src/inspect/markup.ts';
 import { EMULATED_NOTE } from '../harness/host.ts';
-import { type Headline, headlines, type Result, type Row, ratio } from '../harness/measure.ts';
+import { type Headline, headlines, type Result, type Row } from '../harness/measure.ts';
 import {
   columnTitle,
   figureText,
   legend,
   omissionLines,
+  ratioCells,
+  ratioHeads,
   rowLines,
   siteLines,
 } from '../harness/notes.ts';
@@ -142,13 +144,13 @@ function card({ result, aspects }: Headline): string {
 
 /** Medians of some aspects for each row. @param whole with the measure's own spread */
 function figures(result: Result, aspects: readonly Result[], whole = false): string {
-  const own = whole ? ['median', 'low', 'high', 'ratio'] : [];
+  const own = whole ? ['median', 'low', 'high', ...ratioHeads(result)] : [];
   const heads = ['', ...own, ...aspects.map(({ measure }) => columnTitle(measure))];
   const rows = result.rows.map((row) => {
     const { low, median, high } = spread(row.samples);
     const cells = [
       ...[row.subject].map(escapeText),
-      ...(whole ? [median, low, high, ratio(result, row)].map(figureText) : []),
+      ...(whole ? [...[median, low, high].map(figureText), ...ratioCells(result, row)] : []),
     ].map((text) => element('td', {}, text));
     const others = aspects.map((aspect) => aspectCell(aspect, row.subject));
     return element('tr', {}, [...cells, ...others].join(''));

@@ -1,6 +1,7 @@
 /** The contract of what is compared: a VMM, set up in one certain way. */
 import type { ExecResult } from '../../src/agent/client.ts';
 import type { KernelSeries } from '../../src/guest/kernel.ts';
+import { isInLab } from '../harness/host.ts';
 import type { Contestant } from '../harness/rounds.ts';
 import type { Processes } from '../harness/usage.ts';
 
@@ -25,8 +26,11 @@ export interface GuestSpec {
   readonly vhostUser?: string;
 }
 
-/** What every guest's kernel is told. */
-export const COMMAND_LINE = 'console=hvc0 quiet panic=-1';
+/**
+ * What every guest's kernel is told. In the lab speculation is emulated too: nothing to mitigate, and
+ * what mitigations cost there (each return is an indirect jump) no processor knows.
+ */
+export const COMMAND_LINE = `console=hvc0 quiet panic=-1${isInLab() ? ' mitigations=off' : ''}`;
 
 /** A network interface: virtio with its queues served by the VMM or by vhost, or an emulated card. */
 export type Nic = 'virtio' | 'vhost' | 'e1000';

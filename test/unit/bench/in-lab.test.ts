@@ -27,9 +27,13 @@ const result = (name: string): Result => ({
 interface Script {
   readonly events: readonly StreamEvent[];
   readonly torn?: string;
-  readonly end: CommandExit | Error;
+  /** Or it says no more, and does not end. */
+  readonly end: CommandExit | Error | 'silent';
   readonly stderr?: string;
 }
+
+/** Far more than these labs take to tell all. */
+const PATIENCE_MS = 2000;
 
 /** Labs that follow scripts, one after the other. */
 class Labs {
@@ -48,6 +52,7 @@ class Labs {
       progress: (text) => void this.told.push(text),
       options: optionsOf(...args),
       labHost: aHost(false),
+      patienceMs: PATIENCE_MS,
     };
   }
 
@@ -58,12 +63,13 @@ class Labs {
       start: (args) => {
         this.commands.push(args);
         const [stdout, stderr] = [new PassThrough(), new PassThrough()];
-        stdout.end(script.events.map(encodeEvent).join('') + (script.torn ?? ''));
+        stdout.write(script.events.map(encodeEvent).join('') + (script.torn ?? ''));
+        if (script.end !== 'silent') stdout.end();
         stderr.end(script.stderr ?? '');
         const exit = new Promise<CommandExit>((resolve, reject) => {
           stdout.once('end', () => {
             if (script.end instanceof Error) reject(script.end);
-            else resolve(script.end);
+            else if (script.end !== 'silent') resolve(script.end);
           });
         });
         return { stdout, stderr, exit } as unknown as GuestProcess;
@@ -101,6 +107,22 @@ t.test('a lab that lives', async (t) => {
     ...['--no-lab', '--stream', '--folder', '/mnt/bench', '--rounds', '2', '--seconds', '1'],
     ...['--quick', '--variants', '--subjects', 'x', 'net'],
   ]);
+});
+
+t.test('one that stops without a word: as if it had died', async (t) => {
+  const labs = new Labs(
+    { events: [host, results('a')], end: 'silent' },
+    { events: [host, results('b')], end: { exitCode: 0 } },
+  );
+  const site = await measureInLab('net', labs.run());
+  t.same(namesOf(site), ['a', 'b']);
+  t.same(labs.commands[1]?.slice(-3), ['--measured', 'a', 'net']);
+  t.ok(
+    labs.told.includes(
+      'net: again in another lab, for what is missing: the lab said nothing for 2 s',
+    ),
+  );
+  t.equal(labs.closed, 2);
 });
 
 t.test('one that dies: the next one takes what is missing', async (t) => {

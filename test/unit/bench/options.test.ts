@@ -17,9 +17,10 @@ function optionsOf(...args: string[]): BenchOptions {
 }
 
 t.test('defaults, and what --quick makes of them', (t) => {
-  t.match(optionsOf(), { names: [], rounds: 4, seconds: 2, quick: false, lab: true });
+  t.match(optionsOf(), { names: [], rounds: 4, seconds: 2, repeat: 1, quick: false, lab: true });
   t.match(optionsOf('--quick'), { rounds: 2, seconds: 1, quick: true });
   t.match(optionsOf('--quick', '--rounds', '7'), { rounds: 7, seconds: 1 });
+  t.match(optionsOf('--repeat', '3'), { rounds: 4, repeat: 3 });
   t.end();
 });
 
