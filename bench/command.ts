@@ -111,13 +111,15 @@ async function measure(groups: readonly Group[], options: BenchOptions): Promise
   using progress = new BenchProgress(groups.length * repeat);
   const first = await measureOnce(groups, options, progress);
   const reports: [Report, ...Report[]] = [first];
-  save(first, options);
+  let pooled = first;
+  save(pooled, options);
   while (reports.length < repeat) {
     progress.tell(`run ${reports.length + 1} of ${repeat}`);
     reports.push(await measureOnce(groups, options, progress));
-    save(poolReports(reports), options);
+    pooled = poolReports(reports);
+    save(pooled, options);
   }
-  return poolReports(reports);
+  return pooled;
 }
 
 async function measureOnce(

@@ -1,11 +1,12 @@
 /** Programs that serve one device over vhost-user, each with a driver in front, measured in turns. */
 import { execFileSync } from 'node:child_process';
-import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { VIRTIO_F_VERSION_1, VIRTQ_USED_F_NO_NOTIFY } from '../src/abi/virtio-ring.ts';
 import { columns } from '../src/cli/terminal/text-table.ts';
 import { EPOLLET, EPOLLIN, Epoll } from '../src/host/epoll.ts';
-import { PeerError } from '../src/host/errors.ts';
+import { messageOf, PeerError } from '../src/host/errors.ts';
 import { signalEventfd } from '../src/host/eventfd.ts';
 import { MiB } from '../src/memory/ram-layout.ts';
 import type { DriverQueue } from '../src/testing/driver-queue.ts';
@@ -108,6 +109,20 @@ export class RequestServer implements AsyncDisposable {
   }
 }
 
+/** A benchmark's whole program: on the driver's CPU, with a folder that is gone afterwards; its status tells. */
+export async function benchInFolder(work: (folder: string) => Promise<void>): Promise<void> {
+  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-bench-'));
+  try {
+    execFileSync('taskset', ['-acp', String(DRIVER_CPU), String(process.pid)]);
+    await work(folder);
+  } catch (error) {
+    process.stderr.write(`${messageOf(error)}\n`);
+    process.exitCode = 1;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 /** Where a server of that name listens. */
 export const socketOf = (folder: string, name: string): string => path.join(folder, `${name}.sock`);
 
@@ -140,7 +155,6 @@ export async function measureServers(
   depth: number,
   warmUp: number,
 ): Promise<number[][]> {
-  execFileSync('taskset', ['-acp', String(DRIVER_CPU), String(process.pid)]);
   const servers: RequestServer[] = [];
   try {
     for (const serving of servings) servers.push(await RequestServer.open(serving));

@@ -4,13 +4,11 @@
  *
  *     nodevmm bench vhost-user-blk
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { messageOf } from '../src/host/errors.ts';
 import { blkKind } from '../src/vhost-user/front-end/blk-kind.ts';
 import { BLOCK, LeanBlkDriver } from './lean-blk-driver.ts';
 import {
+  benchInFolder,
   FILE_SIZE,
   makeFile,
   measureServers,
@@ -75,8 +73,7 @@ async function compare(
   table.row([direct ? 'O_DIRECT' : 'page cache', String(depth)], samples);
 }
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-bench-'));
-try {
+await benchInFolder(async (folder) => {
   const file = path.join(folder, 'disk');
   makeFile(file);
   const servers = SERVERS.map(({ name }) => `${name}, kIOPS`.padEnd(28));
@@ -84,9 +81,4 @@ try {
   for (const direct of [false, true]) {
     for (const depth of [32, 1]) await compare(table, file, direct, depth, folder);
   }
-} catch (error) {
-  process.stderr.write(`${messageOf(error)}\n`);
-  process.exitCode = 1;
-} finally {
-  rmSync(folder, { recursive: true, force: true });
-}
+});

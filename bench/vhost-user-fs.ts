@@ -4,15 +4,15 @@
  *
  *     nodevmm bench vhost-user-fs
  */
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdirSync } from 'node:fs';
 import path from 'node:path';
 import * as fuse from '../src/abi/fuse.ts';
-import { messageOf, UsageError } from '../src/host/errors.ts';
+import { UsageError } from '../src/host/errors.ts';
 import type { DriverQueue } from '../src/testing/driver-queue.ts';
 import { fsKind } from '../src/vhost-user/front-end/fs-kind.ts';
 import { LeanFuseDriver, type LeanFuseRequest } from './lean-fuse-driver.ts';
 import {
+  benchInFolder,
   FILE_SIZE,
   makeFile,
   measureServers,
@@ -132,8 +132,7 @@ async function compare(
   table.row([wanted.name, String(wanted.depth)], samples);
 }
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-bench-'));
-try {
+await benchInFolder(async (folder) => {
   if (VIRTIOFSD === undefined || process.getuid?.() !== 0) {
     throw new UsageError('E_BENCH', 'virtiofsd is wanted, and root for it; install virtiofsd');
   }
@@ -143,9 +142,4 @@ try {
   const names = SERVERS.map(({ name }) => `${name}, thousand/s`.padEnd(28));
   const table = new ResultTable(['request'.padEnd(24), 'depth', ...names, 'ratio'], 6);
   for (const wanted of CASES) await compare(table, wanted, shared, folder);
-} catch (error) {
-  process.stderr.write(`${messageOf(error)}\n`);
-  process.exitCode = 1;
-} finally {
-  rmSync(folder, { recursive: true, force: true });
-}
+});

@@ -19,19 +19,17 @@ export class CopyList {
    * numbers beyond small integers allocates them.
    */
   readonly numbers: Float64Array;
-  readonly #capacity: number;
   readonly #native: NativeMemory;
   readonly #copy = nativeAddon().copy;
 
   /** @param capacity copies that it has room for */
   constructor(capacity: number) {
-    this.#capacity = capacity;
     this.#native = new NativeMemory(capacity * COPY * Float64Array.BYTES_PER_ELEMENT);
     this.numbers = new Float64Array(this.#native.bytes.buffer);
   }
 
   /** Does the first `count` copies, in order. Target and source of one may overlap. */
   run(count: number): void {
-    if (count > 0) this.#copy(this.#native.address, Math.min(count, this.#capacity));
+    if (count > 0) this.#copy(this.#native.address, Math.min(count, this.numbers.length / COPY));
   }
 }

@@ -37,33 +37,28 @@ export function onInode(
   };
 }
 
-/** An operation on an open file, whose number its struct begins with. */
-export function onFile(
+type OnHandle = (
   about: About,
   run: (fs: FileSystem, request: FuseRequest, handle: FileHandle) => number,
-): Operation {
-  return {
+) => Operation;
+
+function onHandle(
+  find: (fs: FileSystem, request: FuseRequest) => FileHandle | undefined,
+): OnHandle {
+  return (about, run) => ({
     ...about,
     run(fs: FileSystem, request: FuseRequest): number {
-      const handle = fs.fileAt(request, BODY);
+      const handle = find(fs, request);
       return handle === undefined ? -EBADF : run(fs, request, handle);
     },
-  };
+  });
 }
 
+/** An operation on an open file, whose number its struct begins with. */
+export const onFile = onHandle((fs, request) => fs.fileAt(request, BODY));
+
 /** As `onFile`, of an open folder. */
-export function onFolder(
-  about: About,
-  run: (fs: FileSystem, request: FuseRequest, handle: FileHandle) => number,
-): Operation {
-  return {
-    ...about,
-    run(fs: FileSystem, request: FuseRequest): number {
-      const handle = fs.folderAt(request, BODY);
-      return handle === undefined ? -EBADF : run(fs, request, handle);
-    },
-  };
-}
+export const onFolder = onHandle((fs, request) => fs.folderAt(request, BODY));
 
 /** Closes it. */
 export function release(fs: FileSystem, _request: FuseRequest, handle: FileHandle): number {
