@@ -154,6 +154,37 @@ t.test('a paused guest does nothing until it is resumed', { skip }, async (t) =>
   t.equal(await printed(vm, 'b'), 'b');
 });
 
+/** Where the guest's kvm-clock page is, and of its `flags` what tells of a pause (KVM_KVMCLOCK_CTRL). */
+const CLOCK_PAGE = 0x20_0000;
+const CLOCK_FLAGS = CLOCK_PAGE + 29;
+const PVCLOCK_GUEST_STOPPED = 2;
+const dword = (value: number): number[] => [0, 8, 16, 24].map((shift) => (value >> shift) & 0xff);
+/** Has a kvm-clock, prints a dot, and answers each byte with the flags of the clock as a digit. */
+const CLOCK = [
+  ...[0xb9, ...dword(0x4b56_4d01)], // mov ecx, MSR_KVM_SYSTEM_TIME_NEW
+  ...[0xb8, ...dword(CLOCK_PAGE | 1), 0x31, 0xd2, 0x0f, 0x30], // mov eax, page; xor edx, edx; wrmsr
+  ...print('.'),
+  ...[0x66, 0xba, 0xfd, 0x03], // mov dx, 0x3fd
+  ...[0xec, 0xa8, 0x01], // in al, dx; test al, 1
+  ...[0x74, 0xfb], // jz -5
+  ...[0x66, 0xba, 0xf8, 0x03, 0xec], // mov dx, 0x3f8; in al, dx
+  ...[0xa0, ...dword(CLOCK_FLAGS)], // mov al, [flags]
+  ...[0x24, PVCLOCK_GUEST_STOPPED, 0x04, 0x30, 0xee], // and al, 2; add al, '0'; out dx, al
+  ...[0xeb, 0xe6], // jmp -26
+];
+
+t.test('a guest with a kvm-clock is told of each pause', { skip }, async (t) => {
+  await using vm = await machine(CLOCK, { cpus: 1 });
+  await vm.start();
+  t.equal(await printed(vm, '.'), '.');
+  vm.serial.write('a');
+  t.equal(await printed(vm, '0'), '0');
+  await vm.pause();
+  await vm.resume();
+  vm.serial.write('b');
+  t.equal(await printed(vm, '2'), '2');
+});
+
 t.test('pausing, resuming and stopping in any order of calls', { skip }, async (t) => {
   await using vm = await machine(ECHO, { cpus: 2 });
   await vm.start();

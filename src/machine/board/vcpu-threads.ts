@@ -83,6 +83,10 @@ export class VcpuThreads {
   }
 
   resume(): void {
+    // A guest without kvm-clock cannot be told, and has no watchdog that asks.
+    if (this.#board.control.request === REQUEST_PAUSE) {
+      for (const vcpu of this.#vcpus) vcpu.notePause();
+    }
     this.#request(REQUEST_RUN);
   }
 
