@@ -3,6 +3,7 @@
  * of one term, made from the bytes of its parts.
  */
 import { InternalError } from '../host/errors.ts';
+import { uuidBytes } from './uuid.ts';
 
 /** Encoded AML. */
 export type Aml = readonly number[];
@@ -22,8 +23,19 @@ const METHOD_OP = 0x14;
 const DUAL_NAME_PREFIX = 0x2e;
 const MULTI_NAME_PREFIX = 0x2f;
 const EXT_OP_PREFIX = 0x5b;
+const ARG0_OP = 0x68;
+const STORE_OP = 0x70;
+const AND_OP = 0x7b;
+const OR_OP = 0x7d;
 const DEVICE_OP = 0x82;
+const CREATE_DWORD_FIELD_OP = 0x8a;
+const LNOT_OP = 0x92;
+const LEQUAL_OP = 0x93;
+const LLESS_OP = 0x95;
+const IF_OP = 0xa0;
 const RETURN_OP = 0xa4;
+/** Method flags, §20.2.5.2. */
+const SERIALIZED = 1 << 3;
 const ROOT_CHAR = 0x5c;
 
 /** A number's bytes, least significant first. */
@@ -121,4 +133,61 @@ export function packageOf(...elements: readonly Aml[]): Aml {
 /** §20.2.5.4 Buffer() { ... }. */
 export function buffer(bytes: Aml): Aml {
   return [BUFFER_OP, ...withPkgLength([...integer(bytes.length), ...bytes])];
+}
+
+/** §19.6.143 ToUUID: the buffer that a UUID is. */
+export function uuid(text: string): Aml {
+  return buffer([...uuidBytes(text)]);
+}
+
+/** §20.2.5.2 Method(path, argumentCount, Serialized) { ... }, for methods that make named objects. */
+export function serializedMethod(
+  path: string,
+  argumentCount: number,
+  ...terms: readonly Aml[]
+): Aml {
+  return method(path, argumentCount | SERIALIZED, ...terms);
+}
+
+/** §20.2.6.1 ArgN, the arguments of a method. */
+export function arg(index: 0 | 1 | 2 | 3 | 4 | 5 | 6): Aml {
+  return [ARG0_OP + index];
+}
+
+/** §20.2.6.2 Local0 to Local7 hold what a method works with; one is enough here. */
+export const LOCAL0: Aml = [0x60];
+
+/** §20.2.5.2 CreateDWordField(source, byteIndex, path). */
+export function createDWordField(source: Aml, byteIndex: number, path: string): Aml {
+  return [CREATE_DWORD_FIELD_OP, ...source, ...integer(byteIndex), ...nameString(path)];
+}
+
+/** §20.2.5.3 If (predicate) { ... }. */
+export function ifTrue(predicate: Aml, ...terms: readonly Aml[]): Aml {
+  return [IF_OP, ...withPkgLength([...predicate, ...terms.flat()])];
+}
+
+/** §20.2.5.4 LNotEqual(a, b). */
+export function notEqual(a: Aml, b: Aml): Aml {
+  return [LNOT_OP, LEQUAL_OP, ...a, ...b];
+}
+
+/** §20.2.5.4 LLess(a, b). */
+export function less(a: Aml, b: Aml): Aml {
+  return [LLESS_OP, ...a, ...b];
+}
+
+/** §20.2.5.4 And(a, b, target). */
+export function and(a: Aml, b: Aml, target: Aml): Aml {
+  return [AND_OP, ...a, ...b, ...target];
+}
+
+/** §20.2.5.4 Or(a, b, target). */
+export function or(a: Aml, b: Aml, target: Aml): Aml {
+  return [OR_OP, ...a, ...b, ...target];
+}
+
+/** §20.2.5.4 Store(source, target). */
+export function store(source: Aml, target: Aml): Aml {
+  return [STORE_OP, ...source, ...target];
 }

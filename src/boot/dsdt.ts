@@ -17,6 +17,7 @@ import {
 } from '../platform/layout.ts';
 import * as aml from './aml.ts';
 import * as resources from './aml-resources.ts';
+import { pciOsc } from './pci-osc.ts';
 import { pciMmio64Window } from './pci-window.ts';
 
 const PORTS = 0x1_0000;
@@ -59,6 +60,7 @@ function hostBridge(ramSize: number, physicalAddressBits: number): aml.Aml {
       ),
     ),
     aml.name('_PRT', interruptRouting()),
+    pciOsc(),
   );
 }
 

@@ -8,6 +8,9 @@ for (const kernel of ['6.12', '6.1'] as const) {
     await using vm = await bootGuest({ kernel });
     const uname = await vm.exec(['uname', '-r']);
     t.match(uname.stdout.toString(), new RegExp(`^${kernel.replace('.', '\\.')}\\.`));
+    const messages = (await vm.exec(['dmesg'])).stdout.toString();
+    t.match(messages, /_OSC: OS now controls \[.*PME AER PCIeCapability LTR/);
+    t.notMatch(messages, /_OSC.*(AE_|does not support|retains|failed)/);
   });
 }
 

@@ -48,6 +48,14 @@ t.test('§20.2.5 terms', async (t) => {
   t.same(aml.buffer([7, 8]), [0x11, 5, 0x0a, 2, 7, 8]);
 });
 
+t.test('§19.6.143 ToUUID: three little-endian fields, the rest as written', async (t) => {
+  const bytes = [...aml.uuid('00112233-4455-6677-8899-aabbccddeeff')].slice(-16);
+  t.equal(Buffer.from(bytes).toString('hex'), '33221100554477668899aabbccddeeff');
+  for (const bad of ['', '00112233-4455-6677-8899-aabbccddeef', 'g'.repeat(36)]) {
+    t.throws(() => aml.uuid(bad), { name: 'InternalError' }, bad);
+  }
+});
+
 t.test('§6.4 resource descriptors', async (t) => {
   t.same(resources.ioPorts({ base: 0x3f8, size: 8 }), [0x47, 1, 0xf8, 3, 0xf8, 3, 1, 8]);
   t.same(resources.edgeInterrupt(4), [0x89, 6, 0, 3, 1, 4, 0, 0, 0]);
