@@ -4,9 +4,10 @@
  *
  *     nodevmm bench vhost-user-fs
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import * as fuse from '../src/abi/fuse.ts';
+import { findProgram } from '../src/guest/executables.ts';
 import { UsageError } from '../src/host/errors.ts';
 import type { DriverQueue } from '../src/testing/driver-queue.ts';
 import { fsKind } from '../src/vhost-user/front-end/fs-kind.ts';
@@ -34,7 +35,7 @@ interface Server {
 }
 
 /** Packages have it beside their own programs. */
-const VIRTIOFSD = ['/usr/libexec/virtiofsd', '/usr/lib/qemu/virtiofsd'].find(existsSync);
+const VIRTIOFSD = findProgram('virtiofsd');
 
 const SERVERS: readonly Server[] = [
   {

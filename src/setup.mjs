@@ -54,9 +54,11 @@ function npmIsStale() {
   });
 }
 
+const ADDON = at('build/Release/nodevmm.node');
+
 function addonIsStale() {
   if (!fs.existsSync(at('binding.gyp'))) return false;
-  const built = newest(at('build/Release/nodevmm.node'));
+  const built = newest(ADDON);
   return built < Math.max(newest(at('native')), newest(at('binding.gyp')));
 }
 
@@ -114,9 +116,18 @@ function removeOrphans() {
 /** Where programs are that people do not start by name. */
 const SYSTEM_FOLDERS = ['/usr/sbin', '/sbin', '/usr/libexec', '/usr/lib/qemu'];
 
+function isProgram(file) {
+  try {
+    fs.accessSync(file, fs.constants.X_OK);
+    return fs.statSync(file).isFile();
+  } catch {
+    return false;
+  }
+}
+
 const onPath = (command) =>
-  [...(process.env.PATH ?? '').split(':'), ...SYSTEM_FOLDERS].some((folder) =>
-    fs.existsSync(path.join(folder, command)),
+  [...(process.env.PATH ?? '').split(':'), ...SYSTEM_FOLDERS].some(
+    (folder) => folder !== '' && isProgram(path.join(folder, command)),
   );
 
 /** Which packages each purpose takes. */
@@ -177,27 +188,42 @@ async function step(title, command, args, options = {}) {
   throw new SetupError(`${title}: ${command} ${failure}${options.remedy ?? ''}`);
 }
 
-/** Installs distribution packages when it may, else says which. */
+const aptGet = (entries) =>
+  `apt-get install -y --no-install-recommends ${entries.map(({ name }) => name).join(' ')}`;
+
+/** Installs distribution packages when it may, and looks whether they are there; else says which. */
 async function installPackages(purpose) {
-  const all = missingPackages(purpose);
-  // Some distributions have it inside another package: that goes first, and often suffices.
-  const separate = all.filter((one) => !all.some((other) => other.name === one.partOf));
-  const missing = separate.length > 0 ? separate : all;
+  const missing = missingPackages(purpose);
   if (missing.length === 0) return;
-  const names = missing.map((entry) => entry.name);
-  const install = `apt-get install -y --no-install-recommends ${names.join(' ')}`;
   if (process.getuid?.() !== 0 || !onPath('apt-get')) {
     const why = missing.map((entry) => `${entry.name} (${entry.for})`).join(', ');
-    const message = `missing packages: ${why}; install them with: sudo ${install}`;
+    const message = `missing packages: ${why}; install them with: sudo ${aptGet(missing)}`;
     if (purpose === 'build') throw new SetupError(message);
     process.stderr.write(`nodevmm setup: ${message}\n`);
     return;
   }
-  process.stderr.write(`nodevmm setup: installing Debian packages: ${names.join(' ')}\n`);
-  const env = { DEBIAN_FRONTEND: 'noninteractive' };
-  await step('package lists', 'apt-get', ['update'], { env });
-  await step('Debian packages', 'apt-get', install.split(' ').slice(1), { env });
-  if (missing.length < all.length) await installPackages(purpose);
+  await step('package lists', 'apt-get', ['update'], { env: NO_QUESTIONS });
+  // Some distributions have it inside another package: that goes first, and often suffices.
+  const isPart = (entry) => missing.some((other) => other.name === entry.partOf);
+  await aptInstall(missing.filter((entry) => !isPart(entry)));
+  await aptInstall(missingPackages(purpose).filter(isPart));
+  const lost = missingPackages(purpose).map(
+    ({ name, probe }) => `${name} is installed, but not ${probe.filter((one) => !onPath(one))}`,
+  );
+  if (lost.length > 0) {
+    throw new SetupError(
+      `${lost.join('; ')}; find the package that has it (apt-file search --regexp '/NAME$') and name that in src/packages.json`,
+    );
+  }
+}
+
+const NO_QUESTIONS = { DEBIAN_FRONTEND: 'noninteractive' };
+
+async function aptInstall(entries) {
+  if (entries.length === 0) return;
+  const [command, ...args] = aptGet(entries).split(' ');
+  process.stderr.write(`nodevmm setup: installing Debian packages: ${args.slice(3).join(' ')}\n`);
+  await step('Debian packages', command, args, { env: NO_QUESTIONS });
 }
 
 async function installNpmPackages() {
@@ -205,6 +231,11 @@ async function installNpmPackages() {
   // nodevmm does not run on. And no scripts: the addon is a step of its own, with its own advice.
   const args = ['install', '--no-save', '--ignore-scripts', '--no-audit', '--no-fund'];
   await step('npm packages', 'npm', args, { remedy: '; npm says why above' });
+  if (npmIsStale()) {
+    throw new SetupError(
+      'npm packages: npm reported success, but node_modules is not what package-lock.json names; remove node_modules and try again',
+    );
+  }
 }
 
 async function buildAddon() {
@@ -216,6 +247,8 @@ async function buildAddon() {
   if (headers) args.push(`--nodedir=${prefix}`);
   const remedy = headers ? '' : '; it needs the headers of this Node.js, or a network to get them';
   await step('native addon', process.execPath, args, { remedy });
+  const load = ['-e', 'process.dlopen({ exports: {} }, process.argv[1])', ADDON];
+  await step('loading the native addon', process.execPath, load, { lines: 5 });
 }
 
 async function compile() {

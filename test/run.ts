@@ -1,6 +1,7 @@
 /**
  * Runs the compiled tests: `npm test`, `npm test -- unit kvm`, `npm test -- test/unit/bus`.
- * The last line is always `N passed, N failed`, with `, N skipped` where there were any.
+ * The last line is always `N passed, N failed`, with `, N skipped` and `, N files retried` where there
+ * were any.
  * Options: `--no-coverage`; `--raise-floor` lifts the coverage floor; `--verbose` prints all output.
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -16,6 +17,7 @@ import { Lab } from '../src/lab/lab.ts';
 import { checkFloor, reportCoverage, startCoverage } from './runner/coverage.ts';
 import { endAll, type FileResult, runFile } from './runner/file.ts';
 import { filesOf, GROUPS, type Group, misnamedTests, type TestFile } from './runner/plan.ts';
+import { Totals } from './runner/totals.ts';
 import { makeStarter } from './support/starter.ts';
 
 const { values: options, positionals: filters } = parseArgs({
@@ -27,7 +29,7 @@ const { values: options, positionals: filters } = parseArgs({
   },
 });
 const inCi = process.env.CI === 'true';
-const totals = { passed: 0, failed: 0, skipped: 0 };
+const totals = new Totals();
 
 function fail(text: string): void {
   totals.failed++;
@@ -38,9 +40,7 @@ const indent = (text: string): string => text.trimEnd().replace(/^/gm, '        
 
 function report({ file, tally, seconds, output }: FileResult, group: Group): void {
   const { passed, failures, skips } = tally;
-  totals.passed += passed;
-  totals.failed += failures.length;
-  totals.skipped += skips.length;
+  totals.add(tally);
   const counts = [
     `${passed} passed`,
     ...(failures.length > 0 ? [`${failures.length} failed`] : []),
@@ -127,6 +127,7 @@ class Lane implements AsyncDisposable {
     for (let attempt = 1; ; attempt++) {
       const result = await runFile(file, group, env, this.#lab);
       const { failures } = result.tally;
+      if (attempt > 1 && failures.length === 0) totals.addRetried(file.source, attempt);
       if (this.#lab === undefined || failures.length === 0 || attempt === LAB_ATTEMPTS) {
         return result;
       }
@@ -200,6 +201,5 @@ if (!options['no-coverage']) {
     if (below !== undefined) fail(below);
   }
 }
-const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : '';
-console.log(`\n${totals.passed} passed, ${totals.failed} failed${skipped}`);
+for (const line of totals.closing) console.log(line);
 process.exitCode = totals.failed > 0 || totals.passed === 0 ? 1 : 0;

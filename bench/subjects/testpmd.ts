@@ -9,7 +9,7 @@ const ANSWER_MS = 20_000;
 /** What this host lacks for it. */
 export function lacksTestpmd(): string | undefined {
   const found = findProgram(TESTPMD);
-  return found === undefined ? `no ${TESTPMD}; apt-get install dpdk dpdk-dev` : undefined;
+  return found === undefined ? `no ${TESTPMD}; apt-get install dpdk-dev` : undefined;
 }
 
 /** What one of them does. */

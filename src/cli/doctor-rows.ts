@@ -1,6 +1,6 @@
 /** What `nodevmm doctor` looks at: each check is one row. */
 
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { availableParallelism, freemem, totalmem } from 'node:os';
 import * as cap from '../abi/kvm-constants.ts';
 import { findProgram } from '../guest/executables.ts';
@@ -138,16 +138,6 @@ function findMemory(): Finding {
   return { status: freemem() >= MEMORY_WANTED ? 'ok' : 'limited', found };
 }
 
-/** Debian keeps some daemons out of PATH. */
-const DAEMON_FOLDERS = ['/usr/libexec', '/usr/lib/qemu'];
-
-function locate(program: string): string | undefined {
-  return (
-    findProgram(program) ??
-    DAEMON_FOLDERS.map((folder) => `${folder}/${program}`).find((path) => existsSync(path))
-  );
-}
-
 /** A distribution package, as src/packages.json names it. */
 interface Package {
   readonly name: string;
@@ -160,9 +150,9 @@ function packageRows(): DoctorRow[] {
   const packages = JSON.parse(readFileSync(file, 'utf8')) as readonly Package[];
   return packages.map(({ name, probe, for: purpose }) =>
     row(name, purpose, `apt-get install ${name}`, () => {
-      const lost = probe.filter((program) => locate(program) === undefined);
+      const lost = probe.filter((program) => findProgram(program) === undefined);
       return lost.length === 0
-        ? { status: 'ok', found: probe.map(locate).join(', ') }
+        ? { status: 'ok', found: probe.map((program) => findProgram(program)).join(', ') }
         : { status: 'missing', found: `no ${lost.join(', ')}` };
     }),
   );

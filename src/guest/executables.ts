@@ -13,11 +13,17 @@ const SEARCH = [
   '/sbin',
   '/usr/bin',
   '/bin',
+  // Where daemons are that people do not start by name.
+  '/usr/libexec',
+  '/usr/lib/qemu',
 ];
 
-/** A program on the host's PATH or in its system folders. */
-export function findProgram(name: string): string | undefined {
-  for (const folder of SEARCH) {
+/**
+ * A program on the host's PATH or in its system folders.
+ * @param folders where to look instead
+ */
+export function findProgram(name: string, folders: readonly string[] = SEARCH): string | undefined {
+  for (const folder of folders) {
     if (folder === '') continue;
     try {
       const path = join(folder, name);

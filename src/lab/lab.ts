@@ -144,8 +144,7 @@ async function programs(): Promise<{ qemu: string; virtiofsd: string }> {
     setpriv: 'util-linux',
   });
   const qemu = found.get('qemu-system-x86_64') as string;
-  const candidates = ['/usr/libexec/virtiofsd', '/usr/lib/qemu/virtiofsd'];
-  const virtiofsd = candidates.find((path) => existsSync(path)) ?? findProgram('virtiofsd');
+  const virtiofsd = findProgram('virtiofsd');
   if (virtiofsd !== undefined) return { qemu, virtiofsd };
   throw new UsageError(
     'E_PACKAGE',

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { bootGuest } from '../support/guest.ts';
+import { programPath } from '../support/program.ts';
 
 const shapes = {
   'one queue pair, split': { cpus: 1, net: {} },
@@ -30,7 +31,7 @@ for (const [name, { cpus, net }] of Object.entries(shapes)) {
     const queues = await run('ls -d /sys/class/net/eth0/queues/tx-*');
     t.equal(queues.trim().split('\n').length, cpus);
 
-    const server = spawn('iperf3', ['-s', '--forceflush'], {
+    const server = spawn(programPath('iperf3'), ['-s', '--forceflush'], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     try {

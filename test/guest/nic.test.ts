@@ -7,6 +7,7 @@ import type { VirtualMachine } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { bootGuest } from '../support/guest.ts';
 import { guestShell } from '../support/guest-shell.ts';
+import { programPath } from '../support/program.ts';
 
 const PINGS = 50;
 const CARD = { host: '10.0.2.1', guest: '10.0.2.2' };
@@ -69,7 +70,7 @@ t.test('an emulated card and a virtio device in one guest', async (t) => {
   });
 
   await t.test('TCP both ways', async (t) => {
-    const server = spawn('iperf3', ['-s', '--forceflush'], {
+    const server = spawn(programPath('iperf3'), ['-s', '--forceflush'], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     try {

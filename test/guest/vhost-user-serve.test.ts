@@ -16,6 +16,7 @@ import { buildGuest } from '../../src/guest/guests.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { createGuest } from '../support/guest.ts';
 import { guestShell } from '../support/guest-shell.ts';
+import { programPath } from '../support/program.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../bundle/bin/main.js', import.meta.url));
 const EXAMPLE = fileURLToPath(new URL('../../../guests/example/', import.meta.url));
@@ -126,7 +127,9 @@ t.test('a network interface of two queue pairs', async (t) => {
   await sh('ip addr add 10.199.78.2/24 dev eth0; ip link set eth0 up; ethtool -L eth0 combined 2');
   t.match(await sh('ethtool -l eth0'), /Current[\s\S]*Combined:\s+2/);
   t.match(await sh(`ping -c 2 ${HOST}`), / 0% packet loss/);
-  const server = spawn('iperf3', ['-s', '--forceflush'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const server = spawn(programPath('iperf3'), ['-s', '--forceflush'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   t.teardown(() => server.kill());
   await once(server.stdout, 'data');
   const before = await interrupts();

@@ -23,6 +23,7 @@ import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { createGuest } from '../support/guest.ts';
 import { guestShell } from '../support/guest-shell.ts';
+import { programPath } from '../support/program.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-vhost-user-'));
 const at = (name: string): string => path.join(folder, name);
@@ -40,7 +41,7 @@ async function backend(
   args: readonly string[],
 ): Promise<ChildProcess> {
   for (const socket of sockets) rmSync(socket, { force: true });
-  const child = spawn(command, args, { stdio: ['pipe', 'ignore', 'pipe'] });
+  const child = spawn(programPath(command), args, { stdio: ['pipe', 'ignore', 'pipe'] });
   children.push(child);
   let said = '';
   child.stderr?.on('data', (chunk: Buffer) => {
@@ -79,9 +80,7 @@ await backend([at('other.sock')], 'qemu-storage-daemon', [
   ...['--blockdev', `driver=file,node-name=other,filename=${other}`],
   ...exported('other', 1),
 ]);
-/** Packages have it beside their own programs. */
-const VIRTIOFSD = ['/usr/libexec/virtiofsd', '/usr/lib/qemu/virtiofsd'].find(existsSync) ?? '';
-await backend([at('fs.sock')], VIRTIOFSD, [
+await backend([at('fs.sock')], 'virtiofsd', [
   `--socket-path=${at('fs.sock')}`,
   ...['-o', `source=${files},cache=auto,sandbox=chroot`],
 ]);

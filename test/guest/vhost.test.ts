@@ -6,6 +6,7 @@ import t, { type Test } from 'tap';
 import type { VirtualMachine } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { bootGuest } from '../support/guest.ts';
+import { programPath } from '../support/program.ts';
 
 const HOST = '10.0.2.1';
 const HAND_OVERS = 10;
@@ -28,7 +29,9 @@ async function withNetwork(
   await run(`modprobe virtio_net
     until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done
     ip addr add 10.0.2.2/24 dev eth0 && ip link set eth0 up`);
-  const server = spawn('iperf3', ['-s', '--forceflush'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const server = spawn(programPath('iperf3'), ['-s', '--forceflush'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   try {
     await once(server.stdout, 'data');
     server.stdout.resume();

@@ -22,6 +22,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { AgentClient } from '../../src/agent/client.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
+import { programPath } from '../support/program.ts';
 import { tapReason } from '../support/tap-reason.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
@@ -74,7 +75,7 @@ async function boot(kernel: string, initrd: string): Promise<Socket> {
     ...options.split(' '),
   ];
   const qemu = spawn(
-    QEMU,
+    programPath(QEMU),
     [
       ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-M', 'q35,memory-backend=ram'],
       ...['-m', MEMORY, '-object', `memory-backend-memfd,id=ram,size=${MEMORY},share=on`],

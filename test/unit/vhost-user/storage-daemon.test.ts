@@ -13,6 +13,7 @@ import { blkKind } from '../../../src/vhost-user/front-end/blk-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { blkHeader, TemporaryFolder } from '../../support/blk-driver.ts';
+import { programPath } from '../../support/program.ts';
 
 const SECTORS_PER_BLOCK = 8;
 const BLOCK = 4096;
@@ -25,7 +26,7 @@ const FEATURES = featureSet(
 async function daemon(socket: string, disk: string): Promise<ChildProcess> {
   rmSync(socket, { force: true });
   const address = `addr.type=unix,addr.path=${socket}`;
-  const child = spawn('qemu-storage-daemon', [
+  const child = spawn(programPath('qemu-storage-daemon'), [
     '--blockdev',
     `driver=file,node-name=disk,filename=${disk}`,
     '--export',

@@ -1,6 +1,6 @@
 /**
  * DPDK's virtio driver in front of `nodevmm serve net`: its guest physical addresses are virtual
- * ones of its process. Where DPDK (packages dpdk and dpdk-dev) is installed.
+ * ones of its process. Where DPDK (package dpdk-dev) is installed.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -10,11 +10,13 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import { findProgram } from '../../../src/guest/executables.ts';
+import { programPath } from '../../support/program.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
-const TESTPMD = '/usr/bin/dpdk-testpmd';
+const TESTPMD = 'dpdk-testpmd';
 const LINE_BUFFERED = 'stdbuf';
-const skip = existsSync(TESTPMD) ? false : 'dpdk-testpmd is not installed';
+const skip = findProgram(TESTPMD) === undefined ? `${TESTPMD} is not installed` : false;
 /** Several rings full. */
 const ENOUGH = 5000;
 
@@ -50,7 +52,7 @@ for (const [network, mode, direction] of [
       while (!existsSync(socket) && back.exitCode === null) await delay(20);
       const vdev = `net_virtio_user0,path=${socket},queue_size=256,packed_vq=${packed}`;
       const front = spawn(
-        LINE_BUFFERED,
+        programPath(LINE_BUFFERED),
         [
           ...['-oL', TESTPMD, '--lcores=0,1', '--no-huge', '-m', '128', '--no-pci'],
           ...[`--file-prefix=nodevmm-${process.pid}`, `--vdev=${vdev}`, '--', '--auto-start'],
