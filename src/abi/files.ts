@@ -73,10 +73,14 @@ export const O_NONBLOCK = 0o4000;
 export const O_DSYNC = 0o10000;
 export const O_DIRECTORY = 0o200000;
 export const O_NOFOLLOW = 0o400000;
+export const O_NOATIME = 0o1000000;
 export const O_CLOEXEC = 0o2000000;
 /** O_SYNC, O_DSYNC included. */
 export const O_SYNC = 0o4010000;
 export const O_PATH = 0o10000000;
+
+/** Of pwritev2(2): at the end of the file, whatever the offset. */
+export const RWF_APPEND = 16;
 
 export const AT_FDCWD = -100;
 export const AT_SYMLINK_NOFOLLOW = 0x100;

@@ -70,6 +70,7 @@ export const FATTR_KILL_SUIDGID = 1 << 11;
 
 export const FOPEN_NOFLUSH = 1 << 5;
 export const FUSE_OPEN_KILL_SUIDGID = 1 << 0;
+export const FUSE_WRITE_CACHE = 1 << 0;
 export const FUSE_WRITE_KILL_SUIDGID = 1 << 2;
 export const FUSE_FSYNC_FDATASYNC = 1 << 0;
 

@@ -197,8 +197,8 @@ export class FsDriver implements Disposable {
     return this.request(fuse.FUSE_READ, 0, body, size);
   }
 
-  write(fh: number, offset: number | bigint, data: Uint8Array): FuseResult {
-    const head = pack(fuse.fuse_write_in, { fh, offset, size_: data.length });
+  write(fh: number, offset: number | bigint, data: Uint8Array, more: Values = {}): FuseResult {
+    const head = pack(fuse.fuse_write_in, { fh, offset, size_: data.length, ...more });
     return this.request(fuse.FUSE_WRITE, 0, join(head, data), fuse.fuse_write_out.size);
   }
 

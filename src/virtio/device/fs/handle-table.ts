@@ -12,6 +12,8 @@ export class FileHandle {
   readonly fd: number;
   readonly slot: number;
   readonly isFolder: boolean;
+  /** Of a file that the host takes writes of at its end alone. */
+  appendOnly = false;
   /** Of a folder: the offset that the next entry has, two halves; -1 when that is not known. */
   offsetLow = 0;
   offsetHigh = 0;

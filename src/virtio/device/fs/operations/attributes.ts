@@ -23,7 +23,7 @@ import { writeAttrOut } from '../attributes.ts';
 import type { FileSystem } from '../file-system.ts';
 import { BODY, type FuseRequest } from '../fuse-request.ts';
 import type { Inode } from '../inode-table.ts';
-import { killPrivileges } from './files.ts';
+import { beyond, killPrivileges } from './files.ts';
 import { type Operation, onInode } from './operation.ts';
 
 const NOBODY = 0xffff_ffff;
@@ -75,8 +75,8 @@ const EMPTY = new NativeMemory(1);
 function setSize(fs: FileSystem, request: FuseRequest, inode: Inode, valid: number): number {
   if ((valid & fuse.FATTR_SIZE) === 0) return 0;
   const size = request.u64(BODY + set.size_.offset);
-  if (size > Number.MAX_SAFE_INTEGER) return -EINVAL;
   if (inode.kind !== S_IFREG) return inode.kind === S_IFDIR ? -EISDIR : -EINVAL;
+  if (size > Number.MAX_SAFE_INTEGER) return beyond(size);
   // The caller's right to write was checked when the handle was opened.
   if ((valid & fuse.FATTR_FH) !== 0) {
     const handle = fs.fileAt(request, BODY + set.fh.offset);

@@ -1,12 +1,14 @@
 /** Open files: their data. HOT: `read` and `write`, whose data goes straight between file and guest memory. */
 import {
   EBADF,
+  EFBIG,
   EINTR,
   EINVAL,
   EISDIR,
   ELOOP,
   ENXIO,
   EOPNOTSUPP,
+  EPERM,
   EROFS,
 } from '../../../../abi/errno.ts';
 import {
@@ -16,9 +18,11 @@ import {
   O_ACCMODE,
   O_APPEND,
   O_DSYNC,
+  O_NOATIME,
   O_RDONLY,
   O_SYNC,
   O_TRUNC,
+  RWF_APPEND,
   S_IFDIR,
   S_IFLNK,
   S_IFREG,
@@ -42,7 +46,16 @@ import { type Operation, onFile, onInode, release } from './operation.ts';
 const LARGEST = Number.MAX_SAFE_INTEGER;
 /** Bytes of one COPY_FILE_RANGE: other requests wait meanwhile. */
 const MOST_COPIED = 16 * 2 ** 20;
-const FLAGS = O_ACCMODE | O_APPEND | O_TRUNC | O_SYNC | O_DSYNC;
+/** From here on an offset is negative to the system calls. */
+const OFFSET_END = 2 ** 63;
+/** Not O_NONBLOCK and O_DIRECT, which fcntl(2) may change: the guest's own kernel heeds them. */
+const FLAGS = O_ACCMODE | O_APPEND | O_TRUNC | O_SYNC | O_DSYNC | O_NOATIME;
+const F_GETFL = 3;
+
+/** What an offset or length that no double tells exactly is refused with. */
+export function beyond(bytes: number): number {
+  return bytes >= OFFSET_END ? -EINVAL : -EFBIG;
+}
 
 /** The flags of an open that are passed on, or a negative errno. */
 export function permittedFlags(asked: number): number {
@@ -60,10 +73,24 @@ export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening
     return inode.kind === S_IFDIR ? -EISDIR : inode.kind === S_IFLNK ? -ELOOP : -ENXIO;
   }
   if (fs.readOnly && ((flags & O_ACCMODE) !== O_RDONLY || (flags & O_TRUNC) !== 0)) return -EROFS;
-  const fd = fs.reopen(inode.fd, flags);
+  const fd = reopenAs(fs, inode, flags);
   const kills = (flags & O_TRUNC) !== 0 && (opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0;
   if (fd >= 0 && kills) killPrivileges(fs, fd);
   return fd;
+}
+
+/**
+ * Without O_APPEND: the handle also carries what the guest stored into mapped pages, and fcntl(2) may
+ * take the flag back. Each WRITE tells of its own.
+ */
+function reopenAs(fs: FileSystem, inode: Inode, flags: number): number {
+  const fd = fs.reopen(inode.fd, flags & ~O_APPEND);
+  if (fd !== -EPERM) return fd;
+  // A file with the attribute "a" (chattr(1)) is opened no other way.
+  const appending = (flags & O_APPEND) === 0 ? fd : fs.reopen(inode.fd, flags);
+  if (appending !== -EPERM || (flags & O_NOATIME) === 0) return appending;
+  // Who may leave the access time alone is its owner, which nodevmm need not be.
+  return reopenAs(fs, inode, flags & ~O_NOATIME);
 }
 
 /** Clears set-user-ID and set-group-ID, as Linux does when a file changes under somebody else. */
@@ -73,6 +100,11 @@ export function killPrivileges(fs: FileSystem, fd: number): void {
   const group = (mode & S_IXGRP) === 0 ? 0 : S_ISGID;
   const killed = mode & (S_ISUID | group);
   if (killed !== 0) files.fchmod(fd, mode & 0o7777 & ~killed);
+}
+
+/** As `killPrivileges`, after a request that does not tell whether its caller may keep them (CAP_FSETID). */
+function killForCaller(fs: FileSystem, request: FuseRequest, fd: number): void {
+  if (request.uid !== 0) killPrivileges(fs, fd);
 }
 
 /**
@@ -90,6 +122,7 @@ export function openHandle(
 ): number {
   const handle = fs.handles.open(fd, false);
   if (typeof handle === 'number') return handle;
+  handle.appendOnly = (flags & O_APPEND) !== 0 && (sys.fcntl(fd, F_GETFL) & O_APPEND) !== 0;
   // Who wrote nothing has nothing to hear of when it closes.
   const writes = (flags & O_ACCMODE) !== O_RDONLY;
   return writeOpenOut(request, at, handle, writes ? 0 : fuse.FOPEN_NOFLUSH);
@@ -160,16 +193,24 @@ const write = onFile(
   (fs, request, handle) => {
     const position = request.u64(BODY + fuse.fuse_write_in.offset.offset);
     const size = request.u32(BODY + fuse.fuse_write_in.size_.offset);
-    if (position + size > LARGEST || WRITE_HEAD + size > request.length) return -EINVAL;
-    const kills = request.u32(BODY + fuse.fuse_write_in.write_flags.offset);
-    if ((kills & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0) {
-      killPrivileges(fs, handle.fd);
-    }
+    if (WRITE_HEAD + size > request.length) return -EINVAL;
+    if (position + size > LARGEST) return beyond(position + size);
+    const how = request.u32(BODY + fuse.fuse_write_in.write_flags.offset);
+    const flags = request.u32(BODY + fuse.fuse_write_in.flags.offset);
+    // Who appends does so behind what others on the host appended meanwhile. Pages of a mapping have
+    // their places, whatever handle they come by.
+    const appends = (flags & O_APPEND) !== 0 && (how & fuse.FUSE_WRITE_CACHE) === 0;
+    if (handle.appendOnly && !appends) return -EPERM;
+    if ((how & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0) killPrivileges(fs, handle.fd);
     const { data } = request;
     if (!data.take(false, WRITE_HEAD, size)) return -EINVAL;
     let done = 0;
     while (done < size) {
-      const put = sys.pwritev(handle.fd, data.address, data.count, position + done);
+      const { address, count } = data;
+      const at = position + done;
+      const put = appends
+        ? sys.pwritev2(handle.fd, address, count, at, RWF_APPEND)
+        : sys.pwritev(handle.fd, address, count, at);
       if (put === -EINTR) continue;
       if (put < 0 && done === 0) return put;
       if (put <= 0) break;
@@ -218,15 +259,17 @@ const fallocate = onFile(
     gives: 0,
     writes: true,
   },
-  (_fs, request, handle) => {
+  (fs, request, handle) => {
     const { offset, length, mode } = fuse.fuse_fallocate_in;
     const from = request.u64(BODY + offset.offset);
     const bytes = request.u64(BODY + length.offset);
-    if (from + bytes > LARGEST) return -EINVAL;
+    if (from + bytes > LARGEST) return beyond(from + bytes);
     const how = request.u32(BODY + mode.offset);
     const known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
     if ((how & ~known) !== 0) return -EOPNOTSUPP;
-    return sys.fallocate(handle.fd, how, from, bytes);
+    const done = sys.fallocate(handle.fd, how, from, bytes);
+    if (done >= 0) killForCaller(fs, request, handle.fd);
+    return done;
   },
 );
 
@@ -270,7 +313,9 @@ const copyFileRange: Operation = {
     copy(0, at.off_in.offset);
     copy(8, at.off_out.offset);
     const done = files.copyFileRange(from.fd, offsets.address, to.fd, offsets.address + 8, bytes);
-    return done < 0 ? done : writeCount(request, done);
+    if (done < 0) return done;
+    if (done > 0) killForCaller(fs, request, to.fd);
+    return writeCount(request, done);
   },
 };
 

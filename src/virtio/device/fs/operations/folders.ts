@@ -1,10 +1,11 @@
 /** Open folders, and what they hold. */
-import { EBADF, EINVAL, ENOTDIR } from '../../../../abi/errno.ts';
+import { EBADF, EINVAL, ENOTDIR, EPERM } from '../../../../abi/errno.ts';
 import {
   linux_dirent64,
   NAME_MAX,
   O_CLOEXEC,
   O_DIRECTORY,
+  O_NOATIME,
   O_RDONLY,
   S_IFDIR,
   SEEK_SET,
@@ -37,7 +38,9 @@ const opendir = onInode(
   (fs, request, inode) => {
     if (inode.kind !== S_IFDIR) return -ENOTDIR;
     const flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
-    const fd = files.openat(inode.fd, fs.dotName, flags);
+    const noatime = request.u32(BODY) & O_NOATIME;
+    let fd = files.openat(inode.fd, fs.dotName, flags | noatime);
+    if (fd === -EPERM && noatime !== 0) fd = files.openat(inode.fd, fs.dotName, flags);
     if (fd < 0) return fd;
     const handle = fs.handles.open(fd, true);
     return typeof handle === 'number' ? handle : writeOpenOut(request, 0, handle, 0);

@@ -4,6 +4,7 @@ import {
   AT_FDCWD,
   AT_REMOVEDIR,
   AT_SYMLINK_FOLLOW,
+  O_APPEND,
   O_CLOEXEC,
   O_CREAT,
   O_EXCL,
@@ -156,11 +157,10 @@ const create = onName(
     const mode = request.u32(BODY + fuse.fuse_create_in.mode.offset) & MODE_BITS;
     const flags = permittedFlags(asked);
     if (flags < 0) return flags;
+    const creating = (flags & ~O_APPEND) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     for (let tries = 0; ; tries++) {
       // A file that is there already may be one that must not be opened: see `openRegular`.
-      const fd = asCaller(fs, request, () =>
-        files.openat(folder.fd, name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode),
-      );
+      const fd = asCaller(fs, request, () => files.openat(folder.fd, name, creating, mode));
       if (fd >= 0) return created(fs, request, fd, flags);
       if (fd !== -EEXIST || (asked & O_EXCL) !== 0 || tries === CREATE_TRIES) return fd;
       const inode = fs.lookUp(folder, name);
