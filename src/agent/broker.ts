@@ -5,8 +5,10 @@
 import { constants as os } from 'node:os';
 import type { Duplex } from 'node:stream';
 import type { AgentClient } from './client.ts';
+import type { SendFrame } from './command.ts';
 import {
   AGENT_VERSION,
+  COMMANDS_MAX,
   decodeHello,
   encodeCredit,
   encodeFrame,
@@ -19,71 +21,144 @@ import {
   FRAME_HELLO,
   FRAME_SIGNAL,
   FRAME_STDERR,
+  FRAME_STDIN,
   FRAME_STDOUT,
+  FRAME_WINSIZE,
   type Frame,
   FrameDecoder,
+  protocolError,
   STREAM_WINDOW,
 } from './protocol.ts';
 
 interface Channel {
-  readonly send: (type: number, payload: Uint8Array) => void;
+  readonly send: SendFrame;
   /** The client has gone: the command is killed and its output dropped. */
   orphaned: boolean;
 }
 
-/** Serves one client until its stream ends, then kills what it still runs. */
-export function shareAgent(agent: AgentClient, stream: Duplex): void {
-  const channels = new Map<number, Channel>();
-  const decoder = new FrameDecoder();
+/** What a client may send on the channel of a command that runs. */
+const TO_COMMAND: readonly number[] = [FRAME_STDIN, FRAME_SIGNAL, FRAME_WINSIZE, FRAME_CREDIT];
 
-  const open = (id: number): Channel => {
-    const send = agent.open({
+/** Shares an agent until its conversation ends; the clients' streams end with it. */
+export class AgentBroker {
+  readonly #agent: AgentClient;
+  readonly #clients = new Set<BrokerClient>();
+
+  constructor(agent: AgentClient) {
+    this.#agent = agent;
+    void agent.closed.then(() => {
+      for (const client of this.#clients) client.end();
+    });
+  }
+
+  /** Serves one client until its stream ends, then kills what it still runs. */
+  async serve(stream: Duplex): Promise<void> {
+    const client = new BrokerClient(this.#agent, stream);
+    this.#clients.add(client);
+    await client.serve();
+    this.#clients.delete(client);
+  }
+}
+
+/**
+ * One client. It is not read while it takes nothing, or the agent takes nothing: what it is still
+ * sent then is bounded by the windows of its commands.
+ */
+class BrokerClient {
+  readonly #agent: AgentClient;
+  readonly #stream: Duplex;
+  readonly #channels = new Map<number, Channel>();
+  readonly #decoder = new FrameDecoder();
+  /** Commands that have not ended, those included that were left behind. */
+  #commands = 0;
+
+  constructor(agent: AgentClient, stream: Duplex) {
+    this.#agent = agent;
+    this.#stream = stream;
+  }
+
+  end(): void {
+    this.#stream.destroy();
+  }
+
+  async serve(): Promise<void> {
+    this.#stream.on('error', () => {});
+    try {
+      for await (const chunk of this.#stream as AsyncIterable<Buffer>) {
+        for (const frame of this.#decoder.push(chunk)) this.#take(frame);
+        await Promise.all([this.#agent.drained(), this.#drained()]);
+      }
+    } catch {
+      // The stream failed, or what came over it is no conversation: nobody is left to be told.
+    } finally {
+      this.#stream.destroy();
+      this.#abandon();
+    }
+  }
+
+  /** @throws PeerError when it breaks the protocol: the agent must not get to see that */
+  #take(frame: Frame): void {
+    if (frame.type === FRAME_HELLO) {
+      const nonce = decodeHello(frame.payload);
+      this.#abandon();
+      if (nonce !== undefined) this.#stream.write(encodeHelloReply(nonce, AGENT_VERSION));
+    } else if (frame.type === FRAME_EXEC) {
+      this.#execute(frame);
+    } else if (TO_COMMAND.includes(frame.type)) {
+      this.#channels.get(frame.channel)?.send(frame.type, frame.payload);
+    } else {
+      throw protocolError(`a frame of type ${frame.type}`);
+    }
+  }
+
+  #execute({ channel: id, payload }: Frame): void {
+    if (this.#channels.has(id)) throw protocolError('EXEC on a channel in use');
+    if (this.#commands >= COMMANDS_MAX) {
+      const error = Buffer.concat([encodeU32(os.errno.EAGAIN), Buffer.from('too many commands')]);
+      this.#stream.write(encodeFrame(FRAME_ERROR, id, error));
+      return;
+    }
+    const send = this.#agent.open({
       receive: (frame) => {
         if (channel.orphaned) drop(channel, frame);
-        else stream.write(encodeFrame(frame.type, id, frame.payload));
+        else this.#stream.write(encodeFrame(frame.type, id, frame.payload));
         const last = frame.type === FRAME_EXIT || frame.type === FRAME_ERROR;
-        if (last && channels.get(id) === channel) channels.delete(id);
+        if (last) this.#commands -= 1;
+        if (last && this.#channels.get(id) === channel) this.#channels.delete(id);
         return last;
       },
+      drained: () => {},
       fail: () => {},
     });
     const channel: Channel = { send, orphaned: false };
-    channels.set(id, channel);
-    return channel;
-  };
+    this.#channels.set(id, channel);
+    this.#commands += 1;
+    send(FRAME_EXEC, payload);
+  }
 
-  const abandon = (): void => {
-    for (const channel of channels.values()) {
+  #abandon(): void {
+    for (const channel of this.#channels.values()) {
       channel.orphaned = true;
       channel.send(FRAME_SIGNAL, encodeU32(os.signals.SIGKILL));
       // Output that waits for the client's credit would hold up the end.
       channel.send(FRAME_CREDIT, encodeCredit(1, STREAM_WINDOW));
       channel.send(FRAME_CREDIT, encodeCredit(2, STREAM_WINDOW));
     }
-    channels.clear();
-  };
+    this.#channels.clear();
+  }
 
-  const take = (frame: Frame): void => {
-    if (frame.type === FRAME_HELLO) {
-      const nonce = decodeHello(frame.payload);
-      abandon();
-      if (nonce !== undefined) stream.write(encodeHelloReply(nonce, AGENT_VERSION));
-      return;
-    }
-    const channel = frame.type === FRAME_EXEC ? open(frame.channel) : channels.get(frame.channel);
-    channel?.send(frame.type, frame.payload);
-  };
-
-  stream.on('data', (chunk: Buffer) => {
-    try {
-      decoder.push(chunk).forEach(take);
-    } catch {
-      stream.destroy();
-    }
-  });
-  stream.on('error', () => {});
-  stream.on('close', abandon);
-  agent.closed.then(() => stream.destroy());
+  /** Resolves when the client has taken what it was sent, or has gone. */
+  async #drained(): Promise<void> {
+    const stream = this.#stream;
+    if (!stream.writableNeedDrain || stream.destroyed) return;
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        stream.off('drain', done).off('close', done);
+        resolve();
+      };
+      stream.on('drain', done).on('close', done);
+    });
+  }
 }
 
 function drop(channel: Channel, frame: Frame): void {

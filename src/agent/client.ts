@@ -1,27 +1,36 @@
 /** The host's side of the guest agent: commands in the guest over any byte stream. */
 import { randomBytes } from 'node:crypto';
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import { NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
-import { Command, type GuestProcess, type SpawnOptions } from './command.ts';
-import { defer } from './deferred.ts';
+import { collect, TOO_MUCH } from './collect.ts';
+import { Command, type GuestProcess, type SendFrame, type SpawnOptions } from './command.ts';
+import { type Deferred, defer } from './deferred.ts';
 import {
   AGENT_VERSION,
+  decodeCredit,
+  encodeCredit,
   encodeExec,
   encodeFrame,
   encodeHello,
+  FRAME_CREDIT,
   FRAME_EXEC,
   FRAME_HELLO,
   FRAME_MAX,
   type Frame,
   FrameDecoder,
   HelloScanner,
+  isUnasked,
   protocolError,
   resynchronise,
+  STREAM_WINDOW,
 } from './protocol.ts';
 
 const HELLO_RETRY_MS = 500;
 /** The try before which an agent is taken to wait for the rest of a frame. */
 const RESYNCHRONISE_AT = 6;
+
+/** Bytes of each output that `exec` takes unless told otherwise. */
+const MAX_BUFFER = 16 * 2 ** 20;
 
 /** How a command ended, with all that it wrote. */
 export interface ExecResult {
@@ -35,12 +44,19 @@ export interface ExecResult {
 export interface ExecOptions extends SpawnOptions {
   /** Given to the command as its standard input. Default none. */
   readonly stdin?: string | Uint8Array;
+  /**
+   * The most bytes of standard output, and of standard error, that are kept; a command that writes
+   * more is killed, and `exec` rejects with E_MAX_BUFFER. Default 16 MiB; Infinity for no limit.
+   */
+  readonly maxBuffer?: number;
 }
 
 /** Who takes the frames of a channel. */
 export interface ChannelReceiver {
   /** @returns true when it was the channel's last frame */
   receive(frame: Frame): boolean;
+  /** After a send returned false: there is room again. */
+  drained(): void;
   /** The conversation has ended. */
   fail(error: NodeVmmError): void;
 }
@@ -49,37 +65,56 @@ export interface ChannelReceiver {
 export interface AgentClientOptions {
   /** How long one greeting waits for its answer. Default 500 ms. */
   readonly helloRetryMs?: number;
-  /** Asked why when the stream ends by itself, by whoever owns the machine behind it. */
+  /** Says why the stream ended by itself: asked of whoever owns the machine behind it. */
   readonly whyEnded?: () => Promise<NodeVmmError>;
 }
 
-/** Speaks with the agent at the other end of a stream, which it owns from then on. */
+/**
+ * Speaks with the agent at the other end of a stream, which it owns from then on. It reads always;
+ * what answers the other end does not pile up while that takes nothing.
+ */
 export class AgentClient implements Disposable {
   readonly #stream: Duplex;
   readonly #helloRetryMs: number;
+  readonly #whyEnded: (cause?: Error) => Promise<NodeVmmError>;
   readonly #nonce = randomBytes(8);
   readonly #channels = new Map<number, ChannelReceiver>();
   readonly #ready = defer<void>();
-  #scanner: HelloScanner | undefined = new HelloScanner();
-  #decoder = new FrameDecoder();
+  #scanner: HelloScanner | undefined = new HelloScanner(this.#nonce);
+  readonly #decoder = new FrameDecoder();
   readonly #end = defer<NodeVmmError>();
   #timer: NodeJS.Timeout | undefined;
+  /** A greeting is on its way into the stream. */
+  #greeting = false;
   #lastChannel = 0;
+  /** Set while the stream takes no more. */
+  #full: Deferred<void> | undefined;
+  /** Credit that waits for room: bytes by stream, by channel. */
+  #owed = new Map<number, [number, number, number]>();
+  #ended = false;
   #error: NodeVmmError | undefined;
 
   /** @param stream e.g. a connected unix socket; it may carry the rest of an earlier conversation */
   constructor(stream: Duplex, { helloRetryMs, whyEnded }: AgentClientOptions = {}) {
     this.#stream = stream;
     this.#helloRetryMs = helloRetryMs ?? HELLO_RETRY_MS;
-    const ended = (cause?: Error): void => {
-      if (whyEnded === undefined) this.#fail(disconnected(cause));
-      else whyEnded().then((error) => this.#fail(error));
-    };
+    this.#whyEnded = whyEnded ?? (async (cause) => disconnected(cause));
     stream.on('data', (chunk: Buffer) => this.#receive(chunk));
-    stream.on('error', ended);
-    stream.on('close', () => ended());
-    stream.on('end', () => ended());
+    stream.on('drain', () => this.#drained());
+    stream.on('error', (cause) => this.#streamEnded(cause));
+    stream.on('close', () => this.#streamEnded());
+    stream.on('end', () => this.#streamEnded());
     this.#greet(0);
+  }
+
+  /** Whether nothing can be run any more: the stream has ended, or the conversation in it. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** Resolves when the stream takes more, or has ended. */
+  async drained(): Promise<void> {
+    await this.#full?.promise;
   }
 
   /** Resolves when the agent has answered. @throws PeerError when the stream ends before */
@@ -110,7 +145,7 @@ export class AgentClient implements Disposable {
       );
     }
     const command = new Command(argv[0] ?? '', (type, data) => send(type, data));
-    const send = this.open(command);
+    const send: SendFrame = this.open(command);
     this.#ready.promise.then(
       () => send(FRAME_EXEC, payload),
       () => {},
@@ -120,10 +155,9 @@ export class AgentClient implements Disposable {
 
   /**
    * Takes a channel of its own for frames, as `spawn` does.
-   * @returns puts a frame on it; before `ready` and after the end frames are lost
    * @throws PeerError when the conversation has ended
    */
-  open(receiver: ChannelReceiver): (type: number, payload: Uint8Array) => void {
+  open(receiver: ChannelReceiver): SendFrame {
     if (this.#error !== undefined) throw this.#error;
     this.#lastChannel += 1;
     const channel = this.#lastChannel;
@@ -131,103 +165,184 @@ export class AgentClient implements Disposable {
     return (type, payload) => this.#send(type, channel, payload);
   }
 
-  /** Runs a command to its end. @throws UsageError when it cannot be started */
+  /**
+   * Runs a command to its end.
+   * @throws UsageError when it cannot be started, or writes more than `maxBuffer` (E_MAX_BUFFER);
+   *   PeerError when the guest or its agent goes
+   */
   async exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
+    const limit = options.maxBuffer ?? MAX_BUFFER;
+    if (!(limit >= 0)) {
+      throw new UsageError('E_MAX_BUFFER', `maxBuffer cannot be ${limit}; give a number of bytes`);
+    }
     const command = this.spawn(argv, options);
     command.stdin.on('error', () => {});
     command.stdin.end(options.stdin);
+    const take = async (stream: Readable, name: string): Promise<Buffer> => {
+      const bytes = await collect(stream, limit);
+      if (bytes !== TOO_MUCH) return bytes;
+      command.kill('SIGKILL');
+      // What is still on its way is dropped: a killed command's rest must not wait for a reader.
+      command.stdout.destroy();
+      command.stderr.destroy();
+      throw new UsageError(
+        'E_MAX_BUFFER',
+        `${argv[0]} was killed: it wrote more than ${limit} bytes to its ${name}; raise maxBuffer, or read the streams of spawn`,
+      );
+    };
     const [stdout, stderr, end] = await Promise.all([
-      collect(command.stdout),
-      collect(command.stderr),
+      take(command.stdout, 'standard output'),
+      take(command.stderr, 'standard error'),
       command.exit,
     ]);
     return { stdout, stderr, exitCode: end.exitCode };
   }
 
-  /** Ends the conversation; the agent kills what still runs. */
-  close(): void {
-    this.#fail(new PeerError('E_AGENT_CLOSED', 'the connection to the guest agent was closed'));
-    this.#stream.destroy();
+  /**
+   * Ends the conversation; the agent kills what still runs.
+   * @param reason what commands that still run are told
+   */
+  close(reason: NodeVmmError = closed()): void {
+    this.#fail(reason);
   }
 
   [Symbol.dispose](): void {
     this.close();
   }
 
-  #send(type: number, channel: number, payload: Uint8Array): void {
-    if (this.#error !== undefined || this.#scanner !== undefined) return;
-    this.#stream.write(encodeFrame(type, channel, payload));
+  #send(type: number, channel: number, payload: Uint8Array): boolean {
+    if (this.#ended || this.#scanner !== undefined) return true;
+    if (this.#full !== undefined && type === FRAME_CREDIT) {
+      this.#owe(channel, payload);
+      return false;
+    }
+    return this.#write(encodeFrame(type, channel, payload));
+  }
+
+  #write(bytes: Uint8Array): boolean {
+    const room = this.#stream.write(bytes);
+    if (!room) this.#full ??= defer<void>();
+    return room;
+  }
+
+  #owe(channel: number, payload: Uint8Array): void {
+    const { stream, bytes } = decodeCredit(payload);
+    const owed = this.#owed.get(channel) ?? [0, 0, 0];
+    // More than a window means no more to the other end.
+    owed[stream] = Math.min(STREAM_WINDOW, owed[stream] + bytes);
+    this.#owed.set(channel, owed);
+  }
+
+  #drained(): void {
+    this.#full?.resolve();
+    this.#full = undefined;
+    const owed = this.#owed;
+    this.#owed = new Map();
+    for (const [channel, streams] of owed) {
+      streams.forEach((bytes, stream) => {
+        if (bytes > 0) this.#send(FRAME_CREDIT, channel, encodeCredit(stream, bytes));
+      });
+    }
+    for (const receiver of this.#channels.values()) receiver.drained();
   }
 
   /** Greets until answered; the bytes may get lost before an agent is there. */
   #greet(tries: number): void {
     // Once, and late: padding is long, and an agent in step answers at the first try.
-    if (tries === RESYNCHRONISE_AT) this.#stream.write(resynchronise());
-    this.#stream.write(encodeHello(this.#nonce));
+    if (tries === RESYNCHRONISE_AT) this.#write(resynchronise());
+    this.#hello();
     this.#timer = setTimeout(() => this.#greet(tries + 1), this.#helloRetryMs);
     this.#timer.unref();
   }
 
+  /** One greeting at a time: none is needed while another waits to be taken. */
+  #hello(): void {
+    if (this.#greeting) return;
+    this.#greeting = true;
+    this.#stream.write(encodeHello(this.#nonce), () => {
+      this.#greeting = false;
+    });
+  }
+
   #receive(chunk: Buffer): void {
+    if (this.#ended) return;
     try {
-      if (this.#scanner !== undefined) this.#scan(chunk);
+      if (this.#scanner !== undefined) this.#scan(this.#scanner, chunk);
       else this.#dispatch(this.#decoder.push(chunk));
     } catch (error) {
       // A payload that is too short shows as a range error of the buffer's.
       this.#fail(error instanceof NodeVmmError ? error : protocolError(String(error)));
-      this.#stream.destroy();
     }
   }
 
-  #scan(chunk: Buffer): void {
-    let rest = chunk;
-    for (;;) {
-      const hello = this.#scanner?.push(rest);
-      if (hello === undefined) return;
-      rest = hello.rest;
-      if (!hello.nonce.equals(this.#nonce)) {
-        // The agent has just come: what was sent to nobody is lost.
-        if (hello.nonce.equals(Buffer.alloc(8))) this.#stream.write(encodeHello(this.#nonce));
-        continue;
-      }
-      if (hello.version !== AGENT_VERSION) {
-        throw new PeerError(
-          'E_AGENT_VERSION',
-          `the guest's agent speaks version ${hello.version}, not ${AGENT_VERSION}; rebuild the guest (nodevmm guest build)`,
-        );
-      }
-      clearTimeout(this.#timer);
-      this.#scanner = undefined;
-      this.#ready.resolve();
-      this.#dispatch(this.#decoder.push(rest));
+  #scan(scanner: HelloScanner, chunk: Buffer): void {
+    const { unasked, answer } = scanner.push(chunk);
+    if (answer === undefined) {
+      // The agent has just come: what was sent to nobody is lost.
+      if (unasked) this.#hello();
       return;
     }
+    if (answer.version !== AGENT_VERSION) {
+      throw new PeerError(
+        'E_AGENT_VERSION',
+        `the guest's agent speaks version ${answer.version}, not ${AGENT_VERSION}; rebuild the guest (nodevmm guest build)`,
+      );
+    }
+    clearTimeout(this.#timer);
+    this.#scanner = undefined;
+    this.#ready.resolve();
+    this.#dispatch(this.#decoder.push(answer.rest));
   }
 
   #dispatch(frames: readonly Frame[]): void {
     for (const frame of frames) {
       if (frame.type === FRAME_HELLO) {
-        // Answers to greetings sent twice may come late; a zero nonce is a new agent.
-        if (!frame.payload.subarray(8, 16).equals(Buffer.alloc(8))) continue;
-        throw new PeerError(
-          'E_AGENT_RESTARTED',
-          'the guest agent started anew; its commands are lost',
-        );
+        // Answers to greetings sent twice may come late.
+        if (!isUnasked(frame.payload)) continue;
+        throw agentRestarted();
       }
       const last = this.#channels.get(frame.channel)?.receive(frame);
-      if (last === true) this.#channels.delete(frame.channel);
+      if (last !== true) continue;
+      this.#channels.delete(frame.channel);
+      this.#owed.delete(frame.channel);
     }
+  }
+
+  #streamEnded(cause?: Error): void {
+    if (this.#ended) return;
+    this.#letGo();
+    void this.#whyEnded(cause).then((error) => this.#fail(error));
+  }
+
+  /** Nothing comes from the stream any more, and nothing goes into it. */
+  #letGo(): void {
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    this.#full?.resolve();
+    this.#stream.destroy();
   }
 
   #fail(error: NodeVmmError): void {
     if (this.#error !== undefined) return;
     this.#error = error;
-    clearTimeout(this.#timer);
+    this.#letGo();
     this.#ready.reject(error);
     this.#end.resolve(error);
     for (const receiver of this.#channels.values()) receiver.fail(error);
     this.#channels.clear();
   }
+}
+
+/** An agent that came in the place of the one that was spoken to. */
+export function agentRestarted(): PeerError {
+  return new PeerError(
+    'E_AGENT_RESTARTED',
+    'the guest agent ended and was started anew; what it ran is lost, run it again',
+  );
+}
+
+function closed(): PeerError {
+  return new PeerError('E_AGENT_CLOSED', 'the connection to the guest agent was closed');
 }
 
 function disconnected(cause?: Error): PeerError {
@@ -248,10 +363,4 @@ function checkStrings(strings: readonly string[], argv: readonly string[]): void
       `cannot run ${argv[0]}: an argument holds a NUL byte; remove it`,
     );
   }
-}
-
-async function collect(stream: AsyncIterable<Buffer>): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of stream) chunks.push(chunk);
-  return Buffer.concat(chunks);
 }

@@ -5,6 +5,7 @@ import { type NodeVmmError, UsageError } from '../host/errors.ts';
 import { defer } from './deferred.ts';
 import { Output } from './output.ts';
 import {
+  decodeCredit,
   encodeCredit,
   encodeU32,
   encodeWinsize,
@@ -18,8 +19,15 @@ import {
   FRAME_STDOUT,
   FRAME_WINSIZE,
   type Frame,
+  protocolError,
   STREAM_WINDOW,
 } from './protocol.ts';
+
+/**
+ * Puts a frame on a channel; before the agent is there and after the end frames are lost.
+ * @returns false when the way to it is full: what can wait is to wait for `drained`
+ */
+export type SendFrame = (type: number, payload: Uint8Array) => boolean;
 
 const CHUNK = 64 * 1024;
 
@@ -62,19 +70,21 @@ export class Command implements GuestProcess {
   readonly stdout: Output;
   readonly stderr: Output;
   readonly #name: string;
-  readonly #send: (type: number, payload: Uint8Array) => void;
+  readonly #send: SendFrame;
   readonly #started = defer<number>();
   readonly #exit = defer<CommandExit>();
   #running = false;
   #ended = false;
   #window = STREAM_WINDOW;
+  /** False while the way to the guest is full. */
+  #room = true;
   #waiting: { data: Buffer; done: (error?: Error | null) => void } | undefined;
 
   /**
    * @param name the program, for messages
    * @param send puts a frame on this command's channel
    */
-  constructor(name: string, send: (type: number, payload: Uint8Array) => void) {
+  constructor(name: string, send: SendFrame) {
     this.#name = name;
     this.#send = send;
     const credit = (stream: number) => (bytes: number) => {
@@ -117,7 +127,7 @@ export class Command implements GuestProcess {
     this.#whenRunning(() => this.#send(FRAME_WINSIZE, encodeWinsize(columns, rows)));
   }
 
-  /** Takes a frame of this channel. @returns true when it was the last */
+  /** Takes a frame of this channel. @returns true when it was the last. @throws PeerError when it breaks the protocol */
   receive(frame: Frame): boolean {
     const { payload } = frame;
     switch (frame.type) {
@@ -132,11 +142,15 @@ export class Command implements GuestProcess {
       case FRAME_STDERR:
         feed(this.stderr, payload);
         return false;
-      case FRAME_CREDIT:
-        this.#window = Math.min(STREAM_WINDOW, this.#window + payload.readUInt32LE(1));
+      case FRAME_CREDIT: {
+        const { stream, bytes } = decodeCredit(payload);
+        if (stream !== 0) throw protocolError('CREDIT');
+        this.#window = Math.min(STREAM_WINDOW, this.#window + bytes);
         this.#pump();
         return false;
+      }
       case FRAME_EXIT:
+        if (!this.#running) throw protocolError('the end of a command that did not start');
         this.#finish(exitOf(payload.readUInt32LE(0), payload.readUInt32LE(4)));
         return true;
       case FRAME_ERROR:
@@ -145,6 +159,11 @@ export class Command implements GuestProcess {
       default:
         return false;
     }
+  }
+
+  drained(): void {
+    this.#room = true;
+    this.#pump();
   }
 
   /** Ends the command without an exit status. */
@@ -173,14 +192,15 @@ export class Command implements GuestProcess {
   }
 
   #pump(): void {
-    while (this.#running && !this.#ended && this.#waiting !== undefined && this.#window > 0) {
+    while (this.#running && this.#room && !this.#ended && this.#window > 0) {
+      if (this.#waiting === undefined) return;
       const { data, done } = this.#waiting;
       const part = data.subarray(0, Math.min(CHUNK, this.#window));
       const rest = data.subarray(part.length);
       this.#window -= part.length;
       // Before the send: a stream in this process may bring credit, and so this call, within it.
       this.#waiting = rest.length === 0 ? undefined : { data: rest, done };
-      this.#send(FRAME_STDIN, part);
+      if (!this.#send(FRAME_STDIN, part)) this.#room = false;
       if (rest.length === 0) done();
     }
   }
@@ -200,11 +220,15 @@ function exitOf(status: number, signal: number): CommandExit {
 /** Node's names of errno, by number. */
 const errnoNames = new Map(Object.entries(os.errno).map(([name, value]) => [value, name]));
 
+/** The most of an agent's own words that a message takes. */
+const WORDS_MAX = 256;
+
 function notStarted(name: string, payload: Buffer): UsageError {
   const errno = payload.readUInt32LE(0);
   const code = errnoNames.get(errno) ?? `errno ${errno}`;
+  const words = payload.toString('utf8', 4, 4 + WORDS_MAX);
   return new UsageError(
     code,
-    `cannot run ${name} in the guest: ${payload.toString('utf8', 4)} (${code}); check the command, its directory and the guest's PATH`,
+    `cannot run ${name} in the guest: ${words} (${code}); check the command, its directory and the guest's PATH`,
   );
 }

@@ -5,10 +5,17 @@ import { protocolError, STREAM_WINDOW } from './protocol.ts';
 /** Credit is given in steps of this: a frame per keystroke would be waste. */
 const CREDIT_STEP = STREAM_WINDOW / 4;
 
+/** Pieces shorter than this are joined while they wait: each would cost more than it holds. */
+const SMALL = 4096;
+const BLOCK = 4 * SMALL;
+
 /** Bytes from the guest on their way to a reader. */
 export class Output extends Readable {
   readonly #credit: (bytes: number) => void;
   #queue: Buffer[] = [];
+  /** Where small pieces are joined: while set, the last of the queue is its first #blockEnd bytes. */
+  #block: Buffer | undefined;
+  #blockEnd = 0;
   #wanted = false;
   #finished = false;
   #ended = false;
@@ -23,11 +30,16 @@ export class Output extends Readable {
     this.#credit = credit;
   }
 
-  /** Takes bytes that have arrived. @throws PeerError when they are more than the window allows */
+  /**
+   * Takes bytes that have arrived.
+   * @throws PeerError when they are more than the window allows, or come after the end
+   */
   feed(bytes: Buffer): void {
+    if (this.#finished) throw protocolError('output after its end');
     this.#owed += bytes.length;
     if (this.#owed > STREAM_WINDOW) throw protocolError('output beyond its window');
-    this.#queue.push(bytes);
+    if (bytes.length < SMALL && this.#queue.length > 0) this.#join(bytes);
+    else this.#append(bytes);
     this.#flush();
   }
 
@@ -46,6 +58,23 @@ export class Output extends Readable {
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
     this.#flush();
     done(error);
+  }
+
+  #append(bytes: Buffer): void {
+    this.#block = undefined;
+    this.#queue.push(bytes);
+  }
+
+  #join(bytes: Buffer): void {
+    if (this.#block !== undefined && this.#blockEnd + bytes.length <= BLOCK) {
+      this.#queue.pop();
+    } else {
+      this.#block = Buffer.allocUnsafe(BLOCK);
+      this.#blockEnd = 0;
+    }
+    bytes.copy(this.#block, this.#blockEnd);
+    this.#blockEnd += bytes.length;
+    this.#queue.push(this.#block.subarray(0, this.#blockEnd));
   }
 
   #flush(): void {

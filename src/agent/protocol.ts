@@ -48,6 +48,8 @@ export const FRAME_HEADER = 9;
 export const FRAME_MAX = 128 * 1024;
 /** Bytes of one stream that may wait at the other side. */
 export const STREAM_WINDOW = 256 * 1024;
+/** Commands that an agent runs at a time. */
+export const COMMANDS_MAX = 256;
 export const EXEC_TTY = 1;
 
 /** One frame. `payload` is a view on the received bytes. */
@@ -151,77 +153,146 @@ export function encodeCredit(stream: number, bytes: number): Buffer {
   return payload;
 }
 
+/** Reads a CREDIT payload back. @throws PeerError for a stream that no command has */
+export function decodeCredit(payload: Uint8Array): {
+  readonly stream: 0 | 1 | 2;
+  readonly bytes: number;
+} {
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  const stream = view.getUint8(0);
+  if (stream !== 0 && stream !== 1 && stream !== 2) throw protocolError('CREDIT');
+  return { stream, bytes: view.getUint32(1, true) };
+}
+
 const helloHead = encodeFrame(FRAME_HELLO, 0, Buffer.concat([AGENT_MAGIC, Buffer.alloc(12)]));
 /** The bytes up to the nonce, which no other frame of the agent's begins with. */
 const helloMark = helloHead.subarray(0, FRAME_HEADER + 8);
 
-/** Finds the agent's HELLO frames in a stream whose frame borders are unknown. */
+/** The nonce of an agent that greets unasked. */
+const nobody = Buffer.alloc(8);
+
+/** Whether an agent's HELLO is no answer: the agent has just come. */
+export function isUnasked(hello: Buffer): boolean {
+  return hello.subarray(8, 16).equals(nobody);
+}
+
+/** What a piece of the stream held. */
+export interface HelloScan {
+  /** An agent greeted unasked. */
+  readonly unasked: boolean;
+  /** The answer to our HELLO, with the bytes behind it. */
+  readonly answer?: { readonly version: number; readonly rest: Buffer };
+}
+
+/**
+ * Finds the agent's HELLO frames in a stream whose frame borders are unknown. Each byte is looked
+ * at once, and fewer than a HELLO has are kept.
+ */
 export class HelloScanner {
-  #held = Buffer.alloc(0);
+  readonly #nonce: Buffer;
+  #held: Buffer = Buffer.alloc(0);
+
+  /** @param nonce of the HELLO that was sent */
+  constructor(nonce: Uint8Array) {
+    this.#nonce = Buffer.from(nonce);
+  }
 
   /**
+   * Looks as far as the answer.
    * @param chunk the next bytes of the stream
-   * @returns the next HELLO with the bytes behind it, or undefined when more is needed
    */
-  push(chunk: Uint8Array): { nonce: Buffer; version: number; rest: Buffer } | undefined {
-    this.#held = Buffer.concat([this.#held, chunk]);
-    const at = this.#held.indexOf(helloMark);
-    if (at >= 0 && this.#held.length >= at + helloHead.length) {
-      const body = this.#held.subarray(at + helloMark.length);
-      this.#held = Buffer.alloc(0);
-      return {
-        nonce: Buffer.from(body.subarray(0, 8)),
-        version: body.readUInt32LE(8),
-        rest: body.subarray(12),
-      };
+  push(chunk: Uint8Array): HelloScan {
+    const bytes = Buffer.concat([this.#held, chunk]);
+    let unasked = false;
+    let at = 0;
+    let mark = bytes.indexOf(helloMark);
+    while (mark >= 0 && bytes.length >= mark + helloHead.length) {
+      const end = mark + helloHead.length;
+      const nonce = bytes.subarray(mark + helloMark.length, end - 4);
+      if (nonce.equals(this.#nonce)) {
+        this.#held = Buffer.alloc(0);
+        const answer = { version: bytes.readUInt32LE(end - 4), rest: bytes.subarray(end) };
+        return { unasked, answer };
+      }
+      if (nonce.equals(nobody)) unasked = true;
+      at = mark + helloMark.length;
+      mark = bytes.indexOf(helloMark, at);
     }
-    const keep = at >= 0 ? at : Math.max(0, this.#held.length - helloMark.length);
-    this.#held = this.#held.subarray(keep);
-    return undefined;
+    const keep = mark >= 0 ? mark : Math.max(at, bytes.length - helloMark.length + 1);
+    this.#held = Buffer.from(bytes.subarray(Math.max(0, keep)));
+    return { unasked };
   }
 }
 
-/** Cuts a stream into frames. */
+/** Cuts a stream into frames. Each byte is copied at most once; at most one frame is kept. */
 export class FrameDecoder {
-  #chunks: Buffer[] = [];
-  #length = 0;
+  /** The frame that has begun: room for its header, then for all of it. */
+  #begun: Buffer = Buffer.alloc(FRAME_HEADER);
+  #filled = 0;
 
-  /** @returns the frames that are complete now. @throws PeerError on a frame that is too long */
+  /**
+   * @returns the frames that are complete now
+   * @throws PeerError on a frame that is too long
+   */
   push(chunk: Uint8Array): Frame[] {
-    this.#chunks.push(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength));
-    this.#length += chunk.byteLength;
+    const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
     const frames: Frame[] = [];
-    if (this.#length < FRAME_HEADER || this.#length < this.#needed()) return frames;
-    const bytes =
-      this.#chunks.length === 1 ? (this.#chunks[0] as Buffer) : Buffer.concat(this.#chunks);
     let at = 0;
     while (at < bytes.length) {
-      if (bytes[at] === FRAME_PAD) {
+      if (this.#filled > 0) {
+        at += this.#fill(bytes, at);
+        if (this.#filled < this.#begun.length) break;
+        frames.push(frameOf(this.#begun));
+        this.#begun = Buffer.alloc(FRAME_HEADER);
+        this.#filled = 0;
+      } else if (bytes[at] === FRAME_PAD) {
         at += 1;
-        continue;
+      } else {
+        const end = at + frameLength(bytes, at);
+        if (end <= bytes.length) {
+          frames.push(frameOf(bytes.subarray(at, end)));
+          at = end;
+        } else {
+          at += this.#fill(bytes, at);
+        }
       }
-      if (bytes.length - at < FRAME_HEADER) break;
-      const length = checkedLength(bytes.readUInt32LE(at + 5));
-      const end = at + FRAME_HEADER + length;
-      if (end > bytes.length) break;
-      frames.push({
-        type: bytes.readUInt8(at),
-        channel: bytes.readUInt32LE(at + 1),
-        payload: bytes.subarray(at + FRAME_HEADER, end),
-      });
-      at = end;
     }
-    this.#chunks = at < bytes.length ? [bytes.subarray(at)] : [];
-    this.#length = bytes.length - at;
     return frames;
   }
 
-  /** Bytes that the first frame needs, as far as its header is in one chunk: spares joining over and over. */
-  #needed(): number {
-    const first = this.#chunks[0];
-    if (first === undefined || first.length < FRAME_HEADER || first[0] === FRAME_PAD) return 0;
-    return FRAME_HEADER + checkedLength(first.readUInt32LE(5));
+  /** Takes what the begun frame lacks, its payload only once its header is whole. */
+  #fill(bytes: Buffer, from: number): number {
+    let at = from;
+    if (this.#filled < FRAME_HEADER) {
+      at += this.#copy(bytes, at, FRAME_HEADER);
+      if (this.#filled < FRAME_HEADER) return at - from;
+      const whole = Buffer.allocUnsafe(frameLength(this.#begun, 0));
+      this.#begun.copy(whole);
+      this.#begun = whole;
+    }
+    at += this.#copy(bytes, at, this.#begun.length);
+    return at - from;
   }
+
+  #copy(bytes: Buffer, at: number, end: number): number {
+    const copied = bytes.copy(this.#begun, this.#filled, at, at + end - this.#filled);
+    this.#filled += copied;
+    return copied;
+  }
+}
+
+/** Bytes of the frame that begins there; more than there are when its header is not whole. */
+function frameLength(bytes: Buffer, at: number): number {
+  if (bytes.length - at < FRAME_HEADER) return FRAME_HEADER;
+  return FRAME_HEADER + checkedLength(bytes.readUInt32LE(at + 5));
+}
+
+function frameOf(bytes: Buffer): Frame {
+  return {
+    type: bytes.readUInt8(0),
+    channel: bytes.readUInt32LE(1),
+    payload: bytes.subarray(FRAME_HEADER),
+  };
 }
 
 function checkedLength(length: number): number {

@@ -5,7 +5,7 @@ import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import { shareAgent } from '../agent/broker.ts';
+import { AgentBroker } from '../agent/broker.ts';
 import { contentHash } from '../guest/cache.ts';
 import type { Progress } from '../guest/kernel.ts';
 import { PeerError } from '../host/errors.ts';
@@ -37,7 +37,8 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
 /** Shares a lab with other processes. @returns the server, listening at `keptSocket()` */
 export async function shareLab(lab: Lab): Promise<Server> {
   const path = keptSocket();
-  const server = createServer((stream) => shareAgent(lab.agent, stream));
+  const broker = new AgentBroker(lab.agent);
+  const server = createServer((stream) => void broker.serve(stream));
   rmSync(path, { force: true });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);

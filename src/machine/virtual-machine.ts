@@ -1,7 +1,7 @@
 /** The public API: a virtual machine from creation to disposal. */
 import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
-import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.ts';
+import type { AgentClient, ExecOptions, ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { StepQueue } from '../datapath/step-queue.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
@@ -15,12 +15,12 @@ import { MachineDevices } from './devices/machine-devices.ts';
 import { ownDevice } from './devices/plugged-device.ts';
 import type { GateOrder } from './devices/queue-holds.ts';
 import { createVhostUserDevices } from './devices/vhost-user-devices.ts';
+import { GuestAgent, guestEnded } from './guest-agent.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
 import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { OutputTail } from './output-tail.ts';
 import { createOwnDevices } from './own-devices/own-devices.ts';
-import { PortConnection } from './port-connection.ts';
 import { PowerCycle } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 import { SerialStream } from './serial-stream.ts';
@@ -63,7 +63,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   #resolveExit: (exit: MachineExit) => void = () => {};
   #state: MachineState = 'created';
   #cycle: PowerCycle | undefined;
-  #agent: AgentClient | undefined;
+  readonly #agent: GuestAgent | undefined;
   /** What changes the machine's state. */
   readonly #steps = new StepQueue();
 
@@ -117,8 +117,9 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     const observe = (bytes: Uint8Array): void => this.#tail.add(bytes);
     const agentPorts = options.agent === undefined ? [] : [options.agent];
     this.#consoleDevice = new ConsoleDevice('console0', agentPorts);
-    const [consolePort] = this.#consoleDevice.ports;
+    const [consolePort, agentPort] = this.#consoleDevice.ports;
     if (consolePort === undefined) throw new InternalError('a console without ports');
+    this.#agent = agentPort && new GuestAgent(agentPort);
     consolePort.observe = observe;
     this.console = consolePort;
     this.#serialStream = new SerialStream(observe);
@@ -294,7 +295,6 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     await this.stop();
     this.#state = 'disposed';
     this.#observer?.[Symbol.dispose]();
-    this.#agent?.[Symbol.dispose]();
     for (const { owner } of this.#devices.all.toReversed()) await owner.close();
     this.#serialStream.push(null);
     this.#serialStream.destroy();
@@ -327,13 +327,11 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   #connectAgent(): AgentClient {
-    const port = this.#consoleDevice.ports[1];
-    if (port === undefined) {
+    if (this.#agent === undefined) {
       throw new UsageError('E_AGENT', 'this machine has no agent port; create it with one');
     }
     this.#expectLife();
-    this.#agent ??= new AgentClient(new PortConnection(port));
-    return this.#agent;
+    return this.#agent.connect();
   }
 
   async #powerOn(): Promise<void> {
@@ -369,7 +367,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   async #reboot(): Promise<void> {
-    await this.#closeCycle();
+    await this.#closeCycle({ reason: 'reboot' });
     try {
       await this.#powerOn();
       if (this.#state === 'paused') await this.#cycle?.pause();
@@ -385,23 +383,23 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   async #powerOff(exit: MachineExit): Promise<void> {
     if (this.#cycle === undefined) return;
     try {
-      await this.#closeCycle();
+      await this.#closeCycle(exit);
     } finally {
       this.#finish(exit);
     }
   }
 
-  async #closeCycle(): Promise<void> {
+  async #closeCycle(exit: MachineExit): Promise<void> {
     const cycle = this.#cycle;
     this.#cycle = undefined;
-    this.#agent?.[Symbol.dispose]();
-    this.#agent = undefined;
+    this.#agent?.guestEnded(guestEnded(exit));
     await cycle?.close();
   }
 
   #finish(exit: MachineExit): void {
     this.#state = 'ended';
     this.#observer?.[Symbol.dispose]();
+    this.#agent?.guestEnded(guestEnded(exit));
     this.#resolveExit(exit);
     this.emit('exit', exit);
   }

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
-import { shareAgent } from '../../src/agent/broker.ts';
+import { AgentBroker } from '../../src/agent/broker.ts';
 import { AgentClient } from '../../src/agent/client.ts';
 import { cacheFolder } from '../../src/guest/cache.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
@@ -93,7 +93,8 @@ t.test('commands run in our directory, on a terminal of the size asked for', asy
 
 t.test('a broker lets others in at the same time', async (t) => {
   const path = join(cacheFolder(), `.broker-${process.pid}`);
-  const server = createServer((stream) => shareAgent(lab.agent, stream));
+  const broker = new AgentBroker(lab.agent);
+  const server = createServer((stream) => void broker.serve(stream));
   await new Promise<void>((resolve) => server.listen(path, resolve));
   const other = new AgentClient(connect(path));
   const [theirs, ours] = await Promise.all([other.exec(['echo', 'theirs']), sh('echo ours')]);

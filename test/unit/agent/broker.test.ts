@@ -3,7 +3,7 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
-import { shareAgent } from '../../../src/agent/broker.ts';
+import { AgentBroker } from '../../../src/agent/broker.ts';
 import { AgentClient } from '../../../src/agent/client.ts';
 import { startAgent } from './rig.ts';
 
@@ -12,7 +12,8 @@ t.test('clients run commands side by side, and what one leaves is killed', async
   const shared = new AgentClient(stream);
   await shared.ready();
   const path = join(tmpdir(), `nodevmm-test-broker-${process.pid}`);
-  const server = createServer((client) => shareAgent(shared, client));
+  const broker = new AgentBroker(shared);
+  const server = createServer((client) => void broker.serve(client));
   await new Promise<void>((resolve) => server.listen(path, resolve));
   const first = new AgentClient(connect(path));
   const second = new AgentClient(connect(path));

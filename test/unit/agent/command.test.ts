@@ -19,9 +19,10 @@ const credit = (bytes: number) => ({
 t.test('credit that comes within a send: each byte is sent once, in order', async (t) => {
   const sent: Buffer[] = [];
   const command: Command = new Command('wc', (type, payload) => {
-    if (type !== FRAME_STDIN) return;
+    if (type !== FRAME_STDIN) return true;
     sent.push(Buffer.from(payload));
     if (payload.length > 0) command.receive(credit(payload.length));
+    return true;
   });
   command.receive({ type: FRAME_STARTED, channel: 1, payload: encodeU32(1) });
   const input = Buffer.from(Uint32Array.from({ length: STREAM_WINDOW / 2 }, (_, i) => i).buffer);

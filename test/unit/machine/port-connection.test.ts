@@ -40,19 +40,71 @@ t.test('a conversation that is not read holds the port back, and loses nothing',
   const port = new FakeStream();
   const connection = new PortConnection(port);
   const piece = Buffer.alloc(16 * 1024, 0x61);
-  for (let i = 0; i < 64; i++) {
+  const pieces = 64;
+  for (let i = 0; i < pieces; i++) {
     port.push(piece);
     await new Promise((done) => setImmediate(done));
   }
   t.equal(port.isPaused(), true);
-  t.ok(connection.readableLength < 64 * 1024);
+  t.ok(connection.readableLength < connection.readableHighWaterMark + piece.length);
   let got = 0;
   connection.on('data', (bytes: Buffer) => {
     got += bytes.length;
   });
-  while (got < 64 * piece.length) await new Promise((done) => setImmediate(done));
-  t.equal(got, 64 * piece.length);
+  while (got < pieces * piece.length) await new Promise((done) => setImmediate(done));
+  t.equal(got, pieces * piece.length);
 });
+
+t.test('what the guest does not take is waited for', async (t) => {
+  const taken: (() => void)[] = [];
+  const port = new Duplex({
+    read() {},
+    write(_chunk: Buffer, _encoding, done) {
+      taken.push(done);
+    },
+  });
+  const connection = new PortConnection(port);
+  const piece = Buffer.alloc(16 * 1024);
+  let written = 0;
+  while (connection.write(piece)) written += piece.length;
+  t.ok(written <= connection.writableHighWaterMark, 'the writer is told to wait');
+  await new Promise((done) => setImmediate(done));
+  t.equal(taken.length, 1, 'the port holds one piece');
+  const drained = once(connection, 'drain');
+  for (let i = 0; i * piece.length <= written; i++) {
+    while (taken[i] === undefined) await new Promise((done) => setImmediate(done));
+    taken[i]?.();
+  }
+  await drained;
+});
+
+t.test('the guest closes the port: what it said is read, then the end', async (t) => {
+  const port = new FakeStream();
+  const connection = new PortConnection(port);
+  port.push('last words');
+  await new Promise((done) => setImmediate(done));
+  port.emit('guestOpen', false);
+  port.push('of somebody else');
+  let text = '';
+  for await (const chunk of connection) text += String(chunk);
+  t.equal(text, 'last words');
+  t.equal(port.destroyed, false);
+  t.same([port.listenerCount('data'), port.listenerCount('guestOpen')], [0, 0]);
+});
+
+t.test(
+  'a port that is opened ends no conversation; what is written to a closed one is dropped',
+  async (t) => {
+    const port = new FakeStream();
+    const connection = new PortConnection(port);
+    port.emit('guestOpen', true);
+    await new Promise((done) => connection.write('greeting', done));
+    port.emit('guestOpen', false);
+    port.emit('guestOpen', false);
+    await new Promise((done) => connection.write('to nobody', done));
+    t.same(port.written, ['greeting']);
+  },
+);
 
 t.test('what nobody listens to between two conversations is dropped', async (t) => {
   const port = new FakeStream();

@@ -17,19 +17,29 @@ export class ConsolePort extends Duplex {
   readonly portName: string;
   /** Set while a driver serves the port. */
   driver: PortDriver | undefined;
-  /** Whether a process in the guest holds the port open. */
-  guestOpen = false;
   /** Sees all output as well. */
   observe: (bytes: Uint8Array) => void = () => {};
   #input: Buffer | undefined;
   #inputAt = 0;
   #inputDone: (() => void) | undefined;
   #outputFull = false;
+  #guestOpen = false;
 
   constructor(index: number, portName: string) {
     super({ allowHalfOpen: true, decodeStrings: true });
     this.index = index;
     this.portName = portName;
+  }
+
+  /** Whether a process in the guest holds the port open. A change is told by the event `guestOpen`. */
+  get guestOpen(): boolean {
+    return this.#guestOpen;
+  }
+
+  set guestOpen(open: boolean) {
+    if (open === this.#guestOpen) return;
+    this.#guestOpen = open;
+    this.emit('guestOpen', open);
   }
 
   /** Bytes that wait for the guest. */

@@ -1,0 +1,96 @@
+/** Commands in a machine's guest: a conversation for as long as an agent lives, then the next. */
+import type { Duplex } from 'node:stream';
+import { AgentClient, agentRestarted } from '../agent/client.ts';
+import { type Deferred, defer } from '../agent/deferred.ts';
+import { type NodeVmmError, PeerError } from '../host/errors.ts';
+import type { ConsolePort } from '../virtio/device/console/console-port.ts';
+import type { MachineExit } from './options.ts';
+import { PortConnection } from './port-connection.ts';
+
+/** The agent's port as it is needed here. */
+export type AgentPort = Duplex & Pick<ConsolePort, 'guestOpen'>;
+
+/** How long a guest may take from the end of its agent to its own: a shutdown ends its programs first. */
+const END_GRACE_MS = 2000;
+
+/** The agent behind a console port. */
+export class GuestAgent {
+  readonly #port: AgentPort;
+  readonly #graceMs: number;
+  #client: AgentClient | undefined;
+  /** Resolves with the end of the guest as it is now. */
+  #guestEnd: Deferred<NodeVmmError> = defer();
+
+  /** @param graceMs how long the guest's own end is waited for after its agent's */
+  constructor(port: AgentPort, graceMs: number = END_GRACE_MS) {
+    this.#port = port;
+    this.#graceMs = graceMs;
+    port.on('guestOpen', (open) => {
+      // The conversation ends once its last words are read; no command is to join it till then.
+      if (!open) this.#client = undefined;
+    });
+  }
+
+  /** The conversation with the agent that is there, or with the next one. */
+  connect(): AgentClient {
+    if (this.#client === undefined || this.#client.ended) {
+      const { promise } = this.#guestEnd;
+      this.#client = new AgentClient(new PortConnection(this.#port), {
+        whyEnded: () => this.#whyEnded(promise),
+      });
+    }
+    return this.#client;
+  }
+
+  /** The guest has ended or begins anew: so do its commands. */
+  guestEnded(reason: NodeVmmError): void {
+    this.#guestEnd.resolve(reason);
+    this.#guestEnd = defer();
+    this.#client?.close(reason);
+    this.#client = undefined;
+  }
+
+  /** An agent that goes is mostly a guest that ends: how it did says more. */
+  async #whyEnded(guestEnd: Promise<NodeVmmError>): Promise<NodeVmmError> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<NodeVmmError>((resolve) => {
+      timer = setTimeout(() => resolve(agentGone()), this.#graceMs);
+    });
+    let opened: (open: boolean) => void = () => {};
+    const restarted = new Promise<NodeVmmError>((resolve) => {
+      opened = (open) => {
+        if (open) resolve(agentRestarted());
+      };
+      opened(this.#port.guestOpen);
+      this.#port.on('guestOpen', opened);
+    });
+    const reason = await Promise.race([guestEnd, restarted, late]);
+    clearTimeout(timer);
+    this.#port.off('guestOpen', opened);
+    return reason;
+  }
+}
+
+function agentGone(): PeerError {
+  return new PeerError(
+    'E_AGENT_GONE',
+    'the guest agent ended, and what it ran with it; the next command waits until the guest starts it again',
+  );
+}
+
+/** What commands are told that a machine's end cut short. */
+export function guestEnded({ reason, detail }: MachineExit): PeerError {
+  const what = {
+    'power-off': 'the guest powered off',
+    reboot: 'the guest rebooted',
+    panic: "the guest's kernel panicked",
+    'triple-fault': 'the guest ended by a triple fault',
+    'internal-error': 'the machine could not go on',
+    stopped: 'the machine was stopped',
+  }[reason];
+  const [why] = detail?.split('\n') ?? [];
+  return new PeerError(
+    'E_GUEST_ENDED',
+    `${what}${why === undefined ? '' : ` (${why})`} before the command had ended`,
+  );
+}
