@@ -3,8 +3,9 @@
  * Hypervisor share. A program that connects to PATH writes `CONNECT PORT\n` and is joined to that
  * port of the guest; who listens on PATH_PORT is joined to guests that connect to that port.
  */
-import { createServer, connect as netConnect, type Server, type Socket } from 'node:net';
+import { createServer, type Server, Socket } from 'node:net';
 import { ListenPath } from '../host/listen-path.ts';
+import { UnixSocket } from '../host/unix-socket.ts';
 
 /** The longest first line: `CONNECT`, a space, ten digits, and some more spaces. */
 const LINE_MAX = 32;
@@ -17,17 +18,25 @@ export class VsockSockets implements Disposable {
   readonly #listening: ListenPath;
   readonly #server: Server;
   readonly #onRequest: (stream: Socket, port: number) => void;
+  readonly #peerUid: number | undefined;
   /** Programs that have not said yet where to. */
   readonly #greeting = new Set<Socket>();
 
   /**
    * @param limit the most connections to `path` at a time; those beyond are closed
    * @param onRequest gets a program's stream and the guest's port that it asked for
+   * @param peerUid who may listen at `PATH_PORT`, besides root and this user
    * @throws UsageError or HostError when the socket cannot be made
    */
-  constructor(path: string, limit: number, onRequest: (stream: Socket, port: number) => void) {
+  constructor(
+    path: string,
+    limit: number,
+    onRequest: (stream: Socket, port: number) => void,
+    peerUid?: number,
+  ) {
     this.#onRequest = onRequest;
-    this.#listening = new ListenPath(path, LONGEST_SUFFIX);
+    this.#peerUid = peerUid;
+    this.#listening = new ListenPath(path, { suffix: LONGEST_SUFFIX });
     // Half-closed connections are passed on as such.
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#greet(socket));
     this.#server.maxConnections = limit;
@@ -39,12 +48,21 @@ export class VsockSockets implements Disposable {
 
   /**
    * Connects to the program that listens on a port of the host.
-   * @param accepted called once it did
+   * @param accepted called once it did, later
+   * @returns its stream, which fails later when there is none, or another user's
    */
   connect(port: number, accepted: () => void): Socket {
-    const path = `${this.#listening.path}_${port}`;
-    const socket = netConnect({ path, allowHalfOpen: true }, accepted);
-    return socket.unref();
+    try {
+      const connected = UnixSocket.connect(`${this.#listening.path}_${port}`, this.#peerUid);
+      const ways = { allowHalfOpen: true, readable: true, writable: true };
+      const socket = new Socket({ fd: connected.release(), ...ways });
+      setImmediate(() => {
+        if (!socket.destroyed) accepted();
+      });
+      return socket.unref();
+    } catch (error) {
+      return new Socket().destroy(error as Error);
+    }
   }
 
   /** Ends listening. Streams that were handed out are their holders' to close. */

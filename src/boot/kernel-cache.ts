@@ -11,8 +11,8 @@ import {
   utimesSync,
   writeSync,
 } from 'node:fs';
-import { homedir } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { join } from 'node:path';
+import { cachePath, checkedCache } from '../host/cache-path.ts';
 import { BufferSource, type ByteSource, FileSource } from './byte-source.ts';
 import { decompressKernel } from './decompress.ts';
 import { type ElfImage, parseElf } from './elf.ts';
@@ -31,16 +31,13 @@ export interface UnpackedKernel {
 }
 
 /** `$XDG_CACHE_HOME/nodevmm/vmlinux`, or the same below `~/.cache`. */
-export function defaultKernelCache(env: NodeJS.ProcessEnv = process.env): string {
-  const base = env.XDG_CACHE_HOME;
-  // XDG Base Directory Specification: relative paths are invalid and to be ignored.
-  const cache = base !== undefined && isAbsolute(base) ? base : join(homedir(), '.cache');
-  return join(cache, 'nodevmm', 'vmlinux');
+export function defaultKernelCache(env?: NodeJS.ProcessEnv): string {
+  return join(cachePath(env), 'vmlinux');
 }
 
 /**
- * The vmlinux of a bzImage, from the cache or unpacked into it. A cache that cannot be written
- * costs the time of unpacking at each start and nothing else.
+ * The vmlinux of a bzImage, from the cache or unpacked into it. A cache that cannot be written, or
+ * that another user can write, costs the time of unpacking at each start and nothing else.
  * @param file the bzImage
  * @param cacheDir the cache's folder, made when missing
  * @throws UsageError when the image is damaged or a program to unpack it is missing
@@ -51,8 +48,9 @@ export async function unpackKernel(
   cacheDir: string,
 ): Promise<UnpackedKernel> {
   const key = createHash('sha256').update(file.identity()).digest('hex').slice(0, 32);
-  const path = join(cacheDir, `${key}${SUFFIX}`);
-  const cached = openCached(path);
+  const folder = usableCache(cacheDir);
+  const path = folder === undefined ? undefined : join(folder, `${key}${SUFFIX}`);
+  const cached = path === undefined ? undefined : openCached(path);
   if (cached !== undefined) return cached;
 
   const payload = new Uint8Array(bzImage.payloadSize);
@@ -60,8 +58,17 @@ export async function unpackKernel(
   const vmlinux = await decompressKernel(payload, file.name);
   const source = new BufferSource(vmlinux, `unpacked ${file.name}`);
   const image = parseElf(source);
-  store(cacheDir, path, vmlinux);
+  if (folder !== undefined && path !== undefined) store(folder, path, vmlinux);
   return { source, image };
+}
+
+/** What is in it gets booted: undefined where that is for another user to choose. */
+function usableCache(folder: string): string | undefined {
+  try {
+    return checkedCache(folder);
+  } catch {
+    return undefined;
+  }
 }
 
 function openCached(path: string): UnpackedKernel | undefined {

@@ -1,5 +1,5 @@
 /** `nodevmm serve`: one device for another VMM, over vhost-user. */
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import { deviceShape } from '../machine/devices/device-shape.ts';
 import { BackEnd } from '../vhost-user/back-end/back-end.ts';
 import { CallingBackEnd } from '../vhost-user/back-end/calling-back-end.ts';
@@ -11,15 +11,15 @@ const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
 const EXAMPLES = `
 Examples:
-  nodevmm serve blk disk.raw,queues=2 --socket /tmp/blk.sock
-  nodevmm serve net tap0 --socket /tmp/net.sock
-  nodevmm serve fs /srv --socket /tmp/fs.sock
-  nodevmm serve rng --socket /tmp/rng.sock
-  nodevmm serve ./my-device.ts,key=value --socket /tmp/own.sock
+  nodevmm serve blk disk.raw,queues=2 --socket $XDG_RUNTIME_DIR/blk.sock
+  nodevmm serve net tap0 --socket $XDG_RUNTIME_DIR/net.sock
+  nodevmm serve fs /srv --socket $XDG_RUNTIME_DIR/fs.sock
+  nodevmm serve rng --socket $XDG_RUNTIME_DIR/rng.sock
+  nodevmm serve ./my-device.ts,key=value --socket $XDG_RUNTIME_DIR/own.sock
 
 QEMU uses the first one with:
   qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=ram,size=1G,share=on \\
-    -machine q35,memory-backend=ram -chardev socket,id=c0,path=/tmp/blk.sock \\
+    -machine q35,memory-backend=ram -chardev socket,id=c0,path=$XDG_RUNTIME_DIR/blk.sock \\
     -device vhost-user-blk-pci,chardev=c0`;
 
 /**
@@ -37,6 +37,11 @@ export function registerServeCommand(program: Command, finish: (status: number) 
     )
     .requiredOption('--socket <path>', 'unix socket between front end and back end')
     .option('--connect', 'front ends listen there; call them, and again when they leave')
+    .option(
+      '--peer-uid <uid>',
+      'a user besides root and you whose VMMs are served; others are hung up on',
+      parseUid,
+    )
     .option('--poll', 'never sleep: look at the rings all the time')
     .option('--no-poll', 'sleep as soon as the rings are empty (default: look for 50 us more)')
     .addHelpText('after', EXAMPLES)
@@ -45,9 +50,15 @@ export function registerServeCommand(program: Command, finish: (status: number) 
     });
 }
 
+function parseUid(text: string): number {
+  if (!/^[0-9]{1,10}$/.test(text)) throw new InvalidArgumentError('Take a number, as of "id -u".');
+  return Number(text);
+}
+
 interface ServeFlags {
   readonly socket: string;
   readonly connect?: boolean;
+  readonly peerUid?: number;
   readonly poll?: boolean;
 }
 
@@ -60,10 +71,10 @@ async function serve(kind: string, text: string | undefined, flags: ServeFlags):
   const shape = deviceShape(device, { packed: true, ringReset: false, ...ring });
   await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log, poll);
   if (flags.connect === true) {
-    await using _backEnd = new CallingBackEnd(flags.socket, exported);
+    await using _backEnd = new CallingBackEnd(flags.socket, exported, flags.peerUid);
     return await signalled();
   }
-  await using backEnd = new BackEnd(flags.socket, exported);
+  await using backEnd = new BackEnd(flags.socket, exported, flags.peerUid);
   log(`${device.name}: listening on ${backEnd.path}`);
   return await signalled();
 }

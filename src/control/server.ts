@@ -1,5 +1,5 @@
 /** A running machine's ear: a socket that only its user can reach, on which it takes orders. */
-import { readdirSync, rmSync } from 'node:fs';
+import { lstatSync, readdirSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
@@ -146,6 +146,8 @@ function removeStale(): void {
   const folder = runtimeFolder();
   for (const file of readdirSync(folder)) {
     const path = join(folder, file);
-    if (nameOfSocket(file) !== undefined && !isListening(path)) rmSync(path, { force: true });
+    if (nameOfSocket(file) === undefined) continue;
+    const isSocket = lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true;
+    if (isSocket && !isListening(path)) rmSync(path, { force: true });
   }
 }

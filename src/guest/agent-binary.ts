@@ -18,7 +18,7 @@ export async function agentBinary(): Promise<string> {
   const folder = agentFolder;
   const names = readdirSync(folder).sort();
   const sources = names.map((name) => readFileSync(join(folder, name)));
-  const target = join(cacheFolder(), 'agent', contentHash([...FLAGS, ...sources]).slice(0, 16));
+  const target = cacheFolder('agent', contentHash([...FLAGS, ...sources]).slice(0, 16));
   const binary = join(target, 'nodevmm-agent');
   if (existsSync(binary)) return binary;
   const units = names.filter((name) => name.endsWith('.c')).map((name) => join(folder, name));

@@ -1,13 +1,16 @@
 /** The cache folder, and how things get into it: whole, under a name that is taken at once. */
 import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { cachePath, checkedCache } from '../host/cache-path.ts';
 
-/** `$XDG_CACHE_HOME/nodevmm`, by default `~/.cache/nodevmm` (XDG Base Directory Specification). */
-export function cacheFolder(): string {
-  const base = process.env.XDG_CACHE_HOME;
-  return join(base === undefined || base === '' ? join(homedir(), '.cache') : base, 'nodevmm');
+/**
+ * `$XDG_CACHE_HOME/nodevmm`, by default `~/.cache/nodevmm` (XDG Base Directory Specification).
+ * @param names of the folder below it that is wanted
+ * @throws UsageError when another user could change what is in it: it is booted, and run
+ */
+export function cacheFolder(...names: readonly string[]): string {
+  return checkedCache(join(cachePath(), ...names));
 }
 
 /** Hex of a SHA-256 over parts, each with its length, so that no two lists of parts look alike. */
@@ -31,8 +34,9 @@ export async function publishFolder(
   replace = false,
 ): Promise<void> {
   const folder = `${target}.${randomBytes(4).toString('hex')}.tmp`;
-  mkdirSync(dirname(target), { recursive: true });
-  mkdirSync(folder);
+  makeFolder(dirname(target));
+  // Whatever the umask lets others do to the files that are made in it.
+  mkdirSync(folder, { mode: 0o700 });
   try {
     await fill(folder);
     if (replace) rmSync(target, { recursive: true, force: true });
@@ -40,4 +44,9 @@ export async function publishFolder(
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** Makes a folder of the cache, and those that it is in, for this user only. */
+export function makeFolder(folder: string): void {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
 }

@@ -1,8 +1,8 @@
 /** Debian packages through the distribution's own client: looked up, downloaded, unpacked, never installed here. */
-import { mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
-import { cacheFolder } from './cache.ts';
+import { cacheFolder, makeFolder } from './cache.ts';
 import { run } from './run.ts';
 
 const NO_APT =
@@ -53,8 +53,8 @@ export async function newestPackage(
  * @throws UsageError when apt cannot get it
  */
 export async function downloadPackage(name: string): Promise<string> {
-  const folder = join(cacheFolder(), 'deb');
-  mkdirSync(folder, { recursive: true });
+  const folder = cacheFolder('deb');
+  makeFolder(folder);
   const find = (at: string): string | undefined =>
     readdirSync(at)
       .filter((file) => file.startsWith(`${name}_`))
@@ -63,7 +63,7 @@ export async function downloadPackage(name: string): Promise<string> {
   const cached = find(folder);
   if (cached !== undefined) return join(folder, cached);
   const partial = join(folder, `partial-${process.pid}-${name}`);
-  mkdirSync(partial, { recursive: true });
+  makeFolder(partial);
   try {
     const download = () =>
       run(

@@ -79,7 +79,7 @@ export async function sharedLibraries(path: string): Promise<string[]> {
 export async function busyboxBinary(): Promise<string> {
   const own = findProgram('busybox');
   if (own !== undefined && isStatic(own)) return own;
-  const folder = join(cacheFolder(), 'busybox');
+  const folder = cacheFolder('busybox');
   if (!existsSync(folder)) {
     const deb = await downloadPackage('busybox-static');
     await publishFolder(folder, (into) => unpackPackage(deb, into));

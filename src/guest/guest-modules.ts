@@ -27,7 +27,7 @@ export async function withModules(
     files.push(...(await filesOf(module, guest.kernelVersion, progress)));
   const overlay = makeOverlay(guest, files);
   const hash = contentHash([guest.hash, overlay]);
-  const folder = join(cacheFolder(), 'guests-with-modules', hash.slice(0, 16));
+  const folder = cacheFolder('guests-with-modules', hash.slice(0, 16));
   await publishFolder(folder, (into) => {
     // The kernel unpacks archives one after the other; what comes later replaces what was there.
     writeFileSync(join(into, 'initrd'), Buffer.concat([readFileSync(guest.initrd), overlay]));

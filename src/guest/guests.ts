@@ -132,7 +132,7 @@ export function listGuests(): Guest[] {
 }
 
 function guestFolder(): string {
-  return join(cacheFolder(), 'guests');
+  return cacheFolder('guests');
 }
 
 function isGuestName(name: string): name is GuestName {

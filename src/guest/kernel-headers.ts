@@ -16,7 +16,7 @@ export async function prepareHeaders(
   version: string,
   progress: Progress = () => {},
 ): Promise<string> {
-  const folder = join(cacheFolder(), 'headers', version);
+  const folder = cacheFolder('headers', version);
   const build = join(folder, 'usr/src', `linux-headers-${version}`);
   if (existsSync(build)) return build;
   const name = `linux-headers-${version}`;
@@ -24,7 +24,7 @@ export async function prepareHeaders(
   const own = await downloadPackage(name).catch((cause: unknown) => {
     throw new UsageError(
       'E_HEADERS',
-      `no headers of the guest's kernel ${version} are to be had: ${messageOf(cause)}; when the archive has only newer ones, remove ${join(cacheFolder(), 'kernels', version)} and build again`,
+      `no headers of the guest's kernel ${version} are to be had: ${messageOf(cause)}; when the archive has only newer ones, remove ${cacheFolder('kernels', version)} and build again`,
       { cause },
     );
   });

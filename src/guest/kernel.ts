@@ -3,7 +3,6 @@ import {
   copyFileSync,
   cpSync,
   existsSync,
-  mkdirSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -13,7 +12,7 @@ import {
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { messageOf, UsageError } from '../host/errors.ts';
-import { cacheFolder, publishFolder } from './cache.ts';
+import { cacheFolder, makeFolder, publishFolder } from './cache.ts';
 import { compareVersions, downloadPackage, newestPackage, unpackPackage } from './debian.ts';
 import { ModuleGraph, moduleName, readModuleInfo } from './kernel-modules.ts';
 import { run } from './run.ts';
@@ -95,7 +94,7 @@ export async function prepareKernel(
 }
 
 function kernelFolder(version: string): string {
-  return join(cacheFolder(), 'kernels', version);
+  return cacheFolder('kernels', version);
 }
 
 /** A kernel in the cache, by its version. */
@@ -105,7 +104,7 @@ export function kernelOf(version: string): Kernel {
 }
 
 function cachedKernel(series: KernelSeries): Kernel | undefined {
-  const folder = join(cacheFolder(), 'kernels');
+  const folder = cacheFolder('kernels');
   if (!existsSync(folder)) return undefined;
   const { version, host } = distributions[series];
   const cached = readdirSync(folder).sort(compareVersions);
@@ -134,7 +133,7 @@ async function packagedKernel(series: KernelSeries, progress: Progress): Promise
   progress(`linux ${version}: unpacking`, 0.4);
   const folder = `${kernelFolder(version)}.${process.pid}.deb.tmp`;
   rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   await unpackPackage(deb, folder);
   const lib = existsSync(join(folder, 'usr/lib/modules')) ? 'usr/lib/modules' : 'lib/modules';
   return {

@@ -32,7 +32,7 @@ export async function buildModules(
   const build = await prepareHeaders(kernelVersion, progress);
   const contents = names.sort().flatMap((name) => [name, readFileSync(join(source, name))]);
   const hash = contentHash([kernelVersion, ...contents]).slice(0, 16);
-  const target = join(cacheFolder(), 'modules', `${basename(source)}-${hash}`);
+  const target = cacheFolder('modules', `${basename(source)}-${hash}`);
   if (!existsSync(target)) {
     progress(`${folder}: compiling`, 0.7);
     await publishFolder(target, async (into) => {

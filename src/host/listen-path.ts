@@ -1,12 +1,24 @@
 /**
- * A unix socket that listens at a path: the file that a dead process left there is replaced, and
- * ours is removed on every way out but SIGKILL's.
+ * A unix socket that listens at a path: the file that a dead process of ours left there is replaced,
+ * and ours is removed on every way out but SIGKILL's. Whatever the umask, only this user and root can
+ * connect (unix(7): who may write to the file), unless others are let in.
  */
-import { lstatSync, unlinkSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  unlinkSync,
+} from 'node:fs';
 import path from 'node:path';
+import { O_PATH } from '../abi/files.ts';
 import { UsageError } from './errors.ts';
 import { onProcessExit } from './exit-wake.ts';
 import type { Fd } from './fd.ts';
+import { fchmod } from './file-system.ts';
+import { within } from './remove-tree.ts';
 import * as sys from './syscall.ts';
 import { openUnixSocket, SUN_PATH_SIZE, unixAddress } from './unix-socket.ts';
 
@@ -16,32 +28,53 @@ const ECONNREFUSED = 111;
 /** Connections that may wait to be accepted. */
 const BACKLOG = 128;
 
+/** What a socket's file allows: to connect to it. */
+const FOR_US = 0o600;
+const FOR_ALL = 0o666;
+
+/** How a path is listened at. */
+export interface ListenOptions {
+  /** Room for it is left in the name: for the longest of other sockets beside it. */
+  readonly suffix?: string;
+  /** Everybody may connect: whoever accepts looks who it is. Default false. */
+  readonly forAll?: boolean;
+}
+
 /** The owner of the socket's file, and of the socket until somebody takes it. */
 export class ListenPath implements Disposable {
   /** Absolute. */
   readonly path: string;
   readonly #socket: Fd;
+  /** The folder, whatever its path comes to mean. */
+  readonly #folder: number;
   readonly #inode: bigint;
   readonly #forget: () => void;
   #taken = false;
+  #closed = false;
 
-  /**
-   * @param suffix room for it is left in the name: for the longest of other sockets beside it
-   * @throws UsageError or HostError, in one line, when the path cannot be listened on
-   */
-  constructor(file: string, suffix = '') {
+  /** @throws UsageError or HostError, in one line, when the path cannot be listened on */
+  constructor(file: string, { suffix = '', forAll = false }: ListenOptions = {}) {
     this.path = path.resolve(file);
     const longest = SUN_PATH_SIZE - 1 - Buffer.byteLength(suffix);
     const length = Buffer.byteLength(this.path);
     if (file === '' || length > longest || this.path.includes('\0')) {
       throw refusal(file, `its full name has ${length} bytes; take one of 1 to ${longest}`);
     }
-    this.#socket = bind(this.path);
+    this.#folder = openFolder(this.path);
     try {
-      this.#inode = lstatSync(this.path, { bigint: true }).ino;
+      this.#socket = bind(this.path, this.#folder);
+    } catch (error) {
+      closeSync(this.#folder);
+      throw error;
+    }
+    try {
+      const name = within(this.#folder, path.basename(this.path));
+      this.#inode = lstatSync(name, { bigint: true }).ino;
+      if (forAll) openToAll(name, this.#inode);
       sys.check(sys.listen(this.#socket.fd, BACKLOG), 'listen', this.path);
     } catch (error) {
       this.#socket.close();
+      closeSync(this.#folder);
       throw error;
     }
     this.#forget = onProcessExit(() => this.#remove());
@@ -60,8 +93,11 @@ export class ListenPath implements Disposable {
 
   /** Removes the file. */
   close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
     this.#forget();
     this.#remove();
+    closeSync(this.#folder);
     if (!this.#taken) this.#socket.close();
   }
 
@@ -71,8 +107,9 @@ export class ListenPath implements Disposable {
 
   /** Not a file that somebody else put there meanwhile. */
   #remove(): void {
+    const file = within(this.#folder, path.basename(this.path));
     try {
-      if (lstatSync(this.path, { bigint: true }).ino === this.#inode) unlinkSync(this.path);
+      if (lstatSync(file, { bigint: true }).ino === this.#inode) unlinkSync(file);
     } catch {
       // Gone, or its folder is.
     }
@@ -80,24 +117,35 @@ export class ListenPath implements Disposable {
 }
 
 /** @throws UsageError */
-function bind(file: string): Fd {
+function openFolder(file: string): number {
+  const folder = path.dirname(file);
+  try {
+    return openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') throw refusal(file, `there is no folder ${folder}; make it first`);
+    if (code === 'ENOTDIR') throw refusal(file, `${folder} is no folder; name another`);
+    if (code === 'EACCES') throw mayNotWrite(file);
+    throw refusal(file, `the host says ${code}; name another path`);
+  }
+}
+
+/** @param folder descriptor of the folder that the file is in. @throws UsageError */
+function bind(file: string, folder: number): Fd {
   const socket = openUnixSocket(file);
   try {
+    // The file gets the socket's mode, less the umask, from the first moment on.
+    sys.check(fchmod(socket.fd, FOR_US), 'fchmod', file);
     const address = unixAddress(file);
     const { length } = address.bytes;
     let result = sys.bindSocket(socket.fd, address.address, length);
     if (result === -EADDRINUSE) {
-      replaceStale(file);
+      replaceStale(file, folder);
       result = sys.bindSocket(socket.fd, address.address, length);
     }
     if (result === 0) return socket;
     const name = sys.errnoName(-result);
-    const folder = path.dirname(file);
-    if (name === 'ENOENT') throw refusal(file, `there is no folder ${folder}; make it first`);
-    if (name === 'ENOTDIR') throw refusal(file, `${folder} is no folder; name another`);
-    if (name === 'EACCES') {
-      throw refusal(file, `you may not write to ${folder}; name another folder`);
-    }
+    if (name === 'EACCES') throw mayNotWrite(file);
     throw refusal(file, `the host says ${name}; name another path`);
   } catch (error) {
     socket.close();
@@ -105,15 +153,31 @@ function bind(file: string): Fd {
   }
 }
 
-/** @throws UsageError when the file is not a dead process's socket */
-function replaceStale(file: string): void {
-  if (!lstatSync(file).isSocket()) {
+/** Lets everybody connect. @throws HostError */
+function openToAll(name: Buffer, inode: bigint): void {
+  // Not by the name: somebody else's symbolic link may have taken its place.
+  const fd = openSync(name, O_PATH | constants.O_NOFOLLOW);
+  try {
+    if (fstatSync(fd, { bigint: true }).ino === inode) chmodSync(`/proc/self/fd/${fd}`, FOR_ALL);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** @throws UsageError when the file is not the socket of a dead process of ours */
+function replaceStale(file: string, folder: number): void {
+  const name = within(folder, path.basename(file));
+  const stat = lstatSync(name);
+  if (!stat.isSocket()) {
     throw refusal(file, 'a file that is no socket is there; remove it, or name another path');
+  }
+  if (stat.uid !== process.geteuid?.()) {
+    throw refusal(file, `the socket there belongs to user ${stat.uid}; name another path`);
   }
   if (isListening(file)) {
     throw refusal(file, 'another process listens on it; stop that one, or name another path');
   }
-  unlinkSync(file);
+  unlinkSync(name);
 }
 
 /** True when a process answers at a unix socket's path. */
@@ -122,6 +186,10 @@ export function isListening(file: string): boolean {
   const address = unixAddress(file);
   const result = sys.connect(probe.fd, address.address, address.bytes.length);
   return result !== -ECONNREFUSED && result !== -ENOENT;
+}
+
+function mayNotWrite(file: string): UsageError {
+  return refusal(file, `you may not write to ${path.dirname(file)}; name another folder`);
 }
 
 function refusal(file: string, why: string): UsageError {

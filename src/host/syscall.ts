@@ -57,6 +57,9 @@ const connectNative = bind('int connect(int fd, int64_t address, unsigned int le
 const acceptNative = bind('int accept4(int fd, int64_t address, int64_t addressLength, int flags)');
 const getsocknameNative = bind('int getsockname(int fd, int64_t address, int64_t addressLength)');
 const getpeernameNative = bind('int getpeername(int fd, int64_t address, int64_t addressLength)');
+const getsockoptNative = bind(
+  'int getsockopt(int fd, int level, int name, int64_t value, int64_t length)',
+);
 const socketpairNative = bind('int socketpair(int domain, int type, int protocol, int64_t fds)');
 const sendmsgNative = bind('int64_t sendmsg(int fd, int64_t message, int flags)');
 const recvmsgNative = bind('int64_t recvmsg(int fd, int64_t message, int flags)');
@@ -149,6 +152,13 @@ export const getsockname = (fd: number, address: number, addressLength: number):
   result(getsocknameNative(fd, address, addressLength));
 export const getpeername = (fd: number, address: number, addressLength: number): number =>
   result(getpeernameNative(fd, address, addressLength));
+export const getsockopt = (
+  fd: number,
+  level: number,
+  name: number,
+  value: number,
+  length: number,
+): number => result(getsockoptNative(fd, level, name, value, length));
 export const socketpair = (domain: number, type: number, protocol: number, fds: number): number =>
   result(socketpairNative(domain, type, protocol, fds));
 export const sendmsg = (fd: number, message: number, flags: number): number =>

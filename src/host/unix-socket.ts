@@ -1,4 +1,5 @@
 /** Unix stream sockets that carry file descriptors (SCM_RIGHTS, unix(7)) beside the bytes. */
+import { UsageError } from './errors.ts';
 import { Fd } from './fd.ts';
 import { NativeMemory } from './native-memory.ts';
 import * as sys from './syscall.ts';
@@ -7,6 +8,7 @@ const AF_UNIX = 1;
 const SOCK_STREAM = 1;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
+const SO_PEERCRED = 17;
 const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
@@ -27,6 +29,10 @@ const IOVEC_SIZE = 16;
 const CMSG_LEVEL = 8;
 const CMSG_TYPE = 12;
 const CMSG_DATA = 16;
+
+/** `struct ucred`: process, user and group ID, 32 bits each. */
+const UCRED_SIZE = 12;
+const UCRED_UID = 4;
 
 /** Descriptors that one message may carry. An even number: then no padding lets one more in. */
 export const MAX_FDS = 8;
@@ -52,17 +58,46 @@ export class UnixSocket extends Fd {
   }
 
   /**
-   * Connects to a socket that listens at a path.
-   * @throws HostError when none does
+   * Connects to a socket that listens at a path. In a folder like /tmp anybody may listen in the
+   * place of who is meant: it has to be this user, or root.
+   * @param trusted another user who may be there
+   * @throws HostError when nobody listens; UsageError when somebody else does
    */
-  static connect(file: string): UnixSocket {
+  static connect(file: string, trusted?: number): UnixSocket {
     const socket = openUnixSocket(file);
-    const address = unixAddress(file);
-    const result = sys.connect(socket.fd, address.address, address.bytes.length);
-    if (result >= 0) return socket;
-    socket.close();
-    sys.check(result, 'connect', file, 'start the program that listens there first');
-    return socket;
+    try {
+      const address = unixAddress(file);
+      const result = sys.connect(socket.fd, address.address, address.bytes.length);
+      sys.check(result, 'connect', file, 'start the program that listens there first');
+      const uid = socket.peerUid();
+      if (isTrusted(uid, trusted)) return socket;
+      throw new UsageError(
+        'E_PEER_USER',
+        `user ${uid}, who is neither root nor you, listens at ${file}; use a socket in a folder of your own, or allow that user (peer-uid)`,
+      );
+    } catch (error) {
+      socket.close();
+      throw error;
+    }
+  }
+
+  /**
+   * The user who is at the other end: who connected, or who listened (SO_PEERCRED, unix(7)).
+   * @throws HostError
+   */
+  peerUid(): number {
+    const credentials = new NativeMemory(UCRED_SIZE);
+    const length = new NativeMemory(4);
+    length.view.setUint32(0, UCRED_SIZE, true);
+    const result = sys.getsockopt(
+      this.fd,
+      SOL_SOCKET,
+      SO_PEERCRED,
+      credentials.address,
+      length.address,
+    );
+    sys.check(result, 'getsockopt', 'SO_PEERCRED of a unix socket');
+    return credentials.view.getUint32(UCRED_UID, true);
   }
 
   /** Two that are connected to each other. @throws HostError */
@@ -74,15 +109,19 @@ export class UnixSocket extends Fd {
   }
 
   /**
-   * Takes a connection from a listening socket.
-   * @returns undefined when none waits (any more)
+   * Takes a connection from a listening socket: of this user, or of root. Others are hung up on.
+   * @param trusted another user who may connect
+   * @returns undefined when none waits (any more), or somebody else's did
    * @throws HostError when there is no descriptor left for it
    */
-  static accept(listening: number): UnixSocket | undefined {
+  static accept(listening: number, trusted?: number): UnixSocket | undefined {
     const fd = sys.accept(listening, sys.O_CLOEXEC | sys.O_NONBLOCK);
     const gone = ['EAGAIN', 'EINTR', 'ECONNABORTED'];
     if (fd < 0 && gone.includes(sys.errnoName(-fd))) return undefined;
-    return new UnixSocket(sys.check(fd, 'accept', 'a unix socket'));
+    const socket = new UnixSocket(sys.check(fd, 'accept', 'a unix socket'));
+    if (isTrusted(socket.peerUid(), trusted)) return socket;
+    socket.close();
+    return undefined;
   }
 
   /**
@@ -155,6 +194,11 @@ export class UnixSocket extends Fd {
     for (let at = CMSG_DATA; at + 4 <= length; at += 4) fds.push(new Fd(view.getInt32(at, true)));
     return fds;
   }
+}
+
+/** Whether a user may be at the other end. */
+function isTrusted(uid: number, trusted: number | undefined): boolean {
+  return uid === 0 || uid === process.geteuid?.() || uid === trusted;
 }
 
 /** A stream socket that is not connected yet. @param file for the error. @throws HostError */

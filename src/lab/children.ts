@@ -1,10 +1,9 @@
 /** The lab's processes on the host: none outlives us, however we end. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { runtimeFolder } from '../host/runtime-folder.ts';
+import { TemporaryFolder } from '../host/temporary-folder.ts';
 
-const PREFIX = 'nodevmm-lab-';
+const PREFIX = 'lab-booted-';
 const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
 const alive = new Set<Children>();
@@ -22,18 +21,23 @@ function onSignal(signal: NodeJS.Signals): void {
 
 /** A folder for sockets, and the processes that use it. */
 export class Children implements Disposable {
-  readonly folder: string;
+  readonly #folder: TemporaryFolder;
   readonly #children: ChildProcess[] = [];
 
   constructor() {
-    removeStale();
-    // Sockets: their paths may take 108 bytes at most (unix(7)).
-    this.folder = mkdtempSync(join(tmpdir(), `${PREFIX}${process.pid}-`));
+    const parent = runtimeFolder();
+    TemporaryFolder.removeStale(PREFIX, parent);
+    this.#folder = new TemporaryFolder(PREFIX, parent);
     if (alive.size === 0) {
       process.on('exit', disposeAll);
       for (const signal of SIGNALS) process.on(signal, onSignal);
     }
     alive.add(this);
+  }
+
+  /** Only this user can enter it. */
+  get folder(): string {
+    return this.#folder.path;
   }
 
   /**
@@ -55,24 +59,6 @@ export class Children implements Disposable {
       for (const signal of SIGNALS) process.removeListener(signal, onSignal);
     }
     for (const child of this.#children) child.kill('SIGKILL');
-    rmSync(this.folder, { recursive: true, force: true });
-  }
-}
-
-/** Folders of processes that were killed. */
-function removeStale(): void {
-  for (const name of readdirSync(tmpdir())) {
-    const pid = Number(new RegExp(`^${PREFIX}(\\d+)-`).exec(name)?.[1]);
-    if (Number.isNaN(pid) || isAlive(pid)) continue;
-    rmSync(join(tmpdir(), name), { recursive: true, force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
+    this.#folder[Symbol.dispose]();
   }
 }

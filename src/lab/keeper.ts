@@ -1,8 +1,7 @@
 /** The process that keeps a lab: ends with it, by a signal, or when nobody has used it for an hour. */
 
-import { rmSync } from 'node:fs';
 import { messageOf } from '../host/errors.ts';
-import { attachKept, KEPT, type KeeperReport, keptSocket, shareLab } from './kept.ts';
+import { attachKept, KEPT, type KeeperReport, shareLab } from './kept.ts';
 import { Lab, type LabOptions } from './lab.ts';
 
 const IDLE_MS = 3_600_000;
@@ -18,7 +17,6 @@ async function keep(options: LabOptions): Promise<void> {
   const lab = await Lab.boot({ ...options, onProgress: (step, done) => report({ step, done }) });
   if ((await attachKept()) !== undefined) throw new Error('another lab is kept already');
   const server = await shareLab(lab);
-  process.on('exit', () => rmSync(keptSocket(), { force: true }));
   let idle = setTimeout(() => process.exit(0), IDLE_MS);
   let clients = 0;
   server.on('connection', (stream) => {

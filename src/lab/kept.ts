@@ -1,6 +1,6 @@
 /** A lab that outlives a command: kept by a process of its own, shared through a socket. */
 import { spawn } from 'node:child_process';
-import { closeSync, openSync, rmSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -9,6 +9,7 @@ import { AgentBroker } from '../agent/broker.ts';
 import { contentHash } from '../guest/cache.ts';
 import type { Progress } from '../guest/kernel.ts';
 import { PeerError } from '../host/errors.ts';
+import { ListenPath } from '../host/listen-path.ts';
 import { runtimeFolder } from '../host/runtime-folder.ts';
 import { Lab, type LabOptions } from './lab.ts';
 import { packageFolder } from './package-folder.ts';
@@ -34,15 +35,18 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
   return (await attachKept()) ?? (await Lab.boot(options));
 }
 
-/** Shares a lab with other processes. @returns the server, listening at `keptSocket()` */
+/**
+ * Shares a lab with other processes for as long as this one lives.
+ * @returns the server, listening at `keptSocket()`
+ * @throws UsageError when another lab is kept
+ */
 export async function shareLab(lab: Lab): Promise<Server> {
-  const path = keptSocket();
+  const listening = new ListenPath(keptSocket());
   const broker = new AgentBroker(lab.agent);
   const server = createServer((stream) => void broker.serve(stream));
-  rmSync(path, { force: true });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
-    server.listen(path, resolve);
+    server.listen({ fd: listening.takeFd() }, resolve);
   });
   return server;
 }

@@ -1,12 +1,12 @@
 /** The lab: an emulated PC with nested virtualization, whose root is the host's file system. */
 import type { ChildProcess } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
-import { cacheFolder } from '../guest/cache.ts';
+import { cacheFolder, makeFolder } from '../guest/cache.ts';
 import { findProgram, requirePrograms } from '../guest/executables.ts';
 import { buildGuest } from '../guest/guests.ts';
 import type { Progress } from '../guest/kernel.ts';
@@ -153,7 +153,7 @@ async function programs(): Promise<{ qemu: string; virtiofsd: string }> {
 }
 
 function sharesOf(more: readonly string[], folder: string): Share[] {
-  mkdirSync(cacheFolder(), { recursive: true });
+  makeFolder(cacheFolder());
   const writable = [...new Set([packageFolder, cacheFolder(), ...more])];
   const share = (path: string, tag: string, still: boolean): Share => ({
     tag,
@@ -241,7 +241,7 @@ mount --bind "$modules" /lib/modules/${kernel}
 echo madvise >/sys/kernel/mm/transparent_hugepage/enabled
 exec 3<>/dev/kvm`;
   const writable = shares.slice(1).flatMap(({ tag, path }) => [tag, path]);
-  const modules = join(cacheFolder(), 'kernels', kernel, 'modules');
+  const modules = cacheFolder('kernels', kernel, 'modules');
   const busybox = '/run/nodevmm/busybox';
   const end = await agent.exec([busybox, 'sh', '-c', script, 'sh', modules, ...writable]);
   if (end.exitCode !== 0) {

@@ -100,9 +100,11 @@ export interface VsockOptions {
   /**
    * Unix socket that is made: who connects and writes `CONNECT PORT\n` reaches that port of the
    * guest. Guests that connect to port N of the host reach who listens on `PATH_N`. May be left
-   * out with `vhost: 'on'`.
+   * out with `vhost: 'on'`. Only this user and root can connect to it.
    */
   readonly path?: string;
+  /** User ID of who may listen on `PATH_N`, besides root and this user. */
+  readonly peerUid?: number;
   /**
    * Whether the host kernel's vhost-vsock serves the device: programs of the host use AF_VSOCK then,
    * and the unix sockets refuse. `auto`: when it can. Default `off`.
@@ -165,6 +167,8 @@ export interface VhostUserOptions extends CarriedOptions {
   readonly configSize?: number;
   /** How long the back end may take for an answer, in milliseconds. Default 10000. */
   readonly timeoutMs?: number;
+  /** User ID of a back end that is neither root's nor this user's: it gets all of the guest's memory. */
+  readonly peerUid?: number;
 }
 
 /** Everything that a machine is made of. */

@@ -139,11 +139,12 @@ export function parseVsock(text: string): VsockOptions {
   const vsock = given<VsockOptions>({
     cid,
     path: values.text('path'),
+    peerUid: values.count('peer-uid', 10),
     vhost: values.choice('vhost', ['on', 'off', 'auto']),
     transport: values.choice('transport', TRANSPORTS),
     ring: takeRing(values),
   });
-  values.finish(['cid', 'path', 'vhost', 'transport', ...RING_KEYS]);
+  values.finish(['cid', 'path', 'peer-uid', 'vhost', 'transport', ...RING_KEYS]);
   return vsock;
 }
 

@@ -4,20 +4,20 @@ import type { VhostUserOptions } from '../../machine/options.ts';
 import { KeyValues } from '../key-values.ts';
 import { given, namesFolder, RING_KEYS, TRANSPORTS, takeRing } from './device-options.ts';
 
-const COMMON_KEYS = ['server', 'queues', 'timeout', 'transport', ...RING_KEYS] as const;
+const COMMON_KEYS = ['server', 'queues', 'timeout', 'peer-uid', 'transport', ...RING_KEYS] as const;
 
 /** True for a value of `--disk` or `--net` that names a back end. */
 export function namesBackend(text: string): boolean {
   return text.startsWith('vhost-user=');
 }
 
-/** `--disk vhost-user=SOCKET[,queues=N][,server][,timeout=MS][,RING...]`. @throws UsageError */
+/** `--disk vhost-user=SOCKET[,queues=N][,server][,timeout=MS][,peer-uid=UID][,RING...]`. @throws UsageError */
 function parseVhostUserDisk(text: string): VhostUserOptions {
   const values = new KeyValues('--disk', text, 'vhost-user');
   return finish(values, { type: 'blk', ...takeBackend('--disk', text, values, 'vhost-user') }, []);
 }
 
-/** `--net vhost-user=SOCKET[,mac=M][,queues=N][,server][,timeout=MS][,RING...]`. @throws UsageError */
+/** `--net vhost-user=SOCKET[,mac=M][,queues=N][,server][,timeout=MS][,peer-uid=UID][,RING...]`. @throws UsageError */
 function parseVhostUserNet(text: string): VhostUserOptions {
   const values = new KeyValues('--net', text, 'vhost-user');
   const mac = values.text('mac');
@@ -25,7 +25,7 @@ function parseVhostUserNet(text: string): VhostUserOptions {
   return finish(values, given<VhostUserOptions>({ type: 'net', ...backend, mac }), ['mac']);
 }
 
-/** `--fs tag=T,vhost-user=SOCKET[,queues=N][,server][,timeout=MS][,RING...]`. @throws UsageError */
+/** `--fs tag=T,vhost-user=SOCKET[,queues=N][,server][,timeout=MS][,peer-uid=UID][,RING...]`. @throws UsageError */
 function parseVhostUserFs(text: string): VhostUserOptions {
   const values = new KeyValues('--fs', text, 'tag');
   const tag = values.text('tag');
@@ -80,6 +80,7 @@ function takeBackend(
     server: values.flag('server'),
     queues: values.count('queues'),
     timeoutMs: values.count('timeout'),
+    peerUid: values.count('peer-uid', 10),
     transport: values.choice('transport', TRANSPORTS),
     ring: takeRing(values),
   });

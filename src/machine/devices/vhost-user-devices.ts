@@ -24,9 +24,10 @@ export async function createVhostUserDevices(options: ResolvedOptions): Promise<
   try {
     for (const wanted of options.vhostUser) {
       const { transport = options.transport, ring = {} } = wanted;
-      const { socket, server = false, timeoutMs = DEFAULT_TIMEOUT_MS } = wanted;
+      const { socket, server = false, timeoutMs = DEFAULT_TIMEOUT_MS, peerUid } = wanted;
       const name = names(wanted.type);
-      const device = await VhostUserDevice.open(name, { socket, server, timeoutMs }, (session) =>
+      const address = { socket, server, timeoutMs, peerUid };
+      const device = await VhostUserDevice.open(name, address, (session) =>
         kindOf(name, session, wanted),
       );
       made.push({ kind: 'virtio', device, transport, ring, vhost: 'off' });

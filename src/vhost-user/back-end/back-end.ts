@@ -13,13 +13,18 @@ export class BackEnd implements AsyncDisposable {
   readonly #watch: LoopWatch;
   readonly #fd: number;
   readonly #slot: SessionSlot;
+  readonly #peerUid: number | undefined;
   #closing = false;
 
-  /** @throws UsageError when the path cannot be listened on */
-  constructor(file: string, exported: ExportedDevice) {
+  /**
+   * @param peerUid a user besides root and ourselves whose front ends are served
+   * @throws UsageError when the path cannot be listened on
+   */
+  constructor(file: string, exported: ExportedDevice, peerUid?: number) {
     this.#exported = exported;
+    this.#peerUid = peerUid;
     this.#slot = new SessionSlot(exported);
-    this.#listening = new ListenPath(file);
+    this.#listening = new ListenPath(file, { forAll: peerUid !== undefined });
     this.#fd = this.#listening.fd;
     this.#watch = new LoopWatch(this.#fd, LOOP_READABLE, () => this.#connected());
     this.#watch.hold(true);
@@ -47,7 +52,7 @@ export class BackEnd implements AsyncDisposable {
       return;
     }
     try {
-      const socket = UnixSocket.accept(this.#fd);
+      const socket = UnixSocket.accept(this.#fd, this.#peerUid);
       if (socket === undefined) return;
       this.#slot.open(socket, () => {
         if (!this.#closing) this.#watch.set(LOOP_READABLE);

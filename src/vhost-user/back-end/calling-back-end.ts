@@ -15,10 +15,13 @@ export class CallingBackEnd implements AsyncDisposable {
   readonly #exported: ExportedDevice;
   readonly #timer: NodeJS.Timeout;
   readonly #slot: SessionSlot;
-  /** It was said that nobody is there. */
-  #waiting = false;
+  readonly #peerUid: number | undefined;
+  /** Why nobody was reached, as it was said last. */
+  #why = '';
 
-  constructor(file: string, exported: ExportedDevice) {
+  /** @param peerUid a user besides root and ourselves whose front ends are served */
+  constructor(file: string, exported: ExportedDevice, peerUid?: number) {
+    this.#peerUid = peerUid;
     this.path = path.resolve(file);
     this.#exported = exported;
     this.#slot = new SessionSlot(exported);
@@ -36,16 +39,16 @@ export class CallingBackEnd implements AsyncDisposable {
     if (this.#slot.session !== undefined) return;
     let socket: UnixSocket;
     try {
-      socket = UnixSocket.connect(this.path);
+      socket = UnixSocket.connect(this.path, this.#peerUid);
     } catch (error) {
-      if (!this.#waiting) {
-        const code = error instanceof HostError ? error.code : messageOf(error);
+      const code = error instanceof HostError ? error.code : messageOf(error);
+      if (code !== this.#why) {
         this.#exported.log(`waiting for a front end to listen at ${this.path} (${code})`);
       }
-      this.#waiting = true;
+      this.#why = code;
       return;
     }
-    this.#waiting = false;
+    this.#why = '';
     this.#exported.log(`connected to ${this.path}`);
     this.#slot.open(socket);
   }

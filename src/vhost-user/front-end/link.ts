@@ -21,6 +21,8 @@ export interface BackendAddress {
   readonly server: boolean;
   /** For each answer, and for it to connect. */
   readonly timeoutMs: number;
+  /** A user besides root and ourselves whose back end may have the guest's memory. */
+  readonly peerUid?: number | undefined;
 }
 
 /** A connection, and what its back end offers. */
@@ -69,7 +71,9 @@ export class BackendLink {
 
   private constructor(address: BackendAddress) {
     this.address = address;
-    this.#listening = address.server ? new ListenPath(address.socket) : undefined;
+    this.#listening = address.server
+      ? new ListenPath(address.socket, { forAll: address.peerUid !== undefined })
+      : undefined;
     this.#listenFd = this.#listening?.takeFd() ?? -1;
   }
 
@@ -100,9 +104,9 @@ export class BackendLink {
   }
 
   #call(): UnixSocket {
-    const { socket: file } = this.address;
+    const { socket: file, peerUid } = this.address;
     try {
-      return UnixSocket.connect(file);
+      return UnixSocket.connect(file, peerUid);
     } catch (error) {
       if (!(error instanceof HostError)) throw error;
       const { code } = error;
@@ -119,7 +123,7 @@ export class BackendLink {
 
   #awaitCall(): Promise<UnixSocket> {
     return new Promise((resolve, reject) => {
-      const { socket: file, timeoutMs } = this.address;
+      const { socket: file, timeoutMs, peerUid } = this.address;
       // Referenced: somebody waits for it.
       const timer = setTimeout(() => {
         watch.close();
@@ -127,7 +131,7 @@ export class BackendLink {
         reject(new UsageError('E_VHOST_USER_SOCKET', `${waited}; start it, or give it more time`));
       }, timeoutMs);
       const watch = new LoopWatch(this.#listenFd, LOOP_READABLE, () => {
-        const socket = UnixSocket.accept(this.#listenFd);
+        const socket = UnixSocket.accept(this.#listenFd, peerUid);
         if (socket === undefined) return;
         watch.close();
         clearTimeout(timer);
@@ -176,7 +180,7 @@ export class BackendLink {
     const again = (): void => this.#seek(Math.min(2 * pauseMs, LAST_PAUSE_MS));
     if (this.#listening !== undefined) {
       this.#watch = new LoopWatch(this.#listenFd, LOOP_READABLE, () => {
-        const socket = UnixSocket.accept(this.#listenFd);
+        const socket = UnixSocket.accept(this.#listenFd, this.address.peerUid);
         if (socket === undefined) return;
         this.#watch?.close();
         this.#watch = undefined;

@@ -4,13 +4,20 @@ import { parseVhostUser } from '../../../src/cli/run/vhost-user-options.ts';
 
 t.test('each option, with its keys', (t) => {
   const devices = parseVhostUser({
-    disk: ['disk.raw', 'vhost-user=/s/blk,queues=2,timeout=500,packed'],
+    disk: ['disk.raw', 'vhost-user=/s/blk,queues=2,timeout=500,peer-uid=1000,packed'],
     net: ['auto', 'vhost-user=/s/net,mac=52:54:00:12:34:56,server'],
     fs: ['tag=home,vhost-user=/s/fs,transport=mmio'],
     device: ['./own.ts', 'vhost-user,type=4,socket=/s/rng,config-size=8'],
   });
   t.strictSame(devices, [
-    { type: 'blk', socket: '/s/blk', queues: 2, timeoutMs: 500, ring: { packed: true } },
+    {
+      type: 'blk',
+      socket: '/s/blk',
+      queues: 2,
+      timeoutMs: 500,
+      peerUid: 1000,
+      ring: { packed: true },
+    },
     { type: 'net', socket: '/s/net', server: true, mac: '52:54:00:12:34:56' },
     { type: 'fs', socket: '/s/fs', transport: 'mmio', tag: 'home' },
     { type: 4, socket: '/s/rng', configSize: 8 },

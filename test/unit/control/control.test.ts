@@ -1,4 +1,5 @@
 /** Orders to a machine in another process, over its socket. */
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -58,13 +59,25 @@ t.test('machines are found by name, or alone', async (t) => {
 });
 
 t.test('a socket that a dead machine left is replaced, ours is removed', async (t) => {
-  writeFileSync(controlSocket('old'), '');
+  for (const name of ['old', 'older']) leaveSocket(controlSocket(name));
+  writeFileSync(controlSocket('file'), '');
   {
     using _server = await ControlServer.open(new FakeVm(), 'old');
+    t.equal(statSync(controlSocket('old')).mode & 0o777, 0o600);
     t.equal((await ask('old', { call: 'status' })).name, 'old');
+    t.notOk(existsSync(controlSocket('older')), 'so is that of another machine');
   }
   t.notOk(existsSync(controlSocket('old')));
+  t.ok(existsSync(controlSocket('file')), 'what is no socket stays');
+  await t.rejects(ControlServer.open(new FakeVm(), 'file'), { message: /no socket is there/ });
 });
+
+/** Leaves a socket as a process that is killed does. */
+function leaveSocket(file: string): void {
+  const script = `require('node:net').createServer().listen(${JSON.stringify(file)}, () =>
+    process.kill(process.pid, 'SIGKILL'))`;
+  spawnSync(process.execPath, ['-e', script]);
+}
 
 t.test('what is no request is refused, and a line without end cut off', async (t) => {
   const vm = new FakeVm();

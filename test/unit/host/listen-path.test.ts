@@ -1,12 +1,24 @@
 /** Unix sockets by path: whose file it is, and when it goes. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chownSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
 import { ListenPath } from '../../../src/host/listen-path.ts';
+import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-listen-'));
 t.teardown(() => rmSync(folder, { recursive: true }));
@@ -71,6 +83,48 @@ t.test("somebody else's socket or file is neither replaced nor removed", async (
   rmSync(file);
 });
 
+t.test('only this user and root can connect, whatever the umask', (t) => {
+  const before = process.umask(0);
+  t.teardown(() => process.umask(before));
+  const mode = (): number => statSync(file).mode & 0o777;
+  {
+    using _owner = new ListenPath(file);
+    t.equal(mode(), 0o600);
+  }
+  process.umask(0o077);
+  {
+    using _owner = new ListenPath(file, { forAll: true });
+    t.equal(mode(), 0o666, 'unless whoever accepts looks who it is');
+  }
+  t.end();
+});
+
+t.test("another user's stale socket stays", { skip: otherUserReason() }, (t) => {
+  script('new ListenPath(file); process.kill(process.pid, "SIGKILL")');
+  chownSync(file, OTHER_UID, OTHER_UID);
+  const { ino } = statSync(file);
+  t.throws(() => new ListenPath(file), { message: /belongs to user 65534; name another path/ });
+  t.equal(statSync(file).ino, ino);
+  rmSync(file);
+  t.end();
+});
+
+t.test('what its path means later is not removed in its place', (t) => {
+  const inner = path.join(folder, 'inner');
+  const other = path.join(folder, 'other');
+  mkdirSync(inner);
+  mkdirSync(other);
+  const owner = new ListenPath(path.join(inner, 'sock'));
+  renameSync(inner, `${inner}-moved`);
+  symlinkSync(other, inner);
+  // The same file by another way: what is compared is not only the inode.
+  linkSync(path.join(`${inner}-moved`, 'sock'), path.join(other, 'sock'));
+  owner.close();
+  t.ok(existsSync(path.join(other, 'sock')));
+  t.notOk(existsSync(path.join(`${inner}-moved`, 'sock')), 'its own is, where it went');
+  t.end();
+});
+
 t.test('paths that cannot be listened on', (t) => {
   const loop = path.join(folder, 'loop');
   symlinkSync('loop', loop);
@@ -85,6 +139,9 @@ t.test('paths that cannot be listened on', (t) => {
     t.throws(() => new ListenPath(bad), { message }, JSON.stringify(bad.slice(0, 30)));
     t.throws(() => new ListenPath(bad), UsageError);
   }
-  t.throws(() => new ListenPath(`/tmp/${'x'.repeat(100)}`, '_12'), /take one of 1 to 104/);
+  t.throws(
+    () => new ListenPath(`/tmp/${'x'.repeat(100)}`, { suffix: '_12' }),
+    /take one of 1 to 104/,
+  );
   t.end();
 });

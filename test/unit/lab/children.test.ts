@@ -1,9 +1,27 @@
 /** No process or folder of a lab outlives the process that booted it. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import t from 'tap';
+import { runtimeFolder } from '../../../src/host/runtime-folder.ts';
 import { Children } from '../../../src/lab/children.ts';
+import { OTHER_UID } from '../../support/other-user.ts';
+
+const runtime = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
+process.env.XDG_RUNTIME_DIR = runtime;
+t.teardown(() => rmSync(runtime, { recursive: true }));
 
 const module = new URL('../../../src/lab/children.js', import.meta.url).href;
 /** Prints the folder and the child's process id, then waits to be ended. */
@@ -69,4 +87,22 @@ t.test('after SIGKILL, where the folder is left to the next lab', async (t) => {
   using next = new Children();
   t.ok(existsSync(next.folder));
   t.notOk(existsSync(folder));
+  t.equal(dirname(next.folder), runtimeFolder(), 'both where nobody else has any');
+});
+
+t.test("a lab that starts leaves other people's files alone", async (t) => {
+  const { owner, pid } = await start();
+  owner.kill('SIGKILL');
+  t.ok(await isGone(owner, pid));
+  // As such folders were called, of a process that is dead.
+  const theirs = join(tmpdir(), `nodevmm-lab-${owner.pid}-theirs`);
+  mkdirSync(theirs);
+  t.teardown(() => rmSync(theirs, { recursive: true }));
+  writeFileSync(join(theirs, 'precious'), '');
+  if (process.geteuid?.() === 0) chownSync(theirs, OTHER_UID, OTHER_UID);
+  const link = join(runtimeFolder(), 'lab-booted-link');
+  symlinkSync(theirs, link);
+  t.teardown(() => rmSync(link));
+  using _next = new Children();
+  t.same(readdirSync(theirs), ['precious']);
 });

@@ -24,6 +24,8 @@ export interface VsockOptions {
   readonly cid: number;
   /** Path of the unix socket that is made for programs of the host; absent: none of them comes. */
   readonly path?: string;
+  /** User ID of whose programs the guest may connect to, besides root's and this user's. */
+  readonly peerUid?: number;
 }
 
 /** Makes a socket device. @throws UsageError when the unix socket cannot be made */
@@ -49,14 +51,14 @@ class VsockDevice implements VirtioDevice {
   readonly #sockets: VsockSockets | undefined;
   readonly #switch: VsockSwitch;
 
-  constructor({ name, cid, path }: VsockOptions) {
+  constructor({ name, cid, path, peerUid }: VsockOptions) {
     this.name = name;
     this.vhost = { kind: 'vsock', cid };
     const { guest_cid } = abi.virtio_vsock_config;
     new DataView(this.config.buffer).setBigUint64(guest_cid.offset, BigInt(cid), true);
     const connect = (stream: Duplex, port: number): void => this.#switch.connectGuest(stream, port);
     this.#sockets =
-      path === undefined ? undefined : new VsockSockets(path, MAX_CONNECTIONS, connect);
+      path === undefined ? undefined : new VsockSockets(path, MAX_CONNECTIONS, connect, peerUid);
     this.#switch = new VsockSwitch(cid, this.#sockets, PATIENCE);
   }
 
