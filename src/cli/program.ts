@@ -1,6 +1,5 @@
 /** The program: registers its subcommands, reports errors, ends with their status. */
 import { readFileSync } from 'node:fs';
-import { constants as os } from 'node:os';
 import { Command } from 'commander';
 import { registerBenchCommand } from './bench.ts';
 import { registerDeviceCommand } from './device.ts';
@@ -12,17 +11,12 @@ import { registerLabCommand } from './lab.ts';
 import { type RunParts, registerRunCommand, registerStartCommand } from './run/run.ts';
 import { registerServeCommand } from './serve.ts';
 import { reportError } from './terminal/report-error.ts';
+import { finish, guardStandardStreams } from './terminal/standard-streams.ts';
 import { registerVmCommand } from './vm.ts';
 
 const manifest = JSON.parse(
   readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'),
 ) as { version: string; description: string };
-
-/** Ends the process once what was written is out; a pipe's reader may be slow. */
-function finish(status: number): void {
-  process.exitCode = status;
-  process.stdout.write('', () => process.stderr.write('', () => process.exit(status)));
-}
 
 function fail(error: unknown): void {
   finish(reportError(error));
@@ -56,11 +50,7 @@ export function runProgram(parts: RunParts): void {
   registerInspectCommand(program, finish);
   registerServeCommand(program, finish);
   registerBenchCommand(program, finish);
-  // Whoever read the output has left, as in `nodevmm ... | head`: what SIGPIPE would do.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(128 + os.signals.SIGPIPE);
-    fail(error);
-  });
+  guardStandardStreams(fail);
   process.on('uncaughtException', fail);
   process.on('unhandledRejection', fail);
   program.parseAsync().catch(fail);

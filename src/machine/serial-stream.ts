@@ -1,48 +1,52 @@
 /** The serial port as a byte stream that outlives reboots of the machine. */
 import { Duplex } from 'node:stream';
 import type { Serial16550 } from '../platform/serial-16550.ts';
+import { UnreadOutput } from '../virtio/device/console/unread-output.ts';
 
 /** The guest has not read its input: look again after this long. */
 const RETRY_MS = 10;
-/** While less than this waits to be read, a port that is disconnected gives all its output. */
-const LAST_WORDS = 1024 * 1024;
 
-/** What is written is typed into the guest; what is read the guest printed. */
+/**
+ * What is written is typed into the guest; what is read the guest printed. The guest never waits for
+ * a reader: output that nobody reads is dropped in the end.
+ */
 export class SerialStream extends Duplex {
   readonly #observe: (bytes: Uint8Array) => void;
   #serial: Serial16550 | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #full = false;
+  readonly #unread: UnreadOutput;
 
-  /** @param observe sees all output as well */
-  constructor(observe: (bytes: Uint8Array) => void) {
+  /**
+   * @param observe sees all output as well
+   * @param dropping told once, when output is dropped for the first time
+   */
+  constructor(observe: (bytes: Uint8Array) => void, dropping: () => void = () => {}) {
     super({ decodeStrings: true });
     this.#observe = observe;
+    this.#unread = new UnreadOutput(this, dropping);
+  }
+
+  /** Bytes of output that were dropped because nobody read them. */
+  get dropped(): number {
+    return this.#unread.dropped;
   }
 
   /** Connects to the serial port of a board, or to none. */
   connect(serial: Serial16550 | undefined): void {
-    if (this.readableLength < LAST_WORDS) this.#take();
+    this.collect();
     this.#serial = serial;
   }
 
   /** The guest printed something. */
   collect(): void {
-    if (!this.#full) this.#take();
-  }
-
-  #take(): void {
     const output = this.#serial?.takeOutput();
     if (output === undefined || output.length === 0) return;
     this.#observe(output);
-    // Nobody will ever read a stream that was destroyed.
-    this.#full = !this.destroyed && !this.push(output);
+    this.#unread.add(output);
   }
 
   override _read(): void {
-    if (!this.#full) return;
-    this.#full = false;
-    this.collect();
+    this.#unread.flow();
   }
 
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {

@@ -7,8 +7,8 @@ import { StepQueue } from '../datapath/step-queue.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram, type RamBacking } from '../memory/ram.ts';
-import { ConsoleDevice } from '../virtio/device/console/console.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
+import { Consoles } from './consoles.ts';
 import { type CreatedDevice, createDevices } from './devices/create-devices.ts';
 import type { DatapathName } from './devices/datapath-choice.ts';
 import { MachineDevices } from './devices/machine-devices.ts';
@@ -19,11 +19,9 @@ import { GuestAgent, guestEnded } from './guest-agent.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
 import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
-import { OutputTail } from './output-tail.ts';
 import { createOwnDevices } from './own-devices/own-devices.ts';
 import { PowerCycle } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
-import { SerialStream } from './serial-stream.ts';
 
 /** Events of a machine, by name. */
 export interface VirtualMachineEvents {
@@ -45,17 +43,19 @@ export type MachineState = 'created' | 'starting' | 'running' | 'paused' | 'ende
  * that it holds, whatever happens in between.
  */
 export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implements AsyncDisposable {
-  /** The guest's virtio console, hvc0: write to type, read what it prints. */
+  /**
+   * The guest's virtio console, hvc0: write to type, read what it prints. The guest never waits for
+   * a reader: beyond 1 MiB that waits to be read, output is dropped (see `droppedOutput`), and a
+   * line in the stream tells how much.
+   */
   readonly console: Duplex;
-  /** The guest's first serial port, ttyS0. */
+  /** The guest's first serial port, ttyS0; read or dropped as `console`. */
   readonly serial: Duplex;
   readonly #options: ResolvedOptions;
   readonly #kvm: Kvm;
   readonly #ram: Ram;
-  readonly #consoleDevice: ConsoleDevice;
-  readonly #serialStream: SerialStream;
+  readonly #consoles: Consoles;
   readonly #devices: MachineDevices;
-  readonly #tail = new OutputTail();
   /** What is to be told once somebody can listen. */
   readonly #notices: string[] = [];
   #observer: MachineObserver | undefined;
@@ -114,20 +114,15 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#options = options;
     this.#kvm = kvm;
     this.#ram = ram;
-    const observe = (bytes: Uint8Array): void => this.#tail.add(bytes);
-    const agentPorts = options.agent === undefined ? [] : [options.agent];
-    this.#consoleDevice = new ConsoleDevice('console0', agentPorts);
-    const [consolePort, agentPort] = this.#consoleDevice.ports;
-    if (consolePort === undefined) throw new InternalError('a console without ports');
-    this.#agent = agentPort && new GuestAgent(agentPort);
-    consolePort.observe = observe;
-    this.console = consolePort;
-    this.#serialStream = new SerialStream(observe);
-    this.serial = this.#serialStream;
     const log = (text: string): void => void this.emit('log', text);
+    this.#consoles = new Consoles(options.agent, log);
+    this.console = this.#consoles.console;
+    this.serial = this.#consoles.serial;
+    const { agentPort } = this.#consoles;
+    this.#agent = agentPort && new GuestAgent(agentPort);
     const console: CreatedDevice = {
       kind: 'virtio',
-      device: this.#consoleDevice,
+      device: this.#consoles.device,
       transport: options.console.transport ?? options.transport,
       ring: options.console.ring ?? {},
       vhost: 'off',
@@ -199,9 +194,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#expect('start', 'created');
     this.#state = 'starting';
     // Output that nobody listens to is dropped: it must not stop the guest.
-    for (const stream of [this.console, this.serial, ...this.#consoleDevice.ports]) {
-      if (stream.readableFlowing === null) stream.resume();
-    }
+    this.#consoles.flow();
     for (const text of this.#notices.splice(0)) this.emit('log', text);
     await this.#steps.run(async () => {
       try {
@@ -263,7 +256,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   /** Tells the guest the size of the terminal that shows its console. */
   resizeConsole(columns: number, rows: number): void {
-    this.#consoleDevice.resize(columns, rows);
+    this.#consoles.device.resize(columns, rows);
   }
 
   /** Exits to userspace of all vCPUs since power-on, by KVM_EXIT_* number. */
@@ -277,6 +270,11 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
    */
   statistics(): ReadonlyMap<string, number> {
     return this.#cycle?.statistics() ?? new Map();
+  }
+
+  /** Bytes that the guest printed and that were dropped, because nobody read them. */
+  get droppedOutput(): { readonly console: number; readonly serial: number } {
+    return this.#consoles.dropped;
   }
 
   /** What the trace has seen so far; undefined without the option `trace`. */
@@ -296,8 +294,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#state = 'disposed';
     this.#observer?.[Symbol.dispose]();
     for (const { owner } of this.#devices.all.toReversed()) await owner.close();
-    this.#serialStream.push(null);
-    this.#serialStream.destroy();
+    this.#consoles.serial.push(null);
+    this.#consoles.serial.destroy();
     this.#ram[Symbol.dispose]();
     this.#kvm[Symbol.dispose]();
   }
@@ -337,13 +335,13 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   async #powerOn(): Promise<void> {
     const observer = this.#observer;
     if (observer === undefined) throw new InternalError('a machine that nobody made');
-    this.#tail.clear();
+    this.#consoles.tail.clear();
     const plan = {
       ...this.#options,
       kvm: this.#kvm,
       memory: this.#ram.memory,
       devices: this.#devices.all,
-      serial: this.#serialStream,
+      serial: this.#consoles.serial,
       observer,
     };
     const cycle = await PowerCycle.start(plan, (exit) => {
@@ -355,8 +353,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   async #guestEnded(exit: MachineExit): Promise<void> {
-    this.#serialStream.collect();
-    const { panic } = this.#tail;
+    this.#consoles.serial.collect();
+    const { panic } = this.#consoles.tail;
     if (exit.reason === 'panic' || (exit.reason === 'reboot' && panic !== undefined)) {
       await this.#powerOff({ reason: 'panic', ...(panic === undefined ? {} : { detail: panic }) });
     } else if (exit.reason === 'reboot' && this.#options.onReboot === 'restart') {

@@ -14,6 +14,7 @@ import t from 'tap';
 import type { MachineOptions } from '../../src/machine/options.ts';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { HALT, out, print, printMuch } from '../support/guest-code.ts';
 import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
 import { tapReason } from '../support/tap-reason.ts';
 import { traceEvents, traceFaults } from '../support/trace-format.ts';
@@ -23,15 +24,6 @@ const skip = kvmMissing();
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
 t.teardown(() => rmSync(folder, { recursive: true }));
 
-/** 32-bit code, as PVH enters it: writes a byte to a port. */
-const out = (port: number, byte: number): number[] => [
-  ...[0x66, 0xba, port & 0xff, port >> 8], // mov dx, port
-  ...[0xb0, byte, 0xee], // mov al, byte; out dx, al
-];
-const print = (text: string): number[] =>
-  [...Buffer.from(text)].flatMap((byte) => out(0x3f8, byte));
-/** hlt; jmp -3 */
-const HALT = [0xf4, 0xeb, 0xfd];
 /** Sends every byte back that it gets on the serial port. */
 const ECHO = [
   ...[0x66, 0xba, 0xfd, 0x03], // mov dx, 0x3fd
@@ -87,6 +79,20 @@ t.test('what the guest prints at its end is not lost', { skip }, async (t) => {
   await vm.start();
   t.equal((await vm.wait()).reason, 'power-off');
   t.equal(await all, 'last words\n');
+});
+
+t.test('a guest whose serial port nobody reads goes on to its end', { skip }, async (t) => {
+  const times = 10_000;
+  await using vm = await machine([...printMuch(times), ...out(0x600, 0x34), ...HALT]);
+  vm.serial.pause();
+  await vm.start();
+  t.equal((await vm.wait()).reason, 'power-off');
+  let got = 0;
+  for (let bytes: unknown = vm.serial.read(); bytes !== null; bytes = vm.serial.read()) {
+    got += (bytes as Buffer).length;
+  }
+  t.equal(got, 16 * times, 'and below the bound nothing is lost');
+  t.same(vm.droppedOutput, { console: 0, serial: 0 });
 });
 
 t.test('a traced run: every exit is in the file and in the summary', { skip }, async (t) => {

@@ -9,6 +9,7 @@ import { followSize, streamCommand, terminalOf } from '../terminal/command-io.ts
 import { attachInput, ConsoleOutput, openTarget, type RunStreams } from '../terminal/console-io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { reportError } from '../terminal/report-error.ts';
+import { hurry } from '../terminal/standard-streams.ts';
 import type { ConsoleTarget } from './run-options.ts';
 
 /** What a run needs of a virtual machine. */
@@ -20,6 +21,8 @@ export interface RunnableMachine {
   wait(): Promise<MachineExit>;
   spawn(argv: readonly string[], options?: SpawnOptions): GuestProcess | Promise<GuestProcess>;
   resizeConsole(columns: number, rows: number): void;
+  /** Bytes that were dropped because nobody read them. */
+  readonly droppedOutput: { readonly console: number; readonly serial: number };
   on(event: 'log', listener: (text: string) => void): unknown;
 }
 
@@ -82,14 +85,24 @@ export async function runMachine(
   const races = [machine, person.end, ...(work === undefined ? [] : [work])];
   let end = await Promise.race(races);
   if (end.kind === 'lost') end = await causeOfLoss(end, machine);
+  if (end.kind === 'signal' || end.kind === 'quit') hurry();
   if (end.kind !== 'machine') await vm.stop();
   cleanUp[Symbol.dispose]();
+  output.finish();
+  serial.finish();
+  tellDropped(vm, log);
   return statusOfEnd(end, plan, log, () => {
     // Before the virtio console is up, the serial port is where a kernel says what is wrong.
     if (output.bytes === 0 && plan.serial.to === 'none' && serial.bytes > 0) {
       streams.errorOutput.write(`${serial.tail.trimEnd()}\n`);
     }
   });
+}
+
+function tellDropped(vm: RunnableMachine, log: (text: string) => void): void {
+  const { console, serial } = vm.droppedOutput;
+  if (console > 0) log(`${console} bytes of the console's output were dropped`);
+  if (serial > 0) log(`${serial} bytes of the serial port's output were dropped`);
 }
 
 /** Shows that something happens until the guest says something itself. */

@@ -78,12 +78,13 @@ const TAIL_BYTES = 4096;
 
 /** Where the bytes of one console go, and the end of what came, for the case that the guest dies. */
 export class ConsoleOutput {
+  readonly #console: Duplex;
   #tail = '';
   #bytes = 0;
 
   /** @param to where the bytes go; undefined drops them */
   constructor(console: Duplex, to: Writable | undefined) {
-    // Reading also when nobody listens: a guest must not block on a full console.
+    this.#console = console;
     console.on('data', (chunk: Buffer) => {
       this.#bytes += chunk.length;
       this.#tail = (this.#tail + chunk.toString('latin1')).slice(-TAIL_BYTES);
@@ -91,6 +92,13 @@ export class ConsoleOutput {
       console.pause();
       to.once('drain', () => console.resume());
     });
+  }
+
+  /** Takes what is left once the guest has ended: a target that is slow gets it as it can. */
+  finish(): void {
+    this.#console.pause();
+    // A `data` event each. Bounded by what a console keeps for its reader.
+    while (this.#console.read() !== null);
   }
 
   /** How many bytes came. */

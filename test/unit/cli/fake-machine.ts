@@ -49,6 +49,7 @@ export class FakeMachine implements RunnableMachine {
   readonly process = new FakeProcess();
   readonly calls: string[] = [];
   sizes: number[][] = [];
+  droppedOutput = { console: 0, serial: 0 };
   end: (exit: MachineExit) => void = () => {};
   log: (text: string) => void = () => {};
   readonly #exit = new Promise<MachineExit>((resolve) => {
@@ -87,7 +88,8 @@ export class FakeMachine implements RunnableMachine {
   }
 }
 
-class Sink extends Writable {
+/** A stream that a test reads, and that may be slow. */
+export class Sink extends Writable {
   text = '';
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {

@@ -4,7 +4,7 @@ import t from 'tap';
 import { runMachine } from '../../../src/cli/run/run-machine.ts';
 import { PeerError } from '../../../src/host/errors.ts';
 import type { MachineExit } from '../../../src/machine/options.ts';
-import { FakeMachine, FakeStreams, until } from './fake-machine.ts';
+import { FakeMachine, FakeStreams, Sink, until } from './fake-machine.ts';
 
 const TTY = { to: 'tty' } as const;
 const NONE = { to: 'none' } as const;
@@ -28,6 +28,39 @@ t.test('the console both ways, to a clean power-off', async (t) => {
   t.equal(streams.output.text, 'login: ');
   t.strictSame(vm.calls, ['start'], 'a machine that ended is not stopped');
   t.strictSame(vm.sizes, [[100, 30]], 'and it was told the size of the terminal');
+});
+
+t.test('a guest that ends before its slow reader has read loses nothing', async (t) => {
+  const { vm, streams } = setUp();
+  const taken: (() => void)[] = [];
+  const output = new (class extends Sink {
+    override _write(chunk: Buffer, encoding: BufferEncoding, done: () => void): void {
+      taken.push(() => super._write(chunk, encoding, done));
+    }
+  })({ highWaterMark: 4 });
+  const run = runMachine(vm, onConsole, { ...streams, output, size: () => undefined });
+  await vm.started;
+  const lines = Array.from({ length: 100 }, (_, i) => `line ${i}\n`);
+  for (const line of lines) vm.console.push(line);
+  await until(() => taken.length > 0);
+  vm.end({ reason: 'power-off' });
+  t.equal(await run, 0);
+  while (output.text.length < lines.join('').length) {
+    taken.shift()?.();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  t.equal(output.text, lines.join(''));
+});
+
+t.test('output that was dropped is told of at the end', async (t) => {
+  const { vm, streams } = setUp();
+  vm.droppedOutput = { console: 12, serial: 34 };
+  vm.end({ reason: 'power-off' });
+  t.equal(await runMachine(vm, onConsole, streams), 0);
+  t.equal(
+    streams.errorOutput.text,
+    "nodevmm: 12 bytes of the console's output were dropped\nnodevmm: 34 bytes of the serial port's output were dropped\n",
+  );
 });
 
 const ENDS: readonly (readonly [MachineExit, number, RegExp])[] = [

@@ -1,5 +1,6 @@
 /** One port of a console device as the host sees it: a byte stream that outlives guest resets. */
 import { Duplex } from 'node:stream';
+import { UnreadOutput } from './unread-output.ts';
 
 /** The most bytes that one read of the guest's output takes: bounds what a hostile chain costs. */
 const PIECE = 0x10000;
@@ -10,7 +11,11 @@ export interface PortDriver {
   wake(port: number): void;
 }
 
-/** What was written to the stream is typed into the guest; what is read from it the guest printed. */
+/**
+ * What was written to the stream is typed into the guest; what is read from it the guest printed.
+ * Port 0 is the console and never makes the guest wait: output that nobody reads is dropped in the
+ * end (`UnreadOutput`). The other ports hold their guest back until they are read.
+ */
 export class ConsolePort extends Duplex {
   readonly index: number;
   /** Name by which the guest finds it; empty for the console itself. */
@@ -19,6 +24,9 @@ export class ConsolePort extends Duplex {
   driver: PortDriver | undefined;
   /** Sees all output as well. */
   observe: (bytes: Uint8Array) => void = () => {};
+  /** Told once, when output of the console is dropped for the first time. */
+  dropping: () => void = () => {};
+  readonly #unread: UnreadOutput | undefined;
   #input: Buffer | undefined;
   #inputAt = 0;
   #inputDone: (() => void) | undefined;
@@ -29,6 +37,12 @@ export class ConsolePort extends Duplex {
     super({ allowHalfOpen: true, decodeStrings: true });
     this.index = index;
     this.portName = portName;
+    this.#unread = index === 0 ? new UnreadOutput(this, () => this.dropping()) : undefined;
+  }
+
+  /** Bytes of output that were dropped because nobody read them. */
+  get dropped(): number {
+    return this.#unread?.dropped ?? 0;
   }
 
   /** Whether a process in the guest holds the port open. A change is told by the event `guestOpen`. */
@@ -47,7 +61,7 @@ export class ConsolePort extends Duplex {
     return this.#input === undefined ? 0 : this.#input.length - this.#inputAt;
   }
 
-  /** True when nobody takes the guest's output at present. */
+  /** True when the guest has to wait until its output is read. */
   get outputFull(): boolean {
     return this.#outputFull;
   }
@@ -62,12 +76,15 @@ export class ConsolePort extends Duplex {
     if (this.waiting === 0) this.#finishInput();
   }
 
-  /** What the guest printed; the next piece may follow when this returns true. */
-  deliver(bytes: Uint8Array): boolean {
+  /** What the guest printed; the next piece may follow when `outputFull` is false. */
+  deliver(bytes: Uint8Array): void {
     this.observe(bytes);
+    if (this.#unread !== undefined) {
+      this.#unread.add(bytes);
+      return;
+    }
     // Nobody will ever read a stream that was destroyed.
     this.#outputFull = !this.destroyed && !this.push(bytes);
-    return !this.#outputFull;
   }
 
   /** Forgets input that nobody in the guest will read any more. */
@@ -86,6 +103,7 @@ export class ConsolePort extends Duplex {
   }
 
   override _read(): void {
+    this.#unread?.flow();
     if (!this.#outputFull) return;
     this.#outputFull = false;
     this.driver?.wake(this.index);

@@ -57,13 +57,10 @@ export class ConsoleDevice implements VirtioDevice {
     return this.#handler;
   }
 
-  /**
-   * Emergency write: a byte without queues, as early consoles print (§5.3.4, §5.3.5.1). There is
-   * nothing to hold it back with, so that it is lost while nobody reads the stream.
-   */
+  /** Emergency write: a byte without queues, as early consoles print (§5.3.4, §5.3.5.1). */
   configWritten(offset: number, _length: number, value: number): void {
     const [port] = this.ports;
-    if (offset !== config.emerg_wr.offset || port === undefined || port.outputFull) return;
+    if (offset !== config.emerg_wr.offset || port === undefined) return;
     port.deliver(Uint8Array.of(value & 0xff));
   }
 

@@ -106,47 +106,128 @@ t.test('many writes arrive complete and in order', async (t) => {
 });
 
 /** Prints numbered lines through one port until `total` bytes were queued by the guest. */
-function printUntil(c: ConsoleRig, total: number, size: number): string {
+function printUntil(c: ConsoleRig, queueIndex: number, total: number, size: number): string {
   let sent = '';
   while (sent.length < total) {
-    const queue = c.rig.queue(TX);
+    const queue = c.rig.queue(queueIndex);
     queue.completed();
     if (queue.free === 0) return sent;
     const text = `${sent.length}:`.padEnd(size, '.');
     sent += text;
-    c.print(TX, text);
+    c.print(queueIndex, text);
   }
   return sent;
 }
 
-t.test('output that is not read holds the chains back, and nothing is lost', async (t) => {
+t.test('output of a port that is not read holds the chains back', async (t) => {
   using c = new ConsoleRig().start();
-  const sent = printUntil(c, 2 ** 20, 4096);
+  const sent = printUntil(c, PORT_TX, 2 ** 20, 4096);
   t.ok(sent.length < 2 ** 20, 'the guest had to stop');
-  t.ok(c.rig.queue(TX).inFlight > 0);
-  t.ok(c.console.readableLength <= 128 * 1024, 'the host keeps little');
+  t.ok(c.rig.queue(PORT_TX).inFlight > 0);
+  t.ok(c.port.readableLength <= 128 * 1024, 'the host keeps little');
   let got = '';
   for (let i = 0; i < 100 && got.length < sent.length; i++) {
-    got += drain(c.console);
+    got += drain(c.port);
     c.rig.pump();
   }
-  t.ok(got === sent, `${got.length} of ${sent.length} bytes`);
-  c.rig.queue(TX).completed();
-  t.equal(c.rig.queue(TX).inFlight, 0);
+  t.ok(got === sent, `nothing is lost: ${got.length} of ${sent.length} bytes`);
+  c.rig.queue(PORT_TX).completed();
+  t.equal(c.rig.queue(PORT_TX).inFlight, 0);
+  t.equal(c.port.dropped, 0);
 });
 
-t.test('a long chain is delivered in pieces, as it is read', async (t) => {
+t.test('a long chain of a port is delivered in pieces, as it is read', async (t) => {
   using c = new ConsoleRig().start();
   const parts = Array.from({ length: 10 }, (_, i) => Buffer.alloc(50_000, 0x41 + i));
-  c.print(TX, ...parts);
-  t.equal(c.rig.queue(TX).completed().length, 0, 'still held');
+  c.print(PORT_TX, ...parts);
+  t.equal(c.rig.queue(PORT_TX).completed().length, 0, 'still held');
   let got = '';
   for (let i = 0; i < 100 && got.length < 500_000; i++) {
-    got += drain(c.console);
+    got += drain(c.port);
     c.rig.pump();
   }
   t.ok(got === Buffer.concat(parts).toString('latin1'), `${got.length} bytes`);
-  t.equal(c.rig.queue(TX).completed().length, 1);
+  t.equal(c.rig.queue(PORT_TX).completed().length, 1);
+});
+
+t.test('a console that nobody reads uses each buffer at once', async (t) => {
+  using c = new ConsoleRig().start();
+  let told = 0;
+  c.console.dropping = () => told++;
+  const sent = printUntil(c, TX, 3 * 2 ** 20, 4096);
+  c.rig.queue(TX).completed();
+  t.equal(c.rig.queue(TX).inFlight, 0, 'no guest would spin');
+  t.equal(sent.length, 3 * 2 ** 20);
+  t.equal(told, 1, 'it is told once');
+  t.ok(c.console.readableLength <= 128 * 1024, 'beside the backlog the host keeps little');
+  const { dropped } = c.console;
+  const got = drain(c.console);
+  const notice = `\r\n[${dropped} bytes of console output dropped]\r\n`;
+  t.ok(got.endsWith(notice), 'what is missing is said where it is missing');
+  const kept = got.slice(0, -notice.length);
+  t.ok(kept.length >= 2 ** 20 && sent.startsWith(kept), 'the oldest is kept, in order');
+  t.equal(kept.length + dropped, sent.length, 'and the rest is counted');
+});
+
+t.test('a console that is read again goes on after the gap', async (t) => {
+  using c = new ConsoleRig().start();
+  const first = printUntil(c, TX, 3 * 2 ** 20, 4096);
+  const { dropped } = c.console;
+  // The reader takes some: there is room, and what is printed now comes after the notice.
+  let got = '';
+  while (got.length < 2 ** 20) got += (c.console.read() as Buffer).toString('latin1');
+  c.print(TX, 'after the gap');
+  got += drain(c.console);
+  const notice = `\r\n[${dropped} bytes of console output dropped]\r\n`;
+  t.equal(c.console.dropped, dropped, 'nothing more was lost');
+  t.ok(got.endsWith(`${notice}after the gap`));
+  t.ok(first.startsWith(got.slice(0, -`${notice}after the gap`.length)));
+  c.print(TX, 'and on');
+  t.equal(drain(c.console), 'and on');
+});
+
+t.test('a reader that lags behind for ever gets few notices', async (t) => {
+  using c = new ConsoleRig().start();
+  printUntil(c, TX, 3 * 2 ** 20, 4096);
+  let got = '';
+  for (let i = 0; i < 4096; i++) {
+    got += (c.console.read(512) as Buffer).toString('latin1');
+    c.print(TX, 'x'.repeat(1024));
+    c.rig.queue(TX).completed();
+  }
+  const notices = got.split('bytes of console output dropped').length - 1;
+  t.ok(notices <= 4, `${notices} in ${got.length} bytes`);
+});
+
+t.test('a console that is paused in the middle of its flow holds no buffer', async (t) => {
+  using c = new ConsoleRig().start();
+  let got = '';
+  c.console.on('data', (bytes: Buffer) => {
+    got += bytes.toString('latin1');
+  });
+  await new Promise((done) => setImmediate(done));
+  c.console.pause();
+  const sent = printUntil(c, TX, 512 * 1024, 64);
+  c.rig.queue(TX).completed();
+  t.equal(c.rig.queue(TX).inFlight, 0);
+  t.equal(got, '');
+  c.console.resume();
+  while (got.length < sent.length) await new Promise((done) => setImmediate(done));
+  t.ok(got === sent, 'below the bound nothing is lost');
+  t.equal(c.console.dropped, 0);
+});
+
+t.test('a consumer that has the guest print from within its own reading', async (t) => {
+  using c = new ConsoleRig().start();
+  printUntil(c, TX, 200 * 1024, 4096);
+  let got = '';
+  let nested = 0;
+  c.console.on('data', (bytes: Buffer) => {
+    got += bytes.toString('latin1');
+    if (nested < 8) c.print(TX, `<${nested++}>`);
+  });
+  while (!got.includes('<7>')) await new Promise((done) => setImmediate(done));
+  t.match(got, /<0>.*<1>.*<2>.*<3>.*<4>.*<5>.*<6>.*<7>/s, 'in the order of printing');
 });
 
 for (const [name, features] of [
@@ -156,15 +237,15 @@ for (const [name, features] of [
   t.test(`stopping with a held chain loses and doubles nothing${name}`, async (t) => {
     using c = new ConsoleRig(features).start();
     const parts = Array.from({ length: 6 }, (_, i) => Buffer.alloc(50_000, 0x41 + i));
-    c.print(TX, ...parts);
-    c.print(TX, 'the next chain');
-    const before = c.rig.interrupts(TX);
+    c.print(PORT_TX, ...parts);
+    c.print(PORT_TX, 'the next chain');
+    const before = c.rig.interrupts(PORT_TX);
     c.rig.handOver(c.device.createHandler(), features);
-    t.equal(c.rig.interrupts(TX), before + 1, 'the driver hears that the chain was used');
-    t.equal(c.rig.queue(TX).completed().length, 1);
+    t.equal(c.rig.interrupts(PORT_TX), before + 1, 'the driver hears that the chain was used');
+    t.equal(c.rig.queue(PORT_TX).completed().length, 1);
     let got = '';
     for (let i = 0; i < 100; i++) {
-      got += drain(c.console);
+      got += drain(c.port);
       c.rig.pump();
     }
     const sent = `${Buffer.concat(parts).toString('latin1')}the next chain`;
@@ -194,15 +275,15 @@ t.test('what a consumer writes while it is given output disturbs no chain', asyn
 });
 
 /** A chain of `count` segments of 60 MiB each, all the same ones. */
-function printHuge(c: ConsoleRig, count: number): void {
-  const queue = c.rig.queue(TX);
+function printHuge(c: ConsoleRig, count: number, queueIndex = TX): void {
+  const queue = c.rig.queue(queueIndex);
   const readable = Array.from({ length: count }, () => new Uint8Array(16));
   queue.add({ readable, indirect: false });
   for (let i = 0; i < count; i++) {
     queue.descriptorArea.setBigUint64(16 * i, 0n, true);
     queue.descriptorArea.setUint32(16 * i + 8, 60 * 2 ** 20, true);
   }
-  c.rig.kick(TX);
+  c.rig.kick(queueIndex);
 }
 
 t.test('a chain of gigabytes that is read gives others their turn, and goes on', async (t) => {
@@ -253,10 +334,13 @@ t.test('§2.7.5 a chain without bytes is used', async (t) => {
 
 t.test('a chain that says it has gigabytes costs the host little', async (t) => {
   using c = new ConsoleRig().start();
+  printHuge(c, 8, PORT_TX);
+  t.ok(c.port.readableLength <= 128 * 1024);
   printHuge(c, 8);
   t.ok(c.console.readableLength <= 128 * 1024);
   c.rig.stop();
-  t.ok(c.console.readableLength <= 2 * 2 ** 20, 'even when it is stopped');
+  t.ok(c.port.readableLength <= 2 * 2 ** 20, 'even when it is stopped');
+  t.ok(c.console.readableLength <= 2 * 2 ** 20);
 });
 
 t.test('§2.7.13 a broken queue breaks the device, which then rests', async (t) => {

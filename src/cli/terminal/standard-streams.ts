@@ -1,0 +1,72 @@
+/**
+ * Standard output and standard error: what happens when they are slow, full or gone, and that a
+ * process ends no sooner than what it wrote is out.
+ */
+import { constants as os } from 'node:os';
+import type { Writable } from 'node:stream';
+import { HostError } from '../../host/errors.ts';
+
+/** How long the last output may take once a person asked to leave. */
+const HURRY_MS = 500;
+
+let hurried = false;
+
+/** A person wants to leave: readers that are slow are not waited for. */
+export function hurry(): void {
+  hurried = true;
+}
+
+/** The handle of a stream that is a terminal or a pipe. */
+interface StreamHandle {
+  setBlocking?(blocking: boolean): number;
+}
+
+/**
+ * Prepares the process's streams.
+ * @param fail gets what makes it pointless to go on
+ */
+export function guardStandardStreams(fail: (error: unknown) => void): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    // Node makes terminals blocking: one that was stopped (Ctrl-S) would stop this thread, and with
+    // it the devices that it serves, their guest, and every signal.
+    if (stream.isTTY) (stream as { _handle?: StreamHandle })._handle?.setBlocking?.(false);
+  }
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    leaveIfGone(process.stdout, error);
+    fail(outputError(error));
+  });
+  process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+    // Nobody can be told that a message cannot be written.
+    leaveIfGone(process.stderr, error);
+  });
+}
+
+/** Ends as a signal would: whoever read the output has left, as in `nodevmm ... | head`. */
+function leaveIfGone(stream: NodeJS.WriteStream, error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') process.exit(128 + os.signals.SIGPIPE);
+  // A terminal that was hung up.
+  if (error.code === 'EIO' && stream.isTTY) process.exit(128 + os.signals.SIGHUP);
+}
+
+function outputError({ code = 'EIO', errno = 0, message }: NodeJS.ErrnoException): HostError {
+  return new HostError(
+    'write',
+    'standard output',
+    Math.abs(errno),
+    code,
+    message.replace(/^\w+: /, '').replace(/, write$/, ''),
+    'redirect it to where there is room',
+  );
+}
+
+/** Ends the process once what was written is out; a pipe's reader may be slow. */
+export function finish(status: number): void {
+  process.exitCode = status;
+  if (hurried) setTimeout(() => process.exit(status), HURRY_MS);
+  whenWritten(process.stdout, () => whenWritten(process.stderr, () => process.exit(status)));
+}
+
+function whenWritten(stream: Writable, then: () => void): void {
+  if (stream.destroyed || stream.errored !== null) then();
+  else stream.write('', () => then());
+}

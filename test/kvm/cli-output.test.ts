@@ -1,0 +1,83 @@
+/** Runs whose output nobody takes: slow, stopped, full, gone. */
+import type { ChildProcess } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import t, { type Test } from 'tap';
+import { ask } from '../../src/control/client.ts';
+import { CliRun } from '../support/cli-run.ts';
+import { PANIC, print, printMuch } from '../support/guest-code.ts';
+import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
+import { runInTerminal } from '../support/terminal-run.ts';
+import { kvmMissing } from './tiny-guest.ts';
+
+const skip = kvmMissing();
+const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-output-'));
+process.env.XDG_RUNTIME_DIR = folder;
+t.teardown(() => rmSync(folder, { recursive: true }));
+
+function kernelOf(name: string, code: readonly number[]): string {
+  const file = path.join(folder, name);
+  const segments = [{ paddr: KERNEL_GPA, bytes: Uint8Array.from(code) }];
+  writeFileSync(file, elfKernel({ segments, pvhEntry: KERNEL_GPA }));
+  return file;
+}
+
+/** More than a pipe, a terminal and all streams between hold. */
+const TIMES = 20_000;
+const muchThenPanic = kernelOf('much', [...printMuch(TIMES), ...PANIC]);
+const forEver = kernelOf('for-ever', [...print('U'), 0xeb, 0xfd]);
+const SERIAL = ['--console', 'none', '--serial', 'tty'];
+
+/** Resolves when a run has said this on its standard error; rejects when it ends without. */
+async function says(child: ChildProcess, text: string): Promise<void> {
+  let said = '';
+  for await (const chunk of child.stderr?.iterator({ destroyOnReturn: false }) ?? []) {
+    said += chunk;
+    if (said.includes(text)) return;
+  }
+  throw new Error(`no ${text} in ${said}`);
+}
+
+/** Resolves with its status; a test that fails before leaves nothing of it. */
+function ended(t: Test, child: ChildProcess): Promise<number | NodeJS.Signals | null> {
+  t.teardown(() => {
+    try {
+      process.kill(-(child.pid ?? 0), 'SIGKILL');
+    } catch {
+      // It has ended.
+    }
+  });
+  return new Promise((resolve) => child.on('exit', (code, signal) => resolve(signal ?? code)));
+}
+
+t.test('a reader that does not read holds up no guest, and loses nothing', { skip }, async (t) => {
+  const run = new CliRun(folder, ['--kernel', muchThenPanic, ...SERIAL]);
+  run.process.stdout?.pause();
+  await says(run.process, 'the guest ended: panic');
+  run.process.stdout?.resume();
+  const { status, stdout } = await run.result;
+  t.equal(status, 200);
+  t.equal(stdout.length, 16 * TIMES);
+});
+
+t.test('a terminal that was stopped holds up no guest', { skip }, async (t) => {
+  const run = runInTerminal(folder, ['--kernel', muchThenPanic, ...SERIAL]);
+  const end = ended(t, run);
+  await says(run, 'the guest ended: panic');
+  // The run is over, and waits for its output to be read: the signal ends it as any other program.
+  run.kill('SIGTERM');
+  t.equal(await end, 256 - 15);
+});
+
+t.test('a terminal that was stopped holds up no signal', { skip }, async (t) => {
+  const run = runInTerminal(folder, ['--kernel', forEver, ...SERIAL, '--name', 'stopped']);
+  const end = ended(t, run);
+  // More than what lies between the guest and the terminal holds, a byte for each exit.
+  while ((await ask('stopped', { call: 'status' }).catch(() => ({ exits: 0 }))).exits < 100_000) {
+    await delay(100);
+  }
+  run.kill('SIGTERM');
+  t.equal(await end, 143);
+});
