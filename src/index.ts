@@ -1,6 +1,7 @@
 /** nodevmm: boots real Linux guests on KVM, from code. */
 export type { ExecOptions, ExecResult } from './agent/client.ts';
 export type { CommandExit, GuestProcess, SpawnOptions } from './agent/command.ts';
+export type { BootProtocol, EntryProtocol } from './boot/boot.ts';
 export { HostError, InternalError, NodeVmmError, PeerError, UsageError } from './host/errors.ts';
 export type { DatapathName } from './machine/devices/datapath-choice.ts';
 export type { GateOrder } from './machine/devices/queue-holds.ts';

@@ -76,6 +76,8 @@ export const LOADED_HIGH = 1;
 export const XLF_KERNEL_64 = 1;
 /** The 64-bit entry point, from the start of the protected-mode code. */
 export const ENTRY_64_OFFSET = 0x200;
+/** Where bzImages that prefer no other address are loaded. */
+export const DEFAULT_LOAD_ADDRESS = 0x10_0000;
 /** Unit of `setup_sects`. */
 export const SECTOR_SIZE = 512;
 /** `setup_sects` when it reads 0. */
@@ -103,6 +105,8 @@ export const BOOT_DS = 0x18;
 
 /** Type of the note that holds the PVH entry point, of the owner `Xen` (public/elfnote.h). */
 export const XEN_ELFNOTE_PHYS32_ENTRY = 18;
+/** The owner's name, `Xen` with its NUL, as a little-endian word. */
+export const XEN_ELFNOTE_NAME = 0x006e6558;
 export const XEN_HVM_START_MAGIC_VALUE = 0x336ec578;
 /** struct hvm_start_info, version 1. */
 export const hvm_start_info = struct({

@@ -9,8 +9,10 @@ import type { MmioDevice } from './dsdt.ts';
 import { type ElfImage, isInSegments, parseElf } from './elf.ts';
 import type { CpuEntryState } from './entry-state.ts';
 import { loadInitrd } from './initrd.ts';
-import { defaultKernelCache, unpackKernel } from './kernel-cache.ts';
-import { type BzImage, kernelKind, parseBzImage } from './kernel-image.ts';
+import { defaultKernelCache, type UnpackedKernel, unpackKernel } from './kernel-cache.ts';
+import { type BzImage, parseBzImage } from './kernel-image.ts';
+import { kernelKind } from './kernel-kind.ts';
+import { enterLinux32 } from './linux32.ts';
 import { enterLinux64 } from './linux64.ts';
 import { loadBzImage, loadElf } from './load-kernel.ts';
 import { enterPvh } from './pvh.ts';
@@ -21,8 +23,13 @@ const DEFAULT_PHYSICAL_ADDRESS_BITS = 36;
 /** boot.rst, `initrd_addr_max`: what kernels that name none can reach, and all newer ones too. */
 const NO_INITRD_LIMIT = 0x7fff_ffff;
 
-/** How the kernel is entered. `auto`: PVH where the kernel has it, else the 64-bit protocol. */
-export type BootProtocol = 'pvh' | 'linux64' | 'auto';
+/** What ELF kernels of 32 bits can reach, whose own header is not at hand: as if it named none. */
+const INITRD_LIMIT_32 = 0x37ff_ffff;
+
+/** How a kernel is entered: by PVH, or by Linux' own 64-bit or 32-bit protocol. */
+export type EntryProtocol = 'pvh' | 'linux64' | 'linux32';
+/** `auto`: PVH where the kernel has it, else what its code is for. */
+export type BootProtocol = EntryProtocol | 'auto';
 
 /** What to load. */
 export interface BootPlan {
@@ -37,8 +44,8 @@ export interface BootPlan {
   /** Folder for unpacked kernels. Default: `nodevmm/vmlinux` in the XDG cache folder. */
   readonly cacheDir?: string;
   /**
-   * Default `auto`. `linux64` with a bzImage starts the compressed kernel, which unpacks itself
-   * and chooses its address at random (KASLR); all others run where they are linked.
+   * Default `auto`. `linux64` and `linux32` with a bzImage start the compressed kernel, which
+   * unpacks itself and chooses its address at random (KASLR); all others run where they are linked.
    */
   readonly protocol?: BootProtocol;
   /** Width of the guest's physical addresses by its CPUID 0x80000008. Default 36. */
@@ -49,7 +56,7 @@ export interface BootPlan {
 
 /** What the first vCPU starts with. */
 export interface BootEntry {
-  readonly protocol: 'pvh' | 'linux64';
+  readonly protocol: EntryProtocol;
   readonly state: CpuEntryState;
   /** Guest physical range of the kernel. */
   readonly kernel: LoadedKernel['range'];
@@ -60,10 +67,12 @@ export interface BootEntry {
 
 /** A kernel in guest memory. */
 interface LoadedKernel {
-  readonly protocol: 'pvh' | 'linux64';
+  readonly protocol: EntryProtocol;
   readonly entry: number;
   readonly range: { readonly gpa: number; readonly size: number };
   readonly bzImage: BzImage | undefined;
+  /** Highest address that the initrd's last byte may have. */
+  readonly initrdLimit: number;
 }
 
 /**
@@ -77,11 +86,10 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
   const kernel = await loadKernel(plan);
   const { protocol, entry, range, bzImage } = kernel;
   writeCommandLine(memory, commandLine, bzImage?.commandLineSize ?? COMMAND_LINE_SIZE - 1);
-  const initrdLimit = bzImage?.initrdAddrMax ?? NO_INITRD_LIMIT;
   const initrd =
     plan.initrd === undefined
       ? undefined
-      : loadInitrd(memory, plan.initrd, range.gpa + range.size, initrdLimit);
+      : loadInitrd(memory, plan.initrd, range.gpa + range.size, kernel.initrdLimit);
   const rsdpGpa = writeAcpiTables(memory, {
     cpus,
     ramSize: memory.size,
@@ -90,11 +98,13 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
   });
   writeResetVector(memory);
   const parameters = { memoryMap: memoryMap(memory), initrd, rsdpGpa };
-  const state =
-    protocol === 'pvh'
-      ? enterPvh(memory, entry, parameters)
-      : enterLinux64(memory, entry, { ...parameters, header: bzImage?.header });
-  return { protocol, state, kernel: range, initrd, rsdpGpa };
+  const zeroPage = { ...parameters, kernelGpa: range.gpa, header: bzImage?.header };
+  const enter = {
+    pvh: () => enterPvh(memory, entry, parameters),
+    linux64: () => enterLinux64(memory, entry, zeroPage),
+    linux32: () => enterLinux32(memory, entry, zeroPage),
+  };
+  return { protocol, state: enter[protocol](), kernel: range, initrd, rsdpGpa };
 }
 
 async function loadKernel(plan: BootPlan): Promise<LoadedKernel> {
@@ -104,14 +114,60 @@ async function loadKernel(plan: BootPlan): Promise<LoadedKernel> {
     return enterElf(memory, file, parseElf(file), protocol, undefined);
   }
   const bzImage = parseBzImage(file);
-  if (protocol === 'linux64') {
-    const range = loadBzImage(memory, file, bzImage);
-    return { protocol, entry: range.gpa + ENTRY_64_OFFSET, range, bzImage };
-  }
-  const cacheDir = plan.cacheDir ?? defaultKernelCache();
-  const unpacked = await unpackKernel(file, bzImage, cacheDir);
+  const unpacked = await unpackForEntry(file, bzImage, plan);
+  if (unpacked === undefined) return enterBzImage(memory, file, bzImage, protocol);
   using source = unpacked.source;
   return enterElf(memory, source, unpacked.image, protocol, bzImage);
+}
+
+/** What `auto` leaves to the code of the bzImage itself. */
+const CANNOT_UNPACK: ReadonlySet<string> = new Set([
+  'E_MISSING_TOOL',
+  'E_UNKNOWN_COMPRESSION',
+  'E_NOT_A_KERNEL',
+]);
+
+/** The vmlinux in a bzImage. Undefined when the bzImage's own code is to run, because it is wanted or has to. */
+async function unpackForEntry(
+  file: FileSource,
+  bzImage: BzImage,
+  { protocol = 'auto', cacheDir = defaultKernelCache() }: BootPlan,
+): Promise<UnpackedKernel | undefined> {
+  if (protocol === 'linux64' || protocol === 'linux32') return undefined;
+  if (bzImage.payloadSize === 0) {
+    if (protocol === 'auto') return undefined;
+    throw new UsageError(
+      'E_NO_PVH',
+      `${file.name} has no kernel to unpack that could have a PVH entry point; boot it with the protocol auto`,
+    );
+  }
+  try {
+    return await unpackKernel(file, bzImage, cacheDir);
+  } catch (error) {
+    const isOwnAffair = error instanceof UsageError && CANNOT_UNPACK.has(error.code);
+    if (protocol === 'auto' && isOwnAffair) return undefined;
+    throw error;
+  }
+}
+
+/** Lets the code of a bzImage run: a kernel that unpacks itself, or a program like memtest86+. */
+function enterBzImage(
+  memory: GuestMemory,
+  file: FileSource,
+  bzImage: BzImage,
+  wanted: BootProtocol,
+): LoadedKernel {
+  const { entry64, initrdAddrMax: initrdLimit } = bzImage;
+  const protocol = wanted === 'linux64' || (wanted === 'auto' && entry64) ? 'linux64' : 'linux32';
+  if (protocol === 'linux64' && !entry64) {
+    throw new UsageError(
+      'E_BOOT_PROTOCOL',
+      `${file.name} has no 64-bit entry point (XLF_KERNEL_64); boot it with the protocol linux32`,
+    );
+  }
+  const range = loadBzImage(memory, file, bzImage);
+  const entry = range.gpa + (protocol === 'linux64' ? ENTRY_64_OFFSET : 0);
+  return { protocol, entry, range, bzImage, initrdLimit };
 }
 
 function enterElf(
@@ -121,21 +177,30 @@ function enterElf(
   wanted: BootProtocol,
   bzImage: BzImage | undefined,
 ): LoadedKernel {
-  const protocol = wanted === 'auto' ? (image.pvhEntry === undefined ? 'linux64' : 'pvh') : wanted;
+  const own = image.bits === 64 ? 'linux64' : 'linux32';
+  const protocol = wanted === 'auto' ? (image.pvhEntry === undefined ? own : 'pvh') : wanted;
+  if (protocol !== 'pvh' && protocol !== own) {
+    throw new UsageError(
+      'E_BOOT_PROTOCOL',
+      `${source.name} is a vmlinux of ${image.bits} bits; boot it with the protocol ${own}`,
+    );
+  }
   const entry = protocol === 'pvh' ? image.pvhEntry : image.entry;
   if (entry === undefined) {
     throw new UsageError(
       'E_NO_PVH',
-      `${source.name} has no PVH entry point (CONFIG_PVH); boot it with the protocol linux64`,
+      `${source.name} has no PVH entry point (CONFIG_PVH); boot it with the protocol ${own}`,
     );
   }
   if (!isInSegments(image, entry)) {
     throw new UsageError(
       'E_NOT_A_KERNEL',
-      `${source.name} has its entry point outside of its segments; name an x86-64 Linux kernel`,
+      `${source.name} has its entry point outside of its segments; name a Linux kernel for x86`,
     );
   }
-  return { protocol, entry, range: loadElf(memory, source, image), bzImage };
+  const initrdLimit =
+    bzImage?.initrdAddrMax ?? (image.bits === 64 ? NO_INITRD_LIMIT : INITRD_LIMIT_32);
+  return { protocol, entry, range: loadElf(memory, source, image), bzImage, initrdLimit };
 }
 
 function writeCommandLine(memory: GuestMemory, text: string, kernelLimit: number): void {

@@ -1,21 +1,58 @@
-/** ELF64 kernels: loadable segments, entry point, and the PVH entry in the Xen note. */
-import { XEN_ELFNOTE_PHYS32_ENTRY } from '../abi/linux-boot.ts';
+/** ELF kernels of both classes: loadable segments, entry point, and the PVH entry in the Xen note. */
+import {
+  EI_CLASS,
+  EI_DATA,
+  ELF_MAGIC,
+  ELFCLASS32,
+  ELFCLASS64,
+  ELFDATA2LSB,
+  ELFDATA2MSB,
+  Elf_Nhdr,
+  Elf32_Ehdr,
+  Elf32_Phdr,
+  Elf64_Ehdr,
+  Elf64_Phdr,
+  EM_386,
+  EM_X86_64,
+  ET_CORE,
+  ET_DYN,
+  ET_EXEC,
+  ET_REL,
+  PT_INTERP,
+  PT_LOAD,
+  PT_NOTE,
+  PT_TLS,
+} from '../abi/elf.ts';
+import { XEN_ELFNOTE_NAME, XEN_ELFNOTE_PHYS32_ENTRY } from '../abi/linux-boot.ts';
+import type { Field } from '../abi/struct.ts';
+import { readField } from '../abi/struct-view.ts';
 import { UsageError } from '../host/errors.ts';
 import { type ByteSource, readView, truncated } from './byte-source.ts';
+import { MULTIBOOT } from './foreign-image.ts';
+import { isMultiboot } from './multiboot.ts';
 
-export const ELF_MAGIC = 0x464c457f;
-const ELFCLASS64 = 2;
-const ELFDATA2LSB = 1;
-const ET_EXEC = 2;
-const ET_DYN = 3;
-const EM_X86_64 = 62;
-const EHDR_SIZE = 64;
-const PHDR_SIZE = 56;
-const PT_LOAD = 1;
-const PT_NOTE = 4;
 /** Kernels have about five; the bound keeps a hostile file from costing time. */
 const MOST_SEGMENTS = 64;
 const LONGEST_NOTES = 0x1_0000;
+
+const CLASSES = {
+  [ELFCLASS32]: { bits: 32, ehdr: Elf32_Ehdr, phdr: Elf32_Phdr, machine: EM_386 },
+  [ELFCLASS64]: { bits: 64, ehdr: Elf64_Ehdr, phdr: Elf64_Phdr, machine: EM_X86_64 },
+} as const;
+
+/** e_machine of other processors that Linux runs on. */
+const OTHER_MACHINES: Readonly<Record<number, string>> = {
+  [EM_386]: '32-bit x86',
+  8: 'MIPS',
+  20: 'PowerPC',
+  21: '64-bit PowerPC',
+  22: 's390',
+  40: 'Arm',
+  [EM_X86_64]: 'x86-64',
+  183: 'AArch64',
+  243: 'RISC-V',
+  258: 'LoongArch',
+};
 
 /** A PT_LOAD segment, checked: `offset + filesz` lies in the file and `filesz` is at most `memsz`. */
 export interface ElfSegment {
@@ -28,7 +65,9 @@ export interface ElfSegment {
 
 /** What a loader has to know of an ELF kernel. */
 export interface ElfImage {
-  /** e_entry: for Linux the physical address of startup_64. */
+  /** The file's class, which is that of the code at its entry point. */
+  readonly bits: 32 | 64;
+  /** e_entry: for Linux the physical address of startup_32 or startup_64. */
   readonly entry: number;
   /** The 32-bit PVH entry point, where the kernel has one. */
   readonly pvhEntry: number | undefined;
@@ -46,49 +85,54 @@ export function parseElf(source: ByteSource): ElfImage {
   const bad = (why: string): UsageError =>
     new UsageError(
       'E_NOT_A_KERNEL',
-      `${source.name} is not a bootable ELF kernel: ${why}; name an x86-64 bzImage or vmlinux`,
+      `${source.name} is not a bootable ELF kernel: ${why}; name a bzImage or vmlinux for x86`,
     );
-  const u64 = (view: DataView, at: number, what: string): number => {
-    const value = view.getBigUint64(at, true);
+  const number = (view: DataView, field: Field, what: string, base = 0): number => {
+    const value = readField(view, field, base);
     if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw bad(`${what} is out of range`);
     return Number(value);
   };
 
-  const header = readView(source, 0, EHDR_SIZE);
-  if (header.getUint32(0, true) !== ELF_MAGIC) throw bad('it has no ELF magic');
-  if (header.getUint8(4) !== ELFCLASS64 || header.getUint8(5) !== ELFDATA2LSB) {
-    throw bad('it is not 64-bit little-endian');
-  }
-  const type = header.getUint16(16, true);
-  if (type !== ET_EXEC && type !== ET_DYN) throw bad('it is not an executable');
-  if (header.getUint16(18, true) !== EM_X86_64) throw bad('it is for another processor');
-  const entry = u64(header, 24, 'e_entry');
-  const phoff = u64(header, 32, 'e_phoff');
-  const phnum = header.getUint16(56, true);
-  if (header.getUint16(54, true) !== PHDR_SIZE) throw bad('e_phentsize is not 56');
+  const { bits, ehdr, phdr } = checkIdentity(source, bad);
+  const header = readView(source, 0, ehdr.size);
+  const entry = number(header, ehdr.e_entry, 'e_entry');
+  const phoff = number(header, ehdr.e_phoff, 'e_phoff');
+  const phnum = number(header, ehdr.e_phnum, 'e_phnum');
+  const phentsize = number(header, ehdr.e_phentsize, 'e_phentsize');
+  if (phentsize !== phdr.size) throw bad(`e_phentsize is not ${phdr.size}`);
   if (phnum === 0 || phnum > MOST_SEGMENTS) throw bad(`it has ${phnum} program headers`);
 
   const segments: ElfSegment[] = [];
   let pvhEntry: number | undefined;
-  const table = readView(source, phoff, phnum * PHDR_SIZE);
+  let isProgram = false;
+  const table = readView(source, phoff, phnum * phdr.size);
   for (let index = 0; index < phnum; index++) {
-    const at = index * PHDR_SIZE;
-    const kind = table.getUint32(at, true);
+    const at = index * phdr.size;
+    const kind = number(table, phdr.p_type, 'p_type', at);
+    isProgram ||= kind === PT_INTERP || kind === PT_TLS;
     if (kind !== PT_LOAD && kind !== PT_NOTE) continue;
-    const offset = u64(table, at + 8, 'p_offset');
-    const paddr = u64(table, at + 24, 'p_paddr');
-    const filesz = u64(table, at + 32, 'p_filesz');
-    const memsz = u64(table, at + 40, 'p_memsz');
+    const offset = number(table, phdr.p_offset, 'p_offset', at);
+    const paddr = number(table, phdr.p_paddr, 'p_paddr', at);
+    const filesz = number(table, phdr.p_filesz, 'p_filesz', at);
+    const memsz = number(table, phdr.p_memsz, 'p_memsz', at);
     if (offset + filesz > source.size) throw truncated(source.name, offset + filesz, source.size);
     if (kind === PT_NOTE) {
-      const alignment = u64(table, at + 48, 'p_align') === 8 ? 8 : 4;
-      pvhEntry ??= findPvhEntry(
-        readView(source, offset, Math.min(filesz, LONGEST_NOTES)),
-        alignment,
-      );
+      const notes = readView(source, offset, Math.min(filesz, LONGEST_NOTES));
+      // Linux lays out its notes by 4 whatever p_align says; other linkers go by p_align.
+      if (readField(table, phdr.p_align, at) === 8n) pvhEntry ??= findPvhEntry(notes, 8);
+      pvhEntry ??= findPvhEntry(notes, 4);
     } else if (memsz > 0) {
       if (filesz > memsz) throw bad('a segment has more bytes than memory');
       segments.push({ offset, paddr, filesz, memsz });
+    }
+  }
+  if (pvhEntry === undefined) {
+    if (isProgram) throw bad('it is a program for an operating system');
+    if (isMultiboot(source)) {
+      throw new UsageError(
+        'E_NOT_A_KERNEL',
+        `${source.name} is ${MULTIBOOT.what}; ${MULTIBOOT.remedy}`,
+      );
     }
   }
   if (segments.length === 0) throw bad('it has nothing to load');
@@ -99,7 +143,29 @@ export function parseElf(source: ByteSource): ElfImage {
     if (paddr < end) throw bad('its segments overlap');
     end = paddr + memsz;
   }
-  return { entry, pvhEntry, segments, start: segments[0]?.paddr ?? 0, end };
+  return { bits, entry, pvhEntry, segments, start: segments[0]?.paddr ?? 0, end };
+}
+
+/** What kind of ELF file it is: the fields that lie at the same place in all of them. */
+function checkIdentity(source: ByteSource, bad: (why: string) => UsageError) {
+  const header = readView(source, 0, Elf32_Ehdr.size);
+  if (header.getUint32(0, true) !== ELF_MAGIC) throw bad('it has no ELF magic');
+  const kind = header.getUint8(EI_CLASS);
+  const order = header.getUint8(EI_DATA);
+  if (kind !== ELFCLASS32 && kind !== ELFCLASS64) throw bad(`its class is ${kind}`);
+  if (order !== ELFDATA2LSB && order !== ELFDATA2MSB) throw bad(`its byte order is ${order}`);
+  const elfClass = CLASSES[kind];
+  const littleEndian = order === ELFDATA2LSB;
+  const machine = header.getUint16(Elf32_Ehdr.e_machine.offset, littleEndian);
+  if (machine !== elfClass.machine || !littleEndian) {
+    const name = OTHER_MACHINES[machine] ?? `number ${machine}`;
+    throw bad(`it is ${elfClass.bits}-bit code for the processor ${name}`);
+  }
+  const type = header.getUint16(Elf32_Ehdr.e_type.offset, true);
+  if (type === ET_REL) throw bad('it is an object file, as kernel modules are');
+  if (type === ET_CORE) throw bad('it is a core dump');
+  if (type !== ET_EXEC && type !== ET_DYN) throw bad('it is not an executable');
+  return elfClass;
 }
 
 /** True when `gpa` lies in one of the kernel's segments. */
@@ -111,18 +177,20 @@ export function isInSegments(image: ElfImage, gpa: number): boolean {
 function findPvhEntry(notes: DataView, alignment: number): number | undefined {
   const align = (length: number): number => Math.ceil(length / alignment) * alignment;
   let at = 0;
-  while (at + 12 <= notes.byteLength) {
-    const namesz = notes.getUint32(at, true);
-    const descsz = notes.getUint32(at + 4, true);
-    const type = notes.getUint32(at + 8, true);
-    const desc = at + 12 + align(namesz);
+  while (at + Elf_Nhdr.size <= notes.byteLength) {
+    const namesz = notes.getUint32(at + Elf_Nhdr.n_namesz.offset, true);
+    const descsz = notes.getUint32(at + Elf_Nhdr.n_descsz.offset, true);
+    const type = notes.getUint32(at + Elf_Nhdr.n_type.offset, true);
+    const name = at + Elf_Nhdr.size;
+    const desc = align(name + namesz);
     if (desc + descsz > notes.byteLength) return undefined;
-    const isXen = namesz === 4 && notes.getUint32(at + 12, true) === 0x006e6558;
-    // The entry point is 4 bytes, or 8 as assemblers emit a pointer; it is a 32-bit address.
-    if (isXen && type === XEN_ELFNOTE_PHYS32_ENTRY && descsz >= 4) {
-      return notes.getUint32(desc, true);
+    const isXen = namesz === 4 && notes.getUint32(name, true) === XEN_ELFNOTE_NAME;
+    if (isXen && type === XEN_ELFNOTE_PHYS32_ENTRY) {
+      // 4 bytes, or 8 as assemblers of 64-bit code emit a pointer.
+      if (descsz === 4) return notes.getUint32(desc, true);
+      if (descsz === 8) return Number(notes.getBigUint64(desc, true));
     }
-    at = desc + align(descsz);
+    at = align(desc + descsz);
   }
   return undefined;
 }

@@ -1,29 +1,10 @@
 /** The 64-bit boot protocol (boot.rst, "64-bit Boot Protocol"): zero page, identity page tables, long mode. */
-import {
-  BOOT_CS,
-  BOOT_DS,
-  BOOT_FLAG_MAGIC,
-  BOOT_PARAMS_ACPI_RSDP_ADDR,
-  BOOT_PARAMS_E820_ENTRIES,
-  BOOT_PARAMS_E820_TABLE,
-  BOOT_PARAMS_SIZE,
-  boot_e820_entry,
-  LOADED_HIGH,
-  LOADER_TYPE_UNDEFINED,
-  PROTOCOL_NEWEST,
-  SETUP_HEADER_MAGIC,
-  SETUP_HEADER_OFFSET,
-  setup_header,
-} from '../abi/linux-boot.ts';
+import { BOOT_CS, BOOT_DS } from '../abi/linux-boot.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import {
-  BOOT_PARAMS_GPA,
-  COMMAND_LINE_GPA,
-  type MemoryMapEntry,
-  PAGE_TABLES_GPA,
-} from './boot-layout.ts';
+import { BOOT_PARAMS_GPA, PAGE_TABLES_GPA } from './boot-layout.ts';
 import type { CpuEntryState } from './entry-state.ts';
 import { codeSegment, dataSegment, taskStateSegment, writeGdt } from './segments.ts';
+import { writeZeroPage, type ZeroPageParameters } from './zero-page.ts';
 
 const CR0_PE = 1;
 const CR0_ET = 1 << 4;
@@ -38,15 +19,6 @@ const LARGE_PAGE_SIZE = 2 ** 21;
 /** Page directories: 4 GiB, below which kernel, zero page, command line and initrd lie. */
 const DIRECTORIES = 4;
 
-/** What the protocol passes on to the kernel. */
-export interface Linux64Parameters {
-  readonly memoryMap: readonly MemoryMapEntry[];
-  readonly initrd: { readonly gpa: number; readonly size: number } | undefined;
-  readonly rsdpGpa: number;
-  /** The bzImage's setup header; undefined for an ELF kernel, which brings none. */
-  readonly header: Uint8Array | undefined;
-}
-
 /**
  * Writes the zero page, page tables and GDT. The command line is in place already.
  * @param entry the 64-bit entry point
@@ -54,9 +26,9 @@ export interface Linux64Parameters {
 export function enterLinux64(
   memory: GuestMemory,
   entry: number,
-  parameters: Linux64Parameters,
+  parameters: ZeroPageParameters,
 ): CpuEntryState {
-  writeBootParams(memory, parameters);
+  writeZeroPage(memory, parameters);
   writePageTables(memory);
   const cs = codeSegment(BOOT_CS, 64);
   const ds = dataSegment(BOOT_DS);
@@ -76,35 +48,6 @@ export function enterLinux64(
     ds,
     tr,
   };
-}
-
-function writeBootParams(
-  memory: GuestMemory,
-  { memoryMap, initrd, rsdpGpa, header }: Linux64Parameters,
-): void {
-  // Guest physical addresses below 3 GiB are RAM offsets.
-  const page = memory.bytes(BOOT_PARAMS_GPA, BOOT_PARAMS_SIZE).fill(0);
-  const setup = BOOT_PARAMS_GPA + SETUP_HEADER_OFFSET;
-  if (header !== undefined) {
-    page.set(header, SETUP_HEADER_OFFSET);
-  } else {
-    memory.writeU16(setup + setup_header.boot_flag.offset, BOOT_FLAG_MAGIC);
-    memory.writeU32(setup + setup_header.header.offset, SETUP_HEADER_MAGIC);
-    memory.writeU16(setup + setup_header.version.offset, PROTOCOL_NEWEST);
-    memory.writeU8(setup + setup_header.loadflags.offset, LOADED_HIGH);
-  }
-  memory.writeU8(setup + setup_header.type_of_loader.offset, LOADER_TYPE_UNDEFINED);
-  memory.writeU32(setup + setup_header.cmd_line_ptr.offset, COMMAND_LINE_GPA);
-  memory.writeU32(setup + setup_header.ramdisk_image.offset, initrd?.gpa ?? 0);
-  memory.writeU32(setup + setup_header.ramdisk_size.offset, initrd?.size ?? 0);
-  memory.writeU64(BOOT_PARAMS_GPA + BOOT_PARAMS_ACPI_RSDP_ADDR, rsdpGpa);
-  memory.writeU8(BOOT_PARAMS_GPA + BOOT_PARAMS_E820_ENTRIES, memoryMap.length);
-  memoryMap.forEach(({ gpa, size, type }, index) => {
-    const at = BOOT_PARAMS_GPA + BOOT_PARAMS_E820_TABLE + index * boot_e820_entry.size;
-    memory.writeU64(at + boot_e820_entry.addr.offset, gpa);
-    memory.writeU64(at + boot_e820_entry.size_.offset, size);
-    memory.writeU32(at + boot_e820_entry.type.offset, type);
-  });
 }
 
 /** Identity-maps the first 4 GiB with 2 MiB pages (Intel SDM vol. 3 §4.5.4). */

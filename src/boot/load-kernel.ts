@@ -30,15 +30,9 @@ export function loadElf(memory: GuestMemory, source: ByteSource, image: ElfImage
 /**
  * Loads the protected-mode code of a bzImage at the address that it prefers.
  * @returns the range that the kernel needs until it reads the memory map (init_size)
- * @throws UsageError E_MEMORY_TOO_SMALL, or E_NOT_A_KERNEL for a kernel without 64-bit entry point
+ * @throws UsageError E_MEMORY_TOO_SMALL, or E_NOT_A_KERNEL when it would lie below 1 MiB
  */
 export function loadBzImage(memory: GuestMemory, source: ByteSource, image: BzImage): GuestRange {
-  if (!image.entry64) {
-    throw new UsageError(
-      'E_NOT_A_KERNEL',
-      `${source.name} has no 64-bit entry point (XLF_KERNEL_64); name an x86-64 kernel`,
-    );
-  }
   const gpa = image.prefAddress;
   const size = Math.max(image.initSize, image.codeSize);
   checkPlace(memory, source.name, gpa, gpa + size);
@@ -50,7 +44,7 @@ function checkPlace(memory: GuestMemory, name: string, start: number, end: numbe
   if (start < HIGH_MEMORY_GPA) {
     throw new UsageError(
       'E_NOT_A_KERNEL',
-      `${name} wants to be loaded below 1 MiB; name an x86-64 Linux kernel`,
+      `${name} wants to be loaded below 1 MiB; name a Linux kernel for x86`,
     );
   }
   if (end > lowRamEnd(memory)) {

@@ -1,4 +1,5 @@
 /** What a caller may ask of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
+import type { BootProtocol } from '../boot/boot.ts';
 import type { DeviceFactory } from '../virtio/define/definition.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 
@@ -180,11 +181,11 @@ export interface MachineOptions {
   /** Kernel command line. Default: console on hvc0, early console on ttyS0. */
   readonly commandLine?: string;
   /**
-   * How the kernel is entered. Default `auto`: PVH where the kernel has it, else the 64-bit
-   * protocol. `linux64` on a bzImage starts the compressed kernel, which unpacks itself and
-   * chooses its address at random (KASLR).
+   * How the kernel is entered. Default `auto`: PVH where the kernel has it, else Linux' 64-bit or
+   * 32-bit protocol. `linux64` or `linux32` on a bzImage starts the compressed kernel, which
+   * unpacks itself and chooses its address at random (KASLR).
    */
-  readonly bootProtocol?: 'auto' | 'pvh' | 'linux64';
+  readonly bootProtocol?: BootProtocol;
   /** Bytes of RAM, a multiple of 1 MiB, at least 32 MiB. Default 512 MiB. */
   readonly memory?: number;
   /** Back guest RAM with huge pages. Default false. */

@@ -3,7 +3,7 @@
  * Guest RAM and devices outlive it; a reboot is the next cycle.
  */
 import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
-import { loadGuest } from '../boot/boot.ts';
+import { type BootProtocol, loadGuest } from '../boot/boot.ts';
 import * as sys from '../host/syscall.ts';
 import { guestCpuid } from '../kvm/cpuid.ts';
 import { applyEntry, initializeVcpu } from '../kvm/entry.ts';
@@ -29,7 +29,7 @@ export interface CyclePlan {
   readonly kernel: string;
   readonly initrd?: string;
   readonly commandLine: string;
-  readonly bootProtocol: 'auto' | 'pvh' | 'linux64';
+  readonly bootProtocol: BootProtocol;
   readonly cpus: number;
   readonly hideCpuFeatures: readonly string[];
   readonly notify: 'io' | 'memory';

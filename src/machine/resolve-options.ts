@@ -2,6 +2,7 @@
 import { freemem, totalmem } from 'node:os';
 import { VHOST_USER_MAX_CONFIG_SIZE } from '../abi/vhost-user.ts';
 import { GUEST_CID_MAX, GUEST_CID_MIN } from '../abi/virtio-vsock.ts';
+import type { BootProtocol } from '../boot/boot.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import { VIRTIO_MMIO_WINDOWS } from '../platform/layout.ts';
@@ -37,7 +38,7 @@ export interface ResolvedOptions {
   readonly kernel: string;
   readonly initrd?: string;
   readonly commandLine: string;
-  readonly bootProtocol: 'auto' | 'pvh' | 'linux64';
+  readonly bootProtocol: BootProtocol;
   readonly memory: number;
   readonly hugePages: boolean;
   readonly cpus: number;

@@ -1,6 +1,21 @@
 /** Makes small kernel images: an ELF vmlinux, and a bzImage around a compressed one. */
 import { gzipSync } from 'node:zlib';
 import {
+  ELF_MAGIC,
+  ELFCLASS32,
+  ELFCLASS64,
+  ELFDATA2LSB,
+  Elf32_Ehdr,
+  Elf32_Phdr,
+  Elf64_Ehdr,
+  Elf64_Phdr,
+  EM_386,
+  EM_X86_64,
+  ET_EXEC,
+  PT_LOAD,
+  PT_NOTE,
+} from '../../src/abi/elf.ts';
+import {
   BOOT_FLAG_MAGIC,
   LOADED_HIGH,
   SECTOR_SIZE,
@@ -10,11 +25,7 @@ import {
   XLF_KERNEL_64,
 } from '../../src/abi/linux-boot.ts';
 import type { Field } from '../../src/abi/struct.ts';
-
-const EHDR_SIZE = 64;
-const PHDR_SIZE = 56;
-const PT_LOAD = 1;
-const PT_NOTE = 4;
+import { writeField } from '../../src/abi/struct-view.ts';
 
 /** One segment to put into an ELF file. */
 export interface SegmentPlan {
@@ -29,6 +40,14 @@ export interface ElfPlan {
   readonly entry?: number;
   /** PVH entry point; null: no note. */
   readonly pvhEntry?: number | null;
+  /** Default 64. */
+  readonly bits?: 32 | 64;
+  /** Bytes of the PVH note's descriptor. Default: those of a pointer. */
+  readonly descsz?: number;
+  /** How the notes are laid out. Default 4. */
+  readonly noteAlignment?: 4 | 8;
+  /** p_align of the notes' segment. Default: as they are laid out. */
+  readonly noteAlign?: number;
 }
 
 /** Where the default kernel is linked. */
@@ -39,56 +58,67 @@ export function kernelCode(length: number): Uint8Array {
   return Uint8Array.from({ length }, (_, at) => (at % 251) ^ ((at >> 8) & 0x3f));
 }
 
-/** An ELF64 kernel for x86-64. */
+/** An ELF kernel for x86, of either class. */
 export function elfKernel(plan: ElfPlan = {}): Uint8Array {
+  const { bits = 64, noteAlignment = 4, noteAlign = noteAlignment } = plan;
+  const ehdr = bits === 64 ? Elf64_Ehdr : Elf32_Ehdr;
+  const phdr = bits === 64 ? Elf64_Phdr : Elf32_Phdr;
   const segments = plan.segments ?? [
     { paddr: KERNEL_GPA, bytes: kernelCode(100_000), memsz: 150_000 },
   ];
   const pvhEntry = plan.pvhEntry === undefined ? KERNEL_GPA + 0x30 : plan.pvhEntry;
-  const note = pvhEntry === null ? undefined : xenNotes(pvhEntry);
+  const descsz = plan.descsz ?? bits / 8;
+  const note = pvhEntry === null ? undefined : xenNotes(pvhEntry, descsz, noteAlignment);
   const count = segments.length + (note === undefined ? 0 : 1);
   const contents = [...segments.map(({ bytes }) => bytes), ...(note === undefined ? [] : [note])];
-  let offset = EHDR_SIZE + count * PHDR_SIZE;
+  let offset = ehdr.size + count * phdr.size;
   const file = new Uint8Array(offset + contents.reduce((sum, { length }) => sum + length, 0));
   const view = new DataView(file.buffer);
-  file.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
-  view.setUint16(16, 2, true);
-  view.setUint16(18, 62, true);
-  view.setBigUint64(24, BigInt(plan.entry ?? KERNEL_GPA), true);
-  view.setBigUint64(32, BigInt(EHDR_SIZE), true);
-  view.setUint16(52, EHDR_SIZE, true);
-  view.setUint16(54, PHDR_SIZE, true);
-  view.setUint16(56, count, true);
+  view.setUint32(0, ELF_MAGIC, true);
+  file.set([bits === 64 ? ELFCLASS64 : ELFCLASS32, ELFDATA2LSB, 1], 4);
+  writeField(view, ehdr.e_type, ET_EXEC);
+  writeField(view, ehdr.e_machine, bits === 64 ? EM_X86_64 : EM_386);
+  writeField(view, ehdr.e_entry, plan.entry ?? KERNEL_GPA);
+  writeField(view, ehdr.e_phoff, ehdr.size);
+  writeField(view, ehdr.e_ehsize, ehdr.size);
+  writeField(view, ehdr.e_phentsize, phdr.size);
+  writeField(view, ehdr.e_phnum, count);
   contents.forEach((bytes, index) => {
-    const at = EHDR_SIZE + index * PHDR_SIZE;
+    const at = ehdr.size + index * phdr.size;
     const segment = segments[index];
-    view.setUint32(at, segment === undefined ? PT_NOTE : PT_LOAD, true);
-    view.setBigUint64(at + 8, BigInt(offset), true);
-    view.setBigUint64(at + 24, BigInt(segment?.paddr ?? 0), true);
-    view.setBigUint64(at + 32, BigInt(bytes.length), true);
-    view.setBigUint64(at + 40, BigInt(segment?.memsz ?? bytes.length), true);
-    view.setBigUint64(at + 48, 4n, true);
+    writeField(view, phdr.p_type, segment === undefined ? PT_NOTE : PT_LOAD, at);
+    writeField(view, phdr.p_offset, offset, at);
+    writeField(view, phdr.p_paddr, segment?.paddr ?? 0, at);
+    writeField(view, phdr.p_filesz, bytes.length, at);
+    // GRUB's note takes no memory.
+    writeField(view, phdr.p_memsz, segment === undefined ? 0 : (segment.memsz ?? bytes.length), at);
+    writeField(view, phdr.p_align, noteAlign, at);
     file.set(bytes, offset);
     offset += bytes.length;
   });
   return file;
 }
 
-/** Two notes: GNU's, whose name and contents need padding, and Xen's PHYS32_ENTRY. */
-function xenNotes(pvhEntry: number): Uint8Array {
-  const notes = new Uint8Array(20 + 24);
-  const view = new DataView(notes.buffer);
-  const text = new TextEncoder();
-  view.setUint32(0, 4, true);
-  view.setUint32(4, 2, true);
-  view.setUint32(8, 1, true);
-  text.encodeInto('GNU\0', notes.subarray(12));
-  view.setUint32(20, 4, true);
-  view.setUint32(24, 8, true);
-  view.setUint32(28, 18, true);
-  text.encodeInto('Xen\0', notes.subarray(32));
-  view.setUint32(36, pvhEntry, true);
-  return notes;
+/** Two notes: GNU's, whose contents need padding, and Xen's PHYS32_ENTRY. */
+function xenNotes(pvhEntry: number, descsz: number, alignment: number): Uint8Array {
+  const entry = new Uint8Array(8);
+  new DataView(entry.buffer).setBigUint64(0, BigInt(pvhEntry), true);
+  return Uint8Array.from([
+    ...note('GNU\0', 1, new Uint8Array(2), alignment),
+    ...note('Xen\0', 18, entry.subarray(0, descsz), alignment),
+  ]);
+}
+
+function note(name: string, type: number, desc: Uint8Array, alignment: number): number[] {
+  const header = Uint32Array.of(name.length, desc.length, type);
+  const bytes = [...new Uint8Array(header.buffer), ...new TextEncoder().encode(name)];
+  const pad = (): void => {
+    while (bytes.length % alignment !== 0) bytes.push(0);
+  };
+  pad();
+  bytes.push(...desc);
+  pad();
+  return bytes;
 }
 
 /** Setup header fields to be set to something else, by the header's names. */

@@ -171,8 +171,8 @@ export function addMachineOptions(command: Command): Command {
     .addOption(
       new Option(
         '--boot-protocol <name>',
-        'how the kernel is entered; linux64 has a bzImage unpack and place itself (default: auto)',
-      ).choices(['auto', 'pvh', 'linux64']),
+        'how the kernel is entered; linux64 and linux32 have a bzImage unpack and place itself (default: auto)',
+      ).choices(['auto', 'pvh', 'linux64', 'linux32']),
     )
     .addOption(
       new Option(

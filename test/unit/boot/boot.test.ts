@@ -7,7 +7,13 @@ import { type BootPlan, loadGuest } from '../../../src/boot/boot.ts';
 import { MOST_CACHED_KERNELS } from '../../../src/boot/kernel-cache.ts';
 import type { GuestMemory } from '../../../src/memory/guest-memory.ts';
 import { Ram } from '../../../src/memory/ram.ts';
-import { bzImage, elfKernel, KERNEL_GPA, kernelCode } from '../../support/kernel-image.ts';
+import {
+  bzImage,
+  elfKernel,
+  type HeaderValues,
+  KERNEL_GPA,
+  kernelCode,
+} from '../../support/kernel-image.ts';
 
 const MiB = 2 ** 20;
 const GiB = 2 ** 30;
@@ -136,6 +142,105 @@ t.test('64-bit protocol with a bzImage: the compressed kernel, its own header', 
   t.same(header, image.subarray(0x230, 0x26c));
 });
 
+/** As memtest86+ is: a bzImage whose code is all there is. */
+const noPayload = (values: HeaderValues = {}): Uint8Array =>
+  bzImage(kernelCode(5000), {
+    payload_offset: 0,
+    payload_length: 0,
+    pref_address: MiB,
+    ...values,
+  });
+
+t.test('a bzImage without payload: its code is started, by the entry that it has', async (t) => {
+  const code = Buffer.from(noPayload().subarray(4 * 512));
+  const kernel64 = file('memtest64', noPayload());
+  const kernel32 = file('memtest32', noPayload({ xloadflags: 0 }));
+  for (const [kernel, protocol, expected] of [
+    [kernel64, 'auto', 'linux64'],
+    [kernel64, 'linux64', 'linux64'],
+    [kernel64, 'linux32', 'linux32'],
+    [kernel32, 'auto', 'linux32'],
+    [kernel32, 'linux32', 'linux32'],
+  ] as const) {
+    const memory = memoryOf(t);
+    const entry = await load(memory, { kernel, protocol, initrd });
+    t.equal(entry.protocol, expected);
+    t.equal(entry.state.rip, expected === 'linux64' ? MiB + 0x200 : MiB);
+    t.same(Buffer.from(memory.bytes(MiB, code.length)), code);
+    t.equal(memory.readU32(entry.state.rsi + 0x202), 0x53726448, 'HdrS');
+    t.equal(memory.readU32(entry.state.rsi + 0x214), MiB, 'code32_start');
+    t.equal(memory.readU32(entry.state.rsi + 0x218), entry.initrd?.gpa);
+  }
+});
+
+t.test('32-bit protocol: flat segments, no paging, the zero page in ESI', async (t) => {
+  const vmlinux = elfKernel({ bits: 32, pvhEntry: null });
+  const kernels32 = [
+    file('vmlinux32', vmlinux),
+    file('vmlinuz32', bzImage(gzipSync(vmlinux), { xloadflags: 0 })),
+  ];
+  for (const kernel of kernels32) {
+    const memory = memoryOf(t, 5 * GiB);
+    const { protocol, state, initrd: disk } = await load(memory, { kernel, initrd });
+    t.equal(protocol, 'linux32');
+    t.match(state, { mode: 'protected32', rip: KERNEL_GPA, cr0: 0x11, cr3: 0, cr4: 0, efer: 0 });
+    t.match(state, { rbx: 0, cs: { selector: 0x10, db: 1, l: 0 }, ds: { selector: 0x18 } });
+    const descriptor = (selector: number): string =>
+      Buffer.from(memory.bytes(state.gdt.base + selector, 8)).toString('hex');
+    t.equal(descriptor(0x10), 'ffff0000009bcf00');
+    t.equal(descriptor(0x18), 'ffff00000093cf00');
+    t.equal(memory.readU32(state.rsi + 0x202), 0x53726448, 'HdrS');
+    t.equal(memory.readU64(state.rsi + 0x70) >= 0xe_0000, true, 'RSDP');
+    t.equal(memory.readU32(state.rsi + 0x218), disk?.gpa);
+  }
+});
+
+t.test('a 32-bit kernel with a PVH note, alone and in a bzImage', async (t) => {
+  const vmlinux = elfKernel({ bits: 32 });
+  for (const kernel of [
+    file('pvh32', vmlinux),
+    file('pvhz32', bzImage(gzipSync(vmlinux), { xloadflags: 0 })),
+  ]) {
+    const memory = memoryOf(t);
+    const entry = await load(memory, { kernel });
+    t.equal(entry.protocol, 'pvh');
+    t.match(entry.state, { mode: 'protected32', rip: KERNEL_GPA + 0x30 });
+    t.same(memory.bytes(KERNEL_GPA, 100_000), kernelCode(100_000));
+  }
+});
+
+t.test('initrd_addr_max is kept, whatever the entry', async (t) => {
+  const memory = memoryOf(t, 3 * GiB);
+  const in32 = elfKernel({ bits: 32 });
+  const cases: [string, Uint8Array, number][] = [
+    ['32-bit ELF: what boot.rst gives kernels that say nothing', in32, 0x37ff_ffff],
+    ['64-bit ELF', elfKernel(), 0x7fff_ffff],
+    ['bzImage of 32 bits', bzImage(gzipSync(in32), { initrd_addr_max: 0x2fff_ffff }), 0x2fff_ffff],
+    ['bzImage', bzImage(undefined, { initrd_addr_max: 0x1fff_ffff }), 0x1fff_ffff],
+    ['no payload', noPayload({ initrd_addr_max: 0x0fff_ffff }), 0x0fff_ffff],
+    ['no limit but RAM', noPayload({ initrd_addr_max: 0xffff_ffff }), 3 * GiB - 1],
+  ];
+  for (const [name, image, limit] of cases) {
+    const entry = await load(memory, { kernel: file('limit', image), initrd });
+    const { gpa = 0, size = 0 } = entry.initrd ?? {};
+    t.ok(gpa + size - 1 <= limit && gpa + size + 4096 > limit, name);
+  }
+});
+
+t.test('auto starts a bzImage that cannot be unpacked here', async (t) => {
+  const memory = memoryOf(t);
+  const unknown = file('unknown', bzImage(new Uint8Array(100).fill(7)));
+  const notElf = file('not-elf', bzImage(gzipSync(new Uint8Array(1000).fill(7))));
+  for (const kernel of [unknown, notElf]) {
+    const entry = await load(memory, { kernel });
+    t.equal(entry.protocol, 'linux64');
+    t.equal(entry.state.rip, KERNEL_GPA + 0x200);
+  }
+  await t.rejects(load(memory, { kernel: unknown, protocol: 'pvh' }), {
+    code: 'E_UNKNOWN_COMPRESSION',
+  });
+});
+
 t.test('loading again on the same memory writes everything anew', async (t) => {
   const memory = memoryOf(t);
   const first = await load(memory, { kernel: kernels.elf, initrd });
@@ -234,6 +339,36 @@ t.test('bad input: one line with what, why, what to do', async (t) => {
       { kernel: file('out', elfKernel({ pvhEntry: 0x100 })) },
       'E_NOT_A_KERNEL',
       /entry point outside/,
+    ],
+    [
+      '64-bit entry of a 32-bit bzImage',
+      { kernel: file('only32', noPayload({ xloadflags: 0 })), protocol: 'linux64' },
+      'E_BOOT_PROTOCOL',
+      /has no 64-bit entry point .* protocol linux32$/,
+    ],
+    [
+      '64-bit entry of a 32-bit vmlinux',
+      { kernel: file('elf32', elfKernel({ bits: 32 })), protocol: 'linux64' },
+      'E_BOOT_PROTOCOL',
+      /a vmlinux of 32 bits; boot it with the protocol linux32$/,
+    ],
+    [
+      '32-bit entry of a 64-bit vmlinux',
+      { kernel: kernels.elf, protocol: 'linux32' },
+      'E_BOOT_PROTOCOL',
+      /a vmlinux of 64 bits; boot it with the protocol linux64$/,
+    ],
+    [
+      'PVH without a payload',
+      { kernel: file('no-payload', noPayload()), protocol: 'pvh' },
+      'E_NO_PVH',
+      /protocol auto$/,
+    ],
+    [
+      'cut without a payload',
+      { kernel: file('cut2', noPayload().subarray(0, 5000)) },
+      'E_TRUNCATED',
+      /it needs \d+ bytes and has 5000/,
     ],
     ['no PVH', { kernel: kernels.noPvh, protocol: 'pvh' }, 'E_NO_PVH', /protocol linux64/],
     ['initrd missing', { kernel: kernels.elf, initrd: '/nonexistent' }, 'E_FILE', /^initrd /],
