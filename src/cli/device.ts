@@ -110,7 +110,9 @@ async function runTests(files: readonly string[]): Promise<number> {
       await bundleModule({ file: path.resolve(file) }, output, modules);
       outputs.push(output);
     }
-    const args = ['--enable-source-maps', '--test', ...outputs];
+    // Node's default differs between its versions.
+    const reporter = process.stdout.isTTY ? 'spec' : 'tap';
+    const args = ['--enable-source-maps', '--test', `--test-reporter=${reporter}`, ...outputs];
     const child = spawn(process.execPath, args, { stdio: 'inherit' });
     return await new Promise((resolve, reject) => {
       child.on('error', reject);

@@ -54,8 +54,6 @@ class Run implements ServingHost {
   readonly #events: DatapathEvents;
   readonly #kicks: LoopWatch[] = [];
   readonly #watches = new Map<number, { watch: LoopWatch; token: number }>();
-  /** Queues that want another kick. */
-  readonly #again = new Set<number>();
   #serving: Serving | null = null;
 
   constructor(events: DatapathEvents) {
@@ -120,13 +118,7 @@ class Run implements ServingHost {
   }
 
   kickAgain(queue: number): void {
-    // One at a time: a driver that notifies a queue which is never empty would add one each time.
-    if (this.#again.has(queue)) return;
-    this.#again.add(queue);
-    setImmediate(() => {
-      this.#again.delete(queue);
-      this.#guard((serving) => serving.kick(queue));
-    });
+    setImmediate(() => this.#guard((serving) => serving.kick(queue)));
   }
 
   broken(reason: string): void {
@@ -139,8 +131,8 @@ class Run implements ServingHost {
     this.#events.log(text);
   }
 
-  post(message: unknown, key: string): void {
-    this.#events.message(message, key);
+  post(message: unknown): void {
+    this.#events.message(message);
   }
 
   breach(breach: Breach): void {

@@ -6,14 +6,12 @@ import type { MessagePort } from 'node:worker_threads';
 import type { QueueHandler } from '../virtio/device.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import { InProcessDatapath } from './in-process.ts';
-import { LatestMessages } from './latest-messages.ts';
 import { carriedError, type FromQueueWorker, type ToQueueWorker } from './queue-worker-protocol.ts';
 
 /** Serves until it is told to close. */
 export class LoopWorker {
   readonly #port: MessagePort;
   readonly #datapath: InProcessDatapath;
-  readonly #outbox = new LatestMessages((messages) => this.#send({ op: 'post', messages }));
   /** Messages are taken strictly one after the other, as they came. */
   #work: Promise<void> = Promise.resolve();
 
@@ -22,7 +20,7 @@ export class LoopWorker {
     this.#datapath = new InProcessDatapath(createHandler, {
       broken: (reason) => this.#send({ op: 'broken', reason }),
       log: (text) => this.#send({ op: 'log', text }),
-      message: (message, key) => this.#outbox.post(message, key),
+      message: (message) => this.#send({ op: 'message', message }),
       breach: (breach) => this.#send({ op: 'breach', breach }),
     });
     port.on('message', (message: ToQueueWorker) => {
@@ -45,11 +43,7 @@ export class LoopWorker {
         await this.#answer(message.id, () => this.#datapath.states());
         return;
       case 'post':
-        for (const one of message.messages) this.#datapath.post(one);
-        this.#send({ op: 'taken' });
-        return;
-      case 'taken':
-        this.#outbox.taken();
+        this.#datapath.post(message.message);
         return;
       case 'close':
         await this.#datapath.close();
@@ -61,9 +55,7 @@ export class LoopWorker {
 
   async #answer(id: number, work: () => Promise<ReadonlyMap<number, VringState>>): Promise<void> {
     try {
-      const states = await work();
-      this.#outbox.flush();
-      this.#send({ op: 'done', id, states });
+      this.#send({ op: 'done', id, states: await work() });
     } catch (error) {
       this.#send({ op: 'failed', id, error: carriedError(error) });
     }

@@ -6,7 +6,6 @@ import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { QueueWorkerDatapath } from '../../datapath/queue-worker.ts';
 import { StepQueue } from '../../datapath/step-queue.ts';
 import { messageOf } from '../../host/errors.ts';
-import { LogLimit } from '../../host/log-limit.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { E1000Device } from '../../nic/device.ts';
 import type { E1000Socket } from '../../nic/e1000-handler.ts';
@@ -28,8 +27,7 @@ export type OpenNicDatapath = (device: E1000Device, events: DatapathEvents) => D
 /** Owns a card and the thread that moves its packets. */
 export class NicOwner {
   readonly device: E1000Device;
-  /** A driver can have most lines repeated. */
-  readonly #lines: LogLimit;
+  readonly #log: (text: string) => void;
   readonly #datapath: Datapath;
   #socket: Socket | undefined;
   #running = false;
@@ -44,10 +42,10 @@ export class NicOwner {
     openDatapath: OpenNicDatapath = openWorker,
   ) {
     this.device = device;
-    this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`));
+    this.#log = (text) => log(`${device.name}: ${text}`);
     this.#datapath = openDatapath(device, {
       broken: (reason) => this.#broken(reason),
-      log: (text) => this.#lines.say(text),
+      log: this.#log,
       message: () => {},
     });
   }
@@ -67,13 +65,12 @@ export class NicOwner {
       await this.#steps.run(() => this.#halt());
     } finally {
       this.#socket = undefined;
-      this.#lines.flush();
     }
   }
 
   /** The driver reset a card that had been stopped: it starts anew. */
   handle(message: DeviceMessage): void {
-    if (message.kind !== 'changed') return;
+    if (message.kind !== 'reset') return;
     void this.#steps.run(async () => {
       await this.#halt();
       await this.#serve();
@@ -134,7 +131,7 @@ export class NicOwner {
   #broken(reason: string): void {
     const socket = this.#socket;
     if (socket === undefined) return;
-    this.#lines.say(`stopped: ${reason}`);
+    this.#log(`stopped: ${reason}`);
     socket.pci.registers.file.broken = true;
   }
 }

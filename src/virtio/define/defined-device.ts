@@ -92,9 +92,8 @@ export class DefinedDevice implements VirtioDevice {
   configWritten(offset: number, length: number): void {
     const config = this.#host?.readConfig();
     if (config === undefined) return;
-    for (const field of this.#fields.touched(offset, length)) {
-      this.#host?.post({ config, written: field } satisfies ConfigSnapshot, field);
-    }
+    const written = this.#fields.touched(offset, length);
+    this.#host?.post({ config, written } satisfies ConfigSnapshot);
   }
 
   message(message: unknown): void {

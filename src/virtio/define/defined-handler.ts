@@ -25,10 +25,10 @@ export interface ConfigChange {
   readonly value: number;
 }
 
-/** From the control half: the configuration space as it is now, and the field that the driver wrote. */
+/** From the control half: the configuration space as it is now, and what the driver wrote. */
 export interface ConfigSnapshot {
   readonly config: Uint8Array;
-  readonly written: string;
+  readonly written: readonly string[];
 }
 
 /** One queue, from an activation to its end. */
@@ -122,7 +122,9 @@ export class DefinedHandler implements QueueHandler {
     this.#config = Uint8Array.from(config);
     const control = this.#control;
     if (control === null) return;
-    this.#definition.configWritten?.(written, control.getConfig(written), control);
+    for (const field of written) {
+      this.#definition.configWritten?.(field, control.getConfig(field), control);
+    }
   }
 
   /**
@@ -216,7 +218,7 @@ export class DefinedHandler implements QueueHandler {
       getConfig: (field) => this.#fields.get(new DataView(this.#config.buffer), field),
       setConfig: (field, value) => {
         this.#fields.set(new DataView(this.#config.buffer), field, value);
-        context.post({ field, value } satisfies ConfigChange, field);
+        context.post({ field, value } satisfies ConfigChange);
       },
       log: (text) => context.log(text),
     };
