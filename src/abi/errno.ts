@@ -9,6 +9,7 @@ export const E2BIG = 7;
 export const EBADF = 9;
 export const ENOMEM = 12;
 export const EEXIST = 17;
+export const EXDEV = 18;
 export const ENOTDIR = 20;
 export const EISDIR = 21;
 export const EINVAL = 22;

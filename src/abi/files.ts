@@ -27,10 +27,14 @@ export const statx = struct({
   stx_rdev_minor: 4,
   stx_dev_major: 4,
   stx_dev_minor: 4,
+  stx_mnt_id: 8,
 });
 /** The whole struct, with what later kernels put behind. */
 export const STATX_LENGTH = 256;
+export const STATX_TYPE = 1;
 export const STATX_BASIC_STATS = 0x7ff;
+/** Linux 5.8. */
+export const STATX_MNT_ID = 0x1000;
 
 /** asm/statfs.h: `struct statfs`. */
 export const statfs = struct({
@@ -83,12 +87,17 @@ export const O_PATH = 0o10000000;
 /** Of pwritev2(2): at the end of the file, whatever the offset. */
 export const RWF_APPEND = 16;
 
+/** linux/openat2.h. */
+export const open_how = struct({ flags: 8, mode: 8, resolve: 8 });
+export const RESOLVE_NO_XDEV = 1;
+
 export const AT_FDCWD = -100;
 export const AT_SYMLINK_NOFOLLOW = 0x100;
 export const AT_REMOVEDIR = 0x200;
 export const AT_SYMLINK_FOLLOW = 0x400;
 export const AT_NO_AUTOMOUNT = 0x800;
 export const AT_EMPTY_PATH = 0x1000;
+export const AT_STATX_DONT_SYNC = 0x4000;
 
 export const RENAME_NOREPLACE = 1;
 export const RENAME_EXCHANGE = 2;

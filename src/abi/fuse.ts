@@ -54,6 +54,7 @@ export const FUSE_READDIRPLUS_AUTO = 2 ** 14;
 export const FUSE_ASYNC_DIO = 2 ** 15;
 export const FUSE_PARALLEL_DIROPS = 2 ** 18;
 export const FUSE_MAX_PAGES = 2 ** 22;
+export const FUSE_SUBMOUNTS = 2 ** 27;
 export const FUSE_HANDLE_KILLPRIV_V2 = 2 ** 28;
 
 /** `valid` of SETATTR. */
@@ -67,6 +68,9 @@ export const FATTR_FH = 1 << 6;
 export const FATTR_ATIME_NOW = 1 << 7;
 export const FATTR_MTIME_NOW = 1 << 8;
 export const FATTR_KILL_SUIDGID = 1 << 11;
+
+/** `flags` of a `struct fuse_attr`. */
+export const FUSE_ATTR_SUBMOUNT = 1 << 0;
 
 export const FOPEN_NOFLUSH = 1 << 5;
 export const FUSE_OPEN_KILL_SUIDGID = 1 << 0;

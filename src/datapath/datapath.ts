@@ -36,8 +36,8 @@ export interface DatapathEvents {
   broken(reason: string): void;
   /** One line for the person who runs the VM. */
   log(text: string): void;
-  /** A message from the data half for the control half. */
-  message(message: unknown): void;
+  /** A message from the data half for the control half. @param key see `HandlerContext.post` */
+  message(message: unknown, key: string): void;
   /** A rule of virtio was broken, by driver or device; the queues are served on. */
   breach?(breach: Breach): void;
 }
@@ -57,8 +57,8 @@ export interface Datapath {
   stop(goesOn?: readonly number[]): Promise<ReadonlyMap<number, VringState>>;
   /** Where each queue stands at the moment, as far as this place can tell without stopping. */
   states?(): Promise<ReadonlyMap<number, VringState>>;
-  /** Passes a message to the data half, if it is started and has one. */
-  post(message: unknown): void;
+  /** Passes a message to the data half, if it is started and has one. @param key see `DeviceHost.post` */
+  post(message: unknown, key?: string): void;
   /** Stops if needed and releases everything, the thread included. */
   close(): Promise<void>;
 }

@@ -54,6 +54,8 @@ class Run implements ServingHost {
   readonly #events: DatapathEvents;
   readonly #kicks: LoopWatch[] = [];
   readonly #watches = new Map<number, { watch: LoopWatch; token: number }>();
+  /** Queues that want another kick. */
+  readonly #again = new Set<number>();
   #serving: Serving | null = null;
 
   constructor(events: DatapathEvents) {
@@ -118,7 +120,13 @@ class Run implements ServingHost {
   }
 
   kickAgain(queue: number): void {
-    setImmediate(() => this.#guard((serving) => serving.kick(queue)));
+    // One at a time: a driver that notifies a queue which is never empty would add one each time.
+    if (this.#again.has(queue)) return;
+    this.#again.add(queue);
+    setImmediate(() => {
+      this.#again.delete(queue);
+      this.#guard((serving) => serving.kick(queue));
+    });
   }
 
   broken(reason: string): void {
@@ -131,8 +139,8 @@ class Run implements ServingHost {
     this.#events.log(text);
   }
 
-  post(message: unknown): void {
-    this.#events.message(message);
+  post(message: unknown, key: string): void {
+    this.#events.message(message, key);
   }
 
   breach(breach: Breach): void {

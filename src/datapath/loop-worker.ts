@@ -6,12 +6,14 @@ import type { MessagePort } from 'node:worker_threads';
 import type { QueueHandler } from '../virtio/device.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import { InProcessDatapath } from './in-process.ts';
+import { LatestMessages } from './latest-messages.ts';
 import { carriedError, type FromQueueWorker, type ToQueueWorker } from './queue-worker-protocol.ts';
 
 /** Serves until it is told to close. */
 export class LoopWorker {
   readonly #port: MessagePort;
   readonly #datapath: InProcessDatapath;
+  readonly #outbox = new LatestMessages((messages) => this.#send({ op: 'post', messages }));
   /** Messages are taken strictly one after the other, as they came. */
   #work: Promise<void> = Promise.resolve();
 
@@ -20,7 +22,7 @@ export class LoopWorker {
     this.#datapath = new InProcessDatapath(createHandler, {
       broken: (reason) => this.#send({ op: 'broken', reason }),
       log: (text) => this.#send({ op: 'log', text }),
-      message: (message) => this.#send({ op: 'message', message }),
+      message: (message, key) => this.#outbox.post(message, key),
       breach: (breach) => this.#send({ op: 'breach', breach }),
     });
     port.on('message', (message: ToQueueWorker) => {
@@ -43,7 +45,11 @@ export class LoopWorker {
         await this.#answer(message.id, () => this.#datapath.states());
         return;
       case 'post':
-        this.#datapath.post(message.message);
+        for (const one of message.messages) this.#datapath.post(one);
+        this.#send({ op: 'taken' });
+        return;
+      case 'taken':
+        this.#outbox.taken();
         return;
       case 'close':
         await this.#datapath.close();
@@ -55,7 +61,9 @@ export class LoopWorker {
 
   async #answer(id: number, work: () => Promise<ReadonlyMap<number, VringState>>): Promise<void> {
     try {
-      this.#send({ op: 'done', id, states: await work() });
+      const states = await work();
+      this.#outbox.flush();
+      this.#send({ op: 'done', id, states });
     } catch (error) {
       this.#send({ op: 'failed', id, error: carriedError(error) });
     }

@@ -18,6 +18,7 @@ import { type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation, PollMode } from './datapath.ts';
+import { LatestMessages } from './latest-messages.ts';
 import { LoopWorker } from './loop-worker.ts';
 import {
   carriedError,
@@ -50,9 +51,13 @@ class QueueWorker implements ServingHost {
   #kicks: readonly number[] = [];
   #serving: Serving | null = null;
   #open = true;
-  /** Queues that want another kick: a list of `#againCount` numbers. */
-  readonly #again: number[] = [];
+  /** Queues that want another kick: a list of `#againCount` numbers; and the list of the last round. */
+  #again: number[] = [];
+  #kicked: number[] = [];
   #againCount = 0;
+  /** By queue: whether it is in the list. */
+  readonly #wanted: boolean[] = [];
+  readonly #outbox = new LatestMessages((messages) => this.#send({ op: 'post', messages }));
   #poll: PollMode = 'never';
   /** Polls until then, in milliseconds of `performance.now()`. */
   #pollUntil = NEVER;
@@ -151,12 +156,22 @@ class QueueWorker implements ServingHost {
 
   #kickAgain(): void {
     const count = this.#againCount;
-    // Requests made meanwhile are for the next round; they overwrite what was read already.
+    const list = this.#again;
+    // Requests made meanwhile, of whichever queues, are for the next round.
+    this.#again = this.#kicked;
+    this.#kicked = list;
     this.#againCount = 0;
-    for (let i = 0; i < count; i++) this.#serving?.kick(this.#again[i] as number);
+    for (let i = 0; i < count; i++) {
+      const queue = list[i] as number;
+      this.#wanted[queue] = false;
+      this.#serving?.kick(queue);
+    }
   }
 
   kickAgain(queue: number): void {
+    // Once: a driver that notifies a queue which is never empty would add one each time.
+    if (this.#wanted[queue] === true) return;
+    this.#wanted[queue] = true;
     this.#again[this.#againCount++] = queue;
   }
 
@@ -182,7 +197,11 @@ class QueueWorker implements ServingHost {
         this.#answer(message.id, () => this.#serving?.states() ?? new Map());
         return;
       case 'post':
-        this.#serving?.message(message.message);
+        for (const one of message.messages) this.#serving?.message(one);
+        this.#send({ op: 'taken' });
+        return;
+      case 'taken':
+        this.#outbox.taken();
         return;
       case 'close':
         this.#open = false;
@@ -192,7 +211,9 @@ class QueueWorker implements ServingHost {
 
   #answer(id: number, work: () => Map<number, VringState>): void {
     try {
-      this.#send({ op: 'done', id, states: work() });
+      const states = work();
+      this.#outbox.flush();
+      this.#send({ op: 'done', id, states });
     } catch (error) {
       this.#send({ op: 'failed', id, error: carriedError(error) });
     }
@@ -233,6 +254,7 @@ class QueueWorker implements ServingHost {
     for (const fd of this.#watched) this.#epoll.remove(fd);
     this.#watched.clear();
     this.#againCount = 0;
+    this.#wanted.fill(false);
   }
 
   broken(reason: string): void {
@@ -246,8 +268,8 @@ class QueueWorker implements ServingHost {
     this.#send({ op: 'log', text });
   }
 
-  post(message: unknown): void {
-    this.#send({ op: 'message', message });
+  post(message: unknown, key: string): void {
+    this.#outbox.post(message, key);
   }
 
   breach(breach: Breach): void {

@@ -22,7 +22,9 @@ export type ToQueueWorker =
   | { readonly op: 'start'; readonly id: number; readonly activation: Activation }
   | { readonly op: 'stop'; readonly id: number; readonly goesOn: readonly number[] }
   | { readonly op: 'states'; readonly id: number }
-  | { readonly op: 'post'; readonly message: unknown }
+  | { readonly op: 'post'; readonly messages: readonly unknown[] }
+  /** The messages that came last were heard. */
+  | { readonly op: 'taken' }
   | { readonly op: 'close' };
 
 /** An error that crosses threads: a structured clone would lose its class. */
@@ -46,5 +48,6 @@ export type FromQueueWorker =
   | { readonly op: 'failed'; readonly id: number; readonly error: CarriedError }
   | { readonly op: 'broken'; readonly reason: string }
   | { readonly op: 'log'; readonly text: string }
-  | { readonly op: 'message'; readonly message: unknown }
+  | { readonly op: 'post'; readonly messages: readonly unknown[] }
+  | { readonly op: 'taken' }
   | { readonly op: 'breach'; readonly breach: Breach };

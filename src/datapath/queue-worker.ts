@@ -11,6 +11,7 @@ import { Eventfd } from '../host/eventfd.ts';
 import { onProcessExit } from '../host/exit-wake.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation, Datapath, DatapathEvents } from './datapath.ts';
+import { LatestMessages } from './latest-messages.ts';
 import type {
   CarriedError,
   FromQueueWorker,
@@ -82,8 +83,8 @@ export class QueueWorkerDatapath implements Datapath {
     return (await this.#thread?.request((id) => ({ op: 'states', id }))) ?? new Map();
   }
 
-  post(message: unknown): void {
-    if (this.#started) this.#thread?.send({ op: 'post', message });
+  post(message: unknown, key = ''): void {
+    if (this.#started) this.#thread?.post(message, key);
   }
 
   async close(): Promise<void> {
@@ -110,6 +111,7 @@ class QueueThread {
   readonly #control = new Eventfd();
   readonly #events: DatapathEvents;
   readonly #pending = new Map<number, Pending>();
+  readonly #outbox = new LatestMessages((messages) => this.send({ op: 'post', messages }));
   readonly #ended: Promise<void>;
   readonly #forget: () => void;
   #nextId = 0;
@@ -150,6 +152,11 @@ class QueueThread {
     });
   }
 
+  /** As `DeviceHost.post`. */
+  post(message: unknown, key: string): void {
+    this.#outbox.post(message, key);
+  }
+
   send(message: ToQueueWorker): void {
     this.#worker.postMessage(message);
     this.#control.signal();
@@ -162,6 +169,7 @@ class QueueThread {
       this.#pending.set(id, { resolve, reject });
     });
     this.#worker.ref();
+    this.#outbox.flush();
     this.send(make(id));
     try {
       return await answer;
@@ -191,8 +199,12 @@ class QueueThread {
       case 'log':
         this.#events.log(message.text);
         return;
-      case 'message':
-        this.#events.message(message.message);
+      case 'post':
+        for (const one of message.messages) this.#events.message(one, '');
+        if (!this.#closing) this.send({ op: 'taken' });
+        return;
+      case 'taken':
+        this.#outbox.taken();
         return;
       case 'breach':
         this.#events.breach?.(message.breach);

@@ -4,6 +4,7 @@
  */
 import { describeError } from '../host/errors.ts';
 import { signalEventfd } from '../host/eventfd.ts';
+import { LogLimit } from '../host/log-limit.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { HandlerContext, QueueHandler, Reactor, ServedQueue } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
@@ -21,7 +22,7 @@ export interface ServingHost {
   /** Nothing is served any more; called once. */
   broken(reason: string): void;
   log(text: string): void;
-  post(message: unknown): void;
+  post(message: unknown, key: string): void;
   /** A rule was broken, by driver or device; both go on. */
   breach?(breach: Breach): void;
 }
@@ -54,6 +55,7 @@ export class Serving {
   readonly #queues: (Served | undefined)[] = [];
   readonly #handler: QueueHandler;
   readonly #host: ServingHost;
+  readonly #lines: LogLimit;
   #broken = false;
 
   /** @throws PeerError when the driver put a queue where there is no RAM */
@@ -65,6 +67,8 @@ export class Serving {
       breach: (breach) => host.breach?.(breach),
     });
     this.#host = host;
+    // Here, in the thread that serves: each line to another one is a message.
+    this.#lines = new LogLimit((text) => host.log(text));
     this.#memory = new GuestMemory(activation.memory);
     try {
       for (const config of activation.queues) {
@@ -89,8 +93,8 @@ export class Serving {
         },
       },
       broken: (reason) => this.#break(reason),
-      log: (text) => host.log(text),
-      post: (message) => host.post(message),
+      log: (text) => this.#lines.say(text),
+      post: (message, key = '') => host.post(message, key),
     };
     try {
       this.#handler.start(context);
@@ -166,6 +170,7 @@ export class Serving {
     } catch (error) {
       this.#host.log(`stopping failed: ${describeError(error)}`);
     }
+    this.#lines.flush();
     const states = this.states();
     this.#memory.detach();
     return states;

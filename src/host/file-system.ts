@@ -3,8 +3,9 @@
  * NUL-terminated bytes: they come from guests, who may choose any. As in `syscall.ts` each function
  * returns the call's result or the negative errno.
  */
+import { open_how, RESOLVE_NO_XDEV } from '../abi/files.ts';
 import { NativeMemory } from './native-memory.ts';
-import { bind, result } from './syscall.ts';
+import { bind, result, syscall } from './syscall.ts';
 
 const openatNative = bind('int openat(int dir, int64_t name, int flags, int mode)');
 const statxNative = bind('int statx(int dir, int64_t name, int flags, int mask, int64_t to)');
@@ -48,6 +49,16 @@ const getrlimitNative = bind('int getrlimit(int resource, int64_t to)');
 
 export const openat = (dir: number, name: number, flags: number, mode = 0): number =>
   result(openatNative(dir, name, flags, mode));
+const SYS_openat2 = 437;
+const beneathMount = new NativeMemory(open_how.size);
+beneathMount.view.setUint32(open_how.resolve.offset, RESOLVE_NO_XDEV, true);
+
+/** openat2(2) with RESOLVE_NO_XDEV: -EXDEV for what is mounted there. Linux before 5.6: -ENOSYS. */
+export function openatInMount(dir: number, name: number, flags: number): number {
+  beneathMount.view.setUint32(open_how.flags.offset, flags, true);
+  return syscall(SYS_openat2, dir, name, beneathMount.address, open_how.size);
+}
+
 /** @param to address of a `struct statx` */
 export const statx = (dir: number, name: number, flags: number, mask: number, to: number): number =>
   result(statxNative(dir, name, flags, mask, to));

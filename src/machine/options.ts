@@ -87,6 +87,11 @@ export interface FileSystemOptions {
   readonly source: string;
   /** The guest can change nothing in it. Default false. */
   readonly readOnly?: boolean;
+  /**
+   * Share what is mounted below the folder as well: the guest shows each mount as a file system of its own.
+   * Default false: it finds an empty folder there.
+   */
+  readonly submounts?: boolean;
   /** Request queues, 1 to 16. Default 1. */
   readonly queues?: number;
   /** Default: that of the machine. */

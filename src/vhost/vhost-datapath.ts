@@ -102,8 +102,8 @@ export class VhostDatapath implements Datapath {
     return (await this.#rest.states?.()) ?? new Map();
   }
 
-  post(message: unknown): void {
-    this.#rest.post(message);
+  post(message: unknown, key?: string): void {
+    this.#rest.post(message, key);
   }
 
   /** Leaves the other datapath to its owner. */

@@ -22,8 +22,11 @@ export interface DeviceHost {
   updateConfig(change: (config: DataView) => void): void;
   /** The configuration space as it is now, the driver's writes included. */
   readConfig(): Uint8Array;
-  /** Sends a cloneable message to the data half's `message`; dropped while it is not started. */
-  post(message: unknown): void;
+  /**
+   * Sends a cloneable message to the data half's `message`; dropped while it is not started.
+   * @param key of several messages with the same one that wait, only the last arrives; default ''
+   */
+  post(message: unknown, key?: string): void;
 }
 
 /** Where the data half runs. */
@@ -66,6 +69,8 @@ export interface VirtioDevice {
   readonly config: Uint8Array;
   /** Which bytes of it the driver may write: 0xff where it may. Absent: none. */
   readonly configWriteMask?: Uint8Array;
+  /** Offset of a field of which every write counts, and carries a byte: see `emergencyWritten`. */
+  readonly emergencyWrite?: number;
   readonly placement: Placement;
   /** Absent: vhost cannot serve it. */
   readonly vhost?: VhostSpec;
@@ -74,10 +79,15 @@ export interface VirtioDevice {
   /** Makes the data half for placement `main`, anew for each activation. */
   createHandler?(): QueueHandler;
   /**
-   * The driver wrote writable bytes of the configuration space.
-   * @param value what it wrote, little-endian: `readConfig` may already hold what it wrote next
+   * The driver wrote writable bytes of the configuration space, once or more since it was last told
+   * of: `readConfig` tells what they are now.
    */
-  configWritten?(offset: number, length: number, value: number): void;
+  configWritten?(offset: number, length: number): void;
+  /**
+   * The driver wrote to the field at `emergencyWrite`.
+   * @param bytes the lower byte of each write; those that came too fast are lost
+   */
+  emergencyWritten?(bytes: Uint8Array): void;
   /** A message from the data half. */
   message?(message: unknown): void;
   /** The driver reset the device; the queues are no longer served. */
@@ -127,10 +137,14 @@ export interface HandlerContext {
    * @param reason one line, with the clause
    */
   broken(reason: string): void;
-  /** One line for the person who runs the VM. */
+  /** One line for the person who runs the VM; a driver that causes more gets them counted. */
   log(text: string): void;
-  /** Sends a cloneable message to the control half's `message`. */
-  post(message: unknown): void;
+  /**
+   * Sends a cloneable message to the control half's `message`.
+   * @param key one of a few: of several messages with the same one that wait, only the last arrives;
+   *   default ''. A driver that has it sent again and again is thereby held to one of each.
+   */
+  post(message: unknown, key?: string): void;
 }
 
 /** A device's data half. Never throws for what the guest does: it calls `broken`. */

@@ -12,7 +12,14 @@ import {
   type StructCase,
 } from './c-program.ts';
 
-const headers = ['linux/fuse.h', 'linux/virtio_fs.h', 'linux/stat.h', 'linux/fs.h', 'asm/statfs.h'];
+const headers = [
+  'linux/fuse.h',
+  'linux/openat2.h',
+  'linux/virtio_fs.h',
+  'linux/stat.h',
+  'linux/fs.h',
+  'asm/statfs.h',
+];
 
 /** Members that the header calls `size`, or nests. */
 const path = (field: string): string =>
@@ -34,6 +41,7 @@ const cases: StructCase[] = [
     path,
   })),
   { name: 'config', layout: virtio_fs_config, type: 'struct virtio_fs_config', path },
+  { name: 'open_how', layout: files.open_how, type: 'struct open_how', path },
   { name: 'statfs', layout: files.statfs, type: 'struct statfs', path },
   { name: 'statx', layout: files.statx, type: 'struct statx', path },
 ];

@@ -236,7 +236,7 @@ class Subject implements FuzzSubject<Input> {
           await trying(() => rig.resume(features));
           break;
         case 'configure':
-          device.configWritten(one.offset, 1, 1);
+          device.configWritten(one.offset, 1);
           break;
         case 'wait':
           for (let i = 0; i < one.turns; i++) await turn();

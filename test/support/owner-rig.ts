@@ -1,12 +1,11 @@
 /** The owner of a device in a virtio-pci rig, with a datapath that a test holds back and fails. */
 import type { Activation, Datapath, DatapathEvents } from '../../src/datapath/datapath.ts';
-import type { DeviceMessage } from '../../src/machine/board/board-devices.ts';
 import { DeviceOwner } from '../../src/machine/devices/device-owner.ts';
 import { Ram } from '../../src/memory/ram.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import type { DeviceHost, VirtioDevice } from '../../src/virtio/device.ts';
 import type { VringState } from '../../src/virtio/queue/virtqueue.ts';
-import { VirtioPciRig } from './virtio-pci-rig.ts';
+import { type RigOptions, VirtioPciRig } from './virtio-pci-rig.ts';
 
 /** A datapath that records, and stops when it is told to. */
 export class FakeDatapath implements Datapath {
@@ -68,7 +67,7 @@ export class FakeDatapath implements Datapath {
 
 /** A device in a rig's slot 1, with its owner. */
 export class OwnerRig implements AsyncDisposable {
-  readonly rig = new VirtioPciRig();
+  readonly rig: VirtioPciRig;
   readonly ram = new Ram(MiB);
   readonly calls: string[] = [];
   readonly logs: string[] = [];
@@ -84,7 +83,8 @@ export class OwnerRig implements AsyncDisposable {
   host: DeviceHost | undefined;
   #unplugged = false;
 
-  constructor() {
+  constructor(options: RigOptions = {}) {
+    this.rig = new VirtioPciRig(options);
     let datapath: FakeDatapath | undefined;
     this.device = {
       name: 'test0',
@@ -98,8 +98,11 @@ export class OwnerRig implements AsyncDisposable {
       attach: (host) => {
         this.host = host;
       },
-      configWritten: (offset, length, value) => {
-        this.calls.push(`config ${offset}+${length}=${value}`);
+      configWritten: (offset, length) => {
+        this.calls.push(`config ${offset}+${length}`);
+      },
+      emergencyWritten: (bytes) => {
+        this.calls.push(`emergency ${bytes.length}`);
       },
       message: (message) => {
         this.calls.push(`message ${message}`);
@@ -141,15 +144,17 @@ export class OwnerRig implements AsyncDisposable {
     await this.settled();
   }
 
-  deliver(events: readonly string[] = this.rig.takeEvents()): void {
-    for (const text of events) this.owner.handle(messageOf(text));
+  /** Hands the messages of the rig's device over. Returns how many there were. */
+  deliver(): number {
+    const { messages } = this.rig;
+    this.rig.messages = 0;
+    for (let i = 0; i < messages; i++) this.owner.handle({ kind: 'changed', device: 0 });
+    return messages;
   }
 
   async settled(): Promise<void> {
     // Steps of the owner run one after the other: one that does nothing ends after all others.
-    this.owner.handle({ kind: 'config-written', device: 0, offset: -1, length: 0, value: 0 });
-    while (this.calls.at(-1) !== 'config -1+0=0') await new Promise((done) => setImmediate(done));
-    this.calls.pop();
+    await this.owner.moveTo(this.owner.datapath);
   }
 
   get status(): number {
@@ -168,17 +173,4 @@ export class OwnerRig implements AsyncDisposable {
     this.rig[Symbol.dispose]();
     this.ram[Symbol.dispose]();
   }
-}
-
-/** The message that an event of a rig stands for. */
-export function messageOf(text: string): DeviceMessage {
-  const [, what] = text.split(': ') as [string, string];
-  const [, queue, verb] = /^queue (\d+) (\w+)$/.exec(what) ?? [];
-  const device = 0;
-  if (verb === 'enabled') return { kind: 'queue-enabled', device, queue: Number(queue) };
-  if (verb === 'reset') return { kind: 'queue-reset', device, queue: Number(queue) };
-  if (what === 'driver ok') return { kind: 'driver-ok', device };
-  if (what === 'reset') return { kind: 'reset', device };
-  if (what === 'interrupts changed') return { kind: 'interrupts-changed', device };
-  throw new Error(text);
 }

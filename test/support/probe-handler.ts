@@ -16,11 +16,12 @@ export type ProbeReport =
   | { readonly what: 'stop' };
 
 /** What it does when it gets one of these as a message; anything else it echoes. */
-export type ProbeCommand = 'throw' | 'break' | 'interrupt' | 'again' | 'die';
+export type ProbeCommand = 'throw' | 'break' | 'interrupt' | 'again' | 'again and again' | 'die';
 
 class Probe implements QueueHandler {
   readonly #options: ProbeOptions;
   #context: HandlerContext | null = null;
+  #said = 0;
 
   constructor(options: ProbeOptions) {
     this.#options = options;
@@ -53,12 +54,15 @@ class Probe implements QueueHandler {
     if (message === 'break') context?.broken('broken by the probe');
     else if (message === 'interrupt') context?.queues[0]?.interrupt();
     else if (message === 'again') context?.queues[1]?.kickAgain();
-    else if (message === 'die') process.exit(3);
+    else if (message === 'again and again') {
+      for (let i = 0; i < 1000; i++) for (const queue of context?.queues ?? []) queue?.kickAgain();
+    } else if (message === 'die') process.exit(3);
     else this.#say({ what: 'echo', message });
   }
 
   #say(report: ProbeReport): void {
-    this.#context?.post(report);
+    // Each is to be heard, which none of a key is that another one replaces.
+    this.#context?.post(report, String(this.#said++));
   }
 }
 

@@ -50,22 +50,8 @@ export type BoardDevice = {
 
 /** What the guest did to a device that the main thread must act on. */
 export type DeviceMessage =
-  | {
-      readonly kind: 'driver-ok' | 'reset' | 'interrupts-changed';
-      readonly device: number;
-    }
-  | {
-      readonly kind: 'queue-enabled' | 'queue-reset';
-      readonly device: number;
-      readonly queue: number;
-    }
-  | {
-      readonly kind: 'config-written';
-      readonly device: number;
-      readonly offset: number;
-      readonly length: number;
-      readonly value: number;
-    }
+  /** Its registers tell what. There is one such message at most that was not answered. */
+  | { readonly kind: 'changed'; readonly device: number }
   | { readonly kind: 'breach'; readonly device: number; readonly breach: Breach };
 
 /** What devices are built upon. */
@@ -116,7 +102,7 @@ export function createBoardDevice(
       return { kind: 'virtio', transport, place, reset: () => transport.reset() };
     }
     case 'e1000': {
-      const pci = new E1000Pci(state, port, intx, plan, () => post({ kind: 'reset', device }));
+      const pci = new E1000Pci(state, port, intx, plan, () => post({ kind: 'changed', device }));
       return { kind, pci, ...onBus(plan.slot, pci) };
     }
   }
@@ -141,12 +127,6 @@ function driverEvents(
   const observer = observeRegisters({ device, tracer, check: check ? checked : undefined });
   return {
     ...(observer === undefined ? {} : { observer }),
-    driverOk: () => post({ kind: 'driver-ok', device }),
-    reset: () => post({ kind: 'reset', device }),
-    queueEnabled: (queue) => post({ kind: 'queue-enabled', device, queue }),
-    queueReset: (queue) => post({ kind: 'queue-reset', device, queue }),
-    interruptsChanged: () => post({ kind: 'interrupts-changed', device }),
-    configWritten: (offset, length, value) =>
-      post({ kind: 'config-written', device, offset, length, value }),
+    changed: () => post({ kind: 'changed', device }),
   };
 }

@@ -176,7 +176,13 @@ export class Board {
   }
 
   #addPlatform(post: (message: BoardMessage) => void): void {
-    const power = (event: PowerEvent): void => post({ kind: 'power', event });
+    const ended = this.state.words(1);
+    // Each of them ends the cycle: the first one counts, however often the guest asks meanwhile.
+    const power = (event: PowerEvent): void => {
+      if (ended[0] === 1) return;
+      ended[0] = 1;
+      post({ kind: 'power', event });
+    };
     this.#ports.add(layout.COM1_PORT, SERIAL_PORTS, this.serial);
     this.#ports.add(layout.CMOS_PORT, 2, new Rtc(this.state));
     this.#ports.add(layout.SLEEP_CONTROL_PORT, 3, createPowerRegisters(power));

@@ -5,7 +5,7 @@ import type { DatapathChoice } from './datapath-choice.ts';
 import { QueueHolds } from './queue-holds.ts';
 
 /** Which queues will be served on from where they stand; the driver gives up the others. */
-export type GoesOn = 'all' | 'none' | { readonly but: number };
+export type GoesOn = 'all' | 'none' | { readonly but: readonly number[] };
 
 /** They are served or not, by whichever datapath is chosen at the time. */
 export class ActiveQueues {
@@ -74,8 +74,8 @@ export class ActiveQueues {
     if (!this.#served) return;
     this.#served = false;
     const all = this.#activation?.queues.map(({ index }) => index) ?? [];
-    const but = typeof goesOn === 'string' ? undefined : goesOn.but;
-    const queues = goesOn === 'none' ? [] : all.filter((index) => index !== but);
+    const but = typeof goesOn === 'string' ? [] : goesOn.but;
+    const queues = goesOn === 'none' ? [] : all.filter((index) => !but.includes(index));
     try {
       this.#states = await this.#datapaths.current.stop(queues);
     } catch (error) {

@@ -5,11 +5,19 @@
 import type { DatapathEvents } from '../../datapath/datapath.ts';
 import { StepQueue } from '../../datapath/step-queue.ts';
 import { messageOf } from '../../host/errors.ts';
+import { LogLimit } from '../../host/log-limit.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
 import type { VringState } from '../../virtio/queue/virtqueue.ts';
+import {
+  CHANGE_CONFIG,
+  CHANGE_DRIVER_OK,
+  CHANGE_INTERRUPTS,
+  CHANGE_QUEUES,
+  CHANGE_RESET,
+} from '../../virtio/transport/pending-changes.ts';
 import type { VirtioTransport } from '../../virtio/transport/virtio-transport.ts';
 import type { DeviceMessage } from '../board/board-devices.ts';
 import { ActiveQueues, type GoesOn } from './active-queues.ts';
@@ -23,7 +31,8 @@ const RESET_PATIENCE_MS = 2000;
 /** Owns a device and its datapath. */
 export class DeviceOwner implements DeviceHost {
   readonly device: VirtioDevice;
-  readonly #log: (text: string) => void;
+  /** A driver can have most lines repeated. */
+  readonly #lines: LogLimit;
   readonly #datapaths: DatapathChoice;
   readonly #queues: ActiveQueues;
   #socket: DeviceSocket | undefined;
@@ -39,10 +48,10 @@ export class DeviceOwner implements DeviceHost {
   /** @param open tests put in their own datapaths */
   constructor(device: VirtioDevice, log: (text: string) => void, open?: OpenDatapaths) {
     this.device = device;
-    this.#log = (text) => log(`${device.name}: ${text}`);
+    this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`));
     const events: DatapathEvents = {
       broken: (reason) => this.#broken(reason),
-      log: this.#log,
+      log: (text) => this.#lines.say(text),
       message: (message) => device.message?.(message),
       breach: (breach) => this.#breach(breach),
     };
@@ -171,6 +180,7 @@ export class DeviceOwner implements DeviceHost {
     } finally {
       this.#socket?.[Symbol.dispose]();
       this.#socket = undefined;
+      this.#lines.flush();
     }
   }
 
@@ -180,7 +190,7 @@ export class DeviceOwner implements DeviceHost {
       this.#breach(message.breach);
       return;
     }
-    this.#steps.run(() => this.#handle(message)).catch((error) => this.#broken(messageOf(error)));
+    this.#steps.run(() => this.#look()).catch((error) => this.#broken(messageOf(error)));
   }
 
   /** Stops serving, and remembers where each queue stands. */
@@ -224,47 +234,59 @@ export class DeviceOwner implements DeviceHost {
     return this.#socket?.readConfig() ?? Uint8Array.from(this.device.config);
   }
 
-  post(message: unknown): void {
-    this.#datapaths.current.post(message);
+  post(message: unknown, key?: string): void {
+    this.#datapaths.current.post(message, key);
   }
 
-  async #handle(message: DeviceMessage): Promise<void> {
+  /** Looks at what the driver made happen since the last time, and answers it. */
+  async #look(): Promise<void> {
     const socket = this.#socket;
     if (socket === undefined) return;
     const { registers } = socket.transport;
     const { lock } = socket.state;
-    // Messages of two vCPUs may overtake each other: each only says where to look.
-    switch (message.kind) {
-      case 'driver-ok':
-        if (this.#queues.activation === undefined && lock.with(() => registers.isActive)) {
-          await this.#activate();
-        }
-        return;
-      case 'reset':
-        if (!lock.with(() => registers.isResetting)) return;
-        try {
-          await this.#deactivate();
-          this.device.reset?.();
-        } finally {
-          lock.with(() => registers.completeReset());
-        }
-        return;
-      case 'queue-enabled':
-      case 'interrupts-changed':
-        await this.#restart();
-        return;
-      case 'queue-reset': {
-        const { queue } = message;
-        if (!lock.with(() => registers.isQueueResetting(queue))) return;
-        await this.#halt({ but: queue });
-        this.#queues.forget(queue);
-        lock.with(() => registers.completeQueueReset(queue));
-        await this.#restart();
-        return;
+    // The changes only say where to look: what the registers hold may be later than they are.
+    const changes = lock.with(() => registers.changes.take());
+    if ((changes & CHANGE_RESET) !== 0 && lock.with(() => registers.isResetting)) {
+      try {
+        await this.#deactivate();
+        this.device.reset?.();
+      } finally {
+        lock.with(() => registers.completeReset());
       }
-      case 'config-written':
-        this.device.configWritten?.(message.offset, message.length, message.value);
     }
+    if ((changes & CHANGE_CONFIG) !== 0) this.#configWritten(socket);
+    if ((changes & CHANGE_QUEUES) !== 0) await this.#resetQueues(socket);
+    if (this.#queues.activation !== undefined) {
+      if ((changes & (CHANGE_QUEUES | CHANGE_INTERRUPTS)) !== 0) await this.#restart();
+    } else if ((changes & CHANGE_DRIVER_OK) !== 0 && lock.with(() => registers.isActive)) {
+      await this.#activate();
+    }
+  }
+
+  #configWritten({ state, transport }: DeviceSocket): void {
+    const { config } = transport.registers;
+    const { written, emergency } = state.lock.with(() => ({
+      written: config.takeWritten(),
+      emergency: config.takeEmergency(),
+    }));
+    for (const { offset, length } of written) this.device.configWritten?.(offset, length);
+    if (emergency === undefined) return;
+    this.device.emergencyWritten?.(emergency.bytes);
+    if (emergency.lost > 0) {
+      this.#lines.say('the driver made emergency writes faster than they were read: some are lost');
+    }
+  }
+
+  /** Lets go of the queues that are to be reset; the others stand still meanwhile. */
+  async #resetQueues({ state, transport }: DeviceSocket): Promise<void> {
+    const { registers } = transport;
+    const queues = state.lock.with(() => registers.queuesResetting());
+    if (queues.length === 0) return;
+    await this.#halt({ but: queues });
+    for (const queue of queues) this.#queues.forget(queue);
+    state.lock.with(() => {
+      for (const queue of queues) registers.completeQueueReset(queue);
+    });
   }
 
   /** Lets the datapath see registers that changed; each queue goes on where it stood. */
@@ -305,7 +327,9 @@ export class DeviceOwner implements DeviceHost {
     const { datapath } = this;
     if (this.#observation === undefined || datapath === 'userspace' || this.#unseen) return;
     this.#unseen = true;
-    this.#log(`${datapath} serves its queues: neither trace nor check sees what happens on them`);
+    this.#lines.say(
+      `${datapath} serves its queues: neither trace nor check sees what happens on them`,
+    );
   }
 
   async #halt(goesOn: GoesOn): Promise<void> {
@@ -324,7 +348,7 @@ export class DeviceOwner implements DeviceHost {
 
   #broken(reason: string): void {
     if (this.#socket === undefined) return;
-    this.#log(`stopped: ${reason}`);
+    this.#lines.say(`stopped: ${reason}`);
     this.#socket?.askForReset();
   }
 

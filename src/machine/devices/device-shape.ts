@@ -35,5 +35,6 @@ export function deviceShape(
     queueSizes: device.queues.map(({ maxSize }) => Math.min(maxSize, size)),
     config: device.config,
     configWriteMask: device.configWriteMask ?? new Uint8Array(device.config.length),
+    ...(device.emergencyWrite === undefined ? {} : { emergencyWrite: device.emergencyWrite }),
   };
 }

@@ -49,7 +49,6 @@ export class DeviceSocket implements Disposable {
         const config = registers.queueConfig(queue, kick, transport.callEventfd(queue));
         if (config !== undefined) queues.push(config);
       });
-      registers.interruptsSeen();
       return { memory, features: registers.driverFeatures, queues };
     });
   }

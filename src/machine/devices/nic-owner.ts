@@ -6,6 +6,7 @@ import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { QueueWorkerDatapath } from '../../datapath/queue-worker.ts';
 import { StepQueue } from '../../datapath/step-queue.ts';
 import { messageOf } from '../../host/errors.ts';
+import { LogLimit } from '../../host/log-limit.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { E1000Device } from '../../nic/device.ts';
 import type { E1000Socket } from '../../nic/e1000-handler.ts';
@@ -27,7 +28,8 @@ export type OpenNicDatapath = (device: E1000Device, events: DatapathEvents) => D
 /** Owns a card and the thread that moves its packets. */
 export class NicOwner {
   readonly device: E1000Device;
-  readonly #log: (text: string) => void;
+  /** A driver can have most lines repeated. */
+  readonly #lines: LogLimit;
   readonly #datapath: Datapath;
   #socket: Socket | undefined;
   #running = false;
@@ -42,10 +44,10 @@ export class NicOwner {
     openDatapath: OpenNicDatapath = openWorker,
   ) {
     this.device = device;
-    this.#log = (text) => log(`${device.name}: ${text}`);
+    this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`));
     this.#datapath = openDatapath(device, {
       broken: (reason) => this.#broken(reason),
-      log: this.#log,
+      log: (text) => this.#lines.say(text),
       message: () => {},
     });
   }
@@ -65,12 +67,13 @@ export class NicOwner {
       await this.#steps.run(() => this.#halt());
     } finally {
       this.#socket = undefined;
+      this.#lines.flush();
     }
   }
 
   /** The driver reset a card that had been stopped: it starts anew. */
   handle(message: DeviceMessage): void {
-    if (message.kind !== 'reset') return;
+    if (message.kind !== 'changed') return;
     void this.#steps.run(async () => {
       await this.#halt();
       await this.#serve();
@@ -131,7 +134,7 @@ export class NicOwner {
   #broken(reason: string): void {
     const socket = this.#socket;
     if (socket === undefined) return;
-    this.#log(`stopped: ${reason}`);
+    this.#lines.say(`stopped: ${reason}`);
     socket.pci.registers.file.broken = true;
   }
 }

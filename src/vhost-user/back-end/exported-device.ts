@@ -3,8 +3,12 @@
 import { VIRTIO_ID_NET, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ } from '../../abi/virtio-net.ts';
 import { createDatapath } from '../../datapath/create-datapath.ts';
 import type { Datapath, PollMode } from '../../datapath/datapath.ts';
+import { LogLimit } from '../../host/log-limit.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 import { featureSet } from '../../virtio/features.ts';
+
+/** The same line in a minute: of front ends that come and go. */
+const REPEATS = 4;
 
 /** What the device has to say to the session that uses it. */
 export interface DeviceUser {
@@ -21,7 +25,8 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
   readonly queueSizes: readonly number[];
   readonly datapath: Datapath;
   readonly poll: PollMode;
-  readonly #log: (text: string) => void;
+  /** A front end or its driver can have most lines repeated. */
+  readonly #lines: LogLimit;
   #config: Uint8Array;
   #user: DeviceUser | undefined;
 
@@ -40,11 +45,11 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
     this.poll = poll;
     // Front ends keep a network device's control queue, the last one, to themselves.
     this.queueSizes = this.#isNet ? queueSizes.slice(0, -1) : queueSizes;
-    this.#log = (text) => log(`${device.name}: ${text}`);
+    this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`), REPEATS);
     this.#config = Uint8Array.from(device.config);
     this.datapath = createDatapath(device, {
       broken: (reason) => this.#user?.broken(reason),
-      log: this.#log,
+      log: (text) => this.#lines.say(text),
       message: (message) => device.message?.(message),
     });
     this.features = features & ~this.datapath.withheld;
@@ -77,7 +82,7 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
   }
 
   log(text: string): void {
-    this.#log(text);
+    this.#lines.say(text);
   }
 
   /** @param user undefined when the last one has let go of the queues: the device is reset */
@@ -99,11 +104,8 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
     const { configWriteMask } = this.device;
     if (bytes.some((_, i) => configWriteMask?.[offset + i] !== 0xff)) return false;
     this.#config.set(bytes, offset);
-    for (let at = 0; at < bytes.length; at += 4) {
-      const part = bytes.subarray(at, at + 4);
-      const value = part.reduceRight((sum, byte) => sum * 256 + byte, 0);
-      this.device.configWritten?.(offset + at, part.length, value);
-    }
+    this.device.configWritten?.(offset, bytes.length);
+    if (offset === this.device.emergencyWrite) this.device.emergencyWritten?.(bytes.subarray(0, 1));
     return true;
   }
 
@@ -122,11 +124,12 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
     return Uint8Array.from(this.#config);
   }
 
-  post(message: unknown): void {
-    this.datapath.post(message);
+  post(message: unknown, key?: string): void {
+    this.datapath.post(message, key);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#lines.flush();
     try {
       await this.datapath.close();
     } finally {

@@ -119,8 +119,8 @@ export class VhostUserDatapath implements Datapath {
     return this.#steps.run(() => this.#end());
   }
 
-  post(message: unknown): void {
-    this.#device.rest?.post(message);
+  post(message: unknown, key?: string): void {
+    this.#device.rest?.post(message, key);
   }
 
   async close(): Promise<void> {

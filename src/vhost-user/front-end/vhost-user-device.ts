@@ -46,6 +46,9 @@ export class VhostUserDevice implements VirtioDevice {
   readonly #backendFeatures: bigint;
   readonly #withheld: bigint;
   #host: DeviceHost | undefined;
+  /** Ranges of the configuration that the driver wrote and the back end was not told of: by offset. */
+  readonly #unwritten = new Map<number, number>();
+  #writing = false;
 
   /**
    * Connects to a back end, and asks what it has.
@@ -114,12 +117,30 @@ export class VhostUserDevice implements VirtioDevice {
     return datapath;
   }
 
-  configWritten(offset: number, length: number, value: number): void {
-    const bytes = new Uint8Array(4);
-    new DataView(bytes.buffer).setUint32(0, value, true);
-    this.#tell(({ connection }) =>
-      writeBackendConfig(connection, offset, bytes.subarray(0, length)),
-    );
+  configWritten(offset: number, length: number): void {
+    this.#unwritten.set(offset, length);
+    if (this.#link.session === undefined) this.#unwritten.clear();
+    if (this.#writing || this.#unwritten.size === 0) return;
+    this.#writing = true;
+    this.#tell(async (session) => {
+      try {
+        await this.#writeConfig(session);
+      } finally {
+        this.#writing = false;
+      }
+    });
+  }
+
+  /** One order after the other: a driver writes faster than a back end may answer. */
+  async #writeConfig({ connection }: Session): Promise<void> {
+    for (;;) {
+      const [range] = this.#unwritten;
+      const config = this.#host?.readConfig();
+      if (range === undefined || config === undefined) return;
+      const [offset, length] = range;
+      this.#unwritten.delete(offset);
+      await writeBackendConfig(connection, offset, config.subarray(offset, offset + length));
+    }
   }
 
   reset(): void {

@@ -92,8 +92,9 @@ export class DefinedDevice implements VirtioDevice {
   configWritten(offset: number, length: number): void {
     const config = this.#host?.readConfig();
     if (config === undefined) return;
-    const written = this.#fields.touched(offset, length);
-    this.#host?.post({ config, written } satisfies ConfigSnapshot);
+    for (const field of this.#fields.touched(offset, length)) {
+      this.#host?.post({ config, written: field } satisfies ConfigSnapshot, field);
+    }
   }
 
   message(message: unknown): void {

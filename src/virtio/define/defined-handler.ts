@@ -25,10 +25,10 @@ export interface ConfigChange {
   readonly value: number;
 }
 
-/** From the control half: the configuration space as it is now, and what the driver wrote. */
+/** From the control half: the configuration space as it is now, and the field that the driver wrote. */
 export interface ConfigSnapshot {
   readonly config: Uint8Array;
-  readonly written: readonly string[];
+  readonly written: string;
 }
 
 /** One queue, from an activation to its end. */
@@ -122,9 +122,7 @@ export class DefinedHandler implements QueueHandler {
     this.#config = Uint8Array.from(config);
     const control = this.#control;
     if (control === null) return;
-    for (const field of written) {
-      this.#definition.configWritten?.(field, control.getConfig(field), control);
-    }
+    this.#definition.configWritten?.(written, control.getConfig(written), control);
   }
 
   /**
@@ -218,7 +216,7 @@ export class DefinedHandler implements QueueHandler {
       getConfig: (field) => this.#fields.get(new DataView(this.#config.buffer), field),
       setConfig: (field, value) => {
         this.#fields.set(new DataView(this.#config.buffer), field, value);
-        context.post({ field, value } satisfies ConfigChange);
+        context.post({ field, value } satisfies ConfigChange, field);
       },
       log: (text) => context.log(text),
     };

@@ -64,7 +64,7 @@ export interface DeviceControl {
   getConfig(field: string): number;
   /** Changes a field; the driver gets a configuration change notification (§4.1.5.3). */
   setConfig(field: string, value: number): void;
-  /** One line for the person who runs the machine. */
+  /** One line for the person who runs the machine; the same one is told once a minute at most. */
   log(text: string): void;
 }
 
@@ -93,7 +93,7 @@ export interface DeviceDefinition {
   readonly queues: Readonly<Record<string, QueueDefinition>>;
   /** The driver is ready (DRIVER_OK). */
   start?(device: DeviceControl): void;
-  /** The driver wrote writable fields. */
+  /** The driver wrote a writable field; of several writes in quick succession only the last may be told. */
   configWritten?(field: string, value: number, device: DeviceControl): void;
   /** The queues are no longer served: a reset, a pause, or the end. */
   stop?(): void;

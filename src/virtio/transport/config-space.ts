@@ -2,6 +2,7 @@
  * A device's configuration space with its generation (virtio 1.3 §2.5, §4.1.4.3.1), in the state
  * buffer. All methods run with the register lock held, in any thread.
  */
+import { ByteRing, type TakenBytes } from '../../state/byte-ring.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { RegisterObserver } from '../register-observer.ts';
 import type { DeviceShape } from './device-contract.ts';
@@ -9,6 +10,14 @@ import type { DeviceShape } from './device-contract.ts';
 const GENERATION = 0;
 /** The device changed something since the driver last read. */
 const CHANGED = 1;
+/** Bytes of emergency writes that wait for the owner. */
+const EMERGENCY_SIZE = 4096;
+
+/** A range of bytes. */
+export interface ConfigRange {
+  readonly offset: number;
+  readonly length: number;
+}
 
 /** The bytes that the driver reads, and may write where the shape's mask lets it. */
 export class ConfigSpace {
@@ -17,6 +26,9 @@ export class ConfigSpace {
   readonly #shape: DeviceShape;
   readonly #bytes: Uint8Array;
   readonly #words: Int32Array;
+  /** 1 for each byte that the driver wrote since the owner last looked. */
+  readonly #written: Uint8Array;
+  readonly #emergency: ByteRing | undefined;
   readonly #observer: RegisterObserver | undefined;
 
   constructor(state: SharedState, shape: DeviceShape, observer?: RegisterObserver) {
@@ -26,6 +38,8 @@ export class ConfigSpace {
     this.#words = state.words(2);
     this.#bytes = state.bytes(Math.max(length, 1)).subarray(0, length);
     this.view = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, length);
+    this.#written = state.bytes(Math.max(length, 1));
+    if (shape.emergencyWrite !== undefined) this.#emergency = new ByteRing(state, EMERGENCY_SIZE);
   }
 
   /** Power-on state. */
@@ -73,8 +87,28 @@ export class ConfigSpace {
       const mask = this.#shape.configWriteMask[offset + i] ?? 0;
       const byte = (value >>> (8 * i)) & mask;
       writable |= mask;
+      if (mask === 0) continue;
+      this.#written[offset + i] = 1;
       this.view.setUint8(offset + i, (this.view.getUint8(offset + i) & ~mask) | byte);
     }
+    if (offset === this.#shape.emergencyWrite) this.#emergency?.push(value & 0xff);
     return writable !== 0;
+  }
+
+  /** What the driver wrote since the last time, once or more. */
+  takeWritten(): ConfigRange[] {
+    const written = this.#written;
+    const ranges: ConfigRange[] = [];
+    for (let at = written.indexOf(1); at >= 0; at = written.indexOf(1, at)) {
+      const offset = at;
+      while (written[at] === 1) written[at++] = 0;
+      ranges.push({ offset, length: at - offset });
+    }
+    return ranges;
+  }
+
+  /** The bytes of emergency writes since the last time. */
+  takeEmergency(): TakenBytes | undefined {
+    return this.#emergency?.take();
   }
 }

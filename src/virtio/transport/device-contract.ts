@@ -15,22 +15,17 @@ export interface DeviceShape {
   /** Initial configuration space. */
   readonly config: Uint8Array;
   readonly configWriteMask: Uint8Array;
+  /**
+   * Offset of a field of which every write counts and not the last alone: each carries a byte
+   * (`emerg_wr`, virtio 1.3 §5.3.4).
+   */
+  readonly emergencyWrite?: number;
 }
 
-/** What the driver made happen, for the thread that owns the device. */
+/** What the thread that owns the device is told. */
 export interface DriverEvents {
-  /** DRIVER_OK was set. */
-  driverOk(): void;
-  /** 0 was written to the status; it reads back as before until `completeReset`. */
-  reset(): void;
-  /** A queue was enabled after DRIVER_OK (VIRTIO_F_RING_RESET). */
-  queueEnabled(queue: number): void;
-  /** A queue is to be reset; reads back as ongoing until `completeQueueReset`. */
-  queueReset(queue: number): void;
-  /** Writable bytes of the configuration were written; `value` is all that was, little-endian. */
-  configWritten(offset: number, length: number, value: number): void;
-  /** Served queues interrupt elsewhere now; not told again until `interruptsSeen`. */
-  interruptsChanged(): void;
+  /** The driver made something happen; not told again until `DeviceRegisters.changes` are taken. */
+  changed(): void;
   /** Who watches the registers; absent: nobody. */
   readonly observer?: RegisterObserver;
 }

@@ -20,6 +20,7 @@ import { hasFeature } from '../features.ts';
 import type { QueueConfig } from '../queue/virtqueue.ts';
 import { ConfigSpace } from './config-space.ts';
 import type { DeviceShape, DriverEvents } from './device-contract.ts';
+import * as change from './pending-changes.ts';
 
 /** Words of the device; the queues' words follow. */
 const STATUS = 0;
@@ -32,8 +33,6 @@ const ISR = 7;
 /** The owner was told of DRIVER_OK, so that a reset must wait for it. */
 const ACTIVE = 8;
 const RESETTING = 9;
-/** The owner was told that interrupts changed, and has not looked yet. */
-const INTERRUPTS_CHANGED = 10;
 const QUEUES = 16;
 
 /** Words of one queue, to be used with `queueWord` and `setQueueWord`. */
@@ -60,6 +59,8 @@ export class DeviceRegisters {
   readonly shape: DeviceShape;
   readonly queueCount: number;
   readonly config: ConfigSpace;
+  /** For the owner to take. */
+  readonly changes: change.PendingChanges;
   readonly #words: Int32Array;
   readonly #events: DriverEvents;
   readonly #wasReset: () => void;
@@ -76,6 +77,7 @@ export class DeviceRegisters {
     this.queueCount = shape.queueSizes.length;
     this.#events = events;
     this.#words = state.words(QUEUES + this.queueCount * QUEUE_WORDS);
+    this.changes = new change.PendingChanges(state, () => events.changed());
     this.config = new ConfigSpace(state, shape, events.observer);
   }
 
@@ -113,7 +115,7 @@ export class DeviceRegisters {
     this.#words[STATUS] = next;
     if ((old & DRIVER_OK) !== 0 || (next & DRIVER_OK) === 0) return;
     this.#words[ACTIVE] = 1;
-    this.#events.driverOk();
+    this.changes.add(change.CHANGE_DRIVER_OK);
   }
 
   /** Marks the device as broken (§2.1.2). Returns false when it was already. */
@@ -157,6 +159,12 @@ export class DeviceRegisters {
   /** True while `completeQueueReset` is waited for. */
   isQueueResetting(queue: number): boolean {
     return this.queueWord(queue, QUEUE_RESET) === 1 || this.queueWord(queue, QUEUE_STOPPING) === 1;
+  }
+
+  /** The queues for which `completeQueueReset` is waited for. */
+  queuesResetting(): number[] {
+    const all = Array.from({ length: this.queueCount }, (_, queue) => queue);
+    return all.filter((queue) => this.isQueueResetting(queue));
   }
 
   /** The owner let go of one queue (§2.6.1.1). */
@@ -255,18 +263,12 @@ export class DeviceRegisters {
 
   /** Tells the owner, if it serves queues, that they interrupt elsewhere now. */
   interruptsChanged(): void {
-    if (!this.isActive || this.#get(INTERRUPTS_CHANGED) === 1) return;
-    this.#words[INTERRUPTS_CHANGED] = 1;
-    this.#events.interruptsChanged();
-  }
-
-  /** The owner is about to look where the queues interrupt. */
-  interruptsSeen(): void {
-    this.#words[INTERRUPTS_CHANGED] = 0;
+    if (this.isActive) this.changes.add(change.CHANGE_INTERRUPTS);
   }
 
   /** The driver sets a queue's size: refused unless it can be had. */
   writeQueueSize(queue: number, size: number): void {
+    if (queue >= this.queueCount) return;
     const packed = hasFeature(this.driverFeatures, VIRTIO_F_RING_PACKED);
     const fits = size > 0 && size <= (this.shape.queueSizes[queue] ?? 0);
     if (!fits || (!packed && (size & (size - 1)) !== 0)) {
@@ -285,11 +287,12 @@ export class DeviceRegisters {
     if ((this.status & FEATURES_OK) === 0) return;
     if (this.isResetting || this.queueWord(queue, QUEUE_ENABLE) === 1) return;
     this.#setWord(queue, QUEUE_ENABLE, 1);
-    if (this.isActive) this.#events.queueEnabled(queue);
+    if (this.isActive) this.changes.add(change.CHANGE_QUEUES);
   }
 
   /** The driver resets a queue (§2.6.1); the register exists if it was negotiated (§4.1.4.3). */
   resetQueue(queue: number): void {
+    if (queue >= this.queueCount) return;
     const negotiated = hasFeature(this.driverFeatures, VIRTIO_F_RING_RESET);
     this.#events.observer?.queueReset(queue, negotiated);
     if (this.isResetting || !negotiated) return;
@@ -300,7 +303,7 @@ export class DeviceRegisters {
       return;
     }
     this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_RESET] = 1;
-    this.#events.queueReset(queue);
+    this.changes.add(change.CHANGE_QUEUES);
   }
 
   /** The driver stops using a queue, which keeps its size and addresses (§4.2.2.2). */
@@ -309,7 +312,7 @@ export class DeviceRegisters {
     if (this.isQueueResetting(queue)) return;
     this.#events.observer?.queueReset(queue, true);
     this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_STOPPING] = 1;
-    if (this.isActive) this.#events.queueReset(queue);
+    if (this.isActive) this.changes.add(change.CHANGE_QUEUES);
     else this.completeQueueReset(queue);
   }
 
@@ -339,8 +342,7 @@ export class DeviceRegisters {
   writeConfig(offset: number, size: number, value: number): void {
     const writable = this.config.write(offset, size, value);
     this.#events.observer?.configWritten(offset, size, value, writable, this.status);
-    if (!writable) return;
-    this.#events.configWritten(offset, size, value);
+    if (writable) this.changes.add(change.CHANGE_CONFIG);
   }
 
   /** The driver wrote a register that takes no writes: they are lost. */
@@ -363,7 +365,7 @@ export class DeviceRegisters {
       return;
     }
     this.#words[RESETTING] = 1;
-    this.#events.reset();
+    this.changes.add(change.CHANGE_RESET);
   }
 
   #featuresValid(): boolean {

@@ -144,11 +144,17 @@ t.test('--vsock', (t) => {
 
 t.test('--fs', (t) => {
   const options = optionsOf(
-    ...['--fs', 'tag=home,source=/h,queues=2,packed', '--fs', 'work,source=w,readonly'],
+    ...['--fs', 'tag=home,source=/h,queues=2,packed,submounts', '--fs', 'work,source=w,readonly'],
     ...['--fs', 'tag=far,vhost-user=/s', '--ring', 'all,in-order'],
   );
   t.strictSame(options.fileSystems, [
-    { tag: 'home', source: '/h', queues: 2, ring: { inOrder: true, packed: true } },
+    {
+      tag: 'home',
+      source: '/h',
+      submounts: true,
+      queues: 2,
+      ring: { inOrder: true, packed: true },
+    },
     { tag: 'work', source: 'w', readOnly: true, ring: { inOrder: true } },
   ]);
   t.strictSame(options.vhostUser, [

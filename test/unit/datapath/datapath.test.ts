@@ -53,6 +53,29 @@ for (const [place, open] of Object.entries(places)) {
     await datapath.close();
   });
 
+  t.test(`${place}: a queue that asks for another kick a thousand times gets one`, async (t) => {
+    using rig = new DatapathRig();
+    const datapath = open({}, rig.events);
+    await datapath.start(rig.activation());
+    await rig.report('kick');
+    await rig.report('kick');
+    datapath.post('again and again');
+    t.same(await rig.report('kick'), { what: 'kick', queue: 0 });
+    t.same(await rig.report('kick'), { what: 'kick', queue: 1 });
+    datapath.post('again and again');
+    t.same(await rig.report('kick'), { what: 'kick', queue: 0 });
+    t.same(await rig.report('kick'), { what: 'kick', queue: 1 });
+    for (let turn = 0; turn < 3; turn++) {
+      datapath.post({ turn });
+      await rig.report('echo');
+    }
+    t.same(
+      rig.heard.filter(({ kind }) => kind === 'message'),
+      [{ kind: 'message', message: { what: 'start', features: 1n << 32n, queues: [0, 1] } }],
+    );
+    await datapath.close();
+  });
+
   t.test(`${place}: where queues stand is told while they are served, held or not`, async (t) => {
     using rig = new DatapathRig();
     const datapath = open({}, rig.events);

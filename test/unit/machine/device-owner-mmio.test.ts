@@ -6,7 +6,7 @@ import { DeviceOwner } from '../../../src/machine/devices/device-owner.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import type { DeviceHost, VirtioDevice } from '../../../src/virtio/device.ts';
-import { FakeDatapath, messageOf } from '../../support/owner-rig.ts';
+import { FakeDatapath } from '../../support/owner-rig.ts';
 import { VirtioMmioRig } from '../../support/virtio-mmio-rig.ts';
 
 class MmioOwnerRig implements AsyncDisposable {
@@ -15,7 +15,6 @@ class MmioOwnerRig implements AsyncDisposable {
   readonly owner: DeviceOwner;
   datapath: FakeDatapath | undefined;
   host: DeviceHost | undefined;
-  #settled: () => void = () => {};
 
   constructor() {
     const device: VirtioDevice = {
@@ -29,7 +28,6 @@ class MmioOwnerRig implements AsyncDisposable {
       attach: (host) => {
         this.host = host;
       },
-      configWritten: () => this.#settled(),
       close: () => {},
     };
     this.owner = new DeviceOwner(device, () => {}, {
@@ -46,12 +44,10 @@ class MmioOwnerRig implements AsyncDisposable {
 
   /** Hands the events to the owner and waits until it has answered them all. */
   async settle(): Promise<string[]> {
-    for (const text of this.rig.takeEvents()) this.owner.handle(messageOf(text));
-    const settled = new Promise<void>((resolve) => {
-      this.#settled = resolve;
-    });
-    this.owner.handle({ kind: 'config-written', device: 0, offset: 0, length: 0, value: 0 });
-    await settled;
+    for (; this.rig.messages > 0; this.rig.messages--) {
+      this.owner.handle({ kind: 'changed', device: 0 });
+    }
+    await this.owner.moveTo(this.owner.datapath);
     return this.datapath?.take() ?? [];
   }
 

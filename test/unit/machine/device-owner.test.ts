@@ -94,12 +94,11 @@ t.test('virtio 1.3 §4.1.5.1.2 a vector that changes is used from then on', asyn
   }
 });
 
-t.test('messages of two vCPUs may overtake each other', async (t) => {
+t.test('a reset that comes before the owner has looked leaves nothing to serve', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(1);
   o.rig.setCommon('device_status', 0);
-  t.same(o.rig.takeEvents(), ['1: driver ok', '1: reset']);
-  o.deliver(['1: reset', '1: driver ok']);
+  t.equal(o.deliver(), 1);
   await o.settled();
   t.equal(o.status, 0);
   t.same(o.datapath.take(), [], 'a device that was reset is not served');
@@ -115,7 +114,7 @@ t.test('a late queue message does not serve a device that was reset', async (t) 
   o.rig.setCommon('device_status', 0);
   await o.settle();
   o.datapath.take();
-  o.deliver(['1: queue 0 enabled', '1: queue 0 reset', '1: interrupts changed', '1: driver ok']);
+  for (let i = 0; i < 3; i++) o.owner.handle({ kind: 'changed', device: 0 });
   await o.settled();
   t.same(o.datapath.take(), []);
 });
@@ -251,7 +250,7 @@ t.test(
 t.test('messages pass between the halves', async (t) => {
   await using o = new OwnerRig();
   o.host?.post('down');
-  o.datapath.events.message('up');
+  o.datapath.events.message('up', '');
   o.datapath.events.log('a line');
   t.same(o.datapath.posted, ['down']);
   t.same(o.calls, ['message up']);
@@ -265,7 +264,7 @@ t.test('unplugging stops and resets; closing releases', async (t) => {
   await o.unplug();
   t.same(o.datapath.take(), ['start 0', 'stop']);
   t.same(o.calls, ['reset']);
-  o.owner.handle({ kind: 'driver-ok', device: 0 });
+  o.owner.handle({ kind: 'changed', device: 0 });
   await o[Symbol.asyncDispose]();
   t.same(o.datapath.take(), ['close']);
   t.same(o.calls, ['reset', 'close']);

@@ -93,7 +93,7 @@ t.test('a card that broke is told once, and starts anew with its reset', async (
   t.same(o.datapath.take(), ['stop'], 'not before');
   o.rig.write(e1000.CTRL, e1000.CTRL_RST);
   t.equal(o.rig.revived, 1);
-  o.owner.handle({ kind: 'reset', device: 0 });
+  o.owner.handle({ kind: 'changed', device: 0 });
   await o.settled();
   t.same(o.datapath.take(), ['start ']);
 });
@@ -105,7 +105,7 @@ t.test('a host that fails stops the card', async (t) => {
   t.same(o.logs, ['test0: stopped: no memory']);
   o.datapath.failStart = undefined;
   o.rig.write(e1000.CTRL, e1000.CTRL_RST);
-  o.owner.handle({ kind: 'reset', device: 0 });
+  o.owner.handle({ kind: 'changed', device: 0 });
   await o.settled();
   o.datapath.failStop = new Error('no thread');
   await o.owner.pause();

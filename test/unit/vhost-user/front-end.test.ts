@@ -165,7 +165,8 @@ t.test('the configuration: read, written, changed by the back end', (t) =>
     async ({ backEnd, rig }) => {
       t.same([...rig.device.config], [1, 2, 3, 4]);
       await rig.start(VERSION_1, 16);
-      rig.device.configWritten(1, 2, 0xbbaa);
+      rig.device.config.set([0xaa, 0xbb], 1);
+      rig.device.configWritten(1, 2);
       await rig.until(() => backEnd.written !== undefined, 'SET_CONFIG');
       t.match(backEnd.written, { offset: 1, liveMigration: false });
       t.same([...(backEnd.written?.bytes ?? [])], [0xaa, 0xbb]);
@@ -175,6 +176,25 @@ t.test('the configuration: read, written, changed by the back end', (t) =>
         abi.VHOST_USER_NEED_REPLY_MASK,
       );
       await rig.until(() => rig.device.config[3] === 5, 'new configuration');
+    },
+    { configSize: 4 },
+  ),
+);
+
+t.test('a driver that writes its configuration without end: one order is under way', (t) =>
+  withDevice(
+    (backEnd) => {
+      backEnd.config = Uint8Array.of(1, 2, 3, 4);
+    },
+    async ({ backEnd, rig }) => {
+      await rig.start(VERSION_1, 16);
+      backEnd.take();
+      for (let i = 0; i < 1000; i++) {
+        rig.device.config[1] = i & 0xff;
+        rig.device.configWritten(1, 1);
+      }
+      await rig.until(() => backEnd.written?.bytes[0] === (999 & 0xff), 'the last one');
+      t.same(backEnd.take(), ['SET_CONFIG', 'SET_CONFIG']);
     },
     { configSize: 4 },
   ),

@@ -135,9 +135,8 @@ class BlkDevice implements VirtioDevice {
   }
 
   /** §5.2.5: only `writeback` can be written; 0 is writethrough. */
-  configWritten(offset: number, _length: number, value: number): void {
-    const at = 8 * (CONFIG.writeback.offset - offset);
-    const writeback = ((value / 2 ** at) & 0xff) === 0 ? 0 : 1;
+  configWritten(): void {
+    const writeback = this.#host?.readConfig()[CONFIG.writeback.offset] === 0 ? 0 : 1;
     const before = Atomics.exchange(this.#writeback, 0, writeback);
     if (before === 1 && writeback === 0) this.#host?.post({ flush: true });
   }

@@ -26,6 +26,7 @@ export class ConsoleDevice implements VirtioDevice {
   readonly queues: readonly QueueSpec[];
   readonly config = new Uint8Array(config.size);
   readonly configWriteMask = new Uint8Array(config.size);
+  readonly emergencyWrite: number = config.emerg_wr.offset;
   readonly placement = { thread: 'main' } as const;
   /** Port 0 first. */
   readonly ports: readonly ConsolePort[];
@@ -57,11 +58,9 @@ export class ConsoleDevice implements VirtioDevice {
     return this.#handler;
   }
 
-  /** Emergency write: a byte without queues, as early consoles print (§5.3.4, §5.3.5.1). */
-  configWritten(offset: number, _length: number, value: number): void {
-    const [port] = this.ports;
-    if (offset !== config.emerg_wr.offset || port === undefined) return;
-    port.deliver(Uint8Array.of(value & 0xff));
+  /** Emergency writes: bytes without queues, as early consoles print (§5.3.4, §5.3.5.1). */
+  emergencyWritten(bytes: Uint8Array): void {
+    if (bytes.length > 0) this.ports[0]?.deliver(bytes);
   }
 
   /** Tells the guest the size of the terminal that shows the console. */

@@ -1,7 +1,8 @@
 /** A file's attributes, as FUSE has them. */
-import { statx } from '../../../abi/files.ts';
-import { fuse_attr, fuse_attr_out, fuse_entry_out } from '../../../abi/fuse.ts';
-import type { FileStat, Inode } from './inode-table.ts';
+import { S_IFDIR, statx } from '../../../abi/files.ts';
+import { FUSE_ATTR_SUBMOUNT, fuse_attr, fuse_attr_out, fuse_entry_out } from '../../../abi/fuse.ts';
+import type { FileStat } from './file-stat.ts';
+import type { Inode } from './inode-table.ts';
 
 /** How long the guest may keep names and attributes, in seconds. */
 const VALID_SECONDS = 1;
@@ -23,8 +24,26 @@ const COPIED = [
   [statx.stx_blksize, fuse_attr.blksize],
 ] as const;
 
+/** Size of a block where there are none. */
+const BLOCK = 4096;
+
+/** Of a mount point that is not crossed: an empty folder, or a file that cannot be opened. */
+function writeUncrossed(to: DataView, at: number, inode: Inode): void {
+  const isFolder = inode.kind === S_IFDIR;
+  new Uint8Array(to.buffer, to.byteOffset + at, fuse_attr.size).fill(0);
+  to.setUint32(at + fuse_attr.ino.offset, inode.low, true);
+  to.setUint32(at + fuse_attr.ino.offset + 4, inode.numberBits, true);
+  to.setUint32(at + fuse_attr.mode.offset, inode.kind | (isFolder ? 0o555 : 0), true);
+  to.setUint32(at + fuse_attr.nlink.offset, isFolder ? 2 : 1, true);
+  to.setUint32(at + fuse_attr.blksize.offset, BLOCK, true);
+}
+
 /** Writes a `struct fuse_attr`. */
-function writeAttributes(to: DataView, at: number, stat: FileStat): void {
+function writeAttributes(to: DataView, at: number, inode: Inode, stat: FileStat): void {
+  if (inode.isUncrossed) {
+    writeUncrossed(to, at, inode);
+    return;
+  }
   const { view } = stat;
   for (const [from, { offset, length }] of COPIED) {
     for (let byte = 0; byte < length; byte += 4) {
@@ -37,7 +56,11 @@ function writeAttributes(to: DataView, at: number, stat: FileStat): void {
   // As the kernel's new_encode_dev: 12 bits of major between those of minor.
   const device = (minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12);
   to.setUint32(at + fuse_attr.rdev.offset, device >>> 0, true);
-  to.setUint32(at + fuse_attr.flags.offset, 0, true);
+  to.setUint32(at + fuse_attr.flags.offset, inode.isSubmount ? FUSE_ATTR_SUBMOUNT : 0, true);
+  if (inode.numberBits !== 0) {
+    const high = at + fuse_attr.ino.offset + 4;
+    to.setUint32(high, to.getUint32(high, true) ^ inode.numberBits, true);
+  }
 }
 
 function writeU64(to: DataView, at: number, value: number): void {
@@ -46,10 +69,10 @@ function writeU64(to: DataView, at: number, value: number): void {
 }
 
 /** Writes a `struct fuse_attr_out`. Returns its size. */
-export function writeAttrOut(to: DataView, at: number, stat: FileStat): number {
+export function writeAttrOut(to: DataView, at: number, inode: Inode, stat: FileStat): number {
   writeU64(to, at + fuse_attr_out.attr_valid.offset, VALID_SECONDS);
   writeU64(to, at + fuse_attr_out.attr_valid_nsec.offset, 0);
-  writeAttributes(to, at + fuse_attr_out.attr.offset, stat);
+  writeAttributes(to, at + fuse_attr_out.attr.offset, inode, stat);
   return fuse_attr_out.size;
 }
 
@@ -61,6 +84,6 @@ export function writeEntryOut(to: DataView, at: number, inode: Inode, stat: File
   writeU64(to, at + fuse_entry_out.entry_valid.offset, VALID_SECONDS);
   writeU64(to, at + fuse_entry_out.attr_valid.offset, VALID_SECONDS);
   writeU64(to, at + fuse_entry_out.entry_valid_nsec.offset, 0);
-  writeAttributes(to, at + fuse_entry_out.attr.offset, stat);
+  writeAttributes(to, at + fuse_entry_out.attr.offset, inode, stat);
   return fuse_entry_out.size;
 }

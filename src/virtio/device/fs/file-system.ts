@@ -2,30 +2,38 @@
  * A shared folder as one guest sees it: what its kernel holds, from its mount to the unmount. It
  * outlives the data half, so that a guest that was paused, or whose queues moved, finds its files.
  */
-import { ESTALE } from '../../../abi/errno.ts';
+import { ENOSYS, ESTALE, EXDEV } from '../../../abi/errno.ts';
 import {
   AT_EMPTY_PATH,
   AT_NO_AUTOMOUNT,
+  AT_STATX_DONT_SYNC,
   O_CLOEXEC,
   O_NOFOLLOW,
   O_PATH,
+  S_IFDIR,
+  S_IFMT,
   STATX_BASIC_STATS,
   STATX_LENGTH,
+  STATX_MNT_ID,
+  STATX_TYPE,
 } from '../../../abi/files.ts';
 import { FileCredentials } from '../../../host/file-credentials.ts';
 import * as files from '../../../host/file-system.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
 import * as sys from '../../../host/syscall.ts';
 import { DescriptorTable } from './descriptor-table.ts';
+import { FileStat } from './file-stat.ts';
 import type { FuseRequest } from './fuse-request.ts';
 import { type FileHandle, HandleTable } from './handle-table.ts';
-import { FileStat, type Inode, InodeTable } from './inode-table.ts';
+import { type Inode, InodeTable } from './inode-table.ts';
 
 /** Options of the data half; a plain, cloneable message. */
 export interface FsHandlerOptions {
   /** The shared folder, opened with O_PATH; stays its opener's. */
   readonly rootFd: number;
   readonly readOnly: boolean;
+  /** What is mounted below the folder is shared as well. */
+  readonly submounts: boolean;
   /** Of the `DescriptorTable`. */
   readonly descriptors: SharedArrayBuffer;
   /** The most inodes, and the most open files. */
@@ -36,11 +44,17 @@ export interface FsHandlerOptions {
 /** Of the thread that makes it. */
 export class FileSystem {
   readonly readOnly: boolean;
+  /**
+   * The guest can show folders as file systems of their own (FUSE_SUBMOUNTS): Linux 5.10. True until
+   * a mount says otherwise.
+   */
+  showsSubmounts = true;
   readonly inodes: InodeTable;
   readonly handles: HandleTable;
   readonly credentials = new FileCredentials();
   /** Of the file that was looked at last. */
   readonly stat = new FileStat(STATX_LENGTH);
+  readonly #submounts: boolean;
   readonly #descriptors: DescriptorTable;
   readonly #epoch: number;
   readonly #paths = new files.DescriptorPath();
@@ -49,6 +63,7 @@ export class FileSystem {
 
   constructor(options: FsHandlerOptions) {
     this.readOnly = options.readOnly;
+    this.#submounts = options.submounts;
     this.#descriptors = new DescriptorTable(options.descriptors);
     this.#epoch = this.#descriptors.epoch;
     this.#dot.bytes[0] = 0x2e;
@@ -99,7 +114,8 @@ export class FileSystem {
   /** Has `stat` tell of a descriptor's file. Returns 0 or a negative errno. */
   look(fd: number): number {
     const flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
-    return files.statx(fd, this.#empty.address, flags, STATX_BASIC_STATS, this.stat.address);
+    const mask = STATX_BASIC_STATS | STATX_MNT_ID;
+    return files.statx(fd, this.#empty.address, flags, mask, this.stat.address);
   }
 
   /**
@@ -107,16 +123,39 @@ export class FileSystem {
    * @param name address of one component of a path
    */
   lookUp(folder: Inode, name: number): Inode | number {
-    const fd = files.openat(folder.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    return fd < 0 ? fd : this.hold(fd);
+    const flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
+    let fd = this.#submounts ? -ENOSYS : files.openatInMount(folder.fd, name, flags);
+    if (fd === -EXDEV) return this.#lookUpUncrossed(folder, name);
+    if (fd === -ENOSYS) fd = files.openat(folder.fd, name, flags);
+    return fd < 0 ? fd : this.hold(fd, folder);
   }
 
-  /** As `lookUp`, of a descriptor opened with O_PATH, which is owned from here on. */
-  hold(fd: number): Inode | number {
+  /** As `lookUp`, of a descriptor opened with O_PATH in the folder, which is owned from here on. */
+  hold(fd: number, folder: Inode): Inode | number {
     const looked = this.look(fd);
-    if (looked >= 0) return this.inodes.lookUp(fd, this.stat);
+    if (looked >= 0 && this.#crosses(folder)) return this.inodes.lookUp(fd, this.stat, folder);
     sys.close(fd);
-    return looked;
+    return looked < 0 ? looked : this.inodes.lookUpUncrossed(this.stat);
+  }
+
+  /** Whether the guest gets to see the file that `stat` tells of, for all that is known of mounts. */
+  #crosses({ volume }: Inode): boolean {
+    const { stat } = this;
+    if (stat.mount !== volume.mount && !this.#submounts) return false;
+    // Of a btrfs subvolume that is no mount, too: numbers in it are those of other files outside.
+    const isElsewhere = stat.mount !== volume.mount || stat.device !== volume.device;
+    return !isElsewhere || this.showsSubmounts || (stat.mode & S_IFMT) !== S_IFDIR;
+  }
+
+  /** Of what is mounted there only the kind is asked: its server may be gone, or be another user's. */
+  #lookUpUncrossed(folder: Inode, name: number): Inode | number {
+    const fd = files.openat(folder.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) return fd;
+    const flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    const mask = STATX_TYPE | STATX_MNT_ID;
+    const looked = files.statx(fd, this.#empty.address, flags, mask, this.stat.address);
+    sys.close(fd);
+    return looked < 0 ? looked : this.inodes.lookUpUncrossed(this.stat);
   }
 
   /** Opens the file of an inode, which is a regular one, once more. Returns a descriptor or errno. */

@@ -28,6 +28,8 @@ export interface FsOptions {
   readonly source: string;
   /** Default false. */
   readonly readOnly?: boolean;
+  /** Share what is mounted below the folder as well, as file systems of their own. Default false. */
+  readonly submounts?: boolean;
   /** Request queues, 1 to 16. Default 1. */
   readonly queues?: number;
   /** Descriptors of each queue, a power of two. Default 1024. */
@@ -85,6 +87,7 @@ class FsDevice implements VirtioDevice {
     const handlerOptions: FsHandlerOptions = {
       rootFd: this.#root.fd,
       readOnly: options.readOnly ?? false,
+      submounts: options.submounts ?? false,
       descriptors: this.#descriptors.shared,
       // Names that the guest remembers leave room for files that it opens.
       maxInodes: Math.ceil(files * 0.75),

@@ -1,68 +1,80 @@
 /** The files that the guest's kernel knows, by node ID: each with a descriptor opened with O_PATH. */
 import { ENFILE } from '../../../abi/errno.ts';
-import { S_IFMT, statx } from '../../../abi/files.ts';
+import { S_IFDIR, S_IFMT, S_IFREG } from '../../../abi/files.ts';
 import { FUSE_ROOT_ID } from '../../../abi/fuse.ts';
-import { NativeMemory } from '../../../host/native-memory.ts';
 import * as sys from '../../../host/syscall.ts';
 import type { DescriptorTable } from './descriptor-table.ts';
+import type { FileStat, InodeNumber } from './file-stat.ts';
 import { IdMap } from './id-map.ts';
+import { type Volume, VolumeTable } from './volume-table.ts';
+
+/**
+ * Bits above the 48 that file systems use: of mount points that are not crossed, whose numbers are
+ * exact in a double that way, and of volumes, whose are beyond.
+ */
+const UNCROSSED = 0x10_0000;
+const FIRST_VOLUME = 0x20;
+const VOLUME_SHIFT = 16;
 
 /** A file of the host that the guest's kernel holds; the descriptor keeps its inode from being reused. */
 export class Inode {
   /** Halves of the node ID. */
   readonly low: number;
   readonly high: number;
+  /** -1 of a mount point that is not crossed: no file of the host is behind it. */
   readonly fd: number;
   readonly slot: number;
   /** S_IFREG and so on. */
   readonly kind: number;
-  readonly device: number;
+  readonly volume: Volume;
   readonly ino: InodeNumber;
+  /** The guest shows it as a file system of its own, with a device number of its own. */
+  readonly isSubmount: boolean;
+  /** Bits that the upper half of its number is told with: to the guest all but submounts is one device. */
+  readonly numberBits: number;
   /** How often it was told to the guest, less what was forgotten. */
   lookups = 1;
 
-  constructor(low: number, high: number, fd: number, slot: number, stat: FileStat) {
-    this.low = low;
-    this.high = high;
+  /** @param folder that it was found in, or null: it is the shared one */
+  constructor(
+    id: { readonly low: number; readonly high: number },
+    fd: number,
+    slot: number,
+    kind: number,
+    ino: InodeNumber,
+    volume: Volume,
+    folder: Inode | null,
+  ) {
+    this.low = id.low;
+    this.high = id.high;
     this.fd = fd;
     this.slot = slot;
-    this.kind = stat.mode & S_IFMT;
-    this.device = stat.device;
-    this.ino = stat.ino;
-  }
-}
-
-/** A number where that is exact. */
-type InodeNumber = number | bigint;
-
-const { stx_mode, stx_ino, stx_dev_major, stx_dev_minor } = statx;
-
-/** A `struct statx` in memory. */
-export class FileStat extends NativeMemory {
-  get mode(): number {
-    return this.view.getUint16(stx_mode.offset, true);
+    this.kind = kind;
+    this.volume = volume;
+    this.ino = ino;
+    const isElsewhere = folder !== null && folder.volume !== volume;
+    this.isSubmount = isElsewhere && kind === S_IFDIR && fd >= 0;
+    // A file that is mounted by itself, or that overlayfs shows with the device of one of its layers.
+    const alien =
+      isElsewhere && !this.isSubmount ? (FIRST_VOLUME + volume.index) << VOLUME_SHIFT : 0;
+    this.numberBits = fd < 0 ? UNCROSSED : alien;
   }
 
-  get ino(): InodeNumber {
-    const high = this.view.getUint32(stx_ino.offset + 4, true);
-    if (high >= 2 ** 21) return this.view.getBigUint64(stx_ino.offset, true);
-    return high * 2 ** 32 + this.view.getUint32(stx_ino.offset, true);
-  }
-
-  /** The device that it lies on, as one number: Linux has 12 bits of major and 20 of minor. */
-  get device(): number {
-    const major = this.view.getUint32(stx_dev_major.offset, true);
-    return major * 2 ** 32 + this.view.getUint32(stx_dev_minor.offset, true);
+  /** Something is mounted there that the guest does not get to see. */
+  get isUncrossed(): boolean {
+    return this.fd < 0;
   }
 }
 
 /** All of them, by their node IDs and by what they are on the host. */
 export class InodeTable {
+  readonly root: Inode;
   readonly #descriptors: DescriptorTable;
   readonly #most: number;
   readonly #byId = new IdMap<Inode>();
-  readonly #byDevice = new Map<number, Map<InodeNumber, Inode>>();
-  readonly #root: Inode;
+  readonly #volumes = new VolumeTable();
+  /** Mount points that are not crossed, by what is mounted there. */
+  readonly #uncrossed = new VolumeTable();
 
   /**
    * @param rootFd the shared folder; stays the caller's
@@ -72,27 +84,26 @@ export class InodeTable {
   constructor(descriptors: DescriptorTable, rootFd: number, rootStat: FileStat, most: number) {
     this.#descriptors = descriptors;
     this.#most = most;
-    this.#root = new Inode(FUSE_ROOT_ID, 0, rootFd, -1, rootStat);
-    this.#insert(this.#root);
+    const volume = this.#volumes.take(rootStat);
+    const id = { low: FUSE_ROOT_ID, high: 0 };
+    this.root = new Inode(id, rootFd, -1, S_IFDIR, rootStat.ino, volume, null);
+    this.#insert(this.root);
   }
 
   get(low: number, high: number): Inode | undefined {
     return this.#byId.get(low, high);
   }
 
-  /** The one that a descriptor or name was found to stand for, if the guest knows it. */
-  find(stat: FileStat): Inode | undefined {
-    return this.#byDevice.get(stat.device)?.get(stat.ino);
-  }
-
   /**
    * The guest is going to be told of a file.
    * @param fd opened with O_PATH; owned from here on
    * @param stat of it
+   * @param folder that it was found in
    * @returns its inode, or a negative errno
    */
-  lookUp(fd: number, stat: FileStat): Inode | number {
-    const known = this.find(stat);
+  lookUp(fd: number, stat: FileStat, folder: Inode): Inode | number {
+    const { ino } = stat;
+    const known = this.#volumes.find(stat)?.inodes.get(ino);
     if (known !== undefined) {
       sys.close(fd);
       known.lookups += 1;
@@ -104,36 +115,54 @@ export class InodeTable {
       return -ENFILE;
     }
     this.#byId.take();
-    const inode = new Inode(this.#byId.low, this.#byId.high, fd, slot, stat);
+    const volume = this.#volumes.take(stat);
+    const inode = new Inode(this.#byId, fd, slot, stat.mode & S_IFMT, ino, volume, folder);
+    this.#insert(inode);
+    return inode;
+  }
+
+  /**
+   * The guest is going to be told of a mount point, and not of what is mounted there.
+   * @param stat of that: of it is told whether it is a folder
+   * @returns its inode, or a negative errno
+   */
+  lookUpUncrossed(stat: FileStat): Inode | number {
+    // There is no mode where looking is denied, as of a user's FUSE mount: those are folders.
+    const isFile = stat.mode !== 0 && (stat.mode & S_IFMT) !== S_IFDIR;
+    const kind = isFile ? S_IFREG : S_IFDIR;
+    const known = this.#uncrossed.find(stat)?.inodes.get(kind);
+    if (known !== undefined) {
+      known.lookups += 1;
+      return known;
+    }
+    if (this.#byId.size >= this.#most) return -ENFILE;
+    this.#byId.take();
+    // The mount is not held, so that its number may come to stand for another: the kind tells them apart.
+    const inode = new Inode(this.#byId, -1, -1, kind, kind, this.#uncrossed.take(stat), this.root);
     this.#insert(inode);
     return inode;
   }
 
   /** The guest forgets so many of the times that it was told of a file. */
   forget(inode: Inode | undefined, times: number): void {
-    if (inode === undefined || inode === this.#root) return;
+    if (inode === undefined || inode === this.root) return;
     inode.lookups -= times;
     if (inode.lookups <= 0) this.#drop(inode);
   }
 
   /** All but the root. */
   clear(): void {
-    for (const inode of this.#byId.values()) if (inode !== this.#root) this.#drop(inode);
+    for (const inode of this.#byId.values()) if (inode !== this.root) this.#drop(inode);
   }
 
   #insert(inode: Inode): void {
     this.#byId.add(inode);
-    const { device, ino } = inode;
-    const numbers = this.#byDevice.get(device);
-    if (numbers === undefined) this.#byDevice.set(device, new Map([[ino, inode]]));
-    else numbers.set(ino, inode);
+    inode.volume.inodes.set(inode.ino, inode);
   }
 
   #drop(inode: Inode): void {
     this.#byId.delete(inode);
-    const numbers = this.#byDevice.get(inode.device);
-    numbers?.delete(inode.ino);
-    if (numbers?.size === 0) this.#byDevice.delete(inode.device);
-    this.#descriptors.close(inode.slot);
+    inode.volume.inodes.delete(inode.ino);
+    if (!inode.isUncrossed) this.#descriptors.close(inode.slot);
   }
 }

@@ -48,12 +48,11 @@ t.test('§5.2.5 the driver toggles the cache through writeback', async (t) => {
     [77, 1, 2],
   ] as const) {
     config[at] = value;
-    device.configWritten?.(at, 1, value);
+    device.configWritten?.(at, 1);
     t.same([shared[0], posted.length], [mode, flushes], `after ${value}`);
   }
   config[at] = 0;
-  device.configWritten?.(at - 2, 4, 0x0000_ff12);
-  t.equal(shared[0], 0, 'as one byte of a wider write');
+  device.configWritten?.(at, 1);
   device.reset?.();
   t.same([config[at], shared[0]], [1, 1], 'writeback after a reset');
   device.close();

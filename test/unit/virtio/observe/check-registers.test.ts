@@ -46,12 +46,7 @@ class RegisterRig implements Disposable {
     });
     const nothing = (): void => undefined;
     const events: DriverEvents = {
-      driverOk: nothing,
-      reset: nothing,
-      queueEnabled: nothing,
-      queueReset: nothing,
-      configWritten: nothing,
-      interruptsChanged: nothing,
+      changed: nothing,
       ...(observer === undefined ? {} : { observer }),
     };
     this.registers = new DeviceRegisters(
@@ -118,6 +113,22 @@ t.test('a driver that keeps the rules', (t) => {
   ]) {
     t.ok(whats.has(what), `record ${what} is in the trace`);
   }
+  t.end();
+});
+
+t.test('queues that do not exist are told of by no number of theirs', (t) => {
+  using rig = new RegisterRig();
+  const { registers } = rig;
+  rig.upTo('features-ok');
+  for (let queue = 0; queue < 10_000; queue++) {
+    registers.writeQueueSize(queue, 3);
+    registers.resetQueue(queue);
+    registers.stopQueue(queue);
+    registers.enableQueue(queue);
+    registers.setQueueWord(queue, QUEUE_DESC, 0);
+  }
+  const queues = new Set(rig.breaches.map(({ queue }) => queue));
+  t.same([...queues], [0], 'of the one that there is');
   t.end();
 });
 

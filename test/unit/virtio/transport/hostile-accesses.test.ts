@@ -81,13 +81,13 @@ function check(rig: VirtioPciRig): string | undefined {
 
 /** The owner answers at some time; queue resets of its own accord. */
 function answer(rig: VirtioPciRig): void {
+  const { registers } = rig.device;
   for (const event of rig.takeEvents()) {
-    const [, queue] = /queue (\d) reset/.exec(event) ?? [];
-    const { registers } = rig.device;
-    if (queue !== undefined && !registers.isResetting) registers.completeQueueReset(Number(queue));
+    if (event === '1: queues changed' && !registers.isResetting) {
+      for (const queue of registers.queuesResetting()) registers.completeQueueReset(queue);
+    }
     if (event === '1: reset') registers.completeReset();
     if (event === '1: driver ok') rig.device.assertQueueInterrupt();
-    if (event === '1: interrupts changed') registers.interruptsSeen();
   }
 }
 

@@ -59,9 +59,9 @@ function check(rig: VirtioMmioRig): string | undefined {
 /** The owner answers what nobody waits for, and uses a buffer. */
 function answer(rig: VirtioMmioRig): void {
   const { registers, lineEventfd } = rig.device;
-  for (const event of rig.takeEvents()) {
-    const [, queue] = /queue (\d) reset/.exec(event) ?? [];
-    if (queue !== undefined && !registers.isResetting) registers.completeQueueReset(Number(queue));
+  rig.takeEvents();
+  if (!registers.isResetting) {
+    for (const queue of registers.queuesResetting()) registers.completeQueueReset(queue);
   }
   if (registers.isActive) signalEventfd(lineEventfd);
 }

@@ -192,10 +192,10 @@ t.test(
   async (t) => {
     using rig = running();
     rig.setMsixControl(pci.PCI_MSIX_FLAGS_ENABLE);
-    t.same(rig.takeEvents(), ['1: interrupts changed']);
+    t.equal(rig.messages, 1);
     rig.setCommon('queue_msix_vector', 2);
-    t.same(rig.takeEvents(), [], 'not again until the owner has looked');
-    rig.device.registers.interruptsSeen();
+    t.equal(rig.messages, 1, 'not again until the owner has looked');
+    t.same(rig.takeEvents(), ['1: interrupts changed']);
     rig.setCommon('queue_msix_vector', 2);
     t.same(rig.takeEvents(), [], 'no change');
     rig.setCommon('queue_msix_vector', 1);
@@ -211,7 +211,7 @@ t.test(
     rig.setCommon('queue_size', 16);
     rig.setCommon('queue_reset', 1);
     t.equal(rig.common('queue_reset'), 1);
-    t.same(rig.takeEvents(), ['1: queue 1 reset']);
+    t.same(rig.takeEvents(), ['1: queues changed']);
     rig.setCommon('queue_reset', 1);
     t.same(rig.takeEvents(), [], 'told once');
     rig.device.registers.completeQueueReset(1);
@@ -230,7 +230,7 @@ t.test('virtio 1.3 §2.6.1.2 a queue that was reset can be enabled again', async
   rig.takeEvents();
   rig.setCommon('queue_size', 16);
   rig.enableQueue(0);
-  t.same(rig.takeEvents(), ['1: queue 0 enabled']);
+  t.same(rig.takeEvents(), ['1: queues changed']);
   t.equal(rig.common('queue_reset'), 0, '§4.1.4.3.1');
   t.equal(rig.device.registers.queueConfig(0, 0, 0)?.size, 16);
 });

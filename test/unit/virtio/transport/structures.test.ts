@@ -138,7 +138,7 @@ t.test('virtio 1.3 §2.5 only bytes that a driver may write change', async (t) =
   const at = rig.deviceConfigAddress;
   rig.writeMemory(at + 4, 4, 0xdead_beef);
   t.equal(rig.readMemory(at + 4, 4), 0x0807_beef);
-  t.same(rig.takeEvents(), [`1: config 4+4=${0xdead_beef}`]);
+  t.same(rig.takeEvents(), ['1: config 4: ef be']);
 });
 
 t.test('virtio 1.3 §2.5 a write to read-only configuration is nobody’s business', async (t) => {

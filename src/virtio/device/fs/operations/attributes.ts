@@ -32,12 +32,12 @@ const times = new NativeMemory(32);
 const statfsOut = new NativeMemory(host.size);
 
 function answerAttributes(fs: FileSystem, request: FuseRequest, inode: Inode): number {
-  const looked = fs.look(inode.fd);
-  return looked < 0 ? looked : writeAttrOut(request.output.view, 0, fs.stat);
+  const looked = inode.isUncrossed ? 0 : fs.look(inode.fd);
+  return looked < 0 ? looked : writeAttrOut(request.output.view, 0, inode, fs.stat);
 }
 
 const getattr = onInode(
-  { takes: fuse.fuse_getattr_in.size, gives: fuse.fuse_attr_out.size },
+  { takes: fuse.fuse_getattr_in.size, gives: fuse.fuse_attr_out.size, onUncrossed: true },
   answerAttributes,
 );
 
@@ -129,8 +129,11 @@ const readlink = onInode({ takes: 0, gives: 0 }, (fs, request, inode) => {
   return files.readlinkat(inode.fd, fs.emptyName, request.output.address, room);
 });
 
-const statfs = onInode({ takes: 0, gives: fuse.fuse_kstatfs.size }, (_fs, request, inode) => {
-  const done = files.fstatfs(inode.fd, statfsOut.address);
+const about = { takes: 0, gives: fuse.fuse_kstatfs.size, onUncrossed: true };
+
+const statfs = onInode(about, (fs, request, inode) => {
+  const { fd } = inode.isUncrossed ? fs.inodes.root : inode;
+  const done = files.fstatfs(fd, statfsOut.address);
   if (done < 0) return done;
   const out = fuse.fuse_kstatfs;
   const { bytes, view } = request.output;

@@ -10,6 +10,7 @@ import {
   EOPNOTSUPP,
   EPERM,
   EROFS,
+  EXDEV,
 } from '../../../../abi/errno.ts';
 import {
   FALLOC_FL_KEEP_SIZE,
@@ -69,6 +70,7 @@ export function permittedFlags(asked: number): number {
  * @returns a descriptor, or a negative errno
  */
 export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening: number): number {
+  if (inode.isUncrossed) return -EXDEV;
   if (inode.kind !== S_IFREG) {
     return inode.kind === S_IFDIR ? -EISDIR : inode.kind === S_IFLNK ? -ELOOP : -ENXIO;
   }

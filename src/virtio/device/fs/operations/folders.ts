@@ -16,7 +16,7 @@ import { NativeMemory } from '../../../../host/native-memory.ts';
 import { writeEntryOut } from '../attributes.ts';
 import { type FileSystem, UNKNOWN } from '../file-system.ts';
 import { BODY, type FuseRequest, NODEID, OUTPUT_SIZE } from '../fuse-request.ts';
-import type { FileHandle } from '../handle-table.ts';
+import { FileHandle } from '../handle-table.ts';
 import type { Inode } from '../inode-table.ts';
 import { writeOpenOut } from './files.ts';
 import { type Operation, onFolder, onInode, release } from './operation.ts';
@@ -30,13 +30,18 @@ const DOT = 0x2e;
 
 const batch = new NativeMemory(OUTPUT_SIZE);
 
+/** For what is always empty. No handle has this number. */
+const EMPTY = new FileHandle(0, 0, -1, -1, true);
+
 const opendir = onInode(
   {
     takes: fuse.fuse_open_in.size,
     gives: fuse.fuse_open_out.size,
+    onUncrossed: true,
   },
   (fs, request, inode) => {
     if (inode.kind !== S_IFDIR) return -ENOTDIR;
+    if (inode.isUncrossed) return writeOpenOut(request, 0, EMPTY, 0);
     const flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
     const noatime = request.u32(BODY) & O_NOATIME;
     let fd = files.openat(inode.fd, fs.dotName, flags | noatime);
@@ -59,6 +64,7 @@ function readEntries(fs: FileSystem, request: FuseRequest, plus: boolean): numbe
   const folder = fs.inodeAt(request, NODEID);
   const handle = fs.folderAt(request, BODY);
   if (folder === undefined) return UNKNOWN;
+  if (folder.isUncrossed) return folder.kind === S_IFDIR ? 0 : -ENOTDIR;
   if (handle === undefined) return -EBADF;
   const at = BODY + fuse.fuse_read_in.offset.offset;
   const size = request.u32(BODY + fuse.fuse_read_in.size_.offset);

@@ -1,5 +1,5 @@
 /** Names in folders: looked up, made, removed, moved. */
-import { EEXIST, EINVAL, ENOENT, EPERM } from '../../../../abi/errno.ts';
+import { EEXIST, EINVAL, ENOENT, ENOTDIR, EPERM, EXDEV } from '../../../../abi/errno.ts';
 import {
   AT_FDCWD,
   AT_REMOVEDIR,
@@ -13,6 +13,7 @@ import {
   PATH_MAX,
   RENAME_EXCHANGE,
   RENAME_NOREPLACE,
+  S_IFDIR,
   S_IFIFO,
   S_IFMT,
   S_IFREG,
@@ -40,7 +41,7 @@ function entry(fs: FileSystem, request: FuseRequest, folder: Inode, name: number
   return writeEntryOut(request.output.view, 0, inode, fs.stat);
 }
 
-/** An operation on a name in the folder that the request is about. */
+/** An operation on a name in the folder that the request is about; a mount point not crossed has none. */
 function onName(
   about: Omit<Operation, 'run'>,
   run: (fs: FileSystem, request: FuseRequest, folder: Inode, name: number) => number,
@@ -51,7 +52,12 @@ function onName(
       const folder = fs.inodeAt(request, NODEID);
       if (folder === undefined) return UNKNOWN;
       const refused = request.name(BODY + about.takes);
-      return refused < 0 ? refused : run(fs, request, folder, request.nameAddress);
+      if (refused < 0) return refused;
+      if (folder.isUncrossed) {
+        if (folder.kind !== S_IFDIR) return -ENOTDIR;
+        return about.onUncrossed === true ? -ENOENT : -EXDEV;
+      }
+      return run(fs, request, folder, request.nameAddress);
     },
   };
 }
@@ -65,7 +71,7 @@ function asCaller(fs: FileSystem, request: FuseRequest, make: () => number): num
   return made;
 }
 
-const lookup = onName({ takes: 0, gives: ENTRY }, entry);
+const lookup = onName({ takes: 0, gives: ENTRY, onUncrossed: true }, entry);
 
 const mkdir = onName(
   { takes: fuse.fuse_mkdir_in.size, gives: ENTRY, writes: true },
@@ -103,6 +109,7 @@ const link = onName(
   (fs, request, folder, name) => {
     const inode = fs.inodeAt(request, BODY);
     if (inode === undefined) return UNKNOWN;
+    if (inode.isUncrossed) return -EXDEV;
     const path = fs.pathOf(inode.fd);
     const made = files.linkat(AT_FDCWD, path, folder.fd, name, AT_SYMLINK_FOLLOW);
     return made < 0 ? made : entry(fs, request, folder, name);
@@ -126,6 +133,7 @@ function rename(
 ): number {
   const target = fs.inodeAt(request, BODY);
   if (target === undefined) return UNKNOWN;
+  if (target.isUncrossed) return -EXDEV;
   const refused = request.name(BODY);
   if (refused < 0) return refused;
   return files.renameat2(folder.fd, name, target.fd, request.nameAddress, flags);
@@ -161,7 +169,7 @@ const create = onName(
     for (let tries = 0; ; tries++) {
       // A file that is there already may be one that must not be opened: see `openRegular`.
       const fd = asCaller(fs, request, () => files.openat(folder.fd, name, creating, mode));
-      if (fd >= 0) return created(fs, request, fd, flags);
+      if (fd >= 0) return created(fs, request, folder, fd, flags);
       if (fd !== -EEXIST || (asked & O_EXCL) !== 0 || tries === CREATE_TRIES) return fd;
       const inode = fs.lookUp(folder, name);
       if (typeof inode !== 'number') return opened(fs, request, inode, flags);
@@ -171,9 +179,15 @@ const create = onName(
 );
 
 /** @param fd of the new file, whatever its name stands for by now */
-function created(fs: FileSystem, request: FuseRequest, fd: number, flags: number): number {
+function created(
+  fs: FileSystem,
+  request: FuseRequest,
+  folder: Inode,
+  fd: number,
+  flags: number,
+): number {
   const path = fs.reopen(fd, O_PATH);
-  const inode = path < 0 ? path : fs.hold(path);
+  const inode = path < 0 ? path : fs.hold(path, folder);
   if (typeof inode === 'number') {
     sys.close(fd);
     return inode;

@@ -1,5 +1,5 @@
 /** What an operation is: one FUSE opcode, carried out. */
-import { EBADF } from '../../../../abi/errno.ts';
+import { EBADF, EXDEV } from '../../../../abi/errno.ts';
 import { type FileSystem, UNKNOWN } from '../file-system.ts';
 import { BODY, type FuseRequest, NODEID } from '../fuse-request.ts';
 import type { FileHandle } from '../handle-table.ts';
@@ -16,6 +16,8 @@ export interface Operation {
   readonly gives: number;
   /** Refused while the folder is read-only. */
   readonly writes?: boolean;
+  /** Carried out on a mount point that is not crossed as well; EXDEV by default. */
+  readonly onUncrossed?: boolean;
   /** Returns the bytes of its answer in `output`, a negative errno, or NO_ANSWER. */
   run(fs: FileSystem, request: FuseRequest): number;
 }
@@ -32,7 +34,8 @@ export function onInode(
     ...about,
     run(fs: FileSystem, request: FuseRequest): number {
       const inode = fs.inodeAt(request, NODEID);
-      return inode === undefined ? UNKNOWN : run(fs, request, inode);
+      if (inode === undefined) return UNKNOWN;
+      return inode.isUncrossed && about.onUncrossed !== true ? -EXDEV : run(fs, request, inode);
     },
   };
 }

@@ -27,6 +27,7 @@ const FLAGS =
   fuse.FUSE_ASYNC_DIO |
   fuse.FUSE_PARALLEL_DIROPS |
   fuse.FUSE_MAX_PAGES |
+  fuse.FUSE_SUBMOUNTS |
   fuse.FUSE_HANDLE_KILLPRIV_V2;
 
 const init: Operation = {
@@ -46,6 +47,7 @@ const init: Operation = {
     if (request.u32(BODY + minor.offset) < OLDEST_MINOR) return -EPROTO;
     fs.forgetAll();
     const agreed = request.u32(BODY + flags.offset) & FLAGS;
+    fs.showsSubmounts = (agreed & fuse.FUSE_SUBMOUNTS) !== 0;
     view.setUint32(out.max_readahead.offset, request.u32(BODY + max_readahead.offset), true);
     view.setUint32(out.flags.offset, agreed, true);
     view.setUint16(out.max_background.offset, MAX_BACKGROUND, true);

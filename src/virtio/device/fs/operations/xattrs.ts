@@ -2,7 +2,7 @@
  * Extended attributes of the name space `user`. The others mean something to the host: by
  * `security.capability` a guest could give programs there capabilities.
  */
-import { E2BIG, EINVAL, EOPNOTSUPP, EPERM, ERANGE } from '../../../../abi/errno.ts';
+import { E2BIG, EINVAL, EOPNOTSUPP, EPERM, ERANGE, EXDEV } from '../../../../abi/errno.ts';
 import { S_IFDIR, S_IFREG } from '../../../../abi/files.ts';
 import * as fuse from '../../../../abi/fuse.ts';
 import * as files from '../../../../host/file-system.ts';
@@ -19,6 +19,7 @@ const FLAGS = 3;
 function target(fs: FileSystem, request: FuseRequest): number {
   const inode = fs.inodeAt(request, NODEID);
   if (inode === undefined) return UNKNOWN;
+  if (inode.isUncrossed) return -EXDEV;
   // Others have none in this name space, xattr(7).
   return inode.kind === S_IFREG || inode.kind === S_IFDIR ? fs.pathOf(inode.fd) : -EPERM;
 }
