@@ -193,9 +193,38 @@ export const MAP_FIXED = 0x10;
 export const MAP_ANONYMOUS = 0x20;
 export const MAP_NORESERVE = 0x4000;
 
-const errnoNames = new Map<number, string>(
-  Object.entries(os.errno).map(([name, value]) => [value, name] as const),
-);
+/** asm-generic/errno.h: what a call on a file, a device or a socket gives and Node has no name for. */
+const OTHER_ERRNOS: readonly (readonly [number, string])[] = [
+  [15, 'ENOTBLK'],
+  [52, 'EBADE'],
+  [53, 'EBADR'],
+  [64, 'ENONET'],
+  [66, 'EREMOTE'],
+  [70, 'ECOMM'],
+  [76, 'ENOTUNIQ'],
+  [77, 'EBADFD'],
+  [78, 'EREMCHG'],
+  [85, 'ERESTART'],
+  [87, 'EUSERS'],
+  [94, 'ESOCKTNOSUPPORT'],
+  [96, 'EPFNOSUPPORT'],
+  [108, 'ESHUTDOWN'],
+  [109, 'ETOOMANYREFS'],
+  [112, 'EHOSTDOWN'],
+  [117, 'EUCLEAN'],
+  [121, 'EREMOTEIO'],
+  [123, 'ENOMEDIUM'],
+  [124, 'EMEDIUMTYPE'],
+  [126, 'ENOKEY'],
+  [130, 'EOWNERDEAD'],
+  [131, 'ENOTRECOVERABLE'],
+  [133, 'EHWPOISON'],
+];
+
+const errnoNames = new Map<number, string>([
+  ...OTHER_ERRNOS,
+  ...Object.entries(os.errno).map(([name, value]) => [value, name] as const),
+]);
 const strerror = libc.func('const char *strerror(int errnum)') as unknown as (e: number) => string;
 
 /** The header's name of a positive errno, e.g. `EACCES`. */
@@ -219,13 +248,17 @@ const remedies: Readonly<Record<string, string>> = {
  */
 export function check(result: number, call: string, object: string, remedy?: string): number {
   if (result >= 0) return result;
+  throw callError(result, call, object, remedy);
+}
+
+/** What `check` throws for a negative result. */
+export function callError(
+  result: number,
+  call: string,
+  object: string,
+  remedy?: string,
+): HostError {
   const name = errnoName(-result);
-  throw new HostError(
-    call,
-    object,
-    -result,
-    name,
-    strerror(-result),
-    remedy ?? remedies[name] ?? '',
-  );
+  const text = strerror(-result);
+  return new HostError(call, object, -result, name, text, remedy ?? remedies[name] ?? '');
 }

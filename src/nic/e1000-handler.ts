@@ -1,6 +1,7 @@
 /** The data half of an 82540EM: both rings on one queue of a tap, in the thread that it is made in. */
 
 import { RCTL, RCTL_EN, TCTL, TCTL_EN } from '../abi/e1000.ts';
+import { ReceiveErrors } from '../backend/receive-errors.ts';
 import { TapQueue } from '../backend/tap-queue.ts';
 import type { LinePort } from '../bus/interrupt-lines.ts';
 import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
@@ -34,6 +35,8 @@ export interface E1000Socket {
 
 /** What a data half stands on; tests put in their own. */
 export interface E1000Ground {
+  /** A tap's queue by its descriptor. */
+  tap(fd: number): TapQueue;
   /** The interrupt lines of a VM. */
   lines(vmFd: number): LinePort;
   /** Milliseconds of a clock that never goes back. */
@@ -43,6 +46,7 @@ export interface E1000Ground {
 const KICK = 0;
 const TAP = 1;
 const TIMER = 2;
+const REST = 3;
 
 class E1000Handler implements QueueHandler {
   readonly #tap: TapQueue;
@@ -51,7 +55,7 @@ class E1000Handler implements QueueHandler {
   #service: Service | null = null;
 
   constructor({ fd }: E1000HandlerOptions, ground: E1000Ground) {
-    this.#tap = new TapQueue(fd);
+    this.#tap = ground.tap(fd);
     this.#ground = ground;
   }
 
@@ -92,9 +96,11 @@ class Service {
   readonly #interrupts: Interrupts;
   readonly #transmitter: Transmitter;
   readonly #receiver: Receiver;
+  readonly #errors: ReceiveErrors;
   /** What is waited for on the tap. */
   #watched = 0;
-  #failed = false;
+  /** The timer of a rest that is waited for, or -1. */
+  #restFd = -1;
 
   constructor(context: HandlerContext, socket: E1000Socket, tap: TapQueue, ground: E1000Ground) {
     this.#context = context;
@@ -105,7 +111,8 @@ class Service {
     const lock = new RegisterLock(socket.lock);
     this.#interrupts = new Interrupts(this.#file, lock, pin, ground.now);
     this.#transmitter = new Transmitter(context.memory, this.#file, tap);
-    this.#receiver = new Receiver(context.memory, this.#file, tap);
+    this.#errors = new ReceiveErrors((text) => context.log(text));
+    this.#receiver = new Receiver(context.memory, this.#file, tap, this.#errors);
   }
 
   start(): void {
@@ -120,6 +127,8 @@ class Service {
     reactor.watch(this.#socket.kick, 0, KICK);
     reactor.watch(this.#interrupts.timerFd, 0, TIMER);
     this.#watch(0);
+    this.#watchRest(-1);
+    this.#errors.close();
     this.#interrupts.close();
   }
 
@@ -129,7 +138,8 @@ class Service {
       this.#interrupts.expired();
       return;
     }
-    if (token === KICK) drainEventfd(this.#socket.kick);
+    if (token === REST) this.#errors.rested();
+    else if (token === KICK) drainEventfd(this.#socket.kick);
     else if ((events & WRITABLE) !== 0) this.#transmitter.blocked = false;
     this.#run();
   }
@@ -153,13 +163,17 @@ class Service {
       this.#context.broken(fault);
       return;
     }
-    if (receiver.failure !== 0 && !this.#failed) {
-      this.#failed = true;
-      const errno = receiver.failure;
-      this.#context.log(`receiving from the tap failed (errno ${errno}); was it removed?`);
-    }
     if (transmitter.unfinished) signalEventfd(this.#socket.kick);
     this.#watch((receiver.idle ? 0 : READABLE) | (transmitter.blocked ? WRITABLE : 0));
+    this.#watchRest(this.#errors.resting ? this.#errors.timerFd : -1);
+  }
+
+  #watchRest(fd: number): void {
+    if (fd === this.#restFd) return;
+    const { reactor } = this.#context;
+    if (this.#restFd >= 0) reactor.watch(this.#restFd, 0, REST);
+    if (fd >= 0) reactor.watch(fd, READABLE, REST);
+    this.#restFd = fd;
   }
 
   #isDisabled(): boolean {
@@ -175,6 +189,7 @@ class Service {
 }
 
 const KVM_GROUND: E1000Ground = {
+  tap: (fd) => new TapQueue(fd),
   lines: (vmFd) => ({
     setLine: (gsi, level) => {
       sys.check(setIrqLine(vmFd, gsi, level), 'KVM_IRQ_LINE', `GSI ${gsi}`);

@@ -33,6 +33,7 @@ import {
   TPR,
 } from '../abi/e1000.ts';
 import { virtio_net_hdr } from '../abi/virtio-net.ts';
+import type { ReceiveErrors } from '../backend/receive-errors.ts';
 import { EAGAIN, type TapQueue } from '../backend/tap-queue.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
@@ -53,7 +54,6 @@ const LONGEST = 1522;
 const LONGEST_WITH_LPE = 16384;
 /** The shortest packet on a wire, FCS included: shorter ones were padded by their sender. */
 const SHORTEST = 64;
-const EIO = 5;
 
 /** By RCTL.BSEX and RCTL.BSIZE: bytes of a buffer; 16384 for the one that is reserved. */
 const BUFFER_SIZES: readonly number[] = [2048, 1024, 512, 256, 16384, 16384, 8192, 4096];
@@ -64,8 +64,7 @@ const STATUS = rx_desc.status.offset;
 export class Receiver {
   /** Disabled, or out of buffers: the tap need not be looked at. */
   idle = true;
-  /** The errno that the tap died of, or 0. */
-  failure = 0;
+  readonly errors: ReceiveErrors;
   /** The rule that the driver broke. */
   fault: string | null = null;
   readonly #file: RegisterFile;
@@ -75,9 +74,10 @@ export class Receiver {
   readonly #filter: ReceiveFilter;
   readonly #buffer = new NativeMemory(HEADER + LONGEST_WITH_LPE + FCS);
 
-  constructor(memory: GuestMemory, file: RegisterFile, tap: TapQueue) {
+  constructor(memory: GuestMemory, file: RegisterFile, tap: TapQueue, errors: ReceiveErrors) {
     this.#file = file;
     this.#tap = tap;
+    this.errors = errors;
     this.#memory = memory;
     this.#ring = new Ring(memory, file, RDBAL);
     this.#filter = new ReceiveFilter(file);
@@ -88,7 +88,7 @@ export class Receiver {
     const ring = this.#ring;
     const rctl = this.#file.get(RCTL);
     this.idle = true;
-    if ((rctl & RCTL_EN) === 0 || this.failure !== 0) return 0;
+    if ((rctl & RCTL_EN) === 0 || this.errors.gone || this.errors.resting) return 0;
     this.fault = ring.load();
     if (this.fault !== null) return 0;
     const { address, bytes } = this.#buffer;
@@ -96,16 +96,17 @@ export class Receiver {
     let causes = 0;
     for (let budget = BUDGET; budget > 0 && ring.head !== ring.tail; budget--) {
       const length = this.#tap.receiveInto(address, bytes.length - FCS);
-      if (length < HEADER) {
-        if (length !== -EAGAIN) this.failure = length < 0 ? -length : EIO;
+      if (length <= 0) {
+        if (length !== -EAGAIN) this.errors.failed(length);
         break;
       }
+      this.errors.worked();
       if (length < HEADER + ETHERNET_HEADER) continue;
       causes |= this.#packet(length - HEADER, rctl, strip);
       if (this.fault !== null) return causes;
     }
     if ((causes & ICR_RXT0) !== 0 && this.#isLow(rctl)) causes |= ICR_RXDMT0;
-    this.idle = ring.head === ring.tail || this.failure !== 0;
+    this.idle = ring.head === ring.tail || this.errors.gone || this.errors.resting;
     return causes;
   }
 

@@ -1,4 +1,5 @@
 /** One vhost-user connection: whole messages in both directions, on the event loop. */
+import { EINTR } from '../abi/errno.ts';
 import {
   VHOST_USER_NEED_REPLY_MASK,
   VHOST_USER_REPLY_MASK,
@@ -62,6 +63,11 @@ interface Awaited {
 }
 
 const NO_FDS: readonly number[] = [];
+/** What a socket says whose peer is gone; any other errno has a reason of its own. */
+const GONE: readonly string[] = ['EPIPE', 'ECONNRESET', 'ENOTCONN'];
+
+/** A call has to be made again: when the socket is ready, which an interrupted one still is. */
+const isForLater = (result: number): boolean => result === WOULD_BLOCK || result === -EINTR;
 
 /** Owns the socket. It keeps the process alive only while a reply is awaited. */
 export class Channel implements Disposable {
@@ -195,7 +201,7 @@ export class Channel implements Disposable {
         wanted - this.#received,
         this.#fds,
       );
-      if (count === WOULD_BLOCK) return false;
+      if (isForLater(count)) return false;
       if (count === TOO_MANY_FDS || this.#fds.length > MAX_FDS) {
         throw protocolError(`more than ${MAX_FDS} file descriptors in a message`);
       }
@@ -217,7 +223,7 @@ export class Channel implements Disposable {
   #hungUp(result: number): void {
     const between = this.#received === 0 && this.#fds.length === 0;
     // A peer that closes with our bytes unread has us see ECONNRESET.
-    const reset = result < 0 && sys.errnoName(-result) === 'ECONNRESET';
+    const reset = result < 0 && GONE.includes(sys.errnoName(-result));
     if (result === 0 || reset) {
       this.#end(between ? undefined : protocolError('the connection ended within a message'));
     } else {
@@ -292,10 +298,11 @@ export class Channel implements Disposable {
       const { bytes, sent, fds } = first;
       const left = bytes.bytes.length - sent;
       const count = this.#socket.send(bytes, sent, left, sent === 0 ? fds : NO_FDS);
-      if (count === WOULD_BLOCK) break;
+      if (isForLater(count)) break;
       if (count < 0) {
         // The peer is gone; what it sent before is still to be read.
-        this.#drop();
+        if (GONE.includes(sys.errnoName(-count))) this.#drop();
+        else this.#end(sys.callError(count, 'sendmsg', 'a vhost-user connection'));
         break;
       }
       first.file?.close();

@@ -13,7 +13,7 @@ import { SharedState } from '../../src/state/shared-state.ts';
 import { PumpReactor } from '../../src/testing/pump-reactor.ts';
 import type { QueueHandler } from '../../src/virtio/device.ts';
 import { FakePort } from './fake-port.ts';
-import { PacketPair } from './packet-pair.ts';
+import { FaultyTapQueue, PacketPair } from './packet-pair.ts';
 
 export const SLOT = 1;
 /** The line of slot 1. */
@@ -49,6 +49,7 @@ export class E1000Rig implements Disposable {
   readonly bus = new PciBus(this.state, this.ports, this.memory);
   readonly lines = new IntxLines(this.state, this.port, 16, 4);
   readonly wire = new PacketPair();
+  readonly tap = new FaultyTapQueue(this.wire.fd);
   readonly ram = new Ram(RAM_SIZE);
   readonly kick = new Eventfd();
   readonly card: E1000Pci;
@@ -85,7 +86,7 @@ export class E1000Rig implements Disposable {
   start(): void {
     const handler = createHandler(
       { fd: this.wire.fd },
-      { lines: () => this.port, now: () => this.time },
+      { tap: () => this.tap, lines: () => this.port, now: () => this.time },
     );
     this.#handler = handler;
     this.broken = undefined;
@@ -124,9 +125,9 @@ export class E1000Rig implements Disposable {
     this.kick.close();
   }
 
-  /** Lets everything happen that is due. */
-  pump(): void {
-    while (this.broken === undefined && this.#reactor.pump(0) > 0);
+  /** Lets everything happen that is due. @param timeoutMs how long to wait for the first of it */
+  pump(timeoutMs = 0): void {
+    for (let wait = timeoutMs; this.broken === undefined && this.#reactor.pump(wait) > 0; wait = 0);
   }
 
   /** Waits until something happens, which it does. */

@@ -20,7 +20,7 @@ import { DeviceRig } from '../../src/testing/index.ts';
 import { createHandler, type NetHandlerOptions } from '../../src/virtio/device/net/net-handler.ts';
 import type { QueueHandler } from '../../src/virtio/device.ts';
 import { featureSet } from '../../src/virtio/features.ts';
-import { PacketPair } from './packet-pair.ts';
+import { FaultyTapQueue, PacketPair } from './packet-pair.ts';
 
 export const RX = 0;
 export const TX = 1;
@@ -63,6 +63,7 @@ export interface NetRigOptions {
 export class NetRig implements Disposable {
   readonly rig = new DeviceRig();
   readonly wire = new PacketPair();
+  readonly tap = new FaultyTapQueue(this.wire.fd);
   readonly features: bigint;
   readonly resets = new Int32Array(1);
 
@@ -84,7 +85,7 @@ export class NetRig implements Disposable {
       mtu: 1500,
       resets: this.resets,
     };
-    return createHandler(options);
+    return createHandler(options, () => this.tap);
   }
 
   /** Adds receive buffers of these lengths, one segment each, and notifies the device. */

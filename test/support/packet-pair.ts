@@ -1,4 +1,5 @@
 /** A stand-in for a tap: the two ends of a socket that keeps packets apart. */
+import { TapQueue } from '../../src/backend/tap-queue.ts';
 import { Fd } from '../../src/host/fd.ts';
 import { NativeMemory } from '../../src/host/native-memory.ts';
 import * as sys from '../../src/host/syscall.ts';
@@ -47,5 +48,25 @@ export class PacketPair implements Disposable {
   [Symbol.dispose](): void {
     this.#near.close();
     this.#far.close();
+  }
+}
+
+/** A tap's queue whose reads fail as a test says. */
+export class FaultyTapQueue extends TapQueue {
+  /** Errnos of the next reads, the first one first. */
+  readonly faults: number[] = [];
+  /** Reads so far. */
+  reads = 0;
+
+  override receive(iovec: number, count: number): number {
+    this.reads++;
+    const errno = this.faults.shift();
+    return errno === undefined ? super.receive(iovec, count) : -errno;
+  }
+
+  override receiveInto(address: number, length: number): number {
+    this.reads++;
+    const errno = this.faults.shift();
+    return errno === undefined ? super.receiveInto(address, length) : -errno;
   }
 }

@@ -250,6 +250,47 @@ t.test('a tap that is removed is told once', async (t) => {
   t.equal(rig.broken, undefined);
 });
 
+for (const [name, errno] of [
+  ['EINVAL', 22],
+  ['EIO', 5],
+  ['ENOMEM', 12],
+] as const) {
+  t.test(`a tap that says ${name} once is read again, and it is told by name`, async (t) => {
+    using rig = running();
+    rig.tap.faults.push(errno);
+    rig.arrive(frame(MAC));
+    t.equal(used(rig), 1, 'the packet came');
+    t.match(rig.logs, [new RegExp(`^receiving from the tap failed \\(${name}\\)`)]);
+  });
+}
+
+t.test('a tap that goes on failing is left alone, and read again later', async (t) => {
+  using rig = running();
+  rig.tap.faults.push(...new Array<number>(40).fill(22));
+  rig.arrive(frame(MAC));
+  t.equal(used(rig), 0);
+  const { reads } = rig.tap;
+  t.ok(reads < 40, `no busy loop: ${reads} reads`);
+  rig.write(e1000.RDT, 3);
+  rig.pump();
+  t.equal(rig.tap.reads, reads, 'nor has the driver it read');
+  while (rig.tap.faults.length > 0) rig.pump(10_000);
+  rig.pump(10_000);
+  t.equal(used(rig), 1);
+  t.equal(rig.logs.length, 1, 'all of it is one line');
+});
+
+t.test('a tap that says EBADFD is gone', async (t) => {
+  using rig = running();
+  rig.tap.faults.push(77);
+  const { reads } = rig.tap;
+  rig.arrive(frame(MAC));
+  rig.arrive(frame(MAC));
+  t.equal(used(rig), 0);
+  t.equal(rig.tap.reads, reads + 1);
+  t.match(rig.logs, [/\(EBADFD\): it is gone/]);
+});
+
 t.test('another data half goes on where the first one stood', async (t) => {
   using rig = running();
   rig.arrive(frame(MAC));

@@ -34,8 +34,16 @@ class Rig implements Disposable {
   readonly requests: { request: number; payload: number[]; fds: number }[] = [];
   readonly closed: Promise<Error | undefined>;
 
+  /** Errnos of the channel's next calls on its socket. */
+  readonly receiveFaults: number[] = [];
+  readonly sendFaults: number[] = [];
+
   constructor(answer: (message: Message, rig: Rig) => Promise<void> | void = () => {}) {
     const [ours, peer] = UnixSocket.pair();
+    const receive = ours.receive.bind(ours);
+    const send = ours.send.bind(ours);
+    ours.receive = (...args) => -(this.receiveFaults.shift() ?? 0) || receive(...args);
+    ours.send = (...args) => -(this.sendFaults.shift() ?? 0) || send(...args);
     this.peer = peer;
     let closed: (error?: Error) => void = () => {};
     this.closed = new Promise((resolve) => {
@@ -298,3 +306,34 @@ t.test('whatever bytes come, the channel ends or waits, and keeps nothing', asyn
   await turn();
   t.equal(countFds(), before + 1);
 });
+
+t.test('a call that was interrupted is made again', async (t) => {
+  using rig = new Rig((message, { channel }) => channel.acknowledge(message, true));
+  rig.receiveFaults.push(4, 4);
+  rig.sendFaults.push(4);
+  rig.send(VHOST_USER_SET_OWNER, undefined, [], VHOST_USER_NEED_REPLY_MASK);
+  const memory = new NativeMemory(64);
+  let count = -11;
+  while (count < 0) {
+    await turn();
+    count = rig.peer.receive(memory, 0, 64, []);
+  }
+  t.equal(rig.requests.length, 1);
+  t.equal(rig.channel.open, true);
+});
+
+for (const [name, errno] of [
+  ['ENOBUFS', 105],
+  ['ENOMEM', 12],
+] as const) {
+  t.test(`a socket that says ${name} ends its connection, which says so by name`, async (t) => {
+    using receiving = new Rig();
+    receiving.receiveFaults.push(errno);
+    receiving.send(VHOST_USER_SET_OWNER);
+    t.match(await receiving.closed, { code: name, call: 'recvmsg' });
+    using sending = new Rig();
+    sending.sendFaults.push(errno);
+    sending.channel.send(VHOST_USER_GET_FEATURES);
+    t.match(await sending.closed, { code: name, call: 'sendmsg' });
+  });
+}

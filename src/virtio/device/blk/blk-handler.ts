@@ -12,6 +12,7 @@ import {
 } from '../../../abi/virtio-blk.ts';
 import type { DiskEngine } from '../../../backend/disk-engine.ts';
 import { openDiskEngine } from '../../../backend/open-disk-engine.ts';
+import { errnoName } from '../../../host/syscall.ts';
 import {
   type HandlerContext,
   type QueueHandler,
@@ -127,7 +128,9 @@ export class BlkHandler implements QueueHandler {
   /** The driver switched `writeback` off: also what it wrote a moment before is made stable. */
   message(_message: unknown): void {
     const result = this.#engine?.flushNow() ?? 0;
-    if (result < 0) this.#context?.log('the disk could not be flushed for writethrough');
+    if (result >= 0) return;
+    const name = errnoName(-result);
+    this.#context?.log(`the disk could not be flushed for writethrough (${name})`);
   }
 
   stop(): void {

@@ -41,6 +41,8 @@ const MAX_IOVECS = 1024;
 const EINTR = 4;
 const EAGAIN = 11;
 const EINVAL = 22;
+/** How often in a row a call may ask to be made again, before its request fails. */
+const RETRIES = 64;
 
 const PHASE_READ = 0;
 const PHASE_WRITE = 1;
@@ -75,6 +77,8 @@ export class BlkRequest {
   #remaining = 0;
   /** Bytes written to the start of the writable part. */
   #filled = 0;
+  /** Calls in a row that came back with nothing done. */
+  #retries = 0;
 
   constructor(token: number, queue: number, disk: BlkDisk, engine: DiskEngine, size: number) {
     this.token = token;
@@ -90,6 +94,7 @@ export class BlkRequest {
     if (chain.writableLength === 0) return REQUEST_MALFORMED;
     this.#findStatus();
     this.#filled = 0;
+    this.#retries = 0;
     if (chain.readableLength < HEADER_SIZE) return this.#finish(VIRTIO_BLK_S_IOERR);
     const at = chain.offset[0] as number;
     if ((chain.length[0] as number) >= HEADER_SIZE) {
@@ -193,7 +198,11 @@ export class BlkRequest {
 
   /** Takes a result in. Returns the request's status, or -1 when there is more to do. */
   #absorb(result: number): number {
-    if (result === -EINTR || result === -EAGAIN) return -1;
+    if (result === -EINTR || result === -EAGAIN) {
+      if (++this.#retries <= RETRIES) return -1;
+      return VIRTIO_BLK_S_IOERR;
+    }
+    this.#retries = 0;
     switch (this.#phase) {
       case PHASE_FLUSH:
         return result < 0 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;

@@ -6,6 +6,7 @@ import {
   VIRTIO_NET_F_MRG_RXBUF,
   virtio_net_hdr,
 } from '../../../abi/virtio-net.ts';
+import { ReceiveErrors } from '../../../backend/receive-errors.ts';
 import { TapQueue } from '../../../backend/tap-queue.ts';
 import { type HandlerContext, type QueueHandler, READABLE, WRITABLE } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
@@ -65,11 +66,15 @@ class QueuePair {
   transmit: TransmitQueue | null = null;
   attached = true;
   readonly #token: number;
+  readonly #timerToken: number;
   #watched = 0;
+  /** The timer of a rest that is waited for, or -1. */
+  #timerFd = -1;
 
-  constructor(tap: TapQueue, token: number) {
+  constructor(tap: TapQueue, token: number, timerToken: number) {
     this.tap = tap;
     this.#token = token;
+    this.#timerToken = timerToken;
   }
 
   /** Waits for what the queues can go on with. */
@@ -77,13 +82,23 @@ class QueuePair {
     const { receive, transmit } = this;
     let events = 0;
     if (this.attached) {
-      if (receive !== null && !receive.starved && receive.failure === 0) events |= READABLE;
+      if (receive !== null && canReceive(receive)) events |= READABLE;
       if (transmit?.blocked === true) events |= WRITABLE;
+    }
+    const timerFd = receive?.errors.resting === true ? receive.errors.timerFd : -1;
+    if (timerFd !== this.#timerFd) {
+      if (this.#timerFd >= 0) context.reactor.watch(this.#timerFd, 0, this.#timerToken);
+      if (timerFd >= 0) context.reactor.watch(timerFd, READABLE, this.#timerToken);
+      this.#timerFd = timerFd;
     }
     if (events === this.#watched) return;
     this.#watched = events;
     context.reactor.watch(this.tap.fd, events, this.#token);
   }
+}
+
+function canReceive({ starved, errors }: ReceiveQueue): boolean {
+  return !starved && !errors.gone && !errors.resting;
 }
 
 class NetHandler implements QueueHandler, NetControls {
@@ -95,9 +110,10 @@ class NetHandler implements QueueHandler, NetControls {
   #context: HandlerContext | null = null;
   #state: NetState | null = null;
 
-  constructor(options: NetHandlerOptions) {
+  constructor(options: NetHandlerOptions, open: OpenTapQueue) {
     this.#options = options;
-    this.#pairs = options.fds.map((fd, index) => new QueuePair(new TapQueue(fd), index));
+    const { fds } = options;
+    this.#pairs = fds.map((fd, index) => new QueuePair(open(fd), index, fds.length + index));
   }
 
   start(context: HandlerContext): void {
@@ -120,6 +136,7 @@ class NetHandler implements QueueHandler, NetControls {
         receive,
         pair.tap,
         state.filter,
+        new ReceiveErrors((text) => context.log(text)),
         context,
         hasFeature(features, VIRTIO_NET_F_MRG_RXBUF),
         virtio_net_hdr.size + ETHERNET_HEADER + largest,
@@ -147,7 +164,7 @@ class NetHandler implements QueueHandler, NetControls {
     const pair = this.#pairs[queue >>> 1];
     if (pair === undefined || context === null) return;
     if ((queue & 1) === 0) {
-      if (pair.receive?.kicked() === true) this.#receive(pair, context);
+      if (pair.receive?.kicked() === true) this.#receive(pair);
     } else if (pair.transmit !== null && !pair.transmit.blocked) {
       pair.transmit.run();
     }
@@ -156,9 +173,15 @@ class NetHandler implements QueueHandler, NetControls {
 
   ready(token: number, events: number): void {
     const context = this.#context;
-    const pair = this.#pairs[token];
+    const resting = token >= this.#pairs.length;
+    const pair = this.#pairs[resting ? token - this.#pairs.length : token];
     if (pair === undefined || context === null) return;
-    if ((events & READABLE) !== 0) this.#receive(pair, context);
+    if (resting) {
+      pair.receive?.errors.rested();
+      pair.watch(context);
+      return;
+    }
+    if ((events & READABLE) !== 0) this.#receive(pair);
     if ((events & WRITABLE) !== 0 && pair.transmit !== null) {
       pair.transmit.blocked = false;
       pair.transmit.run();
@@ -170,10 +193,11 @@ class NetHandler implements QueueHandler, NetControls {
     const context = this.#context;
     if (context === null) return;
     for (const pair of this.#pairs) {
-      pair.receive?.stop();
+      const { receive } = pair;
       pair.receive = null;
       pair.transmit = null;
       pair.watch(context);
+      receive?.stop();
     }
     this.#control = null;
     this.#controlIndex = -1;
@@ -229,17 +253,19 @@ class NetHandler implements QueueHandler, NetControls {
     this.#control = new ControlQueue(served, context, filter, this);
   }
 
-  #receive(pair: QueuePair, context: HandlerContext): void {
+  #receive(pair: QueuePair): void {
     const { receive } = pair;
-    if (receive === null || !pair.attached || receive.starved || receive.failure !== 0) return;
-    receive.run();
-    if (receive.failure !== 0) {
-      context.log(`receiving from the tap failed (errno ${receive.failure}); was it removed?`);
-    }
+    if (receive !== null && pair.attached && canReceive(receive)) receive.run();
   }
 }
 
+/** Takes a tap's queue by its descriptor; tests give their own. */
+type OpenTapQueue = (fd: number) => TapQueue;
+
 /** Makes the data half; called in the thread that serves it. */
-export function createHandler(options: unknown): QueueHandler {
-  return new NetHandler(options as NetHandlerOptions);
+export function createHandler(
+  options: unknown,
+  open: OpenTapQueue = (fd) => new TapQueue(fd),
+): QueueHandler {
+  return new NetHandler(options as NetHandlerOptions, open);
 }

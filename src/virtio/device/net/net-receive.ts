@@ -9,6 +9,7 @@
  * HOT, measured by bench/net-forward.ts.
  */
 import { virtio_net_hdr } from '../../../abi/virtio-net.ts';
+import type { ReceiveErrors } from '../../../backend/receive-errors.ts';
 import { EAGAIN, type TapQueue } from '../../../backend/tap-queue.ts';
 import type { HandlerContext, ServedQueue } from '../../device.ts';
 import type { Virtqueue } from '../../queue/virtqueue.ts';
@@ -25,7 +26,6 @@ const FILTER_BYTES = virtio_net_hdr.size + 16;
 const DESTINATION = virtio_net_hdr.size;
 const ETHERTYPE = virtio_net_hdr.size + 12;
 const ETH_P_8021Q = 0x8100;
-const EIO = 5;
 
 /** From one activation to its end. */
 export class ReceiveQueue {
@@ -35,8 +35,7 @@ export class ReceiveQueue {
   filtered = 0;
   /** The driver has to add buffers before anything can be received. */
   starved = true;
-  /** The errno that the tap died of, or 0: somebody removed it, say. */
-  failure = 0;
+  readonly errors: ReceiveErrors;
   readonly #served: ServedQueue;
   readonly #virtqueue: Virtqueue;
   readonly #tap: TapQueue;
@@ -57,6 +56,7 @@ export class ReceiveQueue {
     served: ServedQueue,
     tap: TapQueue,
     filter: ReceiveFilter,
+    errors: ReceiveErrors,
     context: HandlerContext,
     mergeable: boolean,
     largest: number,
@@ -65,6 +65,7 @@ export class ReceiveQueue {
     this.#virtqueue = served.virtqueue;
     this.#tap = tap;
     this.#filter = filter;
+    this.errors = errors;
     this.#mergeable = mergeable;
     this.#wanted = mergeable ? largest : 1;
     this.#staged = new StagedBuffers(served.virtqueue, context);
@@ -77,11 +78,13 @@ export class ReceiveQueue {
       if (this.#waiting > 0 && !this.#unspill()) return;
       if (!this.#stage()) return;
       const length = this.#tap.receive(staged.iovecAddress, staged.offerSpill());
-      if (length < virtio_net_hdr.size) {
-        if (length !== -EAGAIN) this.failure = length < 0 ? -length : EIO;
+      if (length <= 0) {
+        if (length !== -EAGAIN) this.errors.failed(length);
         break;
       }
-      this.#received(length);
+      this.errors.worked();
+      // What has not even a header is no packet.
+      if (length >= virtio_net_hdr.size) this.#received(length);
     }
     this.#publish();
   }
@@ -100,6 +103,7 @@ export class ReceiveQueue {
     this.#waiting = 0;
     this.#publish();
     this.#staged.undo();
+    this.errors.close();
   }
 
   #received(length: number): void {

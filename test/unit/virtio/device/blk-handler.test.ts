@@ -161,6 +161,18 @@ t.test('short transfers go on where they ended, interrupted ones start again', a
   rig[Symbol.dispose]();
 });
 
+t.test('a call that always asks to be made again fails its request', async (t) => {
+  for (const errno of [EINTR, 11]) {
+    for (const type of [VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH]) {
+      const { engine, rig, send, results } = start(new FakeDisk(() => -errno));
+      send(type, 0, type === VIRTIO_BLK_T_OUT ? new Uint8Array(512) : 512);
+      t.equal(results()[0]?.status, VIRTIO_BLK_S_IOERR);
+      t.ok(engine.requests.length <= 100, `after ${engine.requests.length} calls`);
+      rig[Symbol.dispose]();
+    }
+  }
+});
+
 t.test('completions in any order reach the right requests', async (t) => {
   for (const ring of [[], [VIRTIO_F_RING_PACKED]]) {
     const { engine, rig, send, results } = start(new FakeDisk(), [...ALL, ...ring]);

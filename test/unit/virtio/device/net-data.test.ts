@@ -183,6 +183,89 @@ t.test('a tap that is gone ends receiving, with a line about it', async (t) => {
   t.equal(net.rig.pump(), 0, 'nor is it asked again');
 });
 
+for (const [name, errno] of [
+  ['EINVAL', 22],
+  ['EIO', 5],
+  ['EINTR', 4],
+  ['EFAULT', 14],
+  ['ENOMEM', 12],
+  ['ENOBUFS', 105],
+] as const) {
+  t.test(`a tap that says ${name} once is read again, and it is told by name`, async (t) => {
+    using net = new NetRig();
+    net.addBuffers(1526, 1526);
+    net.tap.faults.push(errno);
+    net.wire.send(packet(60));
+    net.wire.send(packet(70, 1));
+    t.same(
+      net.received().map(({ written }) => written),
+      [60, 70],
+    );
+    t.match(net.rig.logs, [new RegExp(`^receiving from the tap failed \\(${name}\\)`)]);
+  });
+}
+
+t.test('a tap that goes on failing is left alone, and read again later', async (t) => {
+  using net = new NetRig();
+  net.addBuffers(1526);
+  net.tap.faults.push(...new Array<number>(40).fill(22));
+  net.wire.send(packet(60));
+  t.equal(net.received().length, 0);
+  const { reads } = net.tap;
+  t.ok(reads < 40, `no busy loop: ${reads} reads`);
+  net.rig.kick(RX);
+  t.equal(net.rig.pump(), 0);
+  t.equal(net.tap.reads, reads, 'nor has the driver it read');
+  let done = net.received();
+  while (done.length === 0) {
+    net.rig.pump(10_000);
+    done = net.received();
+  }
+  t.equal(done[0]?.written, 60);
+  t.equal(net.rig.logs.length, 1, 'all of it is one line');
+});
+
+t.test('a tap that is left alone can be stopped, and is served anew', async (t) => {
+  using net = new NetRig();
+  net.addBuffers(1526);
+  net.tap.faults.push(...new Array<number>(8).fill(22));
+  net.wire.send(packet(60));
+  t.equal(net.received().length, 0);
+  net.rig.handOver(net.handler(), net.features);
+  t.equal(net.received()[0]?.written, 60);
+});
+
+for (const [name, errno] of [
+  ['EBADFD', 77],
+  ['ENODEV', 19],
+  ['EBADF', 9],
+  ['ENXIO', 6],
+] as const) {
+  t.test(`a tap that says ${name} is gone`, async (t) => {
+    using net = new NetRig();
+    net.addBuffers(1526);
+    net.tap.faults.push(errno);
+    const { reads } = net.tap;
+    net.wire.send(packet(60));
+    t.equal(net.received().length, 0);
+    t.equal(net.rig.pump(), 0);
+    t.equal(net.tap.reads, reads + 1, 'it is not asked again');
+    t.match(net.rig.logs, [new RegExp(`\\(${name}\\): it is gone`)]);
+  });
+}
+
+t.test('what has not even a header is no packet, and no end either', async (t) => {
+  using net = new NetRig();
+  net.addBuffers(1526);
+  net.wire.send(new Uint8Array(5));
+  net.wire.send(packet(60));
+  t.same(
+    net.received().map(({ written }) => written),
+    [60],
+  );
+  t.same(net.rig.logs, []);
+});
+
 t.test('a broken ring breaks the device', async (t) => {
   for (const queue of [RX, TX]) {
     using net = new NetRig();
