@@ -10,6 +10,12 @@ const KNOWN = Object.entries(recipes)
   .map(([name, recipe]) => `  ${name.padEnd(10)}${recipe.summary}`)
   .join('\n');
 
+const BUILD_EXAMPLE = `
+
+Example:
+  { read -r kernel; read -r initrd; } < <(nodevmm guest build)
+  nodevmm run --kernel "$kernel" --initrd "$initrd"`;
+
 /**
  * Adds `guest`.
  * @param finish gets the exit status
@@ -18,14 +24,22 @@ export function registerGuestCommand(program: Command, finish: (status: number) 
   const guest = program.command('guest').description('make and list guest images');
   guest
     .command('build')
-    .description('make guest images from distribution packages, in the cache')
+    .description(
+      'make guest images from distribution packages, in the cache; prints the path of the kernel and that of the initramfs, a line each',
+    )
     .argument('[name...]', 'images (default: minimal)')
     .addOption(
       new Option('--kernel <series>', 'kernel series').choices([...KERNEL_SERIES]).default('6.12'),
     )
-    .addHelpText('after', `\nImages:\n${KNOWN}`)
-    .action(async (names: string[], flags: { kernel: KernelSeries }) => {
-      await build(names.length === 0 ? ['minimal'] : names, flags.kernel);
+    .option('--json', 'what was made, as JSON')
+    .addHelpText('after', `\nImages:\n${KNOWN}${BUILD_EXAMPLE}`)
+    .action(async (names: string[], flags: { kernel: KernelSeries; json?: boolean }) => {
+      const guests = await build(names.length === 0 ? ['minimal'] : names, flags.kernel);
+      process.stdout.write(
+        flags.json === true
+          ? json(guests)
+          : guests.map(({ kernel, initrd }) => `${kernel}\n${initrd}\n`).join(''),
+      );
       finish(0);
     });
   guest
@@ -46,20 +60,19 @@ export function registerGuestCommand(program: Command, finish: (status: number) 
     .option('--json', 'as JSON')
     .action((flags: { json?: boolean }) => {
       const guests = listGuests();
-      process.stdout.write(
-        flags.json === true ? `${JSON.stringify(guests, null, 2)}\n` : table(guests),
-      );
+      process.stdout.write(flags.json === true ? json(guests) : table(guests));
       finish(0);
     });
 }
 
-async function build(names: readonly string[], kernel: KernelSeries): Promise<void> {
+async function build(names: readonly string[], kernel: KernelSeries): Promise<Guest[]> {
+  const guests: Guest[] = [];
   for (const name of names) {
     const progress = new ProgressLine();
     const onProgress = (step: string, fraction: number): void => progress.update(step, fraction);
-    const built = await buildGuest(name, { kernel, onProgress }).finally(() => progress.close());
-    process.stdout.write(table([built]));
+    guests.push(await buildGuest(name, { kernel, onProgress }).finally(() => progress.close()));
   }
+  return guests;
 }
 
 async function compile(folder: string, series: KernelSeries): Promise<string[]> {
@@ -68,6 +81,8 @@ async function compile(folder: string, series: KernelSeries): Promise<string[]> 
   const { version } = await prepareKernel(series, onProgress);
   return await buildModules(folder, version, onProgress);
 }
+
+const json = (guests: readonly Guest[]): string => `${JSON.stringify(guests, null, 2)}\n`;
 
 function table(guests: readonly Guest[]): string {
   const row = (guest: Guest): string => {
