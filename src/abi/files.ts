@@ -57,7 +57,9 @@ export const linux_dirent64 = struct({ d_ino: 8, d_off: 8, d_reclen: 2, d_type: 
 
 export const S_IFMT = 0o170000;
 export const S_IFIFO = 0o010000;
+export const S_IFCHR = 0o020000;
 export const S_IFDIR = 0o040000;
+export const S_IFBLK = 0o060000;
 export const S_IFREG = 0o100000;
 export const S_IFLNK = 0o120000;
 export const S_IFSOCK = 0o140000;
@@ -83,6 +85,7 @@ export const O_CLOEXEC = 0o2000000;
 /** O_SYNC, O_DSYNC included. */
 export const O_SYNC = 0o4010000;
 export const O_PATH = 0o10000000;
+export const O_TMPFILE = 0o20200000;
 
 /** Of pwritev2(2): at the end of the file, whatever the offset. */
 export const RWF_APPEND = 16;
@@ -101,6 +104,7 @@ export const AT_STATX_DONT_SYNC = 0x4000;
 
 export const RENAME_NOREPLACE = 1;
 export const RENAME_EXCHANGE = 2;
+export const RENAME_WHITEOUT = 4;
 
 export const FALLOC_FL_KEEP_SIZE = 1;
 export const FALLOC_FL_PUNCH_HOLE = 2;

@@ -43,19 +43,23 @@ export const FUSE_RENAME2 = 45;
 export const FUSE_LSEEK = 46;
 export const FUSE_COPY_FILE_RANGE = 47;
 export const FUSE_SYNCFS = 50;
+export const FUSE_TMPFILE = 51;
 
 /** Flags of INIT. */
 export const FUSE_ASYNC_READ = 2 ** 0;
 export const FUSE_ATOMIC_O_TRUNC = 2 ** 3;
 export const FUSE_BIG_WRITES = 2 ** 5;
+export const FUSE_DONT_MASK = 2 ** 6;
 export const FUSE_AUTO_INVAL_DATA = 2 ** 12;
 export const FUSE_DO_READDIRPLUS = 2 ** 13;
 export const FUSE_READDIRPLUS_AUTO = 2 ** 14;
 export const FUSE_ASYNC_DIO = 2 ** 15;
 export const FUSE_PARALLEL_DIROPS = 2 ** 18;
+export const FUSE_POSIX_ACL = 2 ** 20;
 export const FUSE_MAX_PAGES = 2 ** 22;
 export const FUSE_SUBMOUNTS = 2 ** 27;
 export const FUSE_HANDLE_KILLPRIV_V2 = 2 ** 28;
+export const FUSE_SETXATTR_EXT = 2 ** 29;
 
 /** `valid` of SETATTR. */
 export const FATTR_MODE = 1 << 0;
@@ -203,8 +207,10 @@ export const fuse_copy_file_range_in = struct({
   flags: 8,
 });
 export const fuse_syncfs_in = struct({ padding: 8 });
+export const fuse_setxattr_in = struct({ size_: 4, flags: 4, setxattr_flags: 4, padding: 4 });
 /** As long as it is without FUSE_SETXATTR_EXT. */
-export const fuse_setxattr_in = struct({ size_: 4, flags: 4 });
+export const FUSE_COMPAT_SETXATTR_IN_SIZE = 8;
+export const FUSE_SETXATTR_ACL_KILL_SGID = 1 << 0;
 export const fuse_getxattr_in = struct({ size_: 4, padding: 4 });
 export const fuse_getxattr_out = struct({ size_: 4, padding: 4 });
 export const fuse_kstatfs = struct({

@@ -33,7 +33,7 @@ export function registerServeCommand(program: Command, finish: (status: number) 
     .argument('<device>', 'blk, net, rng, console, fs, or a file with a device of your own')
     .argument(
       '[options]',
-      'as with run: --disk, --net, --rng, --device; fs: FOLDER, readonly submounts queues= tag=',
+      'as with run: --disk, --net, --rng, --device; fs: FOLDER, readonly submounts xattr= mknod queues= tag=',
     )
     .requiredOption('--socket <path>', 'unix socket between front end and back end')
     .option('--connect', 'front ends listen there; call them, and again when they leave')

@@ -34,16 +34,16 @@ export class FileCredentials {
   }
 
   /**
-   * Files made until `leave` are the given user's, with no bit of their mode masked. Who is not root
-   * makes files of his own in any case.
+   * Files made until `leave` are the given user's, with the given umask. Who is not root makes files of
+   * his own in any case.
    * @returns 0, or a negative errno: nothing is to be made then, nor left
    */
-  enter(uid: number, gid: number): number {
+  enter(uid: number, gid: number, umask = 0): number {
     if (this.#uid === 0 && (uid !== 0 || gid !== this.#gid) && !this.#become(uid, gid)) {
       this.#restore();
       return -EPERM;
     }
-    this.#umask = sys.syscall(SYS_umask, 0, 0);
+    this.#umask = sys.syscall(SYS_umask, umask, 0);
     return 0;
   }
 

@@ -44,6 +44,7 @@ const setxattrNative = bind(
 );
 const listxattrNative = bind('int64_t listxattr(int64_t path, int64_t to, int64_t length)');
 const removexattrNative = bind('int removexattr(int64_t path, int64_t name)');
+const fgetxattrNative = bind('int64_t fgetxattr(int fd, int64_t name, int64_t to, int64_t length)');
 const dupNative = bind('int dup(int fd)');
 const getrlimitNative = bind('int getrlimit(int resource, int64_t to)');
 
@@ -130,6 +131,8 @@ export const listxattr = (path: number, to: number, length: number): number =>
   result(listxattrNative(path, to, length));
 export const removexattr = (path: number, name: number): number =>
   result(removexattrNative(path, name));
+export const fgetxattr = (fd: number, name: number, to: number, length: number): number =>
+  result(fgetxattrNative(fd, name, to, length));
 export const dup = (fd: number): number => result(dupNative(fd));
 
 const RLIMIT_NOFILE = 7;

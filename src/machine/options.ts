@@ -92,6 +92,14 @@ export interface FileSystemOptions {
    * Default false: it finds an empty folder there.
    */
   readonly submounts?: boolean;
+  /**
+   * What becomes of extended attributes that mean something to the host, as `security.capability` and
+   * `trusted.*`: `mapped` keeps them under names that do not, `passthrough` sets them as they are, if the process may.
+   * POSIX ACLs and `user.*` are the host's in both. Default `mapped`.
+   */
+  readonly xattr?: 'mapped' | 'passthrough';
+  /** The guest may make device nodes, which are made on the host, if the process may. Default false. */
+  readonly mknod?: boolean;
   /** Request queues, 1 to 16. Default 1. */
   readonly queues?: number;
   /** Default: that of the machine. */

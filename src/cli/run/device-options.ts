@@ -102,7 +102,7 @@ export function namesFolder(text: string): boolean {
   return !/(^|,)vhost-user=/.test(text);
 }
 
-/** `--fs tag=T,source=DIR[,readonly][,submounts][,queues=N][,transport=T][,RING...]`. @throws UsageError */
+/** `--fs tag=T,source=DIR[,readonly][,submounts][,xattr=M][,mknod][,queues=N][,transport=T][,RING...]`. @throws UsageError */
 export function parseFs(text: string): FileSystemOptions {
   return takeFs(new KeyValues('--fs', text, 'tag'), `--fs ${text}`);
 }
@@ -124,11 +124,23 @@ function takeFs(values: KeyValues, said: string, defaultTag?: string): FileSyste
     source,
     readOnly: values.flag('readonly'),
     submounts: values.flag('submounts'),
+    xattr: values.choice('xattr', ['mapped', 'passthrough']),
+    mknod: values.flag('mknod'),
     queues: values.count('queues'),
     transport: values.choice('transport', TRANSPORTS),
     ring: takeRing(values),
   });
-  values.finish(['tag', 'source', 'readonly', 'submounts', 'queues', 'transport', ...RING_KEYS]);
+  values.finish([
+    'tag',
+    'source',
+    'readonly',
+    'submounts',
+    'xattr',
+    'mknod',
+    'queues',
+    'transport',
+    ...RING_KEYS,
+  ]);
   return fs;
 }
 

@@ -134,7 +134,7 @@ export function addMachineOptions(command: Command): Command {
     )
     .option(
       '--fs <tag=t,...>',
-      'a folder that the guest mounts (-t virtiofs T); again for more; keys: source=FOLDER readonly submounts queues= transport=; or vhost-user=SOCKET: one that another process serves, as virtiofsd',
+      'a folder that the guest mounts (-t virtiofs T); again for more; keys: source=FOLDER readonly submounts xattr=mapped|passthrough mknod queues= transport=; or vhost-user=SOCKET: one that another process serves, as virtiofsd',
       collect,
     )
     .option('--watch', 'go on with the files of --device whenever they are saved')

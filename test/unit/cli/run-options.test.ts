@@ -144,7 +144,12 @@ t.test('--vsock', (t) => {
 
 t.test('--fs', (t) => {
   const options = optionsOf(
-    ...['--fs', 'tag=home,source=/h,queues=2,packed,submounts', '--fs', 'work,source=w,readonly'],
+    ...[
+      '--fs',
+      'tag=home,source=/h,queues=2,packed,submounts',
+      '--fs',
+      'work,source=w,readonly,xattr=passthrough,mknod',
+    ],
     ...['--fs', 'tag=far,vhost-user=/s', '--ring', 'all,in-order'],
   );
   t.strictSame(options.fileSystems, [
@@ -155,7 +160,14 @@ t.test('--fs', (t) => {
       queues: 2,
       ring: { inOrder: true, packed: true },
     },
-    { tag: 'work', source: 'w', readOnly: true, ring: { inOrder: true } },
+    {
+      tag: 'work',
+      source: 'w',
+      readOnly: true,
+      xattr: 'passthrough',
+      mknod: true,
+      ring: { inOrder: true },
+    },
   ]);
   t.strictSame(options.vhostUser, [
     { type: 'fs', socket: '/s', tag: 'far', ring: { inOrder: true } },

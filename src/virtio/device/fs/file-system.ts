@@ -26,6 +26,7 @@ import { FileStat } from './file-stat.ts';
 import type { FuseRequest } from './fuse-request.ts';
 import { type FileHandle, HandleTable } from './handle-table.ts';
 import { type Inode, InodeTable } from './inode-table.ts';
+import { type XattrMode, XattrNames } from './xattr-names.ts';
 
 /** Options of the data half; a plain, cloneable message. */
 export interface FsHandlerOptions {
@@ -34,6 +35,9 @@ export interface FsHandlerOptions {
   readonly readOnly: boolean;
   /** What is mounted below the folder is shared as well. */
   readonly submounts: boolean;
+  readonly xattr: XattrMode;
+  /** The guest may make device nodes. */
+  readonly mknod: boolean;
   /** Of the `DescriptorTable`. */
   readonly descriptors: SharedArrayBuffer;
   /** The most inodes, and the most open files. */
@@ -49,6 +53,10 @@ export class FileSystem {
    * a mount says otherwise.
    */
   showsSubmounts = true;
+  /** As that: it heeds ACLs, and leaves the umask to the host where a folder has a default one. */
+  heedsAcls = true;
+  readonly makesDevices: boolean;
+  readonly xattrs: XattrNames;
   readonly inodes: InodeTable;
   readonly handles: HandleTable;
   readonly credentials = new FileCredentials();
@@ -63,6 +71,8 @@ export class FileSystem {
 
   constructor(options: FsHandlerOptions) {
     this.readOnly = options.readOnly;
+    this.makesDevices = options.mknod;
+    this.xattrs = new XattrNames(options.xattr);
     this.#submounts = options.submounts;
     this.#descriptors = new DescriptorTable(options.descriptors);
     this.#epoch = this.#descriptors.epoch;

@@ -9,12 +9,14 @@ import type { Placement, QueueHandler, QueueSpec, VirtioDevice } from '../../dev
 import { DescriptorTable } from './descriptor-table.ts';
 import type { FsHandlerOptions } from './file-system.ts';
 import { FsHandler } from './fs-handler.ts';
+import type { XattrMode } from './xattr-names.ts';
 
 /** PCI: mass storage controller, other. */
 const PCI_CLASS_STORAGE_OTHER = 0x01_8000;
 const DEFAULT_QUEUE_SIZE = 1024;
 const MAX_QUEUES = 16;
 const TAG_MAX = 36;
+const XATTR_MODES: readonly XattrMode[] = ['mapped', 'passthrough'];
 /** Inodes and open files that a guest holds, whatever the host permits. */
 const MOST_DESCRIPTORS = 2 ** 20;
 
@@ -30,6 +32,13 @@ export interface FsOptions {
   readonly readOnly?: boolean;
   /** Share what is mounted below the folder as well, as file systems of their own. Default false. */
   readonly submounts?: boolean;
+  /**
+   * What becomes of extended attributes that mean something to the host, as `security.capability`: kept
+   * under names that do not (`mapped`), or set as they are (`passthrough`). Default `mapped`.
+   */
+  readonly xattr?: XattrMode;
+  /** The guest may make device nodes on the host, if the process may (CAP_MKNOD). Default false. */
+  readonly mknod?: boolean;
   /** Request queues, 1 to 16. Default 1. */
   readonly queues?: number;
   /** Descriptors of each queue, a power of two. Default 1024. */
@@ -74,6 +83,13 @@ class FsDevice implements VirtioDevice {
     if (!Number.isInteger(queues) || queues < 1 || queues > MAX_QUEUES) {
       throw refuse(options, 'QUEUES', `has ${queues} queues; give it 1 to ${MAX_QUEUES}`);
     }
+    if (options.xattr !== undefined && !XATTR_MODES.includes(options.xattr)) {
+      throw refuse(
+        options,
+        'XATTR',
+        `has xattr ${options.xattr}; take ${XATTR_MODES.join(' or ')}`,
+      );
+    }
     this.name = name;
     const names = ['hiprio', ...Array.from({ length: queues }, (_, i) => `requestq${i + 1}`)];
     this.queues = names.map((queue) => ({ name: queue, maxSize: queueSize }));
@@ -88,6 +104,8 @@ class FsDevice implements VirtioDevice {
       rootFd: this.#root.fd,
       readOnly: options.readOnly ?? false,
       submounts: options.submounts ?? false,
+      xattr: options.xattr ?? 'mapped',
+      mknod: options.mknod ?? false,
       descriptors: this.#descriptors.shared,
       // Names that the guest remembers leave room for files that it opens.
       maxInodes: Math.ceil(files * 0.75),

@@ -43,6 +43,7 @@ t.test('what cannot be shared is refused in one line', async (t) => {
   const wrong: readonly (readonly [object, string, RegExp])[] = [
     [{ tag: '' }, 'E_FS_TAG', /give it 1 to 36 bytes/],
     [{ tag: 'ä'.repeat(19) }, 'E_FS_TAG', /1 to 36 bytes/],
+    [{ xattr: 'all' }, 'E_FS_XATTR', /mapped or passthrough/],
     [{ queues: 17 }, 'E_FS_QUEUES', /1 to 16/],
     [{ source: folder.at('none') }, 'E_FS_ENOENT', /mkdir -p .*none/],
     [{ source: folder.at('file') }, 'E_FS_ENOTDIR', /is not a folder/],
@@ -73,7 +74,13 @@ t.test('INIT: versions and features', async (t) => {
   t.equal(field(data, out.max_pages), 256);
   const flags = field(data, out.flags);
   t.ok((flags & fuse.FUSE_MAX_PAGES) !== 0);
-  t.equal(flags & ((1 << 16) | (1 << 1) | (1 << 20)), 0, 'no write-back, locks or ACLs');
+  t.equal(flags & ((1 << 16) | (1 << 1)), 0, 'no write-back or locks');
+  const acls = fuse.FUSE_POSIX_ACL | fuse.FUSE_DONT_MASK | fuse.FUSE_SETXATTR_EXT;
+  t.equal(flags & acls, acls);
+  for (const one of [fuse.FUSE_POSIX_ACL, fuse.FUSE_DONT_MASK, fuse.FUSE_SETXATTR_EXT]) {
+    const some = field(init(7, 38, 0x7fffffff & ~one).data, out.flags);
+    t.equal(some & acls, 0, 'ACLs with all they need, or none');
+  }
   t.equal(field(init(7, 31, fuse.FUSE_ASYNC_READ).data, out.flags), fuse.FUSE_ASYNC_READ);
   const id = fs.find('file');
   t.equal(fs.getattr(id).error, 0);
@@ -84,7 +91,7 @@ t.test('INIT: versions and features', async (t) => {
 t.test('what is not served is ENOSYS', async (t) => {
   using folder = new SharedFolder();
   const fs = folder.driver();
-  for (const opcode of [0, 7, 19, 31, 32, 33, 34, 37, 39, 40, 48, 49, 51, 4096, 0xffffffff]) {
+  for (const opcode of [0, 7, 19, 31, 32, 33, 34, 37, 39, 40, 48, 49, 52, 4096, 0xffffffff]) {
     t.equal(fs.request(opcode, ROOT, new Uint8Array(64), 64).error, errno.ENOSYS, `${opcode}`);
   }
 });

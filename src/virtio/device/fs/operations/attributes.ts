@@ -23,8 +23,9 @@ import { writeAttrOut } from '../attributes.ts';
 import type { FileSystem } from '../file-system.ts';
 import { BODY, type FuseRequest } from '../fuse-request.ts';
 import type { Inode } from '../inode-table.ts';
-import { beyond, killPrivileges } from './files.ts';
+import { beyond } from './files.ts';
 import { type Operation, onInode } from './operation.ts';
+import { takeCapability, takePrivileges } from './privileges.ts';
 
 const NOBODY = 0xffff_ffff;
 const NANOSECONDS = 1e9;
@@ -49,7 +50,7 @@ const setattr = onInode(
     const valid = request.u32(BODY + set.valid.offset);
     const done =
       setMode(fs, request, inode, valid) ||
-      setOwner(request, inode, valid) ||
+      setOwner(fs, request, inode, valid) ||
       setSize(fs, request, inode, valid) ||
       setTimes(fs, request, inode, valid);
     return done < 0 ? done : answerAttributes(fs, request, inode);
@@ -62,39 +63,36 @@ function setMode(fs: FileSystem, request: FuseRequest, inode: Inode, valid: numb
   return files.fchmodat(AT_FDCWD, fs.pathOf(inode.fd), mode);
 }
 
-function setOwner(request: FuseRequest, inode: Inode, valid: number): number {
+function setOwner(fs: FileSystem, request: FuseRequest, inode: Inode, valid: number): number {
   if ((valid & (fuse.FATTR_UID | fuse.FATTR_GID)) === 0) return 0;
   const uid = (valid & fuse.FATTR_UID) === 0 ? NOBODY : request.u32(BODY + set.uid.offset);
   const gid = (valid & fuse.FATTR_GID) === 0 ? NOBODY : request.u32(BODY + set.gid.offset);
   const flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW;
-  return files.fchownat(inode.fd, EMPTY.address, uid, gid, flags);
+  const done = files.fchownat(inode.fd, fs.emptyName, uid, gid, flags);
+  if (done >= 0 && inode.kind === S_IFREG) takeCapability(fs, inode.fd);
+  return done;
 }
-
-const EMPTY = new NativeMemory(1);
 
 function setSize(fs: FileSystem, request: FuseRequest, inode: Inode, valid: number): number {
   if ((valid & fuse.FATTR_SIZE) === 0) return 0;
   const size = request.u64(BODY + set.size_.offset);
   if (inode.kind !== S_IFREG) return inode.kind === S_IFDIR ? -EISDIR : -EINVAL;
   if (size > Number.MAX_SAFE_INTEGER) return beyond(size);
+  const kills = (valid & fuse.FATTR_KILL_SUIDGID) !== 0;
   // The caller's right to write was checked when the handle was opened.
   if ((valid & fuse.FATTR_FH) !== 0) {
     const handle = fs.fileAt(request, BODY + set.fh.offset);
     if (handle === undefined) return -EBADF;
     const done = sys.ftruncate(handle.fd, size);
-    if (done >= 0) kill(fs, handle.fd, valid);
+    if (done >= 0) takePrivileges(fs, handle.fd, kills);
     return done;
   }
   const fd = fs.reopen(inode.fd, O_WRONLY);
   if (fd < 0) return fd;
   const done = sys.ftruncate(fd, size);
-  if (done >= 0) kill(fs, fd, valid);
+  if (done >= 0) takePrivileges(fs, fd, kills);
   sys.close(fd);
   return done;
-}
-
-function kill(fs: FileSystem, fd: number, valid: number): void {
-  if ((valid & fuse.FATTR_KILL_SUIDGID) !== 0) killPrivileges(fs, fd);
 }
 
 function setTimes(fs: FileSystem, request: FuseRequest, inode: Inode, valid: number): number {

@@ -27,9 +27,6 @@ import {
   S_IFDIR,
   S_IFLNK,
   S_IFREG,
-  S_ISGID,
-  S_ISUID,
-  S_IXGRP,
   SEEK_DATA,
   SEEK_HOLE,
 } from '../../../../abi/files.ts';
@@ -42,6 +39,7 @@ import { ANSWER, BODY, type FuseRequest, WRITE_HEAD } from '../fuse-request.ts';
 import type { FileHandle } from '../handle-table.ts';
 import type { Inode } from '../inode-table.ts';
 import { type Operation, onFile, onInode, release } from './operation.ts';
+import { mayNotKeepIds, takePrivileges } from './privileges.ts';
 
 /** What a double tells exactly; more than any file has. */
 const LARGEST = Number.MAX_SAFE_INTEGER;
@@ -76,8 +74,9 @@ export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening
   }
   if (fs.readOnly && ((flags & O_ACCMODE) !== O_RDONLY || (flags & O_TRUNC) !== 0)) return -EROFS;
   const fd = reopenAs(fs, inode, flags);
-  const kills = (flags & O_TRUNC) !== 0 && (opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0;
-  if (fd >= 0 && kills) killPrivileges(fs, fd);
+  if (fd >= 0 && (flags & O_TRUNC) !== 0) {
+    takePrivileges(fs, fd, (opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0);
+  }
   return fd;
 }
 
@@ -93,20 +92,6 @@ function reopenAs(fs: FileSystem, inode: Inode, flags: number): number {
   if (appending !== -EPERM || (flags & O_NOATIME) === 0) return appending;
   // Who may leave the access time alone is its owner, which nodevmm need not be.
   return reopenAs(fs, inode, flags & ~O_NOATIME);
-}
-
-/** Clears set-user-ID and set-group-ID, as Linux does when a file changes under somebody else. */
-export function killPrivileges(fs: FileSystem, fd: number): void {
-  if (fs.look(fd) < 0) return;
-  const { mode } = fs.stat;
-  const group = (mode & S_IXGRP) === 0 ? 0 : S_ISGID;
-  const killed = mode & (S_ISUID | group);
-  if (killed !== 0) files.fchmod(fd, mode & 0o7777 & ~killed);
-}
-
-/** As `killPrivileges`, after a request that does not tell whether its caller may keep them (CAP_FSETID). */
-function killForCaller(fs: FileSystem, request: FuseRequest, fd: number): void {
-  if (request.uid !== 0) killPrivileges(fs, fd);
 }
 
 /**
@@ -203,7 +188,7 @@ const write = onFile(
     // their places, whatever handle they come by.
     const appends = (flags & O_APPEND) !== 0 && (how & fuse.FUSE_WRITE_CACHE) === 0;
     if (handle.appendOnly && !appends) return -EPERM;
-    if ((how & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0) killPrivileges(fs, handle.fd);
+    takePrivileges(fs, handle.fd, (how & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0);
     const { data } = request;
     if (!data.take(false, WRITE_HEAD, size)) return -EINVAL;
     let done = 0;
@@ -270,7 +255,7 @@ const fallocate = onFile(
     const known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
     if ((how & ~known) !== 0) return -EOPNOTSUPP;
     const done = sys.fallocate(handle.fd, how, from, bytes);
-    if (done >= 0) killForCaller(fs, request, handle.fd);
+    if (done >= 0) takePrivileges(fs, handle.fd, mayNotKeepIds(request));
     return done;
   },
 );
@@ -316,7 +301,7 @@ const copyFileRange: Operation = {
     copy(8, at.off_out.offset);
     const done = files.copyFileRange(from.fd, offsets.address, to.fd, offsets.address + 8, bytes);
     if (done < 0) return done;
-    if (done > 0) killForCaller(fs, request, to.fd);
+    if (done > 0) takePrivileges(fs, to.fd, mayNotKeepIds(request));
     return writeCount(request, done);
   },
 };

@@ -10,9 +10,13 @@ import {
   O_EXCL,
   O_NOFOLLOW,
   O_PATH,
+  O_TMPFILE,
   PATH_MAX,
   RENAME_EXCHANGE,
   RENAME_NOREPLACE,
+  RENAME_WHITEOUT,
+  S_IFBLK,
+  S_IFCHR,
   S_IFDIR,
   S_IFIFO,
   S_IFMT,
@@ -27,7 +31,7 @@ import { type FileSystem, UNKNOWN } from '../file-system.ts';
 import { BODY, type FuseRequest, NODEID } from '../fuse-request.ts';
 import type { Inode } from '../inode-table.ts';
 import { openHandle, openRegular, permittedFlags } from './files.ts';
-import type { Operation } from './operation.ts';
+import { type Operation, onInode } from './operation.ts';
 
 const ENTRY = fuse.fuse_entry_out.size;
 const MODE_BITS = 0o7777;
@@ -62,9 +66,12 @@ function onName(
   };
 }
 
-/** Makes a file in the caller's name. */
-function asCaller(fs: FileSystem, request: FuseRequest, make: () => number): number {
-  const entered = fs.credentials.enter(request.uid, request.gid);
+/**
+ * Makes a file in the caller's name.
+ * @param umask the caller's: the host leaves it out where the folder has a default ACL (FUSE_DONT_MASK)
+ */
+function asCaller(fs: FileSystem, request: FuseRequest, umask: number, make: () => number): number {
+  const entered = fs.credentials.enter(request.uid, request.gid, umask & 0o777);
   if (entered < 0) return entered;
   const made = make();
   fs.credentials.leave();
@@ -77,19 +84,30 @@ const mkdir = onName(
   { takes: fuse.fuse_mkdir_in.size, gives: ENTRY, writes: true },
   (fs, request, folder, name) => {
     const mode = request.u32(BODY) & MODE_BITS;
-    const made = asCaller(fs, request, () => files.mkdirat(folder.fd, name, mode));
+    const umask = request.u32(BODY + fuse.fuse_mkdir_in.umask.offset);
+    const made = asCaller(fs, request, umask, () => files.mkdirat(folder.fd, name, mode));
     return made < 0 ? made : entry(fs, request, folder, name);
   },
 );
 
-/** Of devices there is none in the folder that the guest could name into being: they are the host's. */
+/** Kinds that anybody may make. */
+const PLAIN = [S_IFREG, S_IFIFO, S_IFSOCK];
+
+/** Devices are the host's, and made only where that was asked for. */
 const mknod = onName(
   { takes: fuse.fuse_mknod_in.size, gives: ENTRY, writes: true },
   (fs, request, folder, name) => {
     const mode = request.u32(BODY) & (S_IFMT | MODE_BITS);
     const kind = mode & S_IFMT;
-    if (kind !== S_IFREG && kind !== S_IFIFO && kind !== S_IFSOCK) return -EPERM;
-    const made = asCaller(fs, request, () => files.mknodat(folder.fd, name, mode, 0));
+    const device = request.u32(BODY + fuse.fuse_mknod_in.rdev.offset);
+    // Overlayfs marks what was removed by a character device of number 0, which is none.
+    const isWhiteout = kind === S_IFCHR && device === 0;
+    const isDevice = kind === S_IFCHR || kind === S_IFBLK;
+    const permitted = isDevice ? fs.makesDevices || isWhiteout : PLAIN.includes(kind);
+    if (!permitted) return -EPERM;
+    const umask = request.u32(BODY + fuse.fuse_mknod_in.umask.offset);
+    const number = isDevice ? device : 0;
+    const made = asCaller(fs, request, umask, () => files.mknodat(folder.fd, name, mode, number));
     return made < 0 ? made : entry(fs, request, folder, name);
   },
 );
@@ -100,7 +118,7 @@ const symlink = onName({ takes: 0, gives: ENTRY, writes: true }, (fs, request, f
   if (refused < 0) return refused;
   if (request.rest - from > PATH_MAX) return -EINVAL;
   const target = request.nameAddress;
-  const made = asCaller(fs, request, () => files.symlinkat(target, folder.fd, name));
+  const made = asCaller(fs, request, 0, () => files.symlinkat(target, folder.fd, name));
   return made < 0 ? made : entry(fs, request, folder, name);
 });
 
@@ -148,7 +166,7 @@ const rename2 = onName(
   { takes: fuse.fuse_rename2_in.size, gives: 0, writes: true },
   (fs, request, folder, name) => {
     const flags = request.u32(BODY + fuse.fuse_rename2_in.flags.offset);
-    if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0) return -EINVAL;
+    if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) !== 0) return -EINVAL;
     return rename(fs, request, folder, name, flags);
   },
 );
@@ -166,15 +184,36 @@ const create = onName(
     const flags = permittedFlags(asked);
     if (flags < 0) return flags;
     const creating = (flags & ~O_APPEND) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    const umask = request.u32(BODY + fuse.fuse_create_in.umask.offset);
     for (let tries = 0; ; tries++) {
       // A file that is there already may be one that must not be opened: see `openRegular`.
-      const fd = asCaller(fs, request, () => files.openat(folder.fd, name, creating, mode));
+      const fd = asCaller(fs, request, umask, () => files.openat(folder.fd, name, creating, mode));
       if (fd >= 0) return created(fs, request, folder, fd, flags);
       if (fd !== -EEXIST || (asked & O_EXCL) !== 0 || tries === CREATE_TRIES) return fd;
       const inode = fs.lookUp(folder, name);
       if (typeof inode !== 'number') return opened(fs, request, inode, flags);
       if (inode !== -ENOENT) return inode;
     }
+  },
+);
+
+/** Makes a file without a name, which LINK may give it later unless O_EXCL was asked for. */
+const tmpfile = onInode(
+  {
+    takes: fuse.fuse_create_in.size,
+    gives: ENTRY + fuse.fuse_open_out.size,
+    writes: true,
+  },
+  (fs, request, folder) => {
+    const { flags: asked, mode, umask } = fuse.fuse_create_in;
+    const flags = permittedFlags(request.u32(BODY + asked.offset));
+    if (flags < 0) return flags;
+    const exclusive = request.u32(BODY + asked.offset) & O_EXCL;
+    const how = (flags & ~O_APPEND) | exclusive | O_TMPFILE | O_CLOEXEC;
+    const bits = request.u32(BODY + mode.offset) & MODE_BITS;
+    const masked = request.u32(BODY + umask.offset);
+    const fd = asCaller(fs, request, masked, () => files.openat(folder.fd, fs.dotName, how, bits));
+    return fd < 0 ? fd : created(fs, request, folder, fd, flags);
   },
 );
 
@@ -232,4 +271,5 @@ export const nameOperations: ReadonlyMap<number, Operation> = new Map([
   [fuse.FUSE_RENAME, renamePlain],
   [fuse.FUSE_RENAME2, rename2],
   [fuse.FUSE_CREATE, create],
+  [fuse.FUSE_TMPFILE, tmpfile],
 ]);

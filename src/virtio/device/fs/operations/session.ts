@@ -30,6 +30,9 @@ const FLAGS =
   fuse.FUSE_SUBMOUNTS |
   fuse.FUSE_HANDLE_KILLPRIV_V2;
 
+/** POSIX ACLs, and what they need: taken all or none. Linux 5.12. */
+const ACL_FLAGS = fuse.FUSE_POSIX_ACL | fuse.FUSE_DONT_MASK | fuse.FUSE_SETXATTR_EXT;
+
 const init: Operation = {
   takes: fuse.fuse_init_in.size,
   gives: fuse.fuse_init_out.size,
@@ -46,7 +49,9 @@ const init: Operation = {
     if (version > fuse.FUSE_KERNEL_VERSION) return out.size;
     if (request.u32(BODY + minor.offset) < OLDEST_MINOR) return -EPROTO;
     fs.forgetAll();
-    const agreed = request.u32(BODY + flags.offset) & FLAGS;
+    const offered = request.u32(BODY + flags.offset);
+    fs.heedsAcls = (offered & ACL_FLAGS) === ACL_FLAGS;
+    const agreed = offered & (fs.heedsAcls ? FLAGS | ACL_FLAGS : FLAGS);
     fs.showsSubmounts = (agreed & fuse.FUSE_SUBMOUNTS) !== 0;
     view.setUint32(out.max_readahead.offset, request.u32(BODY + max_readahead.offset), true);
     view.setUint32(out.flags.offset, agreed, true);

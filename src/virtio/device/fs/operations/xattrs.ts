@@ -1,35 +1,34 @@
-/**
- * Extended attributes of the name space `user`. The others mean something to the host: by
- * `security.capability` a guest could give programs there capabilities.
- */
-import { E2BIG, EINVAL, EOPNOTSUPP, EPERM, ERANGE, EXDEV } from '../../../../abi/errno.ts';
-import { S_IFDIR, S_IFREG } from '../../../../abi/files.ts';
+/** Extended attributes, POSIX ACLs among them. */
+import {
+  E2BIG,
+  EACCES,
+  EINVAL,
+  ENODATA,
+  EOPNOTSUPP,
+  EPERM,
+  ERANGE,
+} from '../../../../abi/errno.ts';
+import { AT_FDCWD, S_ISGID } from '../../../../abi/files.ts';
 import * as fuse from '../../../../abi/fuse.ts';
 import * as files from '../../../../host/file-system.ts';
-import { type FileSystem, UNKNOWN } from '../file-system.ts';
-import { BODY, type FuseRequest, NODEID, OUTPUT_SIZE } from '../fuse-request.ts';
-import type { Operation } from './operation.ts';
+import type { FileSystem } from '../file-system.ts';
+import { BODY, type FuseRequest, OUTPUT_SIZE } from '../fuse-request.ts';
+import type { Inode } from '../inode-table.ts';
+import { isAccessAcl, isAcl } from '../xattr-names.ts';
+import { type Operation, onInode } from './operation.ts';
 
-const PREFIX = Buffer.from('user.');
 /** XATTR_SIZE_MAX of linux/limits.h. */
 const MOST_BYTES = 65536;
 const FLAGS = 3;
 
-/** Address of the path of the file that the request is about, or a negative errno. */
-function target(fs: FileSystem, request: FuseRequest): number {
-  const inode = fs.inodeAt(request, NODEID);
-  if (inode === undefined) return UNKNOWN;
-  if (inode.isUncrossed) return -EXDEV;
-  // Others have none in this name space, xattr(7).
-  return inode.kind === S_IFREG || inode.kind === S_IFDIR ? fs.pathOf(inode.fd) : -EPERM;
-}
-
-/** Finds the attribute's name. Returns 0, or a negative errno. */
-function attribute(request: FuseRequest, from: number): number {
+/** Finds the attribute's name. Returns the address of the host's name for it, or a negative errno. */
+function attribute(fs: FileSystem, request: FuseRequest, from: number): number {
   const refused = request.text(from);
   if (refused < 0) return refused;
-  const { bytes } = request.input;
-  return PREFIX.every((byte, i) => bytes[from + i] === byte) ? 0 : -EOPNOTSUPP;
+  const { bytes, address } = request.input;
+  // Without FUSE_POSIX_ACL the guest's kernel would go by the mode, which tells another story then.
+  if (!fs.heedsAcls && isAcl(bytes, from)) return -EOPNOTSUPP;
+  return fs.xattrs.toHost(bytes, address, from, request.rest - 1 - from);
 }
 
 /** Answers with how long something is, to who asked for no byte of it. */
@@ -39,81 +38,83 @@ function answerLength(request: FuseRequest, length: number): number {
   return fuse.fuse_getxattr_out.size;
 }
 
-const setxattr: Operation = {
-  takes: fuse.fuse_setxattr_in.size,
-  gives: 0,
-  writes: true,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const refused = attribute(request, BODY + fuse.fuse_setxattr_in.size);
-    if (refused < 0) return refused;
-    const size = request.u32(BODY + fuse.fuse_setxattr_in.size_.offset);
-    const flags = request.u32(BODY + fuse.fuse_setxattr_in.flags.offset);
-    if (size > MOST_BYTES) return -E2BIG;
-    if (request.rest + size > request.length || (flags & ~FLAGS) !== 0) return -EINVAL;
-    const path = target(fs, request);
-    if (path < 0) return path;
-    const value = request.input.address + request.rest;
-    return files.setxattr(path, request.nameAddress, value, size, flags);
-  },
-};
-
-const getxattr: Operation = {
-  takes: fuse.fuse_getxattr_in.size,
-  gives: 0,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const refused = attribute(request, BODY + fuse.fuse_getxattr_in.size);
-    if (refused < 0) return refused;
-    const size = request.u32(BODY);
-    if (request.room < Math.min(size || fuse.fuse_getxattr_out.size, MOST_BYTES)) return -EINVAL;
-    const path = target(fs, request);
-    if (path < 0) return path;
-    const to = request.output.address;
-    const got = files.getxattr(path, request.nameAddress, to, Math.min(size, OUTPUT_SIZE));
-    return size > 0 || got < 0 ? got : answerLength(request, got);
-  },
-};
-
-/** Leaves the names of this name space in the list. Returns its new length. */
-function keepOwn(bytes: Uint8Array, length: number): number {
-  let kept = 0;
-  for (let from = 0; from < length; ) {
-    const end = bytes.indexOf(0, from) + 1;
-    if (PREFIX.every((byte, i) => bytes[from + i] === byte)) {
-      bytes.copyWithin(kept, from, end);
-      kept += end - from;
-    }
-    from = end;
-  }
-  return kept;
+/** Bytes of the struct, which FUSE_SETXATTR_EXT makes longer by flags: no name starts with such a byte. */
+function headSize(request: FuseRequest): number {
+  const { size, setxattr_flags } = fuse.fuse_setxattr_in;
+  const byte = request.input.bytes[BODY + setxattr_flags.offset] ?? 0;
+  return byte <= fuse.FUSE_SETXATTR_ACL_KILL_SGID ? size : fuse.FUSE_COMPAT_SETXATTR_IN_SIZE;
 }
 
-const listxattr: Operation = {
-  takes: fuse.fuse_getxattr_in.size,
-  gives: 0,
-  run(fs: FileSystem, request: FuseRequest): number {
+const setxattr = onInode(
+  { takes: fuse.FUSE_COMPAT_SETXATTR_IN_SIZE, gives: 0, writes: true },
+  (fs, request, inode) => {
+    const { size, size_, flags, setxattr_flags } = fuse.fuse_setxattr_in;
+    const head = headSize(request);
+    const name = attribute(fs, request, BODY + head);
+    if (name < 0) return name;
+    const length = request.u32(BODY + size_.offset);
+    const how = request.u32(BODY + flags.offset);
+    if (length > MOST_BYTES) return -E2BIG;
+    if (request.rest + length > request.length || (how & ~FLAGS) !== 0) return -EINVAL;
+    const value = request.input.address + request.rest;
+    const done = files.setxattr(fs.pathOf(inode.fd), name, value, length, how);
+    const extended = head === size ? request.u32(BODY + setxattr_flags.offset) : 0;
+    const kills = (extended & fuse.FUSE_SETXATTR_ACL_KILL_SGID) !== 0;
+    if (done >= 0 && kills && isAccessAcl(request.input.bytes, BODY + head)) killGroup(fs, inode);
+    return done;
+  },
+);
+
+/** As Linux does when somebody sets an ACL who is not in the file's group. */
+function killGroup(fs: FileSystem, inode: Inode): void {
+  if (fs.look(inode.fd) < 0 || (fs.stat.mode & S_ISGID) === 0) return;
+  files.fchmodat(AT_FDCWD, fs.pathOf(inode.fd), fs.stat.mode & 0o7777 & ~S_ISGID);
+}
+
+const getxattr = onInode(
+  { takes: fuse.fuse_getxattr_in.size, gives: 0, onUncrossed: true },
+  (fs, request, inode) => {
+    const from = BODY + fuse.fuse_getxattr_in.size;
+    const name = attribute(fs, request, from);
+    if (name < 0) return name;
     const size = request.u32(BODY);
     if (request.room < Math.min(size || fuse.fuse_getxattr_out.size, MOST_BYTES)) return -EINVAL;
-    const path = target(fs, request);
-    if (path < 0) return path;
-    const got = files.listxattr(path, request.output.address, OUTPUT_SIZE);
+    if (inode.isUncrossed) return -ENODATA;
+    const to = request.output.address;
+    const path = fs.pathOf(inode.fd);
+    const got = files.getxattr(path, name, to, Math.min(size, OUTPUT_SIZE));
+    if (got < 0) return absence(got, request, from, name);
+    return size > 0 ? got : answerLength(request, got);
+  },
+);
+
+/** What an attribute that cannot be had is to the guest's kernel, which asks for some by itself. */
+function absence(error: number, request: FuseRequest, from: number, name: number): number {
+  // A file system without ACLs has none on any file, else nobody but its owner would get at one.
+  if (error === -EOPNOTSUPP && isAcl(request.input.bytes, from)) return -ENODATA;
+  // Under another name it is the file's mode that decides who reads it.
+  const isMapped = name !== request.nameAddress;
+  return isMapped && (error === -EACCES || error === -EPERM) ? -ENODATA : error;
+}
+
+const listxattr = onInode(
+  { takes: fuse.fuse_getxattr_in.size, gives: 0, onUncrossed: true },
+  (fs, request, inode) => {
+    const size = request.u32(BODY);
+    if (request.room < Math.min(size || fuse.fuse_getxattr_out.size, MOST_BYTES)) return -EINVAL;
+    const { address, bytes } = request.output;
+    const got = inode.isUncrossed ? 0 : files.listxattr(fs.pathOf(inode.fd), address, OUTPUT_SIZE);
     if (got < 0) return got;
-    const kept = keepOwn(request.output.bytes, got);
+    const kept = fs.xattrs.toGuest(bytes, got);
     if (size === 0) return answerLength(request, kept);
     return kept > size ? -ERANGE : kept;
   },
-};
+);
 
-const removexattr: Operation = {
-  takes: 0,
-  gives: 0,
-  writes: true,
-  run(fs: FileSystem, request: FuseRequest): number {
-    const refused = attribute(request, BODY);
-    if (refused < 0) return refused;
-    const path = target(fs, request);
-    return path < 0 ? path : files.removexattr(path, request.nameAddress);
-  },
-};
+const removexattr = onInode({ takes: 0, gives: 0, writes: true }, (fs, request, inode) => {
+  const name = attribute(fs, request, BODY);
+  return name < 0 ? name : files.removexattr(fs.pathOf(inode.fd), name);
+});
 
 export const xattrOperations: ReadonlyMap<number, Operation> = new Map([
   [fuse.FUSE_SETXATTR, setxattr],
