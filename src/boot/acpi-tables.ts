@@ -4,6 +4,7 @@ import { InternalError } from '../host/errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import {
   COM1_GSI,
+  GED_GSI,
   IOAPIC_ADDRESS,
   LOCAL_APIC_ADDRESS,
   PCI_ECAM_BASE,
@@ -148,7 +149,7 @@ function madt(cpus: number): Uint8Array {
     body.push(acpi.MADT_PROCESSOR_LOCAL_APIC, 8, id, id, ...flags);
   }
   body.push(acpi.MADT_IO_APIC, 12, 0, 0, ...littleEndian(IOAPIC_ADDRESS, 4), ...littleEndian(0, 4));
-  for (const gsi of [COM1_GSI, RTC_GSI]) {
+  for (const gsi of [COM1_GSI, RTC_GSI, GED_GSI]) {
     const flags = littleEndian(acpi.MPS_INTI_HIGH_EDGE, 2);
     body.push(acpi.MADT_INTERRUPT_SOURCE_OVERRIDE, 10, 0, gsi, ...littleEndian(gsi, 4), ...flags);
   }
@@ -164,5 +165,5 @@ function mcfg(): Uint8Array {
 }
 
 function waet(): Uint8Array {
-  return table('WAET', 1, littleEndian(acpi.WAET_RTC_GOOD | acpi.WAET_PM_TIMER_GOOD, 4));
+  return table('WAET', 1, littleEndian(acpi.WAET_PM_TIMER_GOOD, 4));
 }

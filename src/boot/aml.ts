@@ -23,11 +23,15 @@ const METHOD_OP = 0x14;
 const DUAL_NAME_PREFIX = 0x2e;
 const MULTI_NAME_PREFIX = 0x2f;
 const EXT_OP_PREFIX = 0x5b;
+const LOCAL0_OP = 0x60;
 const ARG0_OP = 0x68;
 const STORE_OP = 0x70;
 const AND_OP = 0x7b;
 const OR_OP = 0x7d;
+const OP_REGION_OP = 0x80;
+const FIELD_OP = 0x81;
 const DEVICE_OP = 0x82;
+const NOTIFY_OP = 0x86;
 const CREATE_DWORD_FIELD_OP = 0x8a;
 const LNOT_OP = 0x92;
 const LEQUAL_OP = 0x93;
@@ -36,6 +40,10 @@ const IF_OP = 0xa0;
 const RETURN_OP = 0xa4;
 /** Method flags, §20.2.5.2. */
 const SERIALIZED = 1 << 3;
+/** Region space, §20.2.5.2. */
+const SYSTEM_IO = 1;
+/** Any access width, no lock, the other bits preserved. */
+const FIELD_FLAGS_DEFAULT = 0;
 const ROOT_CHAR = 0x5c;
 
 /** A number's bytes, least significant first. */
@@ -120,6 +128,32 @@ export function method(path: string, argumentCount: number, ...terms: readonly A
   return [METHOD_OP, ...withPkgLength([...nameString(path), argumentCount, ...terms.flat()])];
 }
 
+/** §20.2.5.2 OperationRegion(path, SystemIO, port, size). */
+export function ioRegion(path: string, port: number, size: number): Aml {
+  return [
+    EXT_OP_PREFIX,
+    OP_REGION_OP,
+    ...nameString(path),
+    SYSTEM_IO,
+    ...integer(port),
+    ...integer(size),
+  ];
+}
+
+/** §20.2.5.2 Field(region, AnyAcc, NoLock, Preserve) { path, 8 }: its first byte. */
+export function byteField(region: string, path: string): Aml {
+  const contents = [...nameString(region), FIELD_FLAGS_DEFAULT, ...nameString(path), 8];
+  return [EXT_OP_PREFIX, FIELD_OP, ...withPkgLength(contents)];
+}
+
+/** §20.2.6.2 Local0. */
+export const local0: Aml = [LOCAL0_OP];
+
+/** §20.2.5.3 Notify(path, value). */
+export function notify(path: string, value: number): Aml {
+  return [NOTIFY_OP, ...nameString(path), ...integer(value)];
+}
+
 /** §20.2.5.3 Return(value). */
 export function returnValue(value: Aml): Aml {
   return [RETURN_OP, ...value];
@@ -176,6 +210,9 @@ export function notEqual(a: Aml, b: Aml): Aml {
 export function less(a: Aml, b: Aml): Aml {
   return [LLESS_OP, ...a, ...b];
 }
+
+/** §20.2.2 NullName as a target: the result is stored nowhere. */
+export const nullName: Aml = [0];
 
 /** §20.2.5.4 And(a, b, target). */
 export function and(a: Aml, b: Aml, target: Aml): Aml {

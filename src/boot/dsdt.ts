@@ -1,8 +1,12 @@
 /** The DSDT's AML: PCI host bridge, serial port, clock, panic device, devices in memory, power-off. */
+
+import { GED_POWER_BUTTON } from '../platform/event-device.ts';
 import {
   CMOS_PORT,
   COM1_GSI,
   COM1_PORT,
+  GED_GSI,
+  GED_PORT,
   PCI_CONFIG_ADDRESS_PORT,
   PCI_ECAM_BASE,
   PCI_ECAM_SIZE,
@@ -61,6 +65,29 @@ function hostBridge(ramSize: number, physicalAddressBits: number): aml.Aml {
     ),
     aml.name('_PRT', interruptRouting()),
     pciOsc(),
+  );
+}
+
+/** §5.6.9.3: the interrupt has the guest read what has happened, and tell the device concerned. */
+function eventDevice(): aml.Aml {
+  /** §5.6.6: the button was pressed. */
+  const pressed = 0x80;
+  return aml.device(
+    'GED',
+    aml.name('_HID', aml.string('ACPI0013')),
+    aml.name('_UID', aml.integer(0)),
+    aml.name('_CRS', resources.resourceTemplate(resources.edgeInterrupt(GED_GSI))),
+    aml.ioRegion('EVTR', GED_PORT, 1),
+    aml.byteField('EVTR', 'EVTS'),
+    aml.serializedMethod(
+      '_EVT',
+      1,
+      aml.store(aml.nameString('EVTS'), aml.local0),
+      aml.ifTrue(
+        aml.and(aml.local0, aml.integer(GED_POWER_BUTTON), aml.nullName),
+        aml.notify('\\_SB.PWRB', pressed),
+      ),
+    ),
   );
 }
 
@@ -130,6 +157,9 @@ export function dsdtBlock(
         resources.ioPorts({ base: CMOS_PORT, size: 2 }),
         resources.edgeInterrupt(RTC_GSI),
       ),
+      eventDevice(),
+      // §4.8.3.2.2: a control method power button.
+      aml.device('PWRB', aml.name('_HID', aml.eisaId('PNP0C0C')), aml.name('_UID', aml.integer(0))),
       isaDevice('PEVT', aml.string('QEMU0001'), resources.ioPorts({ base: PVPANIC_PORT, size: 1 })),
       ...mmioDevices.map(mmioDevice),
     ),

@@ -1,6 +1,6 @@
 /** `nodevmm vm`: looks at machines that run in other processes, and gives them orders. */
-import { Argument, type Command } from 'commander';
-import { ask, listMachines, onlyMachine } from '../control/client.ts';
+import { Argument, type Command, InvalidArgumentError } from 'commander';
+import { ask, listMachines, onlyMachine, shutDown } from '../control/client.ts';
 import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
 import type { DatapathName } from '../machine/devices/datapath-choice.ts';
 import { aligned } from './terminal/text-table.ts';
@@ -13,6 +13,7 @@ Examples:
   nodevmm vm move net0 vhost            the host kernel moves its packets from now on
   nodevmm vm --vm web move net0 userspace
   nodevmm vm link net0 down
+  nodevmm vm shutdown                   presses the power button, and waits for the guest to obey
 
 A machine is called by its --name, else by its process id; with only one running, --vm may be left out.
 Machines in the lab answer in the lab: nodevmm lab -- npx nodevmm vm list`;
@@ -27,10 +28,10 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
     .description('look at running machines, and give them orders')
     .option('--vm <name>', 'which machine')
     .addHelpText('after', EXAMPLES);
-  const call = async (request: ControlOrder): Promise<MachineStatus> => {
-    const { vm: name } = vm.opts<{ vm?: string }>();
-    return await ask(name ?? (await onlyMachine()), request);
-  };
+  const chosen = async (): Promise<string> =>
+    vm.opts<{ vm?: string }>().vm ?? (await onlyMachine());
+  const call = async (request: ControlOrder): Promise<MachineStatus> =>
+    await ask(await chosen(), request);
   const order = async (request: ControlOrder): Promise<void> => {
     process.stdout.write(describe(await call(request)));
     finish(0);
@@ -69,6 +70,13 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
     .argument('<device>', 'e.g. net0')
     .addArgument(new Argument('<state>', 'the cable').choices(['up', 'down']))
     .action((device: string, state: string) => order({ call: 'link', device, up: state === 'up' }));
+  vm.command('shutdown')
+    .description("press the power button, and wait until the guest's system has powered off")
+    .option('--timeout <seconds>', 'how long it may take', parseSeconds, 60)
+    .action(async ({ timeout }: { timeout: number }) => {
+      await shutDown(await chosen(), timeout * 1000);
+      finish(0);
+    });
   for (const [call, description] of [
     ['pause', 'bring a machine to rest'],
     ['resume', 'let it go on'],
@@ -78,6 +86,12 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
       .description(description)
       .action(() => order({ call }));
   }
+}
+
+function parseSeconds(text: string): number {
+  const seconds = Number(text);
+  if (Number.isInteger(seconds) && seconds >= 0 && seconds <= 86_400) return seconds;
+  throw new InvalidArgumentError('Takes whole seconds, at most 86400.');
 }
 
 /** One line. */

@@ -9,6 +9,7 @@ import { controlSocket, nameOfSocket } from './server.ts';
 
 /** A machine that was killed leaves its socket; one that hangs leaves the question. */
 const ANSWER_MS = 30_000;
+const SHUTDOWN_POLL_MS = 200;
 
 /**
  * Asks one machine.
@@ -19,6 +20,35 @@ export async function ask(name: string, request: ControlOrder): Promise<MachineS
   const reply = await exchange(controlSocket(name), name, request);
   if ('status' in reply) return reply.status;
   throw refusal(name, reply);
+}
+
+/**
+ * Presses the power button of one machine and waits until it has ended.
+ * @param patienceMs how long its guest may take
+ * @throws PeerError when it did not end; else as `ask`
+ */
+export async function shutDown(name: string, patienceMs: number): Promise<void> {
+  await ask(name, { call: 'pressPowerButton' });
+  const deadline = Date.now() + patienceMs;
+  while (await isAlive(name)) {
+    if (Date.now() >= deadline) {
+      throw new PeerError(
+        'E_SHUTDOWN',
+        `the guest of ${name} did not power off within ${patienceMs / 1000} s of the power button; "nodevmm vm stop" pulls the plug`,
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, SHUTDOWN_POLL_MS));
+  }
+}
+
+/** Whether a machine runs: one that ended may still answer, or close the socket on us. */
+async function isAlive(name: string): Promise<boolean> {
+  try {
+    return (await ask(name, { call: 'status' })).state !== 'ended';
+  } catch (error) {
+    if (error instanceof NodeVmmError) return false;
+    throw error;
+  }
 }
 
 /** Looks into the devices of one machine. @throws as `ask` */

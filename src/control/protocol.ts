@@ -10,7 +10,7 @@ export const LINE_MAX = 65536;
 /** What is answered with how the machine is then. */
 export type ControlOrder =
   | { readonly call: 'status' }
-  | { readonly call: 'pause' | 'resume' | 'stop' }
+  | { readonly call: 'pause' | 'resume' | 'stop' | 'pressPowerButton' }
   | { readonly call: 'move'; readonly device: string; readonly datapath: DatapathName }
   | { readonly call: 'link'; readonly device: string; readonly up: boolean }
   | { readonly call: GateOrder; readonly device: string; readonly queue: string };
@@ -49,6 +49,7 @@ export function parseRequest(line: string): ControlRequest {
     case 'pause':
     case 'resume':
     case 'stop':
+    case 'pressPowerButton':
       return { call };
     case 'move': {
       const place = DATAPATHS.find((known) => known === datapath);

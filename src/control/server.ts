@@ -23,6 +23,7 @@ export interface ControlledMachine {
   pause(): Promise<void>;
   resume(): Promise<void>;
   stop(): Promise<void>;
+  pressPowerButton(): void;
 }
 
 const PREFIX = 'vm-';

@@ -35,6 +35,8 @@ export async function buildInitramfs(
   cpio.file('etc/passwd', 'root:x:0:0:root:/root:/bin/sh\n');
   cpio.file('etc/group', 'root:x:0:\n');
   cpio.file('etc/hosts', '127.0.0.1 localhost\n');
+  // Where busybox's acpid looks for what the power button does.
+  cpio.file('etc/acpi/PWRF/00000080', '#!/bin/sh\nexec poweroff\n', 0o755);
   cpio.file('sbin/nodevmm-agent', inputs.read(await agentBinary()), 0o755);
   await addPrograms(cpio, recipe, inputs);
   await addBusybox(cpio, inputs);

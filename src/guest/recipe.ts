@@ -27,6 +27,8 @@ const guestModules = [
   'vmw_vsock_virtio_transport',
   'pvpanic-mmio',
   'pvpanic-pci',
+  'button',
+  'evdev',
   'e1000',
   'ext4',
   'overlay',

@@ -13,9 +13,25 @@ const ITIMERSPEC_SIZE = 32;
 const VALUE = 16;
 const NANOSECONDS = 1e9;
 
+/** Scratch of the calling thread. */
+let scratch: NativeMemory | undefined;
+
+/**
+ * Has the timer behind a descriptor become readable once; usable in any thread that knows it.
+ * @param delayNs at most 2^53; 0: never
+ */
+export function armTimerfd(fd: number, delayNs: number): void {
+  scratch ??= new NativeMemory(ITIMERSPEC_SIZE);
+  const { view, address } = scratch;
+  view.setUint32(VALUE, Math.floor(delayNs / NANOSECONDS), true);
+  view.setUint32(VALUE + 8, delayNs % NANOSECONDS, true);
+  const result = sys.syscall(SYS_timerfd_settime, fd, 0, address, 0);
+  sys.check(result, 'timerfd_settime', `${delayNs} ns`);
+}
+
 /** A timer that becomes readable once. */
 export class Timerfd extends Fd {
-  readonly #memory = new NativeMemory(ITIMERSPEC_SIZE);
+  readonly #expirations = new NativeMemory(8);
 
   constructor() {
     const flags = TFD_NONBLOCK | TFD_CLOEXEC;
@@ -25,15 +41,11 @@ export class Timerfd extends Fd {
 
   /** @param delayNs at least 1, at most 2^53 */
   arm(delayNs: number): void {
-    const { view, address } = this.#memory;
-    view.setUint32(VALUE, Math.floor(delayNs / NANOSECONDS), true);
-    view.setUint32(VALUE + 8, delayNs % NANOSECONDS, true);
-    const result = sys.syscall(SYS_timerfd_settime, this.fd, 0, address, 0);
-    sys.check(result, 'timerfd_settime', `${delayNs} ns`);
+    armTimerfd(this.fd, delayNs);
   }
 
   /** Makes it unreadable again. Returns whether it had expired. */
   drain(): boolean {
-    return sys.read(this.fd, this.#memory.address, 8) === 8;
+    return sys.read(this.fd, this.#expirations.address, 8) === 8;
   }
 }

@@ -4,13 +4,16 @@
  */
 import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
 import { type BootProtocol, loadGuest } from '../boot/boot.ts';
+import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import * as sys from '../host/syscall.ts';
+import { Timerfd } from '../host/timerfd.ts';
 import { guestCpuid } from '../kvm/cpuid.ts';
 import { applyEntry, initializeVcpu } from '../kvm/entry.ts';
 import type { Kvm } from '../kvm/kvm.ts';
 import { Vcpu } from '../kvm/vcpu.ts';
 import { Vm } from '../kvm/vm.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import { GED_POWER_BUTTON } from '../platform/event-device.ts';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { Board, type BoardPlan } from './board/board.ts';
@@ -45,6 +48,8 @@ export class PowerCycle {
   readonly #places: DevicePlaces;
   readonly #board: Board;
   readonly #threads: VcpuThreads;
+  readonly #rtcTimer = new Timerfd();
+  readonly #rtcWatch: LoopWatch;
   readonly #ended: (exit: MachineExit) => void;
 
   /**
@@ -105,10 +110,14 @@ export class PowerCycle {
       buffer: SharedState.allocate(Board.stateSize(places.plans.length)),
       vmFd: vm.fd,
       cpus: vcpus.length,
+      rtcTimer: this.#rtcTimer.fd,
       devices: places.plans,
       check,
     };
     this.#board = new Board(boardPlan, (message) => this.#message(message), collector?.main);
+    this.#rtcWatch = new LoopWatch(this.#rtcTimer.fd, LOOP_READABLE, () => {
+      if (this.#rtcTimer.drain()) this.#board.state.lock.with(() => this.#board.rtc.expire());
+    });
     sys.check(this.#board.reset(), 'KVM_SET_GSI_ROUTING', 'the VM');
     plan.observer.noteClock(vm);
     const events: VcpuThreadEvents = {
@@ -142,6 +151,11 @@ export class PowerCycle {
     this.#threads.resume();
   }
 
+  /** The guest may take it as the wish to be powered off. */
+  pressPowerButton(): void {
+    this.#board.events.raise(GED_POWER_BUTTON);
+  }
+
   /** Exits of all vCPUs so far, by reason (KVM_EXIT_*). */
   exitCounts(): number[] {
     return this.#threads.exitCounts();
@@ -155,6 +169,8 @@ export class PowerCycle {
   /** Stops the guest where it is and releases the VM. */
   async close(): Promise<void> {
     await this.#threads.stop();
+    this.#rtcWatch.close();
+    this.#rtcTimer[Symbol.dispose]();
     // One device that fails keeps neither the others nor the VM.
     const unplugging = this.#plan.devices.map(({ owner }) => owner.unplug());
     const unplugged = await Promise.allSettled(unplugging);

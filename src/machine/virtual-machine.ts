@@ -17,26 +17,12 @@ import type { GateOrder } from './devices/queue-holds.ts';
 import { createVhostUserDevices } from './devices/vhost-user-devices.ts';
 import { GuestAgent, guestEnded } from './guest-agent.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
+import type { MachineState, VirtualMachineEvents } from './machine-events.ts';
 import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { createOwnDevices } from './own-devices/own-devices.ts';
 import { PowerCycle } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
-
-/** Events of a machine, by name. */
-export interface VirtualMachineEvents {
-  /** The run ended: by the guest, by `stop`, or because something broke. */
-  exit: [MachineExit];
-  /** One line for the person who runs the machine, e.g. that a driver broke a rule. */
-  log: [string];
-  /** The guest rebooted and runs again. */
-  reboot: [];
-  /** A driver or a device broke a rule of virtio (option `check`); also told by `log`. */
-  breach: [RuleBreach];
-}
-
-/** Where a machine is between its creation and its disposal. */
-export type MachineState = 'created' | 'starting' | 'running' | 'paused' | 'ended' | 'disposed';
 
 /**
  * A virtual machine. `await using vm = await VirtualMachine.create({...})` releases everything
@@ -242,6 +228,16 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#expect('resume', 'paused');
     this.#state = 'running';
     await this.#steps.run(async () => this.#cycle?.resume());
+  }
+
+  /**
+   * Presses the power button (ACPI). Linux powers off when something in it listens: systemd-logind,
+   * acpid, or the init of nodevmm's own guests; else nothing happens.
+   * @throws UsageError when the machine does not run
+   */
+  pressPowerButton(): void {
+    this.#expect('press the power button of', 'running');
+    this.#cycle?.pressPowerButton();
   }
 
   /** Ends the run as if the power failed. Does nothing when it has ended. */

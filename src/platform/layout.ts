@@ -32,6 +32,10 @@ export const RESET_PORT = 0x602;
 export const RESET_VALUE = 0x01;
 /** SLP_TYP of the S5 state in SLEEP_CONTROL (bits 2 to 4), with SLP_EN in bit 5. */
 export const SLEEP_TYPE_S5 = 5;
+/** Generic Event Device (ACPI 6.5 §5.6.9): one byte with the events that wait, cleared by the read. */
+export const GED_PORT = 0x604;
+/** Its interrupt: the one that PCs give the SCI, which a hardware-reduced machine has not. */
+export const GED_GSI = 9;
 /** pvpanic device (ACPI QEMU0001), one byte: the guest writes 1 when it panics. */
 export const PVPANIC_PORT = 0x505;
 /** Keyboard controller's command port: 0xfe pulses the CPU's reset line, as `reboot=k` does. */

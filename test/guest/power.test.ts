@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import t from 'tap';
 import { bootGuest } from '../support/guest.ts';
+import { guestShell } from '../support/guest-shell.ts';
 
 t.test('power-off from inside', async (t) => {
   await using vm = await bootGuest();
@@ -57,6 +58,50 @@ t.test('pause stops the clock ticks of the guest, resume lets it go on', async (
   counter.kill('SIGKILL');
   counter.stdout.resume();
   t.equal((await counter.exit).signal, 'SIGKILL');
+});
+
+t.test('one guest: its clock, a long pause, the power button', async (t) => {
+  await using vm = await bootGuest();
+
+  await t.test('the clock: read by hwclock, set, and its alarm', async (t) => {
+    const epoch = async (): Promise<number> =>
+      Number(await guestShell(vm, 'cat /sys/class/rtc/rtc0/since_epoch'));
+    t.match(await guestShell(vm, 'hwclock -r -u'), / 20\d\d /);
+    const host = Date.now() / 1000;
+    t.ok(Math.abs((await epoch()) - host) < 60, 'the host’s time');
+    const fired = await guestShell(
+      vm,
+      `cd /sys/class/rtc/rtc0
+       count() { awk '/rtc0/ { print $2 }' /proc/interrupts; }
+       before=$(count)
+       echo +2 >wakealarm
+       while [ -n "$(cat wakealarm)" ]; do sleep 0.2; done
+       echo $(($(count) - before))`,
+    );
+    t.ok(Number(fired) >= 1, `${fired} interrupts`);
+    await guestShell(vm, 'date -s 2001-02-03 && hwclock -w -u');
+    t.ok(Math.abs((await epoch()) - Date.parse('2001-02-03T00:00:00Z') / 1000) < 60);
+  });
+
+  await t.test('a busy guest that was paused for long sees no lockup', async (t) => {
+    // Two seconds without the watchdog's thread are a soft lockup then.
+    await guestShell(vm, 'echo 1 >/proc/sys/kernel/watchdog_thresh; dmesg -c >/dev/null');
+    const busy = vm.spawn(['sh', '-c', 'while :; do :; done']);
+    await guestShell(vm, 'sleep 2');
+    await vm.pause();
+    await new Promise((resolve) => setTimeout(resolve, 10_000));
+    await vm.resume();
+    await guestShell(vm, 'sleep 3');
+    busy.kill('SIGKILL');
+    await busy.exit;
+    t.notMatch(await guestShell(vm, 'dmesg'), /lockup|stall/);
+  });
+
+  await t.test('the power button shuts it down', async (t) => {
+    vm.pressPowerButton();
+    t.equal((await vm.wait()).reason, 'power-off');
+    t.throws(() => vm.pressPowerButton(), { code: 'E_STATE' });
+  });
 });
 
 t.test('two machines in one process', async (t) => {

@@ -8,6 +8,8 @@ import type { InspectFilter, MachineInspection } from '../../src/machine/inspect
 export class FakeVm implements ControlledMachine {
   state = 'running';
   readonly datapaths = new Map<string, DatapathName>([['net0', 'userspace']]);
+  presses = 0;
+  listens = true;
   readonly links: string[] = [];
   readonly gates: string[] = [];
   readonly filters: InspectFilter[] = [];
@@ -43,5 +45,10 @@ export class FakeVm implements ControlledMachine {
   }
   async stop(): Promise<void> {
     this.state = 'ended';
+  }
+  /** The guest that hears it ends at once. */
+  pressPowerButton(): void {
+    this.presses++;
+    if (this.listens) this.state = 'ended';
   }
 }

@@ -4,10 +4,12 @@
  */
 import { AddressSpace } from '../../bus/address-space.ts';
 import { InterruptLines } from '../../bus/interrupt-lines.ts';
+import { armTimerfd } from '../../host/timerfd.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../../kvm/gsi-routing.ts';
 import { PciBus } from '../../pci/bus.ts';
 import { createHostBridge } from '../../pci/host-bridge.ts';
 import { IntxLines } from '../../pci/intx.ts';
+import { EventDevice } from '../../platform/event-device.ts';
 import * as layout from '../../platform/layout.ts';
 import {
   createKeyboardController,
@@ -40,6 +42,8 @@ export interface BoardPlan {
   readonly buffer: SharedArrayBuffer;
   readonly vmFd: number;
   readonly cpus: number;
+  /** A timerfd for the interrupts of the clock, which has none without. */
+  readonly rtcTimer?: number;
   readonly devices: readonly DevicePlan[];
   /** Check the rules of virtio. */
   readonly check?: boolean;
@@ -56,6 +60,8 @@ export class Board {
   readonly state: SharedState;
   readonly control: VcpuControl;
   readonly serial: Serial16550;
+  readonly rtc: Rtc;
+  readonly events: EventDevice;
   readonly devices: readonly BoardDevice[];
   readonly #ports = new AddressSpace();
   readonly #memory = new AddressSpace();
@@ -97,6 +103,15 @@ export class Board {
     this.serial = new Serial16550(state, port, layout.COM1_GSI, () =>
       post({ kind: 'serial-output' }),
     );
+    this.rtc = new Rtc(state, {
+      setLine: (gsi, level) => port.setLine(gsi, level),
+      wallMs: () => Date.now(),
+      monotonicMs,
+      arm: (delayMs) => {
+        if (plan.rtcTimer !== undefined) armTimerfd(plan.rtcTimer, timerNs(delayMs));
+      },
+    });
+    this.events = new EventDevice(state, port);
     this.#bus = new PciBus(state, this.#ports, this.#memory);
     const intx = new IntxLines(state, port, layout.PCI_INTX_GSI_BASE, layout.PCI_INTX_GSI_COUNT);
     this.#bus.add(0, createHostBridge(state, port));
@@ -126,6 +141,8 @@ export class Board {
       this.#bus.reset();
       for (const device of this.devices) device.reset();
       this.serial.reset();
+      this.rtc.reset();
+      this.events.reset();
       return committed;
     });
   }
@@ -184,11 +201,23 @@ export class Board {
       post({ kind: 'power', event });
     };
     this.#ports.add(layout.COM1_PORT, SERIAL_PORTS, this.serial);
-    this.#ports.add(layout.CMOS_PORT, 2, new Rtc(this.state));
+    this.#ports.add(layout.CMOS_PORT, 2, this.rtc);
     this.#ports.add(layout.SLEEP_CONTROL_PORT, 3, createPowerRegisters(power));
+    this.#ports.add(layout.GED_PORT, 1, this.events);
     this.#ports.add(layout.I8042_COMMAND_PORT, 1, createKeyboardController(power));
     this.#ports.add(layout.PVPANIC_PORT, 1, createPvpanic(power));
     this.#ports.add(layout.PCI_CONFIG_ADDRESS_PORT, 8, this.#bus.mechanism1);
     this.#memory.add(layout.PCI_ECAM_BASE, layout.PCI_ECAM_SIZE, this.#bus.ecam);
   }
+}
+
+/** CLOCK_MONOTONIC, which all threads share, as `performance.now()` is not. */
+function monotonicMs(): number {
+  const [seconds, nanoseconds] = process.hrtime();
+  return seconds * 1000 + nanoseconds / 1e6;
+}
+
+/** A delay as a timerfd takes it, where 0 disarms. */
+function timerNs(delayMs: number): number {
+  return delayMs === Infinity ? 0 : Math.max(1, Math.ceil(delayMs * 1e6));
 }

@@ -95,6 +95,7 @@ t.test('§5.2.12 MADT: local APICs, I/O APIC, edge-triggered ISA interrupts', as
       [
         [layout.COM1_GSI, layout.COM1_GSI, 5],
         [layout.RTC_GSI, layout.RTC_GSI, 5],
+        [layout.GED_GSI, layout.GED_GSI, 5],
       ],
     );
   }
@@ -130,9 +131,19 @@ t.test('iasl takes every table apart and puts it together again', { skip }, asyn
     t.same(again, bytes, `${signature} assembles to the same bytes`);
   }
   const dsdt = readFileSync(join(directory, 'DSDT.dsl'), 'latin1');
-  for (const device of ['PNP0A08', 'PNP0C02', 'PNP0501', 'PNP0B00', 'QEMU0001']) {
+  for (const device of [
+    'PNP0A08',
+    'PNP0C02',
+    'PNP0501',
+    'PNP0B00',
+    'PNP0C0C',
+    'ACPI0013',
+    'QEMU0001',
+  ]) {
     t.ok(dsdt.includes(device), device);
   }
+  t.match(dsdt, /OperationRegion \(EVTR, SystemIO, 0x0604, One\)/);
+  t.match(dsdt, /Method \(_EVT, 1, Serialized\)[^}]*Notify \(\\_SB.PWRB, 0x80\)/);
   const windows = dsdt.split('"LNRO0005"').slice(1);
   t.equal(windows.length, mmioDevices.length);
   mmioDevices.forEach(({ address, size, gsi }, index) => {

@@ -33,6 +33,21 @@ t.test('machines are listed and told what to do', async (t) => {
   t.match(await nodevmm('vm', 'pause'), 'paused');
 });
 
+t.test('the power button is pressed, and the end waited for', async (t) => {
+  const vm = new FakeVm();
+  using _server = await ControlServer.open(vm, 'web');
+  t.equal(await nodevmm('vm', 'shutdown'), '');
+  t.same([vm.presses, vm.state], [1, 'ended']);
+  vm.state = 'running';
+  vm.listens = false;
+  await t.rejects(nodevmm('vm', 'shutdown', '--timeout', '0'), {
+    code: 203,
+    stderr: /the guest of web did not power off within 0 s .* pulls the plug\n$/,
+  });
+  t.same([vm.presses, vm.state], [2, 'running']);
+  await t.rejects(nodevmm('vm', 'shutdown', '--timeout', 'soon'), { code: 2 });
+});
+
 t.test('what KVM counted: as columns without zeros, and all as JSON', async (t) => {
   using _server = await ControlServer.open(new FakeVm(), 'web');
   t.equal(await nodevmm('vm', 'statistics'), 'exits       12\nhalt_exits   7\n');

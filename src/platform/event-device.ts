@@ -1,0 +1,46 @@
+/**
+ * The Generic Event Device of a hardware-reduced machine (ACPI 6.5 §5.6.9): one interrupt, and a
+ * register that tells the guest's `_EVT` method what has happened.
+ */
+import type { RegisterRegion } from '../bus/address-space.ts';
+import type { LinePort } from '../bus/interrupt-lines.ts';
+import type { SharedState } from '../state/shared-state.ts';
+import { GED_GSI } from './layout.ts';
+
+/** The power button was pressed. */
+export const GED_POWER_BUTTON = 0x01;
+
+/** One byte; runs with the register lock held, but for `raise`, which takes it. */
+export class EventDevice implements RegisterRegion {
+  readonly #state: SharedState;
+  readonly #port: LinePort;
+  readonly #pending: Int32Array;
+
+  constructor(state: SharedState, port: LinePort) {
+    this.#state = state;
+    this.#port = port;
+    this.#pending = state.words(1);
+  }
+
+  /** Power-on state: nothing has happened. */
+  reset(): void {
+    this.#pending[0] = 0;
+  }
+
+  /** Tells the guest. @param event one of GED_* */
+  raise(event: number): void {
+    this.#state.lock.with(() => {
+      this.#pending[0] = (this.#pending[0] ?? 0) | event;
+      this.#port.setLine(GED_GSI, true);
+      this.#port.setLine(GED_GSI, false);
+    });
+  }
+
+  read(): number {
+    const pending = this.#pending[0] ?? 0;
+    this.#pending[0] = 0;
+    return pending;
+  }
+
+  write(): void {}
+}
