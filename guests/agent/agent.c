@@ -72,7 +72,7 @@ static void serve(int signals, int is_port)
 		fds[1] = (struct pollfd){ .fd = connected ? port_fd : -1, .events = events };
 		size_t count = 2 + command_poll(fds + 2, POLL_CAPACITY - 2);
 		/* SIGIO tells of a host that comes back; the timeout is for drivers that raise none. */
-		if (poll(fds, count, !connected ? 250 : command_draining() ? 0 : -1) < 0)
+		if (poll(fds, count, !connected ? 250 : command_timeout()) < 0)
 			continue;
 		if (fds[0].revents) {
 			struct signalfd_siginfo info[8];
@@ -103,6 +103,7 @@ int main(int argc, char **argv)
 		return vsock_run(argc - 2, argv + 2);
 	if (argc == 2 && strcmp(argv[1], "hold-kvm") == 0)
 		return hold_kvm();
+	oom_protect();
 	sigset_t set;
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);

@@ -68,6 +68,22 @@ struct process {
 };
 int spawn(struct process *c, const uint8_t *payload, size_t length);
 
+/* terminal.c: the end of a terminal's input */
+struct terminal_end {
+	int wanted, given;
+	int wait; /* ms between two looks */
+	int64_t due, raw_wait, raw_due;
+};
+void terminal_end(struct terminal_end *end);
+/* Gives the end to the program behind a terminal's master side when it is time. */
+void terminal_end_serve(struct terminal_end *end, int master);
+/* Milliseconds until then, or -1. */
+int terminal_end_timeout(const struct terminal_end *end);
+
+/* oom.c: out of memory */
+void oom_protect(void);
+void oom_unprotect(void);
+
 /* command.c: what runs in the guest */
 struct pollfd;
 void command_exec(uint32_t channel, const uint8_t *payload, size_t length);
@@ -77,8 +93,9 @@ void command_winsize(uint32_t channel, unsigned columns, unsigned rows);
 void command_credit(uint32_t channel, unsigned stream, uint32_t bytes);
 void command_reap(void);
 void command_kill_all(void);
+/* How long poll may wait, in its terms. */
+int command_timeout(void);
 /* Fills at most capacity entries; command_serve takes the same array after poll. */
-int command_draining(void);
 size_t command_poll(struct pollfd *fds, size_t capacity);
 void command_serve(const struct pollfd *fds, size_t count);
 

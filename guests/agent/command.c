@@ -22,6 +22,7 @@ struct command {
 	uint32_t channel;
 	uint32_t credit[3]; /* of OUT and ERR: bytes that the host still takes */
 	struct buffer input;
+	struct terminal_end terminal_end;
 	int input_ended, exited, status;
 };
 
@@ -62,6 +63,15 @@ static void send_credit(struct command *c, uint32_t bytes)
 	uint8_t payload[5] = { IN };
 	put_u32(payload + 1, bytes);
 	port_send(FRAME_CREDIT, c->channel, payload, sizeof payload);
+}
+
+/* All input has been handed over. */
+static void end_input(struct command *c)
+{
+	if (c->process.tty)
+		terminal_end(&c->terminal_end);
+	else
+		close_stream(c, IN);
 }
 
 /* Gives back the window of input that nobody will read any more. */
@@ -108,16 +118,14 @@ void command_stdin(uint32_t channel, const uint8_t *payload, size_t length)
 		kill(-c->process.pid, SIGKILL);
 		return;
 	}
-	if (length == 0) {
-		c->input_ended = 1;
-		if (c->process.tty) /* the default VEOF */
-			*buffer_room(&c->input, 1) = 4, c->input.length++;
-	} else {
+	if (length > 0)
 		memcpy(buffer_room(&c->input, length), payload, length);
-		c->input.length += length;
-	}
-	if (c->process.fd[IN] < 0 || (c->input.length == 0 && c->input_ended))
+	c->input.length += length;
+	c->input_ended = length == 0;
+	if (c->process.fd[IN] < 0)
 		drop_input(c);
+	else if (c->input_ended && c->input.length == 0)
+		end_input(c);
 }
 
 void command_signal(uint32_t channel, int signal)
@@ -200,18 +208,32 @@ static void write_input(struct command *c)
 	} else if (errno != EAGAIN) {
 		drop_input(c);
 	}
-	if (c->input.length == 0 && c->input_ended)
-		close_stream(c, IN);
+	if (c->process.fd[IN] >= 0 && c->input.length == 0 && c->input_ended)
+		end_input(c);
 }
 
 /* Whether a command that has ended still has output that the port takes: serving it must not wait. */
-int command_draining(void)
+static int draining(const struct command *c)
 {
-	for (struct command *c = commands; c < commands + COMMANDS; c++)
-		for (int i = OUT; c->process.pid && c->exited && i <= ERR; i++)
-			if (c->process.fd[i] >= 0 && c->credit[i] > 0 && port_out.length < OUT_HIGH)
-				return 1;
+	for (int i = OUT; c->exited && i <= ERR; i++)
+		if (c->process.fd[i] >= 0 && c->credit[i] > 0 && port_out.length < OUT_HIGH)
+			return 1;
 	return 0;
+}
+
+int command_timeout(void)
+{
+	int shortest = -1;
+	for (struct command *c = commands; c < commands + COMMANDS; c++) {
+		if (!c->process.pid)
+			continue;
+		if (draining(c))
+			return 0;
+		int timeout = c->exited || c->process.fd[IN] < 0 ? -1 : terminal_end_timeout(&c->terminal_end);
+		if (timeout >= 0 && (shortest < 0 || timeout < shortest))
+			shortest = timeout;
+	}
+	return shortest;
 }
 
 size_t command_poll(struct pollfd *fds, size_t capacity)
@@ -244,6 +266,8 @@ void command_serve(const struct pollfd *fds, size_t count)
 			continue;
 		if (c->process.fd[IN] >= 0 && c->input.length > 0 && revents_of(fds, count, c->process.fd[IN], POLLOUT))
 			write_input(c);
+		if (c->process.fd[IN] >= 0 && !c->exited)
+			terminal_end_serve(&c->terminal_end, c->process.fd[IN]);
 		for (int i = OUT; i <= ERR; i++)
 			if (c->process.fd[i] >= 0 && (c->exited || revents_of(fds, count, c->process.fd[i], POLLIN)))
 				read_output(c, i);

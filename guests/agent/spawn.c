@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -17,6 +18,9 @@ static void child_run(char **argv, char **env, const char *cwd, int fds[3], int 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
+	oom_unprotect();
+	/* Nobody would hear of it any more. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	setsid();
 	if (tty)
 		ioctl(fds[0], TIOCSCTTY, 0);

@@ -1,5 +1,6 @@
 /** AgentClient against the real agent. */
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { Duplex } from 'node:stream';
 import t from 'tap';
 import { AgentClient } from '../../../src/agent/client.ts';
@@ -117,6 +118,43 @@ t.test('a terminal has a size, and tells of a new one', (t) =>
     t.equal(text, '30 100\r\n40 120\r\n');
   }),
 );
+
+t.test('what an agent runs is as ready to be killed for memory as the agent was', (t) =>
+  withAgent(async (agent) => {
+    const inherited = readFileSync('/proc/self/oom_score_adj', 'utf8');
+    const { stdout } = await agent.exec([
+      'sh',
+      '-c',
+      'cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj',
+    ]);
+    const [own, agents] = stdout.toString().trim().split('\n');
+    t.equal(own, inherited.trim());
+    // Where the tests may not lower it, it stays.
+    t.ok(agents === '-1000' || agents === own, `the agent's is ${agents}`);
+  }),
+);
+
+t.test('an agent that is killed takes its commands along', async (t) => {
+  const { stream, ended } = await startAgent();
+  const agent = new AgentClient(stream);
+  const beside = agent.spawn(['sleep', '1000']);
+  const pid = await beside.started;
+  await t.rejects(agent.exec(['sh', '-c', 'kill -9 $PPID; exec sleep 1000']), {
+    code: 'E_AGENT_GONE',
+  });
+  await t.rejects(beside.exit, { code: 'E_AGENT_GONE' });
+  await ended;
+  const lives = (): boolean => {
+    try {
+      process.kill(pid, 0);
+      return !readFileSync(`/proc/${pid}/stat`, 'utf8').includes(') Z ');
+    } catch {
+      return false;
+    }
+  };
+  while (lives()) await new Promise((resolve) => setTimeout(resolve, 5));
+  t.equal(agent.ended, true);
+});
 
 t.test('a new client finds its way after one that left in the middle of a frame', async (t) => {
   const { stream, ended } = await startAgent();
