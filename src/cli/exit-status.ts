@@ -2,9 +2,10 @@
  * Exit statuses of `nodevmm`, clear of those that commands in a guest commonly have. A run that
  * was stopped by a signal ends with 128 + the signal's number.
  */
+import { constants as os } from 'node:os';
 import type { MachineExit } from '../machine/options.ts';
 
-/** The guest powered off, or the person left it with Ctrl-A x. */
+/** The guest powered off, or a person left it with Ctrl-A x or stopped it with `nodevmm vm stop`. */
 export const EXIT_OK = 0;
 /** Bad usage, or the host cannot do what was asked. */
 export const EXIT_USAGE = 2;
@@ -16,6 +17,11 @@ export const EXIT_TRIPLE_FAULT = 201;
 export const EXIT_INTERNAL_ERROR = 202;
 /** The guest, or its agent, was gone before the command after `--` had ended. */
 export const EXIT_COMMAND_LOST = 203;
+/**
+ * The machine, or the lab, was stopped by order before the command had ended. Nothing failed, but
+ * the command did not succeed either: the same as after SIGTERM, the other way to order it.
+ */
+export const EXIT_COMMAND_STOPPED: number = 128 + os.signals.SIGTERM;
 /** A bug in nodevmm. */
 export const EXIT_BUG = 204;
 
@@ -38,8 +44,9 @@ export function statusOf(reason: MachineExit['reason']): number {
 /** What `--help` says of them. */
 export const EXIT_STATUS_HELP = `
 Exit status:
-  0       the guest powered off, or was left with Ctrl-A x
+  0       the guest powered off, was left with Ctrl-A x, or was stopped with vm stop
   ${EXIT_USAGE}       bad usage, or the host cannot do what was asked
+  ${EXIT_COMMAND_STOPPED}     vm stop came before the end of the command after -- (as SIGTERM does)
   ${EXIT_PANIC}     the guest's kernel panicked
   ${EXIT_TRIPLE_FAULT}     triple fault
   ${EXIT_INTERNAL_ERROR}     KVM internal error

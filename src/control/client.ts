@@ -10,6 +10,8 @@ import { controlSocket, nameOfSocket } from './server.ts';
 /** A machine that was killed leaves its socket; one that hangs leaves the question. */
 const ANSWER_MS = 30_000;
 const SHUTDOWN_POLL_MS = 200;
+/** Characters of the longest answer: the rings of many large queues. */
+const ANSWER_MAX = 2 ** 26;
 
 /**
  * Asks one machine.
@@ -91,12 +93,13 @@ function exchange(path: string, name: string, request: ControlRequest): Promise<
     const socket = connect(path, () => socket.write(`${JSON.stringify(request)}\n`));
     socket.setTimeout(ANSWER_MS, () => socket.destroy(new Error('no answer')));
     socket.setEncoding('utf8').on('data', (chunk: string) => {
-      text += chunk;
-      const end = text.indexOf('\n');
+      const end = chunk.indexOf('\n');
+      text += end < 0 ? chunk : chunk.slice(0, end);
+      if (text.length > ANSWER_MAX) socket.destroy(new Error('its answer has no end'));
       if (end < 0) return;
       socket.destroy();
       try {
-        resolve(JSON.parse(text.slice(0, end)) as ControlReply);
+        resolve(JSON.parse(text) as ControlReply);
       } catch {
         reject(new PeerError('E_CONTROL', `${name} gave no answer of this version`));
       }

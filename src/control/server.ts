@@ -8,6 +8,7 @@ import { runtimeFolder } from '../host/runtime-folder.ts';
 import type { DatapathName } from '../machine/devices/datapath-choice.ts';
 import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
+import { linesOf } from './lines.ts';
 import { type ControlOrder, type ControlReply, LINE_MAX, parseRequest } from './protocol.ts';
 
 /** What can be asked of a machine. */
@@ -69,11 +70,10 @@ export class ControlServer implements Disposable {
     this.#listening = listening;
     this.#server = createServer((socket) => {
       this.#sockets.add(socket);
-      socket.on('close', () => this.#sockets.delete(socket));
       socket.unref();
       // Whoever asked may leave without hearing the answer.
       socket.on('error', () => {});
-      serve(socket, machine, name);
+      void serve(socket, machine, name).then(() => this.#sockets.delete(socket));
     });
     // Out of descriptors, for example: who connected is turned away, the others go on.
     this.#server.on('error', () => {});
@@ -88,20 +88,32 @@ export class ControlServer implements Disposable {
   }
 }
 
-/** One line in, one line out, one after the other. */
-function serve(socket: Socket, machine: ControlledMachine, name: string): void {
-  let text = '';
-  let last = Promise.resolve();
-  socket.setEncoding('utf8').on('data', (chunk: string) => {
-    const lines = (text + chunk).split('\n');
-    text = lines.pop() ?? '';
-    if (text.length > LINE_MAX) socket.destroy();
-    for (const line of lines) {
-      last = last.then(async () => {
-        const reply = await answer(machine, name, line);
-        socket.write(`${JSON.stringify(reply)}\n`);
-      });
+/**
+ * One line in, one line out, one after the other: who does not take the answers is not heard
+ * further.
+ */
+async function serve(socket: Socket, machine: ControlledMachine, name: string): Promise<void> {
+  try {
+    for await (const line of linesOf(socket, LINE_MAX)) {
+      const reply = await answer(machine, name, line);
+      if (!socket.write(`${JSON.stringify(reply)}\n`)) await taken(socket);
     }
+  } catch {
+    // Whoever asked has left, or says what is no line.
+  } finally {
+    socket.destroy();
+  }
+}
+
+/** Resolves when a socket has room again, or has closed. */
+async function taken(socket: Socket): Promise<void> {
+  if (socket.destroyed) return;
+  await new Promise<void>((resolve) => {
+    const done = (): void => {
+      socket.off('drain', done).off('close', done);
+      resolve();
+    };
+    socket.on('drain', done).on('close', done);
   });
 }
 

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
+import { ask } from '../../src/control/client.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { CliRun } from '../support/cli-run.ts';
 import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
@@ -50,6 +51,25 @@ for (const [signal, status] of [
     t.equal(run.leftovers([disk]).length, 5, 'it has a tap, two sockets, a lock and a process');
     run.process.kill(signal);
     t.match(await run.result, { status, stderr: '' });
+    t.same(run.leftovers([disk]), []);
+  });
+}
+
+for (const [how, args, status, says] of [
+  ['the guest', [], 0, ''],
+  [
+    'its command',
+    ['--', 'true'],
+    143,
+    'nodevmm: the machine was stopped before the command true had ended\n',
+  ],
+] as const) {
+  t.test(`vm stop before ${how} ends`, { skip }, async (t) => {
+    const run = new CliRun(folder, [...ARGS, ...args]);
+    await run.shows('U');
+    process.env.XDG_RUNTIME_DIR = path.join(folder, 'tmp');
+    t.equal((await ask(String(run.process.pid), { call: 'stop' })).state, 'ended');
+    t.match(await run.result, { status, stderr: says });
     t.same(run.leftovers([disk]), []);
   });
 }

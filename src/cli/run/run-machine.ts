@@ -2,9 +2,10 @@
 import { constants as os } from 'node:os';
 import type { Duplex } from 'node:stream';
 import type { CommandExit, GuestProcess, SpawnOptions } from '../../agent/command.ts';
+import { NodeVmmError } from '../../host/errors.ts';
 import type { MachineExit } from '../../machine/options.ts';
 import { CleanUp } from '../clean-up.ts';
-import { EXIT_COMMAND_LOST, EXIT_OK, statusOf } from '../exit-status.ts';
+import { EXIT_COMMAND_LOST, EXIT_COMMAND_STOPPED, EXIT_OK, statusOf } from '../exit-status.ts';
 import { followSize, streamCommand, terminalOf } from '../terminal/command-io.ts';
 import { attachInput, ConsoleOutput, openTarget, type RunStreams } from '../terminal/console-io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
@@ -84,7 +85,7 @@ export async function runMachine(
   const machine = vm.wait().then((exit): End => ({ kind: 'machine', exit }));
   const races = [machine, person.end, ...(work === undefined ? [] : [work])];
   let end = await Promise.race(races);
-  if (end.kind === 'lost') end = await causeOfLoss(end, machine);
+  if (end.kind === 'lost') end = await causeOfLoss(end, end.error, machine);
   if (end.kind === 'signal' || end.kind === 'quit') hurry();
   if (end.kind !== 'machine') await vm.stop();
   cleanUp[Symbol.dispose]();
@@ -137,6 +138,10 @@ function statusOfEnd(
         return status;
       }
       if (plan.command === undefined) return status;
+      if (reason === 'stopped') {
+        log(`the machine was stopped before the command ${plan.command[0]} had ended`);
+        return EXIT_COMMAND_STOPPED;
+      }
       log(`the guest ended (${reason}) before the command ${plan.command[0]} did`);
       return EXIT_COMMAND_LOST;
     }
@@ -174,7 +179,8 @@ async function runCommand(
 }
 
 /** An agent that went silent is mostly a guest that ended: that says more. */
-async function causeOfLoss(lost: End, machine: Promise<End>): Promise<End> {
+async function causeOfLoss(lost: End, error: unknown, machine: Promise<End>): Promise<End> {
+  if (error instanceof NodeVmmError && error.code === 'E_GUEST_ENDED') return await machine;
   let timer: NodeJS.Timeout | undefined;
   const grace = new Promise<End>((resolve) => {
     timer = setTimeout(() => resolve(lost), LOST_GRACE_MS);

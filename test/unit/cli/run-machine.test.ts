@@ -66,6 +66,7 @@ t.test('output that was dropped is told of at the end', async (t) => {
 const ENDS: readonly (readonly [MachineExit, number, RegExp])[] = [
   [{ reason: 'power-off' }, 0, /^$/],
   [{ reason: 'reboot' }, 0, /^$/],
+  [{ reason: 'stopped' }, 0, /^$/],
   [{ reason: 'panic', detail: 'no init' }, 200, /^nodevmm: the guest ended: panic: no init\n$/],
   [{ reason: 'triple-fault' }, 201, /triple-fault\n$/],
   [{ reason: 'internal-error', detail: 'rip 0' }, 202, /internal-error: rip 0\n$/],
@@ -143,6 +144,20 @@ t.test('a guest that powers off under a command', async (t) => {
   vm.end({ reason: 'power-off' });
   t.equal(await runMachine(vm, inCommand, streams), 203);
   t.match(streams.errorOutput.text, /before the command uname did/);
+});
+
+t.test('a machine that is stopped under a command: as after SIGTERM', async (t) => {
+  const { vm, streams } = setUp();
+  const run = runMachine(vm, inCommand, streams);
+  await vm.started;
+  vm.process.lose(new PeerError('E_GUEST_ENDED', 'the machine was stopped'));
+  // Closing a machine may take its time.
+  setTimeout(() => vm.end({ reason: 'stopped' }), 2500);
+  t.equal(await run, 128 + 15);
+  t.equal(
+    streams.errorOutput.text,
+    'nodevmm: the machine was stopped before the command uname had ended\n',
+  );
 });
 
 for (const [signal, status] of [

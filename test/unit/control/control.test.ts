@@ -4,9 +4,11 @@ import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:f
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import fc from 'fast-check';
 import t from 'tap';
 import { ask, askInspection, listMachines, onlyMachine } from '../../../src/control/client.ts';
+import { linesOf } from '../../../src/control/lines.ts';
 import { LINE_MAX, parseRequest } from '../../../src/control/protocol.ts';
 import { ControlServer, controlSocket } from '../../../src/control/server.ts';
 import { UsageError } from '../../../src/host/errors.ts';
@@ -126,3 +128,55 @@ t.test('any line is a request or an error', (t) => {
   );
   t.end();
 });
+
+t.test('who does not take the answers is not heard further', async (t) => {
+  const vm = new FakeVm();
+  using _server = await ControlServer.open(vm, 'web');
+  const other = connect(controlSocket('web'));
+  const socket = connect(controlSocket('web'));
+  const line = `${JSON.stringify({ call: 'inspect', device: 'x'.repeat(1000) })}\n`;
+  const lines = 20_000;
+  socket.pause();
+  socket.write(line.repeat(lines));
+  // What the sockets hold comes first; then nothing moves any more.
+  let asked = -1;
+  while (asked !== vm.filters.length) {
+    asked = vm.filters.length;
+    for (let i = 0; i < 20; i++) {
+      other.write('{"call":"status"}\n');
+      await new Promise((resolve) => other.once('data', resolve));
+    }
+  }
+  t.ok(asked < lines, `${asked} of ${lines} lines were answered`);
+  let answers = 0;
+  socket.setEncoding('utf8').on('data', (text: string) => {
+    answers += text.split('\n').length - 1;
+  });
+  socket.resume();
+  while (answers < lines) await new Promise((resolve) => socket.once('data', resolve));
+  t.equal(vm.filters.length, lines, 'and is heard again when it does');
+  socket.destroy();
+  other.destroy();
+});
+
+t.test('lines, however the stream is cut', async (t) => {
+  const texts = fc.array(fc.string({ unit: 'grapheme', maxLength: 20 }).map(noBreaks));
+  await fc.assert(
+    fc.asyncProperty(texts, fc.integer({ min: 1, max: 7 }), async (sent, size) => {
+      const bytes = Buffer.from(`${sent.map((text) => `${text}\n`).join('')}rest`);
+      const pieces: Buffer[] = [];
+      for (let at = 0; at < bytes.length; at += size) pieces.push(bytes.subarray(at, at + size));
+      const got: string[] = [];
+      for await (const line of linesOf(Readable.from(pieces, { objectMode: false }), 100)) {
+        got.push(line);
+      }
+      return JSON.stringify(got) === JSON.stringify(sent);
+    }),
+  );
+  const long = linesOf(Readable.from(['x'.repeat(60), 'x'.repeat(60)]), 100).next();
+  await t.rejects(long, { code: 'E_CONTROL' });
+});
+
+function noBreaks(text: string): string {
+  return text.replaceAll('\n', ' ');
+}
