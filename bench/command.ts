@@ -1,9 +1,10 @@
 /** `nodevmm bench`: nodevmm against its peers. Where KVM cannot run Linux, in the lab. */
-import { accessSync, constants, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { accessSync, closeSync, constants, existsSync, lstatSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { reportError } from '../src/cli/terminal/report-error.ts';
 import { buildGuest } from '../src/guest/guests.ts';
 import { UsageError } from '../src/host/errors.ts';
+import { openOutputFile, writeOutputFile } from '../src/host/output-file.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import { GROUPS } from './groups/all.ts';
 import type { Group } from './groups/group.ts';
@@ -105,21 +106,27 @@ async function prepareImages(
   }
 }
 
+/** What was measured, and why it is not in the files that were asked for, if it is not. */
+interface Measured {
+  readonly report: Report;
+  readonly unsaved: unknown;
+}
+
 /** Measures as often as asked for. What is found out is written each time: the rest may be stopped. */
-async function measure(groups: readonly Group[], options: BenchOptions): Promise<Report> {
+async function measure(groups: readonly Group[], options: BenchOptions): Promise<Measured> {
   const { repeat } = options;
   using progress = new BenchProgress(groups.length * repeat);
   const first = await measureOnce(groups, options, progress);
   const reports: [Report, ...Report[]] = [first];
   let pooled = first;
-  save(pooled, options);
+  let unsaved = save(pooled, options);
   while (reports.length < repeat) {
     progress.tell(`run ${reports.length + 1} of ${repeat}`);
     reports.push(await measureOnce(groups, options, progress));
     pooled = poolReports(reports);
-    save(pooled, options);
+    unsaved = save(pooled, options);
   }
-  return pooled;
+  return { report: pooled, unsaved };
 }
 
 async function measureOnce(
@@ -161,9 +168,17 @@ async function measureOnce(
   return reportOf(version(), options, sites);
 }
 
-function save(report: Report, { json, html }: BenchOptions): void {
-  if (json !== undefined) writeFileSync(json, `${JSON.stringify(report, null, 2)}\n`);
-  if (html !== undefined) writeFileSync(html, htmlReport(report));
+/** @returns what went wrong: minutes of measuring are still worth to be printed */
+function save(report: Report, { json, html }: BenchOptions): unknown {
+  const write = (path: string, text: string): void =>
+    writeOutputFile('a report', path, 'E_REPORT', text);
+  try {
+    if (json !== undefined) write(json, `${JSON.stringify(report, null, 2)}\n`);
+    if (html !== undefined) write(html, htmlReport(report));
+    return undefined;
+  } catch (error) {
+    return error;
+  }
 }
 
 /** @returns the exit status: 1 when something was lost or failed */
@@ -181,8 +196,12 @@ function publish(report: Report, options: BenchOptions): number {
 /** Before minutes are spent on it. @throws UsageError when a report cannot be written there */
 function checkWritable(path: string | undefined): void {
   if (path === undefined) return;
+  if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
+    closeSync(openOutputFile('a report', path, 'E_REPORT', true));
+    return;
+  }
   try {
-    accessSync(existsSync(path) ? path : dirname(path), constants.W_OK);
+    accessSync(dirname(path), constants.W_OK);
   } catch (error) {
     const why = (error as NodeJS.ErrnoException).code;
     throw new UsageError('E_REPORT', `cannot write ${path}: ${why}; name a folder that exists`);
@@ -207,7 +226,12 @@ async function run(args: readonly string[]): Promise<number> {
     await stream(groups, options);
     return 0;
   }
-  let status = groups.length === 0 ? 0 : publish(await measure(groups, options), options);
+  let status = 0;
+  if (groups.length > 0) {
+    const { report, unsaved } = await measure(groups, options);
+    status = publish(report, options);
+    if (unsaved !== undefined) status = reportError(unsaved);
+  }
   for (const program of BENCH_PROGRAMS.filter(({ name }) => wanted(name))) {
     status = (await runBenchProgram(program)) || status;
   }

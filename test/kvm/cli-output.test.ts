@@ -1,6 +1,14 @@
 /** Runs whose output nobody takes: slow, stopped, full, gone. */
-import type { ChildProcess } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -9,7 +17,7 @@ import { ask } from '../../src/control/client.ts';
 import { CliRun } from '../support/cli-run.ts';
 import { PANIC, print, printMuch } from '../support/guest-code.ts';
 import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
-import { runInTerminal } from '../support/terminal-run.ts';
+import { PROGRAM, runInTerminal } from '../support/terminal-run.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
@@ -80,4 +88,76 @@ t.test('a terminal that was stopped holds up no signal', { skip }, async (t) => 
   }
   run.kill('SIGTERM');
   t.equal(await end, 143);
+});
+
+const printThenPanic = kernelOf('print', [...print('hello'), ...PANIC]);
+const full = openSync('/dev/full', 'w');
+t.teardown(() => closeSync(full));
+
+/** Runs a guest that prints and panics, with these streams. Standard error may be read or not. */
+function start(args: readonly string[], stdio: StdioOptions): ChildProcess {
+  const own = ['--kernel', printThenPanic, '--console', 'none'];
+  return spawn(process.execPath, [PROGRAM, 'run', '--no-lab', ...own, ...args], { stdio });
+}
+
+async function textOf(child: ChildProcess): Promise<string> {
+  let text = '';
+  for await (const chunk of child.stderr ?? []) text += chunk;
+  return text;
+}
+
+t.test('a console file on a full disk does not end the guest', { skip }, async (t) => {
+  const run = start(['--serial', 'file:/dev/full'], ['ignore', 'ignore', 'pipe']);
+  const [end, text] = await Promise.all([ended(t, run), textOf(run)]);
+  t.equal(end, 200, 'the guest’s own end');
+  t.match(text, /the console cannot be written to \/dev\/full: no space left on device \(ENOSPC\)/);
+  t.match(text, /5 bytes of console output are missing in \/dev\/full\n/);
+  t.notMatch(text, /bug/);
+});
+
+t.test('a console file is never reached through a symbolic link', { skip }, async (t) => {
+  const victim = path.join(folder, 'victim');
+  const link = path.join(folder, 'link');
+  writeFileSync(victim, 'precious');
+  symlinkSync(victim, link);
+  for (const option of ['--serial', '--console']) {
+    const run = start([option, `file:${link}`], ['ignore', 'ignore', 'pipe']);
+    const [end, text] = await Promise.all([ended(t, run), textOf(run)]);
+    t.equal(end, 2);
+    t.match(
+      text,
+      /^nodevmm: cannot write the console to \S+link: it is a symbolic link; [^\n]+\n$/,
+    );
+  }
+  t.equal(readFileSync(victim, 'utf8'), 'precious');
+});
+
+t.test('standard output on a full disk ends the run, in one line', { skip }, async (t) => {
+  const run = start(['--serial', 'tty'], ['ignore', full, 'pipe']);
+  const [end, text] = await Promise.all([ended(t, run), textOf(run)]);
+  t.equal(end, 2);
+  t.match(text, /nodevmm: write on standard output failed: no space left on device \(ENOSPC\)\n/);
+});
+
+t.test('standard error on a full disk changes nothing', { skip }, async (t) => {
+  t.equal(await ended(t, start(['--serial', 'none'], ['ignore', 'ignore', full])), 200);
+});
+
+t.test(
+  'a reader of standard error that leaves ends the run, as SIGPIPE would',
+  { skip },
+  async (t) => {
+    const run = start(['--serial', 'none'], ['ignore', 'ignore', 'pipe']);
+    run.stderr?.destroy();
+    t.equal(await ended(t, run), 141);
+  },
+);
+
+t.test('commands that print, on a full disk', async (t) => {
+  for (const args of [['--help'], ['doctor'], ['vm', 'list', '--json']]) {
+    const run = spawn(process.execPath, [PROGRAM, ...args], { stdio: ['ignore', full, 'pipe'] });
+    const [end, text] = await Promise.all([ended(t, run), textOf(run)]);
+    t.equal(end, 2, args.join(' '));
+    t.match(text, /^nodevmm: write on standard output failed: no space left on device [^\n]+\n$/);
+  }
 });

@@ -6,6 +6,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -115,8 +116,22 @@ t.test('a traced run: every exit is in the file and in the summary', { skip }, a
   t.same(vm.breaches, []);
 });
 
+t.test('a trace on a full disk ends, and its machine goes on', { skip }, async (t) => {
+  const options = { trace: { file: '/dev/full' } };
+  await using vm = await machine([...print('traced\n'), ...out(0x600, 0x34), ...HALT], options);
+  const logs: string[] = [];
+  vm.on('log', (text) => logs.push(text));
+  await vm.start();
+  t.equal((await vm.wait()).reason, 'power-off');
+  t.match(logs, [/^the trace in \/dev\/full ends here: no space left on device \(ENOSPC\)$/]);
+});
+
 t.test('a trace that cannot be written', { skip }, async (t) => {
   await t.rejects(machine(HALT, { trace: { file: folder } }), { code: 'E_TRACE' });
+  const link = path.join(folder, 'link');
+  symlinkSync(path.join(folder, 'elsewhere'), link);
+  await t.rejects(machine(HALT, { trace: { file: link } }), { code: 'E_TRACE' });
+  t.equal(existsSync(path.join(folder, 'elsewhere')), false, 'nothing is made through a link');
   await using vm = await machine(HALT);
   t.equal(vm.traceSummary, undefined);
 });

@@ -3,7 +3,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const PROGRAM = fileURLToPath(new URL('cli-any-kvm.js', import.meta.url));
+/** The program, for kernels of a few bytes. */
+export const PROGRAM = fileURLToPath(new URL('cli-any-kvm.js', import.meta.url));
 
 /** Holds the terminal's other side open, passes SIGTERM on, and ends with the run's status. */
 const HOLDER = `

@@ -64,8 +64,8 @@ export async function runMachine(
   };
   vm.on('log', log);
   const person = waitForPerson(cleanUp);
-  await using consoleSink = await openTarget(plan.console, streams);
-  await using serialSink = await openTarget(plan.serial, streams);
+  await using consoleSink = openTarget(plan.console, streams, log);
+  await using serialSink = openTarget(plan.serial, streams, log);
   const output = new ConsoleOutput(vm.console, consoleSink.stream);
   const serial = new ConsoleOutput(vm.serial, serialSink.stream);
   if (plan.command === undefined && plan.console.to === 'tty') {

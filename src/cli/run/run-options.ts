@@ -22,7 +22,7 @@ import { isGenericBackend, namesBackend, parseVhostUser } from './vhost-user-opt
 export type ConsoleTarget =
   | { readonly to: 'tty' }
   | { readonly to: 'none' }
-  | { readonly to: 'file'; readonly path: string };
+  | { readonly to: 'file'; readonly path: string; readonly append?: boolean };
 
 /** The virtio console: where it goes, and what carries it. */
 export type ConsoleFlag = ConsoleTarget & { readonly transport?: TransportName };
@@ -73,22 +73,24 @@ function parseCount(text: string): number {
   return Number(text);
 }
 
-/** `tty`, `none` or `file:PATH`. */
+/** `tty`, `none`, `file:PATH` or `file:PATH,append`. */
 export function parseConsole(text: string): ConsoleTarget {
   if (text === 'tty' || text === 'none') return { to: text };
-  if (text.startsWith('file:') && text.length > 'file:'.length) {
-    return { to: 'file', path: text.slice('file:'.length) };
+  const [, path, append] = /^file:(.+?)(,append)?$/s.exec(text) ?? [];
+  if (path === undefined) {
+    throw new InvalidArgumentError('Take tty, none, file:PATH or file:PATH,append.');
   }
-  throw new InvalidArgumentError('Take tty, none or file:PATH.');
+  return { to: 'file', path, ...(append === undefined ? {} : { append: true }) };
 }
-/** As `parseConsole`, with `,transport=pci|mmio` behind it. */
+
+/** As `parseConsole`, with the key `transport=pci|mmio`. */
 export function parseVirtioConsole(text: string): ConsoleFlag {
-  const [, where = '', name] = /^(.*?)(?:,transport=([^,]*))?$/s.exec(text) ?? [];
-  const target = parseConsole(where);
-  if (name === undefined) return target;
+  const [, where = '', name, append = ''] =
+    /^(.*?)(?:,transport=([^,]*))?(,append)?$/s.exec(text) ?? [];
+  if (name === undefined) return parseConsole(text);
   const transport = TRANSPORTS.find((known) => known === name);
   if (transport === undefined) throw new InvalidArgumentError('Take transport=pci or mmio.');
-  return { ...target, transport };
+  return { ...parseConsole(`${where}${append}`), transport };
 }
 
 const collect = (value: string, before: readonly string[] | undefined): readonly string[] => [
@@ -157,13 +159,14 @@ export function addMachineOptions(command: Command): Command {
     .addOption(
       new Option(
         '--console <where>',
-        'hvc0: tty, none or file:PATH (default: tty, none with a command); key: transport=',
+        'hvc0: tty, none, file:PATH or file:PATH,append (default: tty, none with a command); key: transport=',
       ).argParser(parseVirtioConsole),
     )
     .addOption(
-      new Option('--serial <where>', 'ttyS0: tty, none or file:PATH (default: none)').argParser(
-        parseConsole,
-      ),
+      new Option(
+        '--serial <where>',
+        'ttyS0: tty, none, file:PATH or file:PATH,append (default: none)',
+      ).argParser(parseConsole),
     )
     .option('--hide-cpu-feature <names>', 'features to hide, by their names in /proc/cpuinfo', list)
     .option('--name <name>', 'what `nodevmm vm` calls the machine (default: the process id)')

@@ -1,11 +1,8 @@
 /** Connects a guest's consoles and commands with the terminal, pipes and files of the person. */
-import { once } from 'node:events';
-import { createWriteStream } from 'node:fs';
 import type { Duplex, Readable, Writable } from 'node:stream';
-import { finished } from 'node:stream/promises';
 import type { ReadStream } from 'node:tty';
-import { UsageError } from '../../host/errors.ts';
 import type { ConsoleTarget } from '../run/run-options.ts';
+import { ConsoleFile } from './console-file.ts';
 import { ESCAPE_HELP, EscapeFilter, RawTerminal, terminalInput, terminalSize } from './terminal.ts';
 
 /** What a run reads and writes: the process's own streams, or a test's. */
@@ -118,32 +115,23 @@ export interface ConsoleSink extends AsyncDisposable {
   readonly stream: Writable | undefined;
 }
 
-/** Opens what a target names. @throws UsageError when it is a file that can't be written */
-export async function openTarget(target: ConsoleTarget, streams: RunStreams): Promise<ConsoleSink> {
-  if (target.to === 'file') return await openFile(target.path);
+/**
+ * Opens what a target names.
+ * @param log gets a line when it is a file that cannot be written any more
+ * @throws UsageError when it is a file that can't be opened
+ */
+export function openTarget(
+  target: ConsoleTarget,
+  streams: RunStreams,
+  log: (text: string) => void,
+): ConsoleSink {
+  if (target.to === 'file') {
+    const file = new ConsoleFile({ path: target.path, append: target.append === true, log });
+    return { stream: file, [Symbol.asyncDispose]: () => file.finish() };
+  }
   return {
     stream: target.to === 'tty' ? streams.output : undefined,
     // The terminal is not ours to close.
     async [Symbol.asyncDispose]() {},
-  };
-}
-
-async function openFile(path: string): Promise<ConsoleSink> {
-  const stream = createWriteStream(path);
-  try {
-    await once(stream, 'open');
-  } catch (error) {
-    throw new UsageError(
-      'E_CONSOLE_FILE',
-      `cannot write the console to ${path} (${(error as Error).message}); name a file that can be made`,
-      { cause: error },
-    );
-  }
-  return {
-    stream,
-    async [Symbol.asyncDispose]() {
-      stream.end();
-      await finished(stream);
-    },
   };
 }

@@ -1,6 +1,7 @@
 /** How an error reaches the person: one line, and the exit status that goes with it. */
 import { CommanderError } from 'commander';
 import { HostError, InternalError, messageOf, NodeVmmError, PeerError } from '../../host/errors.ts';
+import { systemError } from '../../host/output-file.ts';
 import { EXIT_BUG, EXIT_COMMAND_LOST, EXIT_USAGE } from '../exit-status.ts';
 
 const debugging = (): boolean => process.env.NODEVMM_DEBUG === '1';
@@ -13,7 +14,9 @@ export function reportError(error: unknown): number {
   // commander has said its line by itself, --help and --version included.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_USAGE;
   const known =
-    error instanceof NodeVmmError ? error : new InternalError(messageOf(error), { cause: error });
+    error instanceof NodeVmmError
+      ? error
+      : (systemError(error) ?? new InternalError(messageOf(error), { cause: error }));
   const text = known.message.replace(/\s*\n\s*/g, ' ');
   process.stderr.write(`nodevmm: ${text}\n`);
   if (debugging()) process.stderr.write(`${stackOf(error)}\n`);

@@ -4,12 +4,15 @@
  */
 import { constants as os } from 'node:os';
 import type { Writable } from 'node:stream';
-import { HostError } from '../../host/errors.ts';
+import { systemError } from '../../host/output-file.ts';
+import { EXIT_USAGE } from '../exit-status.ts';
 
 /** How long the last output may take once a person asked to leave. */
 const HURRY_MS = 500;
 
 let hurried = false;
+/** Something of what was to be on standard output is not. */
+let outputFailed = false;
 
 /** A person wants to leave: readers that are slow are not waited for. */
 export function hurry(): void {
@@ -33,7 +36,9 @@ export function guardStandardStreams(fail: (error: unknown) => void): void {
   }
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     leaveIfGone(process.stdout, error);
-    fail(outputError(error));
+    if (outputFailed) return;
+    outputFailed = true;
+    fail(systemError(error, 'standard output') ?? error);
   });
   process.stderr.on('error', (error: NodeJS.ErrnoException) => {
     // Nobody can be told that a message cannot be written.
@@ -48,22 +53,16 @@ function leaveIfGone(stream: NodeJS.WriteStream, error: NodeJS.ErrnoException): 
   if (error.code === 'EIO' && stream.isTTY) process.exit(128 + os.signals.SIGHUP);
 }
 
-function outputError({ code = 'EIO', errno = 0, message }: NodeJS.ErrnoException): HostError {
-  return new HostError(
-    'write',
-    'standard output',
-    Math.abs(errno),
-    code,
-    message.replace(/^\w+: /, '').replace(/, write$/, ''),
-    'redirect it to where there is room',
-  );
-}
-
 /** Ends the process once what was written is out; a pipe's reader may be slow. */
 export function finish(status: number): void {
   process.exitCode = status;
   if (hurried) setTimeout(() => process.exit(status), HURRY_MS);
-  whenWritten(process.stdout, () => whenWritten(process.stderr, () => process.exit(status)));
+  whenWritten(process.stdout, () =>
+    whenWritten(process.stderr, () => {
+      // An error of the last write is told of first.
+      setImmediate(() => process.exit(outputFailed ? status || EXIT_USAGE : status));
+    }),
+  );
 }
 
 function whenWritten(stream: Writable, then: () => void): void {

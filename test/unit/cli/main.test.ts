@@ -38,7 +38,7 @@ const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['run', 'ls'], /ls is no option; a command for the guest goes after --/],
   [['run', '--memory', 'much'], /--memory.*512M or 4G/],
   [['run', '--cpus', '0'], /--cpus.*number from 1/],
-  [['run', '--console', 'pty'], /--console.*tty, none or file:PATH/],
+  [['run', '--console', 'pty'], /--console.*tty, none, file:PATH or file:PATH,append/],
   [['run', '--on-reboot', 'halt'], /--on-reboot.*restart, exit/],
   [['run', '--disk', 'a,what'], /does not know what/],
   [['bench', 'nett'], /no benchmark nett; there are .*net/],

@@ -37,7 +37,11 @@ t.test('console targets', (t) => {
   t.strictSame(parseConsole('tty'), { to: 'tty' });
   t.strictSame(parseConsole('none'), { to: 'none' });
   t.strictSame(parseConsole('file:/tmp/a:b'), { to: 'file', path: '/tmp/a:b' });
-  for (const text of ['', 'file:', 'pty']) t.throws(() => parseConsole(text), `refuses ${text}`);
+  t.strictSame(parseConsole('file:a,append'), { to: 'file', path: 'a', append: true });
+  t.strictSame(parseConsole('file:append'), { to: 'file', path: 'append' });
+  t.strictSame(parseConsole('file:a,b'), { to: 'file', path: 'a,b' });
+  for (const text of ['', 'file:', 'pty', 'tty,append', 'none,append'])
+    t.throws(() => parseConsole(text), `refuses ${text}`);
   t.end();
 });
 
@@ -228,6 +232,11 @@ t.test('transport: of the machine, and of each device', (t) => {
   t.strictSame(optionsOf('--rng', 'pci').rng, { transport: 'pci' });
   t.match(flagsOf('--console', 'file:/a,b,transport=pci').console, { to: 'file', path: '/a,b' });
   t.throws(() => parseVirtioConsole('tty,transport=ccw'));
+  const appended = { to: 'file', path: '/a,b', append: true };
+  t.strictSame(parseVirtioConsole('file:/a,b,append'), appended);
+  for (const text of ['file:/a,b,append,transport=pci', 'file:/a,b,transport=pci,append']) {
+    t.strictSame(parseVirtioConsole(text), { ...appended, transport: 'pci' });
+  }
   t.end();
 });
 

@@ -2,9 +2,9 @@
  * Collects what all threads of a machine write into their rings: into a file for Perfetto, into
  * counts for a summary, or both. On the main thread.
  */
-import { closeSync, openSync, writeSync } from 'node:fs';
-import { messageOf, UsageError } from '../../../host/errors.ts';
+import { closeSync } from 'node:fs';
 import { onProcessExit } from '../../../host/exit-wake.ts';
+import { openOutputFile, reasonOf, writeFully } from '../../../host/output-file.ts';
 import { ChromeTrace, type TraceNames } from './chrome-trace.ts';
 import {
   allocateTraceRing,
@@ -138,11 +138,7 @@ class TraceFile {
   constructor(path: string, log: (text: string) => void) {
     this.#path = path;
     this.#log = log;
-    try {
-      this.#fd = openSync(path, 'w');
-    } catch (error) {
-      throw new UsageError('E_TRACE', `cannot write a trace to ${path}: ${messageOf(error)}`);
-    }
+    this.#fd = openOutputFile('a trace', path, 'E_TRACE');
   }
 
   event(json: string): void {
@@ -163,10 +159,10 @@ class TraceFile {
     // A full disk ends the trace, not the machine.
     if (this.#failed) return;
     try {
-      writeSync(this.#fd, text);
+      writeFully(this.#fd, text);
     } catch (error) {
       this.#failed = true;
-      this.#log(`the trace in ${this.#path} ends here: ${messageOf(error)}`);
+      this.#log(`the trace in ${this.#path} ends here: ${reasonOf(error)}`);
     }
   }
 }

@@ -1,0 +1,95 @@
+/** A file that a console's output goes to. What cannot be written is lost; the guest goes on. */
+import { close, write } from 'node:fs';
+import { Writable } from 'node:stream';
+import { openOutputFile, reasonOf } from '../../host/output-file.ts';
+import { dropNotice } from '../../virtio/device/console/unread-output.ts';
+
+/** A FIFO is full: look again after this long. */
+const RETRY_MS = 20;
+/** How often, once the run has ended. */
+const LAST_TRIES = 25;
+
+/** How to write it, and to whom trouble is told. */
+export interface ConsoleFileOptions {
+  readonly path: string;
+  /** Add to what the file holds. */
+  readonly append: boolean;
+  log(text: string): void;
+}
+
+/**
+ * Goes on over errors: a full disk may have room again, a FIFO a new reader. Then a line in the file
+ * tells how much is missing there. An error is told once.
+ */
+export class ConsoleFile extends Writable {
+  readonly #fd: number;
+  readonly #options: ConsoleFileOptions;
+  /** Bytes lost, all of them and those since the last that were written. */
+  #lost = 0;
+  #gap = 0;
+  #ending = false;
+  #tries = 0;
+
+  /** @throws UsageError when the file cannot be opened */
+  constructor(options: ConsoleFileOptions) {
+    super();
+    this.#options = options;
+    this.#fd = openOutputFile('the console', options.path, 'E_CONSOLE_FILE', options.append);
+  }
+
+  /** Writes what is left, and closes it. */
+  async finish(): Promise<void> {
+    this.#ending = true;
+    const closed = new Promise<void>((resolve) => this.once('close', () => resolve()));
+    this.end();
+    await closed;
+    const { path, log } = this.#options;
+    if (this.#lost > 0) log(`${this.#lost} bytes of console output are missing in ${path}`);
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    if (this.#gap === 0) {
+      this.#put(chunk, 0, done);
+      return;
+    }
+    const notice = Buffer.from(dropNotice(this.#gap));
+    this.#put(Buffer.concat([notice, chunk]), notice.length, done);
+  }
+
+  /** @param notice bytes at the start that tell of a gap */
+  #put(bytes: Buffer, notice: number, done: () => void): void {
+    write(this.#fd, bytes, 0, bytes.length, null, (error, written) => {
+      if (error === null) {
+        if (written >= notice) this.#gap = 0;
+        if (written < bytes.length) {
+          this.#put(bytes.subarray(written), Math.max(notice - written, 0), done);
+        } else done();
+      } else if (error.code === 'EAGAIN' && !(this.#ending && ++this.#tries > LAST_TRIES)) {
+        setTimeout(() => this.#put(bytes, notice, done), RETRY_MS);
+      } else {
+        this.#lose(bytes.length - notice, error);
+        done();
+      }
+    });
+  }
+
+  #lose(bytes: number, error: Error): void {
+    const first = this.#lost === 0;
+    this.#lost += bytes;
+    this.#gap += bytes;
+    if (!first) return;
+    const { path, log } = this.#options;
+    log(
+      `the console cannot be written to ${path}: ${reasonOf(error)}; its output is lost meanwhile`,
+    );
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    // Some file systems tell of a full disk only now.
+    close(this.#fd, (failed) => {
+      const { path, log } = this.#options;
+      if (failed) log(`the console's file ${path} may be incomplete: ${reasonOf(failed)}`);
+      done(error);
+    });
+  }
+}
