@@ -22,8 +22,11 @@ export const COMMAND_LINE_ROOM = 0x1_0000;
 export const EBDA_GPA = 0x9_fc00;
 /** ACPI 6.5 §5.2.5.1: the RSDP lies on a 16-byte boundary from here ... */
 export const ACPI_GPA = 0xe_0000;
-/** ... to the end of the first MiB; all our tables lie below this, and the reset vector above. */
+/** ... to the end of the first MiB; all ACPI tables lie below this. */
 export const ACPI_LIMIT = 0xf_0000;
+/** SMBIOS 3.0 §5.2.2: the entry point lies on a 16-byte boundary from here on; the reset vector ends it. */
+export const SMBIOS_GPA = 0xf_0000;
+export const SMBIOS_LIMIT = 0xf_fff0;
 /** Kernels are loaded from here on. */
 export const HIGH_MEMORY_GPA = 0x10_0000;
 

@@ -1,4 +1,4 @@
-/** Loads a guest: kernel, initial RAM disk, command line, ACPI tables, and the first vCPU's registers. */
+/** Loads a guest: kernel, initial RAM disk, command line, ACPI and SMBIOS tables, and the first vCPU's registers. */
 import { COMMAND_LINE_SIZE, ENTRY_64_OFFSET } from '../abi/linux-boot.ts';
 import { UsageError } from '../host/errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
@@ -17,6 +17,8 @@ import { enterLinux64 } from './linux64.ts';
 import { loadBzImage, loadElf } from './load-kernel.ts';
 import { enterPvh } from './pvh.ts';
 import { writeResetVector } from './reset-vector.ts';
+import { writeSmbios } from './smbios.ts';
+import type { SmbiosOptions } from './smbios-options.ts';
 
 /** What every x86-64 processor has at least (Intel SDM vol. 3 §4.1.4). */
 const DEFAULT_PHYSICAL_ADDRESS_BITS = 36;
@@ -52,6 +54,8 @@ export interface BootPlan {
   readonly physicalAddressBits?: number;
   /** Virtio devices in memory. Default none. */
   readonly mmioDevices?: readonly MmioDevice[];
+  /** Strings for the SMBIOS tables, checked. Default: those that have one. */
+  readonly smbios?: SmbiosOptions;
 }
 
 /** What the first vCPU starts with. */
@@ -96,6 +100,7 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
     physicalAddressBits: plan.physicalAddressBits ?? DEFAULT_PHYSICAL_ADDRESS_BITS,
     mmioDevices: plan.mmioDevices ?? [],
   });
+  writeSmbios(memory, plan.smbios ?? {}, cpus);
   writeResetVector(memory);
   const parameters = { memoryMap: memoryMap(memory), initrd, rsdpGpa };
   const zeroPage = { ...parameters, kernelGpa: range.gpa, header: bzImage?.header };

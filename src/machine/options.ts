@@ -1,5 +1,6 @@
 /** What a caller may ask of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
 import type { BootProtocol } from '../boot/boot.ts';
+import type { SmbiosOptions } from '../boot/smbios-options.ts';
 import type { DeviceFactory } from '../virtio/define/definition.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 
@@ -199,6 +200,8 @@ export interface MachineOptions {
    * unpacks itself and chooses its address at random (KASLR).
    */
   readonly bootProtocol?: BootProtocol;
+  /** What the guest is told of its computer; Linux has it below /sys/class/dmi/id. */
+  readonly smbios?: SmbiosOptions;
   /** Bytes of RAM, a multiple of 1 MiB, at least 32 MiB. Default 512 MiB. */
   readonly memory?: number;
   /** Back guest RAM with huge pages. Default false. */

@@ -4,6 +4,7 @@
  */
 import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
 import { type BootProtocol, loadGuest } from '../boot/boot.ts';
+import type { SmbiosOptions } from '../boot/smbios-options.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import * as sys from '../host/syscall.ts';
 import { Timerfd } from '../host/timerfd.ts';
@@ -33,6 +34,7 @@ export interface CyclePlan {
   readonly initrd?: string;
   readonly commandLine: string;
   readonly bootProtocol: BootProtocol;
+  readonly smbios: SmbiosOptions;
   readonly cpus: number;
   readonly hideCpuFeatures: readonly string[];
   readonly notify: 'io' | 'memory';

@@ -3,6 +3,7 @@ import { freemem, totalmem } from 'node:os';
 import { VHOST_USER_MAX_CONFIG_SIZE } from '../abi/vhost-user.ts';
 import { GUEST_CID_MAX, GUEST_CID_MIN } from '../abi/virtio-vsock.ts';
 import type { BootProtocol } from '../boot/boot.ts';
+import { checkSmbios, type SmbiosOptions } from '../boot/smbios-options.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import { VIRTIO_MMIO_WINDOWS } from '../platform/layout.ts';
@@ -39,6 +40,7 @@ export interface ResolvedOptions {
   readonly initrd?: string;
   readonly commandLine: string;
   readonly bootProtocol: BootProtocol;
+  readonly smbios: SmbiosOptions;
   readonly memory: number;
   readonly hugePages: boolean;
   readonly cpus: number;
@@ -66,7 +68,8 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > CPUS_MAX) {
     throw new UsageError('E_CPUS', `${cpus} vCPUs cannot be had; choose 1 to ${CPUS_MAX}`);
   }
-  const { vsock } = options;
+  const { vsock, smbios = {} } = options;
+  checkSmbios(smbios);
   if (vsock !== undefined) checkVsock(vsock);
   const own = options.devices ?? [];
   const { vhostUser = [], fileSystems = [] } = options;
@@ -90,6 +93,7 @@ export function resolveOptions(options: MachineOptions): ResolvedOptions {
     ...(options.initrd === undefined ? {} : { initrd: options.initrd }),
     commandLine: options.commandLine ?? DEFAULT_COMMAND_LINE,
     bootProtocol: options.bootProtocol ?? 'auto',
+    smbios,
     memory,
     hugePages: options.hugePages ?? false,
     cpus,

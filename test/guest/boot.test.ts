@@ -3,14 +3,43 @@ import t from 'tap';
 import { GiB, MiB } from '../../src/memory/ram-layout.ts';
 import { bootGuest } from '../support/guest.ts';
 
+const smbios = {
+  manufacturer: 'Maker',
+  product: 'Thing 3000',
+  version: 'v1',
+  serial: 'ds=nocloud;s=http://10.0.2.1:8000/',
+  uuid: '00112233-4455-6677-8899-aabbccddeeff',
+  sku: 'SKU-7',
+  family: 'Things',
+  assetTag: 'tag',
+  oemStrings: ['io.systemd.credential:a=b'],
+};
+
 for (const kernel of ['6.12', '6.1'] as const) {
   t.test(`kernel ${kernel} boots to its agent`, async (t) => {
-    await using vm = await bootGuest({ kernel });
+    await using vm = await bootGuest({ kernel, machine: { smbios } });
     const uname = await vm.exec(['uname', '-r']);
     t.match(uname.stdout.toString(), new RegExp(`^${kernel.replace('.', '\\.')}\\.`));
     const messages = (await vm.exec(['dmesg'])).stdout.toString();
     t.match(messages, /_OSC: OS now controls \[.*PME AER PCIeCapability LTR/);
     t.notMatch(messages, /_OSC.*(AE_|does not support|retains|failed)/);
+    t.match(messages, /SMBIOS 3\.0\.0 present/);
+    const strings: [string, string][] = [
+      ['id/sys_vendor', smbios.manufacturer],
+      ['id/product_name', smbios.product],
+      ['id/product_version', smbios.version],
+      ['id/product_serial', smbios.serial],
+      ['id/product_uuid', smbios.uuid],
+      ['id/product_sku', smbios.sku],
+      ['id/product_family', smbios.family],
+      ['id/chassis_asset_tag', smbios.assetTag],
+    ];
+    for (const [file, value] of strings) {
+      const { stdout } = await vm.exec(['cat', `/sys/class/dmi/${file}`]);
+      t.equal(stdout.toString().trim(), value, file);
+    }
+    const { stdout: table } = await vm.exec(['cat', '/sys/firmware/dmi/tables/DMI']);
+    t.ok(table.includes(smbios.oemStrings[0] ?? ''), 'OEM string');
   });
 }
 
@@ -52,9 +81,11 @@ t.test('a hidden CPU feature is not seen by the guest', async (t) => {
   t.notMatch(flags, /\bpopcnt\b/);
 });
 
-t.test('a bzImage that unpacks itself runs at a random address', async (t) => {
-  await using vm = await bootGuest({ machine: { bootProtocol: 'linux64' } });
-  const symbols = await vm.exec(['grep', '-m1', ' _stext$', '/proc/kallsyms']);
-  t.match(symbols.stdout.toString(), /^[0-9a-f]{16} T _stext/);
-  t.notMatch(symbols.stdout.toString(), /^ffffffff81000000/);
-});
+for (const bootProtocol of ['linux64', 'linux32'] as const) {
+  t.test(`a bzImage that unpacks itself runs at a random address: ${bootProtocol}`, async (t) => {
+    await using vm = await bootGuest({ machine: { bootProtocol } });
+    const symbols = await vm.exec(['grep', '-m1', ' _stext$', '/proc/kallsyms']);
+    t.match(symbols.stdout.toString(), /^[0-9a-f]{16} T _stext/);
+    t.notMatch(symbols.stdout.toString(), /^ffffffff81000000/);
+  });
+}

@@ -16,6 +16,7 @@ import {
   TRANSPORTS,
   withDefaults,
 } from './device-options.ts';
+import { parseSmbios } from './smbios-option.ts';
 import { isGenericBackend, namesBackend, parseVhostUser } from './vhost-user-options.ts';
 
 /** Where a console goes. */
@@ -52,6 +53,7 @@ export interface RunFlags {
   readonly name?: string;
   readonly hugepages?: boolean;
   readonly bootProtocol?: NonNullable<MachineOptions['bootProtocol']>;
+  readonly smbios?: readonly string[];
   readonly transport?: TransportName;
   readonly notify?: NonNullable<MachineOptions['notify']>;
   readonly onReboot?: 'restart' | 'exit';
@@ -177,6 +179,11 @@ export function addMachineOptions(command: Command): Command {
         'how the kernel is entered; linux64 and linux32 have a bzImage unpack and place itself (default: auto)',
       ).choices(['auto', 'pvh', 'linux64', 'linux32']),
     )
+    .option(
+      '--smbios <key=value,...>',
+      'what the guest is told of its computer; keys: manufacturer= product= version= serial= uuid= sku= family= asset-tag= oem-string=; again for more',
+      collect,
+    )
     .addOption(
       new Option(
         '--transport <kind>',
@@ -284,6 +291,7 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
       ...withDefaults(rings.console, rings),
     },
     ...(flags.bootProtocol === undefined ? {} : { bootProtocol: flags.bootProtocol }),
+    ...(flags.smbios === undefined ? {} : { smbios: parseSmbios(flags.smbios) }),
     ...(flags.transport === undefined ? {} : { transport: flags.transport }),
     ...(flags.notify === undefined ? {} : { notify: flags.notify }),
     ...(flags.onReboot === undefined ? {} : { onReboot: flags.onReboot }),

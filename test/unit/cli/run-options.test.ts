@@ -257,6 +257,38 @@ t.test('--device, watched or not', (t) => {
   t.end();
 });
 
+t.test('--smbios, several', (t) => {
+  const { smbios } = optionsOf(
+    ...[
+      '--smbios',
+      'serial=ds=nocloud;s=http://h:1/,,h=a,uuid=00112233-4455-6677-8899-aabbccddeeff',
+    ],
+    ...['--smbios', 'product=P,asset-tag=T,oem-string=io.systemd.credential:a=b'],
+    ...['--smbios', 'oem-string=second,manufacturer=M,version=V,sku=S,family=F'],
+  );
+  t.strictSame(smbios, {
+    serial: 'ds=nocloud;s=http://h:1/,h=a',
+    uuid: '00112233-4455-6677-8899-aabbccddeeff',
+    product: 'P',
+    assetTag: 'T',
+    manufacturer: 'M',
+    version: 'V',
+    sku: 'S',
+    family: 'F',
+    oemStrings: ['io.systemd.credential:a=b', 'second'],
+  });
+  t.equal(optionsOf().smbios, undefined);
+  for (const [args, message] of [
+    [['--smbios', 'mine'], /has no KEY=VALUE; it takes manufacturer, /],
+    [['--smbios', 'vendor=a'], /does not know vendor/],
+    [['--smbios', 'serial='], /empty part/],
+    [['--smbios', 'serial=a', '--smbios', 'serial=b'], /names serial again/],
+  ] as const) {
+    t.throws(() => optionsOf(...args), { name: 'UsageError', message });
+  }
+  t.end();
+});
+
 t.test('the rest', (t) => {
   const options = optionsOf(
     ...['--memory', '1G', '--cpus', '4', '--no-rng', '--hugepages', '--on-reboot', 'exit'],

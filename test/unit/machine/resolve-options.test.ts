@@ -55,6 +55,7 @@ t.test('what was given is kept', async (t) => {
     agent: null,
     onReboot: 'exit',
     notify: 'memory',
+    smbios: { serial: 'S' },
   });
   t.match(resolved, {
     initrd: '/initrd',
@@ -69,6 +70,7 @@ t.test('what was given is kept', async (t) => {
     console: { ring },
     onReboot: 'exit',
     notify: 'memory',
+    smbios: { serial: 'S' },
   });
   t.equal(resolved.agent, undefined);
   t.equal(resolveOptions({ kernel, rng: false }).rng, undefined);
@@ -85,6 +87,11 @@ for (const memory of [0, -64 * MiB, 31 * MiB]) {
     t.throws(wrong({ memory }), { code: 'E_MEMORY', message: /too little.*at least 32/ });
   });
 }
+
+t.test('SMBIOS strings that a table cannot hold', async (t) => {
+  t.throws(wrong({ smbios: { serial: 'a\0b' } }), { code: 'E_SMBIOS', message: /serial/ });
+  t.throws(wrong({ smbios: { uuid: '1' } }), { code: 'E_SMBIOS', message: /uuid/ });
+});
 
 for (const cid of [0, 1, 2, -3, 3.5, 0xffff_ffff, 2 ** 32 + 3, Number.NaN]) {
   t.test(`the context ID ${cid} is refused`, async (t) => {
