@@ -8,6 +8,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { downloadPackage } from '../src/guest/debian.ts';
 import { buildGuest, type Guest } from '../src/guest/guests.ts';
 import type { KernelSeries } from '../src/guest/kernel.ts';
 import { buildModules } from '../src/guest/module-build.ts';
@@ -18,6 +19,7 @@ import { checkFloor, reportCoverage, startCoverage } from './runner/coverage.ts'
 import { endAll, type FileResult, runFile } from './runner/file.ts';
 import { filesOf, GROUPS, type Group, misnamedTests, type TestFile } from './runner/plan.ts';
 import { Totals } from './runner/totals.ts';
+import { MEMTEST_PACKAGE } from './support/memtest.ts';
 import { makeStarter } from './support/starter.ts';
 
 const { values: options, positionals: filters } = parseArgs({
@@ -99,6 +101,9 @@ async function needsLab(group: Group, files: readonly TestFile[]): Promise<boole
   await prepareModule(await buildGuest('minimal'));
   await buildGuest('tools');
   if (nameLargeKernel(files)) await buildGuest('tools', { kernel: LARGE_KERNEL });
+  if (files.some(({ source }) => readFileSync(source, 'utf8').includes('memtestImages'))) {
+    await downloadPackage(MEMTEST_PACKAGE);
+  }
   console.log(`boot    a lab for each lane of the group ${group.name}: ${detail}`);
   return true;
 }

@@ -1,7 +1,10 @@
 /** Boots of Debian's kernels, by the numbers of vCPUs and by sizes of RAM. */
+import { join } from 'node:path';
 import t from 'tap';
+import { VirtualMachine } from '../../src/index.ts';
 import { GiB, MiB } from '../../src/memory/ram-layout.ts';
 import { bootGuest } from '../support/guest.ts';
+import { memtestImages } from '../support/memtest.ts';
 
 const smbios = {
   manufacturer: 'Maker',
@@ -89,3 +92,21 @@ for (const bootProtocol of ['linux64', 'linux32'] as const) {
     t.notMatch(symbols.stdout.toString(), /^ffffffff81000000/);
   });
 }
+
+t.test('memtest86+ tests the memory of its guest, by either entry', async (t) => {
+  using images = await memtestImages();
+  for (const name of ['memtest86+x64.bin', 'memtest86+ia32.bin']) {
+    await using vm = await VirtualMachine.create({
+      kernel: join(images.folder, name),
+      commandLine: 'console=ttyS0,115200',
+      memory: 64 * MiB,
+    });
+    await vm.start();
+    let screen = '';
+    for await (const chunk of vm.serial) {
+      screen += String(chunk);
+      if (/Memtest86\+.*Status: Testing/s.test(screen)) break;
+    }
+    t.match(screen, /Memtest86\+.*Status: Testing/s, name);
+  }
+});
