@@ -1,5 +1,6 @@
 /** What a person sees while it runs: a line with a bar on a terminal, else a line for each step. */
 import { ProgressLine } from '../../src/cli/terminal/progress.ts';
+import { printable } from '../../src/host/printable.ts';
 
 /** Progress over several groups, one after the other. */
 export class BenchProgress implements Disposable {
@@ -14,7 +15,8 @@ export class BenchProgress implements Disposable {
   }
 
   /** Tells what is being done. @param fraction of the group; without, a remark that stays */
-  tell(text: string, fraction?: number): void {
+  tell(said: string, fraction?: number): void {
+    const text = printable(said);
     if (this.#line === undefined) {
       process.stderr.write(`bench: ${Math.round(performance.now() / 1000)} s: ${text}\n`);
     } else if (fraction === undefined) {

@@ -7,6 +7,7 @@ import { EXIT_OK } from './exit-status.ts';
 import { runProgramInLab } from './run/run-in-lab.ts';
 import { parseMemory } from './run/run-options.ts';
 import { PROCESS_STREAMS } from './terminal/console-io.ts';
+import { MESSAGES } from './terminal/messages.ts';
 import { ProgressLine } from './terminal/progress.ts';
 import { reportError } from './terminal/report-error.ts';
 
@@ -58,7 +59,7 @@ export function registerLabCommand(program: Command, finish: (status: number) =>
 async function lab(argv: readonly string[], flags: LabFlags): Promise<number> {
   if (flags.stop === true) {
     const stopped = await stopKept();
-    process.stderr.write(stopped ? 'nodevmm: the lab has ended\n' : 'nodevmm: no lab is kept\n');
+    MESSAGES.say(stopped ? 'the lab has ended' : 'no lab is kept');
     return EXIT_OK;
   }
   const options = optionsOf(flags);

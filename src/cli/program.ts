@@ -1,6 +1,7 @@
 /** The program: registers its subcommands, reports errors, ends with their status. */
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { printable } from '../host/printable.ts';
 import { registerBenchCommand } from './bench.ts';
 import { registerDeviceCommand } from './device.ts';
 import { registerDoctorCommand } from './doctor.ts';
@@ -33,7 +34,7 @@ export function runProgram(parts: RunParts): void {
     .configureOutput({
       outputError: (text, write) =>
         write(
-          `${text
+          `${printable(text)
             .trim()
             .replace(/^error: /, 'nodevmm: ')
             .replace(/\s*\n\s*/g, ' ')}; see --help\n`,

@@ -6,6 +6,7 @@ import { CallingBackEnd } from '../vhost-user/back-end/calling-back-end.ts';
 import { ExportedDevice } from '../vhost-user/back-end/exported-device.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { createServedDevice } from './served-device.ts';
+import { MESSAGES } from './terminal/messages.ts';
 
 const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
@@ -64,7 +65,7 @@ interface ServeFlags {
 
 async function serve(kind: string, text: string | undefined, flags: ServeFlags): Promise<number> {
   const log = (line: string): void => {
-    process.stderr.write(`nodevmm: ${line}\n`);
+    MESSAGES.say(line);
   };
   const { device, ring } = await createServedDevice(kind, text);
   const poll = flags.poll === undefined ? 'adaptive' : flags.poll ? 'always' : 'never';

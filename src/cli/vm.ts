@@ -2,6 +2,7 @@
 import { Argument, type Command, InvalidArgumentError } from 'commander';
 import { ask, listMachines, onlyMachine, shutDown } from '../control/client.ts';
 import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
+import { printable } from '../host/printable.ts';
 import type { DatapathName } from '../machine/devices/datapath-choice.ts';
 import { aligned } from './terminal/text-table.ts';
 
@@ -33,7 +34,7 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
   const call = async (request: ControlOrder): Promise<MachineStatus> =>
     await ask(await chosen(), request);
   const order = async (request: ControlOrder): Promise<void> => {
-    process.stdout.write(describe(await call(request)));
+    process.stdout.write(printable(describe(await call(request))));
     finish(0);
   };
   vm.command('list')
@@ -43,7 +44,7 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
       const machines = await listMachines();
       const text =
         json === true ? `${JSON.stringify(machines)}\n` : machines.map(describe).join('');
-      process.stdout.write(text);
+      process.stdout.write(printable(text));
       finish(0);
     });
   vm.command('status')
@@ -57,7 +58,7 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
       const counted = Object.entries(statistics).filter(([, count]) => count > 0);
       const rows = counted.map(([name, count]) => [name, String(count)]);
       const text = json === true ? JSON.stringify(statistics) : aligned(rows).join('\n');
-      process.stdout.write(`${text}\n`);
+      process.stdout.write(`${printable(text)}\n`);
       finish(0);
     });
   vm.command('move')

@@ -2,6 +2,7 @@
 import { readdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
+import { printable } from '../host/printable.ts';
 import { runtimeFolder } from '../host/runtime-folder.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
 import type { ControlOrder, ControlReply, ControlRequest, MachineStatus } from './protocol.ts';
@@ -87,6 +88,11 @@ function refusal(name: string, reply: ControlReply): Error {
   return new PeerError('E_CONTROL', `${name} gave no answer of this version`);
 }
 
+/** What a machine says ends up in a terminal. */
+function shown(_key: string, value: unknown): unknown {
+  return typeof value === 'string' ? printable(value) : value;
+}
+
 function exchange(path: string, name: string, request: ControlRequest): Promise<ControlReply> {
   return new Promise((resolve, reject) => {
     let text = '';
@@ -99,7 +105,7 @@ function exchange(path: string, name: string, request: ControlRequest): Promise<
       if (end < 0) return;
       socket.destroy();
       try {
-        resolve(JSON.parse(text) as ControlReply);
+        resolve(JSON.parse(text, shown) as ControlReply);
       } catch {
         reject(new PeerError('E_CONTROL', `${name} gave no answer of this version`));
       }

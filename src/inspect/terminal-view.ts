@@ -218,7 +218,7 @@ function render(line: Line, columns: number): string {
   let left = columns;
   let text = '';
   for (const span of line) {
-    const part = span.text.replace(/\p{Cc}/gu, '?').slice(0, left);
+    const part = span.text.replace(/[\p{Cc}\p{Cf}\p{Cs}\u2028\u2029]/gu, '?').slice(0, left);
     left -= part.length;
     if (part === '') continue;
     text += span.style === undefined ? part : `\x1b[${STYLES[span.style]}m${part}\x1b[0m`;

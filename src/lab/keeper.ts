@@ -1,6 +1,7 @@
 /** The process that keeps a lab: ends with it, by a signal, or when nobody has used it for an hour. */
 
 import { messageOf } from '../host/errors.ts';
+import { printable } from '../host/printable.ts';
 import { attachKept, KEPT, type KeeperReport, shareLab } from './kept.ts';
 import { Lab, type LabOptions } from './lab.ts';
 
@@ -30,7 +31,7 @@ async function keep(options: LabOptions): Promise<void> {
   report({ step: KEPT, done: 1 });
   // Standard error is the log beside the socket.
   const { message } = await lab.agent.closed;
-  process.stderr.write(`${new Date().toISOString()} ${message}\n`);
+  process.stderr.write(`${new Date().toISOString()} ${printable(message)}\n`);
   process.exit(0);
 }
 

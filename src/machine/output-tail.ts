@@ -1,4 +1,5 @@
 /** The end of what the guest printed: where a panic shows when the guest has no panic device. */
+import { printable } from '../host/printable.ts';
 
 const KEPT = 8192;
 
@@ -14,8 +15,9 @@ export class OutputTail {
     this.#text = '';
   }
 
-  /** The kernel's own line on its panic, or undefined. */
+  /** The kernel's own line on its panic, printable, or undefined. */
   get panic(): string | undefined {
-    return /Kernel panic - not syncing: [^\r\n]*/.exec(this.#text)?.[0];
+    const line = /Kernel panic - not syncing: [^\r\n]*/.exec(this.#text)?.[0];
+    return line === undefined ? undefined : printable(line);
   }
 }

@@ -5,6 +5,7 @@ import type { AgentClient, ExecOptions, ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { StepQueue } from '../datapath/step-queue.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
+import { printable } from '../host/printable.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram, type RamBacking } from '../memory/ram.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
@@ -100,7 +101,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#options = options;
     this.#kvm = kvm;
     this.#ram = ram;
-    const log = (text: string): void => void this.emit('log', text);
+    const log = (text: string): void => this.#log(text);
     this.#consoles = new Consoles(options.agent, log);
     this.console = this.#consoles.console;
     this.serial = this.#consoles.serial;
@@ -181,7 +182,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#state = 'starting';
     // Output that nobody listens to is dropped: it must not stop the guest.
     this.#consoles.flow();
-    for (const text of this.#notices.splice(0)) this.emit('log', text);
+    for (const text of this.#notices.splice(0)) this.#log(text);
     await this.#steps.run(async () => {
       try {
         await this.#powerOn();
@@ -297,7 +298,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
   /** Has those that the options ask for watch the machine. @throws UsageError when a file cannot be made */
   #watch(): void {
-    const log = (text: string): void => void this.emit('log', text);
+    const log = (text: string): void => this.#log(text);
     this.#observer = new MachineObserver(this.#options, this.#devices.all, log, (breach) => {
       this.emit('breach', breach);
       const queue = breach.queue === undefined ? '' : `, queue ${breach.queue}`;
@@ -396,6 +397,11 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#agent?.guestEnded(guestEnded(exit));
     this.#resolveExit(exit);
     this.emit('exit', exit);
+  }
+
+  /** Guests and peers have a part in what is said. */
+  #log(text: string): void {
+    this.emit('log', printable(text));
   }
 
   #expectLife(): void {

@@ -8,9 +8,11 @@ import { CleanUp } from '../clean-up.ts';
 import { EXIT_COMMAND_LOST, EXIT_COMMAND_STOPPED, EXIT_OK, statusOf } from '../exit-status.ts';
 import { followSize, streamCommand, terminalOf } from '../terminal/command-io.ts';
 import { attachInput, ConsoleOutput, openTarget, type RunStreams } from '../terminal/console-io.ts';
+import { Messages } from '../terminal/messages.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { reportError } from '../terminal/report-error.ts';
 import { hurry } from '../terminal/standard-streams.ts';
+import { BootDisplay } from './boot-display.ts';
 import type { ConsoleTarget } from './run-options.ts';
 
 /** What a run needs of a virtual machine. */
@@ -57,11 +59,8 @@ export async function runMachine(
   streams: RunStreams,
 ): Promise<number> {
   using cleanUp = new CleanUp();
-  const log = (text: string): void => {
-    // A raw terminal does not return the carriage by itself.
-    const end = streams.terminal?.isRaw === true ? '\r\n' : '\n';
-    streams.errorOutput.write(`nodevmm: ${text.replaceAll('\n', end)}${end}`);
-  };
+  const messages = new Messages(streams.errorOutput, () => streams.terminal?.isRaw === true);
+  const log = (text: string): void => messages.say(text);
   vm.on('log', log);
   const person = waitForPerson(cleanUp);
   await using consoleSink = openTarget(plan.console, streams, log);
@@ -75,7 +74,9 @@ export async function runMachine(
     cleanUp.use(attachInput(streams, vm.serial, { onQuit: person.quit }));
   }
   if (streams.terminal !== undefined) {
-    showBooting(plan.serial.to === 'tty' ? vm.serial : vm.console, cleanUp);
+    const shown = plan.serial.to === 'tty' ? vm.serial : vm.console;
+    const consoles = { console: shown, serial, serialTarget: plan.serial };
+    cleanUp.use(new BootDisplay(consoles, new ProgressLine()));
   }
   await vm.start();
   const work =
@@ -95,7 +96,7 @@ export async function runMachine(
   return statusOfEnd(end, plan, log, () => {
     // Before the virtio console is up, the serial port is where a kernel says what is wrong.
     if (output.bytes === 0 && plan.serial.to === 'none' && serial.bytes > 0) {
-      streams.errorOutput.write(`${serial.tail.trimEnd()}\n`);
+      messages.show(serial.tail.trimEnd());
     }
   });
 }
@@ -104,14 +105,6 @@ function tellDropped(vm: RunnableMachine, log: (text: string) => void): void {
   const { console, serial } = vm.droppedOutput;
   if (console > 0) log(`${console} bytes of the console's output were dropped`);
   if (serial > 0) log(`${serial} bytes of the serial port's output were dropped`);
-}
-
-/** Shows that something happens until the guest says something itself. */
-function showBooting(output: Duplex, cleanUp: CleanUp): void {
-  const progress = new ProgressLine();
-  cleanUp.use(progress);
-  progress.update('guest: booting');
-  output.prependOnceListener('data', () => progress.close());
 }
 
 function statusOfEnd(

@@ -8,6 +8,7 @@ import type { MachineOptions } from '../../machine/options.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
 import { EXIT_STATUS_HELP } from '../exit-status.ts';
 import { PROCESS_STREAMS, type RunStreams } from '../terminal/console-io.ts';
+import { MESSAGES } from '../terminal/messages.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { namesFolder, parseDisk, parseFs, parseOwnDevice, parseVsock } from './device-options.ts';
 import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
@@ -102,7 +103,7 @@ export function registerStartCommand(
     .description('boot the minimal guest and open its console (what `npm start` does)')
     .addHelpText('after', EXIT_STATUS_HELP);
   addMachineOptions(command).action(async (flags: RunFlags) => {
-    process.stderr.write('nodevmm: booting Linux; Ctrl-A x leaves, Ctrl-A h helps\n');
+    MESSAGES.say('booting Linux; Ctrl-A x leaves, Ctrl-A h helps');
     finish(await run(parts, flags, []));
   });
 }
@@ -122,7 +123,7 @@ async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): P
   const status = await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS);
   const { traceSummary } = vm;
   if (traceSummary !== undefined && wantsSummary(flags)) {
-    process.stderr.write(`${traceTable(traceSummary).join('\n')}\n`);
+    MESSAGES.show(traceTable(traceSummary).join('\n'));
   }
   return status;
 }
@@ -135,7 +136,7 @@ function takesLab(parts: RunParts, flags: RunFlags): boolean {
   if (flags.lab === false) {
     throw new UsageError('E_KVM', `${why}; leave out --no-lab to take the lab`);
   }
-  process.stderr.write(`nodevmm: ${why}; taking the lab, an emulated KVM host\n`);
+  MESSAGES.say(`${why}; taking the lab, an emulated KVM host`);
   return true;
 }
 

@@ -1,8 +1,10 @@
 /** A progress line on stderr for what takes longer than a second. */
+import { printable } from '../../host/printable.ts';
 
 const FIRST_AFTER_MS = 1000;
 const TICK_MS = 250;
 const BAR_WIDTH = 24;
+const DEFAULT_WIDTH = 120;
 const BAR = '#'.repeat(BAR_WIDTH) + '.'.repeat(BAR_WIDTH);
 
 /** Shows the current step: a bar and the seconds on a terminal, else one line for each step. */
@@ -26,7 +28,7 @@ export class ProgressLine implements Disposable {
   update(step: string, fraction?: number): void {
     // What is ready needs no line of its own.
     if (fraction !== undefined && fraction >= 1) return;
-    this.#step = step;
+    this.#step = printable(step).replaceAll('\n', ' ');
     this.#bar = '';
     if (fraction !== undefined) {
       const done = Math.round(Math.max(fraction, 0) * BAR_WIDTH);
@@ -39,14 +41,18 @@ export class ProgressLine implements Disposable {
     const ms = Date.now() - this.#started;
     if (this.#step === '' || ms < FIRST_AFTER_MS) return;
     if (this.#stream.isTTY) {
-      this.#print(`\r\x1b[K${this.#bar}${this.#step} ... ${Math.floor(ms / 1000)} s`);
+      const seconds = ` ... ${Math.floor(ms / 1000)} s`;
+      // One line only: what is wrapped cannot be taken away again.
+      const room = (this.#stream.columns || DEFAULT_WIDTH) - 1 - seconds.length;
+      this.#print(`\r\x1b[K${`${this.#bar}${this.#step}`.slice(0, room)}${seconds}`);
     } else {
       this.#print(`${this.#step}\n`);
     }
   }
 
   #print(text: string): void {
-    if (text === this.#printed) return;
+    // A terminal that was stopped shows the latest once it goes on.
+    if (text === this.#printed || this.#stream.writableNeedDrain) return;
     this.#printed = text;
     this.#stream.write(text);
   }

@@ -3,6 +3,7 @@ import { CommanderError } from 'commander';
 import { HostError, InternalError, messageOf, NodeVmmError, PeerError } from '../../host/errors.ts';
 import { systemError } from '../../host/output-file.ts';
 import { EXIT_BUG, EXIT_COMMAND_LOST, EXIT_USAGE } from '../exit-status.ts';
+import { MESSAGES } from './messages.ts';
 
 const debugging = (): boolean => process.env.NODEVMM_DEBUG === '1';
 
@@ -18,8 +19,8 @@ export function reportError(error: unknown): number {
       ? error
       : (systemError(error) ?? new InternalError(messageOf(error), { cause: error }));
   const text = known.message.replace(/\s*\n\s*/g, ' ');
-  process.stderr.write(`nodevmm: ${text}\n`);
-  if (debugging()) process.stderr.write(`${stackOf(error)}\n`);
+  MESSAGES.say(text);
+  if (debugging()) MESSAGES.show(stackOf(error));
   if (known instanceof InternalError) return EXIT_BUG;
   return known instanceof PeerError && !(known instanceof HostError)
     ? EXIT_COMMAND_LOST

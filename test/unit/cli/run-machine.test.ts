@@ -91,6 +91,32 @@ t.test('a guest that died before its console came shows the serial port', async 
   t.equal(streams.output.text, '');
 });
 
+t.test('what a guest says reaches the terminal as text, but on its console', async (t) => {
+  const { vm, streams } = setUp();
+  const sequence = '\x1b]0;title\x07';
+  const run = runMachine(vm, onConsole, streams);
+  vm.serial.push(`${sequence} oops\r\n`);
+  await until(() => vm.serial.readableLength === 0);
+  vm.log(`net0: ${sequence}`);
+  vm.end({ reason: 'panic', detail: `no init ${sequence}` });
+  t.equal(await run, 200);
+  const shown = '\\x1b]0;title\\x07';
+  t.equal(
+    streams.errorOutput.text,
+    `nodevmm: net0: ${shown}\n${shown} oops\nnodevmm: the guest ended: panic: no init ${shown}\n`,
+  );
+});
+
+t.test('the console itself is passed on as it is', async (t) => {
+  const { vm, streams } = setUp();
+  const run = runMachine(vm, onConsole, streams);
+  vm.console.push('\x1b[1mbold\x1b[0m\r\n');
+  await until(() => vm.console.readableLength === 0);
+  vm.end({ reason: 'power-off' });
+  t.equal(await run, 0);
+  t.equal(streams.output.text, '\x1b[1mbold\x1b[0m\r\n');
+});
+
 t.test('a console in a file', async (t) => {
   const { vm, streams } = setUp();
   const path = `${t.testdir()}/console.log`;

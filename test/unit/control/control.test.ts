@@ -180,3 +180,13 @@ t.test('lines, however the stream is cut', async (t) => {
 function noBreaks(text: string): string {
   return text.replaceAll('\n', ' ');
 }
+
+t.test('what a machine says of itself is text, and nothing for a terminal to obey', async (t) => {
+  const vm = new FakeVm();
+  vm.state = '\x1b]0;title\x07\u202e';
+  using _server = await ControlServer.open(vm, 'evil');
+  t.equal((await ask('evil', { call: 'status' })).state, '\\x1b]0;title\\x07\\u{202e}');
+  t.equal((await askInspection('evil', {})).state, '\\x1b]0;title\\x07\\u{202e}');
+  const order = { call: 'move', device: '\x9b2J', datapath: 'vhost' } as const;
+  await t.rejects(ask('evil', order), { message: 'evil: no \\x9b2J' });
+});

@@ -36,3 +36,9 @@ t.test('a panic before the last power-on is forgotten', async (t) => {
   tail.clear();
   t.equal(tail.panic, undefined);
 });
+
+t.test('what a panic says is nothing for a terminal to obey', async (t) => {
+  const tail = new OutputTail();
+  tail.add(Buffer.from('Kernel panic - not syncing: \x1b]0;gotcha\x07\x9b2J\r\n', 'latin1'));
+  t.equal(tail.panic, 'Kernel panic - not syncing: \\x1b]0;gotcha\\x07\\x9b2J');
+});
