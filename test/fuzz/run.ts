@@ -4,11 +4,13 @@
  * seed and path.
  */
 import { parseArgs } from 'node:util';
+import { sharedFolder } from './fs.ts';
 import { fuzz } from './fuzz.ts';
 import { vhostUserBackEnd } from './vhost-user-back-end.ts';
 import { vhostUserFrontEnd } from './vhost-user-front-end.ts';
 
 const TARGETS = {
+  [sharedFolder.name]: (run: Parameters<typeof fuzz>[1]) => fuzz(sharedFolder, run),
   [vhostUserBackEnd.name]: (run: Parameters<typeof fuzz>[1]) => fuzz(vhostUserBackEnd, run),
   [vhostUserFrontEnd.name]: (run: Parameters<typeof fuzz>[1]) => fuzz(vhostUserFrontEnd, run),
 };
