@@ -43,6 +43,10 @@ function checkHost() {
   }
 }
 
+/** Without what moves a terminal's cursor, or asks where it is. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences begin so
+const plain = (text) => text.replace(/\x1b\[[\d;?]*[A-Za-z]/g, '');
+
 /** The processes that work in the root file system; one at a time. */
 let running;
 /** A signal has come: nothing more is begun. */
@@ -82,8 +86,7 @@ async function contained(argv, options = {}) {
   });
   running = undefined;
   if (stopping) await new Promise(() => {});
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: what moves a terminal's cursor
-  const text = tail.replace(/\x1b\[[\d;?]*[A-Za-z]/g, '');
+  const text = plain(tail);
   const lines = text.split(/[\r\n]+/).filter((line) => line.trim() !== '');
   return { status, lastLine: lines.at(-1) ?? '' };
 }
@@ -210,7 +213,7 @@ async function start(root) {
     root,
     ['script', '-qec', 'npm start', '/dev/null'],
     (tail, input) => {
-      if (reached || !PROMPT.test(tail)) return;
+      if (reached || !PROMPT.test(plain(tail))) return;
       reached = true;
       input.write('poweroff\r');
     },
