@@ -1,5 +1,5 @@
-// What koffi cannot do: signal handlers, which must never enter JavaScript, and many copies for one
-// call. Numbers in, a number or a negative errno out; no policy, no callbacks, no state but the kick
+// What koffi cannot do: signal handlers, which must never enter JavaScript, many copies for one call,
+// and unmapping when a thread ends. Numbers in, a number or a negative errno out; no policy, no callbacks, no state but the kick
 // handler and the guard table.
 #include <node_api.h>
 
@@ -153,6 +153,27 @@ napi_value copy(napi_env env, napi_callback_info info) {
   return number(env, 0);
 }
 
+struct Mapping {
+  void *address;
+  size_t size;
+};
+
+void unmap(void *data) {
+  Mapping *mapping = static_cast<Mapping *>(data);
+  munmap(mapping->address, mapping->size);
+  delete mapping;
+}
+
+// unmapAtExit(address, size) -> 0. The range goes away with the calling thread's environment.
+napi_value unmap_at_exit(napi_env env, napi_callback_info info) {
+  int64_t values[2];
+  if (!argument(env, info, 2, values)) return number(env, -EINVAL);
+  Mapping *mapping = new Mapping{reinterpret_cast<void *>(values[0]), static_cast<size_t>(values[1])};
+  if (napi_add_env_cleanup_hook(env, unmap, mapping) == napi_ok) return number(env, 0);
+  delete mapping;
+  return number(env, -ENOMEM);
+}
+
 napi_value initialize(napi_env env, napi_value exports) {
   const napi_property_descriptor functions[] = {
       {"installKick", nullptr, install_kick, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
@@ -160,6 +181,7 @@ napi_value initialize(napi_env env, napi_value exports) {
       {"unguard", nullptr, unguard_range, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"guardFaults", nullptr, guard_faults, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"copy", nullptr, copy, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"unmapAtExit", nullptr, unmap_at_exit, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   const size_t count = sizeof(functions) / sizeof(functions[0]);
   if (napi_define_properties(env, exports, count, functions) != napi_ok) return nullptr;

@@ -11,6 +11,7 @@ import {
   receiveMessageOnPort,
   workerData,
 } from 'node:worker_threads';
+import { releaseCallMemoryAtExit } from '../host/call-memory.ts';
 import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, Epoll } from '../host/epoll.ts';
 import { drainEventfd } from '../host/eventfd.ts';
 import { nameThread } from '../host/thread-name.ts';
@@ -284,6 +285,7 @@ class QueueWorker implements ServingHost {
 if (parentPort !== null) {
   const data = workerData as QueueWorkerData;
   nameThread(data.name);
+  releaseCallMemoryAtExit();
   const loaded = (await import(data.module)) as {
     createHandler: (options: unknown) => QueueHandler;
     /** The handler uses promises or timers. */

@@ -1,4 +1,4 @@
-/** Loads native/addon.cc: signal handlers that must never enter JavaScript, and copies by the batch. */
+/** Loads native/addon.cc: signal handlers that must never enter JavaScript, copies by the batch, unmapping at a thread's end. */
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { UsageError } from './errors.ts';
@@ -18,6 +18,8 @@ export interface NativeAddon {
    * doubles. Nothing is checked. Returns 0.
    */
   copy(list: number, count: number): number;
+  /** Unmaps a range of memory when the calling thread's environment is torn down. Returns 0. */
+  unmapAtExit(address: number, size: number): number;
 }
 
 /** Where node-gyp puts the addon, seen from dist/src/host. */

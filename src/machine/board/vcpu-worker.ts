@@ -1,5 +1,6 @@
 /** The thread of one vCPU. Its module graph stays small: buses and registers, no device models. */
 import { parentPort, workerData } from 'node:worker_threads';
+import { releaseCallMemoryAtExit } from '../../host/call-memory.ts';
 import { InternalError } from '../../host/errors.ts';
 import * as sys from '../../host/syscall.ts';
 import { nameThread } from '../../host/thread-name.ts';
@@ -40,6 +41,7 @@ const { plan, vcpu: share, memory, trace } = workerData as VcpuWorkerData;
 const post = (message: VcpuMessage): void => port.postMessage(message);
 
 nameThread(`vcpu${share.id}`);
+releaseCallMemoryAtExit();
 const tracer = trace === undefined ? undefined : new TraceWriter(trace);
 const vcpu = tracer === undefined ? new Vcpu(share) : new TracedVcpu(share, tracer);
 const board = new Board(plan, post, tracer);
