@@ -7,7 +7,7 @@
 import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import * as fuse from '../src/abi/fuse.ts';
-import { findProgram } from '../src/guest/executables.ts';
+import { findProgram } from '../src/guest/find-program.ts';
 import { UsageError } from '../src/host/errors.ts';
 import type { DriverQueue } from '../src/testing/driver-queue.ts';
 import { fsKind } from '../src/vhost-user/front-end/fs-kind.ts';

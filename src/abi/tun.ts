@@ -3,6 +3,7 @@ import { _IOR, _IOW } from './ioctl.ts';
 import { struct } from './struct.ts';
 
 export const TUNSETIFF = _IOW(0x54, 202, 4);
+export const TUNSETOWNER = _IOW(0x54, 204, 4);
 export const TUNGETFEATURES = _IOR(0x54, 207, 4);
 export const TUNSETOFFLOAD = _IOW(0x54, 208, 4);
 export const TUNSETSNDBUF = _IOW(0x54, 212, 4);

@@ -16,6 +16,7 @@ import {
   TUNSETCARRIER,
   TUNSETIFF,
   TUNSETOFFLOAD,
+  TUNSETOWNER,
   TUNSETSNDBUF,
   TUNSETVNETHDRSZ,
   TUNSETVNETLE,
@@ -74,6 +75,7 @@ export class Tap implements Disposable {
         const fd = openTun();
         opened.push(fd);
         actual = joinTap(fd.fd, actual, flags, queues);
+        if (i === 0 && !existing) own(fd.fd, actual);
       }
       const first = (opened[0] as Fd).fd;
       this.name = actual;
@@ -194,6 +196,11 @@ function joinTap(fd: number, name: string, flags: number, queues: number): strin
   sys.check(sys.ioctl(fd, TUNSETSNDBUF, int(SEND_BUFFER).address), 'TUNSETSNDBUF', name);
   const actual = request.bytes.subarray(0, IFNAMSIZ);
   return new TextDecoder().decode(actual.subarray(0, actual.indexOf(0)));
+}
+
+/** A tap without an owner lets every user of the host join it while it has room for another queue. */
+function own(fd: number, name: string): void {
+  sys.check(sys.ioctl(fd, TUNSETOWNER, process.geteuid?.() ?? 0), 'TUNSETOWNER', `tap ${name}`);
 }
 
 /** Finds what the kernel can do by asking for it; leaves all of it off. */

@@ -1,20 +1,11 @@
 /** `nodevmm device`: a starter for a virtio device of one's own, and its tests. */
 import { spawn } from 'node:child_process';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import type { Command } from 'commander';
 import { guestsFolder } from '../guest/agent-binary.ts';
 import { UsageError } from '../host/errors.ts';
+import { TemporaryFolder } from '../host/temporary-folder.ts';
 import { packageFolder } from '../lab/package-folder.ts';
 import { bundleModule } from '../machine/own-devices/bundle-module.ts';
 
@@ -101,24 +92,23 @@ async function runTests(files: readonly string[]): Promise<number> {
     'nodevmm/device': compiled('machine/own-devices/device-module.js'),
     'nodevmm/testing': compiled('testing/index.js'),
   };
-  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
-  try {
-    const outputs: string[] = [];
-    for (const [index, file] of files.entries()) {
-      if (!existsSync(file)) throw new UsageError('E_FILE', `there is no test ${file}`);
-      const output = path.join(folder, `${index}-${path.basename(file).replace(/\.\w+$/, '')}.mjs`);
-      await bundleModule({ file: path.resolve(file) }, output, modules);
-      outputs.push(output);
-    }
-    // Node's default differs between its versions.
-    const reporter = process.stdout.isTTY ? 'spec' : 'tap';
-    const args = ['--enable-source-maps', '--test', `--test-reporter=${reporter}`, ...outputs];
-    const child = spawn(process.execPath, args, { stdio: 'inherit' });
-    return await new Promise((resolve, reject) => {
-      child.on('error', reject);
-      child.on('exit', (code) => resolve(code ?? 1));
-    });
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
+  using folder = new TemporaryFolder('nodevmm-test-');
+  const outputs: string[] = [];
+  for (const [index, file] of files.entries()) {
+    if (!existsSync(file)) throw new UsageError('E_FILE', `there is no test ${file}`);
+    const output = path.join(
+      folder.path,
+      `${index}-${path.basename(file).replace(/\.\w+$/, '')}.mjs`,
+    );
+    await bundleModule({ file: path.resolve(file) }, output, modules);
+    outputs.push(output);
   }
+  // Node's default differs between its versions.
+  const reporter = process.stdout.isTTY ? 'spec' : 'tap';
+  const args = ['--enable-source-maps', '--test', `--test-reporter=${reporter}`, ...outputs];
+  const child = spawn(process.execPath, args, { stdio: 'inherit' });
+  return await new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('exit', (code) => resolve(code ?? 1));
+  });
 }

@@ -1,40 +1,11 @@
 /** Programs of the host that go into guests, with the shared libraries that they load. */
-import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
 import { cacheFolder, publishFolder } from './cache.ts';
 import { downloadPackage, unpackPackage } from './debian.ts';
+import { findProgram } from './find-program.ts';
 import { run } from './run.ts';
-
-const SEARCH = [
-  ...(process.env.PATH ?? '').split(delimiter),
-  '/usr/local/sbin',
-  '/usr/sbin',
-  '/sbin',
-  '/usr/bin',
-  '/bin',
-  // Where daemons are that people do not start by name.
-  '/usr/libexec',
-  '/usr/lib/qemu',
-];
-
-/**
- * A program on the host's PATH or in its system folders.
- * @param folders where to look instead
- */
-export function findProgram(name: string, folders: readonly string[] = SEARCH): string | undefined {
-  for (const folder of folders) {
-    if (folder === '') continue;
-    try {
-      const path = join(folder, name);
-      accessSync(path, constants.X_OK);
-      return path;
-    } catch {
-      // Not in this folder.
-    }
-  }
-  return undefined;
-}
 
 /**
  * Finds programs; installs the packages of those that are missing when it may.

@@ -3,7 +3,7 @@ import { copyFileSync, existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { messageOf, UsageError } from '../host/errors.ts';
 import { cacheFolder, contentHash, publishFolder } from './cache.ts';
-import { findProgram } from './executables.ts';
+import { findProgram } from './find-program.ts';
 import type { Progress } from './kernel.ts';
 import { kernelCompiler, prepareHeaders } from './kernel-headers.ts';
 import { run } from './run.ts';

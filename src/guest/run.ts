@@ -1,6 +1,7 @@
 /** Runs the distribution's own tools. */
 import { spawn } from 'node:child_process';
 import { UsageError } from '../host/errors.ts';
+import { findProgram } from './find-program.ts';
 
 /**
  * Runs a program to its end.
@@ -16,7 +17,11 @@ export function run(
   const [program, ...args] = argv;
   return new Promise((resolve, reject) => {
     const env = { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' };
-    const child = spawn(program, args, { ...options, env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(findProgram(program) ?? program, args, {
+      ...options,
+      env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     const out: Buffer[] = [];
     const err: Buffer[] = [];
     child.stdout.on('data', (chunk: Buffer) => out.push(chunk));

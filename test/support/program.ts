@@ -1,6 +1,6 @@
 /** Programs of others that tests start. */
 import { readFileSync } from 'node:fs';
-import { findProgram } from '../../src/guest/executables.ts';
+import { findProgram } from '../../src/guest/find-program.ts';
 
 /**
  * Where a program is.

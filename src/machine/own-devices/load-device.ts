@@ -1,9 +1,9 @@
 /** Loads a device that a person wrote, from a file in TypeScript or JavaScript. */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { messageOf, UsageError } from '../../host/errors.ts';
+import { TemporaryFolder } from '../../host/temporary-folder.ts';
 import type { DeviceFactory, DeviceOptions } from '../../virtio/define/definition.ts';
 import { bundleModule } from './bundle-module.ts';
 
@@ -38,15 +38,11 @@ export async function loadDevice(file: string): Promise<LoadedDevice> {
   }
   // So that an error names the line that the person wrote.
   process.setSourceMapsEnabled(true);
-  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-device-'));
-  const remove = (): void => rmSync(folder, { recursive: true, force: true });
-  process.on('exit', remove);
-  const dispose = (): void => {
-    process.removeListener('exit', remove);
-    remove();
-  };
+  // Code of ours is loaded from there.
+  const folder = new TemporaryFolder('nodevmm-device-');
+  const dispose = (): void => folder[Symbol.dispose]();
   try {
-    const output = path.join(folder, `${path.basename(file).replace(/\.\w+$/, '')}.mjs`);
+    const output = path.join(folder.path, `${path.basename(file).replace(/\.\w+$/, '')}.mjs`);
     const files = await bundleModule(
       { text: entryOf(source), folder: path.dirname(source) },
       output,

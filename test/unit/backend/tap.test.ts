@@ -6,6 +6,7 @@ import { IFF_MULTI_QUEUE, TUN_F_CSUM, TUN_F_TSO4 } from '../../../src/abi/tun.ts
 import { Tap } from '../../../src/backend/tap.ts';
 import { EAGAIN, TapQueue } from '../../../src/backend/tap-queue.ts';
 import { NativeMemory } from '../../../src/host/native-memory.ts';
+import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';
 import { tapReason } from '../../support/tap-reason.ts';
 
 const skip = tapReason();
@@ -37,6 +38,20 @@ t.test('a tap made here is up, has its address, and is gone after close', { skip
   tap.close();
   tap.close();
   t.equal(existsSync(`/sys/class/net/${tap.name}`), false);
+});
+
+t.test('no other user can join a tap made here', { skip: skip || otherUserReason() }, async (t) => {
+  for (const queues of [1, 2]) {
+    using tap = new Tap({ queues });
+    const owner = readFileSync(`/sys/class/net/${tap.name}/owner`, 'latin1');
+    t.equal(owner, `${process.geteuid?.()}\n`);
+    process.seteuid?.(OTHER_UID);
+    try {
+      t.throws(() => new Tap({ name: tap.name, queues }), { code: 'E_TAP_PERMISSION' });
+    } finally {
+      process.seteuid?.(0);
+    }
+  }
 });
 
 t.test('an existing tap is used as it is, and stays', { skip }, async (t) => {
