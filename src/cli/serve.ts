@@ -6,9 +6,8 @@ import { CallingBackEnd } from '../vhost-user/back-end/calling-back-end.ts';
 import { ExportedDevice } from '../vhost-user/back-end/exported-device.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { createServedDevice } from './served-device.ts';
+import { StopSignals } from './stop-signals.ts';
 import { MESSAGES } from './terminal/messages.ts';
-
-const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
 const EXAMPLES = `
 Examples:
@@ -68,21 +67,20 @@ async function serve(kind: string, text: string | undefined, flags: ServeFlags):
     MESSAGES.say(line);
   };
   const { device, ring } = await createServedDevice(kind, text);
+  using signals = new StopSignals();
   const poll = flags.poll === undefined ? 'adaptive' : flags.poll ? 'always' : 'never';
   const shape = deviceShape(device, { packed: true, ringReset: false, ...ring });
   await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log, poll);
   if (flags.connect === true) {
     await using _backEnd = new CallingBackEnd(flags.socket, exported, flags.peerUid);
-    return await signalled();
+    return await signalled(signals);
   }
   await using backEnd = new BackEnd(flags.socket, exported, flags.peerUid);
   log(`${device.name}: listening on ${backEnd.path}`);
-  return await signalled();
+  return await signalled(signals);
 }
 
 /** Resolves with the exit status once the process is told to end. */
-function signalled(): Promise<number> {
-  return new Promise((resolve) => {
-    for (const signal of SIGNALS) process.once(signal, () => resolve(EXIT_OK));
-  });
+function signalled(signals: StopSignals): Promise<number> {
+  return new Promise((resolve) => signals.watch(() => resolve(EXIT_OK)));
 }

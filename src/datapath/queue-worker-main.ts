@@ -25,6 +25,8 @@ import {
   carriedError,
   type FromQueueWorker,
   type QueueWorkerData,
+  STEER_MESSAGE,
+  STEER_QUIT,
   type ToQueueWorker,
 } from './queue-worker-protocol.ts';
 import { Serving, type ServingHost } from './serving.ts';
@@ -120,7 +122,8 @@ class QueueWorker implements ServingHost {
           const failed = (events & (EPOLLERR | EPOLLHUP)) !== 0;
           this.#serving?.ready(token, failed ? READABLE | WRITABLE : events);
         } else if (token < CONTROL_TOKEN) {
-          this.#serving?.kick(token - KICK_TOKENS);
+          if (this.isInterrupted()) this.kickAgain(token - KICK_TOKENS);
+          else this.#serving?.kick(token - KICK_TOKENS);
         } else {
           control = true;
         }
@@ -130,6 +133,9 @@ class QueueWorker implements ServingHost {
       if (control) this.#control();
     }
   }
+
+  /** Whether there is a message: the batch of events is then got over with. */
+  readonly isInterrupted = (): boolean => this.#data.steer[STEER_MESSAGE] !== 0;
 
   /** Polls the queues for a round, or ends polling when that was in vain for long enough. */
   #look(): void {
@@ -165,7 +171,8 @@ class QueueWorker implements ServingHost {
     for (let i = 0; i < count; i++) {
       const queue = list[i] as number;
       this.#wanted[queue] = false;
-      this.#serving?.kick(queue);
+      if (this.isInterrupted()) this.kickAgain(queue);
+      else this.#serving?.kick(queue);
     }
   }
 
@@ -178,7 +185,9 @@ class QueueWorker implements ServingHost {
 
   #control(): void {
     drainEventfd(this.#data.controlFd);
-    if (Atomics.load(this.#data.quit, 0) !== 0) this.#open = false;
+    // Before the messages are looked at: what comes meanwhile is said anew.
+    Atomics.store(this.#data.steer, STEER_MESSAGE, 0);
+    if (Atomics.load(this.#data.steer, STEER_QUIT) !== 0) this.#open = false;
     while (this.#open) {
       const received = receiveMessageOnPort(this.#port);
       if (received === undefined) return;

@@ -11,11 +11,17 @@ export interface QueueWorkerData {
   /** URL of the module with `createHandler(options)`. */
   readonly module: string;
   readonly options: unknown;
-  /** eventfd that says: look at `port` and at `quit`. */
+  /** eventfd that says: look at `port` and at `steer`. */
   readonly controlFd: number;
-  /** Its one word is not 0 when the process ends. */
-  readonly quit: Int32Array<SharedArrayBuffer>;
+  /** STEER_ words. */
+  readonly steer: Int32Array<SharedArrayBuffer>;
 }
+
+/** Words that steer a worker: not 0 when the process ends; */
+export const STEER_QUIT = 0;
+/** not 0 while there is a message that the worker has not looked at. */
+export const STEER_MESSAGE = 1;
+export const STEER_WORDS = 2;
 
 /** To the worker; each is followed by a signal on the control eventfd. */
 export type ToQueueWorker =

@@ -12,11 +12,14 @@ import { onProcessExit } from '../host/exit-wake.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation, Datapath, DatapathEvents } from './datapath.ts';
 import { LatestMessages } from './latest-messages.ts';
-import type {
-  CarriedError,
-  FromQueueWorker,
-  QueueWorkerData,
-  ToQueueWorker,
+import {
+  type CarriedError,
+  type FromQueueWorker,
+  type QueueWorkerData,
+  STEER_MESSAGE,
+  STEER_QUIT,
+  STEER_WORDS,
+  type ToQueueWorker,
 } from './queue-worker-protocol.ts';
 
 /** The data half that a queue worker runs. */
@@ -109,6 +112,7 @@ export class QueueWorkerDatapath implements Datapath {
 class QueueThread {
   readonly #worker: Worker;
   readonly #control = new Eventfd();
+  readonly #steer: Int32Array;
   readonly #events: DatapathEvents;
   readonly #pending = new Map<number, Pending>();
   readonly #outbox = new LatestMessages((messages) => this.send({ op: 'post', messages }));
@@ -121,8 +125,9 @@ class QueueThread {
   /** @param crashed called when the thread ends without having been asked to */
   constructor(spec: QueueWorkerSpec, events: DatapathEvents, crashed: (reason: string) => void) {
     this.#events = events;
-    const quit = new Int32Array(new SharedArrayBuffer(4));
-    const data: QueueWorkerData = { ...spec, controlFd: this.#control.fd, quit };
+    const steer = new Int32Array(new SharedArrayBuffer(4 * STEER_WORDS));
+    this.#steer = steer;
+    const data: QueueWorkerData = { ...spec, controlFd: this.#control.fd, steer };
     this.#worker = new Worker(new URL('./queue-worker-main.js', import.meta.url), {
       name: spec.name,
       workerData: data,
@@ -130,7 +135,8 @@ class QueueThread {
       execArgv: [],
     });
     this.#forget = onProcessExit(() => {
-      Atomics.store(quit, 0, 1);
+      Atomics.store(steer, STEER_QUIT, 1);
+      Atomics.store(steer, STEER_MESSAGE, 1);
       this.#control.signal();
     });
     this.#worker.unref();
@@ -159,6 +165,8 @@ class QueueThread {
 
   send(message: ToQueueWorker): void {
     this.#worker.postMessage(message);
+    // In this order: a worker that sees the word finds the message.
+    Atomics.store(this.#steer, STEER_MESSAGE, 1);
     this.#control.signal();
   }
 

@@ -17,6 +17,8 @@ import type { Activation } from './datapath.ts';
 /** What the thread does for a serving. */
 export interface ServingHost {
   readonly reactor: Reactor;
+  /** As `HandlerContext.isInterrupted`. */
+  readonly isInterrupted?: () => boolean;
   /** Kick the queue once more in the loop's next round. */
   kickAgain(queue: number): void;
   /** Nothing is served any more; called once. */
@@ -92,13 +94,17 @@ export class Serving {
           if (!this.#broken || events === 0) host.reactor.watch(fd, events, token);
         },
       },
+      ...(host.isInterrupted === undefined ? {} : { isInterrupted: host.isInterrupted }),
       broken: (reason) => this.#break(reason),
       log: (text) => this.#lines.say(text),
       post: (message, key = '') => host.post(message, key),
     };
     try {
       this.#handler.start(context);
-      for (const config of activation.queues) this.kick(config.index);
+      for (const { index } of activation.queues) {
+        if (host.isInterrupted?.() === true) host.kickAgain(index);
+        else this.kick(index);
+      }
     } catch (error) {
       this.failed(error);
     }

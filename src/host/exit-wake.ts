@@ -4,10 +4,25 @@
  * wakes them all, synchronously. What would outlive the process is removed by the same list.
  */
 
+import { InternalError } from './errors.ts';
+import { bind } from './syscall.ts';
+
+const exitNative = bind('void _exit(int status)');
+
 const wakes = new Set<() => void>();
 
 function wakeAll(): void {
   for (const wake of wakes) wake();
+}
+
+/**
+ * Ends the process whatever its threads do: `process.exit` waits for each of them. What would outlive
+ * the process is removed first.
+ */
+export function endAtOnce(status: number): never {
+  process.emit('exit', status);
+  exitNative(status);
+  throw new InternalError('_exit returned');
 }
 
 /**

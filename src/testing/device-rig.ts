@@ -30,6 +30,8 @@ export class DeviceRig implements Disposable {
   /** What the handler passed to `log` and to `post`. */
   readonly logs: string[] = [];
   readonly posted: unknown[] = [];
+  /** Whether somebody asks for the handler's thread: see `HandlerContext.isInterrupted`. */
+  interrupted = false;
   readonly #ram: Ram;
   readonly #reactor: PumpReactor;
   readonly #kickAgain = new Set<number>();
@@ -178,6 +180,7 @@ export class DeviceRig implements Disposable {
       ...(this.#config === undefined ? {} : { config: this.#config }),
       queues,
       reactor: this.#reactor,
+      isInterrupted: () => this.interrupted,
       broken: (reason) => {
         this.#brokenReason ??= reason;
       },

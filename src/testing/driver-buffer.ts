@@ -6,6 +6,8 @@ export interface BufferRequest {
   readonly readable?: readonly Uint8Array[];
   /** Lengths in bytes. */
   readonly writable?: readonly number[];
+  /** Writable segments of one length lie in one place, as a hostile driver has them. Default false. */
+  readonly aliased?: boolean;
   /** Use an indirect table. Default: when negotiated and there is more than one segment. */
   readonly indirect?: boolean;
 }
@@ -47,9 +49,12 @@ export class DriverBuffer {
       heap.bytes(gpa, bytes.length).set(bytes);
       segments.push({ gpa, length: bytes.length, writable: false });
     }
+    const places = new Map<number, number>();
     for (const length of request.writable ?? []) {
-      const gpa = heap.allocate(length);
-      heap.bytes(gpa, length).fill(0xee);
+      const known = request.aliased === true ? places.get(length) : undefined;
+      const gpa = known ?? heap.allocate(length);
+      places.set(length, gpa);
+      if (known === undefined) heap.bytes(gpa, length).fill(0xee);
       segments.push({ gpa, length, writable: true });
     }
     this.segments = segments;
@@ -67,12 +72,14 @@ export class DriverBuffer {
   complete(written: number): CompletedBuffer {
     const all = new Uint8Array(this.writableLength);
     let done = 0;
+    const freed = new Set<number>();
     for (const { gpa, length, writable } of this.segments) {
       if (writable) {
         all.set(this.#heap.bytes(gpa, length), done);
         done += length;
       }
-      this.#heap.free(gpa, length);
+      if (!freed.has(gpa)) this.#heap.free(gpa, length);
+      freed.add(gpa);
     }
     if (this.#table !== undefined) this.#heap.free(this.#table.gpa, this.#table.length);
     return { token: this.token, written, data: all.subarray(0, written), writable: all };

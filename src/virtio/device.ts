@@ -133,6 +133,11 @@ export interface HandlerContext {
   readonly queues: readonly (ServedQueue | undefined)[];
   readonly reactor: Reactor;
   /**
+   * Whether somebody asks for this thread, to stop for example: what takes long is then left in the
+   * middle, with `kickAgain`. Absent where nobody can ask meanwhile. HOT.
+   */
+  isInterrupted?(): boolean;
+  /**
    * The driver broke a rule: the device stops and asks for a reset (DEVICE_NEEDS_RESET).
    * @param reason one line, with the clause
    */

@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import t from 'tap';
 import { ask } from '../../src/control/client.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
@@ -97,4 +98,26 @@ t.test('a reader that leaves ends the run, as SIGPIPE would', { skip }, async (t
   run.process.stdout?.destroy();
   t.match(await run.result, { status: 141, stderr: '' });
   t.same(run.leftovers([disk]), []);
+});
+
+/** A device whose thread is never done: nobody can end it from outside. */
+const STUCK = `
+  import { isMainThread } from 'node:worker_threads';
+  import { defineDevice } from 'nodevmm/device';
+  if (!isMainThread) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+  export default defineDevice({ deviceId: 42, queues: { a: { handle() {} } } });`;
+
+t.test('a second signal ends a run whose threads cannot be ended', { skip }, async (t) => {
+  const file = path.join(folder, 'stuck.ts');
+  writeFileSync(file, STUCK);
+  const socket = path.join(folder, 'tmp', 'vm.sock');
+  const stuck = [...ARGS, '--vsock', `cid=3,path=${socket}`, '--device', `${file},thread=worker`];
+  const run = new CliRun(folder, stuck);
+  await run.shows('U');
+  run.process.kill('SIGTERM');
+  // Another one, since two of the same kind that wait are one.
+  run.process.kill('SIGINT');
+  t.match(await run.result, { status: /^(130|143)$/, stderr: '' });
+  // The compiler, a process of its own, sees a moment later that its owner is gone.
+  while (run.leftovers([disk]).length > 0) await setTimeout(10);
 });

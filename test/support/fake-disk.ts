@@ -1,6 +1,7 @@
-/** Disk engines that tests put under the block device: one that records, one that holds back. */
+/** Disk engines that tests put under the block device: one that records, and one that counts bytes. */
 import { type DiskEngine, IN_FLIGHT } from '../../src/backend/disk-engine.ts';
 import { Eventfd } from '../../src/host/eventfd.ts';
+import { viewOf } from '../../src/host/native-memory.ts';
 
 /** A request that the engine got. */
 export interface FakeRequest {
@@ -97,5 +98,99 @@ export class FakeDisk implements DiskEngine {
   #record(request: FakeRequest): number {
     this.requests.push(request);
     return this.#answer(request);
+  }
+}
+
+/** Moves nothing, and counts the bytes that it was asked to move. */
+export class CountingDisk implements DiskEngine {
+  readonly zeroesAddress = 0x1000;
+  readonly zeroesLength = 256 * 1024;
+  readonly completionFd: number;
+  token = 0;
+  result = 0;
+  /** Bytes of each call. */
+  readonly calls: number[] = [];
+  /** Of the requests that are in flight; and the most that there were. */
+  inFlight = 0;
+  most = 0;
+  /** Nothing completes meanwhile. */
+  held = false;
+  readonly #called: () => void;
+  readonly #eventfd = new Eventfd();
+  readonly #queued: { token: number; result: number }[] = [];
+  readonly #waiting: { token: number; result: number }[] = [];
+
+  /**
+   * @param blocks whether each call is done when it returns, or when it is reaped
+   * @param called after each call was counted
+   */
+  constructor(blocks: boolean, called: () => void = () => {}) {
+    this.completionFd = blocks ? -1 : this.#eventfd.fd;
+    this.#called = called;
+  }
+
+  get bytes(): number {
+    return this.calls.reduce((sum, bytes) => sum + bytes, 0);
+  }
+
+  read(token: number, iovec: number, count: number): number {
+    const words = new Uint32Array(viewOf(iovec, count * 16));
+    let bytes = 0;
+    for (let i = 0; i < count; i++) bytes += words[i * 4 + 2] as number;
+    return this.#move(token, bytes);
+  }
+
+  write(token: number, iovec: number, count: number): number {
+    return this.read(token, iovec, count);
+  }
+
+  flush(token: number): number {
+    return this.#move(token, 0);
+  }
+
+  flushNow(): number {
+    return 0;
+  }
+
+  discard(token: number, _offset: number, length: number): number {
+    return this.#move(token, length);
+  }
+
+  zero(): number {
+    return -95; // EOPNOTSUPP: zeroes are written then
+  }
+
+  submit(): void {
+    if (this.held || this.#queued.length === 0) return;
+    this.#waiting.push(...this.#queued.splice(0));
+    this.#eventfd.signal();
+  }
+
+  reap(): boolean {
+    const next = this.#waiting.shift();
+    if (next === undefined) {
+      this.#eventfd.drain();
+      return false;
+    }
+    this.token = next.token;
+    this.result = next.result;
+    this.inFlight -= next.result;
+    return true;
+  }
+
+  wait(): void {}
+
+  close(): void {
+    this.#eventfd.close();
+  }
+
+  #move(token: number, bytes: number): number {
+    this.calls.push(bytes);
+    this.#called();
+    if (this.completionFd < 0) return bytes;
+    this.#queued.push({ token, result: bytes });
+    this.inFlight += bytes;
+    this.most = Math.max(this.most, this.inFlight);
+    return IN_FLIGHT;
   }
 }

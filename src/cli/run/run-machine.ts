@@ -1,11 +1,12 @@
 /** One run of a machine from the command line: its console or one command in it, to the end. */
-import { constants as os } from 'node:os';
 import type { Duplex } from 'node:stream';
 import type { CommandExit, GuestProcess, SpawnOptions } from '../../agent/command.ts';
 import { NodeVmmError } from '../../host/errors.ts';
+import { endAtOnce } from '../../host/exit-wake.ts';
 import type { MachineExit } from '../../machine/options.ts';
 import { CleanUp } from '../clean-up.ts';
 import { EXIT_COMMAND_LOST, EXIT_COMMAND_STOPPED, EXIT_OK, statusOf } from '../exit-status.ts';
+import { StopSignals, signalStatus } from '../stop-signals.ts';
 import { followSize, streamCommand, terminalOf } from '../terminal/command-io.ts';
 import { attachInput, ConsoleOutput, openTarget, type RunStreams } from '../terminal/console-io.ts';
 import { Messages } from '../terminal/messages.ts';
@@ -45,24 +46,25 @@ type End =
   | { readonly kind: 'signal'; readonly signal: NodeJS.Signals }
   | { readonly kind: 'quit' };
 
-const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 /** How long the machine's own end may take to show after its agent went silent. */
 const LOST_GRACE_MS = 2000;
 
 /**
  * Runs a machine that was created, until it, the command in it, or the person ends it.
+ * @param signals watches as long as the caller likes: what follows may take long, too
  * @returns the exit status; the machine is stopped by then, but not disposed
  */
 export async function runMachine(
   vm: RunnableMachine,
   plan: RunPlan,
   streams: RunStreams,
+  signals?: StopSignals,
 ): Promise<number> {
   using cleanUp = new CleanUp();
   const messages = new Messages(streams.errorOutput, () => streams.terminal?.isRaw === true);
   const log = (text: string): void => messages.say(text);
   vm.on('log', log);
-  const person = waitForPerson(cleanUp);
+  const person = waitForPerson(cleanUp, signals);
   await using consoleSink = openTarget(plan.console, streams, log);
   await using serialSink = openTarget(plan.serial, streams, log);
   const output = new ConsoleOutput(vm.console, consoleSink.stream);
@@ -117,7 +119,7 @@ function statusOfEnd(
     case 'quit':
       return EXIT_OK;
     case 'signal':
-      return 128 + os.signals[end.signal];
+      return signalStatus(end.signal);
     case 'command':
       return end.exit.exitCode;
     case 'lost':
@@ -141,18 +143,28 @@ function statusOfEnd(
   }
 }
 
-/** Resolves when the person wants an end: by a signal or by Ctrl-A x. */
-function waitForPerson(cleanUp: CleanUp): { end: Promise<End>; quit: () => void } {
+/** Resolves when the person wants an end: by a signal or by Ctrl-A x. A second one is not waited for. */
+function waitForPerson(
+  cleanUp: CleanUp,
+  given: StopSignals | undefined,
+): { end: Promise<End>; quit: () => void } {
   let resolve: (end: End) => void = () => {};
   const end = new Promise<End>((settle) => {
     resolve = settle;
   });
-  for (const signal of SIGNALS) {
-    const listener = (): void => resolve({ kind: 'signal', signal });
-    process.on(signal, listener);
-    cleanUp.defer(() => process.removeListener(signal, listener));
-  }
-  return { end, quit: () => resolve({ kind: 'quit' }) };
+  const signals = given ?? new StopSignals();
+  if (given === undefined) cleanUp.use(signals);
+  const restore = (): void => cleanUp[Symbol.dispose]();
+  signals.watch((signal) => resolve({ kind: 'signal', signal }), restore);
+  const quit = (): void =>
+    signals.ask(
+      () => resolve({ kind: 'quit' }),
+      () => {
+        restore();
+        endAtOnce(EXIT_OK);
+      },
+    );
+  return { end, quit };
 }
 
 async function runCommand(

@@ -7,6 +7,7 @@ import { UsageError } from '../../host/errors.ts';
 import type { MachineOptions } from '../../machine/options.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
 import { EXIT_STATUS_HELP } from '../exit-status.ts';
+import { StopSignals } from '../stop-signals.ts';
 import { PROCESS_STREAMS, type RunStreams } from '../terminal/console-io.ts';
 import { MESSAGES } from '../terminal/messages.ts';
 import { ProgressLine } from '../terminal/progress.ts';
@@ -118,9 +119,11 @@ async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): P
     const args = labArguments(process.argv.slice(2), image);
     return await parts.runInLab(args, PROCESS_STREAMS, writtenFolders(flags));
   }
+  // Until the very end: also what the machine holds is given back by threads that may be busy.
+  using signals = new StopSignals();
   await using vm = await parts.createMachine(machineOptions(flags, image));
   using _control = await ControlServer.open(vm, flags.name ?? String(process.pid));
-  const status = await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS);
+  const status = await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS, signals);
   const { traceSummary } = vm;
   if (traceSummary !== undefined && wantsSummary(flags)) {
     MESSAGES.show(traceTable(traceSummary).join('\n'));

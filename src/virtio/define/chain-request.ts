@@ -3,6 +3,9 @@ import { UsageError } from '../../host/errors.ts';
 import type { DescriptorChain } from '../queue/descriptor-chain.ts';
 import type { DeviceRequest } from './definition.ts';
 
+/** Bytes that one `read` copies: a chain that names memory twice is as long as 4 GiB. */
+const MOST_READ = 16 * 2 ** 20;
+
 /**
  * HOT: one is made for each request, so that one that was kept is dead and not somebody else's; the
  * chain under it is used again.
@@ -37,9 +40,14 @@ export class ChainRequest implements DeviceRequest {
 
   read(position = 0, length = Number.POSITIVE_INFINITY): Uint8Array {
     this.#check();
-    const bytes = new Uint8Array(
-      Math.max(0, Math.min(length, this.chain.readableLength - position)),
-    );
+    const count = Math.max(0, Math.min(length, this.chain.readableLength - position));
+    if (count > MOST_READ) {
+      throw new UsageError(
+        'E_REQUEST',
+        `a read of ${count} bytes at once, more than ${MOST_READ}; read a part at a time, or where they lie by readParts`,
+      );
+    }
+    const bytes = new Uint8Array(count);
     this.chain.read(position, bytes);
     return bytes;
   }

@@ -23,6 +23,7 @@ export interface DeviceRequest {
    * Copies out of the readable part.
    * @param position first byte, default 0
    * @param length default: all from there on
+   * @throws UsageError when that is more than 16 MiB: a driver can name the same memory again and again
    */
   read(position?: number, length?: number): Uint8Array;
   /**

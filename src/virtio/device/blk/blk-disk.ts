@@ -3,9 +3,14 @@ import { VIRTIO_BLK_ID_BYTES } from '../../../abi/virtio-blk.ts';
 import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
 
-/** The most segments of a discard or write zeroes request, and sectors of each of them. */
+/**
+ * Bytes that may be under way on a disk: what a stop waits for at most. A request that is longer than
+ * that goes alone, and a stop gives it back to its queue.
+ */
+export const MAX_WEIGHT = 32 * 2 ** 20;
+/** The most segments of a discard or write zeroes request, and sectors of each of them: MAX_WEIGHT. */
 export const MAX_RANGE_SEGMENTS = 32;
-export const MAX_RANGE_SECTORS = 2 ** 21;
+export const MAX_RANGE_SECTORS = 2 ** 16;
 
 /** Options of the data half; a plain, cloneable message. */
 export interface BlkHandlerOptions {
@@ -36,19 +41,26 @@ export class BlkDisk {
   /** The driver negotiated these requests. */
   readonly discard: boolean;
   readonly writeZeroes: boolean;
+  /** The queues are about to be let go. */
+  stopping = false;
+  /** The engine's calls block. */
+  blocks = false;
   readonly id = new Uint8Array(VIRTIO_BLK_ID_BYTES);
   readonly #writeback: Int32Array;
   readonly #flushes: boolean;
   readonly #toggles: boolean;
+  readonly #isInterrupted: () => boolean;
 
   /**
    * @param flushes VIRTIO_BLK_F_FLUSH was negotiated
    * @param toggles VIRTIO_BLK_F_CONFIG_WCE was negotiated
+   * @param isInterrupted as `HandlerContext.isInterrupted`
    */
   constructor(
     memory: GuestMemory,
     options: BlkHandlerOptions,
     negotiated: { flushes: boolean; toggles: boolean; discard: boolean; writeZeroes: boolean },
+    isInterrupted: () => boolean,
   ) {
     this.memory = memory;
     this.size = options.size;
@@ -61,6 +73,17 @@ export class BlkDisk {
     this.#writeback = new Int32Array(options.writeback);
     this.#flushes = negotiated.flushes;
     this.#toggles = negotiated.toggles;
+    this.#isInterrupted = isInterrupted;
+  }
+
+  /**
+   * Whether a request is left in the middle. Where calls block, none was taken after it; where they do
+   * not, others may have been, and only one that goes alone can be given back.
+   * @param enough it has had its turn
+   */
+  parks(weight: number, enough: boolean): boolean {
+    if (this.stopping) return weight > MAX_WEIGHT;
+    return this.blocks && (enough || this.#isInterrupted());
   }
 
   /**

@@ -21,13 +21,22 @@ import {
 } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
-import { BlkDisk, type BlkHandlerOptions } from './blk-disk.ts';
-import { BlkRequest, REQUEST_DONE, REQUEST_MALFORMED } from './blk-request.ts';
+import { BlkDisk, type BlkHandlerOptions, MAX_WEIGHT } from './blk-disk.ts';
+import {
+  BlkRequest,
+  REQUEST_DONE,
+  REQUEST_MALFORMED,
+  REQUEST_PARKED,
+  REQUEST_PENDING,
+  REQUEST_READY,
+} from './blk-request.ts';
 
 const COMPLETIONS = 0;
 
 /** Requests of one queue that are carried out before other queues and events get their turn. */
 const KICK_BUDGET = 256;
+/** A longer request counts as so many more: 16 MiB a turn. */
+const REQUEST_BYTES = 64 * 1024;
 /** Requests done after which the driver is told, so that it works on while the device does. */
 const PUBLISH_BATCH = 16;
 
@@ -41,7 +50,7 @@ class RequestQueue {
   readonly free: BlkRequest[] = [];
   slots = 0;
   unpublished = 0;
-  /** Chains may be waiting that found no free slot. */
+  /** Chains may be waiting that found no free slot, or had to wait for a long request. */
   starved = false;
 
   constructor(served: ServedQueue) {
@@ -57,7 +66,8 @@ class RequestQueue {
   /** After completions: publishes them, and goes on with the chains that had to wait for them. */
   settle(): void {
     this.publish();
-    if (!this.starved || this.free.length === 0) return;
+    if (!this.starved) return;
+    if (this.free.length === 0 && this.slots === this.served.virtqueue.size) return;
     this.starved = false;
     this.served.kickAgain();
   }
@@ -71,6 +81,13 @@ export class BlkHandler implements QueueHandler {
   /** By token. */
   readonly #requests: BlkRequest[] = [];
   #inFlight = 0;
+  /** Bytes of the requests in flight. */
+  #weight = 0;
+  /** In flight, and longer than all may be: none is taken after it. */
+  #heavy: BlkRequest | null = null;
+  /** Left in the middle, and the last that was taken: none is taken before it is done. */
+  #parked: BlkRequest | null = null;
+  #isInterrupted: () => boolean = () => false;
   #broken = false;
   #context: HandlerContext | null = null;
   #disk: BlkDisk | null = null;
@@ -89,14 +106,17 @@ export class BlkHandler implements QueueHandler {
       depth += served?.virtqueue.size ?? 0;
     }
     this.#context = context;
-    this.#disk = new BlkDisk(memory, this.#options, {
+    this.#isInterrupted = context.isInterrupted ?? this.#isInterrupted;
+    const negotiated = {
       flushes: hasFeature(features, VIRTIO_BLK_F_FLUSH),
       toggles: hasFeature(features, VIRTIO_BLK_F_CONFIG_WCE),
       discard: hasFeature(features, VIRTIO_BLK_F_DISCARD),
       writeZeroes: hasFeature(features, VIRTIO_BLK_F_WRITE_ZEROES),
-    });
+    };
+    this.#disk = new BlkDisk(memory, this.#options, negotiated, this.#isInterrupted);
     this.#engine = this.#open(this.#options.disk, depth, (text) => context.log(text));
     const { completionFd } = this.#engine;
+    this.#disk.blocks = completionFd < 0;
     if (completionFd >= 0) context.reactor.watch(completionFd, READABLE, COMPLETIONS);
   }
 
@@ -104,6 +124,7 @@ export class BlkHandler implements QueueHandler {
     const queue = this.#queues[index];
     const engine = this.#engine;
     if (queue === undefined || engine === null || this.#broken) return;
+    if (this.#parked !== null) this.#goOn(this.#parked);
     const { virtqueue } = queue.served;
     let budget = KICK_BUDGET;
     virtqueue.disableKicks();
@@ -136,20 +157,44 @@ export class BlkHandler implements QueueHandler {
   stop(): void {
     const engine = this.#engine;
     if (engine === null) return;
+    if (this.#disk !== null) this.#disk.stopping = true;
     while (this.#inFlight > 0) {
       engine.wait();
       this.#reap(engine);
     }
+    this.#giveBack();
     if (engine.completionFd >= 0) this.#context?.reactor.watch(engine.completionFd, 0, COMPLETIONS);
     engine.close();
     this.#engine = null;
   }
 
-  /** Takes up to `budget` requests off a queue. Returns how many it took. */
+  /** Goes on with the request that was left in the middle. */
+  #goOn(request: BlkRequest): void {
+    this.#parked = null;
+    this.#started(this.#queues[request.queue] as RequestQueue, request, request.start());
+    if (this.#parked === null) for (const queue of this.#queues) queue?.settle();
+  }
+
+  /** A request that was left in the middle is whoever's who serves the queue next. */
+  #giveBack(): void {
+    const request = this.#parked;
+    if (request === null) return;
+    this.#parked = null;
+    this.#queues[request.queue]?.served.virtqueue.undoPop(request.chain);
+  }
+
+  /** Takes requests off a queue, up to a cost of `budget`. Returns what they cost. */
   #take(queue: RequestQueue, engine: DiskEngine, budget: number): number {
     const { virtqueue } = queue.served;
     let taken = 0;
     while (taken < budget) {
+      // Whoever asks for the thread is not to wait for all that a driver has queued.
+      if (taken > 0 && this.#isInterrupted()) {
+        taken = budget;
+        break;
+      }
+      queue.starved = this.#heavy !== null || this.#parked !== null;
+      if (queue.starved) break;
       const request = queue.free.pop() ?? this.#addSlot(queue, engine);
       queue.starved = request === undefined;
       if (request === undefined) break;
@@ -159,31 +204,57 @@ export class BlkHandler implements QueueHandler {
         if (popped < 0) this.#break(faultText(popped));
         break;
       }
+      const prepared = request.prepare();
+      if (prepared === REQUEST_READY) {
+        if (this.#weight > 0 && this.#weight + request.weight > MAX_WEIGHT) {
+          virtqueue.undoPop(request.chain);
+          queue.free.push(request);
+          queue.starved = true;
+          break;
+        }
+        taken += 1 + Math.floor(request.weight / REQUEST_BYTES);
+        this.#started(queue, request, request.start());
+        continue;
+      }
       taken++;
-      const progress = request.begin();
-      if (progress === REQUEST_DONE) {
+      if (prepared === REQUEST_DONE) {
         this.#complete(queue, request);
-      } else if (progress === REQUEST_MALFORMED) {
+      } else if (prepared === REQUEST_MALFORMED) {
         virtqueue.push(request.chain.id, request.chain.slots, 0);
         queue.free.push(request);
         queue.unpublished++;
         this.#break('a block request has no room for its status (§5.2.6)');
         break;
-      } else {
-        this.#inFlight++;
       }
     }
     queue.publish();
     return taken;
   }
 
+  #started(queue: RequestQueue, request: BlkRequest, progress: number): void {
+    if (progress === REQUEST_DONE) {
+      this.#complete(queue, request);
+    } else if (progress === REQUEST_PARKED) {
+      this.#parked = request;
+      queue.served.kickAgain();
+    } else {
+      this.#inFlight++;
+      this.#weight += request.weight;
+      if (request.weight > MAX_WEIGHT) this.#heavy = request;
+    }
+  }
+
   #reap(engine: DiskEngine): void {
     if (this.#inFlight === 0) return;
     while (engine.reap()) {
       const request = this.#requests[engine.token] as BlkRequest;
-      if (request.resume(engine.result) !== REQUEST_DONE) continue;
+      const progress = request.resume(engine.result);
+      if (progress === REQUEST_PENDING) continue;
       this.#inFlight--;
-      this.#complete(this.#queues[request.queue] as RequestQueue, request);
+      this.#weight -= request.weight;
+      if (request === this.#heavy) this.#heavy = null;
+      if (progress === REQUEST_PARKED) this.#parked = request;
+      else this.#complete(this.#queues[request.queue] as RequestQueue, request);
     }
     engine.submit();
     for (const queue of this.#queues) queue?.settle();

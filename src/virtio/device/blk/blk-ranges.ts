@@ -63,6 +63,13 @@ export class BlkRanges {
     return this.#next() ? -1 : VIRTIO_BLK_S_OK;
   }
 
+  /** All that the segments cover. */
+  get bytes(): number {
+    let sectors = 0;
+    for (let i = 0; i < this.#count; i++) sectors += this.#sectors(i);
+    return sectors * SECTOR_SIZE;
+  }
+
   /** Hands the current segment, or a part of it, to the engine. */
   issue(): number {
     const engine = this.#engine;

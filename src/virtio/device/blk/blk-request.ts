@@ -25,8 +25,12 @@ import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import type { BlkDisk } from './blk-disk.ts';
 import { BlkRanges } from './blk-ranges.ts';
 
-/** `begin` or `resume`: the engine holds the request. */
+/** `start` or `resume`: the engine holds the request. */
 export const REQUEST_PENDING = 0;
+/** `prepare`: nothing is wrong with it; `start` it. */
+export const REQUEST_READY = 2;
+/** `start` or `resume`: it was left in the middle; `start` goes on, or the queue gets it back. */
+export const REQUEST_PARKED = 3;
 /** The request is over; its status byte is written. */
 export const REQUEST_DONE = 1;
 /** The chain has no room for a status byte. */
@@ -38,6 +42,14 @@ const SECTOR_HIGH = SECTOR_LOW + 4;
 
 /** UIO_MAXIOV: the most iovecs that a system call takes. */
 const MAX_IOVECS = 1024;
+/**
+ * Bytes that one call of the engine moves, of a request that is more than half as long again: nothing
+ * ends a call before that. Linux's own are up to 1.25 MiB.
+ */
+const PIECE = 2 ** 20;
+const WHOLE = PIECE * 1.5;
+/** Calls of an engine that blocks, before other queues and events get their turn. */
+const MAX_CALLS = 16;
 const EINTR = 4;
 const EAGAIN = 11;
 const EINVAL = 22;
@@ -61,6 +73,8 @@ export class BlkRequest {
   readonly chain: DescriptorChain;
   /** What `Virtqueue.push` is to be told, once done. */
   written = 0;
+  /** Bytes that it moves on the disk, from end to end. */
+  weight = 0;
   readonly #disk: BlkDisk;
   readonly #engine: DiskEngine;
   #ranges: BlkRanges | null = null;
@@ -79,6 +93,10 @@ export class BlkRequest {
   #filled = 0;
   /** Calls in a row that came back with nothing done. */
   #retries = 0;
+  /** The iovec that a piece ends in, and its own length; -1 for none. */
+  #cutIovec = -1;
+  #cutLength = 0;
+  #calls = 0;
 
   constructor(token: number, queue: number, disk: BlkDisk, engine: DiskEngine, size: number) {
     this.token = token;
@@ -88,9 +106,10 @@ export class BlkRequest {
     this.#engine = engine;
   }
 
-  /** Starts on the chain that was popped. Returns a REQUEST_ number. */
-  begin(): number {
+  /** Looks at the chain that was popped. Returns a REQUEST_ number. */
+  prepare(): number {
     const { chain } = this;
+    this.weight = 0;
     if (chain.writableLength === 0) return REQUEST_MALFORMED;
     this.#findStatus();
     this.#filled = 0;
@@ -111,7 +130,14 @@ export class BlkRequest {
   /** Goes on after the engine reported the request's `result`. Returns a REQUEST_ number. */
   resume(result: number): number {
     const status = this.#absorb(result);
-    return status < 0 ? this.#run() : this.#finish(status);
+    if (status >= 0) return this.#finish(status);
+    return this.#disk.parks(this.weight, false) ? REQUEST_PARKED : this.start();
+  }
+
+  /** Has the engine carry it out, from where it stands. Returns a REQUEST_ number. */
+  start(): number {
+    this.#calls = 0;
+    return this.#run();
   }
 
   #dispatch(type: number, sector: number): number {
@@ -132,7 +158,7 @@ export class BlkRequest {
         return this.#transfer(PHASE_WRITE, sector, chain.readableLength - HEADER_SIZE);
       case VIRTIO_BLK_T_FLUSH:
         this.#phase = PHASE_FLUSH;
-        return this.#run();
+        return REQUEST_READY;
       case VIRTIO_BLK_T_GET_ID:
         return this.#getId();
       case VIRTIO_BLK_T_DISCARD:
@@ -153,8 +179,9 @@ export class BlkRequest {
     this.#phase = phase;
     this.#position = position;
     this.#remaining = length;
+    this.weight = length;
     this.#bouncing = false;
-    return this.#run();
+    return REQUEST_READY;
   }
 
   /** §5.2.6: NUL-padded, without a terminator when it is 20 bytes long. */
@@ -170,16 +197,18 @@ export class BlkRequest {
     const status = this.#ranges.begin(type, HEADER_SIZE);
     if (status >= 0) return this.#finish(status);
     this.#phase = PHASE_RANGES;
-    return this.#run();
+    this.weight = this.#ranges.bytes;
+    return REQUEST_READY;
   }
 
-  /** Works until the engine holds the request, or it is done. */
+  /** Works until the engine holds the request, it is done, or others want their turn. */
   #run(): number {
     for (;;) {
       const result = this.#issue();
       if (result === IN_FLIGHT) return REQUEST_PENDING;
       const status = this.#absorb(result);
       if (status >= 0) return this.#finish(status);
+      if (this.#disk.parks(this.weight, ++this.#calls === MAX_CALLS)) return REQUEST_PARKED;
     }
   }
 
@@ -188,7 +217,8 @@ export class BlkRequest {
     if (this.#phase <= PHASE_WRITE) {
       if (this.#bouncing) return this.#issueBounced(this.#bounce as BounceBuffer);
       const iovec = this.chain.iovecAddress + this.#first * 16;
-      const count = Math.min(this.#end - this.#first, MAX_IOVECS);
+      const count =
+        this.#remaining > WHOLE ? this.#cut() : Math.min(this.#end - this.#first, MAX_IOVECS);
       if (this.#phase === PHASE_READ) return engine.read(this.token, iovec, count, this.#position);
       return engine.write(this.token, iovec, count, this.#position, this.#disk.writethrough());
     }
@@ -196,8 +226,32 @@ export class BlkRequest {
     return (this.#ranges as BlkRanges).issue();
   }
 
+  /** Ends the iovecs after a piece. Returns how many it has. */
+  #cut(): number {
+    const { iovec } = this.chain;
+    const last = Math.min(this.#end, this.#first + MAX_IOVECS);
+    let left = PIECE;
+    let at = this.#first;
+    for (; at < last && left > 0; at++) {
+      const length = iovec[at * 4 + 2] as number;
+      if (length > left) {
+        this.#cutIovec = at;
+        this.#cutLength = length;
+        iovec[at * 4 + 2] = left;
+      }
+      left -= length;
+    }
+    return at - this.#first;
+  }
+
+  #mend(): void {
+    this.chain.iovec[this.#cutIovec * 4 + 2] = this.#cutLength;
+    this.#cutIovec = -1;
+  }
+
   /** Takes a result in. Returns the request's status, or -1 when there is more to do. */
   #absorb(result: number): number {
+    if (this.#cutIovec >= 0) this.#mend();
     if (result === -EINTR || result === -EAGAIN) {
       if (++this.#retries <= RETRIES) return -1;
       return VIRTIO_BLK_S_IOERR;

@@ -83,6 +83,9 @@ export class FileSystem {
     this.handles = new HandleTable(this.#descriptors, maxHandles);
   }
 
+  /** As `HandlerContext.isInterrupted`, of whoever serves the queues. */
+  isInterrupted: () => boolean = () => false;
+
   /** False once the device was reset: what this object remembers is gone. */
   get isCurrent(): boolean {
     return this.#descriptors.epoch === this.#epoch;

@@ -3,7 +3,7 @@ import type { HandlerContext, QueueHandler, ServedQueue } from '../../device.ts'
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
 import { FileSystem, type FsHandlerOptions } from './file-system.ts';
 import { ANSWER, FuseRequest, REQUEST_MALFORMED } from './fuse-request.ts';
-import { NO_ANSWER } from './operations/operation.ts';
+import { INTERRUPTED, NO_ANSWER } from './operations/operation.ts';
 import { carryOut, isUnanswered } from './operations.ts';
 
 /** Requests of one queue that are carried out before other queues and events get their turn. */
@@ -39,6 +39,7 @@ export class FsHandler implements QueueHandler {
 
   start(context: HandlerContext): void {
     this.#context = context;
+    this.#fs.isInterrupted = context.isInterrupted ?? (() => false);
     this.#request = new FuseRequest(context.memory);
   }
 
@@ -72,6 +73,11 @@ export class FsHandler implements QueueHandler {
     const { chain } = request;
     let taken = 0;
     while (taken < budget) {
+      // Whoever asks for the thread is not to wait for all that a driver has queued.
+      if (taken > 0 && this.#fs.isInterrupted()) {
+        taken = budget;
+        break;
+      }
       const popped = virtqueue.pop(chain);
       if (popped !== POP_CHAIN) {
         if (popped < 0) this.#break(faultText(popped));
@@ -79,6 +85,11 @@ export class FsHandler implements QueueHandler {
       }
       taken++;
       const written = this.#carryOut(request);
+      if (written === INTERRUPTED) {
+        virtqueue.undoPop(chain);
+        taken = budget;
+        break;
+      }
       if (written < 0) {
         virtqueue.undoPop(chain);
         this.#break('a request has no header, or no room for that of its answer (§5.11.6)');
@@ -91,12 +102,13 @@ export class FsHandler implements QueueHandler {
     return taken;
   }
 
-  /** Returns how many bytes were written, or -1. */
+  /** Returns how many bytes were written, -1 or INTERRUPTED. */
   #carryOut(request: FuseRequest): number {
     const begun = request.begin();
     if (begun === REQUEST_MALFORMED) return -1;
     if (!isUnanswered(request.opcode) && request.chain.writableLength < ANSWER) return -1;
     const result = begun < 0 ? begun : carryOut(this.#fs, request);
+    if (result === INTERRUPTED) return result;
     return result === NO_ANSWER || isUnanswered(request.opcode) ? 0 : request.answer(result);
   }
 

@@ -6,6 +6,7 @@ import {
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
 } from '../../../../src/abi/virtio-ring.ts';
+import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../../../src/testing/device-rig.ts';
 import { DefinedHandler } from '../../../../src/virtio/define/defined-handler.ts';
 import { type DeviceDefinition, defineDevice } from '../../../../src/virtio/define/definition.ts';
@@ -278,6 +279,18 @@ t.test('a request whose code failed is there for the code that comes after it', 
   const definition = defineDevice({ deviceId: 42, queues: { requests: { handle } } })({});
   rig.handOver(new DefinedHandler(definition), SPLIT);
   t.same(answers(rig), ['X']);
+});
+
+t.test('a read does not allocate what a driver names again and again', (t) => {
+  const lengths: number[] = [];
+  using rig = rigOf((request) => {
+    lengths.push(request.read(0, 16 * MiB).length, request.readableLength);
+    request.read();
+  }, SPLIT);
+  rig.queue(0).add({ readable: [new Uint8Array(17 * MiB)], writable: [1] });
+  t.throws(() => rig.notify(0), { code: 'E_REQUEST', message: /a read of 17825792 bytes at once/ });
+  t.same(lengths, [16 * MiB, 17 * MiB]);
+  t.end();
 });
 
 t.test('the configuration space has fields, and the driver hears of changes', (t) => {

@@ -38,13 +38,16 @@ import type { FileSystem } from '../file-system.ts';
 import { ANSWER, BODY, type FuseRequest, WRITE_HEAD } from '../fuse-request.ts';
 import type { FileHandle } from '../handle-table.ts';
 import type { Inode } from '../inode-table.ts';
-import { type Operation, onFile, onInode, release } from './operation.ts';
+import { INTERRUPTED, type Operation, onFile, onInode, release } from './operation.ts';
 import { mayNotKeepIds, takePrivileges } from './privileges.ts';
+import { MAX_WRITE } from './session.ts';
 
 /** What a double tells exactly; more than any file has. */
 const LARGEST = Number.MAX_SAFE_INTEGER;
 /** Bytes of one COPY_FILE_RANGE: other requests wait meanwhile. */
 const MOST_COPIED = 16 * 2 ** 20;
+/** Bytes of one fallocate: other requests may wait meanwhile, but no stop. */
+const MOST_ALLOCATED = 256 * 2 ** 20;
 /** From here on an offset is negative to the system calls. */
 const OFFSET_END = 2 ** 63;
 /** Not O_NONBLOCK and O_DIRECT, which fcntl(2) may change: the guest's own kernel heeds them. */
@@ -154,7 +157,7 @@ const read = onFile(
   (_fs, request, handle) => {
     const position = request.u64(BODY + fuse.fuse_read_in.offset.offset);
     const size = request.u32(BODY + fuse.fuse_read_in.size_.offset);
-    if (position + size > LARGEST) return -EINVAL;
+    if (position + size > LARGEST || size > MAX_WRITE) return -EINVAL;
     const { data } = request;
     if (!data.take(true, ANSWER, size)) return -EINVAL;
     request.placed = true;
@@ -180,7 +183,7 @@ const write = onFile(
   (fs, request, handle) => {
     const position = request.u64(BODY + fuse.fuse_write_in.offset.offset);
     const size = request.u32(BODY + fuse.fuse_write_in.size_.offset);
-    if (WRITE_HEAD + size > request.length) return -EINVAL;
+    if (WRITE_HEAD + size > request.length || size > MAX_WRITE) return -EINVAL;
     if (position + size > LARGEST) return beyond(position + size);
     const how = request.u32(BODY + fuse.fuse_write_in.write_flags.offset);
     const flags = request.u32(BODY + fuse.fuse_write_in.flags.offset);
@@ -254,8 +257,14 @@ const fallocate = onFile(
     const how = request.u32(BODY + mode.offset);
     const known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
     if ((how & ~known) !== 0) return -EOPNOTSUPP;
-    const done = sys.fallocate(handle.fd, how, from, bytes);
-    if (done >= 0) takePrivileges(fs, handle.fd, mayNotKeepIds(request));
+    let done = 0;
+    // A piece at a time: nothing ends the call before it is done.
+    for (let at = 0; at === 0 || at < bytes; at += MOST_ALLOCATED) {
+      if (at > 0 && fs.isInterrupted()) return INTERRUPTED;
+      done = sys.fallocate(handle.fd, how, from + at, Math.min(bytes - at, MOST_ALLOCATED));
+      if (done < 0) return done;
+    }
+    takePrivileges(fs, handle.fd, mayNotKeepIds(request));
     return done;
   },
 );

@@ -8,6 +8,9 @@ import type { Inode } from '../inode-table.ts';
 /** The request gets no answer. */
 export const NO_ANSWER = -0x10000;
 
+/** Somebody asked for the thread meanwhile: the request is carried out once more, later. */
+export const INTERRUPTED = -0x10001;
+
 /** How one opcode is carried out. */
 export interface Operation {
   /** Bytes of the struct behind the header; as many are there when it runs. */
@@ -18,7 +21,7 @@ export interface Operation {
   readonly writes?: boolean;
   /** Carried out on a mount point that is not crossed as well; EXDEV by default. */
   readonly onUncrossed?: boolean;
-  /** Returns the bytes of its answer in `output`, a negative errno, or NO_ANSWER. */
+  /** Returns the bytes of its answer in `output`, a negative errno, NO_ANSWER or INTERRUPTED. */
   run(fs: FileSystem, request: FuseRequest): number;
 }
 

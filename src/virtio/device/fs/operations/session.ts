@@ -12,7 +12,8 @@ import { NO_ANSWER, type Operation } from './operation.ts';
 const OLDEST_MINOR = 31;
 /** Pages of 4 KiB that a request may carry; drivers lower it to what fits into a queue. */
 const MAX_PAGES = 256;
-const MAX_WRITE = MAX_PAGES * 4096;
+/** Data of one READ or WRITE; a driver that asks for more is not the one that INIT told so. */
+export const MAX_WRITE = MAX_PAGES * 4096;
 /** Requests that nobody waits for, as read-ahead: as many as keep the device busy. */
 const MAX_BACKGROUND = 64;
 const CONGESTION_THRESHOLD = 48;
