@@ -1,5 +1,6 @@
 /**
- * Runs the compiled tests: `npm test`, `npm test -- unit kvm`, `npm test -- test/unit/bus`.
+ * Runs the compiled tests: `npm test`, `npm test -- unit kvm`, `npm test -- test/unit/bus`;
+ * `npm test -- long` those that take long and rarely break, which nothing else runs.
  * The last line is always `N passed, N failed`, with `, N skipped` and `, N files retried` where there
  * were any.
  * Options: `--no-coverage`; `--raise-floor` lifts the coverage floor; `--verbose` prints all output.
@@ -192,7 +193,9 @@ const env: NodeJS.ProcessEnv = {
 for (const name of misnamedTests()) fail(`${name}: tests are only run from files named *.test.ts`);
 for (const filter of filters) {
   if (GROUPS.every((group) => filesOf(group, [filter]).length === 0)) {
-    fail(`no test matches ${filter}; name a group (unit, kvm, lab, guest), a folder or a file`);
+    fail(
+      `no test matches ${filter}; name a group (unit, kvm, lab, guest, long), a folder or a file`,
+    );
   }
 }
 for (const group of GROUPS) await runGroup(group, env);

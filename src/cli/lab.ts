@@ -1,8 +1,8 @@
 /** `nodevmm lab`: a shell or a command in the emulated KVM host. */
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { UsageError } from '../host/errors.ts';
 import { attachKept, keepLab, stopKept } from '../lab/kept.ts';
-import type { LabOptions } from '../lab/lab.ts';
+import { LAB_CPUS, type LabCpu, type LabOptions } from '../lab/lab.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { runProgramInLab } from './run/run-in-lab.ts';
 import { parseMemory } from './run/run-options.ts';
@@ -16,6 +16,7 @@ const NOT_FOUND = 127;
 const NOT_EXECUTABLE = 126;
 
 interface LabFlags {
+  readonly cpu?: LabCpu;
   readonly memory?: number;
   readonly cpus?: number;
   readonly share?: readonly string[];
@@ -31,6 +32,8 @@ Examples:
   nodevmm lab                        a shell in an emulated PC that has /dev/kvm
   nodevmm lab npm test               one command, with its exit status
   nodevmm lab --keep                 boots a lab in the background: what follows starts at once
+  nodevmm lab --cpu intel nodevmm run -- uname -a
+                                     on kvm_intel, under Bochs: minutes
   nodevmm lab --stop                 ends it (it also ends by itself after an idle hour)`;
 
 /**
@@ -43,9 +46,21 @@ export function registerLabCommand(program: Command, finish: (status: number) =>
     .command('lab')
     .description('open a shell, or run a command, in an emulated KVM host that sees this project')
     .argument('[command...]', 'a program and its arguments; default: a shell')
-    .option('-m, --memory <size>', 'RAM of the lab (default: 8G)', parseMemory)
-    .option('-c, --cpus <n>', 'CPUs of the lab (default: 2)', Number)
-    .option('--share <folder>', 'another folder that the lab may write to; may be repeated', gather)
+    .addOption(
+      new Option(
+        '--cpu <vendor>',
+        'whose CPU: amd, or intel, which is slow and copies what it runs',
+      )
+        .choices(LAB_CPUS)
+        .default('amd'),
+    )
+    .option('-m, --memory <size>', 'RAM of the lab (default: 8G; intel: 2G)', parseMemory)
+    .option('-c, --cpus <n>', 'CPUs of the lab (default: 2; intel: 1)', Number)
+    .option(
+      '--share <folder>',
+      'another folder that the lab may write to (intel: gets a copy of); may be repeated',
+      gather,
+    )
     .option('--keep', 'keep a lab running in the background for the commands that follow')
     .option('--stop', 'end the lab that is kept')
     .option('--machine <options>', "added to QEMU's -M q35, e.g. kernel-irqchip=split")
@@ -58,7 +73,7 @@ export function registerLabCommand(program: Command, finish: (status: number) =>
 
 async function lab(argv: readonly string[], flags: LabFlags): Promise<number> {
   if (flags.stop === true) {
-    const stopped = await stopKept();
+    const stopped = await stopKept(flags.cpu);
     MESSAGES.say(stopped ? 'the lab has ended' : 'no lab is kept');
     return EXIT_OK;
   }
@@ -78,7 +93,7 @@ async function lab(argv: readonly string[], flags: LabFlags): Promise<number> {
 }
 
 async function keep(options: LabOptions): Promise<void> {
-  const kept = await attachKept();
+  const kept = await attachKept(options.cpu);
   if (kept !== undefined) {
     await kept.close();
     return;
@@ -89,6 +104,7 @@ async function keep(options: LabOptions): Promise<void> {
 
 function optionsOf(flags: LabFlags): LabOptions {
   return {
+    ...(flags.cpu === undefined ? {} : { cpu: flags.cpu }),
     ...(flags.memory === undefined ? {} : { memory: flags.memory }),
     ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
     ...(flags.share === undefined ? {} : { shares: flags.share }),

@@ -10,7 +10,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
 import { guestsFolder } from './agent-binary.ts';
 import { cacheFolder, contentHash, publishFolder } from './cache.ts';
@@ -86,6 +86,12 @@ interface Stamp {
 function stampFile(name: string, version: string): string {
   const checkout = contentHash([guestsFolder]).slice(0, 8);
   return join(guestFolder(), `.${name}-${version}-${checkout}.json`);
+}
+
+/** What makes a host use an image that it has, though not what it was made from. */
+export function frozenStamp(guest: Guest): { readonly path: string; readonly text: string } {
+  const stamp: Stamp = { folder: dirname(guest.initrd), inputs: {} };
+  return { path: stampFile(guest.name, guest.kernelVersion), text: JSON.stringify(stamp) };
 }
 
 /** The image when nothing that it is made from has changed. */

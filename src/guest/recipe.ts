@@ -83,7 +83,14 @@ export const recipes = {
     programs: {},
     files: [],
   },
+  'lab-intel': {
+    summary: 'first stage of the lab with an Intel CPU',
+    init: 'lab/init-intel',
+    modules: ['kvm-intel', 'tun', 'vhost_net', 'vhost_vsock'],
+    programs: {},
+    files: [],
+  },
 } satisfies Record<string, Recipe>;
 
-/** Names of the images. `lab` is the lab's own. */
+/** Names of the images. `lab` and `lab-intel` are the lab's own. */
 export type GuestName = keyof typeof recipes;

@@ -19,13 +19,13 @@ function onSignal(signal: NodeJS.Signals): void {
   process.kill(process.pid, signal);
 }
 
-/** A folder for sockets, and the processes that use it. */
+/** A folder for sockets or files, and the processes that use it. */
 export class Children implements Disposable {
   readonly #folder: TemporaryFolder;
   readonly #children: ChildProcess[] = [];
 
-  constructor() {
-    const parent = runtimeFolder();
+  /** @param parent where its folder lies, and only this user writes. Default: beside sockets */
+  constructor(parent = runtimeFolder()) {
     TemporaryFolder.removeStale(PREFIX, parent);
     this.#folder = new TemporaryFolder(PREFIX, parent);
     if (alive.size === 0) {

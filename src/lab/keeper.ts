@@ -16,8 +16,8 @@ process.stdout.on('error', () => {});
 
 async function keep(options: LabOptions): Promise<void> {
   const lab = await Lab.boot({ ...options, onProgress: (step, done) => report({ step, done }) });
-  if ((await attachKept()) !== undefined) throw new Error('another lab is kept already');
-  const server = await shareLab(lab);
+  if ((await attachKept(options.cpu)) !== undefined) throw new Error('another lab is kept already');
+  const server = await shareLab(lab, options.cpu);
   let idle = setTimeout(() => process.exit(0), IDLE_MS);
   let clients = 0;
   server.on('connection', (stream) => {

@@ -11,18 +11,19 @@ import type { Progress } from '../guest/kernel.ts';
 import { PeerError } from '../host/errors.ts';
 import { ListenPath } from '../host/listen-path.ts';
 import { runtimeFolder } from '../host/runtime-folder.ts';
-import { Lab, type LabOptions } from './lab.ts';
+import { Lab, type LabCpu, type LabOptions } from './lab.ts';
 import { packageFolder } from './package-folder.ts';
 
-/** Where the lab of this checkout is shared. */
-export function keptSocket(): string {
-  return join(runtimeFolder(), `lab-${contentHash([packageFolder]).slice(0, 8)}.sock`);
+/** Where the lab of this checkout with such a CPU is shared. */
+export function keptSocket(cpu: LabCpu = 'amd'): string {
+  const checkout = contentHash([packageFolder]).slice(0, 8);
+  return join(runtimeFolder(), `lab-${cpu === 'amd' ? '' : `${cpu}-`}${checkout}.sock`);
 }
 
 /** The kept lab when there is one. */
-export async function attachKept(): Promise<Lab | undefined> {
+export async function attachKept(cpu: LabCpu = 'amd'): Promise<Lab | undefined> {
   try {
-    return await Lab.attach(keptSocket());
+    return await Lab.attach(keptSocket(cpu));
   } catch (error) {
     const { code } = error as { code?: string };
     if (code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'E_AGENT_GONE') return undefined;
@@ -32,16 +33,16 @@ export async function attachKept(): Promise<Lab | undefined> {
 
 /** The kept lab, or one that ends with this process. What is kept keeps its own size and extras. */
 export async function openLab(options: LabOptions = {}): Promise<Lab> {
-  return (await attachKept()) ?? (await Lab.boot(options));
+  return (await attachKept(options.cpu)) ?? (await Lab.boot(options));
 }
 
 /**
  * Shares a lab with other processes for as long as this one lives.
- * @returns the server, listening at `keptSocket()`
+ * @returns the server, listening at `keptSocket(cpu)`
  * @throws UsageError when another lab is kept
  */
-export async function shareLab(lab: Lab): Promise<Server> {
-  const listening = new ListenPath(keptSocket());
+export async function shareLab(lab: Lab, cpu: LabCpu = 'amd'): Promise<Server> {
+  const listening = new ListenPath(keptSocket(cpu));
   const broker = new AgentBroker(lab.agent);
   const server = createServer((stream) => void broker.serve(stream));
   await new Promise<void>((resolve, reject) => {
@@ -66,7 +67,7 @@ export async function keepLab(
 ): Promise<void> {
   const keeper = fileURLToPath(new URL('./keeper.js', import.meta.url));
   // Why a kept lab ended is told by nobody else.
-  const log = openSync(`${keptSocket()}.log`, 'a', 0o600);
+  const log = openSync(`${keptSocket(options.cpu)}.log`, 'a', 0o600);
   const child = spawn(process.execPath, [keeper, JSON.stringify(options)], {
     detached: true,
     stdio: ['ignore', 'pipe', log],
@@ -95,10 +96,11 @@ export async function keepLab(
 export const KEPT = 'lab: kept';
 
 /** Ends the kept lab with everything in it. @returns false when there was none */
-export async function stopKept(): Promise<boolean> {
-  const lab = await attachKept();
+export async function stopKept(cpu: LabCpu = 'amd'): Promise<boolean> {
+  const lab = await attachKept(cpu);
   if (lab === undefined) return false;
-  await lab.agent.exec(['/run/nodevmm/busybox', 'poweroff', '-f']).catch(() => {});
+  // Each of the emulators ends with a reset.
+  await lab.agent.exec(['/run/nodevmm/busybox', 'reboot', '-f']).catch(() => {});
   await lab.close();
   return true;
 }

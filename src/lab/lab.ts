@@ -12,21 +12,34 @@ import { findProgram } from '../guest/find-program.ts';
 import { buildGuest } from '../guest/guests.ts';
 import type { Progress } from '../guest/kernel.ts';
 import { PeerError, UsageError } from '../host/errors.ts';
+import { awaitAgent } from './await-agent.ts';
+import { bootBochs } from './bochs-lab.ts';
 import { Children } from './children.ts';
+import { lastLines } from './last-lines.ts';
 import { packageFolder } from './package-folder.ts';
 import { qemuCommand, type Share, virtiofsdCommand } from './qemu-command.ts';
 
-/** A panic with its registers and its trace. */
-const SERIAL_LINES = 60;
 const SOCKET_POLL_MS = 5;
+
+/**
+ * Whose processor is emulated: `amd` by QEMU, with SVM; `intel` by Bochs, with VMX, which is
+ * slower and sees copies of files only (docs/lab.md).
+ */
+export type LabCpu = 'amd' | 'intel';
+export const LAB_CPUS: readonly LabCpu[] = ['amd', 'intel'];
 
 /** What the emulated host is made of. */
 export interface LabOptions {
-  /** Bytes of RAM. Default 8 GiB. */
+  /** Default `amd`. */
+  readonly cpu?: LabCpu;
+  /** Bytes of RAM. Default 8 GiB; 2 GiB with an Intel CPU. */
   readonly memory?: number;
-  /** Default 2. */
+  /** Default 2; 1 with an Intel CPU. */
   readonly cpus?: number;
-  /** Folders that commands in the lab may write to, besides the package's own and the cache. */
+  /**
+   * Folders that commands in the lab may write to, besides the package's own and the cache. With
+   * an Intel CPU: folders that are copied into it.
+   */
   readonly shares?: readonly string[];
   /** Added to QEMU's `-M q35`, e.g. `kernel-irqchip=split`. */
   readonly machine?: string;
@@ -34,7 +47,7 @@ export interface LabOptions {
   readonly qemuArgs?: readonly string[];
   /** Added to the kernel's command line, e.g. `intel_iommu=on`. */
   readonly kernelArgs?: string;
-  /** Ends an attempt to boot that hangs. Default 180 s. */
+  /** Ends an attempt to boot that hangs. Default 180 s; 900 s with an Intel CPU. */
   readonly bootTimeoutMs?: number;
   readonly onProgress?: Progress;
 }
@@ -56,6 +69,10 @@ export class Lab implements AsyncDisposable {
    * the console when it does not come up. What is running when it dies later ends with such an error.
    */
   static async boot(options: LabOptions = {}): Promise<Lab> {
+    if (options.cpu === 'intel') {
+      const { agent, end } = await bootBochs(options);
+      return new Lab(agent, end);
+    }
     const progress = options.onProgress ?? (() => {});
     const guest = await buildGuest('lab', { onProgress: (step, done) => progress(step, done / 2) });
     const { qemu, virtiofsd } = await programs();
@@ -76,8 +93,13 @@ export class Lab implements AsyncDisposable {
       progress('lab: booting', 0.5);
       const socket = join(children.folder, 'agent');
       const machine = children.start(qemuCommand(qemu, guest, shape, shares, socket));
-      const serial = lastLines(machine);
-      const agent = await awaitAgent(machine, serial, socket, options.bootTimeoutMs ?? 180_000);
+      const agent = await awaitAgent({
+        name: 'qemu',
+        process: machine,
+        console: lastLines(machine),
+        connect: (signal) => connectWhenThere(socket, signal),
+        timeoutMs: options.bootTimeoutMs ?? 180_000,
+      });
       progress('lab: mounting', 0.9);
       await setUp(agent, shares, guest.kernelVersion);
       progress('lab: ready', 1);
@@ -186,44 +208,9 @@ function connected(path: string): Promise<Socket> {
   });
 }
 
-async function awaitAgent(
-  machine: ChildProcess,
-  serial: () => string[],
-  path: string,
-  timeoutMs: number,
-): Promise<AgentClient> {
-  const abort = new AbortController();
-  let state = 'did not boot';
-  const failed = (why: string): PeerError =>
-    new PeerError(
-      'E_LAB_GONE',
-      `the lab ${state}: ${why}; its console ends with:\n${serial().join('\n')}`,
-    );
-  const ended = new Promise<PeerError>((resolve) => {
-    machine.once('close', (code, signal) =>
-      resolve(failed(`qemu ended (${signal ?? `status ${code}`})`)),
-    );
-    machine.once('error', (error) => resolve(failed(error.message)));
-  });
-  const late = async (): Promise<never> => {
-    await delay(timeoutMs, undefined, { signal: abort.signal });
-    throw failed(`no answer in ${timeoutMs / 1000} s`);
-  };
-  const up = async (): Promise<AgentClient> => {
-    while (!existsSync(path)) await delay(SOCKET_POLL_MS, undefined, { signal: abort.signal });
-    const agent = new AgentClient(await connected(path), { whyEnded: () => ended });
-    await agent.ready();
-    return agent;
-  };
-  const gone = async (): Promise<never> => {
-    throw await ended;
-  };
-  try {
-    return await Promise.race([up(), gone(), late()]);
-  } finally {
-    abort.abort();
-    state = 'died';
-  }
+async function connectWhenThere(path: string, signal: AbortSignal): Promise<Socket> {
+  while (!existsSync(path)) await delay(SOCKET_POLL_MS, undefined, { signal });
+  return await connected(path);
 }
 
 /** What cannot be done before the shares' paths are known, and the check that KVM is there. */
@@ -248,18 +235,4 @@ exec 3<>/dev/kvm`;
   if (end.exitCode !== 0) {
     throw new PeerError('E_LAB', `the lab could not be set up: ${end.stderr.toString().trim()}`);
   }
-}
-
-function lastLines(child: ChildProcess): () => string[] {
-  let text = '';
-  const take = (chunk: Buffer): void => {
-    text = (text + chunk.toString('latin1')).slice(-8192);
-  };
-  child.stdout?.on('data', take);
-  child.stderr?.on('data', take);
-  return () =>
-    text
-      .split(/\r?\n/)
-      .filter((line) => line.trim() !== '' && !line.includes("TCG doesn't support"))
-      .slice(-SERIAL_LINES);
 }

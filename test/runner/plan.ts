@@ -16,6 +16,8 @@ export interface Group {
   readonly required: boolean;
   /** Its files run Linux guests: where this host's KVM cannot, they run in the lab. */
   readonly linuxGuests?: boolean;
+  /** Slow, and rarely breaks: runs only when it is named. */
+  readonly onDemand?: boolean;
 }
 
 export const GROUPS: readonly Group[] = [
@@ -27,7 +29,7 @@ export const GROUPS: readonly Group[] = [
     required: false,
   },
   { name: 'kvm', folders: ['kvm'], parallel: 2, timeoutSeconds: 180, required: false },
-  { name: 'lab', folders: ['lab'], parallel: 1, timeoutSeconds: 600, required: true },
+  { name: 'lab', folders: ['lab'], parallel: 1, timeoutSeconds: 1200, required: true },
   {
     name: 'guest',
     folders: ['guest'],
@@ -36,6 +38,14 @@ export const GROUPS: readonly Group[] = [
     silenceSeconds: 300,
     required: true,
     linuxGuests: true,
+  },
+  {
+    name: 'long',
+    folders: ['long'],
+    parallel: 1,
+    timeoutSeconds: 3600,
+    required: true,
+    onDemand: true,
   },
 ];
 
@@ -62,7 +72,8 @@ function sourcesOf(group: Group): string[] {
 
 /**
  * The files of a group that a filter selects, in a fixed order.
- * @param filters groups' names, folders or files, in source or compiled form; none selects all
+ * @param filters groups' names, folders or files, in source or compiled form; none selects all but
+ *   the group that runs on demand
  */
 export function filesOf(group: Group, filters: readonly string[]): TestFile[] {
   const wanted = filters.map((filter) =>
@@ -72,7 +83,7 @@ export function filesOf(group: Group, filters: readonly string[]): TestFile[] {
       .replace(/\.js$/, '.ts'),
   );
   const matches = (source: string): boolean =>
-    wanted.length === 0 ||
+    (wanted.length === 0 && group.onDemand !== true) ||
     wanted.some(
       (filter) =>
         filter === group.name ||

@@ -62,7 +62,7 @@ export async function runProgramInLab(
 
 async function openWithProgress(options: LabOptions, progress: ProgressLine): Promise<Lab> {
   // A lab that is kept can write to its own folders only.
-  const shares = (options.shares ?? []).filter((folder) => !isShared(folder));
+  const shares = (options.shares ?? []).filter((folder) => !isShared(folder, options.cpu));
   const all = {
     ...options,
     shares,
@@ -71,7 +71,9 @@ async function openWithProgress(options: LabOptions, progress: ProgressLine): Pr
   return shares.length === 0 ? await openLab(all) : await Lab.boot(all);
 }
 
-function isShared(folder: string): boolean {
+function isShared(folder: string, cpu: LabOptions['cpu']): boolean {
+  // With an Intel CPU even these are there in part only.
+  if (cpu === 'intel') return false;
   return [packageFolder, cacheFolder()].some(
     (shared) => folder === shared || folder.startsWith(`${shared}${path.sep}`),
   );

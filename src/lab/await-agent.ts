@@ -1,0 +1,63 @@
+/** From a machine that was just started to the conversation with the agent in it. */
+import type { ChildProcess } from 'node:child_process';
+import type { Duplex } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
+import { AgentClient, type AgentClientOptions } from '../agent/client.ts';
+import { PeerError } from '../host/errors.ts';
+
+/** A machine on its way up. */
+export interface BootingMachine {
+  /** Of the emulator, for messages. */
+  readonly name: string;
+  readonly process: ChildProcess;
+  /** The last lines of the machine's console. */
+  readonly console: () => readonly string[];
+  /** Finds the way to the agent; gives up when the signal says so. */
+  readonly connect: (signal: AbortSignal) => Promise<Duplex>;
+  readonly timeoutMs: number;
+  readonly helloRetryMs?: number;
+}
+
+/**
+ * Waits until the agent answers.
+ * @throws PeerError E_LAB_GONE with the end of the console when it does not. What is running when
+ *   the machine ends later ends with such an error, too.
+ */
+export async function awaitAgent(machine: BootingMachine): Promise<AgentClient> {
+  const abort = new AbortController();
+  let state = 'did not boot';
+  const failed = (why: string): PeerError =>
+    new PeerError(
+      'E_LAB_GONE',
+      `the lab ${state}: ${why}; its console ends with:\n${machine.console().join('\n')}`,
+    );
+  const ended = new Promise<PeerError>((resolve) => {
+    machine.process.once('close', (code, signal) =>
+      resolve(failed(`${machine.name} ended (${signal ?? `status ${code}`})`)),
+    );
+    machine.process.once('error', (error) => resolve(failed(error.message)));
+  });
+  const late = async (): Promise<never> => {
+    await delay(machine.timeoutMs, undefined, { signal: abort.signal });
+    throw failed(`no answer in ${machine.timeoutMs / 1000} s`);
+  };
+  const up = async (): Promise<AgentClient> => {
+    const { helloRetryMs } = machine;
+    const options: AgentClientOptions = {
+      whyEnded: () => ended,
+      ...(helloRetryMs === undefined ? {} : { helloRetryMs }),
+    };
+    const agent = new AgentClient(await machine.connect(abort.signal), options);
+    await agent.ready();
+    return agent;
+  };
+  const gone = async (): Promise<never> => {
+    throw await ended;
+  };
+  try {
+    return await Promise.race([up(), gone(), late()]);
+  } finally {
+    abort.abort();
+    state = 'died';
+  }
+}
