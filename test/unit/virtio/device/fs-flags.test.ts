@@ -26,7 +26,7 @@ import {
 import * as fuse from '../../../../src/abi/fuse.ts';
 import {
   createdHandle,
-  type FsDriver,
+  FsDriver,
   handleOf,
   pack,
   SharedFolder,
@@ -79,6 +79,16 @@ t.test('O_APPEND given by fcntl(2), or at open: behind what the host appended', 
     fs.write(fh, 11, text('guest'), { flags: O_RDWR | O_APPEND });
     t.equal(readFileSync(folder.at(name), 'utf8'), 'host,guest,host,guest', name);
   }
+});
+
+t.test('O_APPEND to what has no end', async (t) => {
+  const filter = `/proc/${process.pid}/coredump_filter`;
+  const before = readFileSync(filter, 'utf8').trim();
+  using fs = new FsDriver(`/proc/${process.pid}`);
+  const fh = handleOf(fs.open(fs.find('coredump_filter'), O_WRONLY | O_APPEND));
+  t.equal(fs.write(fh, 0, text('0x7'), { flags: O_WRONLY | O_APPEND }).error, 0);
+  t.equal(Number.parseInt(readFileSync(filter, 'utf8'), 16), 7);
+  writeFileSync(filter, `0x${before}`);
 });
 
 t.test('O_APPEND: COPY_FILE_RANGE, FALLOCATE and SETATTR of such a handle', async (t) => {

@@ -189,7 +189,7 @@ const write = onFile(
     const flags = request.u32(BODY + fuse.fuse_write_in.flags.offset);
     // Who appends does so behind what others on the host appended meanwhile. Pages of a mapping have
     // their places, whatever handle they come by.
-    const appends = (flags & O_APPEND) !== 0 && (how & fuse.FUSE_WRITE_CACHE) === 0;
+    let appends = (flags & O_APPEND) !== 0 && (how & fuse.FUSE_WRITE_CACHE) === 0;
     if (handle.appendOnly && !appends) return -EPERM;
     takePrivileges(fs, handle.fd, (how & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0);
     const { data } = request;
@@ -202,6 +202,11 @@ const write = onFile(
         ? sys.pwritev2(handle.fd, address, count, at, RWF_APPEND)
         : sys.pwritev(handle.fd, address, count, at);
       if (put === -EINTR) continue;
+      if (put === -EOPNOTSUPP && appends) {
+        // As most of /proc and /sys, which have no end.
+        appends = false;
+        continue;
+      }
       if (put < 0 && done === 0) return put;
       if (put <= 0) break;
       done += put;
