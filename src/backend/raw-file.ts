@@ -5,6 +5,7 @@ import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
+import { logicalBlockSize } from './block-size.ts';
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from './sync-disk.ts';
 
 const LOCK_SH = 1;
@@ -30,15 +31,17 @@ export interface RawFileOptions {
   readonly readOnly: boolean;
   /** Past the page cache, with O_DIRECT. */
   readonly direct: boolean;
+  /** 512, 1024, 2048 or 4096. Default: 512, or what O_DIRECT or the block device demands. */
+  readonly blockSize?: number;
 }
 
 /** What a disk is like; sizes in bytes. */
 export interface DiskGeometry {
-  /** A multiple of 512: a read-only file's last sector is filled up with zeroes. */
+  /** A multiple of 512, and of a block size that was asked for: a read-only file is filled up with zeroes. */
   readonly size: number;
   /** Bytes that the file has: less than `size` where that was rounded up. */
   readonly fileSize: number;
-  /** The smallest unit of a request: 512, or what O_DIRECT demands. */
+  /** The smallest unit of a request: what was asked for, else 512 or what O_DIRECT demands. */
   readonly logicalBlockSize: number;
   /** The unit that is written without reading first. */
   readonly physicalBlockSize: number;
@@ -118,9 +121,19 @@ function ioctlNumber(fd: number, request: number, name: string, path: string): n
   return Number(memory.view.getBigUint64(0, true));
 }
 
-function deviceGeometry(fd: number, path: string, rdev: number): DiskGeometry {
-  const logical = ioctlNumber(fd, BLKSSZGET, 'BLKSSZGET', path);
+function deviceGeometry(fd: number, options: RawFileOptions, rdev: number): DiskGeometry {
+  const { path, direct } = options;
+  const natural = ioctlNumber(fd, BLKSSZGET, 'BLKSSZGET', path);
   const size = ioctlNumber(fd, BLKGETSIZE64, 'BLKGETSIZE64', path);
+  const logical = logicalBlockSize({
+    path,
+    asked: options.blockSize,
+    natural,
+    direct: direct ? natural : undefined,
+    size,
+    fillsUp: false,
+    isFile: false,
+  });
   return {
     size,
     fileSize: size,
@@ -154,9 +167,19 @@ function fileGeometry(fd: number, stats: Stats, options: RawFileOptions): DiskGe
     const text = `its size, ${stats.size} bytes, is not a multiple of 512; pad it with: truncate -s %512 PATH`;
     throw refuse(path, 'E_DISK_SIZE', text);
   }
-  const logical = direct ? directAlignment(fd) : SECTOR_SIZE;
+  const alignment = direct ? directAlignment(fd) : undefined;
+  const logical = logicalBlockSize({
+    path,
+    asked: options.blockSize,
+    natural: alignment ?? SECTOR_SIZE,
+    direct: alignment,
+    size: stats.size,
+    fillsUp: readOnly,
+    isFile: true,
+  });
+  const unit = options.blockSize ?? SECTOR_SIZE;
   return {
-    size: stats.size + (over === 0 ? 0 : SECTOR_SIZE - over),
+    size: Math.ceil(stats.size / unit) * unit,
     fileSize: stats.size,
     logicalBlockSize: logical,
     physicalBlockSize: Math.max(Math.min(stats.blksize, 4096), logical),
@@ -201,7 +224,7 @@ export class RawFile extends Fd {
       this.readOnly = options.readOnly;
       this.direct = options.direct;
       this.geometry = stats.isBlockDevice()
-        ? deviceGeometry(opened.fd, path, stats.rdev)
+        ? deviceGeometry(opened.fd, options, stats.rdev)
         : fileGeometry(opened.fd, stats, options);
       if (this.geometry.size === 0) {
         throw refuse(path, 'E_DISK_SIZE', 'is empty; give it a size with: truncate -s 4G PATH');

@@ -42,6 +42,11 @@ export interface DiskOptions {
   readonly serial?: string;
   /** Open with O_DIRECT. Default false. */
   readonly direct?: boolean;
+  /**
+   * The unit in which the guest addresses the disk, its "logical block size": 512, 1024, 2048 or 4096
+   * bytes. Default: 512, or what the block device or, with `direct`, the file system demands.
+   */
+  readonly blockSize?: number;
   /** How requests reach the file. Default: what measures faster on this host. */
   readonly engine?: 'sync' | 'io_uring';
   /** Default: that of the machine. */

@@ -45,7 +45,7 @@ export function takeRing(values: KeyValues): RingOptions | undefined {
 /** Values of `transport=` and `--transport`. */
 export const TRANSPORTS: readonly TransportName[] = ['pci', 'mmio'];
 
-/** `--disk PATH[,ro][,queues=N][,serial=S][,direct][,engine=E][,transport=T][,RING...]`. @throws UsageError */
+/** `--disk PATH[,ro][,queues=N][,serial=S][,direct][,block-size=N][,engine=E][,transport=T][,RING...]`. @throws UsageError */
 export function parseDisk(text: string): DiskOptions {
   const values = new KeyValues('--disk', text, 'path');
   const path = values.text('path');
@@ -56,11 +56,21 @@ export function parseDisk(text: string): DiskOptions {
     queues: values.count('queues'),
     serial: values.text('serial'),
     direct: values.flag('direct'),
+    blockSize: values.count('block-size'),
     engine: values.choice('engine', ['sync', 'io_uring']),
     transport: values.choice('transport', TRANSPORTS),
     ring: takeRing(values),
   });
-  values.finish(['ro', 'queues', 'serial', 'direct', 'engine', 'transport', ...RING_KEYS]);
+  values.finish([
+    'ro',
+    'queues',
+    'serial',
+    'direct',
+    'block-size',
+    'engine',
+    'transport',
+    ...RING_KEYS,
+  ]);
   return disk;
 }
 

@@ -123,7 +123,7 @@ export function addMachineOptions(command: Command): Command {
     .option('--cpus <n>', 'vCPUs (default: 1)', parseCount)
     .option(
       '--disk <file,...>',
-      'a disk; again for more; keys: ro queues= serial= direct engine= transport=; or vhost-user=SOCKET: one that another process serves',
+      'a disk; again for more; keys: ro queues= serial= direct block-size= engine= transport=; or vhost-user=SOCKET: one that another process serves',
       collect,
     )
     .option(

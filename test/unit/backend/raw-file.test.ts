@@ -11,6 +11,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
+import { logicalBlockSize } from '../../../src/backend/block-size.ts';
 import { RawFile } from '../../../src/backend/raw-file.ts';
 import { TemporaryFolder } from '../../support/blk-driver.ts';
 
@@ -43,6 +44,54 @@ t.test('a file is measured', async (t) => {
   t.ok(physicalBlockSize >= 512 && physicalBlockSize <= 4096);
   file.close();
   t.same(new Uint8Array(readFileSync(path)), new Uint8Array(8192), 'and left as it was');
+});
+
+t.test('a block size can be asked for', async (t) => {
+  const path = folder.file('blocks', 8192);
+  for (const blockSize of [512, 1024, 2048, 4096]) {
+    const file = new RawFile({ path, readOnly: false, direct: false, blockSize });
+    const { size, logicalBlockSize, physicalBlockSize } = file.geometry;
+    t.same([size, logicalBlockSize], [8192, blockSize]);
+    t.ok(physicalBlockSize >= blockSize);
+    file.close();
+  }
+  const code = 'E_DISK_BLOCK_SIZE';
+  for (const blockSize of [0, 1, 511, 520, 8192, 65536]) {
+    const refused = { name: 'UsageError', code, message: /give 512, 1024, 2048 or 4096$/ };
+    t.throws(() => new RawFile({ path, readOnly: false, direct: false, blockSize }), refused);
+  }
+  open(path).close();
+});
+
+t.test('a disk whose size is no multiple of its block size', async (t) => {
+  const path = folder.file('odd', 4096 + 1024);
+  const options = { path, direct: false, blockSize: 4096 };
+  t.throws(() => new RawFile({ ...options, readOnly: false }), {
+    code: 'E_DISK_BLOCK_SIZE',
+    message: /5120 bytes, is not a multiple of the block size 4096; pad it with: truncate -s %4096/,
+  });
+  const file = new RawFile({ ...options, readOnly: true });
+  t.match(file.geometry, { size: 8192, fileSize: 5120, logicalBlockSize: 4096 });
+  file.close();
+});
+
+t.test('O_DIRECT takes no blocks that are smaller than the medium’s', async (t) => {
+  const ground = { path: 'disk', natural: 4096, size: 8192, fillsUp: false, isFile: true };
+  t.equal(logicalBlockSize({ ...ground, asked: undefined, direct: 4096 }), 4096);
+  t.equal(logicalBlockSize({ ...ground, asked: 4096, direct: 4096 }), 4096);
+  t.equal(logicalBlockSize({ ...ground, asked: 4096, direct: 512 }), 4096);
+  t.equal(logicalBlockSize({ ...ground, asked: 512, direct: undefined }), 512);
+  t.throws(() => logicalBlockSize({ ...ground, asked: 512, direct: 4096 }), {
+    code: 'E_DISK_BLOCK_SIZE',
+    message:
+      'disk disk: O_DIRECT takes no less than 4096 bytes there, and blocks of 512 were asked for; leave direct off, or give block-size=4096',
+  });
+  t.throws(
+    () => logicalBlockSize({ ...ground, asked: 4096, direct: undefined, size: 512, isFile: false }),
+    {
+      message: /give a smaller one$/,
+    },
+  );
 });
 
 t.test('a writer excludes all others, readers share', async (t) => {

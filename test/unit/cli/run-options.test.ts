@@ -83,7 +83,7 @@ t.test('--disk, several', (t) => {
     '--disk',
     'a.raw',
     '--disk',
-    'with,,comma.raw,ro,queues=4,serial=S 1,direct,engine=io_uring,packed,indirect=off,queue-size=64',
+    'with,,comma.raw,ro,queues=4,serial=S 1,direct,block-size=4096,engine=io_uring,packed,indirect=off,queue-size=64',
   );
   t.strictSame(disks, [
     { path: 'a.raw' },
@@ -93,6 +93,7 @@ t.test('--disk, several', (t) => {
       queues: 4,
       serial: 'S 1',
       direct: true,
+      blockSize: 4096,
       engine: 'io_uring',
       ring: { packed: true, indirect: false, queueSize: 64 },
     },

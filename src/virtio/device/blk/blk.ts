@@ -42,6 +42,8 @@ export interface BlkOptions {
   readonly serial?: string;
   /** Open with O_DIRECT. Default false. */
   readonly direct?: boolean;
+  /** The unit in which the guest addresses it: 512, 1024, 2048 or 4096 bytes. Default: 512, or what the host demands. */
+  readonly blockSize?: number;
   /** Default: sync for files in memory, else io_uring where the host permits it. */
   readonly engine?: 'sync' | 'io_uring';
   /** Descriptors of each queue, a power of two. Default 256. */
@@ -90,7 +92,13 @@ class BlkDevice implements VirtioDevice {
     }
     this.name = name;
     const readOnly = options.readOnly ?? false;
-    this.#file = new RawFile({ path, readOnly, direct: options.direct ?? false });
+    const { blockSize } = options;
+    this.#file = new RawFile({
+      path,
+      readOnly,
+      direct: options.direct ?? false,
+      ...(blockSize === undefined ? {} : { blockSize }),
+    });
     try {
       const { geometry } = this.#file;
       const disk: DiskEngineOptions = {

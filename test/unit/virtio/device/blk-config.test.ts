@@ -26,6 +26,34 @@ t.test('§5.2.5 the configuration says what the disk is', async (t) => {
   device.close();
 });
 
+t.test('§5.2.4 blk_size is what was asked for, and the topology goes by it', async (t) => {
+  const path = folder.file(`disk${files++}`, 16384);
+  const layout = abi.virtio_blk_config;
+  for (const blockSize of [512, 1024, 4096]) {
+    const device = createBlkDevice({ name: 'blk0', path, blockSize });
+    const view = new DataView(device.config.buffer);
+    t.equal(view.getUint32(layout.blk_size.offset, true), blockSize);
+    t.equal(view.getBigUint64(layout.capacity.offset, true), 32n, 'in sectors of 512 bytes');
+    const physical = blockSize << view.getUint8(layout.physical_block_exp.offset);
+    t.ok(physical >= blockSize && physical <= 4096);
+    t.equal(view.getUint16(layout.min_io_size.offset, true) * blockSize, physical);
+    device.close();
+  }
+  t.throws(() => createBlkDevice({ name: 'blk0', path, blockSize: 600 }), {
+    code: 'E_DISK_BLOCK_SIZE',
+  });
+  createBlkDevice({ name: 'blk0', path }).close();
+});
+
+t.test('a read-only file is filled up to a block with zeroes', async (t) => {
+  const content = new Uint8Array(5000).fill(7);
+  const path = folder.file(`disk${files++}`, content);
+  using disk = new BlkDriver(path, { readOnly: true, blockSize: 4096 });
+  const { status, data } = disk.read(0, 8192);
+  t.equal(status, abi.VIRTIO_BLK_S_OK);
+  t.same([data[4999], data[5000], data[8191]], [7, 0, 0]);
+});
+
 t.test('§5.2.5 the driver toggles the cache through writeback', async (t) => {
   const path = folder.file(`disk${files++}`, 4096);
   const device = createBlkDevice({ name: 'blk0', path });
