@@ -4,6 +4,7 @@
  */
 import { constants as os } from 'node:os';
 import type { Duplex } from 'node:stream';
+import type { NodeVmmError } from '../host/errors.ts';
 import type { AgentClient } from './client.ts';
 import type { SendFrame } from './command.ts';
 import {
@@ -13,8 +14,10 @@ import {
   encodeCredit,
   encodeFrame,
   encodeHelloReply,
+  encodeReason,
   encodeU32,
   FRAME_CREDIT,
+  FRAME_END,
   FRAME_ERROR,
   FRAME_EXEC,
   FRAME_EXIT,
@@ -23,6 +26,7 @@ import {
   FRAME_STDERR,
   FRAME_STDIN,
   FRAME_STDOUT,
+  FRAME_STOP,
   FRAME_WINSIZE,
   type Frame,
   FrameDecoder,
@@ -39,21 +43,25 @@ interface Channel {
 /** What a client may send on the channel of a command that runs. */
 const TO_COMMAND: readonly number[] = [FRAME_STDIN, FRAME_SIGNAL, FRAME_WINSIZE, FRAME_CREDIT];
 
-/** Shares an agent until its conversation ends; the clients' streams end with it. */
+/** Shares an agent until its conversation ends; the clients are told why, and their streams end with it. */
 export class AgentBroker {
   readonly #agent: AgentClient;
   readonly #clients = new Set<BrokerClient>();
+  #ordered = false;
 
-  constructor(agent: AgentClient) {
+  /** @param stopped told to clients in place of the reason when one of them announced a stop */
+  constructor(agent: AgentClient, stopped: NodeVmmError) {
     this.#agent = agent;
-    void agent.closed.then(() => {
-      for (const client of this.#clients) client.end();
+    void agent.closed.then((reason) => {
+      for (const client of this.#clients) client.end(this.#ordered ? stopped : reason);
     });
   }
 
   /** Serves one client until its stream ends, then kills what it still runs. */
   async serve(stream: Duplex): Promise<void> {
-    const client = new BrokerClient(this.#agent, stream);
+    const client = new BrokerClient(this.#agent, stream, () => {
+      this.#ordered = true;
+    });
     this.#clients.add(client);
     await client.serve();
     this.#clients.delete(client);
@@ -68,17 +76,23 @@ class BrokerClient {
   readonly #agent: AgentClient;
   readonly #stream: Duplex;
   readonly #channels = new Map<number, Channel>();
+  readonly #announced: () => void;
   readonly #decoder = new FrameDecoder();
   /** Commands that have not ended, those included that were left behind. */
   #commands = 0;
 
-  constructor(agent: AgentClient, stream: Duplex) {
+  /** @param announced called when the client announces a stop */
+  constructor(agent: AgentClient, stream: Duplex, announced: () => void) {
     this.#agent = agent;
     this.#stream = stream;
+    this.#announced = announced;
   }
 
-  end(): void {
-    this.#stream.destroy();
+  end(reason: NodeVmmError): void {
+    const stream = this.#stream;
+    // Who does not take what there is will not take this either.
+    if (stream.writableNeedDrain) stream.destroy();
+    else stream.end(encodeFrame(FRAME_END, 0, encodeReason(reason)), () => stream.destroy());
   }
 
   async serve(): Promise<void> {
@@ -104,6 +118,8 @@ class BrokerClient {
       if (nonce !== undefined) this.#stream.write(encodeHelloReply(nonce, AGENT_VERSION));
     } else if (frame.type === FRAME_EXEC) {
       this.#execute(frame);
+    } else if (frame.type === FRAME_STOP) {
+      this.#announced();
     } else if (TO_COMMAND.includes(frame.type)) {
       this.#channels.get(frame.channel)?.send(frame.type, frame.payload);
     } else {

@@ -8,14 +8,17 @@ import { type Deferred, defer } from './deferred.ts';
 import {
   AGENT_VERSION,
   decodeCredit,
+  decodeReason,
   encodeCredit,
   encodeExec,
   encodeFrame,
   encodeHello,
   FRAME_CREDIT,
+  FRAME_END,
   FRAME_EXEC,
   FRAME_HELLO,
   FRAME_MAX,
+  FRAME_STOP,
   type Frame,
   FrameDecoder,
   HelloScanner,
@@ -65,6 +68,8 @@ export interface ChannelReceiver {
 export interface AgentClientOptions {
   /** How long one greeting waits for its answer. Default 500 ms. */
   readonly helloRetryMs?: number;
+  /** The other end shares its agent with others, and says itself why it ends. */
+  readonly shared?: boolean;
   /** Says why the stream ended by itself: asked of whoever owns the machine behind it. */
   readonly whyEnded?: () => Promise<NodeVmmError>;
 }
@@ -76,6 +81,7 @@ export interface AgentClientOptions {
 export class AgentClient implements Disposable {
   readonly #stream: Duplex;
   readonly #helloRetryMs: number;
+  readonly #shared: boolean;
   readonly #whyEnded: (cause?: Error) => Promise<NodeVmmError>;
   readonly #nonce = randomBytes(8);
   readonly #channels = new Map<number, ChannelReceiver>();
@@ -95,9 +101,10 @@ export class AgentClient implements Disposable {
   #error: NodeVmmError | undefined;
 
   /** @param stream e.g. a connected unix socket; it may carry the rest of an earlier conversation */
-  constructor(stream: Duplex, { helloRetryMs, whyEnded }: AgentClientOptions = {}) {
+  constructor(stream: Duplex, { helloRetryMs, shared, whyEnded }: AgentClientOptions = {}) {
     this.#stream = stream;
     this.#helloRetryMs = helloRetryMs ?? HELLO_RETRY_MS;
+    this.#shared = shared ?? false;
     this.#whyEnded = whyEnded ?? (async (cause) => disconnected(cause));
     stream.on('data', (chunk: Buffer) => this.#receive(chunk));
     stream.on('drain', () => this.#drained());
@@ -196,6 +203,11 @@ export class AgentClient implements Disposable {
       command.exit,
     ]);
     return { stdout, stderr, exitCode: end.exitCode };
+  }
+
+  /** Tells who shares the agent that its machine is about to be stopped by order: what others run hears so. */
+  announceStop(): void {
+    if (this.#shared) this.#send(FRAME_STOP, 0, Buffer.alloc(0));
   }
 
   /**
@@ -301,6 +313,7 @@ export class AgentClient implements Disposable {
         if (!isUnasked(frame.payload)) continue;
         throw agentRestarted();
       }
+      if (frame.type === FRAME_END && this.#shared) throw decodeReason(frame.payload);
       const last = this.#channels.get(frame.channel)?.receive(frame);
       if (last !== true) continue;
       this.#channels.delete(frame.channel);

@@ -14,7 +14,7 @@
  * Each of a command's three streams has a window: at most STREAM_WINDOW bytes are on their way
  * until the reading side gives CREDIT back, so a stream that nobody reads holds up no other.
  */
-import { PeerError } from '../host/errors.ts';
+import { type NodeVmmError, PeerError } from '../host/errors.ts';
 
 export const AGENT_VERSION = 1;
 export const AGENT_PORT_NAME = 'org.nodevmm.agent';
@@ -42,6 +42,11 @@ export const FRAME_STDERR = 19;
 export const FRAME_EXIT = 20;
 /** u32 errno, text. The command did not start; the channel's last frame. */
 export const FRAME_ERROR = 21;
+
+/** To who shares an agent, on channel 0: its machine is about to be stopped by order. */
+export const FRAME_STOP = 32;
+/** From who shares an agent, on channel 0: why the conversation ends, as an error's code, NUL, its message. */
+export const FRAME_END = 33;
 
 export const FRAME_HEADER = 9;
 /** The longest payload, in bytes. */
@@ -162,6 +167,22 @@ export function decodeCredit(payload: Uint8Array): {
   const stream = view.getUint8(0);
   if (stream !== 0 && stream !== 1 && stream !== 2) throw protocolError('CREDIT');
   return { stream, bytes: view.getUint32(1, true) };
+}
+
+/** The most of a reason that is told. */
+const REASON_MAX = 16 * 1024;
+
+/** The payload of END. */
+export function encodeReason({ code, message }: NodeVmmError): Buffer {
+  return Buffer.from(`${code}\0${message}`).subarray(0, REASON_MAX);
+}
+
+/** Reads an END payload back. @throws PeerError when it holds no error */
+export function decodeReason(payload: Buffer): PeerError {
+  const text = payload.toString('utf8', 0, REASON_MAX);
+  const [, code, message] = /^(E_[A-Z_]{1,32})\0(.+)$/s.exec(text) ?? [];
+  if (code === undefined || message === undefined) throw protocolError('END');
+  return new PeerError(code, message);
 }
 
 const helloHead = encodeFrame(FRAME_HELLO, 0, Buffer.concat([AGENT_MAGIC, Buffer.alloc(12)]));

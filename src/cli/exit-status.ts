@@ -44,13 +44,13 @@ export function statusOf(reason: MachineExit['reason']): number {
 /** What `--help` says of them. */
 export const EXIT_STATUS_HELP = `
 Exit status:
-  0       the guest powered off, was left with Ctrl-A x, or was stopped with vm stop
+  0       the guest powered off, was left with Ctrl-A x, or was ended with vm stop or vm shutdown
   ${EXIT_USAGE}       bad usage, or the host cannot do what was asked
-  ${EXIT_COMMAND_STOPPED}     vm stop came before the end of the command after -- (as SIGTERM does)
+  ${EXIT_COMMAND_STOPPED}     vm stop, vm shutdown or lab --stop came before the end of the command
   ${EXIT_PANIC}     the guest's kernel panicked
   ${EXIT_TRIPLE_FAULT}     triple fault
   ${EXIT_INTERNAL_ERROR}     KVM internal error
-  ${EXIT_COMMAND_LOST}     the guest ended before the command after -- did
+  ${EXIT_COMMAND_LOST}     the guest, or its agent, ended before the command after -- did
   ${EXIT_BUG}     a bug in nodevmm (NODEVMM_DEBUG=1 shows where)
   128+N   stopped by signal N
   With -- COMMAND: the command's own status.`;

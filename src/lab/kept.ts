@@ -43,7 +43,13 @@ export async function openLab(options: LabOptions = {}): Promise<Lab> {
  */
 export async function shareLab(lab: Lab, cpu: LabCpu = 'amd'): Promise<Server> {
   const listening = new ListenPath(keptSocket(cpu));
-  const broker = new AgentBroker(lab.agent);
+  const broker = new AgentBroker(
+    lab.agent,
+    new PeerError(
+      'E_LAB_STOPPED',
+      'the lab was stopped (nodevmm lab --stop) before the command had ended',
+    ),
+  );
   const server = createServer((stream) => void broker.serve(stream));
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
@@ -99,6 +105,7 @@ export const KEPT = 'lab: kept';
 export async function stopKept(cpu: LabCpu = 'amd'): Promise<boolean> {
   const lab = await attachKept(cpu);
   if (lab === undefined) return false;
+  lab.agent.announceStop();
   // Each of the emulators ends with a reset.
   await lab.agent.exec(['/run/nodevmm/busybox', 'reboot', '-f']).catch(() => {});
   await lab.close();

@@ -116,7 +116,7 @@ export class Lab implements AsyncDisposable {
 
   /** Uses a lab that another process keeps. @param socket path of its broker's socket */
   static async attach(socket: string): Promise<Lab> {
-    const agent = new AgentClient(await connected(socket));
+    const agent = new AgentClient(await connected(socket), { shared: true });
     await agent.ready();
     const end = async (): Promise<void> => agent.close();
     return new Lab(agent, end);

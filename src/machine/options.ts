@@ -255,4 +255,6 @@ export interface MachineExit {
   readonly reason: 'power-off' | 'reboot' | 'panic' | 'triple-fault' | 'internal-error' | 'stopped';
   /** One line, or a register dump for internal errors. */
   readonly detail?: string;
+  /** The guest powered off after it was asked to by its power button. */
+  readonly asked?: boolean;
 }

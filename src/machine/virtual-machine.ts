@@ -51,6 +51,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   #state: MachineState = 'created';
   #cycle: PowerCycle | undefined;
   readonly #agent: GuestAgent | undefined;
+  /** Since the guest's power-on. */
+  #buttonPressed = false;
   /** What changes the machine's state. */
   readonly #steps = new StepQueue();
 
@@ -207,7 +209,11 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     return this.#connectAgent().spawn(argv, options);
   }
 
-  /** Runs a command in the guest to its end. */
+  /**
+   * Runs a command in the guest to its end.
+   * @throws UsageError when it cannot be started, or writes more than `maxBuffer` (E_MAX_BUFFER);
+   *   PeerError when the guest (E_GUEST_ENDED) or its agent (E_AGENT_*) ends before
+   */
   exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
     return this.#connectAgent().exec(argv, options);
   }
@@ -239,6 +245,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   pressPowerButton(): void {
     this.#expect('press the power button of', 'running');
     this.#cycle?.pressPowerButton();
+    this.#buttonPressed = true;
   }
 
   /** Ends the run as if the power failed. Does nothing when it has ended. */
@@ -357,7 +364,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     } else if (exit.reason === 'reboot' && this.#options.onReboot === 'restart') {
       await this.#reboot();
     } else {
-      await this.#powerOff(exit);
+      const asked = exit.reason === 'power-off' && this.#buttonPressed;
+      await this.#powerOff(asked ? { ...exit, asked } : exit);
     }
   }
 

@@ -12,6 +12,7 @@ import { buildInitramfs } from '../../src/guest/image.ts';
 import { Inputs } from '../../src/guest/inputs.ts';
 import { prepareKernel } from '../../src/guest/kernel.ts';
 import { recipes } from '../../src/guest/recipe.ts';
+import { PeerError } from '../../src/host/errors.ts';
 import { Lab } from '../../src/lab/lab.ts';
 import { packageFolder } from '../../src/lab/package-folder.ts';
 
@@ -25,6 +26,8 @@ const sh = async (script: string): Promise<string> => {
   if (exitCode !== 0) throw new Error(`${script}: status ${exitCode}: ${stderr}`);
   return stdout.toString();
 };
+
+const STOPPED = new PeerError('E_LAB_STOPPED', 'the lab was stopped');
 
 t.test('what a KVM host has', async (t) => {
   for (const device of ['kvm', 'net/tun', 'vhost-net', 'vhost-vsock']) {
@@ -93,7 +96,7 @@ t.test('commands run in our directory, on a terminal of the size asked for', asy
 
 t.test('a broker lets others in at the same time', async (t) => {
   const path = join(cacheFolder(), `.broker-${process.pid}`);
-  const broker = new AgentBroker(lab.agent);
+  const broker = new AgentBroker(lab.agent, STOPPED);
   const server = createServer((stream) => void broker.serve(stream));
   await new Promise<void>((resolve) => server.listen(path, resolve));
   const other = new AgentClient(connect(path));

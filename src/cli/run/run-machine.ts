@@ -125,7 +125,7 @@ function statusOfEnd(
     case 'lost':
       return reportError(end.error);
     case 'machine': {
-      const { reason, detail } = end.exit;
+      const { reason, detail, asked } = end.exit;
       const status = statusOf(reason);
       if (status !== EXIT_OK) {
         showSerial();
@@ -133,8 +133,9 @@ function statusOfEnd(
         return status;
       }
       if (plan.command === undefined) return status;
-      if (reason === 'stopped') {
-        log(`the machine was stopped before the command ${plan.command[0]} had ended`);
+      if (reason === 'stopped' || asked === true) {
+        const how = asked === true ? 'shut down' : 'stopped';
+        log(`the machine was ${how} before the command ${plan.command[0]} had ended`);
         return EXIT_COMMAND_STOPPED;
       }
       log(`the guest ended (${reason}) before the command ${plan.command[0]} did`);

@@ -2,7 +2,7 @@
 import { CommanderError } from 'commander';
 import { HostError, InternalError, messageOf, NodeVmmError, PeerError } from '../../host/errors.ts';
 import { systemError } from '../../host/output-file.ts';
-import { EXIT_BUG, EXIT_COMMAND_LOST, EXIT_USAGE } from '../exit-status.ts';
+import { EXIT_BUG, EXIT_COMMAND_LOST, EXIT_COMMAND_STOPPED, EXIT_USAGE } from '../exit-status.ts';
 import { MESSAGES } from './messages.ts';
 
 const debugging = (): boolean => process.env.NODEVMM_DEBUG === '1';
@@ -22,6 +22,7 @@ export function reportError(error: unknown): number {
   MESSAGES.say(text);
   if (debugging()) MESSAGES.show(stackOf(error));
   if (known instanceof InternalError) return EXIT_BUG;
+  if (known.code === 'E_LAB_STOPPED') return EXIT_COMMAND_STOPPED;
   return known instanceof PeerError && !(known instanceof HostError)
     ? EXIT_COMMAND_LOST
     : EXIT_USAGE;

@@ -1,11 +1,13 @@
 /** An agent, and clients of a broker, that say anything as often as they like and listen as little. */
 import { Duplex } from 'node:stream';
+import fc from 'fast-check';
 import t from 'tap';
 import { AgentBroker } from '../../../src/agent/broker.ts';
 import { AgentClient } from '../../../src/agent/client.ts';
 import { collect, TOO_MUCH } from '../../../src/agent/collect.ts';
 import { Output } from '../../../src/agent/output.ts';
 import * as protocol from '../../../src/agent/protocol.ts';
+import { PeerError } from '../../../src/host/errors.ts';
 import { startAgent } from './rig.ts';
 
 const { encodeCredit, encodeFrame, encodeHelloReply, encodeU32, STREAM_WINDOW } = protocol;
@@ -18,6 +20,10 @@ class Peer extends Duplex {
   listens = true;
   readonly #decoder = new protocol.FrameDecoder();
   #done: (() => void) | undefined;
+
+  constructor() {
+    super({ highWaterMark: 16 * 1024 });
+  }
 
   override _read(): void {}
 
@@ -161,6 +167,34 @@ for (const [what, frames] of [
   });
 }
 
+t.test('whatever frames come, the client goes on or says why it ended', async (t) => {
+  const types = [0, 1, 2, 3, 4, 5, 6, 17, 18, 18, 19, 20, 21, 32, 33, 255];
+  const said = fc.record({
+    type: fc.constantFrom(...types),
+    channel: fc.integer({ min: 0, max: 3 }),
+    payload: fc.uint8Array({ maxLength: 12 }),
+  });
+  const codes = ['E_AGENT_PROTOCOL', 'E_AGENT_RESTARTED'];
+  await fc.assert(
+    fc.asyncProperty(fc.array(said, { maxLength: 12 }), async (frames) => {
+      const { peer, client } = await running();
+      const commands = [client.spawn(['a']), client.spawn(['b'])];
+      for (const command of commands) {
+        command.stdout.resume();
+        command.stdin.write('input');
+      }
+      peer.say(...frames.map(({ type, channel, payload }) => encodeFrame(type, channel, payload)));
+      await settle();
+      const alive = !client.ended;
+      client.close();
+      const { code } = await client.closed;
+      await Promise.allSettled(commands.flatMap(({ started, exit }) => [started, exit]));
+      return alive ? code === 'E_AGENT_CLOSED' : codes.includes(code);
+    }),
+  );
+  t.pass('for all frames');
+});
+
 t.test('why a command did not start is one short line, whatever the agent says', async (t) => {
   const { peer, client } = await running();
   const command = client.spawn(['true']);
@@ -235,13 +269,15 @@ t.test('exec: a command that writes more than maxBuffer is killed', async (t) =>
   await ended;
 });
 
+const STOPPED = new PeerError('E_STOPPED', 'the machine was stopped by order');
+
 /** A broker of the real agent with a client that the test plays. */
 async function shared(): Promise<{ agent: AgentClient; peer: Peer }> {
   const { stream } = await startAgent();
   const agent = new AgentClient(stream);
   await agent.ready();
   const peer = new Peer();
-  void new AgentBroker(agent).serve(peer);
+  void new AgentBroker(agent, STOPPED).serve(peer);
   return { agent, peer };
 }
 

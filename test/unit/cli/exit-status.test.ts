@@ -2,6 +2,8 @@
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import * as statuses from '../../../src/cli/exit-status.ts';
+import { reportError } from '../../../src/cli/terminal/report-error.ts';
+import { InternalError, PeerError, UsageError } from '../../../src/host/errors.ts';
 
 const readme = readFileSync('README.md', 'utf8');
 const documented = [...readme.matchAll(/^\| (\d+) \| /gm)].map((match) => Number(match[1]));
@@ -14,3 +16,12 @@ t.strictSame(
 for (const value of values) t.match(statuses.EXIT_STATUS_HELP, `\n  ${value} `, `--help: ${value}`);
 t.equal(statuses.statusOf('power-off'), 0);
 t.equal(statuses.statusOf('stopped'), 0);
+
+for (const [error, status] of [
+  [new UsageError('E_NAME', 'said in a test: usage'), statuses.EXIT_USAGE],
+  [new PeerError('E_LAB_GONE', 'said in a test: lost'), statuses.EXIT_COMMAND_LOST],
+  [new PeerError('E_LAB_STOPPED', 'said in a test: stopped'), statuses.EXIT_COMMAND_STOPPED],
+  [new InternalError('said in a test'), statuses.EXIT_BUG],
+] as const) {
+  t.equal(reportError(error), status, error.code);
+}

@@ -186,6 +186,13 @@ t.test('a machine that is stopped under a command: as after SIGTERM', async (t) 
   );
 });
 
+t.test('a machine that is shut down by its power button under a command: alike', async (t) => {
+  const { vm, streams } = setUp();
+  vm.end({ reason: 'power-off', asked: true });
+  t.equal(await runMachine(vm, inCommand, streams), 128 + 15);
+  t.match(streams.errorOutput.text, /was shut down before the command uname had ended\n$/);
+});
+
 for (const [signal, status] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],

@@ -88,6 +88,8 @@ t.test('the guest closes the port: what it said is read, then the end', async (t
   let text = '';
   for await (const chunk of connection) text += String(chunk);
   t.equal(text, 'last words');
+  connection.destroy();
+  if (!connection.closed) await once(connection, 'close');
   t.equal(port.destroyed, false);
   t.same([port.listenerCount('data'), port.listenerCount('guestOpen')], [0, 0]);
 });
