@@ -1,5 +1,4 @@
 /** The configuration of the emulated Intel machine: Bochs's, which has VMX with nested paging. */
-import { join } from 'node:path';
 
 /**
  * Instructions in a second of the machine's time. Idle time passes for nothing, so what waits
@@ -21,8 +20,6 @@ const LEFT_OUT = [
 
 /** What the machine is made of. */
 export interface BochsShape {
-  /** Folder for the machine's files. */
-  readonly folder: string;
   readonly memoryMiB: number;
   /** Where we listen for its second serial port, on 127.0.0.1. */
   readonly port: number;
@@ -30,33 +27,33 @@ export interface BochsShape {
 
 /** A piece of RAM that Bochs fills from a file before the processor starts. */
 export interface RamImage {
+  /** Its name in the machine's folder. */
   readonly file: string;
   readonly address: number;
 }
 
-/** The files of the machine. */
-export const bochsFiles = (folder: string) => ({
-  configuration: join(folder, 'bochsrc'),
-  script: join(folder, 'debugger'),
-  rom: join(folder, 'rom'),
-  videoRom: join(folder, 'video-rom'),
-  console: join(folder, 'console'),
-  log: join(folder, 'log'),
-});
+/** The machine's files, in its folder, where Bochs runs: a bochsrc has no way to write every path. */
+export const BOCHS_FILES = {
+  configuration: 'bochsrc',
+  script: 'debugger',
+  rom: 'rom',
+  videoRom: 'video-rom',
+  console: 'console',
+  log: 'log',
+} as const;
 
 /**
  * The text of a bochsrc. No disks, no network, no PCI: the machine finds all in its RAM and talks
  * over two serial ports.
  */
 export function bochsConfiguration(shape: BochsShape, images: readonly RamImage[]): string {
-  const files = bochsFiles(shape.folder);
   return [
     'config_interface: textconfig',
     // On a terminal of its own that nobody opens; the others need a display, or listen for VNC.
     'display_library: term',
     `memory: guest=${shape.memoryMiB}, host=${shape.memoryMiB}`,
-    `romimage: file=${files.rom}`,
-    `vgaromimage: file=${files.videoRom}`,
+    `romimage: file=${BOCHS_FILES.rom}`,
+    `vgaromimage: file=${BOCHS_FILES.videoRom}`,
     ...images.map(
       ({ file, address }, index) =>
         `optramimage${index + 1}: file=${file}, address=0x${address.toString(16)}`,
@@ -68,9 +65,9 @@ export function bochsConfiguration(shape: BochsShape, images: readonly RamImage[
     // Without sound cards ALSA makes Bochs die.
     'plugin_ctrl: speaker=0, gameport=0, parallel=0, busmouse=0',
     'sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy',
-    `com1: enabled=1, mode=file, dev=${files.console}`,
+    `com1: enabled=1, mode=file, dev=${BOCHS_FILES.console}`,
     `com2: enabled=1, mode=socket-client, dev=127.0.0.1:${shape.port}`,
-    `log: ${files.log}`,
+    `log: ${BOCHS_FILES.log}`,
     'panic: action=fatal',
     'error: action=ignore',
     'info: action=ignore',
@@ -80,9 +77,8 @@ export function bochsConfiguration(shape: BochsShape, images: readonly RamImage[
 }
 
 /** The command line. Debian's Bochs has its debugger built in, which wants to be told to go on. */
-export function bochsCommand(bochs: string, folder: string): string[] {
-  const { configuration, script } = bochsFiles(folder);
-  return [bochs, '-q', '-f', configuration, '-rc', script];
+export function bochsCommand(bochs: string): string[] {
+  return [bochs, '-q', '-f', BOCHS_FILES.configuration, '-rc', BOCHS_FILES.script];
 }
 
 /** What the debugger reads. */

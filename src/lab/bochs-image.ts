@@ -9,7 +9,7 @@ import type { Guest } from '../guest/guests.ts';
 import { UsageError } from '../host/errors.ts';
 import { Ram } from '../memory/ram.ts';
 import { MiB } from '../memory/ram-layout.ts';
-import { bochsFiles, type RamImage } from './bochs-command.ts';
+import { BOCHS_FILES, type RamImage } from './bochs-command.ts';
 import { resetRom } from './bochs-rom.ts';
 import { rootArchive } from './bochs-root.ts';
 
@@ -73,11 +73,10 @@ export async function writeBochsImage(
       cpus: 1,
       protocol: 'linux64',
     });
-    const { rom, videoRom } = bochsFiles(folder);
-    const end = memoryMiB * MiB;
-    writeFileSync(rom, resetRom(state, { start: HIGH_RAM, end, step: BLOCK_SIZE }));
+    const rom = resetRom(state, { start: HIGH_RAM, end: memoryMiB * MiB, step: BLOCK_SIZE });
+    writeFileSync(join(folder, BOCHS_FILES.rom), rom);
     // Bochs asks for one; nobody calls it.
-    writeFileSync(videoRom, Buffer.alloc(2048));
+    writeFileSync(join(folder, BOCHS_FILES.videoRom), Buffer.alloc(2048));
   } finally {
     rmSync(kernel, { force: true });
     rmSync(initrd, { force: true });
@@ -89,8 +88,8 @@ export async function writeBochsImage(
     [HIGH_RAM, imageMiB * MiB - HIGH_RAM],
   ] as const;
   return pieces.map(([address, size], index) => {
-    const file = join(folder, `ram${index}`);
-    writeFileSync(file, ram.memory.bytes(address, size));
+    const file = `ram${index}`;
+    writeFileSync(join(folder, file), ram.memory.bytes(address, size));
     return { file, address };
   });
 }

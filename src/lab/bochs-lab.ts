@@ -1,6 +1,7 @@
 /** Boots the lab's Intel machine. */
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { AgentClient } from '../agent/client.ts';
 import { cacheFolder } from '../guest/cache.ts';
 import { requirePrograms } from '../guest/executables.ts';
@@ -9,9 +10,9 @@ import { PeerError, UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import { awaitAgent } from './await-agent.ts';
 import {
+  BOCHS_FILES,
   bochsCommand,
   bochsConfiguration,
-  bochsFiles,
   bochsKernelCommandLine,
   DEBUGGER_SCRIPT,
 } from './bochs-command.ts';
@@ -52,8 +53,7 @@ export async function bootBochs(
   const children = new Children(cacheFolder());
   try {
     const { folder } = children;
-    const files = bochsFiles(folder);
-    const shape = { folder, memoryMiB, port: listener.port };
+    const shape = { memoryMiB, port: listener.port };
     progress('lab: gathering its files', 0.4);
     const images = await writeBochsImage(
       folder,
@@ -61,20 +61,20 @@ export async function bootBochs(
       { stage, guest, shares: options.shares ?? [] },
       (imageMiB) => bochsKernelCommandLine(shape, imageMiB, token, options.kernelArgs ?? ''),
     );
-    writeFileSync(files.configuration, bochsConfiguration(shape, images));
-    writeFileSync(files.script, DEBUGGER_SCRIPT);
+    writeFileSync(join(folder, BOCHS_FILES.configuration), bochsConfiguration(shape, images));
+    writeFileSync(join(folder, BOCHS_FILES.script), DEBUGGER_SCRIPT);
     progress('lab: booting (Bochs, minutes)', 0.5);
-    const machine = children.start(bochsCommand(bochs, folder));
+    const machine = children.start(bochsCommand(bochs), folder);
     const ofBochs = lastLines(machine);
     const agent = await awaitAgent({
       name: 'bochs',
       process: machine,
-      console: () => consoleOf(files.console, ofBochs),
+      console: () => consoleOf(join(folder, BOCHS_FILES.console), ofBochs),
       connect: () => listener.connection(),
       timeoutMs: options.bootTimeoutMs ?? BOOT_TIMEOUT_MS,
       helloRetryMs: HELLO_RETRY_MS,
     });
-    for (const { file } of images) rmSync(file);
+    for (const { file } of images) rmSync(join(folder, file));
     await checkKvm(agent);
     progress('lab: ready', 1);
     const end = async (): Promise<void> => {

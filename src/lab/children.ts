@@ -43,10 +43,12 @@ export class Children implements Disposable {
   /**
    * Starts a program that dies with this thread, even by SIGKILL (prctl(2), PR_SET_PDEATHSIG).
    * Its standard output and error are pipes.
+   * @param cwd where it runs. Default: where we do
    */
-  start(argv: readonly string[]): ChildProcess {
+  start(argv: readonly string[], cwd?: string): ChildProcess {
     const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...argv], {
       stdio: ['ignore', 'pipe', 'pipe'],
+      cwd,
     });
     this.#children.push(child);
     return child;

@@ -11,17 +11,18 @@ import { rootArchive } from '../../../src/lab/bochs-root.ts';
 import { Lab } from '../../../src/lab/lab.ts';
 import { packageFolder } from '../../../src/lab/package-folder.ts';
 
-const shape = { folder: '/f', memoryMiB: 2048, port: 4711 };
+const shape = { memoryMiB: 2048, port: 4711 };
 
 t.test('the configuration', async (t) => {
   const text = bochsConfiguration(shape, [
-    { file: '/f/ram0', address: 0 },
-    { file: '/f/ram1', address: 0x10_0000 },
+    { file: 'ram0', address: 0 },
+    { file: 'ram1', address: 0x10_0000 },
   ]);
   t.match(text, 'memory: guest=2048, host=2048\n');
-  t.match(text, 'optramimage1: file=/f/ram0, address=0x0\n');
-  t.match(text, 'optramimage2: file=/f/ram1, address=0x100000\n');
+  t.match(text, 'optramimage1: file=ram0, address=0x0\n');
+  t.match(text, 'optramimage2: file=ram1, address=0x100000\n');
   t.match(text, 'com2: enabled=1, mode=socket-client, dev=127.0.0.1:4711\n');
+  t.notMatch(text, /=[^,\n]*\//, 'no path, which could not be quoted');
   t.notMatch(text, /rfb|ethmod|pcap/, 'nothing listens');
 });
 
