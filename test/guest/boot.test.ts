@@ -101,12 +101,15 @@ t.test('memtest86+ tests the memory of its guest, by either entry', async (t) =>
       commandLine: 'console=ttyS0,115200',
       memory: 64 * MiB,
     });
-    await vm.start();
     let screen = '';
-    for await (const chunk of vm.serial) {
-      screen += String(chunk);
-      if (/Memtest86\+.*Status: Testing/s.test(screen)) break;
-    }
+    const testing = new Promise<void>((resolve) => {
+      vm.serial.on('data', (chunk) => {
+        screen += String(chunk);
+        if (/Memtest86\+.*Status: Testing/s.test(screen)) resolve();
+      });
+    });
+    await vm.start();
+    await Promise.race([testing, vm.wait()]);
     t.match(screen, /Memtest86\+.*Status: Testing/s, name);
   }
 });
