@@ -5,6 +5,7 @@ import { reportError } from '../src/cli/terminal/report-error.ts';
 import { buildGuest } from '../src/guest/guests.ts';
 import { UsageError } from '../src/host/errors.ts';
 import { openOutputFile, writeOutputFile } from '../src/host/output-file.ts';
+import { printable } from '../src/host/printable.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import { GROUPS } from './groups/all.ts';
 import type { Group } from './groups/group.ts';
@@ -215,7 +216,7 @@ async function run(args: readonly string[]): Promise<number> {
   if (request.kind === 'help') return 0;
   if (request.kind === 'compare') {
     const [before, after] = [readReport(request.before), readReport(request.after)];
-    process.stdout.write(`${compareReports(before, after)}\n`);
+    process.stdout.write(`${printable(compareReports(before, after))}\n`);
     return 0;
   }
   const { options } = request;

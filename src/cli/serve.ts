@@ -8,6 +8,7 @@ import { EXIT_OK } from './exit-status.ts';
 import { createServedDevice } from './served-device.ts';
 import { StopSignals } from './stop-signals.ts';
 import { MESSAGES } from './terminal/messages.ts';
+import { hurry } from './terminal/standard-streams.ts';
 
 const EXAMPLES = `
 Examples:
@@ -82,5 +83,10 @@ async function serve(kind: string, text: string | undefined, flags: ServeFlags):
 
 /** Resolves with the exit status once the process is told to end. */
 function signalled(signals: StopSignals): Promise<number> {
-  return new Promise((resolve) => signals.watch(() => resolve(EXIT_OK)));
+  return new Promise((resolve) =>
+    signals.watch(() => {
+      hurry();
+      resolve(EXIT_OK);
+    }),
+  );
 }

@@ -17,6 +17,7 @@ import {
   parseRng,
   parseServedFs,
 } from './run/device-options.ts';
+import { MESSAGES } from './terminal/messages.ts';
 
 /** A device, and what was said of its rings. */
 export interface ServedDevice {
@@ -65,6 +66,8 @@ export async function createServedDevice(
       const device = new ConsoleDevice('console0', []);
       const [port] = device.ports;
       if (port !== undefined) {
+        port.dropping = () =>
+          MESSAGES.say('console0: its output is not being read: beyond 1 MiB it is dropped');
         process.stdin.pipe(port, { end: false });
         port.pipe(process.stdout, { end: false });
       }

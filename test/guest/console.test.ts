@@ -104,6 +104,24 @@ t.test('hvc0', async (t) => {
   });
 });
 
+t.test('consoles that nobody reads hold up nothing', async (t) => {
+  const screens = [new Screen(vm.console), new Screen(vm.serial)];
+  for (const stream of [vm.console, vm.serial]) stream.pause();
+  for (const [device, letter] of [
+    ['hvc0', 'h'],
+    ['ttyS0', 's'],
+  ] as const) {
+    // More than streams and pipes between hold: hvc would spin with interrupts off.
+    const print = `head -c 200000 /dev/zero | tr '\\0' ${letter} >/dev/${device}; echo done`;
+    t.equal(await guestShell(vm, print), 'done', device);
+  }
+  t.same(vm.droppedOutput, { console: 0, serial: 0 });
+  for (const stream of [vm.console, vm.serial]) stream.resume();
+  await screens[0]?.shows(/h{200000}/);
+  await screens[1]?.shows(/s{200000}/);
+  t.pass('and below the bound nothing is lost');
+});
+
 t.test('ttyS0', async (t) => {
   const screen = shellOn('/dev/ttyS0', vm.serial);
   await screen.shows(/ready> /);

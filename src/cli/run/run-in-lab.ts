@@ -9,6 +9,7 @@ import { CleanUp } from '../clean-up.ts';
 import { streamCommand, terminalOf } from '../terminal/command-io.ts';
 import type { RunStreams } from '../terminal/console-io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
+import { hurry } from '../terminal/standard-streams.ts';
 
 const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 /** How long a program may take to end after it was asked to. */
@@ -45,13 +46,17 @@ export async function runProgramInLab(
       // The second time there is no waiting.
       if (signalled !== undefined) giveUp(128 + os.signals[signal]);
       signalled = signal;
+      hurry();
       command.kill(signal);
       end(128 + os.signals[signal]);
     };
     process.on(signal, listener);
     cleanUp.defer(() => process.removeListener(signal, listener));
   }
-  const onQuit = (): void => end(0);
+  const onQuit = (): void => {
+    hurry();
+    end(0);
+  };
   // Only for a person who waits: what scripts read stays what the program wrote.
   if (tty === undefined) progress.close();
   else progress.update('lab: starting the program');
