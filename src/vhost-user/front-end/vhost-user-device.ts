@@ -49,6 +49,9 @@ export class VhostUserDevice implements VirtioDevice {
   /** Ranges of the configuration that the driver wrote and the back end was not told of: by offset. */
   readonly #unwritten = new Map<number, number>();
   #writing = false;
+  /** The back end said that its configuration is another one; and it is being asked for it. */
+  #stale = false;
+  #asking = false;
 
   /**
    * Connects to a back end, and asks what it has.
@@ -170,8 +173,21 @@ export class VhostUserDevice implements VirtioDevice {
     await this.#showConfig(session);
   }
 
+  /** One question is under way, and one more at most, whatever the back end says meanwhile. */
   #configChanged(): void {
-    this.#tell((session) => this.#showConfig(session));
+    this.#stale = true;
+    if (this.#asking || this.#link.session === undefined) return;
+    this.#asking = true;
+    this.#tell(async (session) => {
+      try {
+        while (this.#stale) {
+          this.#stale = false;
+          await this.#showConfig(session);
+        }
+      } finally {
+        this.#asking = false;
+      }
+    });
   }
 
   /** Shows the driver what the back end has, as far as it is different. */

@@ -200,6 +200,31 @@ t.test('a driver that writes its configuration without end: one order is under w
   ),
 );
 
+t.test('a back end whose configuration changes without end is asked one thing at a time', (t) =>
+  withDevice(
+    (backEnd) => {
+      backEnd.protocolFeatures |= featureSet(abi.VHOST_USER_PROTOCOL_F_BACKEND_REQ);
+      backEnd.config = Uint8Array.of(1, 2, 3, 4);
+    },
+    async ({ backEnd, rig }) => {
+      await rig.start(VERSION_1, 16);
+      backEnd.take();
+      backEnd.config = Uint8Array.of(1, 2, 3, 5);
+      for (let i = 0; i < 1000; i++) {
+        backEnd.requests?.send(abi.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG);
+      }
+      await backEnd.requests?.call(
+        abi.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
+        abi.VHOST_USER_NEED_REPLY_MASK,
+      );
+      await rig.until(() => rig.device.config[3] === 5, 'new configuration');
+      const asked = backEnd.take().filter((request) => request === 'GET_CONFIG').length;
+      t.ok(asked > 0 && asked <= 500, `${asked} questions`);
+    },
+    { configSize: 4 },
+  ),
+);
+
 t.test('a record of what is in flight is made once, and handed to the next back end', (t) =>
   withDevice(
     (backEnd) => {

@@ -17,6 +17,8 @@ import { TraceCounter, type TraceStatistics } from './trace-statistics.ts';
 
 /** How often the rings are emptied. */
 const PERIOD_MS = 20;
+/** Readings of the clock that are kept: two for each power cycle. */
+const MOST_CLOCKS = 256;
 /** Characters that are written to the file at once. */
 const CHUNK = 0x1_0000;
 
@@ -77,6 +79,8 @@ export class TraceCollector implements Disposable {
 
   /** A reading of the guest's clock with those of the host at the same moment, for the file's end. */
   noteClock(reading: Readonly<Record<string, number | string>>): void {
+    // A guest that reboots without end: the first one stays, and the latest.
+    if (this.#clocks.length === MOST_CLOCKS) this.#clocks.splice(1, 1);
     this.#clocks.push({ host_monotonic_ns: Math.round(this.#now() * 1e6), ...reading });
   }
 

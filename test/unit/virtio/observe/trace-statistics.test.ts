@@ -83,6 +83,24 @@ t.test('kicks, batches, interrupts and suppression of a queue', (t) => {
   t.end();
 });
 
+t.test(
+  'a guest that reboots without end: the first and the latest readings of its clock stay',
+  (t) => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-trace-'));
+    t.teardown(() => rmSync(folder, { recursive: true }));
+    const file = path.join(folder, 'clocks.json');
+    const collector = new TraceCollector(NAMES, file, (text) => t.fail(text));
+    for (let i = 0; i < 10_000; i++) collector.noteClock({ guest_ns: i });
+    collector.finish();
+    const { otherData } = JSON.parse(readFileSync(file, 'utf8')) as {
+      otherData: { clocks: { guest_ns: number }[] };
+    };
+    t.equal(otherData.clocks.length, 256);
+    t.same([otherData.clocks[0]?.guest_ns, otherData.clocks.at(-1)?.guest_ns], [0, 9999]);
+    t.end();
+  },
+);
+
 t.test('a collection of two threads, with a file', (t) => {
   const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-trace-'));
   t.teardown(() => rmSync(folder, { recursive: true }));
