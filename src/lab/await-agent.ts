@@ -32,9 +32,14 @@ export async function awaitAgent(machine: BootingMachine): Promise<AgentClient> 
       `the lab ${state}: ${why}; its console ends with:\n${machine.console().join('\n')}`,
     );
   const ended = new Promise<PeerError>((resolve) => {
-    machine.process.once('close', (code, signal) =>
-      resolve(failed(`${machine.name} ended (${signal ?? `status ${code}`})`)),
-    );
+    machine.process.once('close', (code, signal) => {
+      const how = state === 'died' ? howItWentDown(machine.console()) : undefined;
+      resolve(
+        how === undefined
+          ? failed(`${machine.name} ended (${signal ?? `status ${code}`})`)
+          : new PeerError('E_LAB_GONE', `the lab ${how} before the command had ended`),
+      );
+    });
     machine.process.once('error', (error) => resolve(failed(error.message)));
   });
   const late = async (): Promise<never> => {
@@ -60,4 +65,12 @@ export async function awaitAgent(machine: BootingMachine): Promise<AgentClient> 
     abort.abort();
     state = 'died';
   }
+}
+
+/** Of a kernel that was told to end: its last words are then no riddle to be shown. */
+function howItWentDown(lines: readonly string[]): string | undefined {
+  const last = lines.slice(-3).join('\n');
+  if (last.includes('reboot: Power down')) return 'powered off';
+  if (last.includes('reboot: Restarting system')) return 'was restarted, which ends it,';
+  return undefined;
 }
