@@ -37,6 +37,8 @@ const COMPLETIONS = 0;
 const KICK_BUDGET = 256;
 /** A longer request counts as so many more: 16 MiB a turn. */
 const REQUEST_BYTES = 64 * 1024;
+/** What requests may cost between two looks at who asks for the thread: 512 KiB, or 8 short ones. */
+const LOOK_COST = 8;
 /** Requests done after which the driver is told, so that it works on while the device does. */
 const PUBLISH_BATCH = 16;
 
@@ -187,14 +189,20 @@ export class BlkHandler implements QueueHandler {
   #take(queue: RequestQueue, engine: DiskEngine, budget: number): number {
     const { virtqueue } = queue.served;
     let taken = 0;
+    let look = LOOK_COST;
     while (taken < budget) {
-      // Whoever asks for the thread is not to wait for all that a driver has queued.
-      if (taken > 0 && this.#isInterrupted()) {
-        taken = budget;
+      if (taken >= look) {
+        // Whoever asks for the thread is not to wait for all that a driver has queued.
+        if (this.#isInterrupted()) {
+          taken = budget;
+          break;
+        }
+        look = taken + LOOK_COST;
+      }
+      if (this.#heavy !== null || this.#parked !== null) {
+        queue.starved = true;
         break;
       }
-      queue.starved = this.#heavy !== null || this.#parked !== null;
-      if (queue.starved) break;
       const request = queue.free.pop() ?? this.#addSlot(queue, engine);
       queue.starved = request === undefined;
       if (request === undefined) break;
@@ -212,8 +220,11 @@ export class BlkHandler implements QueueHandler {
           queue.starved = true;
           break;
         }
-        taken += 1 + Math.floor(request.weight / REQUEST_BYTES);
-        this.#started(queue, request, request.start());
+        taken++;
+        if (request.weight >= REQUEST_BYTES) taken += Math.floor(request.weight / REQUEST_BYTES);
+        const progress = request.start();
+        if (progress === REQUEST_DONE) this.#complete(queue, request);
+        else this.#started(queue, request, progress);
         continue;
       }
       taken++;

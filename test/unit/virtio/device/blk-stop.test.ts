@@ -8,6 +8,7 @@ import t from 'tap';
 import {
   VIRTIO_BLK_S_OK,
   VIRTIO_BLK_T_DISCARD,
+  VIRTIO_BLK_T_FLUSH,
   VIRTIO_BLK_T_IN,
   VIRTIO_BLK_T_OUT,
   VIRTIO_BLK_T_WRITE_ZEROES,
@@ -193,6 +194,18 @@ t.test('a turn ends after 16 MiB, for the other queues', async (t) => {
   disk.rig.kick(1);
   t.ok(disk.engine.bytes - before <= 17 * MiB, 'of one request, too');
   disk.finish(1, [1]);
+});
+
+t.test('of short requests eight at most are carried out once somebody asks', async (t) => {
+  using disk = new HugeDisk(true);
+  for (let i = 0; i < 60; i++) {
+    disk.rig.queue(0).add({ readable: [blkHeader(VIRTIO_BLK_T_FLUSH, 0)], writable: [1] });
+  }
+  disk.rig.interrupted = true;
+  disk.rig.kick(0);
+  t.equal(disk.engine.calls.length, 8);
+  disk.rig.interrupted = false;
+  disk.finish(60, [0]);
 });
 
 for (const type of [VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_T_DISCARD]) {
