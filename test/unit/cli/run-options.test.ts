@@ -1,6 +1,7 @@
 /** What machine the options of `nodevmm run` ask for. */
 import { Command } from 'commander';
 import t from 'tap';
+import { parseServedFs } from '../../../src/cli/run/device-options.ts';
 import { writtenFolders } from '../../../src/cli/run/run.ts';
 import {
   addMachineOptions,
@@ -144,6 +145,18 @@ t.test('--vsock', (t) => {
     '/a',
   ]);
   t.strictSame(writtenFolders(flagsOf('--trace', '/t/boot.json', '--trace=summary')), ['/t']);
+  t.end();
+});
+
+t.test('serve fs', (t) => {
+  t.strictSame(parseServedFs('/srv,submounts,xattr=passthrough,mknod'), {
+    tag: 'nodevmm',
+    source: '/srv',
+    submounts: true,
+    xattr: 'passthrough',
+    mknod: true,
+  });
+  t.throws(() => parseServedFs('/srv,xattr=all'), { code: 'E_OPTION' });
   t.end();
 });
 
