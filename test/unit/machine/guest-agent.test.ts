@@ -107,10 +107,13 @@ t.test('an agent that dies and does not come back', async (t) => {
   const port = new FakePort();
   const guest = new GuestAgent(port, 0);
   await port.open();
-  const running = guest.connect().exec(['sleep', '1000']);
+  const lost = t.rejects(guest.connect().exec(['sleep', '1000']), {
+    code: 'E_AGENT_GONE',
+    message: /^the guest agent ended[^\n]+$/,
+  });
   await guest.connect().ready();
   await port.close();
-  await t.rejects(running, { code: 'E_AGENT_GONE', message: /^the guest agent ended[^\n]+$/ });
+  await lost;
 });
 
 for (const [exit, says] of [
