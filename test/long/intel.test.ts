@@ -50,6 +50,8 @@ tell('disk', await sh(
 tell('ping', await sh('ping -c 2 10.0.2.1'));
 await vm.pause();
 const before = vm.exitCounts();
+// Idle vCPUs have timer ticks.
+await new Promise((resolve) => setTimeout(resolve, 2000));
 tell('paused', JSON.stringify(before) === JSON.stringify(vm.exitCounts()));
 await vm.resume();
 tell('resumed', await sh('touch /marker && nproc'));
