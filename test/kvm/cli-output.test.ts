@@ -74,9 +74,11 @@ t.test('a terminal that was stopped holds up no guest', { skip }, async (t) => {
   const run = runInTerminal(folder, ['--kernel', muchThenPanic, ...SERIAL]);
   const end = ended(t, run);
   await says(run, 'the guest ended: panic');
-  // The run is over, and waits for its output to be read: the signal ends it as any other program.
+  // The guest is over, and its output waits to be read: a signal ends the process all the same, by
+  // itself if it comes while the machine is being taken down.
   run.kill('SIGTERM');
-  t.equal(await end, 256 - 15);
+  const status = await end;
+  t.ok(status === 256 - 15 || status === 200, `${status}`);
 });
 
 t.test('a terminal that was stopped holds up no signal', { skip }, async (t) => {

@@ -89,7 +89,6 @@ export async function runMachine(
   const races = [machine, person.end, ...(work === undefined ? [] : [work])];
   let end = await Promise.race(races);
   if (end.kind === 'lost') end = await causeOfLoss(end, end.error, machine);
-  if (end.kind === 'signal' || end.kind === 'quit') hurry();
   if (end.kind !== 'machine') await vm.stop();
   cleanUp[Symbol.dispose]();
   output.finish();
@@ -156,10 +155,15 @@ function waitForPerson(
   const signals = given ?? new StopSignals();
   if (given === undefined) cleanUp.use(signals);
   const restore = (): void => cleanUp[Symbol.dispose]();
-  signals.watch((signal) => resolve({ kind: 'signal', signal }), restore);
+  const leave = (how: End): void => {
+    // Also when the machine has just ended by itself: what is left then is its output.
+    hurry();
+    resolve(how);
+  };
+  signals.watch((signal) => leave({ kind: 'signal', signal }), restore);
   const quit = (): void =>
     signals.ask(
-      () => resolve({ kind: 'quit' }),
+      () => leave({ kind: 'quit' }),
       () => {
         restore();
         endAtOnce(EXIT_OK);

@@ -32,11 +32,7 @@ export function guardStandardStreams(fail: (error: unknown) => void): void {
   for (const stream of [process.stdout, process.stderr]) {
     // Node makes terminals blocking: one that was stopped (Ctrl-S) would stop this thread, and with
     // it the devices that it serves, their guest, and every signal.
-    const { _handle: handle } = stream as { _handle?: StreamHandle };
-    if (!stream.isTTY || handle === undefined) continue;
-    handle.setBlocking?.(false);
-    // Other processes may share it.
-    process.on('exit', () => handle.setBlocking?.(true));
+    if (stream.isTTY) (stream as { _handle?: StreamHandle })._handle?.setBlocking?.(false);
   }
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     leaveIfGone(process.stdout, error);
