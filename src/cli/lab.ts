@@ -3,6 +3,7 @@ import { type Command, Option } from 'commander';
 import { UsageError } from '../host/errors.ts';
 import { attachKept, keepLab, stopKept } from '../lab/kept.ts';
 import { LAB_CPUS, type LabCpu, type LabOptions } from '../lab/lab.ts';
+import { collectVariable } from './environment.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { runProgramInLab } from './run/run-in-lab.ts';
 import { parseMemory } from './run/run-options.ts';
@@ -20,6 +21,7 @@ interface LabFlags {
   readonly memory?: number;
   readonly cpus?: number;
   readonly share?: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
   readonly kernelArgs?: string;
   readonly machine?: string;
   readonly qemuArg?: readonly string[];
@@ -31,6 +33,7 @@ const EXAMPLES = `
 Examples:
   nodevmm lab                        a shell in an emulated PC that has /dev/kvm
   nodevmm lab npm test               one command, with its exit status
+  nodevmm lab --env DEBUG=1 ./test   with a variable that is not passed by itself
   nodevmm lab --keep                 boots a lab in the background: what follows starts at once
   nodevmm lab --cpu intel nodevmm run -- uname -a
                                      on kvm_intel, under Bochs: minutes
@@ -60,6 +63,11 @@ export function registerLabCommand(program: Command, finish: (status: number) =>
       '--share <folder>',
       'another folder that the lab may write to (intel: gets a copy of); may be repeated',
       gather,
+    )
+    .option(
+      '--env <name[=value]>',
+      'a variable for the command, as here or with this value; may be repeated',
+      collectVariable,
     )
     .option('--keep', 'keep a lab running in the background for the commands that follow')
     .option('--stop', 'end the lab that is kept')
@@ -108,6 +116,7 @@ function optionsOf(flags: LabFlags): LabOptions {
     ...(flags.memory === undefined ? {} : { memory: flags.memory }),
     ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
     ...(flags.share === undefined ? {} : { shares: flags.share }),
+    ...(flags.env === undefined ? {} : { env: flags.env }),
     ...(flags.machine === undefined ? {} : { machine: flags.machine }),
     ...(flags.qemuArg === undefined ? {} : { qemuArgs: flags.qemuArg }),
     ...(flags.kernelArgs === undefined ? {} : { kernelArgs: flags.kernelArgs }),

@@ -17,6 +17,6 @@ export const RUN_PARTS: RunParts = {
     const { usable, detail } = probeKvm();
     return usable ? undefined : detail;
   },
-  runInLab: (args, streams, shares) =>
-    runProgramInLab([process.execPath, MAIN, ...args], streams, { shares, passEscapes: true }),
+  runInLab: (args, streams, shares, env) =>
+    runProgramInLab([process.execPath, MAIN, ...args], streams, { shares, env, passEscapes: true }),
 };

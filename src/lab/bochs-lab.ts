@@ -64,7 +64,7 @@ export async function bootBochs(
     writeFileSync(join(folder, BOCHS_FILES.configuration), bochsConfiguration(shape, images));
     writeFileSync(join(folder, BOCHS_FILES.script), DEBUGGER_SCRIPT);
     progress('lab: booting (Bochs, minutes)', 0.5);
-    const machine = children.start(bochsCommand(bochs), folder);
+    const machine = children.start(bochsCommand(bochs), { cwd: folder });
     const ofBochs = lastLines(machine);
     const agent = await awaitAgent({
       name: 'bochs',

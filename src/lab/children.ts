@@ -1,5 +1,6 @@
 /** The lab's processes on the host: none outlives us, however we end. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { findProgram } from '../guest/find-program.ts';
 import { runtimeFolder } from '../host/runtime-folder.ts';
 import { TemporaryFolder } from '../host/temporary-folder.ts';
 
@@ -17,6 +18,24 @@ function onSignal(signal: NodeJS.Signals): void {
   if (process.listenerCount(signal) > 1) return;
   disposeAll();
   process.kill(process.pid, signal);
+}
+
+/** A program's first descriptor of those that it is given. */
+export const FIRST_FD = 3;
+
+/** What a program has that is started. */
+export interface Having {
+  /** Where it runs. Default: where we do. */
+  readonly cwd?: string;
+  /** Descriptors that it has from FIRST_FD on; they stay the caller's. */
+  readonly fds?: readonly number[];
+  /** The user that it runs as. Default: ours. */
+  readonly uid?: number;
+}
+
+function withoutRights(uid: number): string[] {
+  const ids = ['--reuid', String(uid), '--regid', String(uid), '--clear-groups'];
+  return [...ids, '--no-new-privs', '--inh-caps', '-all', '--bounding-set', '-all'];
 }
 
 /** A folder for sockets or files, and the processes that use it. */
@@ -43,11 +62,15 @@ export class Children implements Disposable {
   /**
    * Starts a program that dies with this thread, even by SIGKILL (prctl(2), PR_SET_PDEATHSIG).
    * Its standard output and error are pipes.
-   * @param cwd where it runs. Default: where we do
+   * @param having what it has; `uid` is the user that it runs as, with no rights but those of the
+   *   files' modes
    */
-  start(argv: readonly string[], cwd?: string): ChildProcess {
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...argv], {
-      stdio: ['ignore', 'pipe', 'pipe'],
+  start(argv: readonly string[], { cwd, fds = [], uid }: Having = {}): ChildProcess {
+    const setpriv = findProgram('setpriv') ?? 'setpriv';
+    const user = uid === undefined ? [] : [...withoutRights(uid), setpriv];
+    // Last: a change of user takes the signal back.
+    const child = spawn(setpriv, [...user, '--pdeathsig', 'KILL', ...argv], {
+      stdio: ['ignore', 'pipe', 'pipe', ...fds],
       cwd,
     });
     this.#children.push(child);

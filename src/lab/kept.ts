@@ -20,10 +20,13 @@ export function keptSocket(cpu: LabCpu = 'amd'): string {
   return join(runtimeFolder(), `lab-${cpu === 'amd' ? '' : `${cpu}-`}${checkout}.sock`);
 }
 
-/** The kept lab when there is one. */
-export async function attachKept(cpu: LabCpu = 'amd'): Promise<Lab | undefined> {
+/** The kept lab when there is one. @param env as of LabOptions */
+export async function attachKept(
+  cpu: LabCpu = 'amd',
+  env?: Readonly<Record<string, string>>,
+): Promise<Lab | undefined> {
   try {
-    return await Lab.attach(keptSocket(cpu));
+    return await Lab.attach(keptSocket(cpu), env);
   } catch (error) {
     const { code } = error as { code?: string };
     if (code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'E_AGENT_GONE') return undefined;
@@ -33,7 +36,7 @@ export async function attachKept(cpu: LabCpu = 'amd'): Promise<Lab | undefined> 
 
 /** The kept lab, or one that ends with this process. What is kept keeps its own size and extras. */
 export async function openLab(options: LabOptions = {}): Promise<Lab> {
-  return (await attachKept(options.cpu)) ?? (await Lab.boot(options));
+  return (await attachKept(options.cpu, options.env)) ?? (await Lab.boot(options));
 }
 
 /**

@@ -1,25 +1,18 @@
 /** The lab: an emulated PC with nested virtualization, whose root is the host's file system. */
 import type { ChildProcess } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
-import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
-import { cacheFolder, makeFolder } from '../guest/cache.ts';
-import { requirePrograms } from '../guest/executables.ts';
-import { findProgram } from '../guest/find-program.ts';
+import { cacheFolder } from '../guest/cache.ts';
 import { buildGuest } from '../guest/guests.ts';
 import type { Progress } from '../guest/kernel.ts';
-import { PeerError, UsageError } from '../host/errors.ts';
+import { PeerError } from '../host/errors.ts';
 import { awaitAgent } from './await-agent.ts';
 import { bootBochs } from './bochs-lab.ts';
 import { Children } from './children.ts';
 import { lastLines } from './last-lines.ts';
-import { packageFolder } from './package-folder.ts';
-import { qemuCommand, type Share, virtiofsdCommand } from './qemu-command.ts';
-
-const SOCKET_POLL_MS = 5;
+import { findPrograms, sharesOf, startMachine } from './machine.ts';
+import type { Share } from './qemu-command.ts';
 
 /**
  * Whose processor is emulated: `amd` by QEMU, with SVM; `intel` by Bochs, with VMX, which is
@@ -41,6 +34,8 @@ export interface LabOptions {
    * an Intel CPU: folders that are copied into it.
    */
   readonly shares?: readonly string[];
+  /** Added to the environment of every command. Its variables of before: see `spawn`. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Added to QEMU's `-M q35`, e.g. `kernel-irqchip=split`. */
   readonly machine?: string;
   /** More of QEMU's options, e.g. `['-device', 'e1000e']`. */
@@ -57,10 +52,16 @@ export class Lab implements AsyncDisposable {
   /** The conversation with its agent. */
   readonly agent: AgentClient;
   readonly #end: () => Promise<void>;
+  readonly #env: Readonly<Record<string, string>>;
 
-  private constructor(agent: AgentClient, end: () => Promise<void>) {
+  private constructor(
+    agent: AgentClient,
+    end: () => Promise<void>,
+    env: Readonly<Record<string, string>> = {},
+  ) {
     this.agent = agent;
     this.#end = end;
+    this.#env = env;
   }
 
   /**
@@ -71,18 +72,14 @@ export class Lab implements AsyncDisposable {
   static async boot(options: LabOptions = {}): Promise<Lab> {
     if (options.cpu === 'intel') {
       const { agent, end } = await bootBochs(options);
-      return new Lab(agent, end);
+      return new Lab(agent, end, options.env);
     }
     const progress = options.onProgress ?? (() => {});
     const guest = await buildGuest('lab', { onProgress: (step, done) => progress(step, done / 2) });
-    const { qemu, virtiofsd } = await programs();
+    const tools = await findPrograms();
     const children = new Children();
     try {
-      const shares = sharesOf(options.shares ?? [], children.folder);
-      const servers = shares.map((share) => children.start(virtiofsdCommand(virtiofsd, share)));
-      await Promise.all(
-        servers.map((server, i) => awaitSocket(server, (shares[i] as Share).socket, 'virtiofsd')),
-      );
+      const shares = sharesOf(options.shares ?? []);
       const shape = {
         memoryMiB: Math.ceil((options.memory ?? 8 * 2 ** 30) / 2 ** 20),
         cpus: options.cpus ?? 2,
@@ -91,13 +88,14 @@ export class Lab implements AsyncDisposable {
         kernelArgs: options.kernelArgs ?? '',
       };
       progress('lab: booting', 0.5);
-      const socket = join(children.folder, 'agent');
-      const machine = children.start(qemuCommand(qemu, guest, shape, shares, socket));
+      const started = startMachine(children, tools, guest, shape, shares);
+      const serial = lastLines(started.machine);
+      const failure = failureOf(started.servers);
       const agent = await awaitAgent({
         name: 'qemu',
-        process: machine,
-        console: lastLines(machine),
-        connect: (signal) => connectWhenThere(socket, signal),
+        process: started.machine,
+        console: () => [...serial(), ...failure()],
+        connect: async () => started.agent,
         timeoutMs: options.bootTimeoutMs ?? 180_000,
       });
       progress('lab: mounting', 0.9);
@@ -107,29 +105,37 @@ export class Lab implements AsyncDisposable {
         agent.close();
         children[Symbol.dispose]();
       };
-      return new Lab(agent, end);
+      return new Lab(agent, end, options.env);
     } catch (error) {
       children[Symbol.dispose]();
       throw error;
     }
   }
 
-  /** Uses a lab that another process keeps. @param socket path of its broker's socket */
-  static async attach(socket: string): Promise<Lab> {
+  /**
+   * Uses a lab that another process keeps.
+   * @param socket path of its broker's socket
+   * @param env as of LabOptions
+   */
+  static async attach(socket: string, env?: Readonly<Record<string, string>>): Promise<Lab> {
     const agent = new AgentClient(await connected(socket), { shared: true });
     await agent.ready();
     const end = async (): Promise<void> => agent.close();
-    return new Lab(agent, end);
+    return new Lab(agent, end, env);
   }
 
-  /** Starts a command. Its directory is by default ours, its environment ours as far as it is not the host's own. */
+  /**
+   * Starts a command. Its directory is by default ours. Of our environment it has PATH, HOME, TERM, LANG
+   * and the like, CI, XDG_CACHE_HOME, and what begins with LC_, NODE_, TAP_ or NODEVMM_; then what
+   * `env` of LabOptions adds, and that of `options`.
+   */
   spawn(argv: readonly string[], options: SpawnOptions = {}): GuestProcess {
-    return this.agent.spawn(argv, atHome(options));
+    return this.agent.spawn(argv, this.#atHome(options));
   }
 
   /** Runs a command to its end. */
   exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
-    return this.agent.exec(argv, atHome(options));
+    return this.agent.exec(argv, this.#atHome(options));
   }
 
   /** Ends a lab booted here with everything in it; lets go of one attached to. */
@@ -140,62 +146,20 @@ export class Lab implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
+
+  #atHome<T extends SpawnOptions>(options: T): T {
+    const env: Record<string, string> = { NODEVMM_IN_LAB: '1' };
+    for (const [name, value] of Object.entries(process.env)) {
+      if (value !== undefined && KEPT.test(name)) env[name] = value;
+    }
+    const cwd = options.cwd ?? process.cwd();
+    return { ...options, cwd, env: { ...env, ...this.#env, ...options.env } };
+  }
 }
 
 /** Variables that mean the same inside. */
 const KEPT =
   /^(PATH|HOME|TERM|COLORTERM|NO_COLOR|LANG|LC_.*|CI|NODE_.*|XDG_CACHE_HOME|NODEVMM_.*|TAP_.*)$/;
-
-function atHome<T extends SpawnOptions>(options: T): T {
-  const env: Record<string, string> = { NODEVMM_IN_LAB: '1' };
-  for (const [name, value] of Object.entries(process.env)) {
-    if (value !== undefined && KEPT.test(name)) env[name] = value;
-  }
-  return { ...options, cwd: options.cwd ?? process.cwd(), env: { ...env, ...options.env } };
-}
-
-async function programs(): Promise<{ qemu: string; virtiofsd: string }> {
-  if (process.getuid?.() !== 0) {
-    // Limit: QEMU's virtiofsd serves others' files to root only, also inside a user namespace.
-    throw new UsageError(
-      'E_LAB',
-      'the lab shows all files of the host and needs root for it; use sudo',
-    );
-  }
-  const found = await requirePrograms({
-    'qemu-system-x86_64': 'qemu-system-x86',
-    setpriv: 'util-linux',
-  });
-  const qemu = found.get('qemu-system-x86_64') as string;
-  const virtiofsd = findProgram('virtiofsd');
-  if (virtiofsd !== undefined) return { qemu, virtiofsd };
-  throw new UsageError(
-    'E_PACKAGE',
-    'virtiofsd not found on this host; apt-get install qemu-system-common (Debian 12) or virtiofsd',
-  );
-}
-
-function sharesOf(more: readonly string[], folder: string): Share[] {
-  makeFolder(cacheFolder());
-  const writable = [...new Set([packageFolder, cacheFolder(), ...more])];
-  const share = (path: string, tag: string, still: boolean): Share => ({
-    tag,
-    path,
-    socket: join(folder, tag),
-    still,
-  });
-  return [share('/', 'root', true), ...writable.map((path, i) => share(path, `share${i}`, false))];
-}
-
-async function awaitSocket(child: ChildProcess, path: string, name: string): Promise<void> {
-  const errors = lastLines(child);
-  while (!existsSync(path)) {
-    if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) {
-      throw new PeerError('E_LAB', `${name} ended at once: ${errors().join('; ')}`);
-    }
-    await delay(SOCKET_POLL_MS);
-  }
-}
 
 function connected(path: string): Promise<Socket> {
   return new Promise((resolve, reject) => {
@@ -208,9 +172,15 @@ function connected(path: string): Promise<Socket> {
   });
 }
 
-async function connectWhenThere(path: string, signal: AbortSignal): Promise<Socket> {
-  while (!existsSync(path)) await delay(SOCKET_POLL_MS, undefined, { signal });
-  return await connected(path);
+/** What the first server of files that failed says: QEMU ends with it, and does not know why. */
+function failureOf(servers: readonly ChildProcess[]): () => string[] {
+  const said = servers.map(lastLines);
+  return () => {
+    const index = servers.findIndex(({ exitCode }) => exitCode !== null && exitCode !== 0);
+    if (index < 0) return [];
+    const lines = said[index]?.().join('; ');
+    return [`a server of files failed: ${lines}; it needs CAP_SYS_ADMIN for its mounts`];
+  };
 }
 
 /** What cannot be done before the shares' paths are known, and the check that KVM is there. */

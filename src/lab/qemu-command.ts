@@ -1,14 +1,13 @@
 /** The command lines of the emulated KVM host: QEMU's and those of its file servers. */
 
 import { AGENT_PORT_NAME } from '../agent/protocol.ts';
-import type { Guest } from '../guest/guests.ts';
 
 /** A folder of the host that the lab sees under the same path. */
 export interface Share {
   readonly tag: string;
   readonly path: string;
-  /** The server's socket. */
-  readonly socket: string;
+  /** Whether the lab can change nothing in it, also not by asking its server. */
+  readonly readOnly: boolean;
   /** Whether the host leaves it alone: the lab may then remember all that it has seen. */
   readonly still: boolean;
 }
@@ -25,36 +24,52 @@ export interface MachineShape {
   readonly kernelArgs: string;
 }
 
-/** One virtiofsd for one share. */
-export function virtiofsdCommand(virtiofsd: string, share: Share): string[] {
+/**
+ * One virtiofsd for one share.
+ * @param source where the share is mounted for it
+ * @param fd its descriptor of a socket that listens
+ */
+export function virtiofsdCommand(
+  virtiofsd: string,
+  share: Share,
+  source: string,
+  fd: number,
+): string[] {
   const cache = share.still ? 'always' : 'auto';
   return [
     virtiofsd,
-    `--socket-path=${share.socket}`,
+    `--fd=${fd}`,
     '-o',
-    `source=${share.path.replaceAll(',', '\\,')},cache=${cache},sandbox=chroot`,
+    `source=${source.replaceAll(',', '\\,')},cache=${cache},sandbox=chroot`,
   ];
 }
 
-/**
- * TCG emulates AMD's SVM with nested paging: a true /dev/kvm on any host.
- * @param agentSocket where QEMU listens for the agent's client
- */
+/** Descriptors that QEMU is started with: it opens nothing of ours by itself. */
+export interface QemuFds {
+  readonly kernel: number;
+  readonly initrd: number;
+  /** One end of a stream; the agent's client has the other. */
+  readonly agent: number;
+  /** Sockets that are connected to the shares' servers, in the shares' order. */
+  readonly shares: readonly number[];
+}
+
+/** TCG emulates AMD's SVM with nested paging: a true /dev/kvm on any host. */
 export function qemuCommand(
   qemu: string,
-  guest: Guest,
   shape: MachineShape,
   shares: readonly Share[],
-  agentSocket: string,
+  fds: QemuFds,
 ): string[] {
-  const devices = shares.flatMap(({ tag, socket }) => [
+  const devices = shares.flatMap(({ tag }, index) => [
     '-chardev',
-    `socket,id=${tag},path=${socket}`,
+    `socket,id=${tag},fd=${fds.shares[index]}`,
     '-device',
     `vhost-user-fs-pci,chardev=${tag},tag=${tag},queue-size=1024`,
   ]);
   return [
     qemu,
+    ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'],
     ...['-accel', 'tcg,thread=multi'],
     ...['-cpu', 'EPYC,+svm,+npt'],
     ...['-M', `q35${shape.machine === '' ? '' : `,${shape.machine}`}`],
@@ -65,10 +80,10 @@ export function qemuCommand(
     ...['-numa', 'node,memdev=ram'],
     ...['-nodefaults', '-no-user-config', '-nographic', '-no-reboot'],
     ...['-chardev', 'stdio,id=serial,signal=off', '-serial', 'chardev:serial'],
-    ...['-kernel', guest.kernel, '-initrd', guest.initrd],
+    ...['-kernel', `/dev/fd/${fds.kernel}`, '-initrd', `/dev/fd/${fds.initrd}`],
     ...['-append', kernelCommandLine(shape.kernelArgs)],
     ...['-device', 'virtio-serial-pci'],
-    ...['-chardev', `socket,id=agent,path=${agentSocket},server=on,wait=off`],
+    ...['-chardev', `socket,id=agent,fd=${fds.agent}`],
     ...['-device', `virtserialport,chardev=agent,name=${AGENT_PORT_NAME}`],
     ...devices,
     ...shape.qemuArgs,

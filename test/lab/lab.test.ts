@@ -1,11 +1,19 @@
 /** The lab as its users have it: KVM, files, streams and statuses. One boot serves all. */
+import { execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { connect, createServer } from 'node:net';
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
 import { AgentBroker } from '../../src/agent/broker.ts';
-import { AgentClient } from '../../src/agent/client.ts';
 import { cacheFolder } from '../../src/guest/cache.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
 import { buildInitramfs } from '../../src/guest/image.ts';
@@ -18,7 +26,7 @@ import { packageFolder } from '../../src/lab/package-folder.ts';
 
 // Emulation takes its time on a busy host; a hang is the runner's to see.
 t.setTimeout(600_000);
-const lab = await Lab.boot();
+const lab = await Lab.boot({ env: { ASKED: 'a b', LANG: 'C' } });
 t.teardown(() => lab.close());
 
 const sh = async (script: string): Promise<string> => {
@@ -86,6 +94,82 @@ t.test('elsewhere the lab writes to memory of its own', async (t) => {
   t.notOk(existsSync(path), 'the host does not see it');
 });
 
+t.test(
+  "root in the lab cannot change the host's files, nor reach its kernel or devices",
+  async (t) => {
+    const folder = mkdtempSync('/var/tmp/nodevmm-lab-test-');
+    t.teardown(() => rmSync(folder, { recursive: true }));
+    const file = join(folder, 'file');
+    writeFileSync(file, 'the host');
+    const device = join(folder, 'null');
+    execFileSync('mknod', [device, 'c', '1', '3']);
+    // The share itself, without the overlay.
+    await sh('mkdir -p /run/host && mount -t virtiofs root /run/host');
+    const refused = async (script: string): Promise<void> => {
+      const { stderr, exitCode } = await lab.exec(['sh', '-c', script]);
+      t.not(exitCode, 0, script);
+      t.match(stderr.toString(), /Read-only file system/, script);
+    };
+    await lab.exec(['mount', '-o', 'remount,rw', '/run/host']);
+    t.match(
+      await sh('grep " /run/host " /proc/mounts'),
+      / rw[ ,]/,
+      'it is writable as the lab sees it',
+    );
+    t.equal(await sh(`cat /run/host${file}`), 'the host');
+    await refused(`echo changed > /run/host${file}`);
+    await refused(`chmod 0777 /run/host${file}`);
+    await refused(`rm /run/host${file}`);
+    await refused(`touch /run/host${folder}/new`);
+    await refused(`mknod /run/host${folder}/device c 1 3`);
+    t.equal(readFileSync(file, 'utf8'), 'the host');
+    t.equal(statSync(file).mode & 0o777, 0o644);
+    t.same(readdirSync(folder).sort(), ['file', 'null']);
+    t.equal(await sh('cd /run/host; ls -A proc sys'), 'proc:\n\nsys:\n', 'the kernel is missing');
+    const inProject = `/run/host${packageFolder}/package.json`;
+    await refused(`echo >> ${inProject}`);
+    await sh('umount /run/host');
+  },
+);
+
+t.test('QEMU runs as nobody of this host, with no rights', async (t) => {
+  const status = readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/status`, 'latin1');
+      } catch {
+        return '';
+      }
+    })
+    .find((text) => /^Name:\tqemu/.test(text) && text.includes(`\nPPid:\t${process.pid}\n`));
+  const ids =
+    /^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$/m
+      .exec(status ?? '')
+      ?.slice(1)
+      .map(Number) ?? [];
+  t.equal(new Set(ids).size, 1);
+  t.ok((ids[0] ?? 0) >= 60_706 && (ids[0] ?? 0) < 61_184, `user ${ids[0]}`);
+  t.match(status, /^Groups:\s*$/m);
+  for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd']) {
+    t.match(status, new RegExp(`^${set}:\\t0+$`, 'm'));
+  }
+  t.match(status, /^NoNewPrivs:\t1$/m);
+  t.match(status, /^Seccomp:\t2$/m);
+});
+
+t.test(
+  'the environment: some of ours, what was asked for, and what a command asks for',
+  async (t) => {
+    process.env.UNASKED = 'here';
+    t.teardown(() => delete process.env.UNASKED);
+    const show = 'echo "$ASKED,$UNASKED,$LANG,$HOME,$NODEVMM_IN_LAB"';
+    t.equal(await sh(show), `a b,,C,${process.env.HOME},1\n`);
+    const { stdout } = await lab.exec(['sh', '-c', show], { env: { ASKED: 'c', UNASKED: 'd' } });
+    t.equal(stdout.toString(), `c,d,C,${process.env.HOME},1\n`);
+  },
+);
+
 t.test('commands run in our directory, on a terminal of the size asked for', async (t) => {
   t.equal((await sh('pwd')).trim(), process.cwd());
   const command = lab.spawn(['stty', 'size'], { tty: { columns: 123, rows: 45 } });
@@ -99,10 +183,11 @@ t.test('a broker lets others in at the same time', async (t) => {
   const broker = new AgentBroker(lab.agent, STOPPED);
   const server = createServer((stream) => void broker.serve(stream));
   await new Promise<void>((resolve) => server.listen(path, resolve));
-  const other = new AgentClient(connect(path));
-  const [theirs, ours] = await Promise.all([other.exec(['echo', 'theirs']), sh('echo ours')]);
-  t.same([theirs.stdout.toString(), ours], ['theirs\n', 'ours\n']);
-  other.close();
+  const other = await Lab.attach(path, { ASKED: 'theirs' });
+  const asked = ['sh', '-c', 'echo $ASKED'];
+  const [theirs, ours] = await Promise.all([other.exec(asked), lab.exec(asked)]);
+  t.same([theirs.stdout.toString(), ours.stdout.toString()], ['theirs\n', 'a b\n']);
+  await other.close();
   server.close();
 });
 

@@ -36,6 +36,8 @@ export interface RunPlan {
   readonly serial: ConsoleTarget;
   /** A command to run in the guest instead of waiting for its end. */
   readonly command?: readonly string[];
+  /** Added to the command's environment. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 /** Why a run ended. */
@@ -84,7 +86,7 @@ export async function runMachine(
   const work =
     plan.command === undefined
       ? undefined
-      : runCommand(vm, plan.command, streams, person.quit, cleanUp);
+      : runCommand(vm, plan.command, plan.env, streams, person.quit, cleanUp);
   const machine = vm.wait().then((exit): End => ({ kind: 'machine', exit }));
   const races = [machine, person.end, ...(work === undefined ? [] : [work])];
   let end = await Promise.race(races);
@@ -175,13 +177,17 @@ function waitForPerson(
 async function runCommand(
   vm: RunnableMachine,
   argv: readonly string[],
+  env: RunPlan['env'],
   streams: RunStreams,
   onQuit: () => void,
   cleanUp: CleanUp,
 ): Promise<End> {
   try {
     const size = terminalOf(streams);
-    const process = await vm.spawn(argv, size === undefined ? {} : { tty: size });
+    const process = await vm.spawn(argv, {
+      ...(env === undefined ? {} : { env }),
+      ...(size === undefined ? {} : { tty: size }),
+    });
     return { kind: 'command', exit: await streamCommand(process, streams, { onQuit }, cleanUp) };
   } catch (error) {
     return { kind: 'lost', error };

@@ -4,6 +4,7 @@ import { KERNEL_SERIES, type KernelSeries } from '../../guest/kernel.ts';
 import { UsageError } from '../../host/errors.ts';
 import type { MachineOptions, TransportName } from '../../machine/options.ts';
 import { DEFAULT_COMMAND_LINE } from '../../machine/resolve-options.ts';
+import { collectVariable } from '../environment.ts';
 import {
   namesFolder,
   parseDisk,
@@ -60,6 +61,7 @@ export interface RunFlags {
   readonly trace?: readonly string[];
   readonly check?: boolean;
   readonly lab?: boolean;
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 /** Bytes of `512M`, `4G`, `65536K`; a bare number counts MiB. */
@@ -140,6 +142,11 @@ export function addMachineOptions(command: Command): Command {
       '--fs <tag=t,...>',
       'a folder that the guest mounts (-t virtiofs T); again for more; keys: source=FOLDER readonly submounts xattr=mapped|passthrough mknod queues= transport=; or vhost-user=SOCKET: one that another process serves, as virtiofsd',
       collect,
+    )
+    .option(
+      '--env <name[=value]>',
+      'a variable for the command in the guest, and for nodevmm in the lab, as here or with this value; again for more',
+      collectVariable,
     )
     .option('--watch', 'go on with the files of --device whenever they are saved')
     .option(

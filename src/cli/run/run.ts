@@ -49,12 +49,14 @@ export interface RunParts {
   /**
    * Runs this program with these arguments in the emulated KVM host.
    * @param shares folders that it writes to
+   * @param env variables that it gets besides those that every program in the lab has
    * @returns its exit status
    */
   runInLab(
     args: readonly string[],
     streams: RunStreams,
     shares: readonly string[],
+    env: Readonly<Record<string, string>>,
   ): Promise<number>;
 }
 
@@ -116,8 +118,9 @@ async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): P
   const inLab = takesLab(parts, flags);
   const image = await findImage(parts, flags);
   if (inLab) {
-    const args = labArguments(process.argv.slice(2), image);
-    return await parts.runInLab(args, PROCESS_STREAMS, writtenFolders(flags));
+    const { env = {} } = flags;
+    const args = labArguments(process.argv.slice(2), image, env);
+    return await parts.runInLab(args, PROCESS_STREAMS, writtenFolders(flags), env);
   }
   // Until the very end: also what the machine holds is given back by threads that may be busy.
   using signals = new StopSignals();
@@ -147,22 +150,31 @@ function takesLab(parts: RunParts, flags: RunFlags): boolean {
  * The command line for the inside of the lab: the same run, with the guest that was built outside.
  * @param args what this program was called with
  * @param image undefined when `args` name the kernel
+ * @param env the variables of --env, with the values that they have here
  */
-export function labArguments(args: readonly string[], image: BootImage | undefined): string[] {
+export function labArguments(
+  args: readonly string[],
+  image: BootImage | undefined,
+  env: Readonly<Record<string, string>> = {},
+): string[] {
   const split = args.indexOf('--');
-  const own = withoutModules(split < 0 ? args : args.slice(0, split));
+  const outside = split < 0 ? args : args.slice(0, split);
+  const own = without('--env', without('--module', outside));
   const command = split < 0 ? [] : args.slice(split);
   const options = own.slice(1).filter((arg) => arg !== '--lab');
   const built = image === undefined ? [] : ['--kernel', image.kernel];
   if (image?.initrd !== undefined && !own.some((arg) => /^--initrd(=|$)/.test(arg))) {
     built.push('--initrd', image.initrd);
   }
-  return ['run', ...options, ...built, '--no-lab', ...command];
+  const variables = Object.entries(env).flatMap(([name, value]) => ['--env', `${name}=${value}`]);
+  return ['run', ...options, ...variables, ...built, '--no-lab', ...command];
 }
 
-/** The modules are in the image that was made here. */
-function withoutModules(args: readonly string[]): string[] {
-  return args.filter((arg, index) => !/^--module(=|$)/.test(arg) && args[index - 1] !== '--module');
+/** The modules are in the image that was made here, and the variables' values are known here. */
+function without(option: string, args: readonly string[]): string[] {
+  return args.filter(
+    (arg, index) => arg !== option && !arg.startsWith(`${option}=`) && args[index - 1] !== option,
+  );
 }
 
 /**
@@ -214,5 +226,6 @@ function planOf(flags: RunFlags, argv: readonly string[]): RunPlan {
     console: flags.console ?? { to: hasCommand ? 'none' : 'tty' },
     serial: flags.serial ?? { to: 'none' },
     ...(hasCommand ? { command: argv } : {}),
+    ...(flags.env === undefined ? {} : { env: flags.env }),
   };
 }

@@ -81,5 +81,12 @@ t.test('the command line for the inside of the lab', (t) => {
     ['run', '--cpus', '2', ...built],
     'modules are in the image that was made outside',
   );
+  t.strictSame(
+    labArguments(['run', '--env', 'A', '--env=B=2', '--', 'env', '--env', 'C'], image, {
+      ...{ A: 'x y', B: '2' },
+    }),
+    ['run', '--env', 'A=x y', '--env', 'B=2', ...built, '--', 'env', '--env', 'C'],
+    'variables have the values that they have outside',
+  );
   t.end();
 });

@@ -15,9 +15,11 @@ import {
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import t from 'tap';
+import { Fd } from '../../../src/host/fd.ts';
 import { runtimeFolder } from '../../../src/host/runtime-folder.ts';
-import { Children } from '../../../src/lab/children.ts';
-import { OTHER_UID } from '../../support/other-user.ts';
+import { O_RDONLY } from '../../../src/host/syscall.ts';
+import { Children, FIRST_FD } from '../../../src/lab/children.ts';
+import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';
 
 const runtime = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 process.env.XDG_RUNTIME_DIR = runtime;
@@ -28,7 +30,8 @@ const module = new URL('../../../src/lab/children.js', import.meta.url).href;
 const program = `
   import { Children } from ${JSON.stringify(module)};
   const children = new Children();
-  const child = children.start(['sh', '-c', 'echo up; exec sleep 1000']);
+  const having = process.geteuid() === 0 ? { uid: ${OTHER_UID} } : {};
+  const child = children.start(['sh', '-c', 'echo up; exec sleep 1000'], having);
   child.stdout.once('data', () => console.log(JSON.stringify([children.folder, child.pid])));
   process.stdin.on('end', () => process.exit(5)).resume();`;
 
@@ -89,6 +92,30 @@ t.test('after SIGKILL, where the folder is left to the next lab', async (t) => {
   t.notOk(existsSync(folder));
   t.equal(dirname(next.folder), runtimeFolder(), 'both where nobody else has any');
 });
+
+t.test(
+  'a program without rights has what it is handed only',
+  { skip: otherUserReason() },
+  async (t) => {
+    using children = new Children();
+    const file = join(children.folder, 'file');
+    writeFileSync(file, 'handed', { mode: 0o600 });
+    using handed = Fd.open(file, O_RDONLY);
+    const script = `cat <&${FIRST_FD}; cat ${file} 2>&1; cat /proc/self/status`;
+    const child = children.start(['sh', '-c', script], {
+      ...{ fds: [handed.fd], uid: OTHER_UID },
+    });
+    let text = '';
+    child.stdout?.on('data', (chunk: Buffer) => {
+      text += chunk.toString();
+    });
+    await once(child, 'close');
+    t.match(text, /^handedcat: .*file: Permission denied\n/);
+    t.match(text, /^Uid:(\t65534){4}\nGid:(\t65534){4}$/m);
+    t.match(text, /^Groups:\s*$/m);
+    t.match(text, /^CapBnd:\t0+\n.*\nNoNewPrivs:\t1$/m);
+  },
+);
 
 t.test("a lab that starts leaves other people's files alone", async (t) => {
   const { owner, pid } = await start();

@@ -2,14 +2,6 @@
 import t from 'tap';
 import { qemuCommand, virtiofsdCommand } from '../../../src/lab/qemu-command.ts';
 
-const guest = {
-  name: 'lab',
-  kernelVersion: '6.12',
-  kernel: '/k',
-  initrd: '/i',
-  initrdSize: 1,
-  hash: '',
-};
 const shape = {
   memoryMiB: 4096,
   cpus: 3,
@@ -17,17 +9,21 @@ const shape = {
   qemuArgs: ['-device', 'e1000e'],
   kernelArgs: 'intel_iommu=on',
 };
-const share = { tag: 'root', path: '/', socket: '/s/root', still: true };
+const share = { tag: 'root', path: '/', readOnly: true, still: true };
+const fds = { kernel: 3, initrd: 4, agent: 5, shares: [6] };
 
 t.test('the machine has what was asked for', async (t) => {
-  const line = qemuCommand('qemu', guest, shape, [share], '/s/agent').join(' ');
+  const line = qemuCommand('qemu', shape, [share], fds).join(' ');
   for (const part of [
     '-M q35,kernel-irqchip=split',
     '-smp 3',
     '-m 4096M',
     'size=4096M,share=on',
     '-device e1000e',
-    'socket,id=root,path=/s/root',
+    'socket,id=root,fd=6',
+    'socket,id=agent,fd=5',
+    '-kernel /dev/fd/3 -initrd /dev/fd/4',
+    '-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
     'chardev=root,tag=root',
     'name=org.nodevmm.agent',
     'mitigations=off',
@@ -40,7 +36,10 @@ t.test('the machine has what was asked for', async (t) => {
 });
 
 t.test('what the host leaves alone is cached for good, the rest is looked at again', async (t) => {
-  t.match(virtiofsdCommand('v', share).join(' '), /cache=always/);
+  t.match(virtiofsdCommand('v', share, '/m/share', 3).join(' '), /cache=always/);
   const project = { ...share, path: '/a,b', still: false };
-  t.match(virtiofsdCommand('v', project).join(' '), /source=\/a\\,b,cache=auto/);
+  t.match(
+    virtiofsdCommand('v', project, '/m/a,b', 3).join(' '),
+    /--fd=3 -o source=\/m\/a\\,b,cache=auto/,
+  );
 });
