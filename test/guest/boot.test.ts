@@ -105,11 +105,11 @@ t.test('memtest86+ tests the memory of its guest, by either entry', async (t) =>
     const testing = new Promise<void>((resolve) => {
       vm.serial.on('data', (chunk) => {
         screen += String(chunk);
-        if (/Memtest86\+.*Status: Testing/s.test(screen)) resolve();
+        if (/Status: Testing/.test(screen)) resolve();
       });
     });
     await vm.start();
     await Promise.race([testing, vm.wait()]);
-    t.match(screen, /Memtest86\+.*Status: Testing/s, name);
+    t.match(screen, /Status: Testing/, name);
   }
 });
