@@ -61,7 +61,7 @@ export const recipes = {
   tools: {
     summary: 'minimal with iperf3, fio, ethtool, lspci, iproute2, e2fsprogs',
     init: 'init/init',
-    modules: [...guestModules, 'e1000e', 'nvme', 'squashfs'],
+    modules: [...guestModules, 'e1000e', 'nvme', 'squashfs', 'uio_pci_generic'],
     programs: tools,
     files: ['/usr/share/misc/pci.ids'],
   },

@@ -2,6 +2,8 @@
  * virtio over PCI, modern (virtio 1.3 §4.1). One memory BAR holds the common configuration, ISR
  * status and device configuration; another the MSI-X table; notifications have a BAR of their own,
  * memory or ports, in which each queue has its own address, so that each has its own doorbell.
+ * Where it is ports there are doorbells in the first BAR as well: drivers in the guest's userland
+ * map memory, and nothing else (§4.1.4 lets a device offer several, the preferred one first).
  */
 import {
   PCI_VENDOR_ID_REDHAT_QUMRANET,
@@ -34,8 +36,10 @@ const NOTIFY_BAR = 4;
 const COMMON_OFFSET = 0x0000;
 const ISR_OFFSET = 0x1000;
 const DEVICE_OFFSET = 0x2000;
+const NOTIFY_OFFSET = 0x3000;
 const STRUCTURES_SIZE = 0x4000;
-const DEVICE_SIZE = STRUCTURES_SIZE - DEVICE_OFFSET;
+const DEVICE_SIZE = NOTIFY_OFFSET - DEVICE_OFFSET;
+const NOTIFY_SIZE = STRUCTURES_SIZE - NOTIFY_OFFSET;
 /** Bytes between the doorbells of two queues: room for NOTIFICATION_DATA's 32 bits (§4.1.4.4). */
 const NOTIFY_MULTIPLIER = 4;
 
@@ -104,19 +108,24 @@ export class VirtioPci implements VirtioTransport {
     pciFunction.commandWritten = () => this.#updatePin();
     pciFunction.setInterruptLine(lines.gsi(slot));
     this.#pin = lines.pin(slot, pciFunction);
+    const doorbells = this.#notify();
     const structures = {
       kind: 'memory',
       size: STRUCTURES_SIZE,
-      region: this.#structures(),
+      region: this.#structures(doorbells),
     } as const;
     pciFunction.addBar(STRUCTURES_BAR, structures, plan.structuresAddress);
     const table = { kind: 'memory', size: MSIX_BAR_SIZE, region: this.#msix } as const;
     pciFunction.addBar(MSIX_BAR, table, plan.msixAddress);
     const size = notifyBarSize(kicks.length);
-    const notify = { kind: plan.notify, size, region: this.#notify() };
+    const notify = { kind: plan.notify, size, region: doorbells };
     pciFunction.addBar(NOTIFY_BAR, notify, plan.notifyAddress);
     kicks.forEach((kick, queue) => {
-      pciFunction.bars.addDoorbell(NOTIFY_BAR, queue * NOTIFY_MULTIPLIER, kick);
+      const offset = queue * NOTIFY_MULTIPLIER;
+      pciFunction.bars.addDoorbell(NOTIFY_BAR, offset, kick);
+      if (plan.notify === 'io') {
+        pciFunction.bars.addDoorbell(STRUCTURES_BAR, NOTIFY_OFFSET + offset, kick);
+      }
     });
     this.#addCapabilities(size);
   }
@@ -172,17 +181,20 @@ export class VirtioPci implements VirtioTransport {
     this.#updatePin();
   }
 
-  #structures(): RegisterRegion {
+  #structures(doorbells: RegisterRegion): RegisterRegion {
     const common = new PciCommonConfig(this.registers, this.plan.vectors.length);
     return {
       read: (offset, size) => {
+        if (offset >= NOTIFY_OFFSET) return doorbells.read(offset - NOTIFY_OFFSET, size);
         if (offset >= DEVICE_OFFSET)
           return this.registers.config.read(offset - DEVICE_OFFSET, size);
         if (offset === ISR_OFFSET) return this.#readIsr();
         return offset < virtio_pci_common_cfg.size ? common.read(offset, size) : 0;
       },
       write: (offset, size, value) => {
-        if (offset >= DEVICE_OFFSET) {
+        if (offset >= NOTIFY_OFFSET) {
+          doorbells.write(offset - NOTIFY_OFFSET, size, value);
+        } else if (offset >= DEVICE_OFFSET) {
           this.registers.writeConfig(offset - DEVICE_OFFSET, size, value);
         } else if (offset < virtio_pci_common_cfg.size) {
           common.write(offset - COMMON_OFFSET, size, value);
@@ -222,6 +234,9 @@ export class VirtioPci implements VirtioTransport {
       add(VIRTIO_PCI_CAP_DEVICE_CFG, STRUCTURES_BAR, DEVICE_OFFSET, DEVICE_SIZE);
     }
     add(VIRTIO_PCI_CAP_NOTIFY_CFG, NOTIFY_BAR, 0, notifySize, multiplier);
+    if (this.plan.notify === 'io') {
+      add(VIRTIO_PCI_CAP_NOTIFY_CFG, STRUCTURES_BAR, NOTIFY_OFFSET, NOTIFY_SIZE, multiplier);
+    }
     pciFunction.addCapability(new PciConfigAccess((bar) => pciFunction.barRegion(bar)));
     pciFunction.addCapability(this.#msix);
   }

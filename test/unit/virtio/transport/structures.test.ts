@@ -173,6 +173,36 @@ t.test('virtio 1.3 §2.5.1 a change between two reads shows in the generation', 
   t.not(rig.common('config_generation'), before);
 });
 
+t.test('virtio 1.3 §4.1.4 where doorbells are ports, others in memory come second', async (t) => {
+  using rig = new VirtioPciRig({ notify: 'io' });
+  rig.enableDecoding();
+  const cap = abi.virtio_pci_cap;
+  const found = rig.capabilities().filter(({ id, offset }) => {
+    const type = rig.config(offset + cap.cfg_type.offset, 1);
+    return id === pci.PCI_CAP_ID_VNDR && type === abi.VIRTIO_PCI_CAP_NOTIFY_CFG;
+  });
+  t.equal(found.length, 2);
+  const [first, second] = found.map(({ offset }) => ({
+    bar: rig.config(offset + cap.bar.offset, 1),
+    offset: rig.config(offset + cap.offset.offset, 4),
+    length: rig.config(offset + cap.length.offset, 4),
+    multiplier: rig.config(offset + cap.size, 4),
+  }));
+  const isPorts = (bar = 0): boolean => (rig.config(0x10 + 4 * bar, 4) & 1) === 1;
+  t.same([isPorts(first?.bar), isPorts(second?.bar)], [true, false], 'the preferred one first');
+  const base = rig.bar(second?.bar ?? 0) + (second?.offset ?? 0);
+  t.equal(base % 0x1000, 0, 'a page that may be mapped alone');
+  const queues = rig.device.plan.kicks.length;
+  t.ok((second?.length ?? 0) >= queues * (second?.multiplier ?? 0));
+  rig.device.plan.kicks.forEach((kick, queue) => {
+    const address = base + queue * (second?.multiplier ?? 0);
+    t.equal(rig.port.doorbells.get(`memory:${address.toString(16)}`), kick);
+    rig.writeMemory(address, 2, queue);
+    t.ok(drainEventfd(kick), 'and one that exits arrives');
+  });
+  t.equal(rig.readMemory(base, 4), 0);
+});
+
 for (const notify of ['memory', 'io'] as const) {
   t.test(`virtio 1.3 §4.1.4.4 doorbells in ${notify} are where the capability says`, async (t) => {
     using rig = new VirtioPciRig({ notify });
