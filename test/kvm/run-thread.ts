@@ -1,5 +1,5 @@
 /** Starts a vCPU in a thread of its own. */
-import { once } from 'node:events';
+import { on, once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import type { Vcpu } from '../../src/kvm/vcpu.ts';
 import type { Outcome } from './vcpu-thread.ts';
@@ -17,10 +17,14 @@ export async function runInThread(vcpu: Vcpu): Promise<RunningVcpu> {
     workerData: vcpu.share,
     execArgv: [],
   });
-  const [{ tid }] = (await once(worker, 'message')) as [{ tid: number }];
+  // Both messages may come in one turn of the event loop: a listener that is added between them is too late.
+  const messages = on(worker, 'message');
+  const next = async (): Promise<unknown> => (await messages.next()).value[0];
+  const exited = once(worker, 'exit');
+  const { tid } = (await next()) as { tid: number };
   const outcome = (async () => {
-    const [message] = (await once(worker, 'message')) as [Outcome];
-    await once(worker, 'exit');
+    const message = (await next()) as Outcome;
+    await exited;
     return message;
   })();
   return { tid, outcome };
