@@ -21,9 +21,10 @@ for name in stdin:0 stdout:1 stderr:2; do ln -s "fd/${name#*:}" "dev/${name%:*}"
 # What every system has; KVM and what the lab and the tests use where the host has it.
 for name in null zero full random urandom tty \
 	kvm vhost-net vhost-vsock vsock net/tun fuse userfaultfd loop-control loop0 loop1 loop2 loop3 loop4 loop5 loop6 loop7; do
-	[ -e "/dev/$name" ] || continue
-	: > "dev/$name"
-	mount --bind "/dev/$name" "dev/$name"
+	[ -b "/dev/$name" ] && type=b || type=c
+	[ -$type "/dev/$name" ] || continue
+	# A node of its own, not a mount: what is mounted below a folder is another file system.
+	mknod -m "$(stat -c %a "/dev/$name")" "dev/$name" $type $(stat -c '0x%t 0x%T' "/dev/$name")
 done
 
 mkdir -p .host
