@@ -9,9 +9,32 @@ export function signalStatus(signal: NodeJS.Signals): number {
   return 128 + os.signals[signal];
 }
 
-/** Listens from `watch` on, until disposed of. */
+type Listener = (signal: NodeJS.Signals) => void;
+
+/** Who gets signals, the newest first. */
+const listeners: Listener[] = [];
+let installed = false;
+
+/**
+ * Takes the signals over for the rest of the process. One listener that is never removed: Node delivers a
+ * signal in its event loop, and would lose one that has come by then if its listener were gone.
+ */
+function install(): void {
+  if (installed) return;
+  installed = true;
+  for (const signal of SIGNALS) {
+    process.on(signal, () => {
+      const listener = listeners.at(-1);
+      // Nobody is left who would end the process in good order.
+      if (listener === undefined) endAtOnce(signalStatus(signal));
+      else listener(signal);
+    });
+  }
+}
+
+/** Listens from `watch` on, until disposed of; a signal after that ends the process. */
 export class StopSignals implements Disposable {
-  readonly #undos: (() => void)[] = [];
+  #listener: Listener | undefined;
   #asked = false;
 
   /**
@@ -19,18 +42,16 @@ export class StopSignals implements Disposable {
    * @param atOnce called before the second one ends the process, whatever still runs in it
    */
   watch(first: (signal: NodeJS.Signals) => void, atOnce: () => void = () => {}): void {
-    for (const signal of SIGNALS) {
-      const listener = (): void =>
-        this.ask(
-          () => first(signal),
-          () => {
-            atOnce();
-            endAtOnce(signalStatus(signal));
-          },
-        );
-      process.on(signal, listener);
-      this.#undos.push(() => process.removeListener(signal, listener));
-    }
+    install();
+    this.#listener = (signal) =>
+      this.ask(
+        () => first(signal),
+        () => {
+          atOnce();
+          endAtOnce(signalStatus(signal));
+        },
+      );
+    listeners.push(this.#listener);
   }
 
   /** Somebody wants an end, by a signal or otherwise. */
@@ -44,6 +65,7 @@ export class StopSignals implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const undo of this.#undos.splice(0)) undo();
+    const at = this.#listener === undefined ? -1 : listeners.indexOf(this.#listener);
+    if (at >= 0) listeners.splice(at, 1);
   }
 }
