@@ -10,6 +10,7 @@ import type { SendFrame } from './command.ts';
 import {
   AGENT_VERSION,
   COMMANDS_MAX,
+  decodeCredit,
   decodeHello,
   encodeCredit,
   encodeFrame,
@@ -38,10 +39,12 @@ interface Channel {
   readonly send: SendFrame;
   /** The client has gone: the command is killed and its output dropped. */
   orphaned: boolean;
+  /** Bytes of each output stream that the client was sent and gave no credit for. */
+  readonly uncredited: { 1: number; 2: number };
 }
 
 /** What a client may send on the channel of a command that runs. */
-const TO_COMMAND: readonly number[] = [FRAME_STDIN, FRAME_SIGNAL, FRAME_WINSIZE, FRAME_CREDIT];
+const TO_COMMAND: readonly number[] = [FRAME_STDIN, FRAME_SIGNAL, FRAME_WINSIZE];
 
 /** Shares an agent until its conversation ends; the clients are told why, and their streams end with it. */
 export class AgentBroker {
@@ -120,6 +123,9 @@ class BrokerClient {
       this.#execute(frame);
     } else if (frame.type === FRAME_STOP) {
       this.#announced();
+    } else if (frame.type === FRAME_CREDIT) {
+      const channel = this.#channels.get(frame.channel);
+      if (channel !== undefined) passCredit(channel, frame.payload);
     } else if (TO_COMMAND.includes(frame.type)) {
       this.#channels.get(frame.channel)?.send(frame.type, frame.payload);
     } else {
@@ -137,7 +143,7 @@ class BrokerClient {
     const send = this.#agent.open({
       receive: (frame) => {
         if (channel.orphaned) drop(channel, frame);
-        else this.#stream.write(encodeFrame(frame.type, id, frame.payload));
+        else this.#forward(channel, id, frame);
         const last = frame.type === FRAME_EXIT || frame.type === FRAME_ERROR;
         if (last) this.#commands -= 1;
         if (last && this.#channels.get(id) === channel) this.#channels.delete(id);
@@ -146,10 +152,16 @@ class BrokerClient {
       drained: () => {},
       fail: () => {},
     });
-    const channel: Channel = { send, orphaned: false };
+    const channel: Channel = { send, orphaned: false, uncredited: { 1: 0, 2: 0 } };
     this.#channels.set(id, channel);
     this.#commands += 1;
     send(FRAME_EXEC, payload);
+  }
+
+  #forward(channel: Channel, id: number, { type, payload }: Frame): void {
+    const stream = outputStream(type);
+    if (stream !== undefined) channel.uncredited[stream] += payload.length;
+    this.#stream.write(encodeFrame(type, id, payload));
   }
 
   #abandon(): void {
@@ -177,8 +189,26 @@ class BrokerClient {
   }
 }
 
-function drop(channel: Channel, frame: Frame): void {
-  if (frame.type !== FRAME_STDOUT && frame.type !== FRAME_STDERR) return;
-  const from = frame.type === FRAME_STDOUT ? 1 : 2;
-  channel.send(FRAME_CREDIT, encodeCredit(from, frame.payload.length));
+/** The output stream whose bytes such a frame carries. */
+function outputStream(type: number): 1 | 2 | undefined {
+  if (type === FRAME_STDOUT) return 1;
+  return type === FRAME_STDERR ? 2 : undefined;
+}
+
+/**
+ * Passes credit on for bytes that the client was sent: credit in advance would let the agent send a
+ * window for each, and all of it would wait for a client that takes nothing.
+ */
+function passCredit({ send, uncredited }: Channel, payload: Uint8Array): void {
+  const { stream, bytes } = decodeCredit(payload);
+  if (stream === 0) throw protocolError("credit for a command's input");
+  const passed = Math.min(bytes, uncredited[stream]);
+  if (passed === 0) return;
+  uncredited[stream] -= passed;
+  send(FRAME_CREDIT, encodeCredit(stream, passed));
+}
+
+function drop({ send }: Channel, { type, payload }: Frame): void {
+  const stream = outputStream(type);
+  if (stream !== undefined) send(FRAME_CREDIT, encodeCredit(stream, payload.length));
 }

@@ -296,7 +296,8 @@ t.test('a client that reads nothing is not heard further, and others go on', asy
     t.equal((await agent.exec(['echo', 'others'])).stdout.toString(), 'others\n');
     most = Math.max(most, peer.writableLength);
   }
-  t.ok(most <= 4 * STREAM_WINDOW, `${most} bytes wait`);
+  // Its window, what it was sent before it was found to take nothing, and the headers.
+  t.ok(most <= STREAM_WINDOW + 64 * 1024, `${most} bytes wait`);
   t.ok(peer.readableLength > 0, 'its credit is not taken');
   peer.destroy();
   agent.close();
