@@ -15,10 +15,7 @@ import {
   type MemoryMapEntry,
 } from './boot-layout.ts';
 import type { CpuEntryState } from './entry-state.ts';
-import { codeSegment, dataSegment, taskStateSegment, writeGdt } from './segments.ts';
-
-const CR0_PE = 1;
-const CR0_ET = 1 << 4;
+import { flatProtectedMode } from './segments.ts';
 
 /** What the protocol passes on to the kernel. */
 export interface PvhParameters {
@@ -58,22 +55,9 @@ export function enterPvh(
     memory.writeU32(at + hvm_memmap_table_entry.type.offset, type);
   });
 
-  const cs = codeSegment(0x08, 32);
-  const ds = dataSegment(0x10);
-  const tr = taskStateSegment(0x18);
-  return {
-    mode: 'protected32',
-    rip: entry,
-    rsp: 0,
-    rbx: HVM_START_INFO_GPA,
-    rsi: 0,
-    cr0: CR0_PE | CR0_ET,
-    cr3: 0,
-    cr4: 0,
-    efer: 0,
-    gdt: writeGdt(memory, [cs, ds, tr]),
-    cs,
-    ds,
-    tr,
-  };
+  return flatProtectedMode(
+    memory,
+    { cs: 0x08, ds: 0x10, tr: 0x18 },
+    { rip: entry, rbx: HVM_START_INFO_GPA },
+  );
 }

@@ -1,8 +1,10 @@
 /** Flat segments, and the GDT in guest memory that describes them (Intel SDM vol. 3 §3.4.5). */
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { GDT_GPA } from './boot-layout.ts';
-import type { SegmentState } from './entry-state.ts';
+import type { CpuEntryState, SegmentState } from './entry-state.ts';
 
+const CR0_PE = 1;
+const CR0_ET = 1 << 4;
 const CODE_EXECUTE_READ_ACCESSED = 0xb;
 const DATA_READ_WRITE_ACCESSED = 0x3;
 const TSS_BUSY = 0xb;
@@ -71,4 +73,30 @@ export function writeGdt(
     );
   }
   return { base: GDT_GPA, limit: size - 1 };
+}
+
+/** Protected mode without paging, as the 32-bit entries of Linux and PVH want it; writes the GDT. */
+export function flatProtectedMode(
+  memory: GuestMemory,
+  selectors: Readonly<{ cs: number; ds: number; tr: number }>,
+  registers: Readonly<{ rip: number; rbx?: number; rsi?: number }>,
+): CpuEntryState {
+  const cs = codeSegment(selectors.cs, 32);
+  const ds = dataSegment(selectors.ds);
+  const tr = taskStateSegment(selectors.tr);
+  return {
+    mode: 'protected32',
+    rsp: 0,
+    rbx: 0,
+    rsi: 0,
+    ...registers,
+    cr0: CR0_PE | CR0_ET,
+    cr3: 0,
+    cr4: 0,
+    efer: 0,
+    gdt: writeGdt(memory, [cs, ds, tr]),
+    cs,
+    ds,
+    tr,
+  };
 }
