@@ -1,13 +1,13 @@
 /** The live view in a terminal: the alternate screen, keys, and the terminal as it was on every way out. */
 import { constants as os } from 'node:os';
 import type { ReadStream } from 'node:tty';
+import { CleanupStack } from '../host/cleanup-stack.ts';
 import { messageOf } from '../host/errors.ts';
 import type { Inspector } from '../inspect/inspector.ts';
 import { type Selection, selectQueue } from '../inspect/page.ts';
 import { terminalView } from '../inspect/terminal-view.ts';
 import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { MachineInspection } from '../machine/inspect.ts';
-import { CleanUp } from './clean-up.ts';
 import { RawTerminal } from './terminal/terminal.ts';
 
 const PERIOD_MS = 250;
@@ -46,23 +46,23 @@ export async function showInTerminal(machine: Inspector, terminal: Terminal): Pr
   const view = new LiveView(machine, terminal);
   // The first look fails as any other command would, and not behind an alternate screen.
   await view.look();
-  using cleanUp = new CleanUp();
+  using cleanup = new CleanupStack();
   // What is written to a terminal is out when `write` returns.
   const leave = (): void => void output.write(LEAVE);
   process.on('exit', leave);
-  cleanUp.defer(() => {
+  cleanup.defer(() => {
     process.removeListener('exit', leave);
     leave();
   });
-  cleanUp.use(new RawTerminal(input));
+  cleanup.use(new RawTerminal(input));
   output.write(ENTER);
   return await new Promise((resolve) => {
     const timer = setInterval(() => void view.refresh(), PERIOD_MS);
-    cleanUp.defer(() => clearInterval(timer));
+    cleanup.defer(() => clearInterval(timer));
     for (const signal of SIGNALS) {
       const end = (): void => resolve(128 + os.signals[signal]);
       process.on(signal, end);
-      cleanUp.defer(() => process.removeListener(signal, end));
+      cleanup.defer(() => process.removeListener(signal, end));
     }
     const typed = (text: string): void => {
       for (const key of text.match(KEYS) ?? []) {
@@ -71,16 +71,16 @@ export async function showInTerminal(machine: Inspector, terminal: Terminal): Pr
       }
     };
     input.setEncoding('utf8').on('data', typed);
-    cleanUp.defer(() => {
+    cleanup.defer(() => {
       input.removeListener('data', typed);
       input.pause();
     });
     const resized = (): void => view.draw();
     output.on('resize', resized);
-    cleanUp.defer(() => output.removeListener('resize', resized));
+    cleanup.defer(() => output.removeListener('resize', resized));
     view.draw();
     // Answers that come later have no screen any more.
-    cleanUp.defer(() => view.close());
+    cleanup.defer(() => view.close());
   });
 }
 

@@ -2,10 +2,10 @@
 import { constants as os } from 'node:os';
 import path from 'node:path';
 import { cacheFolder } from '../../guest/cache.ts';
+import { CleanupStack } from '../../host/cleanup-stack.ts';
 import { openLab } from '../../lab/kept.ts';
 import { Lab, type LabOptions } from '../../lab/lab.ts';
 import { packageFolder } from '../../lab/package-folder.ts';
-import { CleanUp } from '../clean-up.ts';
 import { streamCommand, terminalOf } from '../terminal/command-io.ts';
 import type { RunStreams } from '../terminal/console-io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
@@ -27,7 +27,7 @@ export async function runProgramInLab(
   options: LabOptions & { readonly passEscapes: boolean },
 ): Promise<number> {
   const { passEscapes, ...labOptions } = options;
-  using cleanUp = new CleanUp();
+  using cleanup = new CleanupStack();
   using progress = new ProgressLine();
   await using lab = await openWithProgress(labOptions, progress);
   const tty = terminalOf(streams);
@@ -39,7 +39,7 @@ export async function runProgramInLab(
   });
   const end = (status: number): void => {
     const timer = setTimeout(() => giveUp(status), END_GRACE_MS);
-    cleanUp.defer(() => clearTimeout(timer));
+    cleanup.defer(() => clearTimeout(timer));
   };
   for (const signal of SIGNALS) {
     const listener = (): void => {
@@ -51,7 +51,7 @@ export async function runProgramInLab(
       end(128 + os.signals[signal]);
     };
     process.on(signal, listener);
-    cleanUp.defer(() => process.removeListener(signal, listener));
+    cleanup.defer(() => process.removeListener(signal, listener));
   }
   const onQuit = (): void => {
     hurry();
@@ -61,7 +61,7 @@ export async function runProgramInLab(
   if (tty === undefined) progress.close();
   else progress.update('lab: starting the program');
   const shown = (): void => progress.close();
-  const ran = streamCommand(command, streams, { onQuit, passEscapes }, cleanUp, shown);
+  const ran = streamCommand(command, streams, { onQuit, passEscapes }, cleanup, shown);
   return await Promise.race([ran.then((exit) => exit.exitCode), gaveUp]);
 }
 

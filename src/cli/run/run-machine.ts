@@ -1,10 +1,10 @@
 /** One run of a machine from the command line: its console or one command in it, to the end. */
 import type { Duplex } from 'node:stream';
 import type { CommandExit, GuestProcess, SpawnOptions } from '../../agent/command.ts';
+import { CleanupStack } from '../../host/cleanup-stack.ts';
 import { NodeVmmError } from '../../host/errors.ts';
 import { endAtOnce } from '../../host/exit-wake.ts';
 import type { MachineExit } from '../../machine/options.ts';
-import { CleanUp } from '../clean-up.ts';
 import { EXIT_COMMAND_LOST, EXIT_COMMAND_STOPPED, EXIT_OK, statusOf } from '../exit-status.ts';
 import { StopSignals, signalStatus } from '../stop-signals.ts';
 import { followSize, streamCommand, terminalOf } from '../terminal/command-io.ts';
@@ -62,37 +62,37 @@ export async function runMachine(
   streams: RunStreams,
   signals?: StopSignals,
 ): Promise<number> {
-  using cleanUp = new CleanUp();
+  using cleanup = new CleanupStack();
   const messages = new Messages(streams.errorOutput, () => streams.terminal?.isRaw === true);
   const log = (text: string): void => messages.say(text);
   vm.on('log', log);
-  const person = waitForPerson(cleanUp, signals);
+  const person = waitForPerson(cleanup, signals);
   await using consoleSink = openTarget(plan.console, streams, log);
   await using serialSink = openTarget(plan.serial, streams, log);
   const output = new ConsoleOutput(vm.console, consoleSink.stream);
   const serial = new ConsoleOutput(vm.serial, serialSink.stream);
   if (plan.command === undefined && plan.console.to === 'tty') {
-    cleanUp.use(attachInput(streams, vm.console, { onQuit: person.quit }));
-    followSize(streams, (columns, rows) => vm.resizeConsole(columns, rows), cleanUp);
+    cleanup.use(attachInput(streams, vm.console, { onQuit: person.quit }));
+    followSize(streams, (columns, rows) => vm.resizeConsole(columns, rows), cleanup);
   } else if (plan.command === undefined && plan.serial.to === 'tty') {
-    cleanUp.use(attachInput(streams, vm.serial, { onQuit: person.quit }));
+    cleanup.use(attachInput(streams, vm.serial, { onQuit: person.quit }));
   }
   if (streams.terminal !== undefined) {
     const shown = plan.serial.to === 'tty' ? vm.serial : vm.console;
     const consoles = { console: shown, serial, serialTarget: plan.serial };
-    cleanUp.use(new BootDisplay(consoles, new ProgressLine()));
+    cleanup.use(new BootDisplay(consoles, new ProgressLine()));
   }
   await vm.start();
   const work =
     plan.command === undefined
       ? undefined
-      : runCommand(vm, plan.command, plan.env, streams, person.quit, cleanUp);
+      : runCommand(vm, plan.command, plan.env, streams, person.quit, cleanup);
   const machine = vm.wait().then((exit): End => ({ kind: 'machine', exit }));
   const races = [machine, person.end, ...(work === undefined ? [] : [work])];
   let end = await Promise.race(races);
   if (end.kind === 'lost') end = await causeOfLoss(end, end.error, machine);
   if (end.kind !== 'machine') await vm.stop();
-  cleanUp[Symbol.dispose]();
+  cleanup.dispose();
   output.finish();
   serial.finish();
   tellDropped(vm, log);
@@ -147,7 +147,7 @@ function statusOfEnd(
 
 /** Resolves when the person wants an end: by a signal or by Ctrl-A x. A second one is not waited for. */
 function waitForPerson(
-  cleanUp: CleanUp,
+  cleanup: CleanupStack,
   given: StopSignals | undefined,
 ): { end: Promise<End>; quit: () => void } {
   let resolve: (end: End) => void = () => {};
@@ -155,8 +155,8 @@ function waitForPerson(
     resolve = settle;
   });
   const signals = given ?? new StopSignals();
-  if (given === undefined) cleanUp.use(signals);
-  const restore = (): void => cleanUp[Symbol.dispose]();
+  if (given === undefined) cleanup.use(signals);
+  const restore = (): void => cleanup.dispose();
   const leave = (how: End): void => {
     // Also when the machine has just ended by itself: what is left then is its output.
     hurry();
@@ -180,7 +180,7 @@ async function runCommand(
   env: RunPlan['env'],
   streams: RunStreams,
   onQuit: () => void,
-  cleanUp: CleanUp,
+  cleanup: CleanupStack,
 ): Promise<End> {
   try {
     const size = terminalOf(streams);
@@ -188,7 +188,7 @@ async function runCommand(
       ...(env === undefined ? {} : { env }),
       ...(size === undefined ? {} : { tty: size }),
     });
-    return { kind: 'command', exit: await streamCommand(process, streams, { onQuit }, cleanUp) };
+    return { kind: 'command', exit: await streamCommand(process, streams, { onQuit }, cleanup) };
   } catch (error) {
     return { kind: 'lost', error };
   }

@@ -1,7 +1,7 @@
 /** Connects a command that an agent runs with the streams and the terminal of the person. */
 import type { Writable } from 'node:stream';
 import type { CommandExit, GuestProcess } from '../../agent/command.ts';
-import type { CleanUp } from '../clean-up.ts';
+import type { CleanupStack } from '../../host/cleanup-stack.ts';
 import { attachInput, type InputOptions, type RunStreams } from './console-io.ts';
 
 /** The size of the person's terminal, when both input and output are one: then a command gets one too. */
@@ -13,7 +13,7 @@ export function terminalOf(
 
 /**
  * Streams a command's input and output until it ends.
- * @param cleanUp lets go of the terminal at the latest
+ * @param cleanup lets go of the terminal at the latest
  * @param onOutput called before each piece of its output is passed on
  * @throws UsageError when the command can't be started, PeerError when its agent goes
  */
@@ -21,7 +21,7 @@ export async function streamCommand(
   command: GuestProcess,
   streams: RunStreams,
   options: Omit<InputOptions, 'endWithInput'>,
-  cleanUp: CleanUp,
+  cleanup: CleanupStack,
   onOutput: () => void = () => {},
 ): Promise<CommandExit> {
   const size = terminalOf(streams);
@@ -36,9 +36,9 @@ export async function streamCommand(
   // Until the command runs the terminal stays as it is, and Ctrl-C works.
   await command.started;
   const input = size === undefined ? { ...streams, terminal: undefined } : streams;
-  cleanUp.use(attachInput(input, command.stdin, { ...options, endWithInput: true }));
+  cleanup.use(attachInput(input, command.stdin, { ...options, endWithInput: true }));
   if (size !== undefined) {
-    followSize(streams, (columns, rows) => command.resize(columns, rows), cleanUp);
+    followSize(streams, (columns, rows) => command.resize(columns, rows), cleanup);
   }
   const exit = await command.exit;
   await copied;
@@ -61,7 +61,7 @@ async function copy(
 export function followSize(
   streams: RunStreams,
   tell: (columns: number, rows: number) => void,
-  cleanUp: CleanUp,
+  cleanup: CleanupStack,
 ): void {
   const update = (): void => {
     const size = streams.size();
@@ -69,5 +69,5 @@ export function followSize(
   };
   update();
   process.on('SIGWINCH', update);
-  cleanUp.defer(() => process.removeListener('SIGWINCH', update));
+  cleanup.defer(() => process.removeListener('SIGWINCH', update));
 }
