@@ -3,7 +3,7 @@
 import { RCTL, RCTL_EN, TCTL, TCTL_EN } from '../abi/e1000.ts';
 import { ReceiveErrors } from '../backend/receive-errors.ts';
 import { TapQueue } from '../backend/tap-queue.ts';
-import type { LinePort } from '../bus/interrupt-lines.ts';
+import type { LineController } from '../bus/interrupt-controller.ts';
 import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
 import * as sys from '../host/syscall.ts';
 import { setIrqLine } from '../kvm/vm-ioctl.ts';
@@ -38,7 +38,7 @@ export interface E1000Ground {
   /** A tap's queue by its descriptor. */
   tap(fd: number): TapQueue;
   /** The interrupt lines of a VM. */
-  lines(vmFd: number): LinePort;
+  lines(vmFd: number): LineController;
   /** Milliseconds of a clock that never goes back. */
   now(): number;
 }

@@ -3,7 +3,7 @@
  * BAR has no doorbells: each access of a driver is an exit, which is what this device is for.
  */
 import * as e1000 from '../abi/e1000.ts';
-import type { MachinePort } from '../bus/machine-port.ts';
+import type { InterruptController } from '../bus/interrupt-controller.ts';
 import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
 import { PciFunction } from '../pci/function.ts';
 import type { IntxLines, IntxPin, IntxPinShare } from '../pci/intx.ts';
@@ -43,7 +43,7 @@ export class E1000Pci {
   /** @param revived tells that a device which was stopped as broken was reset */
   constructor(
     state: SharedState,
-    port: MachinePort,
+    interrupts: InterruptController,
     lines: IntxLines,
     plan: E1000PciPlan,
     revived: () => void,
@@ -54,7 +54,7 @@ export class E1000Pci {
       interrupt: () => this.#updateInterrupt(),
       revived,
     });
-    this.pciFunction = new PciFunction(state, port, plan.name, {
+    this.pciFunction = new PciFunction(state, interrupts, plan.name, {
       vendorId: e1000.PCI_VENDOR_ID_INTEL,
       deviceId: e1000.E1000_DEV_ID_82540EM,
       revision: e1000.E1000_REVISION,

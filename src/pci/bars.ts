@@ -4,7 +4,7 @@
  */
 import * as pci from '../abi/pci.ts';
 import type { Range, RegisterRegion } from '../bus/address-space.ts';
-import type { MachinePort } from '../bus/machine-port.ts';
+import type { InterruptController } from '../bus/interrupt-controller.ts';
 import { InternalError } from '../host/errors.ts';
 import type { SharedState } from '../state/shared-state.ts';
 
@@ -29,7 +29,7 @@ interface Doorbell {
 
 /** The BARs of one function. */
 export class BarSet {
-  readonly #port: MachinePort;
+  readonly #interrupts: InterruptController;
   readonly #config: DataView;
   readonly #image: Uint8Array;
   readonly #mask: Uint8Array;
@@ -40,12 +40,12 @@ export class BarSet {
 
   constructor(
     state: SharedState,
-    port: MachinePort,
+    interrupts: InterruptController,
     config: DataView,
     image: Uint8Array,
     mask: Uint8Array,
   ) {
-    this.#port = port;
+    this.#interrupts = interrupts;
     this.#config = config;
     this.#image = image;
     this.#mask = mask;
@@ -129,8 +129,8 @@ export class BarSet {
     const io = spec.kind === 'io';
     for (const { bar, offset, eventfd } of this.#doorbells) {
       if (bar !== index) continue;
-      if (old !== NOWHERE) this.#port.removeDoorbell(old + offset, io, eventfd);
-      if (address !== NOWHERE) this.#port.addDoorbell(address + offset, io, eventfd);
+      if (old !== NOWHERE) this.#interrupts.removeDoorbell(old + offset, io, eventfd);
+      if (address !== NOWHERE) this.#interrupts.addDoorbell(address + offset, io, eventfd);
     }
   }
 }

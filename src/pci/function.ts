@@ -5,7 +5,7 @@
 import * as pci from '../abi/pci.ts';
 import type { Field } from '../abi/struct.ts';
 import type { RegisterRegion } from '../bus/address-space.ts';
-import type { MachinePort } from '../bus/machine-port.ts';
+import type { InterruptController } from '../bus/interrupt-controller.ts';
 import { InternalError } from '../host/errors.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import { BarSet, type BarSpec } from './bars.ts';
@@ -61,11 +61,16 @@ export class PciFunction {
   #lastCapability = header.capabilities_pointer.offset;
   #nextCapability = pci.PCI_STD_HEADER_SIZEOF;
 
-  constructor(state: SharedState, port: MachinePort, name: string, identity: PciIdentity) {
+  constructor(
+    state: SharedState,
+    interrupts: InterruptController,
+    name: string,
+    identity: PciIdentity,
+  ) {
     this.name = name;
     const bytes = state.bytes(pci.PCI_CFG_SPACE_SIZE);
     this.#config = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-    this.bars = new BarSet(state, port, this.#config, this.#image, this.#mask);
+    this.bars = new BarSet(state, interrupts, this.#config, this.#image, this.#mask);
     const image = new DataView(this.#image.buffer);
     image.setUint16(header.vendor_id.offset, identity.vendorId, true);
     image.setUint16(header.device_id.offset, identity.deviceId, true);

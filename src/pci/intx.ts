@@ -6,9 +6,9 @@ import { PCI_COMMAND_INTX_DISABLE, PCI_STATUS_INTERRUPT, pci_type0_header } from
 import {
   InterruptLine,
   InterruptLines,
-  type LinePort,
+  type LineController,
   type LineShare,
-} from '../bus/interrupt-lines.ts';
+} from '../bus/interrupt-controller.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { PciFunction } from './function.ts';
 
@@ -26,8 +26,8 @@ export class IntxPin {
   readonly #line: InterruptLine;
   readonly #config: DataView;
 
-  constructor({ line, config }: IntxPinShare, port: LinePort) {
-    this.#line = new InterruptLine(line, port);
+  constructor({ line, config }: IntxPinShare, interrupts: LineController) {
+    this.#line = new InterruptLine(line, interrupts);
     this.#config = config;
   }
 
@@ -43,12 +43,12 @@ export class IntxPin {
 
 /** The interrupt lines that the slots share; which slots assert is shared between threads. */
 export class IntxLines {
-  readonly #port: LinePort;
+  readonly #interrupts: LineController;
   readonly #lines: InterruptLines;
 
-  constructor(state: SharedState, port: LinePort, base: number, count: number) {
-    this.#port = port;
-    this.#lines = new InterruptLines(state, port, base, count);
+  constructor(state: SharedState, interrupts: LineController, base: number, count: number) {
+    this.#interrupts = interrupts;
+    this.#lines = new InterruptLines(state, interrupts, base, count);
   }
 
   /** The interrupt line of a slot. */
@@ -63,6 +63,6 @@ export class IntxLines {
 
   /** A slot's pin, in this thread. */
   pin(slot: number, pciFunction: PciFunction): IntxPin {
-    return new IntxPin(this.share(slot, pciFunction), this.#port);
+    return new IntxPin(this.share(slot, pciFunction), this.#interrupts);
   }
 }

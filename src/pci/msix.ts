@@ -5,7 +5,7 @@
  */
 import * as pci from '../abi/pci.ts';
 import type { RegisterRegion } from '../bus/address-space.ts';
-import type { MachinePort } from '../bus/machine-port.ts';
+import type { InterruptController } from '../bus/interrupt-controller.ts';
 import { InternalError } from '../host/errors.ts';
 import { drainEventfd } from '../host/eventfd.ts';
 import type { SharedState } from '../state/shared-state.ts';
@@ -35,7 +35,7 @@ export class Msix implements PciCapability, RegisterRegion {
   readonly vectors: readonly MsixVector[];
   /** Tells that the guest switched MSI-X on or off. */
   enabledChanged: () => void = () => {};
-  readonly #port: MachinePort;
+  readonly #interrupts: InterruptController;
   readonly #table: DataView;
   /** 1 for each vector that is coupled to its interrupt route. */
   readonly #connected: Uint8Array;
@@ -45,9 +45,14 @@ export class Msix implements PciCapability, RegisterRegion {
   #offset = 0;
 
   /** @param bar index of the BAR that this object is put behind */
-  constructor(state: SharedState, port: MachinePort, bar: number, vectors: readonly MsixVector[]) {
+  constructor(
+    state: SharedState,
+    interrupts: InterruptController,
+    bar: number,
+    vectors: readonly MsixVector[],
+  ) {
     if (vectors.length > MSIX_VECTORS_MAX) throw new InternalError('too many MSI-X vectors');
-    this.#port = port;
+    this.#interrupts = interrupts;
     this.vectors = vectors;
     const bytes = state.bytes(vectors.length * pci.PCI_MSIX_ENTRY_SIZE);
     this.#table = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
@@ -130,7 +135,7 @@ export class Msix implements PciCapability, RegisterRegion {
     for (let i = 0; i < 32; i++) {
       const vector = this.vectors[first + i];
       if (vector === undefined) break;
-      if (this.#connected[first + i] === 0 && this.#port.isSignalled(vector.eventfd)) {
+      if (this.#connected[first + i] === 0 && this.#interrupts.isSignalled(vector.eventfd)) {
         bits |= 1 << i;
       }
     }
@@ -155,13 +160,13 @@ export class Msix implements PciCapability, RegisterRegion {
     const high = this.#table.getUint32(index * 16 + 4, true);
     const data = this.#table.getUint32(index * 16 + 8, true);
     this.#connected[index] = 1;
-    this.#port.connectMsi(vector.gsi, vector.eventfd, high * 2 ** 32 + low, data);
+    this.#interrupts.connectMsi(vector.gsi, vector.eventfd, high * 2 ** 32 + low, data);
   }
 
   #disconnect(index: number): void {
     const vector = this.vectors[index];
     if (vector === undefined) return;
     this.#connected[index] = 0;
-    this.#port.disconnectMsi(vector.gsi, vector.eventfd);
+    this.#interrupts.disconnectMsi(vector.gsi, vector.eventfd);
   }
 }

@@ -3,7 +3,7 @@
  * register that tells the guest's `_EVT` method what has happened.
  */
 import type { RegisterRegion } from '../bus/address-space.ts';
-import type { LinePort } from '../bus/interrupt-lines.ts';
+import type { LineController } from '../bus/interrupt-controller.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import { GED_GSI } from './layout.ts';
 
@@ -13,12 +13,12 @@ export const GED_POWER_BUTTON = 0x01;
 /** One byte; runs with the register lock held, but for `raise`, which takes it. */
 export class EventDevice implements RegisterRegion {
   readonly #state: SharedState;
-  readonly #port: LinePort;
+  readonly #interrupts: LineController;
   readonly #pending: Int32Array;
 
-  constructor(state: SharedState, port: LinePort) {
+  constructor(state: SharedState, interrupts: LineController) {
     this.#state = state;
-    this.#port = port;
+    this.#interrupts = interrupts;
     this.#pending = state.words(1);
   }
 
@@ -31,8 +31,8 @@ export class EventDevice implements RegisterRegion {
   raise(event: number): void {
     this.#state.lock.with(() => {
       this.#pending[0] = (this.#pending[0] ?? 0) | event;
-      this.#port.setLine(GED_GSI, true);
-      this.#port.setLine(GED_GSI, false);
+      this.#interrupts.setLine(GED_GSI, true);
+      this.#interrupts.setLine(GED_GSI, false);
     });
   }
 

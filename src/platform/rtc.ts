@@ -7,7 +7,7 @@
  * Left out: the divider's stop and test modes, the square wave, daylight saving.
  */
 import type { RegisterRegion } from '../bus/address-space.ts';
-import type { LinePort } from '../bus/interrupt-lines.ts';
+import type { LineController } from '../bus/interrupt-controller.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import { RTC_GSI } from './layout.ts';
 import {
@@ -60,7 +60,7 @@ const T_SEEN_MONOTONIC = 2;
 const TIMES = 3;
 
 /** What the clock runs on. */
-export interface RtcMachine extends LinePort {
+export interface RtcMachine extends LineController {
   /** The host's time, milliseconds since 1970 in UTC. */
   wallMs(): number;
   /** Milliseconds of a clock that is never set, the same in all threads. */

@@ -3,7 +3,7 @@
  * both FIFOs lie in the state buffer; the transmitter reports "full" while nobody takes its output.
  */
 import type { RegisterRegion } from '../bus/address-space.ts';
-import type { MachinePort } from '../bus/machine-port.ts';
+import type { InterruptController } from '../bus/interrupt-controller.ts';
 import type { SharedState } from '../state/shared-state.ts';
 
 /** Register offsets; some differ by direction or by DLAB. */
@@ -56,7 +56,7 @@ const IN_SIZE = 0x1000;
 /** The serial port. Register accesses run with the register lock held; the other methods take it. */
 export class Serial16550 implements RegisterRegion {
   readonly #state: SharedState;
-  readonly #port: MachinePort;
+  readonly #interrupts: InterruptController;
   readonly #gsi: number;
   readonly #hasOutput: () => void;
   readonly #words: Int32Array;
@@ -64,9 +64,14 @@ export class Serial16550 implements RegisterRegion {
   readonly #input: Uint8Array;
 
   /** @param hasOutput called when there is output to take, once until it is taken */
-  constructor(state: SharedState, port: MachinePort, gsi: number, hasOutput: () => void) {
+  constructor(
+    state: SharedState,
+    interrupts: InterruptController,
+    gsi: number,
+    hasOutput: () => void,
+  ) {
     this.#state = state;
-    this.#port = port;
+    this.#interrupts = interrupts;
     this.#gsi = gsi;
     this.#hasOutput = hasOutput;
     this.#words = state.words(WORDS);
@@ -237,7 +242,7 @@ export class Serial16550 implements RegisterRegion {
     const level = received || sent ? 1 : 0;
     if (level === this.#get(W_LINE)) return;
     this.#words[W_LINE] = level;
-    this.#port.setLine(this.#gsi, level === 1);
+    this.#interrupts.setLine(this.#gsi, level === 1);
   }
 
   #inputCount(): number {

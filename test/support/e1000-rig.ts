@@ -12,7 +12,7 @@ import { IntxLines } from '../../src/pci/intx.ts';
 import { SharedState } from '../../src/state/shared-state.ts';
 import { PumpReactor } from '../../src/testing/pump-reactor.ts';
 import type { QueueHandler } from '../../src/virtio/device.ts';
-import { FakePort } from './fake-port.ts';
+import { FakeInterrupts } from './fake-interrupts.ts';
 import { FaultyTapQueue, PacketPair } from './packet-pair.ts';
 
 export const SLOT = 1;
@@ -42,7 +42,7 @@ export interface ReceivedPart {
 
 /** The card in slot 1, its data half, and both ends of what it is plugged into. */
 export class E1000Rig implements Disposable {
-  readonly port = new FakePort();
+  readonly port = new FakeInterrupts();
   readonly state = new SharedState(SharedState.allocate(0x1_0000));
   readonly ports = new AddressSpace();
   readonly memory = new AddressSpace();

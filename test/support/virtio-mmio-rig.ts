@@ -2,7 +2,7 @@
 import * as mmio from '../../src/abi/virtio-mmio.ts';
 import { VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
 import { AddressSpace } from '../../src/bus/address-space.ts';
-import { InterruptLines } from '../../src/bus/interrupt-lines.ts';
+import { InterruptLines } from '../../src/bus/interrupt-controller.ts';
 import { Eventfd } from '../../src/host/eventfd.ts';
 import { SharedState } from '../../src/state/shared-state.ts';
 import { featureSet } from '../../src/virtio/features.ts';
@@ -10,7 +10,7 @@ import type { RegisterObserver } from '../../src/virtio/register-observer.ts';
 import type { DeviceShape } from '../../src/virtio/transport/device-contract.ts';
 import { VIRTIO_MMIO_WINDOW_SIZE, VirtioMmio } from '../../src/virtio/transport/mmio.ts';
 import { changesOf } from './changes-of.ts';
-import { FakePort } from './fake-port.ts';
+import { FakeInterrupts } from './fake-interrupts.ts';
 
 const BASE = 0xf000_0000;
 const GSI_BASE = 20;
@@ -35,7 +35,7 @@ export interface MmioRigOptions extends Partial<DeviceShape> {
 
 /** Memory with the same device in each of the first windows. */
 export class VirtioMmioRig implements Disposable {
-  readonly port = new FakePort();
+  readonly port = new FakeInterrupts();
   readonly state = new SharedState(SharedState.allocate(0x1_0000));
   readonly memory = new AddressSpace();
   readonly shape: DeviceShape;

@@ -18,7 +18,7 @@ import { featureSet } from '../../src/virtio/features.ts';
 import type { DeviceShape } from '../../src/virtio/transport/device-contract.ts';
 import { notifyBarSize, VirtioPci } from '../../src/virtio/transport/pci.ts';
 import { changesOf } from './changes-of.ts';
-import { FakePort } from './fake-port.ts';
+import { FakeInterrupts } from './fake-interrupts.ts';
 
 const header = pci.pci_type0_header;
 const INTX_BASE = 16;
@@ -52,7 +52,7 @@ const DEFAULT_SHAPE: DeviceShape = {
 
 /** Bus 0 with the same device in each slot; slot 1 alone by default. */
 export class VirtioPciRig implements Disposable {
-  readonly port = new FakePort();
+  readonly port = new FakeInterrupts();
   readonly state = new SharedState(SharedState.allocate(0x8000));
   readonly ports = new AddressSpace();
   readonly memory = new AddressSpace();

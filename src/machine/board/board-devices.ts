@@ -3,8 +3,7 @@
  * board and its plan is here.
  */
 import type { RegisterRegion } from '../../bus/address-space.ts';
-import type { InterruptLines } from '../../bus/interrupt-lines.ts';
-import type { MachinePort } from '../../bus/machine-port.ts';
+import type { InterruptController, InterruptLines } from '../../bus/interrupt-controller.ts';
 import { E1000Pci, type E1000PciPlan } from '../../nic/pci.ts';
 import type { PciFunction } from '../../pci/function.ts';
 import type { IntxLines } from '../../pci/intx.ts';
@@ -57,7 +56,7 @@ export type DeviceMessage =
 /** What devices are built upon. */
 export interface DeviceGround {
   readonly state: SharedState;
-  readonly port: MachinePort;
+  readonly interrupts: InterruptController;
   /** Of PCI functions. */
   readonly intx: IntxLines;
   /** Of devices in memory. */
@@ -83,15 +82,21 @@ export function createBoardDevice(
   device: number,
   post: (message: DeviceMessage) => void,
 ): BoardDevice {
-  const { state, port, intx, lines } = ground;
+  const { state, interrupts, intx, lines } = ground;
   switch (kind) {
     case 'virtio-pci': {
-      const pci = new VirtioPci(state, port, intx, plan, driverEvents(ground, plan, device, post));
+      const pci = new VirtioPci(
+        state,
+        interrupts,
+        intx,
+        plan,
+        driverEvents(ground, plan, device, post),
+      );
       return { kind: 'virtio', transport: pci, ...onBus(plan.slot, pci) };
     }
     case 'virtio-mmio': {
       const events = driverEvents(ground, plan, device, post);
-      const transport = new VirtioMmio(state, port, lines, plan, events);
+      const transport = new VirtioMmio(state, interrupts, lines, plan, events);
       const place = {
         kind: 'window',
         address: plan.address,
@@ -102,7 +107,9 @@ export function createBoardDevice(
       return { kind: 'virtio', transport, place, reset: () => transport.reset() };
     }
     case 'e1000': {
-      const pci = new E1000Pci(state, port, intx, plan, () => post({ kind: 'changed', device }));
+      const pci = new E1000Pci(state, interrupts, intx, plan, () =>
+        post({ kind: 'changed', device }),
+      );
       return { kind, pci, ...onBus(plan.slot, pci) };
     }
   }

@@ -3,7 +3,7 @@
  * state buffer. Every thread builds its own from the same plan; all show the same registers.
  */
 import { AddressSpace } from '../../bus/address-space.ts';
-import { InterruptLines } from '../../bus/interrupt-lines.ts';
+import { InterruptLines } from '../../bus/interrupt-controller.ts';
 import { armTimerfd } from '../../host/timerfd.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../../kvm/gsi-routing.ts';
 import { PciBus } from '../../pci/bus.ts';
@@ -30,7 +30,7 @@ import {
   type DevicePlan,
   routesOf,
 } from './board-devices.ts';
-import { KvmPort } from './kvm-port.ts';
+import { KvmInterrupts } from './kvm-interrupts.ts';
 
 const SERIAL_PORTS = 8;
 /** State that a board takes besides its devices, and an upper bound of what one device takes. */
@@ -99,30 +99,35 @@ export class Board {
       new DataView(table.buffer, table.byteOffset, table.length),
       routes,
     );
-    const port = new KvmPort(plan.vmFd, this.#routing, state.lock);
-    this.serial = new Serial16550(state, port, layout.COM1_GSI, () =>
+    const interrupts = new KvmInterrupts(plan.vmFd, this.#routing, state.lock);
+    this.serial = new Serial16550(state, interrupts, layout.COM1_GSI, () =>
       post({ kind: 'serial-output' }),
     );
     this.rtc = new Rtc(state, {
-      setLine: (gsi, level) => port.setLine(gsi, level),
+      setLine: (gsi, level) => interrupts.setLine(gsi, level),
       wallMs: () => Date.now(),
       monotonicMs,
       arm: (delayMs) => {
         if (plan.rtcTimer !== undefined) armTimerfd(plan.rtcTimer, timerNs(delayMs));
       },
     });
-    this.events = new EventDevice(state, port);
+    this.events = new EventDevice(state, interrupts);
     this.#bus = new PciBus(state, this.#ports, this.#memory);
-    const intx = new IntxLines(state, port, layout.PCI_INTX_GSI_BASE, layout.PCI_INTX_GSI_COUNT);
-    this.#bus.add(0, createHostBridge(state, port));
+    const intx = new IntxLines(
+      state,
+      interrupts,
+      layout.PCI_INTX_GSI_BASE,
+      layout.PCI_INTX_GSI_COUNT,
+    );
+    this.#bus.add(0, createHostBridge(state, interrupts));
     const lines = new InterruptLines(
       state,
-      port,
+      interrupts,
       layout.VIRTIO_MMIO_GSI_BASE,
       layout.VIRTIO_MMIO_GSI_COUNT,
     );
     const check = plan.check ?? false;
-    const ground = { state, port, intx, lines, check, tracer };
+    const ground = { state, interrupts, intx, lines, check, tracer };
     this.devices = plan.devices.map((devicePlan, index) =>
       createBoardDevice(ground, devicePlan, index, post),
     );

@@ -14,7 +14,7 @@ import {
   VIRTIO_F_RING_RESET,
   VIRTIO_F_VERSION_1,
 } from '../../abi/virtio-ring.ts';
-import type { MachinePort } from '../../bus/machine-port.ts';
+import type { InterruptController } from '../../bus/interrupt-controller.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import { hasFeature } from '../features.ts';
 import type { QueueConfig } from '../queue/virtqueue.ts';
@@ -49,7 +49,7 @@ const QUEUE_STOPPING = 10;
 const QUEUE_WORDS = 16;
 
 /** Waits, with the lock let go, for another thread. */
-type WaitingPort = Pick<MachinePort, 'waitWhile'>;
+type RegisterLockWait = Pick<InterruptController, 'waitWhile'>;
 
 /** All status bits that a driver may set (§2.1). */
 const DRIVER_STATUS_BITS = 0x8f;
@@ -142,8 +142,8 @@ export class DeviceRegisters {
   }
 
   /** Returns when no reset goes on, with the lock let go meanwhile: not on the owner's thread. */
-  awaitReset(port: WaitingPort): void {
-    port.waitWhile(this.#words, RESETTING, 1);
+  awaitReset(lock: RegisterLockWait): void {
+    lock.waitWhile(this.#words, RESETTING, 1);
   }
 
   /** True from DRIVER_OK until 0 is written to the status. */
@@ -317,11 +317,11 @@ export class DeviceRegisters {
   }
 
   /** As `awaitReset`, for a queue that is to stop or to be reset. */
-  awaitQueueStop(queue: number, port: WaitingPort): void {
+  awaitQueueStop(queue: number, lock: RegisterLockWait): void {
     if (queue >= this.queueCount) return;
     const at = QUEUES + queue * QUEUE_WORDS;
-    port.waitWhile(this.#words, at + QUEUE_STOPPING, 1);
-    port.waitWhile(this.#words, at + QUEUE_RESET, 1);
+    lock.waitWhile(this.#words, at + QUEUE_STOPPING, 1);
+    lock.waitWhile(this.#words, at + QUEUE_RESET, 1);
   }
 
   /** An enabled queue as the driver set it up, or undefined. */

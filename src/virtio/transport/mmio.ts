@@ -5,8 +5,11 @@
 import * as mmio from '../../abi/virtio-mmio.ts';
 import { PCI_VENDOR_ID_REDHAT_QUMRANET } from '../../abi/virtio-pci.ts';
 import type { RegisterRegion } from '../../bus/address-space.ts';
-import type { InterruptLine, InterruptLines } from '../../bus/interrupt-lines.ts';
-import type { MachinePort } from '../../bus/machine-port.ts';
+import type {
+  InterruptController,
+  InterruptLine,
+  InterruptLines,
+} from '../../bus/interrupt-controller.ts';
 import { drainEventfd, signalEventfd } from '../../host/eventfd.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { DeviceShape, DriverEvents } from './device-contract.ts';
@@ -60,18 +63,18 @@ export interface VirtioMmioPlan {
 export class VirtioMmio implements VirtioTransport {
   readonly registers: DeviceRegisters;
   readonly plan: VirtioMmioPlan;
-  readonly #port: MachinePort;
+  readonly #interrupts: InterruptController;
   readonly #line: InterruptLine;
 
   constructor(
     state: SharedState,
-    port: MachinePort,
+    interrupts: InterruptController,
     lines: InterruptLines,
     plan: VirtioMmioPlan,
     events: DriverEvents,
   ) {
     this.plan = plan;
-    this.#port = port;
+    this.#interrupts = interrupts;
     this.#line = lines.line(plan.index);
     this.registers = new DeviceRegisters(state, plan.shape, events, () => this.#silence());
   }
@@ -89,7 +92,7 @@ export class VirtioMmio implements VirtioTransport {
     this.registers.powerOn();
     const address = this.plan.address + mmio.VIRTIO_MMIO_QUEUE_NOTIFY;
     this.kicks.forEach((kick, queue) => {
-      this.#port.addDoorbell(address, false, kick, queue);
+      this.#interrupts.addDoorbell(address, false, kick, queue);
     });
   }
 
@@ -189,7 +192,7 @@ export class VirtioMmio implements VirtioTransport {
         return;
       case mmio.VIRTIO_MMIO_STATUS:
         registers.writeStatus(value);
-        registers.awaitReset(this.#port);
+        registers.awaitReset(this.#interrupts);
         return;
       case mmio.VIRTIO_MMIO_QUEUE_RESET:
         if (value === 1) registers.resetQueue(queue);
@@ -209,8 +212,8 @@ export class VirtioMmio implements VirtioTransport {
    */
   #stopQueue(queue: number): void {
     this.registers.stopQueue(queue);
-    this.registers.awaitReset(this.#port);
-    this.registers.awaitQueueStop(queue, this.#port);
+    this.registers.awaitReset(this.#interrupts);
+    this.registers.awaitQueueStop(queue, this.#interrupts);
   }
 
   /** Notifications that no doorbell took: those with data, whose value is not the queue alone. */

@@ -17,7 +17,7 @@ import {
   virtio_pci_common_cfg,
 } from '../../abi/virtio-pci.ts';
 import type { RegisterRegion } from '../../bus/address-space.ts';
-import type { MachinePort } from '../../bus/machine-port.ts';
+import type { InterruptController } from '../../bus/interrupt-controller.ts';
 import { drainEventfd, signalEventfd } from '../../host/eventfd.ts';
 import { PciFunction } from '../../pci/function.ts';
 import type { IntxLines, IntxPin } from '../../pci/intx.ts';
@@ -81,7 +81,7 @@ export class VirtioPci implements VirtioTransport {
 
   constructor(
     state: SharedState,
-    port: MachinePort,
+    interrupts: InterruptController,
     lines: IntxLines,
     plan: VirtioPciPlan,
     events: DriverEvents,
@@ -89,13 +89,13 @@ export class VirtioPci implements VirtioTransport {
     const { shape, slot, kicks } = plan;
     this.plan = plan;
     this.registers = new DeviceRegisters(state, shape, events, () => this.#silence());
-    this.#msix = new Msix(state, port, MSIX_BAR, plan.vectors);
+    this.#msix = new Msix(state, interrupts, MSIX_BAR, plan.vectors);
     this.#msix.enabledChanged = () => {
       this.#updatePin();
       this.registers.interruptsChanged();
     };
     const id = VIRTIO_PCI_DEVICE_ID_BASE + shape.deviceId;
-    this.pciFunction = new PciFunction(state, port, shape.name, {
+    this.pciFunction = new PciFunction(state, interrupts, shape.name, {
       vendorId: PCI_VENDOR_ID_REDHAT_QUMRANET,
       deviceId: id,
       revision: 1,

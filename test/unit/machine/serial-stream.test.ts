@@ -3,7 +3,7 @@ import t from 'tap';
 import { SerialStream } from '../../../src/machine/serial-stream.ts';
 import { Serial16550 } from '../../../src/platform/serial-16550.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { FakePort } from '../../support/fake-port.ts';
+import { FakeInterrupts } from '../../support/fake-interrupts.ts';
 
 /** A stream connected to a serial port that a guest drives. */
 function connected() {
@@ -11,7 +11,7 @@ function connected() {
   const stream = new SerialStream((bytes) => seen.push(Buffer.from(bytes)));
   const plug = () => {
     const state = new SharedState(SharedState.allocate(0x2_0000));
-    const serial = new Serial16550(state, new FakePort(), 4, () => stream.collect());
+    const serial = new Serial16550(state, new FakeInterrupts(), 4, () => stream.collect());
     serial.reset();
     stream.connect(serial);
     return {

@@ -6,7 +6,7 @@ import type { BarSpec } from '../../../src/pci/bars.ts';
 import { PciBus } from '../../../src/pci/bus.ts';
 import { PciFunction } from '../../../src/pci/function.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { FakePort } from '../../support/fake-port.ts';
+import { FakeInterrupts } from '../../support/fake-interrupts.ts';
 import { VirtioPciRig } from '../../support/virtio-pci-rig.ts';
 
 const { command, base_address } = pci.pci_type0_header;
@@ -27,7 +27,7 @@ function withBar(kind: BarSpec['kind'], size: number, address: number) {
   const state = new SharedState(SharedState.allocate(0x1000));
   const ports = new AddressSpace();
   const memory = new AddressSpace();
-  const port = new FakePort();
+  const port = new FakeInterrupts();
   const bus = new PciBus(state, ports, memory);
   const fn = new PciFunction(state, port, 'test', {
     vendorId: 1,
@@ -169,7 +169,7 @@ t.test('what one thread moved, another finds', async (t) => {
     const state = new SharedState(buffer);
     const memory = new AddressSpace();
     const bus = new PciBus(state, new AddressSpace(), memory);
-    const fn = new PciFunction(state, new FakePort(), 'test', {
+    const fn = new PciFunction(state, new FakeInterrupts(), 'test', {
       vendorId: 1,
       deviceId: 2,
       revision: 0,

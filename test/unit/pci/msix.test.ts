@@ -4,7 +4,7 @@ import * as pci from '../../../src/abi/pci.ts';
 import { drainEventfd, signalEventfd } from '../../../src/host/eventfd.ts';
 import { MSIX_VECTORS_MAX, Msix } from '../../../src/pci/msix.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { FakePort } from '../../support/fake-port.ts';
+import { FakeInterrupts } from '../../support/fake-interrupts.ts';
 import { VirtioPciRig } from '../../support/virtio-pci-rig.ts';
 
 const ENABLE = pci.PCI_MSIX_FLAGS_ENABLE;
@@ -195,7 +195,7 @@ t.test('PCI 3.0 §6.8.2 accesses are aligned double words, others are none', asy
 
 t.test('PCI 3.0 §6.8.2.10 the 32nd pending bit is a number like any other', async (t) => {
   const vectors = 40;
-  const port = new FakePort();
+  const port = new FakeInterrupts();
   const plan = Array.from({ length: vectors }, (_, i) => ({ eventfd: i, gsi: FIRST_GSI + i }));
   const state = new SharedState(SharedState.allocate(0x1000));
   const signalled = new Set([31, 32, 39]);
@@ -209,7 +209,7 @@ t.test('PCI 3.0 §6.8.2.10 the 32nd pending bit is a number like any other', asy
 t.test('PCI 3.0 §6.8.2 a table that would run into the pending bits is refused', async (t) => {
   const vectors = Array.from({ length: MSIX_VECTORS_MAX + 1 }, () => ({ eventfd: -1, gsi: 0 }));
   const state = new SharedState(SharedState.allocate(0x4000));
-  t.throws(() => new Msix(state, new FakePort(), 2, vectors), { code: 'E_INTERNAL' });
+  t.throws(() => new Msix(state, new FakeInterrupts(), 2, vectors), { code: 'E_INTERNAL' });
 });
 
 t.test('a machine reset masks and disconnects', async (t) => {
@@ -229,7 +229,7 @@ t.test('one thread unmasks what another masked', async (t) => {
   // Two Msix objects over one state buffer, as in two threads.
   const buffer = SharedState.allocate(0x1000);
   const { vectors } = rig.device.plan;
-  const port = new FakePort();
+  const port = new FakeInterrupts();
   const config = new DataView(new SharedArrayBuffer(256));
   const [one, two] = [0, 1].map(() => {
     const msix = new Msix(new SharedState(buffer), port, 2, vectors);

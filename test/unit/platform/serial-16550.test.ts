@@ -2,7 +2,7 @@
 import t from 'tap';
 import { Serial16550 } from '../../../src/platform/serial-16550.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { FakePort } from '../../support/fake-port.ts';
+import { FakeInterrupts } from '../../support/fake-interrupts.ts';
 
 const DATA = 0;
 const IER = 1;
@@ -24,7 +24,7 @@ const THRE_TEMT = 0x60;
 const LINE = 4;
 
 class Uart {
-  readonly port = new FakePort();
+  readonly port = new FakeInterrupts();
   readonly buffer = SharedState.allocate(0x2_0000);
   readonly serial: Serial16550;
   told = 0;

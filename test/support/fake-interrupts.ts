@@ -1,5 +1,5 @@
-/** A MachinePort that records what register files ask for, and behaves as KVM does with eventfds. */
-import type { MachinePort } from '../../src/bus/machine-port.ts';
+/** An interrupt controller that records what register files ask for, and behaves as KVM does with eventfds. */
+import type { InterruptController } from '../../src/bus/interrupt-controller.ts';
 import { drainEventfd } from '../../src/host/eventfd.ts';
 import { isReadable } from '../../src/host/poll.ts';
 
@@ -11,7 +11,7 @@ export interface MsiRoute {
 }
 
 /** Interrupt lines, MSI routes and doorbells as they stand, and every change in order. */
-export class FakePort implements MachinePort {
+export class FakeInterrupts implements InterruptController {
   /** One line for each call. */
   readonly calls: string[] = [];
   readonly lines = new Map<number, boolean>();

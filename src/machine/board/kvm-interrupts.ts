@@ -1,5 +1,5 @@
 /** KVM beneath the register files: irqfd, ioeventfd and GSI routes, changed inline by any thread. */
-import type { MachinePort } from '../../bus/machine-port.ts';
+import type { InterruptController } from '../../bus/interrupt-controller.ts';
 import { drainEventfd } from '../../host/eventfd.ts';
 import { isReadable } from '../../host/poll.ts';
 import * as sys from '../../host/syscall.ts';
@@ -8,7 +8,7 @@ import * as vm from '../../kvm/vm-ioctl.ts';
 import type { RegisterLock } from '../../state/register-lock.ts';
 
 /** A thread's way to the VM's interrupt controllers and I/O buses. */
-export class KvmPort implements MachinePort {
+export class KvmInterrupts implements InterruptController {
   readonly #vmFd: number;
   readonly #routing: GsiRouting;
   readonly #lock: RegisterLock;
