@@ -1,12 +1,12 @@
-/** The exit statuses that the program has are those that README.md documents. */
+/** The exit statuses that the program has are those that docs/exit-status.md documents. */
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import * as statuses from '../../../src/cli/exit-status.ts';
 import { reportError } from '../../../src/cli/terminal/report-error.ts';
 import { InternalError, PeerError, UsageError } from '../../../src/host/errors.ts';
 
-const readme = readFileSync('README.md', 'utf8');
-const documented = [...readme.matchAll(/^\| (\d+) \| /gm)].map((match) => Number(match[1]));
+const page = readFileSync('docs/exit-status.md', 'utf8');
+const documented = [...page.matchAll(/^\| (\d+) \| /gm)].map((match) => Number(match[1]));
 const values = Object.values(statuses).filter((value) => typeof value === 'number');
 
 t.strictSame(
