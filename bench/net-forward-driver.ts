@@ -4,7 +4,7 @@ import { Epoll } from '../src/host/epoll.ts';
 import type { GuestMemory } from '../src/memory/guest-memory.ts';
 import type { NetDevice } from '../src/virtio/device/net/net.ts';
 import { createHandler } from '../src/virtio/device/net/net-handler.ts';
-import type { QueueHandler, ServedQueue } from '../src/virtio/device.ts';
+import type { ActiveQueue, QueueHandler } from '../src/virtio/device.ts';
 import { createVirtqueue } from '../src/virtio/queue/create-virtqueue.ts';
 
 const SIZE = 256;
@@ -123,7 +123,7 @@ export class Forwarder {
 
   #start(number: number, device: ForwardedDevice): void {
     const { memory, features, handler } = device;
-    const queues = [device.rx, device.tx].map((ring, index): ServedQueue => {
+    const queues = [device.rx, device.tx].map((ring, index): ActiveQueue => {
       const config = {
         index,
         size: SIZE,

@@ -6,7 +6,7 @@ import { describeError } from '../host/errors.ts';
 import { signalEventfd } from '../host/eventfd.ts';
 import { LogLimit } from '../host/log-limit.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
-import type { HandlerContext, QueueHandler, Reactor, ServedQueue } from '../virtio/device.ts';
+import type { ActiveQueue, HandlerContext, QueueHandler, Reactor } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import { observe } from '../virtio/observe/observe.ts';
 import { createVirtqueue } from '../virtio/queue/create-virtqueue.ts';
@@ -29,7 +29,7 @@ export interface ServingHost {
   breach?(breach: Breach): void;
 }
 
-class Served implements ServedQueue {
+class Served implements ActiveQueue {
   readonly virtqueue: Virtqueue;
   /** What a poll saw last. */
   seen = -2;

@@ -6,7 +6,7 @@ import { InternalError, UsageError } from '../host/errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { Ram } from '../memory/ram.ts';
 import { MiB } from '../memory/ram-layout.ts';
-import type { QueueHandler, ServedQueue } from '../virtio/device.ts';
+import type { ActiveQueue, QueueHandler } from '../virtio/device.ts';
 import { createVirtqueue } from '../virtio/queue/create-virtqueue.ts';
 import type { Virtqueue, VringState } from '../virtio/queue/virtqueue.ts';
 import { createDriverQueue, type DriverQueue } from './driver-queue.ts';
@@ -163,7 +163,7 @@ export class DeviceRig implements Disposable {
   }
 
   #run(handler: QueueHandler, features: bigint, served?: readonly number[]): void {
-    const queues = this.#queues.map((queue): ServedQueue | undefined => {
+    const queues = this.#queues.map((queue): ActiveQueue | undefined => {
       if (queue === undefined || served?.includes(queue.device.index) === false) return undefined;
       const interrupt = () => {
         queue.interrupts++;

@@ -111,7 +111,7 @@ export interface Reactor {
 }
 
 /** One queue as a handler gets it. */
-export interface ServedQueue {
+export interface ActiveQueue {
   readonly virtqueue: Virtqueue;
   /** Interrupts the driver; to be called when `publish` said so. */
   interrupt(): void;
@@ -130,7 +130,7 @@ export interface HandlerContext {
   /** The configuration space as it is at the start, the driver's writes included. */
   readonly config?: Uint8Array;
   /** By queue index; undefined where the driver did not enable the queue. */
-  readonly queues: readonly (ServedQueue | undefined)[];
+  readonly queues: readonly (ActiveQueue | undefined)[];
   readonly reactor: Reactor;
   /**
    * Whether somebody asks for this thread, to stop for example: what takes long is then left in the

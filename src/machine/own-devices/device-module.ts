@@ -11,13 +11,13 @@ export {
   type QueueDefinition,
 } from '../../virtio/define/definition.ts';
 export type {
+  ActiveQueue,
   DeviceHost,
   HandlerContext,
   Placement,
   QueueHandler,
   QueueSpec,
   Reactor,
-  ServedQueue,
   VirtioDevice,
 } from '../../virtio/device.ts';
 export { DescriptorChain } from '../../virtio/queue/descriptor-chain.ts';

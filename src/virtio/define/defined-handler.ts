@@ -5,7 +5,7 @@
  * HOT: `kick`, measured by `nodevmm bench device`.
  */
 import { describeError } from '../../host/errors.ts';
-import type { HandlerContext, QueueHandler, ServedQueue } from '../device.ts';
+import type { ActiveQueue, HandlerContext, QueueHandler } from '../device.ts';
 import { hasFeature } from '../features.ts';
 import { DescriptorChain } from '../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN } from '../queue/virtqueue.ts';
@@ -33,7 +33,7 @@ export interface ConfigSnapshot {
 
 /** One queue, from an activation to its end. */
 interface Lane {
-  readonly served: ServedQueue;
+  readonly served: ActiveQueue;
   readonly handle: (request: DeviceRequest, device: DeviceControl) => void | Promise<void>;
   /** Requests taken so far. */
   taken: number;

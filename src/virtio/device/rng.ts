@@ -1,11 +1,11 @@
 /** The entropy device (virtio 1.3 §5.4): fills the driver's buffers from the host's getrandom(2). */
 import { randomFillSync } from 'node:crypto';
 import type {
+  ActiveQueue,
   HandlerContext,
   Placement,
   QueueHandler,
   QueueSpec,
-  ServedQueue,
   VirtioDevice,
 } from '../device.ts';
 import { DescriptorChain } from '../queue/descriptor-chain.ts';
@@ -57,7 +57,7 @@ class RngDevice implements VirtioDevice {
 
 class RngHandler implements QueueHandler {
   readonly #random = new Uint8Array(MAX_BYTES);
-  #queue: ServedQueue | null = null;
+  #queue: ActiveQueue | null = null;
   #chain: DescriptorChain | null = null;
   #broken: (reason: string) => void = () => {};
 
@@ -81,7 +81,7 @@ class RngHandler implements QueueHandler {
   }
 
   /** Returns true when buffers may be left. */
-  #serve(queue: ServedQueue, chain: DescriptorChain): boolean {
+  #serve(queue: ActiveQueue, chain: DescriptorChain): boolean {
     const { virtqueue } = queue;
     let filled = 0;
     do {

@@ -2,7 +2,7 @@
  * A data half under observation. It stands in the place of the handler that it wraps, and puts a
  * wrapper around each queue: so a device that nobody watches pays nothing. Wrappers nest.
  */
-import type { HandlerContext, QueueHandler, ServedQueue } from '../device.ts';
+import type { ActiveQueue, HandlerContext, QueueHandler } from '../device.ts';
 
 /** Passes everything on; observers override what they want to see. */
 export class ObservedHandler implements QueueHandler {
@@ -37,7 +37,7 @@ export class ObservedHandler implements QueueHandler {
   }
 
   /** The queue as the inner handler is to see it. */
-  protected wrap(queue: ServedQueue): ServedQueue {
+  protected wrap(queue: ActiveQueue): ActiveQueue {
     return queue;
   }
 }

@@ -8,10 +8,10 @@ import {
 import { Eventfd } from '../../../src/host/eventfd.ts';
 import { DeviceRig } from '../../../src/testing/index.ts';
 import {
+  type ActiveQueue,
   type HandlerContext,
   type QueueHandler,
   READABLE,
-  type ServedQueue,
 } from '../../../src/virtio/device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
@@ -44,7 +44,7 @@ class Echo implements QueueHandler {
   stop(): void {}
 
   #serve(index: number): void {
-    const { virtqueue, interrupt } = this.#context.queues[index] as ServedQueue;
+    const { virtqueue, interrupt } = this.#context.queues[index] as ActiveQueue;
     const chain = this.#chain;
     do {
       let popped = virtqueue.pop(chain);
@@ -124,7 +124,7 @@ t.test('descriptors are watched, and delivered when pumped', async (t) => {
 t.test('a kick that the handler asks for waits for the next pump', async (t) => {
   using rig = new DeviceRig();
   let kicks = 0;
-  let queue: ServedQueue | undefined;
+  let queue: ActiveQueue | undefined;
   const handler: QueueHandler = {
     start: (context) => {
       queue = context.queues[0];

@@ -14,10 +14,10 @@ import type { DiskEngine } from '../../../backend/disk-engine.ts';
 import { openDiskEngine } from '../../../backend/open-disk-engine.ts';
 import { errnoName } from '../../../host/syscall.ts';
 import {
+  type ActiveQueue,
   type HandlerContext,
   type QueueHandler,
   READABLE,
-  type ServedQueue,
 } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
@@ -47,7 +47,7 @@ export type OpenEngine = typeof openDiskEngine;
 
 /** One queue: its free request slots, and what is not published yet. */
 class RequestQueue {
-  readonly served: ServedQueue;
+  readonly served: ActiveQueue;
   /** Slots that hold no request; made as the driver's depth grows, at most one a descriptor. */
   readonly free: BlkRequest[] = [];
   slots = 0;
@@ -55,7 +55,7 @@ class RequestQueue {
   /** Chains may be waiting that found no free slot, or had to wait for a long request. */
   starved = false;
 
-  constructor(served: ServedQueue) {
+  constructor(served: ActiveQueue) {
     this.served = served;
   }
 

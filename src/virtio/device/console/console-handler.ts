@@ -1,6 +1,6 @@
 /** The console's data half: moves bytes between queues and ports (virtio 1.3 §5.3.6). */
 import { VIRTIO_CONSOLE_F_MULTIPORT } from '../../../abi/virtio-console.ts';
-import type { HandlerContext, QueueHandler, ServedQueue } from '../../device.ts';
+import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
@@ -211,11 +211,11 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
   }
 
   /** A queue that the driver enabled, as long as the device is well. */
-  #queue(index: number): ServedQueue | undefined {
+  #queue(index: number): ActiveQueue | undefined {
     return this.#broken ? undefined : this.#context?.queues[index];
   }
 
-  #pop({ virtqueue }: ServedQueue, chain: DescriptorChain): boolean {
+  #pop({ virtqueue }: ActiveQueue, chain: DescriptorChain): boolean {
     for (;;) {
       const found = virtqueue.pop(chain);
       if (found === POP_CHAIN) return true;

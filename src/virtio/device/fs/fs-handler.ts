@@ -1,5 +1,5 @@
 /** The file system device's data half: takes requests off the queues, and answers each at once. HOT. */
-import type { HandlerContext, QueueHandler, ServedQueue } from '../../device.ts';
+import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
 import { FileSystem, type FsHandlerOptions } from './file-system.ts';
 import { ANSWER, FuseRequest, REQUEST_MALFORMED } from './fuse-request.ts';
@@ -68,7 +68,7 @@ export class FsHandler implements QueueHandler {
   }
 
   /** Carries out up to `budget` requests. Returns how many there were. */
-  #serve(queue: ServedQueue, request: FuseRequest, budget: number): number {
+  #serve(queue: ActiveQueue, request: FuseRequest, budget: number): number {
     const { virtqueue } = queue;
     const { chain } = request;
     let taken = 0;

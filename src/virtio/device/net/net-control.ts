@@ -27,7 +27,7 @@ import {
   VIRTIO_NET_OK,
   virtio_net_ctrl_hdr,
 } from '../../../abi/virtio-net.ts';
-import type { HandlerContext, ServedQueue } from '../../device.ts';
+import type { ActiveQueue, HandlerContext } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
@@ -50,7 +50,7 @@ export interface NetControls {
 
 /** From one activation to its end. */
 export class ControlQueue {
-  readonly #served: ServedQueue;
+  readonly #served: ActiveQueue;
   readonly #context: HandlerContext;
   readonly #filter: ReceiveFilter;
   readonly #controls: NetControls;
@@ -59,7 +59,7 @@ export class ControlQueue {
   readonly #ack = new Uint8Array(1);
 
   constructor(
-    served: ServedQueue,
+    served: ActiveQueue,
     context: HandlerContext,
     filter: ReceiveFilter,
     controls: NetControls,

@@ -7,7 +7,7 @@
 import { virtio_net_hdr } from '../../../abi/virtio-net.ts';
 import { COPY, COPY_BYTES, COPY_SOURCE, COPY_TARGET, CopyList } from '../../../host/copy-list.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
-import type { HandlerContext, QueueHandler, ServedQueue } from '../../device.ts';
+import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN, POP_EMPTY, type Virtqueue } from '../../queue/virtqueue.ts';
 
@@ -40,8 +40,8 @@ class NetMemoryHandler implements QueueHandler {
   #noted = 0;
   #address = 0;
   #context: HandlerContext | null = null;
-  #receive: ServedQueue | null = null;
-  #transmit: ServedQueue | null = null;
+  #receive: ActiveQueue | null = null;
+  #transmit: ActiveQueue | null = null;
   #received: DescriptorChain | null = null;
   #transmitted: DescriptorChain | null = null;
   readonly #bounce = new Uint8Array(HEADER + 65536);
@@ -84,7 +84,7 @@ class NetMemoryHandler implements QueueHandler {
   }
 
   /** Serves one queue alone. @param supplies whether its buffers are filled with the source's packet */
-  #serve(served: ServedQueue | null, chain: DescriptorChain | null, supplies: boolean): void {
+  #serve(served: ActiveQueue | null, chain: DescriptorChain | null, supplies: boolean): void {
     if (served === null || chain === null) return;
     const queue = served.virtqueue;
     queue.disableKicks();
@@ -198,7 +198,7 @@ class NetMemoryHandler implements QueueHandler {
   }
 }
 
-function publish(served: ServedQueue): void {
+function publish(served: ActiveQueue): void {
   if (served.virtqueue.publish()) served.interrupt();
 }
 

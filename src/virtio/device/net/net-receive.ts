@@ -11,7 +11,7 @@
 import { virtio_net_hdr } from '../../../abi/virtio-net.ts';
 import type { ReceiveErrors } from '../../../backend/receive-errors.ts';
 import { EAGAIN, type TapQueue } from '../../../backend/tap-queue.ts';
-import type { HandlerContext, ServedQueue } from '../../device.ts';
+import type { ActiveQueue, HandlerContext } from '../../device.ts';
 import type { Virtqueue } from '../../queue/virtqueue.ts';
 import type { ReceiveFilter } from './net-filter.ts';
 import { STAGE_EMPTY, STAGE_FAULT, STAGE_FULL, StagedBuffers } from './net-staging.ts';
@@ -36,7 +36,7 @@ export class ReceiveQueue {
   /** The driver has to add buffers before anything can be received. */
   starved = true;
   readonly errors: ReceiveErrors;
-  readonly #served: ServedQueue;
+  readonly #served: ActiveQueue;
   readonly #virtqueue: Virtqueue;
   readonly #tap: TapQueue;
   readonly #filter: ReceiveFilter;
@@ -53,7 +53,7 @@ export class ReceiveQueue {
    * @param largest bytes of the largest packet that the tap gives, header included
    */
   constructor(
-    served: ServedQueue,
+    served: ActiveQueue,
     tap: TapQueue,
     filter: ReceiveFilter,
     errors: ReceiveErrors,

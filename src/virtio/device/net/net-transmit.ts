@@ -5,7 +5,7 @@
  * HOT, measured by bench/net-forward.ts.
  */
 import { EAGAIN, type TapQueue } from '../../../backend/tap-queue.ts';
-import type { HandlerContext, ServedQueue } from '../../device.ts';
+import type { ActiveQueue, HandlerContext } from '../../device.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN, type Virtqueue } from '../../queue/virtqueue.ts';
 
@@ -22,13 +22,13 @@ export class TransmitQueue {
   dropped = 0;
   /** The tap was full: nothing is sent before it says that it can be written. */
   blocked = false;
-  readonly #served: ServedQueue;
+  readonly #served: ActiveQueue;
   readonly #virtqueue: Virtqueue;
   readonly #tap: TapQueue;
   readonly #context: HandlerContext;
   readonly #chain: DescriptorChain;
 
-  constructor(served: ServedQueue, tap: TapQueue, context: HandlerContext) {
+  constructor(served: ActiveQueue, tap: TapQueue, context: HandlerContext) {
     this.#served = served;
     this.#virtqueue = served.virtqueue;
     this.#tap = tap;

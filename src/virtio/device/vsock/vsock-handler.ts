@@ -1,6 +1,6 @@
 /** The socket device's data half: moves packets between queues and connections (virtio 1.3 §5.10.6). */
 import * as abi from '../../../abi/virtio-vsock.ts';
-import type { HandlerContext, QueueHandler, ServedQueue } from '../../device.ts';
+import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
@@ -144,11 +144,11 @@ export class VsockHandler implements QueueHandler {
   }
 
   /** A queue that the driver enabled, as long as the device is well. */
-  #queue(index: number): ServedQueue | undefined {
+  #queue(index: number): ActiveQueue | undefined {
     return this.#broken ? undefined : this.#context?.queues[index];
   }
 
-  #pop({ virtqueue }: ServedQueue, chain: DescriptorChain): boolean {
+  #pop({ virtqueue }: ActiveQueue, chain: DescriptorChain): boolean {
     for (;;) {
       const found = virtqueue.pop(chain);
       if (found === POP_CHAIN) return true;

@@ -3,7 +3,7 @@
  * without. Times are counted in ticks, of which `tick` is told.
  */
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
-import type { ServedQueue } from '../../device.ts';
+import type { ActiveQueue } from '../../device.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import {
   faultText,
@@ -44,11 +44,11 @@ export interface CheckedGround {
 }
 
 /** A queue under check. */
-export class CheckedQueue implements ServedQueue, Virtqueue {
+export class CheckedQueue implements ActiveQueue, Virtqueue {
   readonly virtqueue: Virtqueue = this;
   readonly index: number;
   readonly size: number;
-  readonly #served: ServedQueue;
+  readonly #served: ActiveQueue;
   readonly #inner: Virtqueue;
   readonly #ground: CheckedGround;
   readonly #view: RingView;
@@ -66,7 +66,7 @@ export class CheckedQueue implements ServedQueue, Virtqueue {
   #pushed = 0;
   #waitedForPublish = 0;
 
-  constructor(served: ServedQueue, ground: CheckedGround) {
+  constructor(served: ActiveQueue, ground: CheckedGround) {
     this.#served = served;
     this.#inner = served.virtqueue;
     this.#ground = ground;

@@ -1,10 +1,10 @@
 /** A data half whose queues are checked; a timer tells them when a side lets the other one wait. */
 import { Timerfd } from '../../../host/timerfd.ts';
 import {
+  type ActiveQueue,
   type HandlerContext,
   type QueueHandler,
   READABLE,
-  type ServedQueue,
 } from '../../device.ts';
 import type { QueueConfig } from '../../queue/virtqueue.ts';
 import type { Breach } from '../observation.ts';
@@ -64,7 +64,7 @@ export class CheckingHandler extends ObservedHandler {
     }
   }
 
-  protected override wrap(queue: ServedQueue): ServedQueue {
+  protected override wrap(queue: ActiveQueue): ActiveQueue {
     const { index } = queue.virtqueue;
     const config = this.#ground.queues.find((one) => one.index === index);
     const memory = this.#context?.memory;

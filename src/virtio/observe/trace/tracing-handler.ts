@@ -1,6 +1,6 @@
 /** Writes a record of all that happens between a data half and its queues. HOT while tracing. */
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
-import type { HandlerContext, QueueHandler, ServedQueue } from '../../device.ts';
+import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { POP_CHAIN, type Virtqueue, type VringState } from '../../queue/virtqueue.ts';
 import { ObservedHandler } from '../observed-handler.ts';
@@ -50,7 +50,7 @@ export class TracingHandler extends ObservedHandler {
     this.#writer.write(record.STOPPED, whomOf(this.#device));
   }
 
-  protected override wrap(queue: ServedQueue): ServedQueue {
+  protected override wrap(queue: ActiveQueue): ActiveQueue {
     const whom = whomOf(this.#device, queue.virtqueue.index);
     return {
       virtqueue: new TracingQueue(queue.virtqueue, this.#writer, whom),
