@@ -27,7 +27,7 @@ export const LAYERS: readonly Layer[] = [
   { folder: 'virtio/*', rank: 5 },
   { folder: 'virtio/transport', rank: 6, alone: true },
   { folder: 'virtio/device', rank: 6 },
-  { folder: 'virtio/define', rank: 6 },
+  { folder: 'virtio/device-sdk', rank: 6 },
   { folder: 'virtio/observe', rank: 6 },
   { folder: 'nic', rank: 6 },
   { folder: 'backend', rank: 6 },

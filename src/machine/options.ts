@@ -1,8 +1,8 @@
 /** What a caller may ask of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
 import type { BootProtocol } from '../boot/boot.ts';
 import type { SmbiosOptions } from '../boot/smbios-options.ts';
-import type { DeviceFactory } from '../virtio/define/definition.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
+import type { DeviceFactory } from '../virtio/device-sdk/definition.ts';
 
 /** Ring features that may be switched for each device, to measure what each is worth (virtio 1.3 §6). */
 export interface RingOptions {

@@ -1,10 +1,10 @@
 /** A driver that a test plays for a defined device: features, configuration space, requests. No KVM, no guest. */
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../abi/virtio-ring.ts';
 import { describeError, PeerError, UsageError } from '../host/errors.ts';
-import { ConfigFields } from '../virtio/define/config-fields.ts';
-import { DefinedDevice } from '../virtio/define/defined-device.ts';
-import type { DeviceDefinition, DeviceFactory } from '../virtio/define/definition.ts';
 import type { DeviceHost } from '../virtio/device.ts';
+import { ConfigFields } from '../virtio/device-sdk/config-fields.ts';
+import { DefinedDevice } from '../virtio/device-sdk/defined-device.ts';
+import type { DeviceDefinition, DeviceFactory } from '../virtio/device-sdk/definition.ts';
 import { featureSet } from '../virtio/features.ts';
 import { DeviceRig } from './device-rig.ts';
 import type { BufferRequest, CompletedBuffer } from './driver-buffer.ts';

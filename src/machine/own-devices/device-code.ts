@@ -1,8 +1,8 @@
 /** The code of a device that a person wrote, which may change while the device runs. */
 import { describeError, messageOf, UsageError } from '../../host/errors.ts';
-import { DefinedDevice } from '../../virtio/define/defined-device.ts';
-import type { DeviceDefinition } from '../../virtio/define/definition.ts';
 import type { Placement } from '../../virtio/device.ts';
+import { DefinedDevice } from '../../virtio/device-sdk/defined-device.ts';
+import type { DeviceDefinition } from '../../virtio/device-sdk/definition.ts';
 import type { ModuleDeviceOptions } from '../options.ts';
 import { FileWatch } from './file-watch.ts';
 import { type LoadedDevice, type LoadedHandlerOptions, loadDevice } from './load-device.ts';

@@ -1,15 +1,5 @@
 /** `nodevmm/device`: what a device of one's own is written with. */
-export { DefinedHandler } from '../../virtio/define/defined-handler.ts';
-export {
-  type ConfigField,
-  type DeviceControl,
-  type DeviceDefinition,
-  type DeviceFactory,
-  type DeviceOptions,
-  type DeviceRequest,
-  defineDevice,
-  type QueueDefinition,
-} from '../../virtio/define/definition.ts';
+
 export type {
   ActiveQueue,
   DeviceHost,
@@ -20,5 +10,16 @@ export type {
   Reactor,
   VirtioDevice,
 } from '../../virtio/device.ts';
+export { DefinedHandler } from '../../virtio/device-sdk/defined-handler.ts';
+export {
+  type ConfigField,
+  type DeviceControl,
+  type DeviceDefinition,
+  type DeviceFactory,
+  type DeviceOptions,
+  type DeviceRequest,
+  defineDevice,
+  type QueueDefinition,
+} from '../../virtio/device-sdk/definition.ts';
 export { DescriptorChain } from '../../virtio/queue/descriptor-chain.ts';
 export { faultText, POP_CHAIN, POP_EMPTY, type Virtqueue } from '../../virtio/queue/virtqueue.ts';

@@ -4,7 +4,7 @@ import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { messageOf, UsageError } from '../../host/errors.ts';
 import { TemporaryFolder } from '../../host/temporary-folder.ts';
-import type { DeviceFactory, DeviceOptions } from '../../virtio/define/definition.ts';
+import type { DeviceFactory, DeviceOptions } from '../../virtio/device-sdk/definition.ts';
 import { bundleModule } from './bundle-module.ts';
 
 /** What such files import, and what the loaded file imports in its place. */

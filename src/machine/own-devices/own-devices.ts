@@ -1,6 +1,7 @@
 /** Devices that the caller brings: written by a person, in a file or in the calling program. */
-import { DefinedDevice } from '../../virtio/define/defined-device.ts';
+
 import type { VirtioDevice } from '../../virtio/device.ts';
+import { DefinedDevice } from '../../virtio/device-sdk/defined-device.ts';
 import type { CreatedDevice } from '../devices/create-devices.ts';
 import type { OwnDeviceOptions, TransportName } from '../options.ts';
 import { DeviceCode } from './device-code.ts';

@@ -1,8 +1,11 @@
 /** What can be defined, and what it is refused for. */
 import t from 'tap';
-import { ConfigFields } from '../../../../src/virtio/define/config-fields.ts';
-import { DefinedDevice } from '../../../../src/virtio/define/defined-device.ts';
-import { type DeviceDefinition, defineDevice } from '../../../../src/virtio/define/definition.ts';
+import { ConfigFields } from '../../../../src/virtio/device-sdk/config-fields.ts';
+import { DefinedDevice } from '../../../../src/virtio/device-sdk/defined-device.ts';
+import {
+  type DeviceDefinition,
+  defineDevice,
+} from '../../../../src/virtio/device-sdk/definition.ts';
 
 const queues = { requests: { handle: () => {} } };
 const define = (definition: Partial<DeviceDefinition>) =>

@@ -8,8 +8,11 @@ import {
 } from '../../../../src/abi/virtio-ring.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../../../src/testing/device-rig.ts';
-import { DefinedHandler } from '../../../../src/virtio/define/defined-handler.ts';
-import { type DeviceDefinition, defineDevice } from '../../../../src/virtio/define/definition.ts';
+import { DefinedHandler } from '../../../../src/virtio/device-sdk/defined-handler.ts';
+import {
+  type DeviceDefinition,
+  defineDevice,
+} from '../../../../src/virtio/device-sdk/definition.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 
 const SPLIT = featureSet(VIRTIO_F_VERSION_1);
