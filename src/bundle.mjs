@@ -17,7 +17,7 @@ const ENTRIES = [
   'cli/main',
   'index',
   'lab/keeper',
-  'machine/own-devices/device-module',
+  'machine/user-devices/device-module',
   'machine/board/vcpu-worker',
   'datapath/queue-worker-main',
   'virtio/device/blk/blk',

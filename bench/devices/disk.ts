@@ -1,6 +1,6 @@
 /** A disk (virtio 1.3 §5.2) as a person would define it: what the built-in one is set against. */
 import { fstatSync, openSync, readSync, writeSync } from 'node:fs';
-import { defineDevice } from '../../src/machine/own-devices/device-module.ts';
+import { defineDevice } from '../../src/machine/user-devices/device-module.ts';
 
 const SECTOR = 512;
 const HEADER = 16;

@@ -1,6 +1,6 @@
 /** The entropy device (virtio 1.3 §5.4) as a person would define it: what the built-in one is set against. */
 import { randomFillSync } from 'node:crypto';
-import { defineDevice } from '../../src/machine/own-devices/device-module.ts';
+import { defineDevice } from '../../src/machine/user-devices/device-module.ts';
 
 const MAX_BYTES = 64 * 1024;
 

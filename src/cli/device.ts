@@ -7,7 +7,7 @@ import { guestsFolder } from '../guest/agent-binary.ts';
 import { UsageError } from '../host/errors.ts';
 import { TemporaryFolder } from '../host/temporary-folder.ts';
 import { packageFolder } from '../lab/package-folder.ts';
-import { bundleModule } from '../machine/own-devices/bundle-module.ts';
+import { bundleModule } from '../machine/user-devices/bundle-module.ts';
 
 /** The starter is the example under another name. */
 const EXAMPLE = path.join(guestsFolder, 'example');
@@ -89,7 +89,7 @@ function renamed(text: string, name: string): string {
 async function runTests(files: readonly string[]): Promise<number> {
   const compiled = (module: string): string => path.join(packageFolder, 'dist/src', module);
   const modules = {
-    'nodevmm/device': compiled('machine/own-devices/device-module.js'),
+    'nodevmm/device': compiled('machine/user-devices/device-module.js'),
     'nodevmm/testing': compiled('testing/index.js'),
   };
   using folder = new TemporaryFolder('nodevmm-test-');

@@ -1,7 +1,7 @@
 /** The device of `nodevmm serve`, from its command line. */
 import { UsageError } from '../host/errors.ts';
 import type { RingOptions } from '../machine/options.ts';
-import { createOwnDevices } from '../machine/own-devices/own-devices.ts';
+import { createOwnDevices } from '../machine/user-devices/user-devices.ts';
 import { createBlkDevice } from '../virtio/device/blk/blk.ts';
 import { ConsoleDevice } from '../virtio/device/console/console.ts';
 import { createFsDevice } from '../virtio/device/fs/fs.ts';

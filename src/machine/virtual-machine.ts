@@ -21,9 +21,9 @@ import type { InspectFilter, MachineInspection } from './inspect.ts';
 import type { MachineState, VirtualMachineEvents } from './machine-events.ts';
 import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
-import { createOwnDevices } from './own-devices/own-devices.ts';
 import { PowerCycle } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
+import { createOwnDevices } from './user-devices/user-devices.ts';
 
 /**
  * A virtual machine. `await using vm = await VirtualMachine.create({...})` releases everything

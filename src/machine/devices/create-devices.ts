@@ -7,8 +7,8 @@ import { createRngDevice } from '../../virtio/device/rng.ts';
 import { createVsockDevice } from '../../virtio/device/vsock/vsock.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
 import type { RingOptions, TransportName, VhostMode } from '../options.ts';
-import type { DeviceCode } from '../own-devices/device-code.ts';
 import type { ResolvedOptions } from '../resolve-options.ts';
+import type { DeviceCode } from '../user-devices/device-code.ts';
 
 /** A device, and what was asked of whoever carries it. */
 export type CreatedDevice =

@@ -5,7 +5,7 @@ import type { SharedState } from '../../state/shared-state.ts';
 import type { BoardDevice, DevicePlace } from '../board/board-devices.ts';
 import type { DeviceEntry } from '../board/device-places.ts';
 import type { RingOptions, TransportName } from '../options.ts';
-import type { DeviceCode } from '../own-devices/device-code.ts';
+import type { DeviceCode } from '../user-devices/device-code.ts';
 import type { CreatedDevice } from './create-devices.ts';
 import { DeviceOwner } from './device-owner.ts';
 import { deviceShape } from './device-shape.ts';

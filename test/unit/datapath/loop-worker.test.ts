@@ -6,7 +6,7 @@ import t from 'tap';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
 import { Eventfd } from '../../../src/host/eventfd.ts';
 import { isReadable } from '../../../src/host/poll.ts';
-import { loadDevice } from '../../../src/machine/own-devices/load-device.ts';
+import { loadDevice } from '../../../src/machine/user-devices/load-device.ts';
 import { createDriverQueue } from '../../../src/testing/driver-queue.ts';
 import { GuestHeap } from '../../../src/testing/guest-heap.ts';
 import { DatapathRig } from '../../support/datapath-rig.ts';

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { loadDevice } from '../../../src/machine/own-devices/load-device.ts';
-import { createOwnDevices } from '../../../src/machine/own-devices/own-devices.ts';
+import { loadDevice } from '../../../src/machine/user-devices/load-device.ts';
+import { createOwnDevices } from '../../../src/machine/user-devices/user-devices.ts';
 import { DeviceRig } from '../../../src/testing/device-rig.ts';
 import type { QueueHandler } from '../../../src/virtio/device.ts';
 

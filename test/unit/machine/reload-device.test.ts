@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { DEVICE_NEEDS_RESET, VIRTIO_PCI_ISR_CONFIG } from '../../../src/abi/virtio-pci.ts';
-import { DeviceCode } from '../../../src/machine/own-devices/device-code.ts';
+import { DeviceCode } from '../../../src/machine/user-devices/device-code.ts';
 import { DeviceRig } from '../../../src/testing/device-rig.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
 import { OwnerRig } from '../../support/owner-rig.ts';
