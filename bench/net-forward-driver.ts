@@ -72,10 +72,10 @@ export class ForwardedDevice {
   readonly features: bigint;
 
   constructor(device: NetDevice, memory: GuestMemory, at: number, features: bigint) {
-    if (device.placement.thread !== 'worker') throw new Error('it is served in a worker');
+    if (device.thread.kind !== 'worker') throw new Error('it is served in a worker');
     this.memory = memory;
     this.features = features;
-    this.handler = createHandler(device.placement.options);
+    this.handler = createHandler(device.thread.options);
     this.rx = new Ring(memory, at);
     this.tx = new Ring(memory, at + 0x1_0000);
     this.buffers = at + BUFFERS;

@@ -7,9 +7,9 @@ import { QueueWorkerDatapath } from './queue-worker.ts';
 
 /** On the main thread or in a queue worker. */
 export function createDatapath(device: VirtioDevice, events: DatapathEvents): Datapath {
-  const { placement } = device;
-  if (placement.thread === 'worker') {
-    return new QueueWorkerDatapath({ name: device.name, ...placement }, events);
+  const { thread } = device;
+  if (thread.kind === 'worker') {
+    return new QueueWorkerDatapath({ name: device.name, ...thread }, events);
   }
   return new InProcessDatapath(() => {
     const handler = device.createHandler?.();

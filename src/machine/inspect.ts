@@ -124,7 +124,7 @@ export async function inspectDevice(
     ...(type === undefined ? {} : { type }),
     ...(socket === undefined ? {} : { place: socket.place }),
     datapath,
-    thread: device.placement.thread,
+    thread: device.thread.kind,
     status: seen?.status ?? 0,
     statusBits: statusNames(seen?.status ?? 0),
     features: inspectFeatures(owner, seen?.offered ?? device.features, seen?.accepted ?? 0n),

@@ -30,11 +30,11 @@ export interface DeviceHost {
 }
 
 /** Where the data half runs. */
-export type Placement =
-  | { readonly thread: 'main' }
+export type HandlerThread =
+  | { readonly kind: 'main' }
   | {
       /** A queue worker of its own. */
-      readonly thread: 'worker';
+      readonly kind: 'worker';
       /** URL of the module whose `createHandler(options)` makes the data half in the worker. */
       readonly module: string;
       /** Cloneable options for it: numbers, strings, file descriptors. */
@@ -71,12 +71,12 @@ export interface VirtioDevice {
   readonly configWriteMask?: Uint8Array;
   /** Offset of a field of which every write counts, and carries a byte: see `emergencyWritten`. */
   readonly emergencyWrite?: number;
-  readonly placement: Placement;
+  readonly thread: HandlerThread;
   /** Absent: vhost cannot serve it. */
   readonly vhost?: VhostSpec;
   /** Called once, before the guest runs. */
   attach?(host: DeviceHost): void;
-  /** Makes the data half for placement `main`, anew for each activation. */
+  /** Makes the data half on the `main` thread, anew for each activation. */
   createHandler?(): QueueHandler;
   /**
    * The driver wrote writable bytes of the configuration space, once or more since it was last told

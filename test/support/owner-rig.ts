@@ -93,7 +93,7 @@ export class OwnerRig implements AsyncDisposable {
       features: 0n,
       queues: this.rig.shape.queueSizes.map((maxSize, index) => ({ name: `q${index}`, maxSize })),
       config: Uint8Array.from(this.rig.shape.config),
-      placement: { thread: 'main' },
+      thread: { kind: 'main' },
       vhost: { kind: 'net', taps: [] },
       attach: (host) => {
         this.host = host;

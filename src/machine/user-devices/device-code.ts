@@ -1,6 +1,6 @@
 /** The code of a device that a person wrote, which may change while the device runs. */
 import { describeError, messageOf, UsageError } from '../../host/errors.ts';
-import type { Placement } from '../../virtio/device.ts';
+import type { HandlerThread } from '../../virtio/device.ts';
 import { DefinedDevice } from '../../virtio/device-sdk/defined-device.ts';
 import type { DeviceDefinition } from '../../virtio/device-sdk/definition.ts';
 import type { ModuleDeviceOptions } from '../options.ts';
@@ -37,7 +37,7 @@ export class DeviceCode {
     this.#from = from;
     this.#loaded = loaded;
     this.device = new DefinedDevice(name, this.#define(loaded), {
-      placement: this.#placement(loaded),
+      thread: this.#thread(loaded),
       onClose: () => this.#close(),
     });
   }
@@ -54,7 +54,7 @@ export class DeviceCode {
       this.device.checkReplacement(definition);
       if (this.#closed) return;
       await this.#owner?.reload(() => {
-        this.device.replace(definition, this.#placement(loaded));
+        this.device.replace(definition, this.#thread(loaded));
         unused = this.#loaded;
         this.#loaded = loaded;
       });
@@ -98,9 +98,9 @@ export class DeviceCode {
     }
   }
 
-  #placement(loaded: LoadedDevice): Placement {
-    if (this.#from.thread !== 'worker') return { thread: 'main' };
+  #thread(loaded: LoadedDevice): HandlerThread {
+    if (this.#from.thread !== 'worker') return { kind: 'main' };
     const options: LoadedHandlerOptions = { options: this.#from.options ?? {} };
-    return { thread: 'worker', module: loaded.url, options };
+    return { kind: 'worker', module: loaded.url, options };
   }
 }

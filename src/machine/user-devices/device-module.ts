@@ -4,7 +4,7 @@ export type {
   ActiveQueue,
   DeviceHost,
   HandlerContext,
-  Placement,
+  HandlerThread,
   QueueHandler,
   QueueSpec,
   Reactor,

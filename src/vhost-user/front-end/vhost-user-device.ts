@@ -39,7 +39,7 @@ export class VhostUserDevice implements VirtioDevice {
   readonly config: Uint8Array;
   readonly configWriteMask: Uint8Array;
   /** Not in this process: `createDatapath` has it. */
-  readonly placement = { thread: 'main' } as const;
+  readonly thread = { kind: 'main' } as const;
   readonly #kind: DeviceKind;
   readonly #link: BackendLink;
   /** All that its first back end could do. */

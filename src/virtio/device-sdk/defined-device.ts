@@ -1,7 +1,13 @@
 /** The control half of a defined device. */
 
 import { UsageError } from '../../host/errors.ts';
-import type { DeviceHost, Placement, QueueHandler, QueueSpec, VirtioDevice } from '../device.ts';
+import type {
+  DeviceHost,
+  HandlerThread,
+  QueueHandler,
+  QueueSpec,
+  VirtioDevice,
+} from '../device.ts';
 import { featureSet } from '../features.ts';
 import { ConfigFields } from './config-fields.ts';
 import { type ConfigChange, type ConfigSnapshot, DefinedHandler } from './defined-handler.ts';
@@ -14,7 +20,7 @@ const DEFAULT_QUEUE_SIZE = 256;
 /** What carries it. */
 export interface DefinedDeviceOptions {
   /** Where its functions run. Default: the main thread. */
-  readonly placement?: Placement;
+  readonly thread?: HandlerThread;
   readonly onClose?: () => void;
 }
 
@@ -28,7 +34,7 @@ export class DefinedDevice implements VirtioDevice {
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array<ArrayBuffer>;
   readonly configWriteMask: Uint8Array;
-  #placement: Placement;
+  #thread: HandlerThread;
   #definition: DeviceDefinition;
   readonly #fields: ConfigFields;
   readonly #onClose: () => void;
@@ -38,7 +44,7 @@ export class DefinedDevice implements VirtioDevice {
   constructor(
     name: string,
     definition: DeviceDefinition,
-    { placement = { thread: 'main' }, onClose = () => {} }: DefinedDeviceOptions = {},
+    { thread = { kind: 'main' }, onClose = () => {} }: DefinedDeviceOptions = {},
   ) {
     this.#onClose = onClose;
     this.name = name;
@@ -55,11 +61,11 @@ export class DefinedDevice implements VirtioDevice {
     }));
     this.config = this.#fields.initial();
     this.configWriteMask = this.#fields.writeMask();
-    this.#placement = placement;
+    this.#thread = thread;
   }
 
-  get placement(): Placement {
-    return this.#placement;
+  get thread(): HandlerThread {
+    return this.#thread;
   }
 
   /**
@@ -76,9 +82,9 @@ export class DefinedDevice implements VirtioDevice {
   }
 
   /** Other code takes over; the queues are not served meanwhile. */
-  replace(definition: DeviceDefinition, placement: Placement): void {
+  replace(definition: DeviceDefinition, thread: HandlerThread): void {
     this.#definition = definition;
-    this.#placement = placement;
+    this.#thread = thread;
   }
 
   attach(host: DeviceHost): void {

@@ -3,7 +3,7 @@ import { randomFillSync } from 'node:crypto';
 import type {
   ActiveQueue,
   HandlerContext,
-  Placement,
+  HandlerThread,
   QueueHandler,
   QueueSpec,
   VirtioDevice,
@@ -41,7 +41,7 @@ class RngDevice implements VirtioDevice {
   readonly features = 0n;
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array = new Uint8Array(0);
-  readonly placement: Placement = { thread: 'main' };
+  readonly thread: HandlerThread = { kind: 'main' };
 
   constructor(options: RngOptions) {
     this.name = options.name;

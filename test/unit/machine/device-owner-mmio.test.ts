@@ -24,7 +24,7 @@ class MmioOwnerRig implements AsyncDisposable {
       features: 0n,
       queues: [],
       config: Uint8Array.from(this.rig.shape.config),
-      placement: { thread: 'main' },
+      thread: { kind: 'main' },
       attach: (host) => {
         this.host = host;
       },

@@ -56,13 +56,13 @@ t.test('TypeScript with imports, on the main thread and for a worker', async (t)
     'pci',
   );
   if (there?.kind !== 'virtio') throw new Error('no device');
-  const { placement } = there.device;
-  if (placement.thread !== 'worker') throw new Error('not in a worker');
-  const { createHandler } = (await import(placement.module)) as {
+  const { thread } = there.device;
+  if (thread.kind !== 'worker') throw new Error('not in a worker');
+  const { createHandler } = (await import(thread.module)) as {
     createHandler: (options: unknown) => QueueHandler;
   };
-  t.equal(ask(createHandler(placement.options)), 'hi me');
-  const compiled = dirname(fileURLToPath(placement.module));
+  t.equal(ask(createHandler(thread.options)), 'hi me');
+  const compiled = dirname(fileURLToPath(thread.module));
   t.ok(existsSync(compiled));
   there.device.close();
   t.notOk(existsSync(compiled), 'nothing stays');

@@ -104,7 +104,7 @@ t.test('a file is read anew, and what was made of it before goes', async (t) => 
   const { device } = code;
   const places: string[] = [];
   const place = (): string =>
-    device.placement.thread === 'worker' ? dirname(fileURLToPath(device.placement.module)) : '';
+    device.thread.kind === 'worker' ? dirname(fileURLToPath(device.thread.module)) : '';
   code.attach(
     {
       reload: async (change) => {

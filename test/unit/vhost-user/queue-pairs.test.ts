@@ -65,7 +65,7 @@ async function withServed(
     featureDependencies: [[net.VIRTIO_NET_F_MQ, net.VIRTIO_NET_F_CTRL_VQ]],
     queues: ['rx1', 'tx1', 'rx2', 'tx2', 'control'].map((name) => ({ name, maxSize: 64 })),
     config: new Uint8Array(12),
-    placement: { thread: 'main' },
+    thread: { kind: 'main' },
     createHandler: () => new Sink(contexts),
     close: () => {},
   };

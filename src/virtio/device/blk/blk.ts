@@ -18,7 +18,13 @@ import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
 import { probeDiskEngine } from '../../../backend/open-disk-engine.ts';
 import { RawFile } from '../../../backend/raw-file.ts';
 import { UsageError } from '../../../host/errors.ts';
-import type { DeviceHost, Placement, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
+import type {
+  DeviceHost,
+  HandlerThread,
+  QueueHandler,
+  QueueSpec,
+  VirtioDevice,
+} from '../../device.ts';
 import { featureSet } from '../../features.ts';
 import { type BlkHandlerOptions, MAX_RANGE_SECTORS, MAX_RANGE_SEGMENTS } from './blk-disk.ts';
 import { BlkHandler } from './blk-handler.ts';
@@ -50,7 +56,7 @@ export interface BlkOptions {
   readonly queueSize?: number;
 }
 
-/** Makes the data half. @param options what the control half's placement carries */
+/** Makes the data half. @param options as in its `HandlerThread` */
 export function createHandler(options: unknown): QueueHandler {
   return new BlkHandler(options as BlkHandlerOptions);
 }
@@ -72,7 +78,7 @@ class BlkDevice implements VirtioDevice {
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array;
   readonly configWriteMask: Uint8Array;
-  readonly placement: Placement;
+  readonly thread: HandlerThread;
   readonly #file: RawFile;
   /** The `writeback` field, where the data half's thread can read it without a message. */
   readonly #writeback = new Int32Array(new SharedArrayBuffer(4));
@@ -125,7 +131,7 @@ class BlkDevice implements VirtioDevice {
         chainLength: queueSize,
       };
       const module = new URL('./blk.js', import.meta.url).href;
-      this.placement = { thread: 'worker', module, options: handlerOptions };
+      this.thread = { kind: 'worker', module, options: handlerOptions };
       Atomics.store(this.#writeback, 0, 1);
     } catch (error) {
       this.#file.close();
@@ -138,8 +144,8 @@ class BlkDevice implements VirtioDevice {
   }
 
   createHandler(): QueueHandler {
-    const { placement } = this;
-    return createHandler('options' in placement ? placement.options : undefined);
+    const { thread } = this;
+    return createHandler('options' in thread ? thread.options : undefined);
   }
 
   /** §5.2.5: only `writeback` can be written; 0 is writethrough. */

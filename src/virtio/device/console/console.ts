@@ -27,7 +27,7 @@ export class ConsoleDevice implements VirtioDevice {
   readonly config = new Uint8Array(config.size);
   readonly configWriteMask = new Uint8Array(config.size);
   readonly emergencyWrite: number = config.emerg_wr.offset;
-  readonly placement = { thread: 'main' } as const;
+  readonly thread = { kind: 'main' } as const;
   /** Port 0 first. */
   readonly ports: readonly ConsolePort[];
   readonly #session: ControlSession;

@@ -5,7 +5,7 @@ import { UsageError } from '../../../host/errors.ts';
 import { Fd } from '../../../host/fd.ts';
 import { descriptorLimit } from '../../../host/file-system.ts';
 import * as sys from '../../../host/syscall.ts';
-import type { Placement, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
+import type { HandlerThread, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
 import { DescriptorTable } from './descriptor-table.ts';
 import type { FsHandlerOptions } from './file-system.ts';
 import { FsHandler } from './fs-handler.ts';
@@ -49,7 +49,7 @@ export interface FsOptions {
   readonly devices?: number;
 }
 
-/** Makes the data half. @param options what the control half's placement carries */
+/** Makes the data half. @param options as in its `HandlerThread` */
 export function createHandler(options: unknown): QueueHandler {
   return new FsHandler(options as FsHandlerOptions);
 }
@@ -70,7 +70,7 @@ class FsDevice implements VirtioDevice {
   readonly features = 0n;
   readonly queues: readonly QueueSpec[];
   readonly config = new Uint8Array(virtio_fs_config.size);
-  readonly placement: Placement;
+  readonly thread: HandlerThread;
   readonly #root: Fd;
   readonly #descriptors: DescriptorTable;
 
@@ -112,12 +112,12 @@ class FsDevice implements VirtioDevice {
       maxHandles: files,
     };
     const module = new URL('./fs.js', import.meta.url).href;
-    this.placement = { thread: 'worker', module, options: handlerOptions };
+    this.thread = { kind: 'worker', module, options: handlerOptions };
   }
 
   createHandler(): QueueHandler {
-    const { placement } = this;
-    return createHandler('options' in placement ? placement.options : undefined);
+    const { thread } = this;
+    return createHandler('options' in thread ? thread.options : undefined);
   }
 
   /** The guest's next kernel knows nothing of what the last one held. */

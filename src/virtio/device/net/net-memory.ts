@@ -59,8 +59,8 @@ export function createNetMemoryDevice(options: NetMemoryDeviceOptions): VirtioDe
     features: featureSet(VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_MRG_RXBUF),
     queues,
     config,
-    placement: {
-      thread: 'worker',
+    thread: {
+      kind: 'worker',
       module: new URL('./net-memory-handler.js', import.meta.url).href,
       options: { network, frame } satisfies NetMemoryOptions,
     },

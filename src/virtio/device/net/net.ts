@@ -109,7 +109,7 @@ class TapNetDevice implements NetDevice {
   ];
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array;
-  readonly placement: VirtioDevice['placement'];
+  readonly thread: VirtioDevice['thread'];
   readonly vhost: VhostSpec;
   readonly #tap: Tap;
   readonly #mac: Uint8Array;
@@ -141,8 +141,8 @@ class TapNetDevice implements NetDevice {
     this.queues = queueSpecs(pairs, options.queueSize ?? DATA_QUEUE_SIZE);
     this.config = initialConfig(mac, pairs, mtu);
     this.vhost = { kind: 'net', taps: tap.fds };
-    this.placement = {
-      thread: 'worker',
+    this.thread = {
+      kind: 'worker',
       module: new URL('./net-handler.js', import.meta.url).href,
       options: {
         fds: tap.fds,

@@ -46,7 +46,7 @@ class VsockDevice implements VirtioDevice {
     maxSize: QUEUE_SIZE,
   }));
   readonly config = new Uint8Array(abi.virtio_vsock_config.size);
-  readonly placement = { thread: 'main' } as const;
+  readonly thread = { kind: 'main' } as const;
   readonly vhost: VhostSpec;
   readonly #sockets: VsockSockets | undefined;
   readonly #switch: VsockSwitch;

@@ -28,7 +28,7 @@ t.test('a definition becomes a device', (t) => {
   ]);
   t.same([...device.config], [5, 0x34, 0x12]);
   t.same([...device.configWriteMask], [0, 0xff, 0xff]);
-  t.same(device.placement, { thread: 'main' });
+  t.same(device.thread, { kind: 'main' });
   t.end();
 });
 

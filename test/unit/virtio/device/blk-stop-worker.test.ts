@@ -28,8 +28,8 @@ for (const order of ['stop', 'close'] as const) {
       queues: QUEUES,
       queueSize: SIZE,
     });
-    if (device.placement.thread !== 'worker') throw new Error('no worker');
-    const blk = device.placement.options as WatchedDiskOptions['blk'];
+    if (device.thread.kind !== 'worker') throw new Error('no worker');
+    const blk = device.thread.options as WatchedDiskOptions['blk'];
     const size = 8192 * MiB;
     const words = new Int32Array(new SharedArrayBuffer(8));
     const ram = new Ram(96 * MiB);

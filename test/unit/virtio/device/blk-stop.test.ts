@@ -63,9 +63,9 @@ class HugeDisk implements Disposable {
   }
 
   #handler(engine: CountingDisk): BlkHandler {
-    const { placement } = this.#device;
-    if (placement.thread !== 'worker') throw new Error('no worker');
-    const options = placement.options as ConstructorParameters<typeof BlkHandler>[0];
+    const { thread } = this.#device;
+    if (thread.kind !== 'worker') throw new Error('no worker');
+    const options = thread.options as ConstructorParameters<typeof BlkHandler>[0];
     return new BlkHandler(
       { ...options, size: 64 * 1024 * MiB, fileSize: 64 * 1024 * MiB },
       () => engine,

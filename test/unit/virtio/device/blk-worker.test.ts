@@ -23,8 +23,8 @@ for (const engine of ['sync', 'io_uring'] as const) {
     const folder = new TemporaryFolder();
     const path = folder.file('disk', REQUESTS * 512);
     const device = createBlkDevice({ name: 'blk0', path, engine });
-    const { placement } = device;
-    if (placement.thread !== 'worker') throw new Error('the block device has no worker');
+    const { thread } = device;
+    if (thread.kind !== 'worker') throw new Error('the block device has no worker');
     const ram = new Ram(16 * MiB);
     const [kick, call] = [new Eventfd(), new Eventfd()];
     const features = device.features | featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_EVENT_IDX);
@@ -32,7 +32,7 @@ for (const engine of ['sync', 'io_uring'] as const) {
     const driver = createDriverQueue(new GuestHeap(ram.memory, MiB, 16 * MiB), options);
     const heard: unknown[] = [];
     const datapath = new QueueWorkerDatapath(
-      { name: 'blk0', module: placement.module, options: placement.options },
+      { name: 'blk0', module: thread.module, options: thread.options },
       {
         broken: (reason) => heard.push(reason),
         log: (text) => heard.push(text),

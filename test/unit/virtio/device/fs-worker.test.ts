@@ -30,8 +30,8 @@ t.test('files in the caller’s name; a pause loses nothing, the end leaves noth
   using folder = new SharedFolder();
   const before = openDescriptors();
   const device = createFsDevice({ name: 'fs0', tag: 't', source: folder.path });
-  const { placement } = device;
-  if (placement.thread !== 'worker') throw new Error('the file system device has no worker');
+  const { thread } = device;
+  if (thread.kind !== 'worker') throw new Error('the file system device has no worker');
   const ram = new Ram(16 * MiB);
   const [kick, call] = [new Eventfd(), new Eventfd()];
   const features = featureSet(VIRTIO_F_VERSION_1);
@@ -39,7 +39,7 @@ t.test('files in the caller’s name; a pause loses nothing, the end leaves noth
   const driver = createDriverQueue(new GuestHeap(ram.memory, MiB, 16 * MiB), options);
   const heard: unknown[] = [];
   const datapath = new QueueWorkerDatapath(
-    { name: 'fs0', module: placement.module, options: placement.options },
+    { name: 'fs0', module: thread.module, options: thread.options },
     {
       broken: (reason) => heard.push(reason),
       log: (line) => heard.push(line),

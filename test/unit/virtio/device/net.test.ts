@@ -28,8 +28,8 @@ const GUEST_IP = [10, 199, 8, 2];
 const HOST_IP = [10, 199, 8, 1];
 
 function dataHalf(device: NetDevice): QueueHandler {
-  if (device.placement.thread !== 'worker') throw new Error('it is served in a worker');
-  return createHandler(device.placement.options);
+  if (device.thread.kind !== 'worker') throw new Error('it is served in a worker');
+  return createHandler(device.thread.options);
 }
 
 /** A device's configuration space, as a carrier keeps it. */
