@@ -50,11 +50,11 @@ export interface Datapath {
   start(activation: Activation): Promise<void>;
   /**
    * Resolves when no request is in flight and no queue will be touched again.
-   * @param goesOn queues that will be served on from where they stand; the driver gives up the others.
+   * @param continuing queues that will be served on from where they stand; the driver gives up the others.
    *   Default none
    * @returns where each started queue stands, by queue index
    */
-  stop(goesOn?: readonly number[]): Promise<ReadonlyMap<number, VringState>>;
+  stop(continuing?: readonly number[]): Promise<ReadonlyMap<number, VringState>>;
   /** Where each queue stands at the moment, as far as this place can tell without stopping. */
   states?(): Promise<ReadonlyMap<number, VringState>>;
   /** Passes a message to the data half, if it is started and has one. @param key see `DeviceHost.post` */

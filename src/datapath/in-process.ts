@@ -29,8 +29,8 @@ export class InProcessDatapath implements Datapath {
     this.#run = run;
   }
 
-  async stop(goesOn: readonly number[] = []): Promise<ReadonlyMap<number, VringState>> {
-    if (goesOn.length > 0) await this.#run?.settle(goesOn);
+  async stop(continuing: readonly number[] = []): Promise<ReadonlyMap<number, VringState>> {
+    if (continuing.length > 0) await this.#run?.drain(continuing);
     const states = this.#run?.stop();
     this.#run = null;
     return states ?? new Map();
@@ -111,8 +111,8 @@ class Run implements ServingHost {
     return this.#serving?.states() ?? new Map();
   }
 
-  async settle(queues: readonly number[]): Promise<void> {
-    await this.#serving?.settle(queues);
+  async drain(queues: readonly number[]): Promise<void> {
+    await this.#serving?.drain(queues);
   }
 
   message(message: unknown): void {

@@ -39,7 +39,7 @@ export class LoopWorker {
         });
         return;
       case 'stop':
-        await this.#answer(message.id, () => this.#datapath.stop(message.goesOn));
+        await this.#answer(message.id, () => this.#datapath.stop(message.continuing));
         return;
       case 'states':
         await this.#answer(message.id, () => this.#datapath.states());

@@ -150,7 +150,7 @@ class QueueWorker implements ServingHost {
     if (found || this.#againCount > 0) this.#worked();
     else if (performance.now() > this.#pollUntil) {
       this.#pollUntil = NEVER;
-      serving.setPolled(false);
+      serving.suppressKicks(false);
     }
   }
 
@@ -158,7 +158,7 @@ class QueueWorker implements ServingHost {
   #worked(): void {
     const polling = this.#pollUntil !== NEVER;
     this.#pollUntil = performance.now() + POLL_MS;
-    if (!polling) this.#serving?.setPolled(true);
+    if (!polling) this.#serving?.suppressKicks(true);
   }
 
   #kickAgain(): void {

@@ -26,7 +26,7 @@ export const STEER_WORDS = 2;
 /** To the worker; each is followed by a signal on the control eventfd. */
 export type ToQueueWorker =
   | { readonly op: 'start'; readonly id: number; readonly activation: Activation }
-  | { readonly op: 'stop'; readonly id: number; readonly goesOn: readonly number[] }
+  | { readonly op: 'stop'; readonly id: number; readonly continuing: readonly number[] }
   | { readonly op: 'states'; readonly id: number }
   | { readonly op: 'post'; readonly messages: readonly unknown[] }
   /** The messages that came last were heard. */

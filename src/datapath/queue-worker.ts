@@ -68,12 +68,12 @@ export class QueueWorkerDatapath implements Datapath {
     }
   }
 
-  async stop(goesOn: readonly number[] = []): Promise<States> {
+  async stop(continuing: readonly number[] = []): Promise<States> {
     if (!this.#started) return new Map();
     this.#started = false;
     const thread = this.#thread;
     try {
-      return (await thread?.request((id) => ({ op: 'stop', id, goesOn }))) ?? new Map();
+      return (await thread?.request((id) => ({ op: 'stop', id, continuing }))) ?? new Map();
     } catch (error) {
       // The states of a thread that crashed are lost with it.
       if (this.#thread !== thread) return new Map();

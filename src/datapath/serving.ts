@@ -124,23 +124,23 @@ export class Serving {
     for (let index = 0; index < this.#queues.length; index++) {
       const served = this.#queues[index];
       if (served === undefined) continue;
-      const glance = served.virtqueue.glance?.() ?? -1;
-      if (glance === served.seen) continue;
-      served.seen = glance;
-      if (glance === -1) continue;
+      const available = served.virtqueue.peekAvailable?.() ?? -1;
+      if (available === served.seen) continue;
+      served.seen = available;
+      if (available === -1) continue;
       found = true;
       this.kick(index);
     }
     return found;
   }
 
-  /** From now on `poll` is called all the time, and no kick is needed; or no longer. */
-  setPolled(polled: boolean): void {
+  /** `poll` is called all the time from now on, and no kick is needed; or no longer. */
+  suppressKicks(suppressed: boolean): void {
     for (const served of this.#queues) {
       if (served === undefined) continue;
       served.seen = -2;
       // What came just before has been seen by nobody, and brings no kick.
-      if (served.virtqueue.setPolled?.(polled) === true) served.kickAgain();
+      if (served.virtqueue.suppressKicks?.(suppressed) === true) served.kickAgain();
     }
   }
 
@@ -164,9 +164,9 @@ export class Serving {
     return true;
   }
 
-  /** Queues are about to be handed over: see `QueueHandler.settle`. */
-  settle(queues: readonly number[]): Promise<void> | undefined {
-    return this.#broken ? undefined : this.#handler.settle?.(queues);
+  /** Queues are about to be handed over: see `QueueHandler.drain`. */
+  drain(queues: readonly number[]): Promise<void> | undefined {
+    return this.#broken ? undefined : this.#handler.drain?.(queues);
   }
 
   /** Ends it. Returns where each queue stands. */

@@ -165,7 +165,7 @@ export interface QueueHandler {
    * those of these queues that cannot be given back are answered, after a second at most. `stop`
    * follows. Not called when the driver gives all of them up.
    */
-  settle?(queues: readonly number[]): Promise<void> | undefined;
+  drain?(queues: readonly number[]): Promise<void> | undefined;
   /**
    * Stop serving: on return no request is in flight, no popped chain is left (each was pushed or
    * given back by `undoPop`), and no queue will be touched again.

@@ -17,7 +17,7 @@ import type { DeviceControl, DeviceDefinition, DeviceRequest } from './definitio
 const BUDGET = 64;
 
 /** How long requests that were overtaken may still take when the queues are to be handed over. */
-const SETTLE_MS = 1000;
+const DRAIN_MS = 1000;
 
 /** To the control half: a field is to change. */
 export interface ConfigChange {
@@ -59,8 +59,8 @@ export class DefinedHandler implements QueueHandler {
   #lanes: (Lane | undefined)[] = [];
   /** No more requests are taken: the device is broken, or about to be handed over. */
   #closed = false;
-  /** Resolves a `settle`, once nothing that was overtaken waits. */
-  #settled: (() => void) | null = null;
+  /** Resolves a `drain`, once nothing that was overtaken waits. */
+  #drained: (() => void) | null = null;
   /** The queues that somebody will serve on. */
   #handedOver: readonly number[] = [];
 
@@ -129,13 +129,13 @@ export class DefinedHandler implements QueueHandler {
    * A queue can take back only what was taken last. So requests that others overtook are waited
    * for, and `stop` gives back the rest.
    */
-  settle(queues: readonly number[]): Promise<void> | undefined {
+  drain(queues: readonly number[]): Promise<void> | undefined {
     this.#closed = true;
     this.#handedOver = queues;
     if (!this.#hasOvertaken()) return undefined;
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, SETTLE_MS);
-      this.#settled = () => {
+      const timer = setTimeout(resolve, DRAIN_MS);
+      this.#drained = () => {
         clearTimeout(timer);
         resolve();
       };
@@ -145,7 +145,7 @@ export class DefinedHandler implements QueueHandler {
   /** Requests without an answer go back to the queue, to be handled anew by whoever serves it next. */
   stop(): void {
     this.#closed = true;
-    this.#settled = null;
+    this.#drained = null;
     if (this.#hasOvertaken()) {
       // Given back it cannot be, and half an answer would be taken for a whole one.
       this.#context?.broken(
@@ -178,7 +178,7 @@ export class DefinedHandler implements QueueHandler {
         this.#answer(lane, request);
         lane.free.push(request.chain);
         if (lane.served.virtqueue.publish()) lane.served.interrupt();
-        if (this.#settled !== null && !this.#hasOvertaken()) this.#settled();
+        if (this.#drained !== null && !this.#hasOvertaken()) this.#drained();
       },
       (error: unknown) => {
         // It stays among those that wait, to be given back.

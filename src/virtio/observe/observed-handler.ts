@@ -8,13 +8,13 @@ import type { ActiveQueue, HandlerContext, QueueHandler } from '../device.ts';
 export class ObservedHandler implements QueueHandler {
   readonly #inner: QueueHandler;
   readonly message?: (message: unknown) => void;
-  readonly settle?: (queues: readonly number[]) => Promise<void> | undefined;
+  readonly drain?: (queues: readonly number[]) => Promise<void> | undefined;
 
   /** @param inner the handler that is watched */
   constructor(inner: QueueHandler) {
     this.#inner = inner;
     if (inner.message !== undefined) this.message = (message) => inner.message?.(message);
-    if (inner.settle !== undefined) this.settle = (queues) => inner.settle?.(queues);
+    if (inner.drain !== undefined) this.drain = (queues) => inner.drain?.(queues);
   }
 
   start(context: HandlerContext): void {

@@ -75,7 +75,7 @@ export class PackedQueue implements Virtqueue {
   #firstPlace = 0;
   #firstFlags = 0;
   #fault = 0;
-  #polled = false;
+  #kicksSuppressed = false;
   /** The device asked for notifications. */
   #kicksWanted = true;
   /** Lists taken so far, in 30 bits. */
@@ -165,7 +165,7 @@ export class PackedQueue implements Virtqueue {
 
   enableKicks(): boolean {
     this.#kicksWanted = true;
-    if (!this.#polled) {
+    if (!this.#kicksSuppressed) {
       const word = this.#eventIdx
         ? (RING_EVENT_FLAGS_DESC << 16) | this.#availWrap | this.#nextAvail
         : RING_EVENT_FLAGS_ENABLE << 16;
@@ -177,15 +177,15 @@ export class PackedQueue implements Virtqueue {
     return (first & LAP_FLAGS) === lapFlags(this.#availWrap) && this.#fault === 0;
   }
 
-  setPolled(polled: boolean): boolean {
-    this.#polled = polled;
-    if (!polled) return this.#kicksWanted && this.enableKicks();
+  suppressKicks(suppressed: boolean): boolean {
+    this.#kicksSuppressed = suppressed;
+    if (!suppressed) return this.#kicksWanted && this.enableKicks();
     this.#deviceEvent[0] = RING_EVENT_FLAGS_DISABLE << 16;
     return false;
   }
 
   /** Which list is the next, if it is available. */
-  glance(): number {
+  peekAvailable(): number {
     const first = Atomics.load(this.#ring, this.#nextAvail * 4 + 3);
     return (first & LAP_FLAGS) === lapFlags(this.#availWrap) ? this.#taken : -1;
   }

@@ -59,7 +59,7 @@ export class SplitQueue implements Virtqueue {
   #nextUsed = 0;
   #publishedUsed = 0;
   #fault = 0;
-  #polled = false;
+  #kicksSuppressed = false;
   /** The device asked for notifications. */
   #kicksWanted = true;
 
@@ -146,7 +146,7 @@ export class SplitQueue implements Virtqueue {
 
   enableKicks(): boolean {
     this.#kicksWanted = true;
-    if (this.#polled) return this.#refresh();
+    if (this.#kicksSuppressed) return this.#refresh();
     // Ahead of the load in #refresh: the driver writes the available index, then looks at
     // avail_event (or flags), §2.7.13.4.1.
     if (this.#eventIdx) Atomics.store(this.#used, this.#availEvent, this.#nextAvail);
@@ -154,16 +154,16 @@ export class SplitQueue implements Virtqueue {
     return this.#refresh();
   }
 
-  setPolled(polled: boolean): boolean {
-    this.#polled = polled;
-    if (!polled) return this.#kicksWanted && this.enableKicks();
+  suppressKicks(suppressed: boolean): boolean {
+    this.#kicksSuppressed = suppressed;
+    if (!suppressed) return this.#kicksWanted && this.enableKicks();
     // avail_event behind the index is not passed again for 65536 entries (§2.7.10).
     if (this.#eventIdx) this.#used[this.#availEvent] = this.#nextAvail - 1;
     else this.#used[FLAGS] = VIRTQ_USED_F_NO_NOTIFY;
     return false;
   }
 
-  glance(): number {
+  peekAvailable(): number {
     return Atomics.load(this.#avail, IDX);
   }
 

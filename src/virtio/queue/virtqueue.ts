@@ -100,13 +100,13 @@ export interface Virtqueue {
   /** Tells the driver that notifications are not needed for now. */
   disableKicks(): void;
   /**
-   * While it is polled, the driver is told that notifications are not needed, whatever
-   * `enableKicks` asks for; that is made up for when polling ends.
-   * @returns true when polling has ended, notifications are asked for, and chains are available
+   * While suppressed, the driver sees that notifications are not needed, whatever `enableKicks` asks
+   * for: the queue is being polled. What was asked for meanwhile takes effect at the end.
+   * @returns true when suppression has ended, notifications are enabled, and chains are available
    */
-  setPolled?(polled: boolean): boolean;
-  /** For who polls: a number that changes when chains become available. HOT. */
-  glance?(): number;
+  suppressKicks?(suppressed: boolean): boolean;
+  /** For polling: a number that changes when chains become available. HOT. */
+  peekAvailable?(): number;
   /**
    * Where the queue stands: the next chain to take, and the next used entry to write. To be asked
    * when every popped chain was pushed and published, or given back.

@@ -66,7 +66,7 @@ class RequestQueue {
   }
 
   /** After completions: publishes them, and goes on with the chains that had to wait for them. */
-  settle(): void {
+  completed(): void {
     this.publish();
     if (!this.starved) return;
     if (this.free.length === 0 && this.slots === this.served.virtqueue.size) return;
@@ -174,7 +174,7 @@ export class BlkHandler implements QueueHandler {
   #goOn(request: BlkRequest): void {
     this.#parked = null;
     this.#started(this.#queues[request.queue] as RequestQueue, request, request.start());
-    if (this.#parked === null) for (const queue of this.#queues) queue?.settle();
+    if (this.#parked === null) for (const queue of this.#queues) queue?.completed();
   }
 
   /** A request that was left in the middle is whoever's who serves the queue next. */
@@ -268,7 +268,7 @@ export class BlkHandler implements QueueHandler {
       else this.#complete(this.#queues[request.queue] as RequestQueue, request);
     }
     engine.submit();
-    for (const queue of this.#queues) queue?.settle();
+    for (const queue of this.#queues) queue?.completed();
   }
 
   #complete(queue: RequestQueue, request: BlkRequest): void {

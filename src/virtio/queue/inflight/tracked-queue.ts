@@ -79,12 +79,12 @@ export abstract class TrackedQueue implements Virtqueue {
     this.queue.disableKicks();
   }
 
-  setPolled(polled: boolean): boolean {
-    return this.queue.setPolled?.(polled) === true;
+  suppressKicks(suppressed: boolean): boolean {
+    return this.queue.suppressKicks?.(suppressed) === true;
   }
 
-  glance(): number {
-    return this.queue.glance?.() ?? -1;
+  peekAvailable(): number {
+    return this.queue.peekAvailable?.() ?? -1;
   }
 
   /** What was given back after it was left over counts as taken, as it did at the start. */

@@ -195,7 +195,7 @@ for (const [format, features] of [
     for (const text of ['a', 'b', 'c', 'd']) add(rig, text, 10);
     await slow.answer('a');
     await slow.answer('b');
-    t.equal(slow.handler.settle([0]), undefined, 'nothing was overtaken');
+    t.equal(slow.handler.drain([0]), undefined, 'nothing was overtaken');
     rig.handOver(slow.next(), features);
     t.same(slow.calls, ['a', 'b', 'c', 'd', 'c', 'd']);
     t.same(answers(rig), ['A', 'B']);
@@ -226,16 +226,16 @@ t.test(
     const { rig, handler } = slow;
     for (const text of ['a', 'b', 'c']) add(rig, text, 10);
     await slow.answer('b');
-    let settled = false;
-    const settling = handler.settle([0])?.then(() => {
-      settled = true;
+    let drained = false;
+    const draining = handler.drain([0])?.then(() => {
+      drained = true;
     });
     add(rig, 'late', 10);
     await turns();
-    t.equal(settled, false);
+    t.equal(drained, false);
     t.same(slow.calls, ['a', 'b', 'c'], 'no more are taken');
     await slow.answer('a');
-    await settling;
+    await draining;
     rig.handOver(slow.next(), SPLIT);
     t.same(slow.calls, ['a', 'b', 'c', 'c', 'late']);
     t.same(answers(rig), ['B', 'A']);
@@ -247,7 +247,7 @@ t.test('one that stays without an answer breaks the device', async (t) => {
   using slow = slowDevice();
   for (const text of ['a', 'b']) add(slow.rig, text, 10);
   await slow.answer('b');
-  await slow.handler.settle([0]);
+  await slow.handler.drain([0]);
   slow.rig.stop();
   t.match(slow.rig.brokenReason, /overtook/);
   t.same(answers(slow.rig), ['B']);
@@ -257,7 +257,7 @@ t.test('but not when another queue is handed over, and the driver gave up this o
   using slow = slowDevice();
   for (const text of ['a', 'b']) add(slow.rig, text, 10);
   await slow.answer('b');
-  t.equal(slow.handler.settle([1]), undefined);
+  t.equal(slow.handler.drain([1]), undefined);
   slow.rig.stop();
   t.equal(slow.rig.brokenReason, undefined);
 });

@@ -28,8 +28,8 @@ class NotingHandler implements QueueHandler {
   message(message: unknown): void {
     this.asked.push(`message ${String(message)}`);
   }
-  settle(): Promise<void> | undefined {
-    this.asked.push('settle');
+  drain(): Promise<void> | undefined {
+    this.asked.push('drain');
     return undefined;
   }
   stop(): void {
@@ -77,7 +77,7 @@ t.test('all that is asked arrives', (t) => {
   // A token like the timer's, which has not expired, is the handler's own.
   outer.ready(0xffff, 1);
   outer.message?.('text');
-  t.equal(outer.settle?.([0]), undefined);
+  t.equal(outer.drain?.([0]), undefined);
   const queue = inner.context?.queues[0];
   queue?.kickAgain();
   t.not(queue?.virtqueue, virtqueue);
@@ -95,7 +95,7 @@ t.test('all that is asked arrives', (t) => {
     'ready 3 1',
     'ready 65535 1',
     'message text',
-    'settle',
+    'drain',
     'kick 9',
     'stop',
   ]);
@@ -113,6 +113,6 @@ t.test('a handler without messages and hand-over has none when it is watched', (
   const outer = observe(plain, { device: 0, check: true }, GROUND);
   t.not(outer, plain);
   t.equal(outer.message, undefined);
-  t.equal(outer.settle, undefined);
+  t.equal(outer.drain, undefined);
   t.end();
 });

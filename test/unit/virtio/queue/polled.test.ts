@@ -32,27 +32,27 @@ for (const [name, ...bits] of [
       queue.publish();
       driver.completed();
     };
-    t.equal(queue.setPolled?.(true), false);
-    let glance = queue.glance?.();
+    t.equal(queue.suppressKicks?.(true), false);
+    let seen = queue.peekAvailable?.();
     for (let i = 0; i < 40; i++) {
       t.equal(add(), false, 'the driver keeps quiet, whatever the device asks for');
-      t.not(queue.glance?.(), glance, 'a glance shows it');
-      glance = queue.glance?.();
-      t.equal(queue.glance?.(), glance);
+      t.not(queue.peekAvailable?.(), seen, 'the number shows it');
+      seen = queue.peekAvailable?.();
+      t.equal(queue.peekAvailable?.(), seen);
       take();
       t.equal(queue.pop(chain), POP_EMPTY);
       t.equal(queue.enableKicks(), false);
-      glance = queue.glance?.();
+      seen = queue.peekAvailable?.();
     }
     add();
-    t.equal(queue.setPolled?.(false), true, 'what came last brought no kick');
+    t.equal(queue.suppressKicks?.(false), true, 'what came last brought no kick');
     take();
     t.equal(queue.enableKicks(), false);
     t.equal(add(), true, 'and now the driver kicks again');
     take();
     queue.disableKicks();
-    queue.setPolled?.(true);
+    queue.suppressKicks?.(true);
     add();
-    t.equal(queue.setPolled?.(false), false, 'a device that wanted no kicks is not told');
+    t.equal(queue.suppressKicks?.(false), false, 'a device that wanted no kicks is not told');
   });
 }
