@@ -5,7 +5,7 @@ import { reportError } from '../src/cli/terminal/report-error.ts';
 import { buildGuest } from '../src/guest/guests.ts';
 import { UsageError } from '../src/host/errors.ts';
 import { openOutputFile, writeOutputFile } from '../src/host/output-file.ts';
-import { printable } from '../src/host/printable.ts';
+import { printable } from '../src/host/untrusted-text.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import { GROUPS } from './groups/all.ts';
 import type { Group } from './groups/group.ts';

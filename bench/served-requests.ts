@@ -7,7 +7,7 @@ import { VIRTIO_F_VERSION_1, VIRTQ_USED_F_NO_NOTIFY } from '../src/abi/virtio-ri
 import { columns } from '../src/cli/terminal/text-table.ts';
 import { EPOLLET, EPOLLIN, Epoll } from '../src/host/epoll.ts';
 import { messageOf, PeerError } from '../src/host/errors.ts';
-import { signalEventfd } from '../src/host/eventfd.ts';
+import { signalEventfd } from '../src/host/fd.ts';
 import { MiB } from '../src/memory/ram-layout.ts';
 import type { DriverQueue } from '../src/testing/driver-queue.ts';
 import { fullBarrier } from '../src/testing/full-barrier.ts';

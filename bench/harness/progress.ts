@@ -1,6 +1,6 @@
 /** What a person sees while it runs: a line with a bar on a terminal, else a line for each step. */
 import { ProgressLine } from '../../src/cli/terminal/progress.ts';
-import { printable } from '../../src/host/printable.ts';
+import { printable } from '../../src/host/untrusted-text.ts';
 
 /** Progress over several groups, one after the other. */
 export class BenchProgress implements Disposable {

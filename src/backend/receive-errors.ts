@@ -4,8 +4,8 @@
  * fails may stay readable, one that does nothing else is left alone for a while.
  */
 import { EBADF, EBADFD, ENODEV, ENXIO } from '../abi/errno.ts';
+import { Timerfd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
-import { Timerfd } from '../host/timerfd.ts';
 
 /** EBADFD is what Linux's tun says of a queue whose interface was removed. */
 const GONE: readonly number[] = [EBADF, EBADFD, ENODEV, ENXIO];

@@ -11,6 +11,7 @@ import {
   IORING_OP_READV,
   IORING_OP_WRITEV,
 } from '../abi/io-uring.ts';
+import { CleanupStack } from '../host/cleanup-stack.ts';
 import { IoUring } from '../host/io-uring.ts';
 import * as sys from '../host/syscall.ts';
 import { type DiskEngine, type DiskEngineOptions, IN_FLIGHT } from './disk-engine.ts';
@@ -54,16 +55,13 @@ export class RingDisk implements DiskEngine {
    */
   constructor(options: DiskEngineOptions, depth: number) {
     const completions = powerOfTwo(depth);
-    this.#ring = new IoUring(Math.min(completions, MAX_BATCH), completions);
+    using stack = new CleanupStack();
+    this.#ring = stack.use(new IoUring(Math.min(completions, MAX_BATCH), completions));
     this.#blockDevice = options.blockDevice;
     this.#fd = options.fd;
     this.#tryCache = !options.direct;
-    try {
-      this.#sync = new SyncDisk(options);
-    } catch (error) {
-      this.#ring[Symbol.dispose]();
-      throw error;
-    }
+    this.#sync = new SyncDisk(options);
+    stack.move();
     this.completionFd = this.#ring.fd;
     this.zeroesAddress = this.#sync.zeroesAddress;
     this.zeroesLength = this.#sync.zeroesLength;
@@ -132,7 +130,7 @@ export class RingDisk implements DiskEngine {
   }
 
   close(): void {
-    this.#ring[Symbol.dispose]();
+    this.#ring.close();
     this.#sync.close();
   }
 }

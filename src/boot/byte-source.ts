@@ -37,7 +37,7 @@ export class FileSource implements ByteSource {
     const stat = fstatSync(this.#fd);
     this.size = stat.size;
     if (!stat.isFile()) {
-      this[Symbol.dispose]();
+      this.close();
       throw new UsageError('E_FILE', `${this.name} is not a regular file; name a file`);
     }
   }
@@ -66,10 +66,14 @@ export class FileSource implements ByteSource {
     }
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     if (this.#fd < 0) return;
     closeSync(this.#fd);
     this.#fd = -1;
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 }
 
@@ -92,7 +96,11 @@ export class BufferSource implements ByteSource {
   }
 
   /** Nothing to give back. */
-  [Symbol.dispose](): void {}
+  close(): void {}
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
 }
 
 /** A piece of a source as a view, for reading headers. @throws UsageError when it is not all there */

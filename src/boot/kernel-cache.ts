@@ -12,7 +12,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { cachePath, checkedCache } from '../host/cache-path.ts';
+import { cachePath, checkedCache } from '../host/private-folder.ts';
 import { BufferSource, type ByteSource, FileSource } from './byte-source.ts';
 import { decompressKernel } from './decompress.ts';
 import { type ElfImage, parseElf } from './elf.ts';
@@ -81,7 +81,7 @@ function openCached(path: string): UnpackedKernel | undefined {
     return { source, image };
   } catch {
     // Missing, or cut short by a full disk or a crash: it is unpacked again.
-    source?.[Symbol.dispose]();
+    source?.close();
     return undefined;
   }
 }

@@ -1,7 +1,7 @@
 /** The program: registers its subcommands, reports errors, ends with their status. */
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
-import { printable } from '../host/printable.ts';
+import { printable } from '../host/untrusted-text.ts';
 import { registerBenchCommand } from './bench.ts';
 import { registerDeviceCommand } from './device.ts';
 import { registerDoctorCommand } from './doctor.ts';

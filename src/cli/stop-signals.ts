@@ -1,6 +1,6 @@
 /** Signals and keys by which a person ends a run: the first one asks, the second one does not. */
 import { constants as os } from 'node:os';
-import { endAtOnce } from '../host/exit-wake.ts';
+import { endAtOnce } from '../host/threads.ts';
 
 const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 

@@ -2,7 +2,7 @@
 import { Argument, type Command, InvalidArgumentError } from 'commander';
 import { ask, listMachines, onlyMachine, shutDown } from '../control/client.ts';
 import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
-import { printable } from '../host/printable.ts';
+import { printable } from '../host/untrusted-text.ts';
 import type { DatapathName } from '../machine/devices/datapath-choice.ts';
 import { aligned } from './terminal/text-table.ts';
 

@@ -2,8 +2,8 @@
 import { readdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
-import { printable } from '../host/printable.ts';
-import { runtimeFolder } from '../host/runtime-folder.ts';
+import { runtimeFolder } from '../host/private-folder.ts';
+import { printable } from '../host/untrusted-text.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
 import type { ControlOrder, ControlReply, ControlRequest, MachineStatus } from './protocol.ts';
 import { controlSocket, nameOfSocket } from './server.ts';

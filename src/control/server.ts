@@ -4,7 +4,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { isListening, ListenPath } from '../host/listen-path.ts';
-import { runtimeFolder } from '../host/runtime-folder.ts';
+import { runtimeFolder } from '../host/private-folder.ts';
 import type { DatapathName } from '../machine/devices/datapath-choice.ts';
 import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
@@ -81,10 +81,14 @@ export class ControlServer implements Disposable {
     this.#server.unref();
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#server.close();
     for (const socket of this.#sockets) socket.destroy();
     this.#listening.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 }
 

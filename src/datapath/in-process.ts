@@ -1,7 +1,7 @@
 /** Serves queues on the main thread: for slow devices, and for tests. */
 
 import { InternalError } from '../host/errors.ts';
-import { drainEventfd } from '../host/eventfd.ts';
+import { drainEventfd } from '../host/fd.ts';
 import { LoopWatch } from '../host/main-loop.ts';
 import { type QueueHandler, READABLE } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';

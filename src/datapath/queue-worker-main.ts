@@ -11,10 +11,9 @@ import {
   receiveMessageOnPort,
   workerData,
 } from 'node:worker_threads';
-import { releaseCallMemoryAtExit } from '../host/call-memory.ts';
 import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, Epoll } from '../host/epoll.ts';
-import { drainEventfd } from '../host/eventfd.ts';
-import { nameThread } from '../host/thread-name.ts';
+import { drainEventfd } from '../host/fd.ts';
+import { nameThread, releaseCallMemoryAtExit } from '../host/threads.ts';
 import { type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';

@@ -7,8 +7,8 @@ import {
   PeerError,
   UsageError,
 } from '../host/errors.ts';
-import { Eventfd } from '../host/eventfd.ts';
-import { onProcessExit } from '../host/exit-wake.ts';
+import { Eventfd } from '../host/fd.ts';
+import { onProcessExit } from '../host/threads.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation, Datapath, DatapathEvents } from './datapath.ts';
 import { LatestMessages } from './latest-messages.ts';

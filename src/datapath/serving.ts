@@ -3,8 +3,8 @@
  * either of them fails. The thread around it brings the events.
  */
 import { describeError } from '../host/errors.ts';
-import { signalEventfd } from '../host/eventfd.ts';
-import { LogLimit } from '../host/log-limit.ts';
+import { signalEventfd } from '../host/fd.ts';
+import { LogLimit } from '../host/untrusted-text.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { ActiveQueue, HandlerContext, QueueHandler, Reactor } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';

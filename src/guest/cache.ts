@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { cachePath, checkedCache } from '../host/cache-path.ts';
+import { cachePath, checkedCache } from '../host/private-folder.ts';
 
 /**
  * `$XDG_CACHE_HOME/nodevmm`, by default `~/.cache/nodevmm` (XDG Base Directory Specification).

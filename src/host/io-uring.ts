@@ -107,7 +107,7 @@ export class IoUring implements Disposable {
       const array = field(P.sq_off_array) / 4;
       for (let i = 0; i < sqEntries; i++) this.#ring[array + i] = i;
     } catch (error) {
-      this[Symbol.dispose]();
+      this.close();
       throw error;
     }
   }
@@ -174,9 +174,13 @@ export class IoUring implements Disposable {
   }
 
   /** No request may be in flight. */
-  [Symbol.dispose](): void {
+  close(): void {
     for (const { address, length } of this.#mappings.splice(0)) sys.munmap(address, length);
     this.#fd.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #enter(minimum: number): void {

@@ -15,11 +15,11 @@ import {
 import path from 'node:path';
 import { O_PATH } from '../abi/files.ts';
 import { UsageError } from './errors.ts';
-import { onProcessExit } from './exit-wake.ts';
 import type { Fd } from './fd.ts';
 import { fchmod } from './file-system.ts';
-import { within } from './remove-tree.ts';
 import * as sys from './syscall.ts';
+import { within } from './temporary-folder.ts';
+import { onProcessExit } from './threads.ts';
 import { openUnixSocket, SUN_PATH_SIZE, unixAddress } from './unix-socket.ts';
 
 const ENOENT = 2;

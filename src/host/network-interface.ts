@@ -73,8 +73,12 @@ export class NetworkInterface implements Disposable {
     });
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#socket.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #flags(): number {

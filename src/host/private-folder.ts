@@ -14,7 +14,8 @@ import {
   readlinkSync,
   type Stats,
 } from 'node:fs';
-import { basename, dirname, join, resolve } from 'node:path';
+import { homedir, tmpdir } from 'node:os';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { S_ISVTX } from '../abi/files.ts';
 import { UsageError } from './errors.ts';
 
@@ -23,7 +24,7 @@ const MOST_LINKS = 40;
 const FOR_OTHERS = 0o077;
 const WRITABLE_BY_OTHERS = 0o022;
 
-/** How a refusal is told. */
+/** What a refusal says. */
 export interface FolderPurpose {
   /** E_*. */
   readonly code: string;
@@ -166,4 +167,39 @@ function isHidden(uid: number): boolean {
 function refusal(purpose: FolderPurpose, why: string, cause?: unknown): UsageError {
   const message = `${purpose.name} cannot be used: ${why}; ${purpose.remedy}`;
   return new UsageError(purpose.code, message, cause === undefined ? {} : { cause });
+}
+
+/** The folder for this user's sockets, which only this user can enter; made when missing. @throws UsageError */
+export function runtimeFolder(): string {
+  const runtime = process.env.XDG_RUNTIME_DIR ?? '';
+  // XDG Base Directory Specification: relative paths are invalid and to be ignored.
+  const folder = isAbsolute(runtime)
+    ? join(runtime, 'nodevmm')
+    : join(tmpdir(), `nodevmm-${process.geteuid?.() ?? 0}`);
+  return closedFolder(folder, {
+    code: 'E_RUNTIME',
+    name: 'the folder for sockets',
+    remedy: 'set XDG_RUNTIME_DIR to a folder of your own',
+  });
+}
+
+/** The cache folder, unchecked: `$XDG_CACHE_HOME/nodevmm`, else `~/.cache/nodevmm`. */
+export function cachePath(env: NodeJS.ProcessEnv = process.env): string {
+  const base = env.XDG_CACHE_HOME ?? '';
+  // XDG Base Directory Specification: relative paths are invalid and to be ignored.
+  return join(isAbsolute(base) ? base : join(homedir(), '.cache'), 'nodevmm');
+}
+
+/**
+ * Checks a folder whose contents are booted, or run: it has to be this user's own, and no other may
+ * write to it. Missing is fine.
+ * @returns its path, without symbolic links
+ * @throws UsageError
+ */
+export function checkedCache(folder: string): string {
+  return ownFolder(folder, {
+    code: 'E_CACHE',
+    name: 'the cache folder',
+    remedy: 'set XDG_CACHE_HOME, or HOME as "sudo -H" does, to a folder of your own',
+  });
 }

@@ -1,11 +1,21 @@
 /** A folder of this process: gone with it, or, when it is killed, with the next that looks. */
-import { closeSync, constants, fstatSync, mkdtempSync, openSync, readdirSync } from 'node:fs';
+
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  unlinkSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { onProcessExit } from './exit-wake.ts';
 import { trustedPath } from './private-folder.ts';
-import { removeTree, within } from './remove-tree.ts';
 import * as sys from './syscall.ts';
+import { onProcessExit } from './threads.ts';
 
 /** sys/file.h. The lock is its owner's sign of life, in whatever PID namespace that is. */
 const LOCK_EX = 2;
@@ -33,11 +43,11 @@ export class TemporaryFolder implements Disposable {
       closeSync(this.#parent);
       throw error;
     }
-    this.#forget = onProcessExit(() => this[Symbol.dispose]());
+    this.#forget = onProcessExit(() => this.close());
   }
 
   /** Removes it. What cannot be removed is left. */
-  [Symbol.dispose](): void {
+  close(): void {
     if (this.#removed) return;
     this.#removed = true;
     this.#forget();
@@ -47,6 +57,10 @@ export class TemporaryFolder implements Disposable {
       closeSync(this.#fd);
       closeSync(this.#parent);
     }
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   /** Removes the folders of processes that were killed. @param parent where only we have some */
@@ -115,4 +129,53 @@ function remove(parent: number, name: string, fd: number): void {
   } catch {
     // Gone, or in use as a mount point.
   }
+}
+
+/**
+ * Removes a folder with everything in it, by descriptors: someone who meanwhile exchanges a name for
+ * another or for a symbolic link cannot make it remove anything elsewhere. It stays within one mount.
+ * @param parent descriptor of the folder that it is in
+ * @param name may be that of a file, or of nothing
+ * @throws a system error when something cannot be removed, e.g. a mount point
+ */
+export function removeTree(parent: number, name: string | Buffer): void {
+  const path = within(parent, name);
+  const fd = openFolder(path);
+  if (fd === undefined) {
+    unlinkSync(path);
+    return;
+  }
+  if (fd < 0) return;
+  try {
+    if (mountOf(fd) === mountOf(parent)) {
+      for (const child of readdirSync(within(fd, '.'), { encoding: 'buffer' })) {
+        removeTree(fd, child);
+      }
+    }
+  } finally {
+    closeSync(fd);
+  }
+  rmdirSync(path);
+}
+
+/** What a name in an open folder is for calls that take a path (proc(5), /proc/PID/fd). */
+export function within(folder: number, name: string | Buffer): Buffer {
+  return Buffer.concat([Buffer.from(`/proc/self/fd/${folder}/`), Buffer.from(name)]);
+}
+
+/** @returns undefined for what is no folder, -1 for nothing */
+function openFolder(path: Buffer): number | undefined {
+  try {
+    return openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return -1;
+    if (code === 'ENOTDIR' || code === 'ELOOP') return undefined;
+    throw error;
+  }
+}
+
+/** A bind mount of the same file system has the same device, but not the same mount. */
+function mountOf(fd: number): string | undefined {
+  return /^mnt_id:\s*(\d+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1];
 }

@@ -68,10 +68,14 @@ export class InspectServer implements Disposable {
     return `http://${ADDRESS}:${this.#port}/${this.#token}/`;
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#open = false;
     this.#server.close();
     this.#server.closeAllConnections();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   get #port(): number {

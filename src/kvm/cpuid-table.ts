@@ -1,6 +1,6 @@
 /** `struct kvm_cpuid2` as a list of plain entries. */
 import { kvm_cpuid_entry2, kvm_cpuid2 } from '../abi/kvm.ts';
-import { StructMemory } from '../host/struct-memory.ts';
+import { StructMemory } from '../host/native-memory.ts';
 
 /** KVM_MAX_CPUID_ENTRIES of current kernels. */
 const MAXIMUM = 256;

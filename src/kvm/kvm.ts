@@ -13,7 +13,7 @@ import {
 } from '../abi/kvm-ioctl.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
-import { StructMemory } from '../host/struct-memory.ts';
+import { StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import { type CpuidEntry, CpuidTable } from './cpuid-table.ts';
 import { capabilityName } from './exit-names.ts';
@@ -140,7 +140,11 @@ export class Kvm implements Disposable {
     );
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#device.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 }

@@ -5,6 +5,7 @@
  */
 
 import { KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN } from '../abi/kvm-constants.ts';
+import { CleanupStack } from '../host/cleanup-stack.ts';
 import { messageOf } from '../host/errors.ts';
 import { Ram } from '../memory/ram.ts';
 import { exitName } from './exit-names.ts';
@@ -45,32 +46,26 @@ const ENOUGH_MS = 20;
 
 class ProbeGuest implements Disposable {
   readonly vcpu: Vcpu;
-  readonly #ram: Ram;
-  readonly #vm: Vm;
+  readonly #resources: CleanupStack;
 
   constructor(kvm: Kvm, code: readonly number[]) {
-    this.#ram = new Ram(RAM_SIZE);
-    try {
-      this.#vm = new Vm(kvm);
-    } catch (error) {
-      this.#ram[Symbol.dispose]();
-      throw error;
-    }
-    try {
-      this.#vm.reserveRealModePages(TSS_ADDRESS, IDENTITY_MAP_ADDRESS);
-      this.#vm.setMemory(this.#ram.memory);
-      this.#ram.memory.bytes(CODE, code.length).set(code);
-      this.vcpu = new Vcpu(this.#vm.createVcpu(0));
-      enterFlatMode(this.vcpu, CODE, STACK_TOP);
-    } catch (error) {
-      this[Symbol.dispose]();
-      throw error;
-    }
+    using stack = new CleanupStack();
+    const ram = stack.use(new Ram(RAM_SIZE));
+    const vm = stack.use(new Vm(kvm));
+    vm.reserveRealModePages(TSS_ADDRESS, IDENTITY_MAP_ADDRESS);
+    vm.setMemory(ram.memory);
+    ram.memory.bytes(CODE, code.length).set(code);
+    this.vcpu = new Vcpu(vm.createVcpu(0));
+    enterFlatMode(this.vcpu, CODE, STACK_TOP);
+    this.#resources = stack.move();
+  }
+
+  close(): void {
+    this.#resources.dispose();
   }
 
   [Symbol.dispose](): void {
-    this.#vm[Symbol.dispose]();
-    this.#ram[Symbol.dispose]();
+    this.close();
   }
 }
 

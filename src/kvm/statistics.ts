@@ -43,8 +43,12 @@ export class KvmStatistics implements Disposable {
     }
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#file.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #readLayout(): Layout {

@@ -17,8 +17,7 @@ import {
 } from '../abi/kvm.ts';
 import * as request from '../abi/kvm-ioctl.ts';
 import { writeField } from '../abi/struct-view.ts';
-import { type NativeMemory, viewOf } from '../host/native-memory.ts';
-import { StructMemory } from '../host/struct-memory.ts';
+import { type NativeMemory, StructMemory, viewOf } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import { type CpuidEntry, CpuidTable } from './cpuid-table.ts';
 import {

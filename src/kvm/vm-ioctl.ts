@@ -14,7 +14,7 @@ import {
   KVM_IRQFD_FLAG_DEASSIGN,
   KVM_SET_GSI_ROUTING,
 } from '../abi/kvm-ioctl.ts';
-import { StructMemory } from '../host/struct-memory.ts';
+import { StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 
 const ioeventfd = new StructMemory(kvm_ioeventfd);

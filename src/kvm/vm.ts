@@ -2,7 +2,7 @@
 import { kvm_clock_data, kvm_pit_config, kvm_userspace_memory_region } from '../abi/kvm.ts';
 import * as request from '../abi/kvm-ioctl.ts';
 import { Fd } from '../host/fd.ts';
-import { StructMemory } from '../host/struct-memory.ts';
+import { StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { Kvm } from './kvm.ts';
@@ -164,13 +164,17 @@ export class Vm implements Disposable {
   }
 
   /** Every vCPU thread must have ended before. */
-  [Symbol.dispose](): void {
+  close(): void {
     for (const { fd, share, statistics } of this.#vcpus.splice(0).reverse()) {
-      statistics?.[Symbol.dispose]();
+      statistics?.close();
       sys.munmap(share.runAddress, share.runSize);
       fd.close();
     }
     this.#vm.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 }
 

@@ -6,6 +6,7 @@ import type { AgentClient } from '../agent/client.ts';
 import { cacheFolder } from '../guest/cache.ts';
 import { requirePrograms } from '../guest/executables.ts';
 import { buildGuest } from '../guest/guests.ts';
+import { CleanupStack } from '../host/cleanup-stack.ts';
 import { PeerError, UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import { awaitAgent } from './await-agent.ts';
@@ -39,7 +40,7 @@ const BOCHS_LINES = 8;
  */
 export async function bootBochs(
   options: LabOptions,
-): Promise<{ agent: AgentClient; end: () => Promise<void> }> {
+): Promise<{ agent: AgentClient; resources: CleanupStack }> {
   const progress = options.onProgress ?? (() => {});
   const memoryMiB = checked(options);
   const bochs = await findBochs();
@@ -50,42 +51,35 @@ export async function bootBochs(
   const token = randomBytes(16).toString('hex');
   using listener = await SerialListener.open(token);
   // The image of its RAM is too large for the folder of sockets, which may lie in memory.
-  const children = new Children(cacheFolder());
-  try {
-    const { folder } = children;
-    const shape = { memoryMiB, port: listener.port };
-    progress('lab: gathering its files', 0.4);
-    const images = await writeBochsImage(
-      folder,
-      memoryMiB,
-      { stage, guest, shares: options.shares ?? [] },
-      (imageMiB) => bochsKernelCommandLine(shape, imageMiB, token, options.kernelArgs ?? ''),
-    );
-    writeFileSync(join(folder, BOCHS_FILES.configuration), bochsConfiguration(shape, images));
-    writeFileSync(join(folder, BOCHS_FILES.script), DEBUGGER_SCRIPT);
-    progress('lab: booting (Bochs, minutes)', 0.5);
-    const machine = children.start(bochsCommand(bochs), { cwd: folder });
-    const ofBochs = lastLines(machine);
-    const agent = await awaitAgent({
-      name: 'bochs',
-      process: machine,
-      console: () => consoleOf(join(folder, BOCHS_FILES.console), ofBochs),
-      connect: () => listener.connection(),
-      timeoutMs: options.bootTimeoutMs ?? BOOT_TIMEOUT_MS,
-      helloRetryMs: HELLO_RETRY_MS,
-    });
-    for (const { file } of images) rmSync(join(folder, file));
-    await checkKvm(agent);
-    progress('lab: ready', 1);
-    const end = async (): Promise<void> => {
-      agent.close();
-      children[Symbol.dispose]();
-    };
-    return { agent, end };
-  } catch (error) {
-    children[Symbol.dispose]();
-    throw error;
-  }
+  using stack = new CleanupStack();
+  const children = stack.use(new Children(cacheFolder()));
+  const { folder } = children;
+  const shape = { memoryMiB, port: listener.port };
+  progress('lab: gathering its files', 0.4);
+  const images = await writeBochsImage(
+    folder,
+    memoryMiB,
+    { stage, guest, shares: options.shares ?? [] },
+    (imageMiB) => bochsKernelCommandLine(shape, imageMiB, token, options.kernelArgs ?? ''),
+  );
+  writeFileSync(join(folder, BOCHS_FILES.configuration), bochsConfiguration(shape, images));
+  writeFileSync(join(folder, BOCHS_FILES.script), DEBUGGER_SCRIPT);
+  progress('lab: booting (Bochs, minutes)', 0.5);
+  const machine = children.start(bochsCommand(bochs), { cwd: folder });
+  const ofBochs = lastLines(machine);
+  const agent = await awaitAgent({
+    name: 'bochs',
+    process: machine,
+    console: () => consoleOf(join(folder, BOCHS_FILES.console), ofBochs),
+    connect: () => listener.connection(),
+    timeoutMs: options.bootTimeoutMs ?? BOOT_TIMEOUT_MS,
+    helloRetryMs: HELLO_RETRY_MS,
+  });
+  stack.use(agent);
+  for (const { file } of images) rmSync(join(folder, file));
+  await checkKvm(agent);
+  progress('lab: ready', 1);
+  return { agent, resources: stack.move() };
 }
 
 /** @returns the machine's memory in MiB */

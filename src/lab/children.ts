@@ -1,7 +1,7 @@
 /** The lab's processes on the host: none outlives us, however we end. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { findProgram } from '../guest/find-program.ts';
-import { runtimeFolder } from '../host/runtime-folder.ts';
+import { runtimeFolder } from '../host/private-folder.ts';
 import { TemporaryFolder } from '../host/temporary-folder.ts';
 
 const PREFIX = 'lab-booted-';
@@ -9,14 +9,14 @@ const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
 const alive = new Set<Children>();
 
-function disposeAll(): void {
-  for (const children of alive) children[Symbol.dispose]();
+function closeAll(): void {
+  for (const children of alive) children.close();
 }
 
 function onSignal(signal: NodeJS.Signals): void {
   // With other listeners the program decides for itself what a signal means.
   if (process.listenerCount(signal) > 1) return;
-  disposeAll();
+  closeAll();
   process.kill(process.pid, signal);
 }
 
@@ -48,7 +48,7 @@ export class Children implements Disposable {
     TemporaryFolder.removeStale(PREFIX, parent);
     this.#folder = new TemporaryFolder(PREFIX, parent);
     if (alive.size === 0) {
-      process.on('exit', disposeAll);
+      process.on('exit', closeAll);
       for (const signal of SIGNALS) process.on(signal, onSignal);
     }
     alive.add(this);
@@ -77,13 +77,17 @@ export class Children implements Disposable {
     return child;
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     if (!alive.delete(this)) return;
     if (alive.size === 0) {
-      process.removeListener('exit', disposeAll);
+      process.removeListener('exit', closeAll);
       for (const signal of SIGNALS) process.removeListener(signal, onSignal);
     }
     for (const child of this.#children) child.kill('SIGKILL');
-    this.#folder[Symbol.dispose]();
+    this.#folder.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 }

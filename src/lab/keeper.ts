@@ -1,7 +1,7 @@
 /** The process that keeps a lab: ends with it, by a signal, or when nobody has used it for an hour. */
 
 import { messageOf } from '../host/errors.ts';
-import { printable } from '../host/printable.ts';
+import { printable } from '../host/untrusted-text.ts';
 import { attachKept, KEPT, type KeeperReport, shareLab } from './kept.ts';
 import { Lab, type LabOptions } from './lab.ts';
 

@@ -10,7 +10,7 @@ import { contentHash } from '../guest/cache.ts';
 import type { Progress } from '../guest/kernel.ts';
 import { PeerError } from '../host/errors.ts';
 import { ListenPath } from '../host/listen-path.ts';
-import { runtimeFolder } from '../host/runtime-folder.ts';
+import { runtimeFolder } from '../host/private-folder.ts';
 import { Lab, type LabCpu, type LabOptions } from './lab.ts';
 import { packageFolder } from './package-folder.ts';
 

@@ -6,6 +6,7 @@ import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { cacheFolder } from '../guest/cache.ts';
 import { buildGuest } from '../guest/guests.ts';
 import type { Progress } from '../guest/kernel.ts';
+import { CleanupStack } from '../host/cleanup-stack.ts';
 import { PeerError } from '../host/errors.ts';
 import { awaitAgent } from './await-agent.ts';
 import { bootBochs } from './bochs-lab.ts';
@@ -51,16 +52,16 @@ export interface LabOptions {
 export class Lab implements AsyncDisposable {
   /** The conversation with its agent. */
   readonly agent: AgentClient;
-  readonly #end: () => Promise<void>;
+  readonly #resources: CleanupStack;
   readonly #env: Readonly<Record<string, string>>;
 
   private constructor(
     agent: AgentClient,
-    end: () => Promise<void>,
+    resources: CleanupStack,
     env: Readonly<Record<string, string>> = {},
   ) {
     this.agent = agent;
-    this.#end = end;
+    this.#resources = resources;
     this.#env = env;
   }
 
@@ -71,45 +72,38 @@ export class Lab implements AsyncDisposable {
    */
   static async boot(options: LabOptions = {}): Promise<Lab> {
     if (options.cpu === 'intel') {
-      const { agent, end } = await bootBochs(options);
-      return new Lab(agent, end, options.env);
+      const { agent, resources } = await bootBochs(options);
+      return new Lab(agent, resources, options.env);
     }
     const progress = options.onProgress ?? (() => {});
     const guest = await buildGuest('lab', { onProgress: (step, done) => progress(step, done / 2) });
     const tools = await findPrograms();
-    const children = new Children();
-    try {
-      const shares = sharesOf(options.shares ?? []);
-      const shape = {
-        memoryMiB: Math.ceil((options.memory ?? 8 * 2 ** 30) / 2 ** 20),
-        cpus: options.cpus ?? 2,
-        machine: options.machine ?? '',
-        qemuArgs: options.qemuArgs ?? [],
-        kernelArgs: options.kernelArgs ?? '',
-      };
-      progress('lab: booting', 0.5);
-      const started = startMachine(children, tools, guest, shape, shares);
-      const serial = lastLines(started.machine);
-      const failure = failureOf(started.servers);
-      const agent = await awaitAgent({
-        name: 'qemu',
-        process: started.machine,
-        console: () => [...serial(), ...failure()],
-        connect: async () => started.agent,
-        timeoutMs: options.bootTimeoutMs ?? 180_000,
-      });
-      progress('lab: mounting', 0.9);
-      await setUp(agent, shares, guest.kernelVersion);
-      progress('lab: ready', 1);
-      const end = async (): Promise<void> => {
-        agent.close();
-        children[Symbol.dispose]();
-      };
-      return new Lab(agent, end, options.env);
-    } catch (error) {
-      children[Symbol.dispose]();
-      throw error;
-    }
+    using stack = new CleanupStack();
+    const children = stack.use(new Children());
+    const shares = sharesOf(options.shares ?? []);
+    const shape = {
+      memoryMiB: Math.ceil((options.memory ?? 8 * 2 ** 30) / 2 ** 20),
+      cpus: options.cpus ?? 2,
+      machine: options.machine ?? '',
+      qemuArgs: options.qemuArgs ?? [],
+      kernelArgs: options.kernelArgs ?? '',
+    };
+    progress('lab: booting', 0.5);
+    const started = startMachine(children, tools, guest, shape, shares);
+    const serial = lastLines(started.machine);
+    const failure = failureOf(started.servers);
+    const agent = await awaitAgent({
+      name: 'qemu',
+      process: started.machine,
+      console: () => [...serial(), ...failure()],
+      connect: async () => started.agent,
+      timeoutMs: options.bootTimeoutMs ?? 180_000,
+    });
+    progress('lab: mounting', 0.9);
+    stack.use(agent);
+    await setUp(agent, shares, guest.kernelVersion);
+    progress('lab: ready', 1);
+    return new Lab(agent, stack.move(), options.env);
   }
 
   /**
@@ -118,10 +112,10 @@ export class Lab implements AsyncDisposable {
    * @param env as of LabOptions
    */
   static async attach(socket: string, env?: Readonly<Record<string, string>>): Promise<Lab> {
-    const agent = new AgentClient(await connected(socket), { shared: true });
+    using stack = new CleanupStack();
+    const agent = stack.use(new AgentClient(await connected(socket), { shared: true }));
     await agent.ready();
-    const end = async (): Promise<void> => agent.close();
-    return new Lab(agent, end, env);
+    return new Lab(agent, stack.move(), env);
   }
 
   /**
@@ -139,12 +133,12 @@ export class Lab implements AsyncDisposable {
   }
 
   /** Ends a lab booted here with everything in it; lets go of one attached to. */
-  close(): Promise<void> {
-    return this.#end();
+  async close(): Promise<void> {
+    this.#resources.dispose();
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
   }
 
   #atHome<T extends SpawnOptions>(options: T): T {

@@ -39,9 +39,13 @@ export class SerialListener implements Disposable {
     return this.#known;
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#server.close();
     for (const socket of this.#strangers) socket.destroy();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #meet(socket: Socket, known: (socket: Socket) => void): void {
@@ -61,7 +65,7 @@ export class SerialListener implements Disposable {
       }
       socket.removeListener('readable', look);
       this.#strangers.delete(socket);
-      this[Symbol.dispose]();
+      this.close();
       known(socket);
     };
     socket.on('readable', look);

@@ -1,5 +1,5 @@
 /** The end of what the guest printed: where a panic shows when the guest has no panic device. */
-import { printable } from '../host/printable.ts';
+import { printable } from '../host/untrusted-text.ts';
 
 const KEPT = 8192;
 

@@ -5,9 +5,9 @@
 import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
 import { type BootProtocol, loadGuest } from '../boot/boot.ts';
 import type { SmbiosOptions } from '../boot/smbios-options.ts';
+import { Timerfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import * as sys from '../host/syscall.ts';
-import { Timerfd } from '../host/timerfd.ts';
 import { guestCpuid } from '../kvm/cpuid.ts';
 import { applyEntry, initializeVcpu } from '../kvm/entry.ts';
 import type { Kvm } from '../kvm/kvm.ts';

@@ -5,7 +5,7 @@ import type { AgentClient, ExecOptions, ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { StepQueue } from '../datapath/step-queue.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
-import { printable } from '../host/printable.ts';
+import { printable } from '../host/untrusted-text.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram, type RamBacking } from '../memory/ram.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';

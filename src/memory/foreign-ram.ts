@@ -1,7 +1,7 @@
 /** RAM of another program's guest: pieces of files that it shares, in one mapping of ours. */
 import { fstatSync, statfsSync } from 'node:fs';
 import { PeerError } from '../host/errors.ts';
-import { FaultGuard } from '../host/fault-guard.ts';
+import { FaultGuard } from '../host/native-addon.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemoryShare } from './guest-memory.ts';
 import { GiB, type RamRegion } from './ram-layout.ts';
@@ -61,7 +61,7 @@ export class ForeignRam implements Disposable {
         if (from !== undefined) this.#map(address, region, from, sizes[i] ?? PAGE_SIZE);
       });
     } catch (error) {
-      this[Symbol.dispose]();
+      this.close();
       throw error;
     }
   }
@@ -72,11 +72,15 @@ export class ForeignRam implements Disposable {
   }
 
   /** Unmaps; every thread must have ended its use before. */
-  [Symbol.dispose](): void {
+  close(): void {
     if (!this.#mapped) return;
     this.#mapped = false;
-    for (const guard of this.#guards) guard[Symbol.dispose]();
+    for (const guard of this.#guards) guard.close();
     sys.munmap(this.share.address, this.share.size);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #map(base: number, region: RamRegion, from: ForeignRegion, page: number): void {

@@ -58,11 +58,15 @@ export class Ram implements Disposable {
   }
 
   /** Unmaps; every other thread must have ended its use before. */
-  [Symbol.dispose](): void {
+  close(): void {
     if (!this.#mapped) return;
     this.#mapped = false;
     this.memory.detach();
     sys.munmap(this.memory.address, this.memory.size);
     this.#file?.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 }

@@ -4,7 +4,7 @@ import { RCTL, RCTL_EN, TCTL, TCTL_EN } from '../abi/e1000.ts';
 import { ReceiveErrors } from '../backend/receive-errors.ts';
 import { TapQueue } from '../backend/tap-queue.ts';
 import type { LineController } from '../bus/interrupt-controller.ts';
-import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
+import { drainEventfd, signalEventfd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
 import { setIrqLine } from '../kvm/vm-ioctl.ts';
 import { IntxPin, type IntxPinShare } from '../pci/intx.ts';

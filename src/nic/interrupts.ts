@@ -5,7 +5,7 @@
  * HOT: `raise`.
  */
 import { ITR } from '../abi/e1000.ts';
-import { Timerfd } from '../host/timerfd.ts';
+import { Timerfd } from '../host/fd.ts';
 import type { IntxPin } from '../pci/intx.ts';
 import type { RegisterLock } from '../state/register-lock.ts';
 import type { RegisterFile } from './register-file.ts';

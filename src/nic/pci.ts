@@ -4,7 +4,7 @@
  */
 import * as e1000 from '../abi/e1000.ts';
 import type { InterruptController } from '../bus/interrupt-controller.ts';
-import { drainEventfd, signalEventfd } from '../host/eventfd.ts';
+import { drainEventfd, signalEventfd } from '../host/fd.ts';
 import { PciFunction } from '../pci/function.ts';
 import type { IntxLines, IntxPin, IntxPinShare } from '../pci/intx.ts';
 import type { SharedState } from '../state/shared-state.ts';

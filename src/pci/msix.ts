@@ -7,7 +7,7 @@ import * as pci from '../abi/pci.ts';
 import type { RegisterRegion } from '../bus/address-space.ts';
 import type { InterruptController } from '../bus/interrupt-controller.ts';
 import { InternalError } from '../host/errors.ts';
-import { drainEventfd } from '../host/eventfd.ts';
+import { drainEventfd } from '../host/fd.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import type { PciCapability } from './function.ts';
 

@@ -1,6 +1,6 @@
 /** A driver in guest RAM that other processes can map, in front of a vhost-user device: no KVM. */
 import type { DatapathEvents } from '../datapath/datapath.ts';
-import { drainEventfd, Eventfd, signalEventfd } from '../host/eventfd.ts';
+import { drainEventfd, Eventfd, signalEventfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import { Ram } from '../memory/ram.ts';
 import { MiB } from '../memory/ram-layout.ts';

@@ -6,7 +6,7 @@
 
 import type { Activation, Datapath, DatapathEvents } from '../datapath/datapath.ts';
 import { InternalError } from '../host/errors.ts';
-import { Eventfd, signalEventfd } from '../host/eventfd.ts';
+import { Eventfd, signalEventfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';

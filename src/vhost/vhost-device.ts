@@ -21,8 +21,7 @@ import {
 import { VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
-import { NativeMemory } from '../host/native-memory.ts';
-import { StructMemory } from '../host/struct-memory.ts';
+import { NativeMemory, StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { hasFeature } from '../virtio/features.ts';

@@ -1,7 +1,7 @@
 /** Descriptors of all kinds, as a peer may send them: the right one, and what only looks like it. */
 import { closeSync, openSync } from 'node:fs';
 import fc from 'fast-check';
-import { Eventfd } from '../../src/host/eventfd.ts';
+import { Eventfd } from '../../src/host/fd.ts';
 import * as sys from '../../src/host/syscall.ts';
 
 /** What a peer can send. */

@@ -55,7 +55,7 @@ function belongings(): string {
   return `${readdirSync('/proc/self/fd').length} descriptors, ${shared} shared mappings`;
 }
 
-/** What stands for lines that were said before (src/host/log-limit.ts). */
+/** What stands for lines that were said before (src/host/untrusted-text.ts). */
 const MORE = /^(\w+: )?\d+ more lines? like these$/;
 
 /** @throws Error unless each line is one that a person is meant to read */

@@ -3,7 +3,7 @@ import t from 'tap';
 import { kvm_run_io } from '../../src/abi/kvm.ts';
 import { KVM_EXIT_IO, KVM_EXIT_MMIO } from '../../src/abi/kvm-constants.ts';
 import { KVM_MP_STATE_UNINITIALIZED } from '../../src/abi/kvm-ioctl.ts';
-import { Eventfd } from '../../src/host/eventfd.ts';
+import { Eventfd } from '../../src/host/fd.ts';
 import { exitName } from '../../src/kvm/exit-names.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../../src/kvm/gsi-routing.ts';
 import type { Vcpu } from '../../src/kvm/vcpu.ts';

@@ -3,7 +3,7 @@ import t from 'tap';
 import { kvm_run_io } from '../../src/abi/kvm.ts';
 import { KVM_EXIT_IO, KVM_EXIT_MMIO } from '../../src/abi/kvm-constants.ts';
 import { VIRTIO_MMIO_QUEUE_NOTIFY } from '../../src/abi/virtio-mmio.ts';
-import { drainEventfd } from '../../src/host/eventfd.ts';
+import { drainEventfd } from '../../src/host/fd.ts';
 import { exitName } from '../../src/kvm/exit-names.ts';
 import { Board } from '../../src/machine/board/board.ts';
 import { DevicePlaces } from '../../src/machine/board/device-places.ts';

@@ -6,7 +6,7 @@ import {
   KVM_EXIT_INTERNAL_ERROR,
   KVM_EXIT_SHUTDOWN,
 } from '../../src/abi/kvm-constants.ts';
-import { kickThread } from '../../src/host/thread-signal.ts';
+import { kickThread } from '../../src/host/threads.ts';
 import { dumpVcpu, summarizeExit } from '../../src/kvm/dump.ts';
 import { exitName } from '../../src/kvm/exit-names.ts';
 import { enterFlatMode } from '../../src/kvm/flat-mode.ts';

@@ -1,6 +1,6 @@
 /** An activation over guest RAM of its own, and a record of what a datapath says. */
 import type { Activation, DatapathEvents } from '../../src/datapath/datapath.ts';
-import { Eventfd } from '../../src/host/eventfd.ts';
+import { Eventfd } from '../../src/host/fd.ts';
 import { Ram } from '../../src/memory/ram.ts';
 import type { QueueConfig, VringState } from '../../src/virtio/queue/virtqueue.ts';
 

@@ -2,7 +2,7 @@
 import * as e1000 from '../../src/abi/e1000.ts';
 import * as pci from '../../src/abi/pci.ts';
 import { AddressSpace } from '../../src/bus/address-space.ts';
-import { Eventfd } from '../../src/host/eventfd.ts';
+import { Eventfd } from '../../src/host/fd.ts';
 import { Ram } from '../../src/memory/ram.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { createHandler, type E1000Socket } from '../../src/nic/e1000-handler.ts';

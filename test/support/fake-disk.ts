@@ -1,6 +1,6 @@
 /** Disk engines that tests put under the block device: one that records, and one that counts bytes. */
 import { type DiskEngine, IN_FLIGHT } from '../../src/backend/disk-engine.ts';
-import { Eventfd } from '../../src/host/eventfd.ts';
+import { Eventfd } from '../../src/host/fd.ts';
 import { viewOf } from '../../src/host/native-memory.ts';
 
 /** A request that the engine got. */

@@ -1,7 +1,6 @@
 /** An interrupt controller that records what register files ask for, and behaves as KVM does with eventfds. */
 import type { InterruptController } from '../../src/bus/interrupt-controller.ts';
-import { drainEventfd } from '../../src/host/eventfd.ts';
-import { isReadable } from '../../src/host/poll.ts';
+import { drainEventfd, isReadable } from '../../src/host/fd.ts';
 
 /** Where a message-signalled interrupt goes. */
 export interface MsiRoute {

@@ -16,7 +16,7 @@ import {
   VHOST_USER_SET_VRING_NUM,
 } from '../../src/abi/vhost-user.ts';
 import { VIRTIO_F_RING_PACKED } from '../../src/abi/virtio-ring.ts';
-import { Eventfd } from '../../src/host/eventfd.ts';
+import { Eventfd } from '../../src/host/fd.ts';
 import { UnixSocket } from '../../src/host/unix-socket.ts';
 import { Ram } from '../../src/memory/ram.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';

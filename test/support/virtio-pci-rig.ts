@@ -10,7 +10,7 @@ import {
 } from '../../src/abi/virtio-pci.ts';
 import { VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
 import { AddressSpace } from '../../src/bus/address-space.ts';
-import { Eventfd } from '../../src/host/eventfd.ts';
+import { Eventfd } from '../../src/host/fd.ts';
 import { PciBus } from '../../src/pci/bus.ts';
 import { IntxLines } from '../../src/pci/intx.ts';
 import { SharedState } from '../../src/state/shared-state.ts';

@@ -1,6 +1,6 @@
 /** Shows that something happens until the guest's console says something itself. */
 import type { Duplex } from 'node:stream';
-import { printable } from '../../host/printable.ts';
+import { printable } from '../../host/untrusted-text.ts';
 import type { ConsoleOutput } from '../terminal/console-io.ts';
 import type { ConsoleTarget } from './run-options.ts';
 

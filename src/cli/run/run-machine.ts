@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import type { CommandExit, GuestProcess, SpawnOptions } from '../../agent/command.ts';
 import { CleanupStack } from '../../host/cleanup-stack.ts';
 import { NodeVmmError } from '../../host/errors.ts';
-import { endAtOnce } from '../../host/exit-wake.ts';
+import { endAtOnce } from '../../host/threads.ts';
 import type { MachineExit } from '../../machine/options.ts';
 import { EXIT_COMMAND_LOST, EXIT_COMMAND_STOPPED, EXIT_OK, statusOf } from '../exit-status.ts';
 import { StopSignals, signalStatus } from '../stop-signals.ts';

@@ -1,6 +1,6 @@
 /** What nodevmm says to the person on standard error: the one place where such lines are written. */
 import type { Writable } from 'node:stream';
-import { printable } from '../../host/printable.ts';
+import { printable } from '../../host/untrusted-text.ts';
 
 /** Bytes that may wait for a reader; what comes then is counted only. */
 const UNREAD_MAX = 256 * 1024;

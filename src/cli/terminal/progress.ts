@@ -1,5 +1,5 @@
 /** A progress line on stderr for what takes longer than a second. */
-import { printable } from '../../host/printable.ts';
+import { printable } from '../../host/untrusted-text.ts';
 
 const FIRST_AFTER_MS = 1000;
 const TICK_MS = 250;

@@ -4,7 +4,7 @@
  */
 import { AddressSpace } from '../../bus/address-space.ts';
 import { InterruptLines } from '../../bus/interrupt-controller.ts';
-import { armTimerfd } from '../../host/timerfd.ts';
+import { armTimerfd } from '../../host/fd.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../../kvm/gsi-routing.ts';
 import { PciBus } from '../../pci/bus.ts';
 import { createHostBridge } from '../../pci/host-bridge.ts';

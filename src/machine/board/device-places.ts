@@ -1,6 +1,6 @@
 /** Gives each device its place: addresses, doorbells and interrupts. */
 import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../../abi/e1000.ts';
-import { Eventfd } from '../../host/eventfd.ts';
+import { Eventfd } from '../../host/fd.ts';
 import type { E1000PciPlan } from '../../nic/pci.ts';
 import { PCI_MMIO32_BASE, VIRTIO_MMIO_BASE } from '../../platform/layout.ts';
 import type { DeviceShape } from '../../virtio/transport/device-contract.ts';

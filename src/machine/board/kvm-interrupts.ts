@@ -1,7 +1,6 @@
 /** KVM beneath the register files: irqfd, ioeventfd and GSI routes, changed inline by any thread. */
 import type { InterruptController } from '../../bus/interrupt-controller.ts';
-import { drainEventfd } from '../../host/eventfd.ts';
-import { isReadable } from '../../host/poll.ts';
+import { drainEventfd, isReadable } from '../../host/fd.ts';
 import * as sys from '../../host/syscall.ts';
 import type { GsiRouting } from '../../kvm/gsi-routing.ts';
 import * as vm from '../../kvm/vm-ioctl.ts';

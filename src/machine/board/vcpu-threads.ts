@@ -1,7 +1,6 @@
 /** All vCPU threads of a VM: starts them, brings them to rest, ends them, on every way out. */
 import { Worker } from 'node:worker_threads';
-import { onProcessExit } from '../../host/exit-wake.ts';
-import { installKickSignal, kickThread } from '../../host/thread-signal.ts';
+import { installKickSignal, kickThread, onProcessExit } from '../../host/threads.ts';
 import type { Vcpu } from '../../kvm/vcpu.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import {

@@ -1,9 +1,8 @@
 /** The thread of one vCPU. Its module graph stays small: buses and registers, no device models. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { releaseCallMemoryAtExit } from '../../host/call-memory.ts';
 import { InternalError } from '../../host/errors.ts';
 import * as sys from '../../host/syscall.ts';
-import { nameThread } from '../../host/thread-name.ts';
+import { nameThread, releaseCallMemoryAtExit } from '../../host/threads.ts';
 import { dumpVcpu, summarizeExit } from '../../kvm/dump.ts';
 import { Vcpu, type VcpuShare } from '../../kvm/vcpu.ts';
 import { GuestMemory, type GuestMemoryShare } from '../../memory/guest-memory.ts';

@@ -5,7 +5,7 @@
 import type { DatapathEvents } from '../../datapath/datapath.ts';
 import { StepQueue } from '../../datapath/step-queue.ts';
 import { messageOf } from '../../host/errors.ts';
-import { LogLimit } from '../../host/log-limit.ts';
+import { LogLimit } from '../../host/untrusted-text.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';

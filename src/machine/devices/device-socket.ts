@@ -1,7 +1,7 @@
 /** Where a device is plugged in, from power-on to the next: what its owner does to the registers. */
 import { DEVICE_NEEDS_RESET, DRIVER_OK } from '../../abi/virtio-pci.ts';
 import type { Activation } from '../../datapath/datapath.ts';
-import { drainEventfd } from '../../host/eventfd.ts';
+import { drainEventfd } from '../../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { SharedState } from '../../state/shared-state.ts';

@@ -6,7 +6,7 @@ import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { QueueWorkerDatapath } from '../../datapath/queue-worker.ts';
 import { StepQueue } from '../../datapath/step-queue.ts';
 import { messageOf } from '../../host/errors.ts';
-import { LogLimit } from '../../host/log-limit.ts';
+import { LogLimit } from '../../host/untrusted-text.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { E1000Device } from '../../nic/device.ts';
 import type { E1000Socket } from '../../nic/e1000-handler.ts';

@@ -3,7 +3,7 @@
 import { VIRTIO_ID_NET, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ } from '../../abi/virtio-net.ts';
 import { createDatapath } from '../../datapath/create-datapath.ts';
 import type { Datapath, PollMode } from '../../datapath/datapath.ts';
-import { LogLimit } from '../../host/log-limit.ts';
+import { LogLimit } from '../../host/untrusted-text.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 import { featureSet } from '../../virtio/features.ts';
 

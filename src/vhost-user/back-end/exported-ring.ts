@@ -1,6 +1,5 @@
 /** One ring as the front end has described it so far, with the descriptors that belong to it. */
-import { checkEventfd, Eventfd, replaceFd, signalEventfd } from '../../host/eventfd.ts';
-import type { Fd } from '../../host/fd.ts';
+import { checkEventfd, Eventfd, type Fd, replaceFd, signalEventfd } from '../../host/fd.ts';
 import type { VringState } from '../../virtio/queue/virtqueue.ts';
 import type { VringAddress } from '../payload.ts';
 

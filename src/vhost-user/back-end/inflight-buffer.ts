@@ -3,8 +3,8 @@
  * after this one finds it (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD). The front end keeps it.
  */
 import { fstatSync, statfsSync } from 'node:fs';
-import { FaultGuard } from '../../host/fault-guard.ts';
 import type { Fd } from '../../host/fd.ts';
+import { FaultGuard } from '../../host/native-addon.ts';
 import * as sys from '../../host/syscall.ts';
 import { createMemoryFile } from '../../memory/memory-file.ts';
 import {

@@ -2,7 +2,7 @@
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../abi/virtio-ring.ts';
 import { StepQueue } from '../../datapath/step-queue.ts';
 import { messageOf, PeerError } from '../../host/errors.ts';
-import { signalEventfd } from '../../host/eventfd.ts';
+import { signalEventfd } from '../../host/fd.ts';
 import { hasFeature } from '../../virtio/features.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
 import { protocolError } from '../message.ts';

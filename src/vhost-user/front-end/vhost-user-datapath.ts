@@ -16,7 +16,7 @@ import { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } from '../../abi/virtio-pc
 import type { Activation, Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { StepQueue } from '../../datapath/step-queue.ts';
 import { InternalError, messageOf, type PeerError, UsageError } from '../../host/errors.ts';
-import { Eventfd, signalEventfd } from '../../host/eventfd.ts';
+import { Eventfd, signalEventfd } from '../../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import { GuestMemory } from '../../memory/guest-memory.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';

@@ -10,7 +10,7 @@ import type {
   InterruptLine,
   InterruptLines,
 } from '../../bus/interrupt-controller.ts';
-import { drainEventfd, signalEventfd } from '../../host/eventfd.ts';
+import { drainEventfd, signalEventfd } from '../../host/fd.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { DeviceShape, DriverEvents } from './device-contract.ts';
 import {

@@ -18,7 +18,7 @@ import {
 } from '../../abi/virtio-pci.ts';
 import type { RegisterRegion } from '../../bus/address-space.ts';
 import type { InterruptController } from '../../bus/interrupt-controller.ts';
-import { drainEventfd, signalEventfd } from '../../host/eventfd.ts';
+import { drainEventfd, signalEventfd } from '../../host/fd.ts';
 import { PciFunction } from '../../pci/function.ts';
 import type { IntxLines, IntxPin } from '../../pci/intx.ts';
 import { MSIX_BAR_SIZE, Msix, type MsixVector } from '../../pci/msix.ts';

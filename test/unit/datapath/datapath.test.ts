@@ -3,7 +3,7 @@ import t from 'tap';
 import type { Datapath, DatapathEvents } from '../../../src/datapath/datapath.ts';
 import { InProcessDatapath } from '../../../src/datapath/in-process.ts';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
-import { Eventfd } from '../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../src/host/fd.ts';
 import { DatapathRig } from '../../support/datapath-rig.ts';
 import { createHandler, type ProbeOptions } from '../../support/probe-handler.ts';
 

@@ -1,6 +1,6 @@
 import t from 'tap';
 import { EPOLLET, EPOLLIN, EPOLLOUT, Epoll } from '../../../src/host/epoll.ts';
-import { Eventfd } from '../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../src/host/fd.ts';
 
 t.test('wait tells tokens and events of what is ready', async (t) => {
   using epoll = new Epoll(4);

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import t from 'tap';
-import { Eventfd } from '../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../src/host/fd.ts';
 import { LOOP_READABLE, LOOP_WRITABLE, LoopWatch } from '../../../src/host/main-loop.ts';
 
 const modules = new URL('../../../src/host/', import.meta.url).href;

@@ -15,8 +15,7 @@ import {
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
-import { cachePath, checkedCache } from '../../../src/host/cache-path.ts';
-import { runtimeFolder } from '../../../src/host/runtime-folder.ts';
+import { cachePath, checkedCache, runtimeFolder } from '../../../src/host/private-folder.ts';
 import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';
 
 const skip = otherUserReason();

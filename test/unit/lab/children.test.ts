@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import t from 'tap';
 import { Fd } from '../../../src/host/fd.ts';
-import { runtimeFolder } from '../../../src/host/runtime-folder.ts';
+import { runtimeFolder } from '../../../src/host/private-folder.ts';
 import { O_RDONLY } from '../../../src/host/syscall.ts';
 import { Children, FIRST_FD } from '../../../src/lab/children.ts';
 import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';

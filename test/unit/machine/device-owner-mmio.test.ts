@@ -1,7 +1,7 @@
 /** The owner of a device that is carried over MMIO: queues that stop, and the interrupt line. */
 import t from 'tap';
 import * as mmio from '../../../src/abi/virtio-mmio.ts';
-import { signalEventfd } from '../../../src/host/eventfd.ts';
+import { signalEventfd } from '../../../src/host/fd.ts';
 import { DeviceOwner } from '../../../src/machine/devices/device-owner.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';

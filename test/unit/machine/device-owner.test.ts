@@ -2,8 +2,7 @@
 import t from 'tap';
 import * as pci from '../../../src/abi/pci.ts';
 import { DEVICE_NEEDS_RESET, VIRTIO_PCI_ISR_CONFIG } from '../../../src/abi/virtio-pci.ts';
-import { signalEventfd } from '../../../src/host/eventfd.ts';
-import { isReadable } from '../../../src/host/poll.ts';
+import { isReadable, signalEventfd } from '../../../src/host/fd.ts';
 import { OwnerRig } from '../../support/owner-rig.ts';
 
 t.test('virtio 1.3 §3.1.1 DRIVER_OK starts the datapath with the enabled queues', async (t) => {

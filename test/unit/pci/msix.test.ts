@@ -1,7 +1,7 @@
 /** MSI-X (PCI 3.0 §6.8.2) with real eventfds: a masked vector's eventfd is its pending bit. */
 import t from 'tap';
 import * as pci from '../../../src/abi/pci.ts';
-import { drainEventfd, signalEventfd } from '../../../src/host/eventfd.ts';
+import { drainEventfd, signalEventfd } from '../../../src/host/fd.ts';
 import { MSIX_VECTORS_MAX, Msix } from '../../../src/pci/msix.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
 import { FakeInterrupts } from '../../support/fake-interrupts.ts';

@@ -5,7 +5,7 @@ import {
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_RING_PACKED,
 } from '../../../src/abi/virtio-ring.ts';
-import { Eventfd } from '../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../src/host/fd.ts';
 import { DeviceRig } from '../../../src/testing/index.ts';
 import {
   type ActiveQueue,

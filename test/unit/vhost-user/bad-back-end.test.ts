@@ -6,7 +6,7 @@ import t from 'tap';
 import * as abi from '../../../src/abi/vhost-user.ts';
 import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { messageOf } from '../../../src/host/errors.ts';
-import { Eventfd } from '../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../src/host/fd.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { otherKind } from '../../../src/vhost-user/front-end/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';

@@ -8,7 +8,7 @@ import {
   virtio_blk_config,
 } from '../../../src/abi/virtio-blk.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
-import { signalEventfd } from '../../../src/host/eventfd.ts';
+import { signalEventfd } from '../../../src/host/fd.ts';
 import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';

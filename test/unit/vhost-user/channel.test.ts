@@ -12,8 +12,7 @@ import {
   VHOST_USER_SET_VRING_KICK,
   VHOST_USER_SET_VRING_NUM,
 } from '../../../src/abi/vhost-user.ts';
-import { Eventfd, signalEventfd } from '../../../src/host/eventfd.ts';
-import type { Fd } from '../../../src/host/fd.ts';
+import { Eventfd, type Fd, signalEventfd } from '../../../src/host/fd.ts';
 import { NativeMemory } from '../../../src/host/native-memory.ts';
 import { MAX_FDS, UnixSocket } from '../../../src/host/unix-socket.ts';
 import { Channel } from '../../../src/vhost-user/channel.ts';

@@ -3,7 +3,7 @@ import path from 'node:path';
 import t, { type Test } from 'tap';
 import * as abi from '../../../src/abi/vhost-user.ts';
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
-import { isReadable } from '../../../src/host/poll.ts';
+import { isReadable } from '../../../src/host/fd.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { otherKind } from '../../../src/vhost-user/front-end/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';

@@ -9,7 +9,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import fc from 'fast-check';
 import t from 'tap';
 import { VHOST_USER_NEED_REPLY_MASK } from '../../../src/abi/vhost-user.ts';
-import { Eventfd } from '../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../src/host/fd.ts';
 import { ringFeatures } from '../../../src/machine/devices/device-shape.ts';
 import { BackEnd } from '../../../src/vhost-user/back-end/back-end.ts';
 import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';

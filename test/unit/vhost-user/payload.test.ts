@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import t from 'tap';
 import { PeerError } from '../../../src/host/errors.ts';
-import { Eventfd } from '../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../src/host/fd.ts';
 import type { Message } from '../../../src/vhost-user/message.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
 

@@ -2,8 +2,7 @@
 import t from 'tap';
 import { VIRTIO_NET_F_MRG_RXBUF } from '../../../src/abi/virtio-net.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
-import { Eventfd, signalEventfd } from '../../../src/host/eventfd.ts';
-import { isReadable } from '../../../src/host/poll.ts';
+import { Eventfd, isReadable, signalEventfd } from '../../../src/host/fd.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostDatapath } from '../../../src/vhost/vhost-datapath.ts';

@@ -5,7 +5,13 @@
  * HOT, measured by bench/groups/vhost-user.ts.
  */
 import { virtio_net_hdr } from '../../../abi/virtio-net.ts';
-import { COPY, COPY_BYTES, COPY_SOURCE, COPY_TARGET, CopyList } from '../../../host/copy-list.ts';
+import {
+  COPY,
+  COPY_BYTES,
+  COPY_SOURCE,
+  COPY_TARGET,
+  CopyList,
+} from '../../../host/native-addon.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
 import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';

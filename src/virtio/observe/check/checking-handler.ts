@@ -1,5 +1,5 @@
 /** A data half whose queues are checked; a timer tells them when a side lets the other one wait. */
-import { Timerfd } from '../../../host/timerfd.ts';
+import { Timerfd } from '../../../host/fd.ts';
 import {
   type ActiveQueue,
   type HandlerContext,

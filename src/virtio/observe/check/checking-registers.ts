@@ -10,8 +10,7 @@ import {
   FEATURES_OK,
 } from '../../../abi/virtio-pci.ts';
 import { VIRTIO_F_VERSION_1 } from '../../../abi/virtio-ring.ts';
-import { drainEventfd } from '../../../host/eventfd.ts';
-import { isReadable } from '../../../host/poll.ts';
+import { drainEventfd, isReadable } from '../../../host/fd.ts';
 import { hasFeature } from '../../features.ts';
 import type { RegisterObserver } from '../../register-observer.ts';
 import type { Breach } from '../observation.ts';

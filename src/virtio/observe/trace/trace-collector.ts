@@ -3,8 +3,8 @@
  * counts for a summary, or both. On the main thread.
  */
 import { closeSync } from 'node:fs';
-import { onProcessExit } from '../../../host/exit-wake.ts';
 import { openOutputFile, reasonOf, writeFully } from '../../../host/output-file.ts';
+import { onProcessExit } from '../../../host/threads.ts';
 import { ChromeTrace, type TraceNames } from './chrome-trace.ts';
 import {
   allocateTraceRing,

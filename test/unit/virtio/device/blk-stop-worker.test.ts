@@ -3,7 +3,7 @@ import t from 'tap';
 import { VIRTIO_BLK_T_IN } from '../../../../src/abi/virtio-blk.ts';
 import { VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { QueueWorkerDatapath } from '../../../../src/datapath/queue-worker.ts';
-import { Eventfd } from '../../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../../src/host/fd.ts';
 import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue, GuestHeap } from '../../../../src/testing/index.ts';

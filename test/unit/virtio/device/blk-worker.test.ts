@@ -4,7 +4,7 @@ import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-blk.ts';
 import { VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { QueueWorkerDatapath } from '../../../../src/datapath/queue-worker.ts';
-import { Eventfd } from '../../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../../src/host/fd.ts';
 import { NativeMemory } from '../../../../src/host/native-memory.ts';
 import { poll } from '../../../../src/host/syscall.ts';
 import { Ram } from '../../../../src/memory/ram.ts';

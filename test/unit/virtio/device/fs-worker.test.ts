@@ -5,7 +5,7 @@ import { O_RDWR } from '../../../../src/abi/files.ts';
 import * as fuse from '../../../../src/abi/fuse.ts';
 import { VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { QueueWorkerDatapath } from '../../../../src/datapath/queue-worker.ts';
-import { Eventfd } from '../../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../../src/host/fd.ts';
 import { NativeMemory } from '../../../../src/host/native-memory.ts';
 import { poll } from '../../../../src/host/syscall.ts';
 import { Ram } from '../../../../src/memory/ram.ts';

@@ -2,7 +2,7 @@
 import t from 'tap';
 import { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } from '../../../../src/abi/virtio-pci.ts';
 import { VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
-import { Eventfd } from '../../../../src/host/eventfd.ts';
+import { Eventfd } from '../../../../src/host/fd.ts';
 import { SharedState } from '../../../../src/state/shared-state.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';

@@ -6,7 +6,7 @@ import {
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
 } from '../../../../src/abi/virtio-ring.ts';
-import { drainEventfd, signalEventfd } from '../../../../src/host/eventfd.ts';
+import { drainEventfd, signalEventfd } from '../../../../src/host/fd.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 import { type MmioRigOptions, VirtioMmioRig } from '../../../support/virtio-mmio-rig.ts';
 

@@ -2,8 +2,7 @@
 import t from 'tap';
 import * as pci from '../../../../src/abi/pci.ts';
 import * as abi from '../../../../src/abi/virtio-pci.ts';
-import { drainEventfd, signalEventfd } from '../../../../src/host/eventfd.ts';
-import { isReadable } from '../../../../src/host/poll.ts';
+import { drainEventfd, isReadable, signalEventfd } from '../../../../src/host/fd.ts';
 import { type RigOptions, VirtioPciRig } from '../../../support/virtio-pci-rig.ts';
 
 const ENABLE = pci.PCI_MSIX_FLAGS_ENABLE;

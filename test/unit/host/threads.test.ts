@@ -9,7 +9,7 @@ const module = (name: string): string =>
 
 /** A thread that makes system calls, then ends of itself. */
 async function run(script: string): Promise<void> {
-  const code = `Promise.all([import(${module('syscall')}), import(${module('call-memory')})])
+  const code = `Promise.all([import(${module('syscall')}), import(${module('threads')})])
     .then(([sys, memory]) => { ${script} })`;
   const worker = new Worker(code, { eval: true });
   await new Promise<void>((resolve, reject) => {
