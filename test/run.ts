@@ -194,7 +194,7 @@ for (const name of misnamedTests()) fail(`${name}: tests are only run from files
 for (const filter of filters) {
   if (GROUPS.every((group) => filesOf(group, [filter]).length === 0)) {
     fail(
-      `no test matches ${filter}; name a group (unit, kvm, lab, guest, long), a folder or a file`,
+      `no test matches ${filter}; name a group (${GROUPS.map(({ name }) => name).join(', ')}), a folder or a file`,
     );
   }
 }

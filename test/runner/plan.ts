@@ -21,13 +21,15 @@ export interface Group {
 }
 
 export const GROUPS: readonly Group[] = [
+  { name: 'unit', folders: ['unit'], parallel: 2, timeoutSeconds: 180, required: false },
   {
-    name: 'unit',
-    folders: ['unit', 'abi', 'fuzz'],
+    name: 'integration',
+    folders: ['integration', 'fuzz'],
     parallel: 2,
     timeoutSeconds: 180,
     required: false,
   },
+  { name: 'project', folders: ['project'], parallel: 2, timeoutSeconds: 180, required: false },
   { name: 'kvm', folders: ['kvm'], parallel: 2, timeoutSeconds: 180, required: false },
   { name: 'lab', folders: ['lab'], parallel: 1, timeoutSeconds: 1200, required: true },
   {

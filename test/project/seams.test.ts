@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import t from 'tap';
-import { isSeamOverride, LAYERS, seamOverrides } from '../../seams.ts';
+import { isSeamOverride, LAYERS, seamOverrides } from '../seams.ts';
 
 const config = JSON.parse(readFileSync('biome.json', 'utf8')) as { overrides: object[] };
 
@@ -49,7 +49,7 @@ const PASSES: readonly (readonly [string, string])[] = [
   ['src/host/planted.ts', 'koffi'],
   ['src/memory/planted.ts', '../host/fd.ts'],
   ['src/virtio/device/planted.ts', '../device.ts'],
-  ['src/virtio/device/planted.ts', '../../backend/tap.ts'],
+  ['src/virtio/device/planted.ts', '../backend/tap.ts'],
   ['src/virtio/device/planted.ts', '../queue/virtqueue.ts'],
   ['src/cli/planted.ts', '../machine/options.ts'],
 ];

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Field } from '../../src/abi/struct.ts';
+import type { Field } from '../../../src/abi/struct.ts';
 
 /** Why C programs over the given headers can't be compiled here, or false. */
 export function compilerMissing(headers: readonly string[]): string | false {

@@ -14,7 +14,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import { findProgram } from '../../../src/guest/find-program.ts';
+import { findProgram } from '../../src/guest/find-program.ts';
 
 const skip =
   process.getuid?.() !== 0

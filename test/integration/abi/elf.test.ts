@@ -1,6 +1,6 @@
 /** ELF's headers against the C library's elf.h. */
 import t from 'tap';
-import * as elf from '../../src/abi/elf.ts';
+import * as elf from '../../../src/abi/elf.ts';
 import { compilerMissing, expectedLines, printConstants, printStruct, runC } from './c-program.ts';
 
 const headers = ['elf.h'];

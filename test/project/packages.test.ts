@@ -2,9 +2,9 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, realpathSync } from 'node:fs';
 import t from 'tap';
-import { findProgram } from '../../../src/guest/find-program.ts';
-import { recipes } from '../../../src/guest/recipe.ts';
-import { programPath } from '../../support/program.ts';
+import { findProgram } from '../../src/guest/find-program.ts';
+import { recipes } from '../../src/guest/recipe.ts';
+import { programPath } from '../support/program.ts';
 
 interface Entry {
   readonly name: string;

@@ -1,9 +1,9 @@
 /** Every struct and constant of src/abi/kvm*.ts against the installed kernel headers. */
 import t from 'tap';
-import * as structs from '../../src/abi/kvm.ts';
-import * as constants from '../../src/abi/kvm-constants.ts';
-import * as ioctls from '../../src/abi/kvm-ioctl.ts';
-import { kvm_stats_desc, kvm_stats_header } from '../../src/abi/kvm-statistics.ts';
+import * as structs from '../../../src/abi/kvm.ts';
+import * as constants from '../../../src/abi/kvm-constants.ts';
+import * as ioctls from '../../../src/abi/kvm-ioctl.ts';
+import { kvm_stats_desc, kvm_stats_header } from '../../../src/abi/kvm-statistics.ts';
 import {
   compilerMissing,
   expectedLines,

@@ -1,8 +1,8 @@
 /** Structs and constants of FUSE and of file system calls, against the kernel headers. */
 import t from 'tap';
-import * as files from '../../src/abi/files.ts';
-import * as fuse from '../../src/abi/fuse.ts';
-import { virtio_fs_config } from '../../src/abi/virtio-fs.ts';
+import * as files from '../../../src/abi/files.ts';
+import * as fuse from '../../../src/abi/fuse.ts';
+import { virtio_fs_config } from '../../../src/abi/virtio-fs.ts';
 import {
   compilerMissing,
   expectedLines,

@@ -1,11 +1,11 @@
 /** io_uring and block device structs, against the kernel headers. */
 import t from 'tap';
-import { io_uring_cqe, io_uring_params, io_uring_sqe } from '../../src/abi/io-uring.ts';
+import { io_uring_cqe, io_uring_params, io_uring_sqe } from '../../../src/abi/io-uring.ts';
 import {
   virtio_blk_config,
   virtio_blk_discard_write_zeroes,
   virtio_blk_req,
-} from '../../src/abi/virtio-blk.ts';
+} from '../../../src/abi/virtio-blk.ts';
 import { compilerMissing, expectedLines, printStruct, runC, type StructCase } from './c-program.ts';
 
 const headers = ['linux/io_uring.h', 'linux/virtio_blk.h'];

@@ -1,6 +1,6 @@
 /** Boot structures against the installed kernel's asm/bootparam.h. */
 import t from 'tap';
-import * as boot from '../../src/abi/linux-boot.ts';
+import * as boot from '../../../src/abi/linux-boot.ts';
 import { compilerMissing, expectedLines, printConstants, printStruct, runC } from './c-program.ts';
 
 const headers = ['asm/bootparam.h'];

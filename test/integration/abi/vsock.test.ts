@@ -1,6 +1,6 @@
 /** Socket device structs and constants, against the kernel header. */
 import t from 'tap';
-import * as abi from '../../src/abi/virtio-vsock.ts';
+import * as abi from '../../../src/abi/virtio-vsock.ts';
 import { compilerMissing, expectedLines, printStruct, runC, type StructCase } from './c-program.ts';
 
 const headers = ['linux/virtio_vsock.h', 'sys/socket.h', 'linux/vm_sockets.h'];

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { Totals } from '../../runner/totals.ts';
+import { Totals } from '../runner/totals.ts';
 
 const failure = { name: 'it works', detail: '' };
 

@@ -1,6 +1,6 @@
 /** vhost structs and ioctls, against the kernel header. */
 import t from 'tap';
-import * as abi from '../../src/abi/vhost.ts';
+import * as abi from '../../../src/abi/vhost.ts';
 import { compilerMissing, expectedLines, printStruct, runC, type StructCase } from './c-program.ts';
 
 const headers = ['linux/vhost.h'];
