@@ -1,5 +1,5 @@
 /**
- * Guest RAM: one shared memfd mapping, seen from every thread.
+ * Guest RAM: one mapping of the process, seen from every thread (`ram.ts` says which kind of memory).
  *
  * HOT. `offset` is the only bounds check between a guest physical address and host memory; all
  * other methods take the offset it returned.

@@ -87,7 +87,7 @@ export interface DeviceDefinition {
   readonly deviceId: number;
   /** 24 bits, for PCI. Default: unclassified. */
   readonly pciClass?: number;
-  /** Bit numbers of device-specific features by name: 0 to 23, and 50 to 127 (§2.2). */
+  /** Bit numbers of device-specific features by name: 0 to 23, and 50 to 63 (§2.2). */
   readonly features?: Readonly<Record<string, number>>;
   /** Fields of the configuration space, in order, without gaps. */
   readonly config?: Readonly<Record<string, ConfigField>>;
