@@ -5,7 +5,7 @@
  *     nodevmm bench vhost-user-blk
  */
 import path from 'node:path';
-import { blkKind } from '../src/vhost-user/front-end/blk-kind.ts';
+import { blkKind } from '../src/vhost-user/frontend/blk-kind.ts';
 import { BLOCK, LeanBlkDriver } from './lean-blk-driver.ts';
 import {
   benchInFolder,

@@ -10,7 +10,7 @@ import * as fuse from '../src/abi/fuse.ts';
 import { findProgram } from '../src/guest/find-program.ts';
 import { UsageError } from '../src/host/errors.ts';
 import type { DriverQueue } from '../src/testing/driver-queue.ts';
-import { fsKind } from '../src/vhost-user/front-end/fs-kind.ts';
+import { fsKind } from '../src/vhost-user/frontend/fs-kind.ts';
 import { LeanFuseDriver, type LeanFuseRequest } from './lean-fuse-driver.ts';
 import {
   benchInFolder,

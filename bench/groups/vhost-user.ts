@@ -1,6 +1,6 @@
 /**
  * Packets a second through vhost-user: DPDK's driver (testpmd, net_virtio_user) in front of
- * `nodevmm serve net`, and in front of DPDK's own back end (net_vhost), both polling, on the same
+ * `nodevmm serve net`, and in front of DPDK's own backend (net_vhost), both polling, on the same
  * two CPUs in turns: those that are not measured are stopped.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -16,8 +16,8 @@ import { NODEVMM } from '../subjects/nodevmm-program.ts';
 import { lacksTestpmd, Testpmd, type TestpmdOptions } from '../subjects/testpmd.ts';
 import type { Group, GroupContext } from './group.ts';
 
-/** Where the back end's thread runs, and the driver's. */
-const BACK_END_CPU = 0;
+/** Where the backend's thread runs, and the driver's. */
+const BACKEND_CPU = 0;
 const DRIVER_CPU = 1;
 const SOCKET_MS = 20_000;
 const TRAFFIC_MS = 30_000;
@@ -25,7 +25,7 @@ const TRAFFIC_MS = 30_000;
 const SETTLE_MS = 50;
 const WAIT_MS = 50;
 
-/** What the network behind the back end does, and what both ends of DPDK call it. */
+/** What the network behind the backend does, and what both ends of DPDK call it. */
 interface Network {
   readonly name: 'sink' | 'source' | 'echo';
   readonly driver: TestpmdOptions['mode'];
@@ -72,19 +72,19 @@ export function vhostUserCases(): Case[] {
   );
 }
 
-/** The command line of nodevmm's back end. */
+/** The command line of nodevmm's backend. */
 export function serveMemoryCommand({ network, frame, packed }: Case, socket: string): string[] {
   const device = `backend=${network.name},frame=${frame},packed=${packed ? 'on' : 'off'}`;
   const program = [process.execPath, NODEVMM, 'serve', 'net', device, '--socket', socket, '--poll'];
-  return ['taskset', '-c', String(BACK_END_CPU), ...program];
+  return ['taskset', '-c', String(BACKEND_CPU), ...program];
 }
 
-/** A back end with a driver in front; stopped unless a sample is taken. */
+/** A backend with a driver in front; stopped unless a sample is taken. */
 class Pair implements Contestant, AsyncDisposable {
   readonly name: string;
   readonly reference: boolean;
   readonly #case: Case;
-  readonly #backEnd: Child;
+  readonly #backend: Child;
   readonly #driver: Testpmd;
 
   static async open(reference: boolean, what: Case, folder: string): Promise<Pair> {
@@ -93,26 +93,26 @@ class Pair implements Contestant, AsyncDisposable {
     const socket = join(folder, `${name}.sock`);
     rmSync(socket, { force: true });
     const prefix = `nodevmm-${process.pid}-${name}`;
-    const backEnd = reference
+    const backend = reference
       ? new Testpmd({
-          ...{ prefix: `${prefix}-peer`, cpu: BACK_END_CPU, mainCpu: DRIVER_CPU },
+          ...{ prefix: `${prefix}-peer`, cpu: BACKEND_CPU, mainCpu: DRIVER_CPU },
           ...{ vdev: `net_vhost0,iface=${socket}`, mode: network.peer, frame },
         })
       : new Child(serveMemoryCommand(what, socket));
     let driver: Testpmd | undefined;
     try {
-      await backEnd.makes(socket, SOCKET_MS);
+      await backend.makes(socket, SOCKET_MS);
       driver = new Testpmd({
-        ...{ prefix, cpu: DRIVER_CPU, mainCpu: BACK_END_CPU, mode: network.driver, frame },
+        ...{ prefix, cpu: DRIVER_CPU, mainCpu: BACKEND_CPU, mode: network.driver, frame },
         vdev: `net_virtio_user0,path=${socket},queue_size=1024,packed_vq=${packed ? 1 : 0}`,
       });
-      const pair = new Pair(name, reference, what, backEnd, driver);
+      const pair = new Pair(name, reference, what, backend, driver);
       await pair.#traffic();
       pair.#pause(true);
       return pair;
     } catch (error) {
       await driver?.[Symbol.asyncDispose]();
-      await backEnd[Symbol.asyncDispose]();
+      await backend[Symbol.asyncDispose]();
       throw error;
     }
   }
@@ -121,13 +121,13 @@ class Pair implements Contestant, AsyncDisposable {
     name: string,
     reference: boolean,
     what: Case,
-    backEnd: Child,
+    backend: Child,
     driver: Testpmd,
   ) {
     this.name = name;
     this.reference = reference;
     this.#case = what;
-    this.#backEnd = backEnd;
+    this.#backend = backend;
     this.#driver = driver;
   }
 
@@ -147,7 +147,7 @@ class Pair implements Contestant, AsyncDisposable {
   /** Packets a second since the last call. */
   async #rate(): Promise<number> {
     const rates = this.#driver.rates();
-    return (await this.#backEnd.during('the back end', rates))[this.#case.network.counter];
+    return (await this.#backend.during('the backend', rates))[this.#case.network.counter];
   }
 
   async #traffic(): Promise<void> {
@@ -159,14 +159,14 @@ class Pair implements Contestant, AsyncDisposable {
   }
 
   #pause(paused: boolean): void {
-    const both = [this.#driver, this.#backEnd];
+    const both = [this.#driver, this.#backend];
     for (const one of paused ? both : both.toReversed()) one.pause(paused);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#backEnd.pause(false);
+    this.#backend.pause(false);
     await this.#driver[Symbol.asyncDispose]();
-    await this.#backEnd[Symbol.asyncDispose]();
+    await this.#backend[Symbol.asyncDispose]();
   }
 }
 

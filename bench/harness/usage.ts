@@ -8,7 +8,7 @@ export interface Processes {
   /** The VMM itself. */
   readonly pid: number;
   /** Those that serve its devices, over vhost-user. */
-  readonly backEnds?: readonly number[];
+  readonly backends?: readonly number[];
   /** What KVM counts for its VM, where the VMM tells. */
   statistics?(): Promise<ReadonlyMap<string, number>>;
 }
@@ -60,10 +60,10 @@ const KVM_COUNTERS: readonly string[] = [
 
 /** Reads the counters of a VMM's processes and of its VM. */
 export async function readUsage(processes: Processes): Promise<UsageCounters> {
-  const { pid, backEnds = [] } = processes;
+  const { pid, backends = [] } = processes;
   const all = [
     { threads: readThreads(pid), prefix: '' },
-    ...backEnds.map((backEnd) => ({ threads: readThreads(backEnd), prefix: 'back end ' })),
+    ...backends.map((backend) => ({ threads: readThreads(backend), prefix: 'backend ' })),
   ];
   const sums = new Map<string, number>();
   for (const { threads = [], prefix } of all) {

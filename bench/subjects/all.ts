@@ -17,7 +17,7 @@ const VARIANTS: readonly Subject[] = [
   nodevmm('nodevmm packed', { peer: PEER, variant: true, ring: { packed: true } }),
 ];
 
-/** How the back end finds out that there is work. */
+/** How the backend finds out that there is work. */
 const VHOST_USER: readonly Subject[] = [
   served(nodevmm('nodevmm vhost-user', { peer: PEER_VHOST_USER }), 'adaptive'),
   served(nodevmm('nodevmm vhost-user kicks', { peer: PEER_VHOST_USER, variant: true }), 'never'),

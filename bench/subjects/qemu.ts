@@ -84,8 +84,8 @@ export function qemuCommand(
       ? []
       : [
           ...['-object', `memory-backend-memfd,id=ram,size=${spec.memoryMiB}M,share=on`],
-          ...['-chardev', `socket,id=back-end,path=${spec.vhostUser}`],
-          ...['-netdev', 'vhost-user,id=net0,chardev=back-end', ...device('net', ',netdev=net0')],
+          ...['-chardev', `socket,id=backend,path=${spec.vhostUser}`],
+          ...['-netdev', 'vhost-user,id=net0,chardev=backend', ...device('net', ',netdev=net0')],
         ]),
     ...(spec.tap === undefined
       ? []

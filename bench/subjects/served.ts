@@ -9,7 +9,7 @@ import { type GuestSpec, INTERFACE, type RunningGuest, run, type Subject } from 
 
 const LISTENING_MS = 60_000;
 
-/** How a back end finds out that there is work: by kicks, by looking all the time, or by looking a little before it sleeps. */
+/** How a backend finds out that there is work: by kicks, by looking all the time, or by looking a little before it sleeps. */
 export type Polling = 'never' | 'always' | 'adaptive';
 
 const FLAGS: Readonly<Record<Polling, readonly string[]>> = {
@@ -18,13 +18,13 @@ const FLAGS: Readonly<Record<Polling, readonly string[]>> = {
   adaptive: [],
 };
 
-/** The back end's command line. */
+/** The backend's command line. */
 export function serveCommand(tap: string, polling: Polling, socket: string): string[] {
   const serve = ['serve', 'net', tap, '--socket', socket, ...FLAGS[polling]];
   return [process.execPath, NODEVMM, ...serve];
 }
 
-/** The same subject, with a back end of its own between its network interface and the tap. */
+/** The same subject, with a backend of its own between its network interface and the tap. */
 export function served<S extends Subject>(subject: S, polling: Polling): S {
   return { ...subject, boot: (spec) => bootServed(subject, polling, spec) };
 }
@@ -38,33 +38,33 @@ async function bootServed(
   const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
   const removeFolder = undoAtExit(() => rmSync(folder, { recursive: true, force: true }));
   const socket = join(folder, 'net');
-  const backEnd = new Child(serveCommand(tap, polling, socket));
+  const backend = new Child(serveCommand(tap, polling, socket));
   const end = async (): Promise<void> => {
-    await backEnd[Symbol.asyncDispose]();
+    await backend[Symbol.asyncDispose]();
     removeFolder();
   };
   try {
-    await backEnd.makes(socket, LISTENING_MS);
+    await backend.makes(socket, LISTENING_MS);
     const guest = await subject.boot({ ...spec, vhostUser: socket });
     const exec: RunningGuest['exec'] = (argv, timeoutMs) =>
-      backEnd.during('nodevmm serve', guest.exec(argv, timeoutMs), timeoutMs);
+      backend.during('nodevmm serve', guest.exec(argv, timeoutMs), timeoutMs);
     const rest = async (resting: boolean): Promise<void> => {
       // The driver complains of packets that are not sent.
       const setLink = (state: 'up' | 'down') =>
         run({ exec }, ['ip', 'link', 'set', INTERFACE, state]);
       if (resting) await setLink('down');
-      backEnd.pause(resting);
+      backend.pause(resting);
       if (!resting) await setLink('up');
     };
     return {
       pid: guest.pid,
-      backEnds: [backEnd.process.pid ?? 0],
+      backends: [backend.process.pid ?? 0],
       exec,
       // The others sleep when there is nothing to do.
       ...(polling === 'always' ? { rest } : {}),
       async [Symbol.asyncDispose]() {
-        // The front end has its last questions.
-        backEnd.pause(false);
+        // The frontend has its last questions.
+        backend.pause(false);
         await guest[Symbol.asyncDispose]();
         await end();
       },

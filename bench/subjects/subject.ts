@@ -22,7 +22,7 @@ export interface GuestSpec {
   readonly disks?: readonly DiskSpec[];
   /** A tap that exists. */
   readonly tap?: string;
-  /** In its place: the socket of a vhost-user back end that listens. */
+  /** In its place: the socket of a vhost-user backend that listens. */
   readonly vhostUser?: string;
 }
 

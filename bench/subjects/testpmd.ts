@@ -1,4 +1,4 @@
-/** DPDK's testpmd: a driver or a back end of vhost-user with one thread that forwards, on a CPU of its own. */
+/** DPDK's testpmd: a driver or a backend of vhost-user with one thread that forwards, on a CPU of its own. */
 import { findProgram } from '../../src/guest/find-program.ts';
 import { Child } from './child.ts';
 

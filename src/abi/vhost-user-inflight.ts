@@ -1,5 +1,5 @@
 /**
- * What a back end keeps of the buffers that it has taken and not used (vhost-user.rst, "Inflight
+ * What a backend keeps of the buffers that it has taken and not used (vhost-user.rst, "Inflight
  * I/O tracking"): for each queue a region's head, and an entry for each descriptor.
  */
 import { struct } from './struct.ts';

@@ -24,7 +24,7 @@ export const VHOST_USER_PROTOCOL_F_RESET_DEVICE = 13;
 export const VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS = 15;
 export const VHOST_USER_PROTOCOL_F_STATUS = 16;
 
-/** What a front end asks of a back end. */
+/** What a frontend asks of a backend. */
 export const VHOST_USER_GET_FEATURES = 1;
 export const VHOST_USER_SET_FEATURES = 2;
 export const VHOST_USER_SET_OWNER = 3;
@@ -53,7 +53,7 @@ export const VHOST_USER_REM_MEM_REG = 38;
 export const VHOST_USER_SET_STATUS = 39;
 export const VHOST_USER_GET_STATUS = 40;
 
-/** What a back end asks of a front end, on the channel of VHOST_USER_SET_BACKEND_REQ_FD. */
+/** What a backend asks of a frontend, on the channel of VHOST_USER_SET_BACKEND_REQ_FD. */
 export const VHOST_USER_BACKEND_CONFIG_CHANGE_MSG = 2;
 
 /** In the u64 that comes with a kick, call or error descriptor: the ring, and "no descriptor". */

@@ -1,9 +1,9 @@
 /** `nodevmm serve`: one device for another VMM, over vhost-user. */
 import { type Command, InvalidArgumentError } from 'commander';
 import { deviceShape } from '../machine/devices/device-shape.ts';
-import { BackEnd } from '../vhost-user/back-end/back-end.ts';
-import { CallingBackEnd } from '../vhost-user/back-end/calling-back-end.ts';
-import { ExportedDevice } from '../vhost-user/back-end/exported-device.ts';
+import { ConnectingBackend } from '../vhost-user/backend/connecting-backend.ts';
+import { ExportedDevice } from '../vhost-user/backend/exported-device.ts';
+import { ListeningBackend } from '../vhost-user/backend/listening-backend.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { createServedDevice } from './served-device.ts';
 import { StopSignals } from './stop-signals.ts';
@@ -30,14 +30,14 @@ QEMU uses the first one with:
 export function registerServeCommand(program: Command, finish: (status: number) => void): void {
   program
     .command('serve')
-    .description('serve a device to another VMM, as a vhost-user back end')
+    .description('serve a device to another VMM, as a vhost-user backend')
     .argument('<device>', 'blk, net, rng, console, fs, or a file with a device of your own')
     .argument(
       '[options]',
       'as with run: --disk, --net, --rng, --device; fs: FOLDER, readonly submounts xattr= mknod queues= tag=',
     )
-    .requiredOption('--socket <path>', 'unix socket between front end and back end')
-    .option('--connect', 'front ends listen there; call them, and again when they leave')
+    .requiredOption('--socket <path>', 'unix socket between frontend and backend')
+    .option('--connect', 'frontends listen there; call them, and again when they leave')
     .option(
       '--peer-uid <uid>',
       'a user besides root and you whose VMMs are served; others are hung up on',
@@ -73,11 +73,11 @@ async function serve(kind: string, text: string | undefined, flags: ServeFlags):
   const shape = deviceShape(device, { packed: true, ringReset: false, ...ring });
   await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log, poll);
   if (flags.connect === true) {
-    await using _backEnd = new CallingBackEnd(flags.socket, exported, flags.peerUid);
+    await using _backend = new ConnectingBackend(flags.socket, exported, flags.peerUid);
     return await signalled(signals);
   }
-  await using backEnd = new BackEnd(flags.socket, exported, flags.peerUid);
-  log(`${device.name}: listening on ${backEnd.path}`);
+  await using backend = new ListeningBackend(flags.socket, exported, flags.peerUid);
+  log(`${device.name}: listening on ${backend.path}`);
   return await signalled(signals);
 }
 

@@ -168,26 +168,26 @@ export type OwnDeviceOptions = CarriedOptions &
 
 /** A device whose queues another process serves, over the vhost-user protocol; see docs/vhost-user.md. */
 export interface VhostUserOptions extends CarriedOptions {
-  /** What the device is: by name, or its device ID (virtio 1.3 §5) where the back end has the rest. */
+  /** What the device is: by name, or its device ID (virtio 1.3 §5) where the backend has the rest. */
   readonly type: 'net' | 'blk' | 'fs' | number;
   /** Path of the unix socket between the two. */
   readonly socket: string;
-  /** Listen on the socket, and wait for the back end to connect. Default false: it listens. */
+  /** Listen on the socket, and wait for the backend to connect. Default false: it listens. */
   readonly server?: boolean;
   /**
    * `net`: queue pairs. `blk` and `fs`: request queues. By device ID: all queues. Default: what
-   * the back end's configuration says of a disk, else 1.
+   * the backend's configuration says of a disk, else 1.
    */
   readonly queues?: number;
   /** `fs`: what the guest mounts it by, at most 36 bytes. */
   readonly tag?: string;
-  /** `net`: MAC address. Default: the back end's, else one made from the socket's path. */
+  /** `net`: MAC address. Default: the backend's, else one made from the socket's path. */
   readonly mac?: string;
-  /** By device ID: bytes of the configuration space, asked of the back end. Default 0. */
+  /** By device ID: bytes of the configuration space, asked of the backend. Default 0. */
   readonly configSize?: number;
-  /** How long the back end may take for an answer, in milliseconds. Default 10000. */
+  /** How long the backend may take for an answer, in milliseconds. Default 10000. */
   readonly timeoutMs?: number;
-  /** User ID of a back end that is neither root's nor this user's: it gets all of the guest's memory. */
+  /** User ID of a backend that is neither root's nor this user's: it gets all of the guest's memory. */
   readonly peerUid?: number;
 }
 

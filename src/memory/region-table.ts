@@ -1,6 +1,6 @@
 /**
  * Where the regions of another program's guest lie in our mapping of them. Their guest physical
- * addresses may be anything: a front end without a guest uses its own virtual addresses.
+ * addresses may be anything: a frontend without a guest uses its own virtual addresses.
  *
  * Each GiB of guest physical addresses that has RAM gets a chunk of the mapping, in order, so that
  * neighbouring regions are neighbours there too, and a range may span them.

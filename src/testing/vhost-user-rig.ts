@@ -4,7 +4,7 @@ import { drainEventfd, Eventfd, signalEventfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import { Ram } from '../memory/ram.ts';
 import { MiB } from '../memory/ram-layout.ts';
-import type { VhostUserDevice } from '../vhost-user/front-end/vhost-user-device.ts';
+import type { VhostUserDevice } from '../vhost-user/frontend/vhost-user-device.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { BufferRequest, CompletedBuffer } from './driver-buffer.ts';
 import { createDriverQueue, type DriverQueue } from './driver-queue.ts';

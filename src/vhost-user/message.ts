@@ -99,8 +99,8 @@ const TABLE: Range = [
 const CONFIG: Range = [vhost_user_config.size, vhost_user_config.size + VHOST_USER_MAX_CONFIG_SIZE];
 const INFLIGHT: Range = [vhost_user_inflight.size, vhost_user_inflight.size + 4];
 
-/** What a front end may ask of the back end here; what is not in it was not negotiated. */
-export const FRONT_END_REQUESTS: RequestRules = rules([
+/** What a frontend may ask of the backend here; what is not in it was not negotiated. */
+export const FRONTEND_REQUESTS: RequestRules = rules([
   [VHOST_USER_GET_FEATURES, 'GET_FEATURES', 0],
   [VHOST_USER_SET_FEATURES, 'SET_FEATURES', U64],
   [VHOST_USER_SET_OWNER, 'SET_OWNER', 0],
@@ -125,14 +125,14 @@ export const FRONT_END_REQUESTS: RequestRules = rules([
   [VHOST_USER_RESET_DEVICE, 'RESET_DEVICE', 0],
   [VHOST_USER_GET_MAX_MEM_SLOTS, 'GET_MAX_MEM_SLOTS', 0],
   [VHOST_USER_ADD_MEM_REG, 'ADD_MEM_REG', REGION, 1],
-  // The specification lets old front ends send a descriptor, to be closed.
+  // The specification lets old frontends send a descriptor, to be closed.
   [VHOST_USER_REM_MEM_REG, 'REM_MEM_REG', REGION, [0, 1]],
   [VHOST_USER_SET_STATUS, 'SET_STATUS', U64],
   [VHOST_USER_GET_STATUS, 'GET_STATUS', 0],
 ]);
 
-/** What a back end may ask of the front end, on their other channel. */
-export const BACK_END_REQUESTS: RequestRules = rules([
+/** What a backend may ask of the frontend, on their other channel. */
+export const BACKEND_REQUESTS: RequestRules = rules([
   [VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, 'BACKEND_CONFIG_CHANGE_MSG', 0],
 ]);
 

@@ -24,7 +24,7 @@ export interface VringNumber {
   readonly num: number;
 }
 
-/** VHOST_USER_SET_VRING_ADDR; addresses are the front end's user addresses. */
+/** VHOST_USER_SET_VRING_ADDR; addresses are the frontend's user addresses. */
 export interface VringAddress {
   readonly index: number;
   readonly flags: number;
@@ -33,13 +33,13 @@ export interface VringAddress {
   readonly available: number;
 }
 
-/** A piece of guest memory that the front end has mapped. */
+/** A piece of guest memory that the frontend has mapped. */
 export interface MemoryRegion {
   /** Guest physical address. */
   readonly gpa: number;
   /** Bytes. */
   readonly size: number;
-  /** Where the front end has it. */
+  /** Where the frontend has it. */
   readonly userAddress: number;
   /** Where it starts in its file. */
   readonly mmapOffset: number;

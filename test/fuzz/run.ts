@@ -6,13 +6,13 @@
 import { parseArgs } from 'node:util';
 import { sharedFolder } from './fs.ts';
 import { fuzz } from './fuzz.ts';
-import { vhostUserBackEnd } from './vhost-user-back-end.ts';
-import { vhostUserFrontEnd } from './vhost-user-front-end.ts';
+import { vhostUserBackend } from './vhost-user-backend.ts';
+import { vhostUserFrontend } from './vhost-user-frontend.ts';
 
 const TARGETS = {
   [sharedFolder.name]: (run: Parameters<typeof fuzz>[1]) => fuzz(sharedFolder, run),
-  [vhostUserBackEnd.name]: (run: Parameters<typeof fuzz>[1]) => fuzz(vhostUserBackEnd, run),
-  [vhostUserFrontEnd.name]: (run: Parameters<typeof fuzz>[1]) => fuzz(vhostUserFrontEnd, run),
+  [vhostUserBackend.name]: (run: Parameters<typeof fuzz>[1]) => fuzz(vhostUserBackend, run),
+  [vhostUserFrontend.name]: (run: Parameters<typeof fuzz>[1]) => fuzz(vhostUserFrontend, run),
 };
 
 const { values, positionals } = parseArgs({

@@ -2,23 +2,23 @@
 import t from 'tap';
 import { fuzz } from './fuzz.ts';
 import { checkLines, type FuzzTarget } from './target.ts';
-import { vhostUserBackEnd } from './vhost-user-back-end.ts';
-import { vhostUserFrontEnd } from './vhost-user-front-end.ts';
+import { vhostUserBackend } from './vhost-user-backend.ts';
+import { vhostUserFrontend } from './vhost-user-frontend.ts';
 
 const INPUTS = 300;
 
-t.test('front ends that say anything', async (t) => {
-  t.same(await fuzz(vhostUserBackEnd, { seed: 1, inputs: INPUTS }), { inputs: INPUTS });
+t.test('frontends that say anything', async (t) => {
+  t.same(await fuzz(vhostUserBackend, { seed: 1, inputs: INPUTS }), { inputs: INPUTS });
 });
 
-t.test('back ends that answer anything', async (t) => {
-  t.same(await fuzz(vhostUserFrontEnd, { seed: 1, inputs: INPUTS }), { inputs: INPUTS });
+t.test('backends that answer anything', async (t) => {
+  t.same(await fuzz(vhostUserFrontend, { seed: 1, inputs: INPUTS }), { inputs: INPUTS });
 });
 
 t.test('what fails is told with the smallest input, and how to have it again', async (t) => {
-  const { name, input } = vhostUserBackEnd;
+  const { name, input } = vhostUserBackend;
   const target: FuzzTarget<
-    Parameters<Awaited<ReturnType<typeof vhostUserBackEnd.open>>['run']>[0]
+    Parameters<Awaited<ReturnType<typeof vhostUserBackend.open>>['run']>[0]
   > = {
     name,
     input,

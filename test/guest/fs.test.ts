@@ -71,7 +71,7 @@ async function serve(): Promise<ChildProcess> {
   return child;
 }
 
-const backEnd = await serve();
+const backend = await serve();
 const vm = await bootGuest({
   image: 'tools',
   machine: {
@@ -158,7 +158,7 @@ t.test('a read-only folder is read, and refuses every change', async (t) => {
   t.same(readdirSync(at('fixed')).sort(), ['folder', 'from-host', 'link']);
 });
 
-t.test('open files outlive a pause; names also a back end that is another one', async (t) => {
+t.test('open files outlive a pause; names also a backend that is another one', async (t) => {
   const reading = sh(`exec 3</own/from-host 4</served/from-host
     dd bs=1000 count=1 <&3 >/tmp/own 2>/dev/null; dd bs=1000 count=1 <&4 >/tmp/served 2>/dev/null
     echo >/own/waits
@@ -175,8 +175,8 @@ t.test('open files outlive a pause; names also a back end that is another one', 
   await vm.resume();
   writeFileSync(at('own', 'goes-on'), '');
   t.equal((await reading).slice(0, 64), sha256(Buffer.concat([random, random])));
-  const exited = once(backEnd, 'exit');
-  backEnd.kill('SIGKILL');
+  const exited = once(backend, 'exit');
+  backend.kill('SIGKILL');
   await exited;
   await serve();
   t.equal((await sh('cd /; sha256sum < /served/from-host')).slice(0, 64), sha256(random));
@@ -199,6 +199,6 @@ t.test('mounts and drivers come and go', async (t) => {
     t.equal((await sh(`sha256sum < /${tag}/from-host`)).slice(0, 64), sha256(random), tag);
   }
   await sh('umount /own /fixed /served');
-  const unexpected = complaints.filter((line) => !/listening on|back end|disconnected/.test(line));
+  const unexpected = complaints.filter((line) => !/listening on|backend|disconnected/.test(line));
   t.same(unexpected, []);
 });

@@ -149,7 +149,7 @@ t.test('a network interface of two queue pairs', async (t) => {
   t.match(await sh(`ping -c 3 -i 0.2 ${HOST}`), / 0% packet loss/, 'and two again');
 });
 
-t.test('a disk whose back end is killed under load, on packed rings', async (t) => {
+t.test('a disk whose backend is killed under load, on packed rings', async (t) => {
   await sh('modprobe virtio_blk; until [ -b /dev/vda ]; do sleep 0.1; done');
   t.equal((await sh('cat /sys/block/vda/device/features'))[34], '1', 'packed');
   const load = sh(`rounds=0
@@ -174,7 +174,7 @@ t.test('a disk whose back end is killed under load, on packed rings', async (t) 
     const left = statSync(image).mtimeMs;
     while (statSync(image).mtimeMs === left) await Promise.race([delay(10), load]);
   }
-  const isTold = (): boolean => logs.some((line) => line.endsWith('the back end is back'));
+  const isTold = (): boolean => logs.some((line) => line.endsWith('the backend is back'));
   while (!isTold()) await Promise.race([delay(10), load]);
   await sh('touch /tmp/enough');
   t.ok(Number(await load) > 0, `${await load} rounds, each of them verified`);
@@ -183,7 +183,7 @@ t.test('a disk whose back end is killed under load, on packed rings', async (t) 
   t.same(
     logs.filter(
       (line) =>
-        !/closed the connection; it is waited for|the back end is back|neither trace nor check|more lines? like these/.test(
+        !/closed the connection; it is waited for|the backend is back|neither trace nor check|more lines? like these/.test(
           line,
         ),
     ),

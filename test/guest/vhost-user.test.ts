@@ -1,5 +1,5 @@
 /**
- * Devices that other processes serve, by back ends that others wrote: a disk of
+ * Devices that other processes serve, by backends that others wrote: a disk of
  * qemu-storage-daemon, also by its device ID alone; a network interface of DPDK's testpmd; files of
  * virtiofsd. All in one guest.
  */
@@ -157,7 +157,7 @@ t.test('a network interface of DPDK', async (t) => {
   testpmd.stdin?.write('stop\n');
 });
 
-t.test('a back end that dies under load is told all anew when it comes back', async (t) => {
+t.test('a backend that dies under load is told all anew when it comes back', async (t) => {
   await sh('dd if=/dev/urandom of=/tmp/data bs=1M count=1 2>/dev/null');
   const before = statSync(image).mtimeMs;
   const writing = sh('dd if=/tmp/data of=/dev/vda bs=4k oflag=direct 2>/dev/null; echo written');
@@ -168,7 +168,7 @@ t.test('a back end that dies under load is told all anew when it comes back', as
   storage = await disk();
   t.equal(await writing, 'written');
   await sh('dd if=/dev/vda bs=64k count=16 iflag=direct 2>/dev/null | cmp - /tmp/data');
-  const said = logs.filter((line) => line.startsWith('blk0: the back end'));
+  const said = logs.filter((line) => line.startsWith('blk0: the backend'));
   t.equal(said.length, 2);
   t.match(said[0], /closed the connection; it is waited for at/);
   t.match(said[1], /is back$/);

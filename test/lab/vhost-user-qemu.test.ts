@@ -39,7 +39,7 @@ t.setTimeout(600_000);
 const folder = mkdtempSync(join(tmpdir(), 'vhost-user-qemu-'));
 const children: ChildProcess[] = [];
 t.teardown(async () => {
-  // QEMU first: its back ends leaving would be news to it.
+  // QEMU first: its backends leaving would be news to it.
   for (const child of children.reverse()) {
     const closed = child.exitCode ?? child.signalCode ?? once(child, 'close');
     child.kill('SIGTERM');
@@ -67,7 +67,7 @@ async function boot(kernel: string, initrd: string): Promise<Socket> {
   server.listen(socket('agent'));
   await once(server, 'listening');
   const device = (name: string, options: string): string[] => [
-    // Comes back when the back end does.
+    // Comes back when the backend does.
     ...[
       '-chardev',
       `socket,id=${name},path=${socket(name)}${name === 'blk' ? ',reconnect=1' : ''}`,

@@ -107,7 +107,7 @@ export function parseNet(text: string): NetOptions {
   return net;
 }
 
-/** True for a value of `--fs` that names a folder of this host, and no back end. */
+/** True for a value of `--fs` that names a folder of this host, and no backend. */
 export function namesFolder(text: string): boolean {
   return !/(^|,)vhost-user=/.test(text);
 }

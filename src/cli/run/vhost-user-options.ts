@@ -6,7 +6,7 @@ import { given, namesFolder, RING_KEYS, TRANSPORTS, takeRing } from './device-op
 
 const COMMON_KEYS = ['server', 'queues', 'timeout', 'peer-uid', 'transport', ...RING_KEYS] as const;
 
-/** True for a value of `--disk` or `--net` that names a back end. */
+/** True for a value of `--disk` or `--net` that names a backend. */
 export function namesBackend(text: string): boolean {
   return text.startsWith('vhost-user=');
 }
@@ -35,7 +35,7 @@ function parseVhostUserFs(text: string): VhostUserOptions {
   ]);
 }
 
-/** True for a value of `--device` that names a back end, not a file. */
+/** True for a value of `--device` that names a backend, not a file. */
 export function isGenericBackend(text: string): boolean {
   return text === 'vhost-user' || text.startsWith('vhost-user,');
 }

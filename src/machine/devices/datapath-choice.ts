@@ -4,7 +4,7 @@ import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { UsageError } from '../../host/errors.ts';
 import { VhostDatapath } from '../../vhost/vhost-datapath.ts';
 import { openVhostUnits } from '../../vhost/vhost-unit.ts';
-import { VhostUserDevice } from '../../vhost-user/front-end/vhost-user-device.ts';
+import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
 import type { VhostSpec, VirtioDevice } from '../../virtio/device.ts';
 import { hasFeature } from '../../virtio/features.ts';
 

@@ -1,12 +1,12 @@
 /** Devices that other processes serve: connected to before the guest runs, for what they can do. */
 
-import { blkKind } from '../../vhost-user/front-end/blk-kind.ts';
-import { fsKind } from '../../vhost-user/front-end/fs-kind.ts';
-import type { DeviceKind } from '../../vhost-user/front-end/kind.ts';
-import type { Session } from '../../vhost-user/front-end/link.ts';
-import { netKind } from '../../vhost-user/front-end/net-kind.ts';
-import { otherKind } from '../../vhost-user/front-end/other-kind.ts';
-import { VhostUserDevice } from '../../vhost-user/front-end/vhost-user-device.ts';
+import { blkKind } from '../../vhost-user/frontend/blk-kind.ts';
+import { fsKind } from '../../vhost-user/frontend/fs-kind.ts';
+import type { DeviceKind } from '../../vhost-user/frontend/kind.ts';
+import type { Session } from '../../vhost-user/frontend/link.ts';
+import { netKind } from '../../vhost-user/frontend/net-kind.ts';
+import { otherKind } from '../../vhost-user/frontend/other-kind.ts';
+import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
 import type { VhostUserOptions } from '../options.ts';
 import type { ResolvedOptions } from '../resolve-options.ts';
 import type { CreatedDevice } from './create-devices.ts';
@@ -16,7 +16,7 @@ const DEFAULT_QUEUE_SIZE = 256;
 
 /**
  * Makes them all, or none.
- * @throws UsageError when a back end is not there, or not what is wanted
+ * @throws UsageError when a backend is not there, or not what is wanted
  */
 export async function createVhostUserDevices(options: ResolvedOptions): Promise<CreatedDevice[]> {
   const made: CreatedDevice[] = [];

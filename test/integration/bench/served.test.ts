@@ -1,4 +1,4 @@
-/** A subject with a back end: two processes that start, rest, are counted and end together. */
+/** A subject with a backend: two processes that start, rest, are counted and end together. */
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -64,37 +64,37 @@ t.test('the guest has the socket in place of the tap, and both processes end', a
   const socket = specs[0]?.vhostUser ?? '';
   t.notOk('tap' in (specs[0] ?? {}));
   t.ok(existsSync(socket));
-  const [backEnd = 0] = guest.backEnds ?? [];
-  t.match(readFileSync(`/proc/${backEnd}/cmdline`, 'latin1'), 'serve');
+  const [backend = 0] = guest.backends ?? [];
+  t.match(readFileSync(`/proc/${backend}/cmdline`, 'latin1'), 'serve');
   t.equal((await guest.exec(['x'])).stdout.toString(), 'said');
   t.equal(guest.rest, undefined, 'asleep by itself');
   await guest[Symbol.asyncDispose]();
   t.same(log, ['x', 'ended']);
-  t.equal(stateOf(backEnd), undefined);
+  t.equal(stateOf(backend), undefined);
   t.notOk(existsSync(path.dirname(socket)));
 });
 
-t.test('a back end that polls is stopped but for its own samples', async (t) => {
+t.test('a backend that polls is stopped but for its own samples', async (t) => {
   const { subject, log } = lone();
   const guest = await served(subject, 'always').boot(SPEC);
-  const [backEnd = 0] = guest.backEnds ?? [];
+  const [backend = 0] = guest.backends ?? [];
   const member = { name: 'lone', reference: false, guest };
   await guest.rest?.(true);
-  t.ok(await becomes(() => stateOf(backEnd) === 'T'));
+  t.ok(await becomes(() => stateOf(backend) === 'T'));
   const taken = awake(member, async () => {
-    t.ok(await becomes(() => stateOf(backEnd) !== 'T'));
+    t.ok(await becomes(() => stateOf(backend) !== 'T'));
     log.push('taken');
     throw new Error('a sample that fails');
   });
   await t.rejects(taken, /sample that fails/);
-  t.ok(await becomes(() => stateOf(backEnd) === 'T'));
+  t.ok(await becomes(() => stateOf(backend) === 'T'));
   const link = 'ip link set eth0';
   t.same(log, [`${link} down`, `${link} up`, 'taken', `${link} down`]);
   await guest[Symbol.asyncDispose]();
-  t.equal(stateOf(backEnd), undefined, 'also a stopped one ends');
+  t.equal(stateOf(backend), undefined, 'also a stopped one ends');
 });
 
-t.test('a guest that does not come up, and a back end that cannot serve', async (t) => {
+t.test('a guest that does not come up, and a backend that cannot serve', async (t) => {
   const { subject, specs } = lone(true);
   await t.rejects(served(subject, 'adaptive').boot(SPEC), /no guest today/);
   t.notOk(existsSync(specs[0]?.vhostUser ?? ''));
@@ -103,7 +103,7 @@ t.test('a guest that does not come up, and a back end that cannot serve', async 
   t.equal(specs.length, 1, 'no guest without its network');
 });
 
-t.test('a back end that dies fails the command', async (t) => {
+t.test('a backend that dies fails the command', async (t) => {
   const { subject } = lone();
   const never: Subject = {
     ...subject,
@@ -111,7 +111,7 @@ t.test('a back end that dies fails the command', async (t) => {
   };
   const guest = await served(never, 'adaptive').boot(SPEC);
   const run = guest.exec(['iperf3']);
-  process.kill(guest.backEnds?.[0] ?? 0, 'SIGKILL');
+  process.kill(guest.backends?.[0] ?? 0, 'SIGKILL');
   await t.rejects(run, /ended with SIGKILL/);
   await guest[Symbol.asyncDispose]();
 });
@@ -120,10 +120,10 @@ t.test('CPU time is that of all processes, by name', async (t) => {
   const { subject } = lone();
   const guest = await served(subject, 'always').boot(SPEC);
   const { threads } = await readUsage(guest);
-  const [backEnd = 0] = guest.backEnds ?? [];
+  const [backend = 0] = guest.backends ?? [];
   const own = await readUsage({ pid: process.pid });
   t.ok([...(own.threads?.keys() ?? [])].every((name) => threads?.has(name)));
-  const main = `back end ${readFileSync(`/proc/${backEnd}/comm`, 'latin1').trim()}`;
+  const main = `backend ${readFileSync(`/proc/${backend}/comm`, 'latin1').trim()}`;
   t.ok((threads?.get(main) ?? 0) > 0, 'it took some to start');
   t.notOk(own.threads?.has(main));
   await guest[Symbol.asyncDispose]();

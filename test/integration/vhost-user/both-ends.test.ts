@@ -1,4 +1,4 @@
-/** The front end and the back end of nodevmm at the two ends of one socket: a disk, an entropy device. */
+/** The frontend and the backend of nodevmm at the two ends of one socket: a disk, an entropy device. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import t, { type Test } from 'tap';
@@ -12,14 +12,14 @@ import { signalEventfd } from '../../../src/host/fd.ts';
 import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
-import { BackEnd } from '../../../src/vhost-user/back-end/back-end.ts';
-import { CallingBackEnd } from '../../../src/vhost-user/back-end/calling-back-end.ts';
-import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';
-import { blkKind } from '../../../src/vhost-user/front-end/blk-kind.ts';
-import type { DeviceKind } from '../../../src/vhost-user/front-end/kind.ts';
-import type { Session } from '../../../src/vhost-user/front-end/link.ts';
-import { otherKind } from '../../../src/vhost-user/front-end/other-kind.ts';
-import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';
+import { ConnectingBackend } from '../../../src/vhost-user/backend/connecting-backend.ts';
+import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
+import { ListeningBackend } from '../../../src/vhost-user/backend/listening-backend.ts';
+import { blkKind } from '../../../src/vhost-user/frontend/blk-kind.ts';
+import type { DeviceKind } from '../../../src/vhost-user/frontend/kind.ts';
+import type { Session } from '../../../src/vhost-user/frontend/link.ts';
+import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
+import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { createBlkDevice } from '../../../src/virtio/device/blk/blk.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
@@ -46,7 +46,7 @@ async function withBoth(
   const shape = deviceShape(device, { packed: true, ringReset: false });
   const log = (text: string): void => void logs.push(text);
   await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
-  await using _backEnd = new BackEnd(socket, exported);
+  await using _backend = new ListeningBackend(socket, exported);
   const address = { socket, server: false, timeoutMs: 5000 };
   await using rig = new VhostUserRig(await VhostUserDevice.open('test0', address, kindOf));
   await use(rig, logs);
@@ -100,11 +100,11 @@ t.test('what the driver does wrong is told from end to end', async (t) => {
     rig.queues[0]?.driverArea.setUint16(2, 0x4000, true);
     signalEventfd(rig.queues[0]?.config.kickFd ?? -1);
     await rig.until(() => rig.broken.length > 0, 'complaint');
-    t.match(rig.broken, [/the back end found a ring or a buffer that breaks the rules/]);
+    t.match(rig.broken, [/the backend found a ring or a buffer that breaks the rules/]);
   });
 });
 
-t.test('a back end that calls, and calls again', async (t) => {
+t.test('a backend that calls, and calls again', async (t) => {
   using folder = new TemporaryFolder();
   const socket = path.join(folder.path, 's');
   const logs: string[] = [];
@@ -112,7 +112,7 @@ t.test('a back end that calls, and calls again', async (t) => {
   const shape = deviceShape(device, { packed: true, ringReset: false });
   const log = (text: string): void => void logs.push(text);
   await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
-  await using _backEnd = new CallingBackEnd(socket, exported);
+  await using _backend = new ConnectingBackend(socket, exported);
   const address = { socket, server: true, timeoutMs: 20_000 };
   const kind = (session: Session) =>
     otherKind(session, { deviceId: 4, queues: 1, queueSize: 64, configSize: 0 });
@@ -124,5 +124,5 @@ t.test('a back end that calls, and calls again', async (t) => {
   }
   const seen = logs.filter((line) => !line.includes('waiting'));
   t.same(seen, [`rng0: connected to ${socket}`, `rng0: connected to ${socket}`]);
-  t.equal(logs[0], `rng0: waiting for a front end to listen at ${socket} (ENOENT)`);
+  t.equal(logs[0], `rng0: waiting for a frontend to listen at ${socket} (ENOENT)`);
 });

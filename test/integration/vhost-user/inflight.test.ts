@@ -10,8 +10,8 @@ import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { FrontEndRig } from '../../support/front-end-rig.ts';
-import { fill, isRandom, path, withBackEnd } from '../../support/rng-back-end.ts';
+import { FrontendRig } from '../../support/frontend-rig.ts';
+import { fill, isRandom, path, withBackend } from '../../support/rng-backend.ts';
 
 const area = (queues: number): payload.InflightArea => ({
   mmapSize: 4096,
@@ -20,8 +20,8 @@ const area = (queues: number): payload.InflightArea => ({
   queueSize: 64,
 });
 
-/** Has the back end make a record, and use it. */
-async function shareRecord(front: FrontEndRig): Promise<Fd> {
+/** Has the backend make a record, and use it. */
+async function shareRecord(front: FrontendRig): Promise<Fd> {
   const wanted = payload.writeInflight({ ...area(1), mmapSize: 0 });
   const answer = await front.call(vu.VHOST_USER_GET_INFLIGHT_FD, wanted);
   const [file] = answer.fds;
@@ -30,7 +30,7 @@ async function shareRecord(front: FrontEndRig): Promise<Fd> {
   return file;
 }
 
-async function handRecord(front: FrontEndRig, file: Fd): Promise<void> {
+async function handRecord(front: FrontendRig, file: Fd): Promise<void> {
   const record = payload.writeInflight({ ...area(1), mmapSize: 2112 });
   const code = await front.ask(vu.VHOST_USER_SET_INFLIGHT_FD, record, [file.fd]);
   if (code !== 0n) throw new Error('the record was refused');
@@ -43,8 +43,8 @@ for (const [format, refused] of [
   t.test(
     `${format} ring with a record: it tells what is in flight while the ring is not served`,
     (t) =>
-      withBackEnd(async () => {
-        using front = new FrontEndRig(path);
+      withBackend(async () => {
+        using front = new FrontendRig(path);
         await front.negotiate(refused);
         using file = await shareRecord(front);
         const ring = await front.startRing(0);
@@ -70,9 +70,9 @@ for (const [format, refused] of [
   );
 }
 
-t.test('a record that no back end can have left stops the device', (t) =>
-  withBackEnd(async (log) => {
-    using front = new FrontEndRig(path);
+t.test('a record that no backend can have left stops the device', (t) =>
+  withBackend(async (log) => {
+    using front = new FrontendRig(path);
     await front.negotiate();
     using file = await shareRecord(front);
     const wrong = Uint16Array.of(7);
@@ -88,8 +88,8 @@ t.test('a record that no back end can have left stops the device', (t) =>
 );
 
 t.test('a record that is taken away ends the connection, and not the process', (t) =>
-  withBackEnd(async (log) => {
-    using front = new FrontEndRig(path);
+  withBackend(async (log) => {
+    using front = new FrontendRig(path);
     await front.negotiate();
     const before = readdirSync('/proc/self/fd').length;
     {

@@ -7,12 +7,12 @@ import t from 'tap';
 import { VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
 import type { PollMode } from '../../../src/datapath/datapath.ts';
 import { ringFeatures } from '../../../src/machine/devices/device-shape.ts';
-import { BackEnd } from '../../../src/vhost-user/back-end/back-end.ts';
-import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';
+import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
+import { ListeningBackend } from '../../../src/vhost-user/backend/listening-backend.ts';
 import { createNetMemoryDevice } from '../../../src/virtio/device/net/net-memory.ts';
 import type { MemoryNetwork } from '../../../src/virtio/device/net/net-memory-handler.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { FrontEndRig, type RigRing } from '../../support/front-end-rig.ts';
+import { FrontendRig, type RigRing } from '../../support/frontend-rig.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'vhost-user-'));
 t.teardown(() => rmSync(folder, { recursive: true }));
@@ -31,8 +31,8 @@ async function withNetwork(
   const features = device.features | ringFeatures({ packed: true, ringReset: false });
   const sizes = device.queues.map(({ maxSize }) => maxSize);
   await using exported = new ExportedDevice(device, features, sizes, (l) => log.push(l), poll);
-  await using _backEnd = new BackEnd(path, exported);
-  using front = new FrontEndRig(path);
+  await using _backend = new ListeningBackend(path, exported);
+  using front = new FrontendRig(path);
   await front.negotiate(packed ? 0n : featureSet(VIRTIO_F_RING_PACKED));
   const receive = await front.startRing(0, 64);
   await work(receive, await front.startRing(1, 64));

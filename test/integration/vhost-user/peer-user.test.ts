@@ -6,10 +6,10 @@ import { VsockSockets } from '../../../src/backend/vsock-sockets.ts';
 import { ListenPath } from '../../../src/host/listen-path.ts';
 import { UnixSocket } from '../../../src/host/unix-socket.ts';
 import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
-import { CallingBackEnd } from '../../../src/vhost-user/back-end/calling-back-end.ts';
-import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';
-import { otherKind } from '../../../src/vhost-user/front-end/other-kind.ts';
-import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';
+import { ConnectingBackend } from '../../../src/vhost-user/backend/connecting-backend.ts';
+import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
+import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
+import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng.ts';
 import {
   asOtherUser,
@@ -21,7 +21,7 @@ import {
 
 const skip = otherUserReason();
 
-t.test("another user's back end is told nothing", { skip }, async (t) => {
+t.test("another user's backend is told nothing", { skip }, async (t) => {
   using folder = new SharedFolder();
   const socket = path.join(folder.path, 's');
   using listener = await OtherListener.open(socket);
@@ -43,7 +43,7 @@ t.test("another user's back end is told nothing", { skip }, async (t) => {
   t.not(await listener.next(), 'heard 0');
 });
 
-t.test("another user's front end is not served", { skip }, async (t) => {
+t.test("another user's frontend is not served", { skip }, async (t) => {
   using folder = new SharedFolder();
   const socket = path.join(folder.path, 's');
   using listener = await OtherListener.open(socket);
@@ -53,13 +53,13 @@ t.test("another user's front end is not served", { skip }, async (t) => {
   const log = (text: string): void => void logs.push(text);
   await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
   {
-    await using _calling = new CallingBackEnd(socket, exported);
+    await using _calling = new ConnectingBackend(socket, exported);
     t.equal(await listener.next(), 'heard 0', 'it is hung up on');
-    t.match(logs.join('\n'), /waiting for a front end.*user 65534/);
+    t.match(logs.join('\n'), /waiting for a frontend.*user 65534/);
     t.equal(await listener.next(), 'heard 0', 'each time');
     t.equal(logs.length, 1, 'in one line');
   }
-  await using _calling = new CallingBackEnd(socket, exported, OTHER_UID);
+  await using _calling = new ConnectingBackend(socket, exported, OTHER_UID);
   t.match(logs.at(-1), /connected to/, 'unless that user is trusted');
 });
 

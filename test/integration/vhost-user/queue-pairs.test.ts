@@ -1,4 +1,4 @@
-/** A network device of two queue pairs: its control queue is the front end's, both pairs the back end's. */
+/** A network device of two queue pairs: its control queue is the frontend's, both pairs the backend's. */
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import * as vu from '../../../src/abi/vhost-user.ts';
@@ -6,18 +6,18 @@ import * as net from '../../../src/abi/virtio-net.ts';
 import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
-import { BackEnd } from '../../../src/vhost-user/back-end/back-end.ts';
-import { ExportedDevice } from '../../../src/vhost-user/back-end/exported-device.ts';
-import { netKind } from '../../../src/vhost-user/front-end/net-kind.ts';
-import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';
+import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
+import { ListeningBackend } from '../../../src/vhost-user/backend/listening-backend.ts';
+import { netKind } from '../../../src/vhost-user/frontend/net-kind.ts';
+import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
 import type { HandlerContext, QueueHandler, VirtioDevice } from '../../../src/virtio/device.ts';
 import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN } from '../../../src/virtio/queue/virtqueue.ts';
 import { TemporaryFolder } from '../../support/blk-driver.ts';
-import { FakeBackEnd } from '../../support/fake-back-end.ts';
-import { FrontEndRig } from '../../support/front-end-rig.ts';
+import { FakeBackend } from '../../support/fake-backend.ts';
+import { FrontendRig } from '../../support/frontend-rig.ts';
 
 const SECOND_TRANSMIT = 3;
 const CONTROL = 4;
@@ -74,7 +74,7 @@ async function withServed(
   await using exported = new ExportedDevice(device, features, queueSizes, (line) =>
     logs.push(line),
   );
-  await using _backEnd = new BackEnd(socket, exported);
+  await using _backend = new ListeningBackend(socket, exported);
   await use(socket, contexts, logs);
 }
 
@@ -84,7 +84,7 @@ const isServed = (t: Test, context: HandlerContext | undefined): void => {
   t.ok(hasFeature(context?.features ?? 0n, net.VIRTIO_NET_F_MQ), 'the device knows that it is one');
 };
 
-t.test('by our own front end', (t) =>
+t.test('by our own frontend', (t) =>
   withServed(async (socket, contexts, logs) => {
     const address = { socket, server: false, timeoutMs: 5000 };
     const options = { pairs: 2, seed: 'test', queueSize: 64 };
@@ -106,9 +106,9 @@ for (const [name, refused] of [
   ['VIRTIO_NET_F_MQ alone, as QEMU', net.VIRTIO_NET_F_CTRL_VQ],
   ['none of both', [net.VIRTIO_NET_F_CTRL_VQ, net.VIRTIO_NET_F_MQ]],
 ] as const) {
-  t.test(`by a front end that negotiates ${name}`, (t) =>
+  t.test(`by a frontend that negotiates ${name}`, (t) =>
     withServed(async (socket, contexts, logs) => {
-      using front = new FrontEndRig(socket);
+      using front = new FrontendRig(socket);
       await front.negotiate(featureSet(...[refused].flat()));
       for (const index of [0, 1, 2]) await front.startRing(index);
       const { queue, kick } = await front.startRing(SECOND_TRANSMIT);
@@ -127,20 +127,20 @@ for (const [offers, pairs, told] of [
   [false, 2, false],
   [true, 1, false],
 ] as const) {
-  t.test(`a back end ${offers ? 'with' : 'without'} VIRTIO_NET_F_MQ, ${pairs} pairs`, async (t) => {
+  t.test(`a backend ${offers ? 'with' : 'without'} VIRTIO_NET_F_MQ, ${pairs} pairs`, async (t) => {
     using folder = new TemporaryFolder();
     const socket = path.join(folder.path, 's');
-    using backEnd = new FakeBackEnd(socket);
-    backEnd.queues = 2;
-    backEnd.config = new Uint8Array(12);
-    if (offers) backEnd.features |= PAIRS;
+    using backend = new FakeBackend(socket);
+    backend.queues = 2;
+    backend.config = new Uint8Array(12);
+    if (offers) backend.features |= PAIRS;
     const address = { socket, server: false, timeoutMs: 5000 };
     const options = { pairs, seed: 'test', queueSize: 64 };
     const device = await VhostUserDevice.open('net0', address, (s) => netKind(s, options));
     await using rig = new VhostUserRig(device);
     t.equal(hasFeature(device.features, net.VIRTIO_NET_F_MQ), pairs > 1, 'to the driver');
     await rig.start((device.features & PAIRS) | featureSet(VIRTIO_F_VERSION_1));
-    t.equal(hasFeature(backEnd.acked, net.VIRTIO_NET_F_MQ), told, 'to the back end');
-    t.notOk(hasFeature(backEnd.acked, net.VIRTIO_NET_F_CTRL_VQ));
+    t.equal(hasFeature(backend.acked, net.VIRTIO_NET_F_MQ), told, 'to the backend');
+    t.notOk(hasFeature(backend.acked, net.VIRTIO_NET_F_CTRL_VQ));
   });
 }

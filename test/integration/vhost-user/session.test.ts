@@ -1,4 +1,4 @@
-/** The back end by its protocol: an entropy device in this process, and a front end without a guest. */
+/** The backend by its protocol: an entropy device in this process, and a frontend without a guest. */
 import { ftruncateSync, readdirSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
@@ -7,16 +7,16 @@ import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virti
 import { UnixSocket } from '../../../src/host/unix-socket.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { FrontEndRig, USER_ADDRESS } from '../../support/front-end-rig.ts';
-import { fill, isRandom, path, withBackEnd } from '../../support/rng-back-end.ts';
+import { FrontendRig, USER_ADDRESS } from '../../support/frontend-rig.ts';
+import { fill, isRandom, path, withBackend } from '../../support/rng-backend.ts';
 
 for (const [format, refused] of [
   ['packed', 0n],
   ['split', featureSet(VIRTIO_F_RING_PACKED)],
 ] as const) {
   t.test(`${format} ring: served, stopped where it stands, and gone on with`, (t) =>
-    withBackEnd(async () => {
-      using front = new FrontEndRig(path);
+    withBackend(async () => {
+      using front = new FrontendRig(path);
       await front.negotiate(refused);
       const ring = await front.startRing(0);
       for (let i = 0; i < 40; i++) isRandom(t, await fill(ring));
@@ -39,8 +39,8 @@ for (const [format, refused] of [
 }
 
 t.test('a ring that is disabled waits; memory may change under the others', (t) =>
-  withBackEnd(async () => {
-    using front = new FrontEndRig(path);
+  withBackend(async () => {
+    using front = new FrontendRig(path);
     await front.negotiate();
     const ring = await front.startRing(0);
     await fill(ring);
@@ -68,9 +68,9 @@ t.test('a ring that is disabled waits; memory may change under the others', (t) 
   }),
 );
 
-t.test('a packed ring whose front end knows of one half of the base', (t) =>
-  withBackEnd(async () => {
-    using front = new FrontEndRig(path);
+t.test('a packed ring whose frontend knows of one half of the base', (t) =>
+  withBackend(async () => {
+    using front = new FrontendRig(path);
     await front.negotiate();
     const ring = await front.startRing(0, 16, 0x8000);
     isRandom(t, await fill(ring));
@@ -78,8 +78,8 @@ t.test('a packed ring whose front end knows of one half of the base', (t) =>
 );
 
 t.test('a ring without kicks is looked at all the same', (t) =>
-  withBackEnd(async () => {
-    using front = new FrontEndRig(path);
+  withBackend(async () => {
+    using front = new FrontendRig(path);
     await front.negotiate();
     const ring = await front.startRing(0);
     const index = payload.writeVringNumber({ index: 0, num: 0 });
@@ -94,9 +94,9 @@ t.test('a ring without kicks is looked at all the same', (t) =>
   }),
 );
 
-t.test('what front ends ask for, and the status', (t) =>
-  withBackEnd(async () => {
-    using front = new FrontEndRig(path);
+t.test('what frontends ask for, and the status', (t) =>
+  withBackend(async () => {
+    using front = new FrontendRig(path);
     await front.negotiate();
     t.equal(await front.ask(vu.VHOST_USER_GET_QUEUE_NUM), 1n);
     t.equal(await front.ask(vu.VHOST_USER_GET_MAX_MEM_SLOTS), 32n);
@@ -114,16 +114,16 @@ t.test('what front ends ask for, and the status', (t) =>
   }),
 );
 
-t.test('front ends come one after the other; who says nothing makes room', (t) =>
-  withBackEnd(async (log) => {
+t.test('frontends come one after the other; who says nothing makes room', (t) =>
+  withBackend(async (log) => {
     for (let i = 0; i < 3; i++) {
-      using front = new FrontEndRig(path);
+      using front = new FrontendRig(path);
       await front.negotiate();
       isRandom(t, await fill(await front.startRing(0)));
     }
-    using silent = new FrontEndRig(path);
+    using silent = new FrontendRig(path);
     await turn();
-    using front = new FrontEndRig(path);
+    using front = new FrontendRig(path);
     await front.negotiate();
     isRandom(t, await fill(await front.startRing(0)));
     t.equal(await silent.closed, undefined);
@@ -133,7 +133,7 @@ t.test('front ends come one after the other; who says nothing makes room', (t) =
 
 const legacy = featureSet(VIRTIO_F_VERSION_1);
 /** What breaks the device, and what its log says. */
-const breaking: Record<string, [break_: (front: FrontEndRig) => Promise<void>, RegExp]> = {
+const breaking: Record<string, [break_: (front: FrontendRig) => Promise<void>, RegExp]> = {
   'a ring outside of the memory': [
     async (front) => {
       await front.negotiate();
@@ -163,15 +163,15 @@ const breaking: Record<string, [break_: (front: FrontEndRig) => Promise<void>, R
 };
 for (const [name, [breakIt, expected]] of Object.entries(breaking)) {
   t.test(`${name} stops the device, until it is reset`, (t) =>
-    withBackEnd(async (log) => {
-      using front = new FrontEndRig(path);
+    withBackend(async (log) => {
+      using front = new FrontendRig(path);
       await breakIt(front);
       while (log.length === 0) await turn();
       t.match(log[0], expected);
       t.equal(await front.ask(vu.VHOST_USER_GET_STATUS), 64n, 'DEVICE_NEEDS_RESET');
       t.equal(await front.ask(vu.VHOST_USER_SET_STATUS, payload.writeU64(0)), 0n);
       t.equal(await front.ask(vu.VHOST_USER_GET_STATUS), 0n);
-      using next = new FrontEndRig(path);
+      using next = new FrontendRig(path);
       front.channel.close();
       await next.negotiate();
       isRandom(t, await fill(await next.startRing(0)));
@@ -189,7 +189,7 @@ const area = (queues: number): payload.InflightArea => ({
 });
 
 /** What ends the connection, and what the log says. */
-const hostile: Record<string, [say: (front: FrontEndRig) => void, RegExp]> = {
+const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
   'features that are not offered': [
     ({ channel }) => channel.send(vu.VHOST_USER_SET_FEATURES, 0, payload.writeU64(1n << 50n)),
     /feature bits 0x4000000000000, which are not offered$/,
@@ -285,15 +285,15 @@ const hostile: Record<string, [say: (front: FrontEndRig) => void, RegExp]> = {
   'a request channel that is no socket': [
     ({ channel, ram }) =>
       channel.send(vu.VHOST_USER_SET_BACKEND_REQ_FD, 0, undefined, [ram.memory.share.fd]),
-    /the channel for requests of the back end is no socket$/,
+    /the channel for requests of the backend is no socket$/,
   ],
   'a request channel that leads back to us': [
     (front) => {
-      // Held by us, it would keep the connection open after its front end is gone.
+      // Held by us, it would keep the connection open after its frontend is gone.
       using own = UnixSocket.connect(path);
       front.channel.send(vu.VHOST_USER_SET_BACKEND_REQ_FD, 0, undefined, [own.fd]);
     },
-    /the channel for requests of the back end leads back to it$/,
+    /the channel for requests of the backend leads back to it$/,
   ],
   'an unknown request': [
     ({ channel }) => channel.send(77),
@@ -302,11 +302,11 @@ const hostile: Record<string, [say: (front: FrontEndRig) => void, RegExp]> = {
 };
 for (const [name, [say, expected]] of Object.entries(hostile)) {
   t.test(`${name} ends the connection, and nothing leaks`, (t) =>
-    withBackEnd(async (log) => {
+    withBackend(async (log) => {
       await turn();
       const before = readdirSync('/proc/self/fd').length;
       {
-        using front = new FrontEndRig(path);
+        using front = new FrontendRig(path);
         await front.negotiate();
         isRandom(t, await fill(await front.startRing(0)));
         say(front);
@@ -317,7 +317,7 @@ for (const [name, [say, expected]] of Object.entries(hostile)) {
       t.match(log[0], expected);
       for (let i = 0; i < 5; i++) await turn();
       t.equal(readdirSync('/proc/self/fd').length, before);
-      using next = new FrontEndRig(path);
+      using next = new FrontendRig(path);
       await next.negotiate();
       isRandom(t, await fill(await next.startRing(0)));
     }),
@@ -325,8 +325,8 @@ for (const [name, [say, expected]] of Object.entries(hostile)) {
 }
 
 t.test('memory that is taken away ends the connection, and not the process', (t) =>
-  withBackEnd(async (log) => {
-    using front = new FrontEndRig(path);
+  withBackend(async (log) => {
+    using front = new FrontendRig(path);
     await front.negotiate();
     const ring = await front.startRing(0);
     await fill(ring);

@@ -1,4 +1,4 @@
-/** The front end beside a back end that others wrote: qemu-storage-daemon, a disk, no KVM. */
+/** The frontend beside a backend that others wrote: qemu-storage-daemon, a disk, no KVM. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, rmSync } from 'node:fs';
@@ -9,8 +9,8 @@ import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../../src/abi/virtio-blk.t
 import * as ring from '../../../src/abi/virtio-ring.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
-import { blkKind } from '../../../src/vhost-user/front-end/blk-kind.ts';
-import { VhostUserDevice } from '../../../src/vhost-user/front-end/vhost-user-device.ts';
+import { blkKind } from '../../../src/vhost-user/frontend/blk-kind.ts';
+import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { blkHeader, TemporaryFolder } from '../../support/blk-driver.ts';
 import { programPath } from '../../support/program.ts';
@@ -92,7 +92,7 @@ t.test('what is written is read, on both queues, before and after a pause', (t) 
   }),
 );
 
-t.test('a back end that dies is told all anew when it comes back', (t) =>
+t.test('a backend that dies is told all anew when it comes back', (t) =>
   withDisk(t, async (rig, restart) => {
     await rig.start(FEATURES);
     rig.add(0, write(0, 7));
@@ -107,8 +107,8 @@ t.test('a back end that dies is told all anew when it comes back', (t) =>
     rig.add(0, read(39));
     t.equal((await rig.completed(0))[0]?.writable[0], 39);
     await rig.until(() => rig.logs.length > 1, 'second line');
-    t.match(rig.logs[0], /the back end closed the connection; it is waited for at/);
-    t.equal(rig.logs[1], 'the back end is back');
+    t.match(rig.logs[0], /the backend closed the connection; it is waited for at/);
+    t.equal(rig.logs[1], 'the backend is back');
     t.same(rig.broken, []);
   }),
 );

@@ -6,7 +6,7 @@ import { MICROVM, Q35, Q35_E1000, Q35_VHOST, qemuCommand } from '../../../bench/
 import { resolveOptions } from '../../../src/machine/resolve-options.ts';
 
 const SPEC = { kernel: '/k', initrd: '/i', memoryMiB: 512, tap: 'tap7', append: 'more' };
-/** With a back end in place of the tap. */
+/** With a backend in place of the tap. */
 const BEHIND = { kernel: '/k', initrd: '/i', memoryMiB: 512, vhostUser: '/s' };
 
 t.test('QEMU’s network interfaces', (t) => {

@@ -17,16 +17,16 @@ import { NativeMemory } from '../../../src/host/native-memory.ts';
 import { MAX_FDS, UnixSocket } from '../../../src/host/unix-socket.ts';
 import { Channel } from '../../../src/vhost-user/channel.ts';
 import {
-  BACK_END_REQUESTS,
+  BACKEND_REQUESTS,
   encodeHeader,
-  FRONT_END_REQUESTS,
+  FRONTEND_REQUESTS,
   type Message,
 } from '../../../src/vhost-user/message.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
 
 const countFds = (): number => readdirSync('/proc/self/fd').length;
 
-/** The back end's channel, and a peer that sends it what it likes. */
+/** The backend's channel, and a peer that sends it what it likes. */
 class Rig implements Disposable {
   readonly peer: UnixSocket;
   readonly channel: Channel;
@@ -50,7 +50,7 @@ class Rig implements Disposable {
     });
     this.channel = new Channel(
       ours,
-      { received: FRONT_END_REQUESTS, sent: BACK_END_REQUESTS },
+      { received: FRONTEND_REQUESTS, sent: BACKEND_REQUESTS },
       {
         request: (message) => {
           this.requests.push({
@@ -176,10 +176,10 @@ t.test('REPLY_ACK: who asks gets 0 or 1, who does not gets nothing', async (t) =
 t.test('call resolves with its reply, in the order of the questions', async (t) => {
   const [ours, theirs] = UnixSocket.pair();
   const silent = { request: () => {}, closed: () => {} };
-  using front = new Channel(ours, { received: new Map(), sent: FRONT_END_REQUESTS }, silent);
+  using front = new Channel(ours, { received: new Map(), sent: FRONTEND_REQUESTS }, silent);
   using back: Channel = new Channel(
     theirs,
-    { received: FRONT_END_REQUESTS, sent: BACK_END_REQUESTS },
+    { received: FRONTEND_REQUESTS, sent: BACKEND_REQUESTS },
     {
       request: (message): void => back.reply(message, payload.writeU64(message.request * 10)),
       closed: () => {},

@@ -1,10 +1,10 @@
-/** What a front end makes of the rings of a back end that is gone, against what really happened. */
+/** What a frontend makes of the rings of a backend that is gone, against what really happened. */
 import fc from 'fast-check';
 import t from 'tap';
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
-import { recoverRing } from '../../../src/vhost-user/front-end/lost-ring.ts';
+import { recoverRing } from '../../../src/vhost-user/frontend/lost-ring.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 
 const SIZE = 16;
@@ -65,7 +65,7 @@ class Model implements Disposable {
     this.#memory.writeU16(0x2002, (this.usedIndex + 1) & 0xffff);
   }
 
-  /** Heads that the next back end will find. */
+  /** Heads that the next backend will find. */
   offered(): number[] {
     const heads: number[] = [];
     for (let at = this.usedIndex; at !== this.availIndex; at = (at + 1) & 0xffff) {

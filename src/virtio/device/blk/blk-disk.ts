@@ -26,7 +26,7 @@ export interface BlkHandlerOptions {
   readonly writeback: SharedArrayBuffer;
   /**
    * Segments of the longest request by `seg_max`, header and status included. Linux puts as many into
-   * an indirect table also when it, or the front end of vhost-user, made the queue smaller.
+   * an indirect table also when it, or the frontend of vhost-user, made the queue smaller.
    */
   readonly chainLength?: number;
 }

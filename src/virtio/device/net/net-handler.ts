@@ -232,7 +232,7 @@ class NetHandler implements QueueHandler, NetControls {
     return true;
   }
 
-  /** False with several pairs whose driver's control queue is somebody else's: a front end's. */
+  /** False with several pairs whose driver's control queue is somebody else's: a frontend's. */
   #controlled({ features, queues }: HandlerContext): boolean {
     const mq = hasFeature(features, VIRTIO_NET_F_MQ);
     return !mq || queues[2 * this.#pairs.length] !== undefined;

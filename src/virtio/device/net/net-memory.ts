@@ -49,7 +49,7 @@ export function createNetMemoryDevice(options: NetMemoryDeviceOptions): VirtioDe
   const queues: QueueSpec[] = [
     { name: 'receiveq1', maxSize: QUEUE_SIZE },
     { name: 'transmitq1', maxSize: QUEUE_SIZE },
-    // Not without VIRTIO_NET_F_CTRL_VQ (§5.1.2); front ends count on the place.
+    // Not without VIRTIO_NET_F_CTRL_VQ (§5.1.2); frontends count on the place.
     { name: 'controlq', maxSize: 64 },
   ];
   return {

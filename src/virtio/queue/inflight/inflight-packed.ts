@@ -42,9 +42,9 @@ export interface PackedRecovery {
 }
 
 /**
- * Takes over a region that an earlier back end left, or makes a fresh one.
+ * Takes over a region that an earlier backend left, or makes a fresh one.
  * @param ring the descriptor ring
- * @throws PeerError when no back end can have left it
+ * @throws PeerError when no backend can have left it
  */
 export function recoverPacked(
   region: InflightRegion,

@@ -1,7 +1,7 @@
 /**
- * One queue's part of the record in which a vhost-user back end notes what is in flight, in memory
- * that the front end keeps for the back end that comes next (vhost-user.rst, "Inflight I/O
- * tracking"). The front end can write to it at any time: it is read once, when a queue starts.
+ * One queue's part of the record in which a vhost-user backend notes what is in flight, in memory
+ * that the frontend keeps for the backend that comes next (vhost-user.rst, "Inflight I/O
+ * tracking"). The frontend can write to it at any time: it is read once, when a queue starts.
  */
 import {
   DescStatePacked,
@@ -72,7 +72,7 @@ export class InflightRegion {
   }
 }
 
-/** The front end, or who had it before, has broken the record. */
+/** The frontend, or who had it before, has broken the record. */
 export function badRecord(why: string): PeerError {
   return new PeerError(
     'E_INFLIGHT',

@@ -25,7 +25,7 @@ const KIND = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT;
 
 /**
  * The windows were checked by `createVirtqueue`.
- * @throws PeerError when no back end can have left such a record
+ * @throws PeerError when no backend can have left such a record
  */
 export function openTracked(
   memory: GuestMemory,

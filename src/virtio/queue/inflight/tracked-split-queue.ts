@@ -28,9 +28,9 @@ export interface SplitRecovery {
 }
 
 /**
- * Takes over a region that an earlier back end left, or makes a fresh one.
+ * Takes over a region that an earlier backend left, or makes a fresh one.
  * @param usedIdx as the used ring has it
- * @throws PeerError when no back end can have left it
+ * @throws PeerError when no backend can have left it
  */
 export function recoverSplit(
   region: InflightRegion,

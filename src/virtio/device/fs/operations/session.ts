@@ -1,6 +1,6 @@
 /**
  * INIT and DESTROY: a mount, from begin to end; and what the guest forgets. Nothing else depends on
- * INIT, so that a guest whose back end was started anew finds its names again.
+ * INIT, so that a guest whose backend was started anew finds its names again.
  */
 import { EINVAL, EPROTO } from '../../../../abi/errno.ts';
 import * as fuse from '../../../../abi/fuse.ts';

@@ -1,0 +1,315 @@
+/** One frontend's use of a device: what each message of the protocol does (vhost-user.rst). */
+import { fstatSync } from 'node:fs';
+import {
+  VHOST_USER_ADD_MEM_REG,
+  VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
+  VHOST_USER_F_PROTOCOL_FEATURES,
+  VHOST_USER_GET_CONFIG,
+  VHOST_USER_GET_FEATURES,
+  VHOST_USER_GET_INFLIGHT_FD,
+  VHOST_USER_GET_MAX_MEM_SLOTS,
+  VHOST_USER_GET_PROTOCOL_FEATURES,
+  VHOST_USER_GET_QUEUE_NUM,
+  VHOST_USER_GET_STATUS,
+  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
+  VHOST_USER_PROTOCOL_F_CONFIG,
+  VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
+  VHOST_USER_PROTOCOL_F_MQ,
+  VHOST_USER_PROTOCOL_F_REPLY_ACK,
+  VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+  VHOST_USER_PROTOCOL_F_STATUS,
+  VHOST_USER_REM_MEM_REG,
+  VHOST_USER_RESET_DEVICE,
+  VHOST_USER_RESET_OWNER,
+  VHOST_USER_SET_BACKEND_REQ_FD,
+  VHOST_USER_SET_CONFIG,
+  VHOST_USER_SET_FEATURES,
+  VHOST_USER_SET_INFLIGHT_FD,
+  VHOST_USER_SET_MEM_TABLE,
+  VHOST_USER_SET_OWNER,
+  VHOST_USER_SET_PROTOCOL_FEATURES,
+  VHOST_USER_SET_STATUS,
+} from '../../abi/vhost-user.ts';
+import { DEVICE_NEEDS_RESET } from '../../abi/virtio-pci.ts';
+import { VIRTIO_F_IN_ORDER } from '../../abi/virtio-ring.ts';
+import type { Fd } from '../../host/fd.ts';
+import { UnixSocket } from '../../host/unix-socket.ts';
+import { featureSet, hasFeature } from '../../virtio/features.ts';
+import { Channel } from '../channel.ts';
+import { BACKEND_REQUESTS, FRONTEND_REQUESTS, type Message, protocolError } from '../message.ts';
+import * as payload from '../payload.ts';
+import type { DeviceUser, ExportedDevice } from './exported-device.ts';
+import { FrontendMemory, MEMORY_SLOTS } from './frontend-memory.ts';
+import { createInflightFile, InflightBuffer } from './inflight-buffer.ts';
+import { handleRing, notNegotiated } from './ring-messages.ts';
+import { ServedRings } from './served-rings.ts';
+
+/** How often a look is taken whether the frontend took memory away, in milliseconds. */
+const TRUNCATION_INTERVAL = 200;
+
+const PROTOCOL_FEATURES = featureSet(
+  VHOST_USER_PROTOCOL_F_MQ,
+  VHOST_USER_PROTOCOL_F_REPLY_ACK,
+  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
+  VHOST_USER_PROTOCOL_F_CONFIG,
+  VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+  VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+  VHOST_USER_PROTOCOL_F_STATUS,
+);
+const INFLIGHT = featureSet(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+
+/** From a connection's begin to its end. */
+export class Session implements DeviceUser {
+  readonly #exported: ExportedDevice;
+  readonly #socket: UnixSocket;
+  readonly #channel: Channel;
+  readonly #memory = new FrontendMemory();
+  readonly #rings: ServedRings;
+  readonly #watchdog: NodeJS.Timeout;
+  readonly #ended: (error?: Error) => void;
+  readonly #offered: bigint;
+  #protocolFeatures = 0n;
+  #requests: Channel | undefined;
+  #status = 0;
+  #spoke = false;
+
+  /**
+   * @param socket owned from here on
+   * @param ended called when the device is free again
+   */
+  constructor(socket: UnixSocket, exported: ExportedDevice, ended: (error?: Error) => void) {
+    this.#exported = exported;
+    this.#socket = socket;
+    this.#ended = ended;
+    this.#rings = new ServedRings(exported, this.#memory);
+    // Rings in order tell what is in flight: all that is available and not used.
+    const inOrder = hasFeature(exported.features, VIRTIO_F_IN_ORDER);
+    this.#offered = inOrder ? PROTOCOL_FEATURES : PROTOCOL_FEATURES | INFLIGHT;
+    this.#channel = new Channel(
+      socket,
+      { received: FRONTEND_REQUESTS, sent: BACKEND_REQUESTS },
+      {
+        request: (message) => this.#request(message),
+        closed: (error) => {
+          void this.#end(error);
+        },
+      },
+    );
+    this.#watchdog = setInterval(() => {
+      if (this.#memory.truncated || this.#rings.truncated) {
+        this.#channel.fail(protocolError('it took away memory that it had shared'));
+      }
+    }, TRUNCATION_INTERVAL);
+    exported.setUser(this);
+  }
+
+  /** True once the frontend has said anything. */
+  get spoke(): boolean {
+    return this.#spoke;
+  }
+
+  /** Ends the connection; `ended` follows. */
+  close(): void {
+    this.#channel.close();
+  }
+
+  broken(reason: string): void {
+    this.#rings.break(reason);
+  }
+
+  configChanged(): void {
+    this.#requests?.send(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG);
+  }
+
+  async #request(message: Message): Promise<void> {
+    this.#spoke = true;
+    try {
+      const answered = await this.#handle(message);
+      if (!answered) this.#channel.acknowledge(message, true);
+    } catch (error) {
+      this.#channel.acknowledge(message, false);
+      throw error;
+    }
+  }
+
+  /** Returns true when the request has a reply of its own, which is sent. */
+  async #handle(message: Message): Promise<boolean> {
+    const rings = this.#rings;
+    switch (message.request) {
+      case VHOST_USER_GET_FEATURES:
+        return this.#reply(
+          message,
+          this.#exported.features | featureSet(VHOST_USER_F_PROTOCOL_FEATURES),
+        );
+      case VHOST_USER_SET_FEATURES:
+        await this.#setFeatures(payload.readU64(message));
+        return false;
+      case VHOST_USER_GET_PROTOCOL_FEATURES:
+        return this.#reply(message, this.#offered);
+      case VHOST_USER_SET_PROTOCOL_FEATURES:
+        this.#setProtocolFeatures(payload.readU64(message));
+        return false;
+      case VHOST_USER_SET_OWNER:
+        return false;
+      case VHOST_USER_RESET_OWNER:
+        // What the specification recommends for it: all rings are disabled.
+        await rings.change(() => rings.disableAll());
+        return false;
+      case VHOST_USER_GET_QUEUE_NUM:
+        return this.#reply(message, BigInt(this.#exported.queueNumber));
+      case VHOST_USER_GET_CONFIG:
+        this.#getConfig(message);
+        return true;
+      case VHOST_USER_SET_CONFIG:
+        this.#setConfig(payload.readConfigAccess(message));
+        return false;
+      case VHOST_USER_SET_BACKEND_REQ_FD:
+        this.#openRequests(message.fds);
+        return false;
+      case VHOST_USER_RESET_DEVICE:
+        await rings.change(() => rings.reset());
+        return false;
+      case VHOST_USER_SET_STATUS:
+        await this.#setStatus(Number(payload.readU64(message) & 0xffn));
+        return false;
+      case VHOST_USER_GET_STATUS:
+        return this.#reply(
+          message,
+          BigInt(this.#status | (rings.isBroken ? DEVICE_NEEDS_RESET : 0)),
+        );
+      case VHOST_USER_SET_MEM_TABLE:
+      case VHOST_USER_ADD_MEM_REG:
+      case VHOST_USER_REM_MEM_REG:
+      case VHOST_USER_GET_MAX_MEM_SLOTS:
+        return await this.#handleMemory(message);
+      case VHOST_USER_GET_INFLIGHT_FD:
+      case VHOST_USER_SET_INFLIGHT_FD:
+        return await this.#handleInflight(message);
+      default:
+        return await handleRing(message, rings, this.#exported.queueSizes, this.#channel);
+    }
+  }
+
+  async #handleMemory(message: Message): Promise<boolean> {
+    const memory = this.#memory;
+    const rings = this.#rings;
+    switch (message.request) {
+      case VHOST_USER_SET_MEM_TABLE: {
+        const regions = payload.readMemoryTable(message);
+        await rings.change(() => memory.replace(regions, message.fds.splice(0)));
+        return false;
+      }
+      case VHOST_USER_ADD_MEM_REG: {
+        const region = payload.readMemoryRegion(message);
+        await rings.change(() => {
+          for (const fd of message.fds.splice(0)) memory.add(region, fd);
+        });
+        return false;
+      }
+      case VHOST_USER_REM_MEM_REG: {
+        const region = payload.readMemoryRegion(message);
+        await rings.change(() => memory.remove(region));
+        return false;
+      }
+      default:
+        return this.#reply(message, BigInt(MEMORY_SLOTS));
+    }
+  }
+
+  async #handleInflight(message: Message): Promise<boolean> {
+    if ((this.#protocolFeatures & INFLIGHT) === 0n) throw notNegotiated(message);
+    const asked = payload.readInflight(message);
+    const rings = this.#exported.queueSizes.length;
+    if (message.request === VHOST_USER_GET_INFLIGHT_FD) {
+      const { file, area } = createInflightFile(asked, rings);
+      this.#channel.reply(message, payload.writeInflight(area), file);
+      return true;
+    }
+    const [fd] = message.fds;
+    if (fd === undefined) return false;
+    const inflight = new InflightBuffer(asked, fd.fd, rings);
+    await this.#rings.change(() => this.#rings.setInflight(inflight));
+    return false;
+  }
+
+  #reply(message: Message, value: bigint): true {
+    this.#channel.reply(message, payload.writeU64(value));
+    return true;
+  }
+
+  async #setFeatures(features: bigint): Promise<void> {
+    const protocol = featureSet(VHOST_USER_F_PROTOCOL_FEATURES);
+    const foreign = features & ~(this.#exported.features | protocol);
+    if (foreign !== 0n) {
+      throw protocolError(`feature bits 0x${foreign.toString(16)}, which are not offered`);
+    }
+    await this.#rings.change(() => {
+      this.#rings.enabling = hasFeature(features, VHOST_USER_F_PROTOCOL_FEATURES);
+      this.#rings.setFeatures(features & ~protocol);
+    });
+  }
+
+  #setProtocolFeatures(features: bigint): void {
+    const foreign = features & ~this.#offered;
+    if (foreign !== 0n) {
+      throw protocolError(`protocol features 0x${foreign.toString(16)}, which are not offered`);
+    }
+    this.#protocolFeatures = features;
+  }
+
+  async #setStatus(status: number): Promise<void> {
+    this.#status = status;
+    if (status === 0) await this.#rings.change(() => this.#rings.reset());
+  }
+
+  /** Bytes past the end of what the device has read as 0: frontends ask for the whole struct. */
+  #getConfig(message: Message): void {
+    const access = payload.readConfigAccess(message);
+    const config = this.#exported.readConfig().subarray(access.offset);
+    const bytes = new Uint8Array(access.bytes.length);
+    bytes.set(config.subarray(0, bytes.length));
+    this.#channel.reply(message, payload.writeConfigAccess({ ...access, bytes }));
+  }
+
+  #setConfig({ offset, bytes, liveMigration }: payload.ConfigAccess): void {
+    // A migrated guest's configuration is this device's own: there is nothing to take over.
+    if (liveMigration) return;
+    if (this.#exported.writeConfig(offset, bytes)) return;
+    throw protocolError(`configuration bytes ${offset} on are not the driver's to write`);
+  }
+
+  #openRequests(fds: Fd[]): void {
+    const fd = fds.shift();
+    if (fd === undefined) return;
+    if (!fstatSync(fd.fd).isSocket()) {
+      fd.close();
+      throw protocolError('the channel for requests of the backend is no socket');
+    }
+    const requests = new UnixSocket(fd.release());
+    // The other end of this connection, in our own hands, would outlive the frontend.
+    if (requests.leadsTo(this.#socket)) {
+      requests.close();
+      throw protocolError('the channel for requests of the backend leads back to it');
+    }
+    const before = this.#requests;
+    this.#requests = new Channel(
+      requests,
+      { received: new Map(), sent: BACKEND_REQUESTS },
+      { request: () => {}, closed: () => {} },
+    );
+    before?.close();
+  }
+
+  async #end(error: Error | undefined): Promise<void> {
+    clearInterval(this.#watchdog);
+    this.#requests?.close();
+    try {
+      await this.#rings.close();
+    } finally {
+      this.#memory[Symbol.dispose]();
+      this.#exported.setUser(undefined);
+      this.#ended(error);
+    }
+  }
+}

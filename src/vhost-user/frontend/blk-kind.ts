@@ -1,0 +1,75 @@
+/** A disk in another process (virtio 1.3 §5.2). */
+import {
+  VIRTIO_BLK_F_CONFIG_WCE,
+  VIRTIO_BLK_F_DISCARD,
+  VIRTIO_BLK_F_MQ,
+  VIRTIO_BLK_F_WRITE_ZEROES,
+  VIRTIO_ID_BLOCK,
+  virtio_blk_config,
+} from '../../abi/virtio-blk.ts';
+import { UsageError } from '../../host/errors.ts';
+import { featureSet, hasFeature } from '../../virtio/features.ts';
+import { readBackendConfig } from './backend-config.ts';
+import type { DeviceKind } from './kind.ts';
+import type { Session } from './link.ts';
+
+const PCI_CLASS_STORAGE = 0x01_0000;
+const CONFIG = virtio_blk_config;
+const MAX_QUEUES = 16;
+/** All whose fields in the configuration space are known here. */
+const KNOWN = featureSet(...Array.from({ length: VIRTIO_BLK_F_WRITE_ZEROES + 1 }, (_, bit) => bit));
+
+/** @param queues undefined: as many as the backend's configuration says @throws UsageError or PeerError */
+export async function blkKind(
+  name: string,
+  session: Session,
+  queues: number | undefined,
+  queueSize: number,
+): Promise<DeviceKind> {
+  const { features, queues: served } = session.offer;
+  const multiqueue = hasFeature(features, VIRTIO_BLK_F_MQ);
+  const told = await readBackendConfig(session.connection, configSize(features));
+  const has = multiqueue ? viewOf(told).getUint16(CONFIG.num_queues.offset, true) : 1;
+  const most = Math.max(1, Math.min(has, served ?? has));
+  const count = queues ?? Math.min(most, MAX_QUEUES);
+  if (count > most) {
+    throw new UsageError(
+      'E_VHOST_USER_QUEUES',
+      `${name}: its backend has ${most} queues, not ${count}`,
+    );
+  }
+  const adapted = (config: Uint8Array): Uint8Array => {
+    if (multiqueue) viewOf(config).setUint16(CONFIG.num_queues.offset, count, true);
+    return config;
+  };
+  const configWriteMask = new Uint8Array(told.length);
+  if (hasFeature(features, VIRTIO_BLK_F_CONFIG_WCE)) {
+    configWriteMask[CONFIG.writeback.offset] = 0xff;
+  }
+  return {
+    deviceId: VIRTIO_ID_BLOCK,
+    pciClass: PCI_CLASS_STORAGE,
+    backendFeatures: features & KNOWN,
+    ownFeatures: 0n,
+    queues: Array.from({ length: count }, (_, i) => ({
+      name: `requestq${i + 1}`,
+      maxSize: queueSize,
+    })),
+    servedQueues: count,
+    config: adapted(told),
+    configWriteMask,
+    readConfig: async ({ connection }) => adapted(await readBackendConfig(connection, told.length)),
+  };
+}
+
+/** Backends refuse to be asked for fields that none of their features has. */
+function configSize(features: bigint): number {
+  const end = ({ offset, length }: { offset: number; length: number }): number => offset + length;
+  if (hasFeature(features, VIRTIO_BLK_F_WRITE_ZEROES)) return end(CONFIG.unused1);
+  if (hasFeature(features, VIRTIO_BLK_F_DISCARD)) return end(CONFIG.discard_sector_alignment);
+  return end(CONFIG.num_queues);
+}
+
+function viewOf({ buffer, byteOffset, byteLength }: Uint8Array): DataView {
+  return new DataView(buffer, byteOffset, byteLength);
+}

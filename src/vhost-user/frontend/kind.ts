@@ -1,0 +1,33 @@
+/** What a frontend has to know of a kind of device: all that its backend does not tell. */
+import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
+import type { QueueSpec } from '../../virtio/device.ts';
+import type { Session } from './link.ts';
+
+/** One device of a kind, as its first backend made it. */
+export interface DeviceKind {
+  /** virtio 1.3 §5. */
+  readonly deviceId: number;
+  /** 24 bits. */
+  readonly pciClass: number;
+  /** Of the backend's features for this kind of device, those that may be offered. */
+  readonly backendFeatures: bigint;
+  /** Features that the frontend has by itself. */
+  readonly ownFeatures: bigint;
+  readonly featureDependencies?: readonly (readonly [bit: number, needs: number])[];
+  /** Those that the backend serves come first. */
+  readonly queues: readonly QueueSpec[];
+  /** How many of them it serves. */
+  readonly servedQueues: number;
+  /** True: its backends count queue pairs. */
+  readonly countsPairs?: boolean;
+  readonly config: Uint8Array;
+  readonly configWriteMask?: Uint8Array;
+  /** The configuration as a backend tells it now. Absent: it does not. @throws PeerError */
+  readConfig?(session: Session): Promise<Uint8Array>;
+  /** Serves the other queues. @param enable has a queue of the backend served, or not */
+  createRest?(events: DatapathEvents, enable: (queue: number, enabled: boolean) => void): Datapath;
+  /** False for a queue that is not used yet. Absent: all are. */
+  isEnabled?(queue: number): boolean;
+  /** The driver reset the device. */
+  reset?(): void;
+}

@@ -1,0 +1,163 @@
+/**
+ * A network interface in another process (virtio 1.3 §5.1). Backends serve queue pairs; the
+ * control queue, which there is for the number of pairs only, is the frontend's.
+ */
+
+import { VHOST_USER_PROTOCOL_F_CONFIG } from '../../abi/vhost-user.ts';
+import * as net from '../../abi/virtio-net.ts';
+import { generateMac, parseMac } from '../../backend/mac-address.ts';
+import type { DatapathEvents } from '../../datapath/datapath.ts';
+import { InProcessDatapath } from '../../datapath/in-process.ts';
+import { ControlQueue } from '../../virtio/device/net/net-control.ts';
+import { ReceiveFilter } from '../../virtio/device/net/net-filter.ts';
+import { OFFLOAD_DEPENDENCIES } from '../../virtio/device/net/net-offloads.ts';
+import type { HandlerContext, QueueHandler, QueueSpec } from '../../virtio/device.ts';
+import { featureSet, hasFeature } from '../../virtio/features.ts';
+import { readBackendConfig } from './backend-config.ts';
+import type { DeviceKind } from './kind.ts';
+import type { Session } from './link.ts';
+
+const PCI_CLASS_ETHERNET = 0x02_0000;
+const CONTROL_QUEUE_SIZE = 64;
+const MAC_LENGTH = 6;
+const CONFIG = net.virtio_net_config;
+
+/** What those who touch packets have to know. */
+const PACKET_FEATURES = featureSet(
+  net.VIRTIO_NET_F_CSUM,
+  net.VIRTIO_NET_F_GUEST_CSUM,
+  net.VIRTIO_NET_F_GUEST_TSO4,
+  net.VIRTIO_NET_F_GUEST_TSO6,
+  net.VIRTIO_NET_F_GUEST_ECN,
+  net.VIRTIO_NET_F_HOST_TSO4,
+  net.VIRTIO_NET_F_HOST_TSO6,
+  net.VIRTIO_NET_F_HOST_ECN,
+  net.VIRTIO_NET_F_MRG_RXBUF,
+  net.VIRTIO_NET_F_GUEST_USO4,
+  net.VIRTIO_NET_F_GUEST_USO6,
+  net.VIRTIO_NET_F_HOST_USO,
+);
+
+/** Some backends, as DPDK's, have one pair without it. */
+const PAIRS = featureSet(net.VIRTIO_NET_F_MQ);
+
+/** What was asked of an interface. */
+export interface NetBackendOptions {
+  /** Queue pairs. */
+  readonly pairs: number;
+  /** Default: the backend's, else one made from `seed`. */
+  readonly mac?: string;
+  readonly seed: string;
+  readonly queueSize: number;
+}
+
+/** @throws UsageError or PeerError */
+export async function netKind(session: Session, options: NetBackendOptions): Promise<DeviceKind> {
+  const { pairs, queueSize } = options;
+  const own = [net.VIRTIO_NET_F_MAC, net.VIRTIO_NET_F_STATUS];
+  if (pairs > 1) own.push(net.VIRTIO_NET_F_MQ, net.VIRTIO_NET_F_CTRL_VQ);
+  const inUse = new PairsInUse(pairs);
+  const queues: QueueSpec[] = Array.from({ length: 2 * pairs }, (_, i) => ({
+    name: `${i % 2 === 0 ? 'receiveq' : 'transmitq'}${(i >> 1) + 1}`,
+    maxSize: queueSize,
+  }));
+  if (pairs > 1) queues.push({ name: 'controlq', maxSize: CONTROL_QUEUE_SIZE });
+  return {
+    deviceId: net.VIRTIO_ID_NET,
+    pciClass: PCI_CLASS_ETHERNET,
+    backendFeatures:
+      session.offer.features & (pairs > 1 ? PACKET_FEATURES | PAIRS : PACKET_FEATURES),
+    ownFeatures: featureSet(...own),
+    featureDependencies: [
+      ...OFFLOAD_DEPENDENCIES,
+      [net.VIRTIO_NET_F_MQ, net.VIRTIO_NET_F_CTRL_VQ],
+      // Else the control queue would have another index (§5.1.2).
+      [net.VIRTIO_NET_F_CTRL_VQ, net.VIRTIO_NET_F_MQ],
+    ],
+    queues,
+    servedQueues: 2 * pairs,
+    countsPairs: true,
+    config: initialConfig(await macOf(session, options), pairs),
+    isEnabled: (queue) => queue < 2 * inUse.count,
+    reset: () => inUse.set(1),
+    ...(pairs === 1
+      ? {}
+      : {
+          createRest: (events: DatapathEvents, enable: (queue: number, on: boolean) => void) => {
+            inUse.changed = enable;
+            return new InProcessDatapath(() => new PairsHandler(inUse, 2 * pairs), events);
+          },
+        }),
+  };
+}
+
+/** How many queue pairs the driver uses (§5.1.6.5.5): one after a reset. */
+class PairsInUse {
+  count = 1;
+  changed: (queue: number, enabled: boolean) => void = () => {};
+  readonly #most: number;
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  /** Returns false when there are not so many. */
+  set(count: number): boolean {
+    if (count < 1 || count > this.#most) return false;
+    const before = this.count;
+    this.count = count;
+    for (let queue = 2 * before; queue < 2 * count; queue++) this.changed(queue, true);
+    for (let queue = 2 * count; queue < 2 * before; queue++) this.changed(queue, false);
+    return true;
+  }
+}
+
+/** The data half of the control queue. */
+class PairsHandler implements QueueHandler {
+  readonly #pairs: PairsInUse;
+  readonly #index: number;
+  #control: ControlQueue | undefined;
+
+  constructor(pairs: PairsInUse, index: number) {
+    this.#pairs = pairs;
+    this.#index = index;
+  }
+
+  start(context: HandlerContext): void {
+    const served = context.queues[this.#index];
+    if (served === undefined) return;
+    const controls = {
+      setPairs: (pairs: number) => this.#pairs.set(pairs),
+      setGuestOffloads: () => false,
+      setMac: () => false,
+    };
+    this.#control = new ControlQueue(served, context, new ReceiveFilter(0, false), controls);
+  }
+
+  kick(): void {
+    this.#control?.run();
+  }
+
+  ready(): void {}
+
+  stop(): void {
+    this.#control = undefined;
+  }
+}
+
+async function macOf(session: Session, { mac, seed }: NetBackendOptions): Promise<Uint8Array> {
+  const { connection, offer } = session;
+  if (mac !== undefined) return parseMac(mac);
+  const told = hasFeature(offer.features, net.VIRTIO_NET_F_MAC);
+  if (!told || !connection.has(VHOST_USER_PROTOCOL_F_CONFIG)) return generateMac(seed);
+  return await readBackendConfig(connection, MAC_LENGTH);
+}
+
+function initialConfig(mac: Uint8Array, pairs: number): Uint8Array {
+  const config = new Uint8Array(CONFIG.mtu.offset);
+  const view = new DataView(config.buffer);
+  config.set(mac, CONFIG.mac.offset);
+  view.setUint16(CONFIG.status.offset, net.VIRTIO_NET_S_LINK_UP, true);
+  view.setUint16(CONFIG.max_virtqueue_pairs.offset, pairs, true);
+  return config;
+}

@@ -1,0 +1,44 @@
+/** Any device in another process: by its device ID, all else is the backend's. */
+import { hasFeature } from '../../virtio/features.ts';
+import { readBackendConfig } from './backend-config.ts';
+import type { DeviceKind } from './kind.ts';
+import type { Session } from './link.ts';
+
+/** PCI: unclassified. */
+const PCI_CLASS_OTHERS = 0x00_ff00;
+/** virtio 1.3 §2.2: 0 to 23 and from 50 on are the device type's; there are 64 here. */
+const isDeviceBit = (bit: number): boolean => bit <= 23 || bit >= 50;
+
+/** What a device ID leaves open. */
+export interface OtherDevice {
+  /** virtio 1.3 §5. */
+  readonly deviceId: number;
+  readonly queues: number;
+  readonly queueSize: number;
+  /** Bytes; 0: it has none. */
+  readonly configSize: number;
+}
+
+/** @throws PeerError */
+export async function otherKind(session: Session, device: OtherDevice): Promise<DeviceKind> {
+  const { deviceId, queues, queueSize, configSize } = device;
+  const { connection, offer } = session;
+  const bits = Array.from({ length: 64 }, (_, bit) => bit).filter(isDeviceBit);
+  const offered = bits.filter((bit) => hasFeature(offer.features, bit));
+  const shape = {
+    deviceId,
+    pciClass: PCI_CLASS_OTHERS,
+    backendFeatures: offered.reduce((all, bit) => all | (1n << BigInt(bit)), 0n),
+    ownFeatures: 0n,
+    queues: Array.from({ length: queues }, (_, i) => ({ name: `queue${i}`, maxSize: queueSize })),
+    servedQueues: queues,
+  };
+  if (configSize === 0) return { ...shape, config: new Uint8Array(0) };
+  return {
+    ...shape,
+    config: await readBackendConfig(connection, configSize),
+    // What of it may be written is the backend's affair.
+    configWriteMask: new Uint8Array(configSize).fill(0xff),
+    readConfig: ({ connection: current }) => readBackendConfig(current, configSize),
+  };
+}
