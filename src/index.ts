@@ -4,8 +4,7 @@ export type { CommandExit, GuestProcess, SpawnOptions } from './agent/command.ts
 export type { BootProtocol, EntryProtocol } from './boot/boot.ts';
 export type { SmbiosOptions } from './boot/smbios-options.ts';
 export { HostError, InternalError, NodeVmmError, PeerError, UsageError } from './host/errors.ts';
-export type { DatapathName } from './machine/devices/datapath-choice.ts';
-export type { GateOrder } from './machine/devices/queue-holds.ts';
+export type { DatapathName } from './machine/devices/queue-service.ts';
 export type {
   InspectedDevice,
   InspectedFeature,

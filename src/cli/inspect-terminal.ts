@@ -1,12 +1,12 @@
 /** The live view in a terminal: the alternate screen, keys, and the terminal as it was on every way out. */
 import { constants as os } from 'node:os';
 import type { ReadStream } from 'node:tty';
+import type { QueueOrder } from '../control/protocol.ts';
 import { CleanupStack } from '../host/cleanup-stack.ts';
 import { messageOf } from '../host/errors.ts';
 import type { Inspector } from '../inspect/inspector.ts';
 import { type Selection, selectQueue } from '../inspect/page.ts';
 import { terminalView } from '../inspect/terminal-view.ts';
-import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { MachineInspection } from '../machine/inspect.ts';
 import { RawTerminal } from './terminal/terminal.ts';
 
@@ -15,7 +15,7 @@ const PERIOD_MS = 250;
 const ENTER = '\x1b[?1049h\x1b[?25l';
 const LEAVE = '\x1b[?25h\x1b[?1049l';
 const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
-const ORDERS: Readonly<Record<string, GateOrder>> = { h: 'hold', s: 'step', r: 'release' };
+const ORDERS: Readonly<Record<string, QueueOrder>> = { h: 'hold', s: 'step', r: 'release' };
 /** How far a key moves: devices, queues. */
 const MOVES: Readonly<Record<string, readonly [number, number]>> = {
   '\x1b[A': [-1, 0],
@@ -164,7 +164,7 @@ class LiveView {
     void this.refresh();
   }
 
-  async #order(call: GateOrder): Promise<void> {
+  async #order(call: QueueOrder): Promise<void> {
     const chosen = this.#selection;
     if (chosen === undefined) return;
     try {

@@ -2,10 +2,10 @@
 import { constants as os } from 'node:os';
 import { type Command, Option } from 'commander';
 import { ask, askInspection, onlyMachine } from '../control/client.ts';
+import type { QueueOrder } from '../control/protocol.ts';
 import { UsageError } from '../host/errors.ts';
 import type { Inspector } from '../inspect/inspector.ts';
 import { InspectServer } from '../inspect/web-server.ts';
-import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { showInTerminal } from './inspect-terminal.ts';
 import { terminalInput, terminalSize } from './terminal/terminal.ts';
@@ -40,7 +40,7 @@ interface InspectFlags {
   readonly release?: QueueName;
 }
 
-const ORDERS: readonly GateOrder[] = ['hold', 'step', 'release'];
+const ORDERS: readonly QueueOrder[] = ['hold', 'step', 'release'];
 
 /**
  * Adds `inspect`.

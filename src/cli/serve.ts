@@ -1,6 +1,6 @@
 /** `nodevmm serve`: one device for another VMM, over vhost-user. */
 import { type Command, InvalidArgumentError } from 'commander';
-import { deviceShape } from '../machine/devices/device-shape.ts';
+import { deviceShape } from '../machine/devices/virtio-plan.ts';
 import { ConnectingBackend } from '../vhost-user/backend/connecting-backend.ts';
 import { ExportedDevice } from '../vhost-user/backend/exported-device.ts';
 import { ListeningBackend } from '../vhost-user/backend/listening-backend.ts';

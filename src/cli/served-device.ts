@@ -1,5 +1,5 @@
 /** The device of `nodevmm serve`, from its command line. */
-import { UsageError } from '../host/errors.ts';
+import { InternalError, UsageError } from '../host/errors.ts';
 import type { RingOptions } from '../machine/options.ts';
 import { createOwnDevices } from '../machine/user-devices/user-devices.ts';
 import { createBlkDevice } from '../virtio/device/blk/blk.ts';
@@ -81,9 +81,9 @@ export async function createServedDevice(
     );
   }
   const options = parseOwnDevice(text === undefined ? kind : `${kind},${text}`);
-  const [made] = await createOwnDevices([options], 'pci');
-  if (made?.kind !== 'virtio') throw new UsageError('E_DEVICE', `${kind} is no virtio device`);
-  return { device: made.device, ring: made.ring };
+  const [made] = await createOwnDevices([options]);
+  if (made === undefined) throw new InternalError('a device that was not made');
+  return { device: made.device, ring: made.ring ?? {} };
 }
 
 /** `backend=sink|source|echo[,frame=N][,mac=M][,packed=off]`: no tap, a network in memory. */

@@ -3,7 +3,7 @@ import { Argument, type Command, InvalidArgumentError } from 'commander';
 import { ask, listMachines, onlyMachine, shutDown } from '../control/client.ts';
 import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
 import { printable } from '../host/untrusted-text.ts';
-import type { DatapathName } from '../machine/devices/datapath-choice.ts';
+import type { DatapathName } from '../machine/devices/queue-service.ts';
 import { aligned } from './terminal/text-table.ts';
 
 const EXAMPLES = `

@@ -1,11 +1,13 @@
 /** What is asked of a machine that runs in another process: a line of JSON each way. */
 import { UsageError } from '../host/errors.ts';
-import type { DatapathName } from '../machine/devices/datapath-choice.ts';
-import type { GateOrder } from '../machine/devices/queue-holds.ts';
+import type { DatapathName } from '../machine/devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
 
 /** Bytes of the longest line. */
 export const LINE_MAX = 65536;
+
+/** `hold`: take no more buffers from a queue. `step`: take one more, then none. `release`: as ever. */
+export type QueueOrder = 'hold' | 'step' | 'release';
 
 /** What is answered with how the machine is then. */
 export type ControlOrder =
@@ -13,7 +15,7 @@ export type ControlOrder =
   | { readonly call: 'pause' | 'resume' | 'stop' | 'pressPowerButton' }
   | { readonly call: 'move'; readonly device: string; readonly datapath: DatapathName }
   | { readonly call: 'link'; readonly device: string; readonly up: boolean }
-  | { readonly call: GateOrder; readonly device: string; readonly queue: string };
+  | { readonly call: QueueOrder; readonly device: string; readonly queue: string };
 
 /** A question or an order. */
 export type ControlRequest = ControlOrder | ({ readonly call: 'inspect' } & InspectFilter);

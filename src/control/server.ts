@@ -5,8 +5,7 @@ import { join } from 'node:path';
 import { messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { isListening, ListenPath } from '../host/listen-path.ts';
 import { runtimeFolder } from '../host/private-folder.ts';
-import type { DatapathName } from '../machine/devices/datapath-choice.ts';
-import type { GateOrder } from '../machine/devices/queue-holds.ts';
+import type { DatapathName } from '../machine/devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
 import { linesOf } from './lines.ts';
 import { type ControlOrder, type ControlReply, LINE_MAX, parseRequest } from './protocol.ts';
@@ -19,7 +18,9 @@ export interface ControlledMachine {
   statistics(): ReadonlyMap<string, number>;
   moveDatapath(device: string, datapath: DatapathName): Promise<void>;
   setLink(device: string, up: boolean): void;
-  gate(device: string, queue: string, order: GateOrder): Promise<void>;
+  holdQueue(device: string, queue: string): Promise<void>;
+  stepQueue(device: string, queue: string): Promise<void>;
+  releaseQueue(device: string, queue: string): Promise<void>;
   inspect(filter: InspectFilter): Promise<MachineInspection>;
   pause(): Promise<void>;
   resume(): Promise<void>;
@@ -152,7 +153,7 @@ async function obey(machine: ControlledMachine, request: ControlOrder): Promise<
     case 'hold':
     case 'step':
     case 'release':
-      return await machine.gate(request.device, request.queue, request.call);
+      return await machine[`${request.call}Queue`](request.device, request.queue);
     default:
       return await machine[request.call]();
   }

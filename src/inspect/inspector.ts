@@ -1,6 +1,6 @@
 /** What the views ask of a machine, wherever it runs. */
 
-import type { GateOrder } from '../machine/devices/queue-holds.ts';
+import type { QueueOrder } from '../control/protocol.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
 
 /** A machine that is looked at. */
@@ -9,5 +9,5 @@ export interface Inspector {
   /** @throws NodeVmmError in one line, when the machine is gone */
   inspect(filter: InspectFilter): Promise<MachineInspection>;
   /** @throws NodeVmmError in one line, when it refuses */
-  order(call: GateOrder, device: string, queue: string): Promise<void>;
+  order(call: QueueOrder, device: string, queue: string): Promise<void>;
 }

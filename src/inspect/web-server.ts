@@ -7,8 +7,8 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { QueueOrder } from '../control/protocol.ts';
 import { messageOf, UsageError } from '../host/errors.ts';
-import type { GateOrder } from '../machine/devices/queue-holds.ts';
 import type { Inspector } from './inspector.ts';
 import { inspectPage, inspectView, selectQueue } from './page.ts';
 
@@ -19,7 +19,7 @@ const PERIOD_MS = 250;
 /** Pages that are followed at once; browsers keep the connections of forgotten tabs. */
 const STREAMS = 16;
 const BODY_MAX = 1024;
-const ORDERS: readonly GateOrder[] = ['hold', 'step', 'release'];
+const ORDERS: readonly QueueOrder[] = ['hold', 'step', 'release'];
 
 const HEADERS = {
   'Cache-Control': 'no-store',

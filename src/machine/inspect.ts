@@ -16,8 +16,8 @@ import {
   QUEUE_SIZE,
   QUEUE_VECTOR,
 } from '../virtio/transport/device-registers.ts';
-import type { DatapathName } from './devices/datapath-choice.ts';
-import type { DeviceOwner } from './devices/device-owner.ts';
+import type { DatapathName } from './devices/queue-service.ts';
+import type { VirtioMachineDevice } from './devices/virtio-device.ts';
 
 /** A feature bit that the device offers. */
 export interface InspectedFeature {
@@ -108,27 +108,30 @@ const STATES_MS = 250;
 
 /** Looks at a device. Whatever its driver wrote is shown, and nothing of it fails. */
 export async function inspectDevice(
-  owner: DeviceOwner,
+  machineDevice: VirtioMachineDevice,
   memory: GuestMemory,
   filter: InspectFilter,
 ): Promise<InspectedDevice> {
-  const { device, datapath } = owner;
-  const states = await statesOf(owner);
-  const socket = owner.plugged;
-  const seen = socket?.state.lock.with(() => readRegisters(socket.transport.registers));
+  const { device, datapath, slot } = machineDevice;
+  const states = await statesOf(machineDevice);
+  const seen = slot?.state.lock.with(() => readRegisters(slot.transport.registers));
   const packed = hasFeature(seen?.accepted ?? 0n, VIRTIO_F_RING_PACKED);
   const type = deviceTypeName(device.deviceId);
   return {
     name: device.name,
     deviceId: device.deviceId,
     ...(type === undefined ? {} : { type }),
-    ...(socket === undefined ? {} : { place: socket.place }),
+    ...(slot === undefined ? {} : { place: slot.place }),
     datapath,
     thread: device.thread.kind,
     status: seen?.status ?? 0,
     statusBits: statusNames(seen?.status ?? 0),
-    features: inspectFeatures(owner, seen?.offered ?? device.features, seen?.accepted ?? 0n),
-    config: Buffer.from(owner.readConfig()).toString('hex'),
+    features: inspectFeatures(
+      machineDevice,
+      seen?.offered ?? device.features,
+      seen?.accepted ?? 0n,
+    ),
+    config: Buffer.from(machineDevice.readConfig()).toString('hex'),
     configGeneration: seen?.generation ?? 0,
     queues: device.queues.map(({ name, maxSize }, index): InspectedQueue => {
       const registers = seen?.queues[index];
@@ -147,7 +150,7 @@ export async function inspectDevice(
         driverArea: hex(registers?.driverArea),
         deviceArea: hex(registers?.deviceArea),
         vector: registers?.vector ?? null,
-        held: owner.holds.credits(index, state) ?? null,
+        held: machineDevice.credits(index, state) ?? null,
         ...(state === undefined ? {} : { state }),
         ...(typeof ring === 'string' ? { problem: ring } : {}),
         ...(typeof ring === 'object' ? { ring } : {}),
@@ -157,13 +160,15 @@ export async function inspectDevice(
 }
 
 /** @returns where each queue stands that whoever serves it can tell of */
-async function statesOf(owner: DeviceOwner): Promise<ReadonlyMap<number, VringState>> {
+async function statesOf(
+  machineDevice: VirtioMachineDevice,
+): Promise<ReadonlyMap<number, VringState>> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<ReadonlyMap<number, VringState>>((resolve) => {
     timer = setTimeout(() => resolve(new Map()), STATES_MS);
   });
   // A worker that crashes meanwhile knows no more.
-  const states = owner.states().catch(() => new Map<number, VringState>());
+  const states = machineDevice.states().catch(() => new Map<number, VringState>());
   try {
     return await Promise.race([states, late]);
   } finally {
@@ -206,7 +211,7 @@ function readRegisters(registers: DeviceRegisters) {
 }
 
 function inspectFeatures(
-  { device }: DeviceOwner,
+  { device }: VirtioMachineDevice,
   offered: bigint,
   accepted: bigint,
 ): InspectedFeature[] {

@@ -6,7 +6,7 @@ import type { Vm } from '../kvm/vm.ts';
 import type { Breach, Observation } from '../virtio/observe/observation.ts';
 import { TraceCollector, type TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import * as record from '../virtio/observe/trace/trace-record.ts';
-import type { PluggedDevice } from './devices/plugged-device.ts';
+import type { MachineDevice } from './devices/machine-device.ts';
 import type { ResolvedOptions } from './resolve-options.ts';
 
 /** A rule of virtio that a driver or a device broke, on one of a machine's devices. */
@@ -29,7 +29,7 @@ export class MachineObserver implements Disposable {
    */
   constructor(
     options: Pick<ResolvedOptions, 'trace' | 'check' | 'cpus'>,
-    devices: readonly PluggedDevice[],
+    devices: readonly MachineDevice[],
     log: (text: string) => void,
     tell: (breach: RuleBreach) => void,
   ) {
@@ -38,13 +38,10 @@ export class MachineObserver implements Disposable {
     this.#tell = tell;
     if (trace !== undefined)
       this.collector = new TraceCollector(namesOf(devices, cpus), trace.file, log);
-    devices.forEach((plugged, index) => {
-      if (plugged.kind !== 'virtio') return;
-      const { owner } = plugged;
-      const { name } = owner.device;
+    devices.forEach((device, index) => {
       const observation = this.#observation(index);
-      if (observation !== undefined)
-        owner.watch(observation, (breach) => this.#breach(name, breach));
+      if (observation === undefined) return;
+      device.watch?.(observation, (breach) => this.#breach(device.name, breach));
     });
   }
 
@@ -93,16 +90,9 @@ export class MachineObserver implements Disposable {
   }
 }
 
-function namesOf(devices: readonly PluggedDevice[], cpus: number) {
+function namesOf(devices: readonly MachineDevice[], cpus: number) {
   return {
-    devices: devices.map((plugged) =>
-      plugged.kind === 'virtio'
-        ? {
-            name: plugged.owner.device.name,
-            queues: plugged.owner.device.queues.map(({ name }) => name),
-          }
-        : { name: plugged.owner.device.name, queues: [] },
-    ),
+    devices: devices.map(({ name, queueNames }) => ({ name, queues: queueNames })),
     cpus,
     exit: exitName,
     status: statusText,

@@ -18,10 +18,10 @@ import { GED_POWER_BUTTON } from '../platform/event-device.ts';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { Board, type BoardPlan } from './board/board.ts';
-import { DevicePlaces } from './board/device-places.ts';
 import { type VcpuThreadEvents, VcpuThreads } from './board/vcpu-threads.ts';
 import type { VcpuMessage } from './board/vcpu-worker.ts';
-import { deviceEntry, type PluggedDevice, plugIn } from './devices/plugged-device.ts';
+import type { MachineDevice } from './devices/machine-device.ts';
+import { ResourceAllocator } from './devices/resource-allocator.ts';
 import type { MachineObserver } from './machine-observer.ts';
 import type { MachineExit } from './options.ts';
 import type { SerialStream } from './serial-stream.ts';
@@ -38,7 +38,7 @@ export interface CyclePlan {
   readonly cpus: number;
   readonly hideCpuFeatures: readonly string[];
   readonly notify: 'io' | 'memory';
-  readonly devices: readonly PluggedDevice[];
+  readonly devices: readonly MachineDevice[];
   readonly serial: SerialStream;
   readonly observer: MachineObserver;
 }
@@ -47,7 +47,7 @@ export interface CyclePlan {
 export class PowerCycle {
   readonly #plan: CyclePlan;
   readonly #vm: Vm;
-  readonly #places: DevicePlaces;
+  readonly #resources: ResourceAllocator;
   readonly #board: Board;
   readonly #threads: VcpuThreads;
   readonly #rtcTimer = new Timerfd();
@@ -62,7 +62,7 @@ export class PowerCycle {
   static async start(plan: CyclePlan, ended: (exit: MachineExit) => void): Promise<PowerCycle> {
     const cpuid = guestCpuids(plan);
     const vm = new Vm(plan.kvm);
-    let places: DevicePlaces | undefined;
+    const resources = new ResourceAllocator(plan.notify);
     let cycle: PowerCycle | undefined;
     try {
       vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
@@ -74,8 +74,7 @@ export class PowerCycle {
         initializeVcpu(vcpu, entries);
         return vcpu;
       });
-      places = new DevicePlaces(plan.devices.map(deviceEntry), plan.notify);
-      cycle = new PowerCycle(plan, vm, vcpus, places, ended);
+      cycle = new PowerCycle(plan, vm, vcpus, resources, ended);
       cycle.#plug();
       // The vCPU threads come up while the guest is being loaded.
       const { state } = await loadGuest({
@@ -90,7 +89,7 @@ export class PowerCycle {
       return cycle;
     } catch (error) {
       await cycle?.close();
-      places?.[Symbol.dispose]();
+      resources.close();
       vm[Symbol.dispose]();
       throw error;
     }
@@ -100,20 +99,22 @@ export class PowerCycle {
     plan: CyclePlan,
     vm: Vm,
     vcpus: readonly Vcpu[],
-    places: DevicePlaces,
+    resources: ResourceAllocator,
     ended: (exit: MachineExit) => void,
   ) {
     this.#plan = plan;
     this.#vm = vm;
-    this.#places = places;
+    this.#resources = resources;
     this.#ended = ended;
     const { collector, check } = plan.observer;
+    const devices = plan.devices.map((device) => device.plan(resources));
     const boardPlan: BoardPlan = {
-      buffer: SharedState.allocate(Board.stateSize(places.plans.length)),
+      buffer: SharedState.allocate(Board.stateSize(devices.length)),
       vmFd: vm.fd,
       cpus: vcpus.length,
       rtcTimer: this.#rtcTimer.fd,
-      devices: places.plans,
+      devices,
+      routes: resources.routes,
       check,
     };
     this.#board = new Board(boardPlan, (message) => this.#message(message), collector?.main);
@@ -135,21 +136,18 @@ export class PowerCycle {
 
   #plug(): void {
     const { devices, memory, serial } = this.#plan;
-    const socket = { state: this.#board.state, memory: memory.share, vmFd: this.#vm.fd };
-    devices.forEach((plugged, index) => {
-      plugIn(plugged, this.#board.devices[index], socket);
-    });
+    for (const device of devices) device.plug(this.#board, memory.share);
     serial.connect(this.#board.serial);
   }
 
   /** Brings vCPUs and devices to rest. */
   async pause(): Promise<void> {
     await this.#threads.pause();
-    for (const { owner } of this.#plan.devices) await owner.pause();
+    for (const device of this.#plan.devices) await device.pause();
   }
 
   async resume(): Promise<void> {
-    for (const { owner } of this.#plan.devices) await owner.resume();
+    for (const device of this.#plan.devices) await device.resume();
     this.#threads.resume();
   }
 
@@ -174,12 +172,12 @@ export class PowerCycle {
     this.#rtcWatch.close();
     this.#rtcTimer[Symbol.dispose]();
     // One device that fails keeps neither the others nor the VM.
-    const unplugging = this.#plan.devices.map(({ owner }) => owner.unplug());
+    const unplugging = this.#plan.devices.map((device) => device.unplug());
     const unplugged = await Promise.allSettled(unplugging);
     this.#plan.serial.connect(undefined);
     this.#plan.observer.noteClock(this.#vm);
     this.#vm[Symbol.dispose]();
-    this.#places[Symbol.dispose]();
+    this.#resources.close();
     const failed = unplugged.find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') throw failed.reason;
   }
@@ -198,7 +196,7 @@ export class PowerCycle {
       case 'paused':
         return;
       default:
-        this.#plan.devices[message.device]?.owner.handle(message);
+        this.#plan.devices[message.device]?.message(message);
     }
   }
 

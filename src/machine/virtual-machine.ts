@@ -4,18 +4,17 @@ import type { Duplex } from 'node:stream';
 import type { AgentClient, ExecOptions, ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { StepQueue } from '../datapath/step-queue.ts';
-import { InternalError, messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
+import { InternalError, messageOf, UsageError } from '../host/errors.ts';
 import { printable } from '../host/untrusted-text.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import { Ram, type RamBacking } from '../memory/ram.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import { Consoles } from './consoles.ts';
-import { type CreatedDevice, createDevices } from './devices/create-devices.ts';
-import type { DatapathName } from './devices/datapath-choice.ts';
+import { createDevices } from './devices/create-devices.ts';
+import type { MachineDevice } from './devices/machine-device.ts';
 import { MachineDevices } from './devices/machine-devices.ts';
-import { ownDevice } from './devices/plugged-device.ts';
-import type { GateOrder } from './devices/queue-holds.ts';
-import { createVhostUserDevices } from './devices/vhost-user-devices.ts';
+import type { DatapathName } from './devices/queue-service.ts';
+import { VirtioMachineDevice } from './devices/virtio-device.ts';
 import { GuestAgent, guestEnded } from './guest-agent.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
 import type { MachineState, VirtualMachineEvents } from './machine-events.ts';
@@ -23,7 +22,6 @@ import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { PowerCycle } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
-import { createOwnDevices } from './user-devices/user-devices.ts';
 
 /**
  * A virtual machine. `await using vm = await VirtualMachine.create({...})` releases everything
@@ -43,7 +41,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   readonly #ram: Ram;
   readonly #consoles: Consoles;
   readonly #devices: MachineDevices;
-  /** What is to be told once somebody can listen. */
+  /** Lines from before anybody could listen. */
   readonly #notices: string[] = [];
   #observer: MachineObserver | undefined;
   readonly #exit: Promise<MachineExit>;
@@ -65,27 +63,27 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     const resolved = resolveOptions(options);
     const kvm = Kvm.open();
     let ram: Ram | undefined;
-    let devices: CreatedDevice[] = [];
+    const devices: MachineDevice[] = [];
     let vm: VirtualMachine | undefined;
     try {
       if (resolved.cpus > kvm.maxVcpus) {
         throw new UsageError(
           'E_CPUS',
-          `this KVM runs at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}; ask for fewer`,
+          `this KVM supports at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}; ask for fewer`,
         );
       }
       ram = new Ram(resolved.memory, ramBacking(resolved));
-      devices = createDevices(resolved);
-      devices.push(...(await createOwnDevices(resolved.devices, resolved.transport)));
-      devices.push(...(await createVhostUserDevices(resolved)));
+      await createDevices(resolved, devices, (text) => {
+        if (vm !== undefined) vm.#log(text);
+      });
       vm = new VirtualMachine(resolved, kvm, ram, devices);
       vm.#watch();
-      await vm.#placeDevices(devices);
+      for (const device of devices) await device.prepare?.();
       return vm;
     } catch (error) {
-      if (vm !== undefined) await vm[Symbol.asyncDispose]();
+      if (vm !== undefined) await vm.close();
       else {
-        for (const { device } of devices) device.close();
+        for (const device of devices.toReversed()) await device.close();
         ram?.[Symbol.dispose]();
         kvm[Symbol.dispose]();
       }
@@ -97,7 +95,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     options: ResolvedOptions,
     kvm: Kvm,
     ram: Ram,
-    devices: readonly CreatedDevice[],
+    devices: readonly MachineDevice[],
   ) {
     super();
     this.#options = options;
@@ -109,14 +107,9 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.serial = this.#consoles.serial;
     const { agentPort } = this.#consoles;
     this.#agent = agentPort && new GuestAgent(agentPort);
-    const console: CreatedDevice = {
-      kind: 'virtio',
-      device: this.#consoles.device,
-      transport: options.console.transport ?? options.transport,
-      ring: options.console.ring ?? {},
-      vhost: 'off',
-    };
-    this.#devices = new MachineDevices([console, ...devices].map((made) => ownDevice(made, log)));
+    const carried = { transport: options.transport, ...options.console };
+    const console = new VirtioMachineDevice(this.#consoles.device, carried, log);
+    this.#devices = new MachineDevices([console, ...devices]);
     this.#exit = new Promise((resolve) => {
       this.#resolveExit = resolve;
     });
@@ -126,21 +119,22 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     return this.#state;
   }
 
-  /** Where each virtio device's queues are served, by the device's name. */
+  /** Which datapath serves each virtio device's queues, by the device's name. */
   get datapaths(): ReadonlyMap<string, DatapathName> {
     return this.#devices.datapaths;
   }
 
   /**
-   * Has a device's queues served elsewhere, also while they are busy: each goes on where it stood.
+   * Has another datapath serve a device's queues, also while they are busy: each continues where it
+   * stood.
    * @param device its name: `net0`
-   * @throws UsageError when there is no such device, or that place cannot serve it; HostError when
+   * @throws UsageError when there is no such device, or that datapath cannot serve it; HostError when
    *   the host fails. All is then as it was before.
    */
   async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
     this.#expectLife();
-    const owner = this.#devices.find(device);
-    await this.#steps.run(() => owner.moveTo(datapath));
+    const found = this.#devices.find(device);
+    await this.#steps.run(() => found.moveTo(datapath));
   }
 
   /**
@@ -159,13 +153,23 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   /**
-   * Holds a queue, so that its device takes no buffer from it; lets one pass; or lets it go on.
+   * Holds a queue: its device takes no more buffers from it, until `stepQueue` or `releaseQueue`. A
+   * hold outlives resets and reboots.
    * @param queue its name or index
-   * @throws UsageError when there is no such queue, or the host kernel serves it
+   * @throws UsageError when there is no such queue, or userspace does not serve it (E_HELD)
    */
-  async gate(device: string, queue: string, order: GateOrder): Promise<void> {
-    this.#expectLife();
-    await this.#steps.run(() => this.#devices.gate(device, queue, order));
+  async holdQueue(device: string, queue: string): Promise<void> {
+    await this.#withQueue(device, queue, (found, index) => found.holdQueue(index));
+  }
+
+  /** Lets the device take one more buffer from a queue, and holds it; otherwise as `holdQueue`. */
+  async stepQueue(device: string, queue: string): Promise<void> {
+    await this.#withQueue(device, queue, (found, index) => found.stepQueue(index));
+  }
+
+  /** Releases a queue that is held. @throws as `holdQueue` */
+  async releaseQueue(device: string, queue: string): Promise<void> {
+    await this.#withQueue(device, queue, (found, index) => found.releaseQueue(index));
   }
 
   /**
@@ -175,7 +179,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
    * @throws UsageError when it has no file, or that cannot be: all is then as it was before
    */
   async reloadDevice(device: string): Promise<void> {
-    await this.#devices.reload(device);
+    await this.#devices.find(device).reloadCode();
   }
 
   /** Loads the guest and lets it run. @throws UsageError when it cannot be loaded */
@@ -184,7 +188,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#state = 'starting';
     // Output that nobody listens to is dropped: it must not stop the guest.
     this.#consoles.flow();
-    for (const text of this.#notices.splice(0)) this.#log(text);
+    for (const text of this.#notices.splice(0)) this.emit('log', text);
     await this.#steps.run(async () => {
       try {
         await this.#powerOn();
@@ -292,17 +296,22 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   /** Stops the machine and releases everything: memory, files, taps, threads. */
-  async [Symbol.asyncDispose](): Promise<void> {
+  async close(): Promise<void> {
     if (this.#state === 'disposed') return;
     await this.stop();
     this.#state = 'disposed';
     this.#observer?.[Symbol.dispose]();
-    for (const { owner } of this.#devices.all.toReversed()) await owner.close();
+    for (const device of this.#devices.all.toReversed()) await device.close();
     this.#consoles.serial.push(null);
     this.#consoles.serial.destroy();
     this.#ram[Symbol.dispose]();
     this.#kvm[Symbol.dispose]();
   }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
   /** Has those that the options ask for watch the machine. @throws UsageError when a file cannot be made */
   #watch(): void {
     const log = (text: string): void => this.#log(text);
@@ -314,18 +323,14 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     });
   }
 
-  /** Before the guest runs: what is asked of vhost shows in the features that are offered. */
-  async #placeDevices(devices: readonly CreatedDevice[]): Promise<void> {
-    for (const created of devices) {
-      if (created.kind !== 'virtio' || created.vhost === 'off') continue;
-      const { device, vhost } = created;
-      try {
-        await this.moveDatapath(device.name, 'vhost');
-      } catch (error) {
-        if (vhost === 'on' || !(error instanceof NodeVmmError)) throw error;
-        this.#notices.push(`${device.name}: served in userspace: ${error.message}`);
-      }
-    }
+  async #withQueue(
+    device: string,
+    queue: string,
+    change: (found: VirtioMachineDevice, index: number) => Promise<void>,
+  ): Promise<void> {
+    this.#expectLife();
+    const { device: found, index } = this.#devices.findQueue(device, queue);
+    await this.#steps.run(() => change(found, index));
   }
 
   #connectAgent(): AgentClient {
@@ -409,7 +414,8 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   /** Guests and peers have a part in what is said. */
   #log(text: string): void {
-    this.emit('log', printable(text));
+    if (this.#state === 'created') this.#notices.push(printable(text));
+    else this.emit('log', printable(text));
   }
 
   #expectLife(): void {

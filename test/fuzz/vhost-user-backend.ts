@@ -13,7 +13,7 @@ import {
   VHOST_USER_NEED_REPLY_MASK,
   VHOST_USER_VERSION,
 } from '../../src/abi/vhost-user.ts';
-import { deviceShape } from '../../src/machine/devices/device-shape.ts';
+import { deviceShape } from '../../src/machine/devices/virtio-plan.ts';
 import { ExportedDevice } from '../../src/vhost-user/backend/exported-device.ts';
 import { ListeningBackend } from '../../src/vhost-user/backend/listening-backend.ts';
 import { FRONTEND_REQUESTS } from '../../src/vhost-user/message.ts';

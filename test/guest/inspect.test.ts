@@ -113,7 +113,7 @@ for (const [name, serial] of [
   ['blk1', 'packed'],
 ] as const) {
   t.test(`a held queue passes a request a step: ${serial}`, async (t) => {
-    await vm.gate(name, '0', 'hold');
+    await vm.holdQueue(name, '0');
     let done = false;
     const reading = read(serial).finally(() => {
       done = true;
@@ -123,7 +123,7 @@ for (const [name, serial] of [
       const before = await queue(name, 0);
       t.equal(before.held, 0);
       t.equal(before.state?.nextAvail, before.state?.nextUsed, 'nothing is in flight');
-      await vm.gate(name, '0', 'step');
+      await vm.stepQueue(name, '0');
       await until('the next one waits', async () => {
         const { state, ...rest } = await queue(name, 0);
         const went = state !== undefined && state.nextUsed !== before.state?.nextUsed;
@@ -135,7 +135,7 @@ for (const [name, serial] of [
       }
       t.notOk(done, `after step ${step}`);
     }
-    await vm.gate(name, '0', 'release');
+    await vm.releaseQueue(name, '0');
     t.equal(await reading, `${sum}  -`, 'and all of it is right');
     t.equal((await queue(name, 0)).held, null);
   });
@@ -143,11 +143,11 @@ for (const [name, serial] of [
 
 t.test('a network device whose queues are held goes on when they are let go', async (t) => {
   for (const held of ['transmitq1', 'receiveq1']) {
-    await vm.gate('net0', held, 'hold');
+    await vm.holdQueue('net0', held);
     const { stdout } = await vm.exec(['ping', '-c', '1', '-W', '1', HOST]);
     t.match(stdout.toString(), / 100% packet loss/, held);
-    await vm.gate('net0', held, 'release');
+    await vm.releaseQueue('net0', held);
     t.match(await sh(`ping -c 2 ${HOST}`), / 0% packet loss/, held);
   }
-  await t.rejects(vm.gate('net0', 'nosuchq', 'hold'), { code: 'E_QUEUE' });
+  await t.rejects(vm.holdQueue('net0', 'nosuchq'), { code: 'E_QUEUE' });
 });

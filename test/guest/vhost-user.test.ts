@@ -116,7 +116,7 @@ t.test('they are where they were asked for, and stay there', async (t) => {
   for (const name of ['blk0', 'virtio2-0', 'fs0', 'net0']) {
     t.equal(vm.datapaths.get(name), 'vhost-user', name);
   }
-  await t.rejects(vm.moveDatapath('net0', 'vhost'), { code: 'E_VHOST_USER' });
+  await t.rejects(vm.moveDatapath('net0', 'vhost'), { code: 'E_DATAPATH' });
 });
 
 t.test(

@@ -6,7 +6,8 @@ import { VIRTIO_MMIO_QUEUE_NOTIFY } from '../../src/abi/virtio-mmio.ts';
 import { drainEventfd } from '../../src/host/fd.ts';
 import { exitName } from '../../src/kvm/exit-names.ts';
 import { Board } from '../../src/machine/board/board.ts';
-import { DevicePlaces } from '../../src/machine/board/device-places.ts';
+import { ResourceAllocator } from '../../src/machine/devices/resource-allocator.ts';
+import { planVirtio } from '../../src/machine/devices/virtio-plan.ts';
 import { VIRTIO_MMIO_BASE } from '../../src/platform/layout.ts';
 import { SharedState } from '../../src/state/shared-state.ts';
 import { kvmMissing, TinyGuest } from './tiny-guest.ts';
@@ -30,13 +31,9 @@ t.test('KVM API 4.59 a notification that names its queue makes no exit', { skip 
     config: new Uint8Array(0),
     configWriteMask: new Uint8Array(0),
   };
-  using places = new DevicePlaces(
-    [{ kind: 'virtio', transport: 'mmio', shape, pciClass: 0 }],
-    'memory',
-  );
-  const [first] = places.plans;
-  if (first?.kind !== 'virtio-mmio') throw new Error('no window');
-  const { kicks } = first.plan;
+  using resources = new ResourceAllocator('memory');
+  const plan = planVirtio('mmio', shape, 0, resources);
+  const { kicks } = plan.plan;
   using guest = new TinyGuest({
     irqchip: true,
     code: [
@@ -51,7 +48,7 @@ t.test('KVM API 4.59 a notification that names its queue makes no exit', { skip 
       buffer: SharedState.allocate(Board.stateSize(1)),
       vmFd: guest.vm.fd,
       cpus: 1,
-      devices: places.plans,
+      devices: [plan],
     },
     () => {},
   );

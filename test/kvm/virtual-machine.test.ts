@@ -293,7 +293,7 @@ t.test(
     t.equal(vm.datapaths.get('net0'), place);
     t.equal(logs.length, place === 'vhost' ? 0 : 1, logs.join('; '));
     await t.rejects(vm.moveDatapath('net7', 'vhost'), { code: 'E_DEVICE', message: /net0/ });
-    await t.rejects(vm.moveDatapath('console0', 'vhost'), { code: 'E_VHOST' });
+    await t.rejects(vm.moveDatapath('console0', 'vhost'), { code: 'E_DATAPATH' });
     await vm.moveDatapath('net0', 'userspace');
     t.equal(vm.datapaths.get('net0'), 'userspace');
     await vm.stop();

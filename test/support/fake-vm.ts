@@ -1,8 +1,7 @@
 /** A machine that remembers what it was told. */
 import type { ControlledMachine } from '../../src/control/server.ts';
 import { UsageError } from '../../src/host/errors.ts';
-import type { DatapathName } from '../../src/machine/devices/datapath-choice.ts';
-import type { GateOrder } from '../../src/machine/devices/queue-holds.ts';
+import type { DatapathName } from '../../src/machine/devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from '../../src/machine/inspect.ts';
 
 export class FakeVm implements ControlledMachine {
@@ -11,7 +10,7 @@ export class FakeVm implements ControlledMachine {
   presses = 0;
   listens = true;
   readonly links: string[] = [];
-  readonly gates: string[] = [];
+  readonly queueCalls: string[] = [];
   readonly filters: InspectFilter[] = [];
   exitCounts(): number[] {
     return [1, 2];
@@ -30,8 +29,14 @@ export class FakeVm implements ControlledMachine {
   setLink(device: string, up: boolean): void {
     this.links.push(`${device} ${up}`);
   }
-  async gate(device: string, queue: string, order: GateOrder): Promise<void> {
-    this.gates.push(`${order} ${device} ${queue}`);
+  async holdQueue(device: string, queue: string): Promise<void> {
+    this.queueCalls.push(`hold ${device} ${queue}`);
+  }
+  async stepQueue(device: string, queue: string): Promise<void> {
+    this.queueCalls.push(`step ${device} ${queue}`);
+  }
+  async releaseQueue(device: string, queue: string): Promise<void> {
+    this.queueCalls.push(`release ${device} ${queue}`);
   }
   async inspect(filter: InspectFilter): Promise<MachineInspection> {
     this.filters.push(filter);

@@ -1,10 +1,15 @@
-/** The owner of a device in a virtio-pci rig, with a datapath that a test holds back and fails. */
+/** A virtio device of a machine in a virtio-pci rig, with a datapath that a test holds back and fails. */
 import type { Activation, Datapath, DatapathEvents } from '../../src/datapath/datapath.ts';
-import { DeviceOwner } from '../../src/machine/devices/device-owner.ts';
+import type { PluggedBoard } from '../../src/machine/devices/machine-device.ts';
+import { ResourceAllocator } from '../../src/machine/devices/resource-allocator.ts';
+import { VirtioMachineDevice } from '../../src/machine/devices/virtio-device.ts';
 import { Ram } from '../../src/memory/ram.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import type { SharedState } from '../../src/state/shared-state.ts';
 import type { DeviceHost, VirtioDevice } from '../../src/virtio/device.ts';
 import type { VringState } from '../../src/virtio/queue/virtqueue.ts';
+import type { VirtioMmio } from '../../src/virtio/transport/mmio.ts';
+import type { VirtioPci } from '../../src/virtio/transport/pci.ts';
 import { type RigOptions, VirtioPciRig } from './virtio-pci-rig.ts';
 
 /** A datapath that records, and stops when it is told to. */
@@ -65,14 +70,25 @@ export class FakeDatapath implements Datapath {
   }
 }
 
-/** A device in a rig's slot 1, with its owner. */
+/** A rig's only device, whatever is planned, as a device of a machine finds it on its board. */
+export function boardOf(rig: {
+  readonly state: SharedState;
+  readonly device: VirtioPci | VirtioMmio;
+}): PluggedBoard {
+  const address = { kind: 'function', slot: 1, pciFunction: undefined };
+  const device = (): unknown => ({ address, registers: rig.device });
+  return { state: rig.state, vmFd: -1, device } as unknown as PluggedBoard;
+}
+
+/** A virtio device of a machine, in a rig's slot 1. */
 export class OwnerRig implements AsyncDisposable {
   readonly rig: VirtioPciRig;
   readonly ram = new Ram(MiB);
   readonly calls: string[] = [];
   readonly logs: string[] = [];
   readonly device: VirtioDevice;
-  readonly owner: DeviceOwner;
+  readonly owner: VirtioMachineDevice;
+  readonly #resources = new ResourceAllocator('io');
   /** The latest. */
   datapath: FakeDatapath;
   /** Once it was asked for. */
@@ -114,28 +130,40 @@ export class OwnerRig implements AsyncDisposable {
         this.calls.push('close');
       },
     };
-    this.owner = new DeviceOwner(this.device, (text) => this.logs.push(text), {
-      userspace: (_device, events) => {
-        const before: FakeDatapath | undefined = datapath;
-        datapath = new FakeDatapath(events, before?.said);
-        // The first one is made before the rig has its field.
-        if (before !== undefined) this.datapath = datapath;
-        return datapath;
-      },
-      vhost: (_spec, _rest, events) => {
-        if (this.vhostError !== undefined) throw this.vhostError;
-        this.vhost = new FakeDatapath(events);
-        this.vhost.withheld = this.vhostWithholds;
-        this.vhost.failStart = this.vhostFailStart;
-        return this.vhost;
-      },
-    });
+    this.owner = new VirtioMachineDevice(
+      this.device,
+      { transport: 'pci' },
+      (text) => this.logs.push(text),
+      new Map([
+        [
+          'userspace',
+          (events) => {
+            const before: FakeDatapath | undefined = datapath;
+            datapath = new FakeDatapath(events, before?.said);
+            // The first one is made before the rig has its field.
+            if (before !== undefined) this.datapath = datapath;
+            return datapath;
+          },
+        ],
+        [
+          'vhost',
+          (events) => {
+            if (this.vhostError !== undefined) throw this.vhostError;
+            this.vhost = new FakeDatapath(events);
+            this.vhost.withheld = this.vhostWithholds;
+            this.vhost.failStart = this.vhostFailStart;
+            return this.vhost;
+          },
+        ],
+      ]),
+    );
     this.datapath = datapath as unknown as FakeDatapath;
     this.plug();
   }
 
   plug(): void {
-    this.owner.plug('PCI 00:01.0', this.rig.state, this.rig.device, this.ram.memory.share);
+    this.owner.plan(this.#resources);
+    this.owner.plug(boardOf(this.rig), this.ram.memory.share);
   }
 
   /** Hands the rig's events to the owner, as the board's messages, and waits until all is done. */
@@ -148,7 +176,7 @@ export class OwnerRig implements AsyncDisposable {
   deliver(): number {
     const { messages } = this.rig;
     this.rig.messages = 0;
-    for (let i = 0; i < messages; i++) this.owner.handle({ kind: 'changed', device: 0 });
+    for (let i = 0; i < messages; i++) this.owner.message({ kind: 'changed', device: 0 });
     return messages;
   }
 
@@ -172,5 +200,6 @@ export class OwnerRig implements AsyncDisposable {
     await this.owner.close();
     this.rig[Symbol.dispose]();
     this.ram[Symbol.dispose]();
+    this.#resources.close();
   }
 }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import { ringFeatures } from '../../src/machine/devices/device-shape.ts';
+import { ringFeatures } from '../../src/machine/devices/virtio-plan.ts';
 import { ExportedDevice } from '../../src/vhost-user/backend/exported-device.ts';
 import { ListeningBackend } from '../../src/vhost-user/backend/listening-backend.ts';
 import { createRngDevice } from '../../src/virtio/device/rng.ts';

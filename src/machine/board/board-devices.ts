@@ -1,6 +1,6 @@
 /**
- * The devices that a board can have beside the platform's own: all that tells them apart for a
- * board and its plan is here.
+ * The device models that a board can have besides the platform's own. All that tells them apart for
+ * a board is here: one line in `Plans`, in `Registers` and in `MODELS`.
  */
 import type { RegisterRegion } from '../../bus/address-space.ts';
 import type { InterruptController, InterruptLines } from '../../bus/interrupt-controller.ts';
@@ -18,16 +18,29 @@ import {
   type VirtioMmioPlan,
 } from '../../virtio/transport/mmio.ts';
 import { VirtioPci, type VirtioPciPlan } from '../../virtio/transport/pci.ts';
-import type { VirtioTransport } from '../../virtio/transport/virtio-transport.ts';
 
-/** What a device's registers are and where, by kind; a plain, cloneable message. */
-export type DevicePlan =
-  | { readonly kind: 'virtio-pci'; readonly plan: VirtioPciPlan }
-  | { readonly kind: 'virtio-mmio'; readonly plan: VirtioMmioPlan }
-  | { readonly kind: 'e1000'; readonly plan: E1000PciPlan };
+interface Plans {
+  readonly 'virtio-pci': VirtioPciPlan;
+  readonly 'virtio-mmio': VirtioMmioPlan;
+  readonly e1000: E1000PciPlan;
+}
+
+interface Registers {
+  readonly 'virtio-pci': VirtioPci;
+  readonly 'virtio-mmio': VirtioMmio;
+  readonly e1000: E1000Pci;
+}
+
+/** What a device's registers look like to a guest. */
+export type DeviceModel = keyof Plans;
+
+/** A device's model, addresses and file descriptors; a plain, cloneable message. */
+export type DevicePlan<M extends DeviceModel = DeviceModel> = {
+  readonly [K in M]: { readonly model: K; readonly plan: Plans[K] };
+}[M];
 
 /** Where a guest finds a device: as a function on the PCI bus, or in memory at a fixed address. */
-export type DevicePlace =
+export type DeviceAddress =
   | { readonly kind: 'function'; readonly slot: number; readonly pciFunction: PciFunction }
   | {
       readonly kind: 'window';
@@ -38,23 +51,19 @@ export type DevicePlace =
     };
 
 /** A device's registers, as each thread has them. */
-export type BoardDevice = {
-  readonly place: DevicePlace;
-  /** Power-on state. */
-  reset(): void;
-} & (
-  | { readonly kind: 'virtio'; readonly transport: VirtioTransport }
-  | { readonly kind: 'e1000'; readonly pci: E1000Pci }
-);
+export interface BoardDevice<M extends DeviceModel = DeviceModel> {
+  readonly address: DeviceAddress;
+  readonly registers: Registers[M];
+}
 
 /** What the guest did to a device that the main thread must act on. */
 export type DeviceMessage =
-  /** Its registers tell what. There is one such message at most that was not answered. */
+  /** Its registers say what. At most one such message is unanswered. */
   | { readonly kind: 'changed'; readonly device: number }
   | { readonly kind: 'breach'; readonly device: number; readonly breach: Breach };
 
-/** What devices are built upon. */
-export interface DeviceGround {
+/** What device models are built with. */
+export interface BoardContext {
   readonly state: SharedState;
   readonly interrupts: InterruptController;
   /** Of PCI functions. */
@@ -66,66 +75,76 @@ export interface DeviceGround {
   readonly tracer: TraceWriter | undefined;
 }
 
-/** Routes of message-signalled interrupts that a device takes. */
-export function routesOf(device: DevicePlan): number {
-  return device.kind === 'virtio-pci' ? device.plan.vectors.length : 0;
-}
+/** Carries a message to the main thread. */
+type Post = (message: DeviceMessage) => void;
+
+const MODELS: {
+  readonly [M in DeviceModel]: (
+    context: BoardContext,
+    plan: Plans[M],
+    device: number,
+    post: Post,
+  ) => BoardDevice<M>;
+} = {
+  'virtio-pci': (context, plan, device, post) => {
+    const { state, interrupts, intx } = context;
+    const events = driverEvents(context, plan, device, post);
+    const registers = new VirtioPci(state, interrupts, intx, plan, events);
+    return { address: functionAddress(plan.slot, registers), registers };
+  },
+  'virtio-mmio': (context, plan, device, post) => {
+    const { state, interrupts, lines } = context;
+    const events = driverEvents(context, plan, device, post);
+    const registers = new VirtioMmio(state, interrupts, lines, plan, events);
+    const address: DeviceAddress = {
+      kind: 'window',
+      address: plan.address,
+      size: VIRTIO_MMIO_WINDOW_SIZE,
+      gsi: lines.gsi(plan.index),
+      region: registers.region,
+    };
+    return { address, registers };
+  },
+  e1000: ({ state, interrupts, intx }, plan, device, post) => {
+    const changed = (): void => post({ kind: 'changed', device });
+    const registers = new E1000Pci(state, interrupts, intx, plan, changed);
+    return { address: functionAddress(plan.slot, registers), registers };
+  },
+};
 
 /**
- * Builds a device.
+ * Builds a device's registers.
  * @param device its number in the board's plan
  * @param post carries a message to the main thread
  */
-export function createBoardDevice(
-  ground: DeviceGround,
-  { kind, plan }: DevicePlan,
+export function createBoardDevice<M extends DeviceModel>(
+  context: BoardContext,
+  { model, plan }: DevicePlan<M>,
   device: number,
-  post: (message: DeviceMessage) => void,
-): BoardDevice {
-  const { state, interrupts, intx, lines } = ground;
-  switch (kind) {
-    case 'virtio-pci': {
-      const pci = new VirtioPci(
-        state,
-        interrupts,
-        intx,
-        plan,
-        driverEvents(ground, plan, device, post),
-      );
-      return { kind: 'virtio', transport: pci, ...onBus(plan.slot, pci) };
-    }
-    case 'virtio-mmio': {
-      const events = driverEvents(ground, plan, device, post);
-      const transport = new VirtioMmio(state, interrupts, lines, plan, events);
-      const place = {
-        kind: 'window',
-        address: plan.address,
-        size: VIRTIO_MMIO_WINDOW_SIZE,
-        gsi: lines.gsi(plan.index),
-        region: transport.region,
-      } as const;
-      return { kind: 'virtio', transport, place, reset: () => transport.reset() };
-    }
-    case 'e1000': {
-      const pci = new E1000Pci(state, interrupts, intx, plan, () =>
-        post({ kind: 'changed', device }),
-      );
-      return { kind, pci, ...onBus(plan.slot, pci) };
-    }
-  }
+  post: Post,
+): BoardDevice<M> {
+  return MODELS[model](context, plan, device, post);
 }
 
-function onBus(slot: number, pci: { readonly pciFunction: PciFunction; reset(): void }) {
-  const { pciFunction } = pci;
-  return { place: { kind: 'function', slot, pciFunction } as const, reset: () => pci.reset() };
+/** An address as people read it. */
+export function addressText(address: DeviceAddress): string {
+  if (address.kind === 'window') return `MMIO 0x${address.address.toString(16)}`;
+  return `PCI 00:${address.slot.toString(16).padStart(2, '0')}.0`;
+}
+
+function functionAddress(
+  slot: number,
+  { pciFunction }: { readonly pciFunction: PciFunction },
+): DeviceAddress {
+  return { kind: 'function', slot, pciFunction };
 }
 
 /** What a driver makes happen, as messages to the main thread. */
 function driverEvents(
-  { tracer, check }: DeviceGround,
+  { tracer, check }: BoardContext,
   { shape, kicks }: { readonly shape: DeviceShape; readonly kicks: readonly number[] },
   device: number,
-  post: (message: DeviceMessage) => void,
+  post: Post,
 ): DriverEvents {
   const checked = {
     device: { ...shape, kicks },

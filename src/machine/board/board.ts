@@ -25,10 +25,10 @@ import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
 import {
   type BoardDevice,
   createBoardDevice,
+  type DeviceAddress,
   type DeviceMessage,
-  type DevicePlace,
+  type DeviceModel,
   type DevicePlan,
-  routesOf,
 } from './board-devices.ts';
 import { KvmInterrupts } from './kvm-interrupts.ts';
 
@@ -45,6 +45,8 @@ export interface BoardPlan {
   /** A timerfd for the interrupts of the clock, which has none without. */
   readonly rtcTimer?: number;
   readonly devices: readonly DevicePlan[];
+  /** Message-signaled interrupts of all devices. Default 0. */
+  readonly routes?: number;
   /** Check the rules of virtio. */
   readonly check?: boolean;
 }
@@ -62,7 +64,7 @@ export class Board {
   readonly serial: Serial16550;
   readonly rtc: Rtc;
   readonly events: EventDevice;
-  readonly devices: readonly BoardDevice[];
+  readonly #devices: readonly BoardDevice[];
   readonly #ports = new AddressSpace();
   readonly #memory = new AddressSpace();
   readonly #bus: PciBus;
@@ -75,8 +77,17 @@ export class Board {
   }
 
   /** The devices that no bus finds: the guest is told where they are. */
-  get windows(): readonly Extract<DevicePlace, { kind: 'window' }>[] {
-    return this.devices.flatMap(({ place }) => (place.kind === 'window' ? [place] : []));
+  get windows(): readonly Extract<DeviceAddress, { kind: 'window' }>[] {
+    return this.#devices.flatMap(({ address }) => (address.kind === 'window' ? [address] : []));
+  }
+
+  get vmFd(): number {
+    return this.#plan.vmFd;
+  }
+
+  /** The device that was built from a plan, one of those of the board's own plan. */
+  device<M extends DeviceModel>(plan: DevicePlan<M>): BoardDevice<M> {
+    return this.#devices[this.#plan.devices.indexOf(plan as DevicePlan)] as BoardDevice<M>;
   }
 
   /** GSI of the MSI route with the given number. */
@@ -93,7 +104,7 @@ export class Board {
     this.state = new SharedState(plan.buffer);
     const { state } = this;
     this.control = new VcpuControl(state, plan.cpus);
-    const routes = plan.devices.reduce((sum, device) => sum + routesOf(device), 0);
+    const routes = plan.routes ?? 0;
     const table = state.bytes(GsiRouting.bytes(routes));
     this.#routing = new GsiRouting(
       new DataView(table.buffer, table.byteOffset, table.length),
@@ -127,11 +138,11 @@ export class Board {
       layout.VIRTIO_MMIO_GSI_COUNT,
     );
     const check = plan.check ?? false;
-    const ground = { state, interrupts, intx, lines, check, tracer };
-    this.devices = plan.devices.map((devicePlan, index) =>
-      createBoardDevice(ground, devicePlan, index, post),
+    const context = { state, interrupts, intx, lines, check, tracer };
+    this.#devices = plan.devices.map((devicePlan, index) =>
+      createBoardDevice(context, devicePlan, index, post),
     );
-    for (const { place } of this.devices) this.#put(place);
+    for (const { address } of this.#devices) this.#put(address);
     this.#addPlatform(post);
   }
 
@@ -144,7 +155,7 @@ export class Board {
       this.#routing.initialize();
       const committed = this.#routing.commit(this.#plan.vmFd);
       this.#bus.reset();
-      for (const device of this.devices) device.reset();
+      for (const { registers } of this.#devices) registers.reset();
       this.serial.reset();
       this.rtc.reset();
       this.events.reset();
@@ -192,9 +203,9 @@ export class Board {
     }
   }
 
-  #put(place: DevicePlace): void {
-    if (place.kind === 'function') this.#bus.add(place.slot, place.pciFunction);
-    else this.#memory.add(place.address, place.size, place.region);
+  #put(address: DeviceAddress): void {
+    if (address.kind === 'function') this.#bus.add(address.slot, address.pciFunction);
+    else this.#memory.add(address.address, address.size, address.region);
   }
 
   #addPlatform(post: (message: BoardMessage) => void): void {

@@ -3,71 +3,55 @@ import { UsageError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { isNetDevice } from '../../virtio/device/net/net.ts';
 import { type InspectedDevice, type InspectFilter, inspectDevice } from '../inspect.ts';
-import type { DatapathName } from './datapath-choice.ts';
-import type { DeviceOwner } from './device-owner.ts';
-import type { PluggedDevice } from './plugged-device.ts';
-import type { GateOrder } from './queue-holds.ts';
+import type { MachineDevice } from './machine-device.ts';
+import type { DatapathName } from './queue-service.ts';
+import { VirtioMachineDevice } from './virtio-device.ts';
 
 /** All of them, in the order of their places. */
 export class MachineDevices {
-  readonly all: readonly PluggedDevice[];
+  readonly all: readonly MachineDevice[];
 
-  constructor(all: readonly PluggedDevice[]) {
+  constructor(all: readonly MachineDevice[]) {
     this.all = all;
   }
 
-  /** Where each virtio device's queues are served, by the device's name. */
+  /** Which datapath serves each virtio device, by the device's name. */
   get datapaths(): ReadonlyMap<string, DatapathName> {
-    return new Map(this.#virtio().map((owner) => [owner.device.name, owner.datapath]));
+    return new Map(this.#virtio().map(({ name, datapath }) => [name, datapath]));
   }
 
-  /** The owner of a virtio device. @throws UsageError when there is none of that name */
-  find(device: string): DeviceOwner {
-    const found = this.#virtio().find((owner) => owner.device.name === device);
+  /** A virtio device. @throws UsageError when there is none of that name */
+  find(name: string): VirtioMachineDevice {
+    const found = this.#virtio().find((device) => device.name === name);
     if (found !== undefined) return found;
     const names = [...this.datapaths.keys()].join(', ');
-    throw new UsageError(
-      'E_DEVICE',
-      `this machine has no virtio device ${device}; it has ${names}`,
-    );
+    throw new UsageError('E_DEVICE', `this machine has no virtio device ${name}, only ${names}`);
+  }
+
+  /** A virtio device's queue by name or index. @throws UsageError when there is no such one */
+  findQueue(name: string, queue: string): { device: VirtioMachineDevice; index: number } {
+    const device = this.find(name);
+    const names = device.queueNames;
+    const index = names.findIndex((known, at) => queue === known || queue === String(at));
+    if (index >= 0) return { device, index };
+    throw new UsageError('E_QUEUE', `${name} has no queue ${queue}, only ${names.join(', ')}`);
   }
 
   /** @throws UsageError when there is no such network interface */
-  setLink(device: string, up: boolean): void {
-    const found = this.find(device).device;
-    if (!isNetDevice(found)) {
-      throw new UsageError('E_DEVICE', `${device} is no network interface and has no link`);
+  setLink(name: string, up: boolean): void {
+    const { device } = this.find(name);
+    if (!isNetDevice(device)) {
+      throw new UsageError('E_DEVICE', `${name} is not a network interface and has no link`);
     }
-    found.setLink(up);
-  }
-
-  /** @throws UsageError when the device has no file, or what that says now cannot be */
-  async reload(device: string): Promise<void> {
-    const owner = this.find(device);
-    const plugged = this.all.find((one) => one.owner === owner);
-    const code = plugged?.kind === 'virtio' ? plugged.code : undefined;
-    if (code === undefined) throw new UsageError('E_DEVICE', `${device} is not made from a file`);
-    await code.reload();
-  }
-
-  /** @throws UsageError when there is no such queue, or the host kernel serves it */
-  async gate(device: string, queue: string, order: GateOrder): Promise<void> {
-    const owner = this.find(device);
-    const { queues } = owner.device;
-    const index = queues.findIndex(({ name }, at) => queue === name || queue === String(at));
-    if (index < 0) {
-      const names = queues.map(({ name }) => name).join(', ');
-      throw new UsageError('E_QUEUE', `${device} has no queue ${queue}; it has ${names}`);
-    }
-    await owner.gate(index, order);
+    device.setLink(up);
   }
 
   inspect(memory: GuestMemory, filter: InspectFilter): Promise<InspectedDevice[]> {
     if (filter.device !== undefined && filter.device !== '') this.find(filter.device);
-    return Promise.all(this.#virtio().map((owner) => inspectDevice(owner, memory, filter)));
+    return Promise.all(this.#virtio().map((device) => inspectDevice(device, memory, filter)));
   }
 
-  #virtio(): DeviceOwner[] {
-    return this.all.flatMap(({ kind, owner }) => (kind === 'virtio' ? [owner] : []));
+  #virtio(): VirtioMachineDevice[] {
+    return this.all.filter((device) => device instanceof VirtioMachineDevice);
   }
 }

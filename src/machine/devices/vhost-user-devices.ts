@@ -7,9 +7,8 @@ import type { Session } from '../../vhost-user/frontend/link.ts';
 import { netKind } from '../../vhost-user/frontend/net-kind.ts';
 import { otherKind } from '../../vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
-import type { VhostUserOptions } from '../options.ts';
+import type { CarriedOptions, VhostUserOptions } from '../options.ts';
 import type { ResolvedOptions } from '../resolve-options.ts';
-import type { CreatedDevice } from './create-devices.ts';
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 const DEFAULT_QUEUE_SIZE = 256;
@@ -18,19 +17,25 @@ const DEFAULT_QUEUE_SIZE = 256;
  * Makes them all, or none.
  * @throws UsageError when a backend is not there, or not what is wanted
  */
-export async function createVhostUserDevices(options: ResolvedOptions): Promise<CreatedDevice[]> {
-  const made: CreatedDevice[] = [];
+export async function createVhostUserDevices(
+  options: ResolvedOptions,
+): Promise<(CarriedOptions & { readonly device: VhostUserDevice })[]> {
+  const made: (CarriedOptions & { readonly device: VhostUserDevice })[] = [];
   const names = namesOf(options);
   try {
     for (const wanted of options.vhostUser) {
-      const { transport = options.transport, ring = {} } = wanted;
+      const { transport, ring } = wanted;
       const { socket, server = false, timeoutMs = DEFAULT_TIMEOUT_MS, peerUid } = wanted;
       const name = names(wanted.type);
       const address = { socket, server, timeoutMs, peerUid };
       const device = await VhostUserDevice.open(name, address, (session) =>
         kindOf(name, session, wanted),
       );
-      made.push({ kind: 'virtio', device, transport, ring, vhost: 'off' });
+      made.push({
+        device,
+        ...(transport === undefined ? {} : { transport }),
+        ...(ring === undefined ? {} : { ring }),
+      });
     }
     return made;
   } catch (error) {

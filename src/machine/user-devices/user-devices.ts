@@ -2,26 +2,30 @@
 
 import type { VirtioDevice } from '../../virtio/device.ts';
 import { DefinedDevice } from '../../virtio/device-sdk/defined-device.ts';
-import type { CreatedDevice } from '../devices/create-devices.ts';
-import type { OwnDeviceOptions, TransportName } from '../options.ts';
+import type { CarriedOptions, OwnDeviceOptions } from '../options.ts';
 import { DeviceCode } from './device-code.ts';
+
+/** A device of the caller's own. */
+export interface OwnDevice extends CarriedOptions {
+  readonly device: VirtioDevice;
+  /** Absent when it cannot change. */
+  readonly code?: DeviceCode;
+}
 
 /**
  * Makes them all, or none.
- * @param transport of those that do not say
- * @throws UsageError when a file cannot be loaded, or what it defines cannot be carried
+ * @throws UsageError when a file cannot be loaded, or what it defines cannot be a device
  */
-export async function createOwnDevices(
-  devices: readonly OwnDeviceOptions[],
-  transport: TransportName,
-): Promise<CreatedDevice[]> {
-  const made: CreatedDevice[] = [];
+export async function createOwnDevices(devices: readonly OwnDeviceOptions[]): Promise<OwnDevice[]> {
+  const made: OwnDevice[] = [];
   try {
     for (const [index, options] of devices.entries()) {
-      const created = await createOwnDevice(`own${index}`, options);
-      const ring = options.ring ?? {};
-      const carried = { transport: options.transport ?? transport, ring, vhost: 'off' } as const;
-      made.push({ kind: 'virtio', ...created, ...carried });
+      const { transport, ring } = options;
+      made.push({
+        ...(await createOwnDevice(`own${index}`, options)),
+        ...(transport === undefined ? {} : { transport }),
+        ...(ring === undefined ? {} : { ring }),
+      });
     }
     return made;
   } catch (error) {
@@ -30,10 +34,7 @@ export async function createOwnDevices(
   }
 }
 
-async function createOwnDevice(
-  name: string,
-  from: OwnDeviceOptions,
-): Promise<{ readonly device: VirtioDevice; readonly code?: DeviceCode }> {
+async function createOwnDevice(name: string, from: OwnDeviceOptions): Promise<OwnDevice> {
   if ('device' in from) return { device: from.device };
   if ('definition' in from) {
     return { device: new DefinedDevice(name, from.definition(from.options ?? {})) };

@@ -12,7 +12,7 @@ import { linesOf } from '../../../src/control/lines.ts';
 import { LINE_MAX, parseRequest } from '../../../src/control/protocol.ts';
 import { ControlServer, controlSocket } from '../../../src/control/server.ts';
 import { UsageError } from '../../../src/host/errors.ts';
-import type { DatapathName } from '../../../src/machine/devices/datapath-choice.ts';
+import type { DatapathName } from '../../../src/machine/devices/queue-service.ts';
 import { FakeVm } from '../../support/fake-vm.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
@@ -32,7 +32,7 @@ t.test('a machine does what it is asked, and says how it is then', async (t) => 
   await ask('web', { call: 'link', device: 'net0', up: false });
   t.same(vm.links, ['net0 false']);
   await ask('web', { call: 'step', device: 'net0', queue: '1' });
-  t.same(vm.gates, ['step net0 1']);
+  t.same(vm.queueCalls, ['step net0 1']);
   t.equal((await ask('web', { call: 'pause' })).state, 'paused');
   t.same(await askInspection('web', { device: 'net0' }), { state: 'paused', devices: [] });
   t.same(vm.filters, [{ call: 'inspect', device: 'net0' }]);

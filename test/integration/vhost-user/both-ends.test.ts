@@ -9,7 +9,7 @@ import {
 } from '../../../src/abi/virtio-blk.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
 import { signalEventfd } from '../../../src/host/fd.ts';
-import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
+import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { ConnectingBackend } from '../../../src/vhost-user/backend/connecting-backend.ts';

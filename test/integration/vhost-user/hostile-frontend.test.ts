@@ -10,7 +10,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import { VHOST_USER_NEED_REPLY_MASK } from '../../../src/abi/vhost-user.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
-import { ringFeatures } from '../../../src/machine/devices/device-shape.ts';
+import { ringFeatures } from '../../../src/machine/devices/virtio-plan.ts';
 import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
 import { ListeningBackend } from '../../../src/vhost-user/backend/listening-backend.ts';
 import { FRONTEND_REQUESTS } from '../../../src/vhost-user/message.ts';

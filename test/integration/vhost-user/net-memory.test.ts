@@ -6,7 +6,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import { VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
 import type { PollMode } from '../../../src/datapath/datapath.ts';
-import { ringFeatures } from '../../../src/machine/devices/device-shape.ts';
+import { ringFeatures } from '../../../src/machine/devices/virtio-plan.ts';
 import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
 import { ListeningBackend } from '../../../src/vhost-user/backend/listening-backend.ts';
 import { createNetMemoryDevice } from '../../../src/virtio/device/net/net-memory.ts';

@@ -5,7 +5,7 @@ import t from 'tap';
 import { VsockSockets } from '../../../src/backend/vsock-sockets.ts';
 import { ListenPath } from '../../../src/host/listen-path.ts';
 import { UnixSocket } from '../../../src/host/unix-socket.ts';
-import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
+import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
 import { ConnectingBackend } from '../../../src/vhost-user/backend/connecting-backend.ts';
 import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
 import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap';
 import * as vu from '../../../src/abi/vhost-user.ts';
 import * as net from '../../../src/abi/virtio-net.ts';
 import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
-import { deviceShape } from '../../../src/machine/devices/device-shape.ts';
+import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
 import { ListeningBackend } from '../../../src/vhost-user/backend/listening-backend.ts';

@@ -1,7 +1,13 @@
 import t from 'tap';
 import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../../../src/abi/e1000.ts';
+import type { Datapath } from '../../../src/datapath/datapath.ts';
 import { Board } from '../../../src/machine/board/board.ts';
-import { type DeviceEntry, DevicePlaces } from '../../../src/machine/board/device-places.ts';
+import type { DevicePlan } from '../../../src/machine/board/board-devices.ts';
+import { E1000MachineDevice } from '../../../src/machine/devices/e1000-device.ts';
+import { ResourceAllocator } from '../../../src/machine/devices/resource-allocator.ts';
+import { planVirtio } from '../../../src/machine/devices/virtio-plan.ts';
+import type { TransportName } from '../../../src/machine/options.ts';
+import type { E1000Device } from '../../../src/nic/device.ts';
 import {
   IOAPIC_ADDRESS,
   PCI_ECAM_BASE,
@@ -19,34 +25,60 @@ import {
   type VirtioPciPlan,
 } from '../../../src/virtio/transport/pci.ts';
 
-function entry(queues: number): DeviceEntry {
-  return {
-    kind: 'virtio',
-    transport: 'pci',
-    pciClass: 0,
-    shape: {
-      name: `with${queues}`,
-      deviceId: 1,
-      features: 0n,
-      featureDependencies: [],
-      queueSizes: new Array<number>(queues).fill(64),
-      config: new Uint8Array(0),
-      configWriteMask: new Uint8Array(0),
-    },
-  };
-}
-const nic: DeviceEntry = { kind: 'e1000', name: 'card', mac: Uint8Array.of(2, 0, 0, 0, 0, 1) };
-const entries = [...[1, 6, 3].map(entry), nic, ...[17, 64].map(entry), nic];
+type Planned = (resources: ResourceAllocator) => DevicePlan;
 
-function virtioOf(plan: DevicePlaces): VirtioPciPlan[] {
-  return plan.plans.flatMap((fn) => (fn.kind === 'virtio-pci' ? [fn.plan] : []));
+function entry(queues: number, transport: TransportName = 'pci'): Planned {
+  const shape = {
+    name: `with${queues}`,
+    deviceId: 1,
+    features: 0n,
+    featureDependencies: [],
+    queueSizes: new Array<number>(queues).fill(64),
+    config: new Uint8Array(0),
+    configWriteMask: new Uint8Array(0),
+  };
+  return (resources) => planVirtio(transport, shape, 0, resources);
+}
+const card = { name: 'card', macBytes: Uint8Array.of(2, 0, 0, 0, 0, 1) } as E1000Device;
+const datapath = { withheld: 0n } as Datapath;
+const nic: Planned = (resources) =>
+  new E1000MachineDevice(
+    card,
+    () => {},
+    () => datapath,
+  ).plan(resources);
+const QUEUES = [1, 6, 3, 17, 64];
+const entries = [
+  ...[1, 6, 3].map((queues) => entry(queues)),
+  nic,
+  ...[17, 64].map((queues) => entry(queues)),
+  nic,
+];
+
+/** What a board of these devices takes. */
+class Planning implements Disposable {
+  readonly resources: ResourceAllocator;
+  readonly plans: readonly DevicePlan[];
+
+  constructor(devices: readonly Planned[], notify: 'io' | 'memory') {
+    this.resources = new ResourceAllocator(notify);
+    this.plans = devices.map((plan) => plan(this.resources));
+  }
+
+  [Symbol.dispose](): void {
+    this.resources.close();
+  }
+}
+
+function virtioOf({ plans }: Planning): VirtioPciPlan[] {
+  return plans.flatMap((fn) => (fn.model === 'virtio-pci' ? [fn.plan] : []));
 }
 
 /** Every range of every function on the bus: address and size. */
-function ranges(plan: DevicePlaces, ports: boolean): (readonly [number, number])[] {
-  return plan.plans.flatMap(({ kind, plan: fn }) => {
-    if (kind === 'virtio-mmio') return [];
-    if (kind === 'e1000') {
+function ranges(plan: Planning, ports: boolean): (readonly [number, number])[] {
+  return plan.plans.flatMap(({ model, plan: fn }) => {
+    if (model === 'virtio-mmio') return [];
+    if (model === 'e1000') {
       if (ports) return [[fn.ioAddress, E1000_IO_SIZE] as const];
       return [[fn.memoryAddress, E1000_MEMORY_SIZE] as const];
     }
@@ -62,7 +94,7 @@ function ranges(plan: DevicePlaces, ports: boolean): (readonly [number, number])
 
 for (const notify of ['memory', 'io'] as const) {
   t.test(`BARs are aligned, in their window, and apart; doorbells in ${notify}`, async (t) => {
-    using plan = new DevicePlaces(entries, notify);
+    using plan = new Planning(entries, notify);
     for (const ports of [false, true]) {
       const [low, high] = ports ? [0x1000, 0x1_0000] : [PCI_MMIO32_BASE, PCI_MMIO32_LIMIT];
       const sorted = ranges(plan, ports).sort(([a], [b]) => a - b);
@@ -78,7 +110,7 @@ for (const notify of ['memory', 'io'] as const) {
 }
 
 t.test('slots follow the host bridge', async (t) => {
-  using plan = new DevicePlaces(entries, 'memory');
+  using plan = new Planning(entries, 'memory');
   t.same(
     plan.plans.map(({ plan }) => ('slot' in plan ? plan.slot : undefined)),
     [1, 2, 3, 4, 5, 6, 7],
@@ -86,11 +118,10 @@ t.test('slots follow the host bridge', async (t) => {
 });
 
 t.test('devices in memory have windows of their own, outside of RAM, bus and APICs', async (t) => {
-  const mmio = [...entries, ...entries].map((one) =>
-    one.kind === 'virtio' ? { ...one, transport: 'mmio' as const } : one,
-  );
-  using plan = new DevicePlaces([...entries, ...mmio], 'memory');
-  const windows = plan.plans.flatMap((fn) => (fn.kind === 'virtio-mmio' ? [fn.plan] : []));
+  const windowed = QUEUES.map((queues) => entry(queues, 'mmio'));
+  const mmio = [...windowed, nic, nic, ...windowed, nic, nic];
+  using plan = new Planning([...entries, ...mmio], 'memory');
+  const windows = plan.plans.flatMap((fn) => (fn.model === 'virtio-mmio' ? [fn.plan] : []));
   t.equal(windows.length, 10);
   let end = PCI_ECAM_BASE + PCI_ECAM_SIZE;
   for (const [number, { index, address, shape, kicks, lineEventfd }] of windows.entries()) {
@@ -107,7 +138,7 @@ t.test('devices in memory have windows of their own, outside of RAM, bus and API
 });
 
 t.test('every queue has a kick, every queue and the configuration a vector', async (t) => {
-  using plan = new DevicePlaces(entries, 'memory');
+  using plan = new Planning(entries, 'memory');
   const fds = new Set<number>();
   const gsis: number[] = [];
   for (const { shape, kicks, vectors, intxEventfd } of virtioOf(plan)) {
@@ -123,4 +154,5 @@ t.test('every queue has a kick, every queue and the configuration a vector', asy
     gsis,
     gsis.map((_, route) => Board.msiGsi(route)),
   );
+  t.equal(plan.resources.routes, gsis.length);
 });

@@ -1,37 +1,38 @@
-/**
- * The main thread's side of an emulated network card: has its data half run from power-on to the
- * next. It outlives resets and reboots.
- */
+/** An emulated network card of a machine: its data half runs from power-on to the next. */
+
+import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../../abi/e1000.ts';
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { QueueWorkerDatapath } from '../../datapath/queue-worker.ts';
 import { StepQueue } from '../../datapath/step-queue.ts';
-import { messageOf } from '../../host/errors.ts';
+import { InternalError, messageOf } from '../../host/errors.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { E1000Device } from '../../nic/device.ts';
 import type { E1000Socket } from '../../nic/e1000-handler.ts';
 import type { E1000Pci } from '../../nic/pci.ts';
-import type { SharedState } from '../../state/shared-state.ts';
-import type { DeviceMessage } from '../board/board-devices.ts';
+import type { DeviceMessage, DevicePlan } from '../board/board-devices.ts';
+import type { MachineDevice, PluggedBoard } from './machine-device.ts';
+import type { ResourceAllocator } from './resource-allocator.ts';
 
-/** Where the card is plugged in, from power-on to the next. */
-interface Socket {
+/** A card in its slot, from power-on to the next. */
+interface Plugged {
   readonly pci: E1000Pci;
   readonly memory: GuestMemoryShare;
-  /** What the data half is told. */
-  readonly told: E1000Socket;
+  /** Where the data half finds the registers. */
+  readonly location: E1000Socket;
 }
 
 /** Makes the datapath that runs a card's data half. */
 export type OpenNicDatapath = (device: E1000Device, events: DatapathEvents) => Datapath;
 
 /** Owns a card and the thread that moves its packets. */
-export class NicOwner {
+export class E1000MachineDevice implements MachineDevice {
   readonly device: E1000Device;
   /** A driver can have most lines repeated. */
   readonly #lines: LogLimit;
   readonly #datapath: Datapath;
-  #socket: Socket | undefined;
+  #plan: DevicePlan<'e1000'> | undefined;
+  #plugged: Plugged | undefined;
   #running = false;
   #paused = false;
   /** What is done to the datapath. */
@@ -52,12 +53,37 @@ export class NicOwner {
     });
   }
 
-  /** Plugs the card into a board that is about to run. */
-  plug(state: SharedState, pci: E1000Pci, memory: GuestMemoryShare, vmFd: number): void {
+  get name(): string {
+    return this.device.name;
+  }
+
+  get queueNames(): readonly string[] {
+    return [];
+  }
+
+  plan(resources: ResourceAllocator): DevicePlan<'e1000'> {
+    this.#plan = {
+      model: 'e1000',
+      plan: {
+        name: this.device.name,
+        slot: resources.slot(),
+        mac: this.device.macBytes,
+        memoryAddress: resources.memory(E1000_MEMORY_SIZE),
+        ioAddress: resources.ports(E1000_IO_SIZE),
+        kick: resources.eventfd(),
+      },
+    };
+    return this.#plan;
+  }
+
+  plug(board: PluggedBoard, memory: GuestMemoryShare): void {
+    if (this.#plan === undefined) throw new InternalError(`${this.name} has no plan`);
+    const { registers: pci } = board.device(this.#plan);
     const { words } = pci.registers.file;
     const { kick } = pci.plan;
-    const told = { words, kick, lock: state.lock.word, pin: pci.pinShare, vmFd };
-    this.#socket = { pci, memory, told };
+    const lock = board.state.lock.word;
+    const location = { words, kick, lock, pin: pci.pinShare, vmFd: board.vmFd };
+    this.#plugged = { pci, memory, location };
     void this.#steps.run(() => this.#serve());
   }
 
@@ -66,13 +92,13 @@ export class NicOwner {
     try {
       await this.#steps.run(() => this.#halt());
     } finally {
-      this.#socket = undefined;
+      this.#plugged = undefined;
       this.#lines.flush();
     }
   }
 
   /** The driver reset a card that had been stopped: it starts anew. */
-  handle(message: DeviceMessage): void {
+  message(message: DeviceMessage): void {
     if (message.kind !== 'changed') return;
     void this.#steps.run(async () => {
       await this.#halt();
@@ -88,7 +114,7 @@ export class NicOwner {
     });
   }
 
-  /** Goes on where `pause` left off. */
+  /** Continues where `pause` left off. */
   resume(): Promise<void> {
     return this.#steps.run(async () => {
       this.#paused = false;
@@ -107,15 +133,14 @@ export class NicOwner {
   }
 
   async #serve(): Promise<void> {
-    const socket = this.#socket;
-    if (socket === undefined || this.#paused || this.#running) return;
-    const { pci, memory, told } = socket;
-    // Stopped: not before the driver's reset, which the registers tell of.
+    if (this.#plugged === undefined || this.#paused || this.#running) return;
+    const { pci, memory, location } = this.#plugged;
+    // Stopped: not before the driver's reset, which the registers report.
     if (pci.registers.file.broken) return;
     try {
       await this.#datapath.start({ memory, features: 0n, queues: [] });
       this.#running = true;
-      this.#datapath.post(told);
+      this.#datapath.post(location);
     } catch (error) {
       this.#broken(messageOf(error));
     }
@@ -132,10 +157,9 @@ export class NicOwner {
   }
 
   #broken(reason: string): void {
-    const socket = this.#socket;
-    if (socket === undefined) return;
+    if (this.#plugged === undefined) return;
     this.#lines.say(`stopped: ${reason}`);
-    socket.pci.registers.file.broken = true;
+    this.#plugged.pci.registers.file.broken = true;
   }
 }
 

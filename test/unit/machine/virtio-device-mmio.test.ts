@@ -1,18 +1,21 @@
 /** The owner of a device that is carried over MMIO: queues that stop, and the interrupt line. */
 import t from 'tap';
 import * as mmio from '../../../src/abi/virtio-mmio.ts';
+import type { DatapathEvents } from '../../../src/datapath/datapath.ts';
 import { signalEventfd } from '../../../src/host/fd.ts';
-import { DeviceOwner } from '../../../src/machine/devices/device-owner.ts';
+import { ResourceAllocator } from '../../../src/machine/devices/resource-allocator.ts';
+import { VirtioMachineDevice } from '../../../src/machine/devices/virtio-device.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import type { DeviceHost, VirtioDevice } from '../../../src/virtio/device.ts';
-import { FakeDatapath } from '../../support/owner-rig.ts';
+import { boardOf, FakeDatapath } from '../../support/owner-rig.ts';
 import { VirtioMmioRig } from '../../support/virtio-mmio-rig.ts';
 
 class MmioOwnerRig implements AsyncDisposable {
   readonly rig = new VirtioMmioRig();
   readonly ram = new Ram(MiB);
-  readonly owner: DeviceOwner;
+  readonly owner: VirtioMachineDevice;
+  readonly #resources = new ResourceAllocator('io');
   datapath: FakeDatapath | undefined;
   host: DeviceHost | undefined;
 
@@ -30,22 +33,20 @@ class MmioOwnerRig implements AsyncDisposable {
       },
       close: () => {},
     };
-    this.owner = new DeviceOwner(device, () => {}, {
-      userspace: (_device, events) => {
-        this.datapath = new FakeDatapath(events);
-        return this.datapath;
-      },
-      vhost: () => {
-        throw new Error('no vhost here');
-      },
-    });
-    this.owner.plug('MMIO 0xf0000000', this.rig.state, this.rig.device, this.ram.memory.share);
+    const open = (events: DatapathEvents): FakeDatapath => {
+      this.datapath = new FakeDatapath(events);
+      return this.datapath;
+    };
+    const options = { transport: 'mmio' } as const;
+    this.owner = new VirtioMachineDevice(device, options, () => {}, new Map([['userspace', open]]));
+    this.owner.plan(this.#resources);
+    this.owner.plug(boardOf(this.rig), this.ram.memory.share);
   }
 
   /** Hands the events to the owner and waits until it has answered them all. */
   async settle(): Promise<string[]> {
     for (; this.rig.messages > 0; this.rig.messages--) {
-      this.owner.handle({ kind: 'changed', device: 0 });
+      this.owner.message({ kind: 'changed', device: 0 });
     }
     await this.owner.moveTo(this.owner.datapath);
     return this.datapath?.take() ?? [];
@@ -56,6 +57,7 @@ class MmioOwnerRig implements AsyncDisposable {
     await this.owner.close();
     this.rig[Symbol.dispose]();
     this.ram[Symbol.dispose]();
+    this.#resources.close();
   }
 }
 

@@ -1,7 +1,9 @@
 /** The owner of an emulated network card: when its data half runs. */
 import t from 'tap';
 import * as e1000 from '../../../src/abi/e1000.ts';
-import { NicOwner } from '../../../src/machine/devices/nic-owner.ts';
+import { E1000MachineDevice } from '../../../src/machine/devices/e1000-device.ts';
+import type { PluggedBoard } from '../../../src/machine/devices/machine-device.ts';
+import { ResourceAllocator } from '../../../src/machine/devices/resource-allocator.ts';
 import type { E1000Device } from '../../../src/nic/device.ts';
 import { E1000Rig, MAC } from '../../support/e1000-rig.ts';
 import { FakeDatapath } from '../../support/owner-rig.ts';
@@ -12,9 +14,10 @@ const VM_FD = 99;
 class NicRig implements AsyncDisposable {
   readonly rig = new E1000Rig();
   readonly logs: string[] = [];
-  readonly owner: NicOwner;
+  readonly owner: E1000MachineDevice;
   readonly datapath: FakeDatapath;
   closed = 0;
+  readonly #resources = new ResourceAllocator('io');
 
   constructor() {
     let datapath: FakeDatapath | undefined;
@@ -25,7 +28,7 @@ class NicRig implements AsyncDisposable {
         this.closed++;
       },
     } as unknown as E1000Device;
-    this.owner = new NicOwner(
+    this.owner = new E1000MachineDevice(
       device,
       (text) => this.logs.push(text),
       (_device, events) => {
@@ -38,7 +41,9 @@ class NicRig implements AsyncDisposable {
 
   plug(): Promise<void> {
     const { state, card, ram } = this.rig;
-    this.owner.plug(state, card, ram.memory.share, VM_FD);
+    const device = () => ({ registers: card });
+    this.owner.plan(this.#resources);
+    this.owner.plug({ state, vmFd: VM_FD, device } as unknown as PluggedBoard, ram.memory.share);
     return this.settled();
   }
 
@@ -50,6 +55,7 @@ class NicRig implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.owner.unplug();
     await this.owner.close();
+    this.#resources.close();
     this.rig[Symbol.dispose]();
   }
 }
@@ -93,7 +99,7 @@ t.test('a card that broke is told once, and starts anew with its reset', async (
   t.same(o.datapath.take(), ['stop'], 'not before');
   o.rig.write(e1000.CTRL, e1000.CTRL_RST);
   t.equal(o.rig.revived, 1);
-  o.owner.handle({ kind: 'changed', device: 0 });
+  o.owner.message({ kind: 'changed', device: 0 });
   await o.settled();
   t.same(o.datapath.take(), ['start ']);
 });
@@ -105,7 +111,7 @@ t.test('a host that fails stops the card', async (t) => {
   t.same(o.logs, ['test0: stopped: no memory']);
   o.datapath.failStart = undefined;
   o.rig.write(e1000.CTRL, e1000.CTRL_RST);
-  o.owner.handle({ kind: 'changed', device: 0 });
+  o.owner.message({ kind: 'changed', device: 0 });
   await o.settled();
   o.datapath.failStop = new Error('no thread');
   await o.owner.pause();

@@ -1,4 +1,4 @@
-/** Where a device is plugged in, from power-on to the next: what its owner does to the registers. */
+/** Where a virtio device is plugged in, from power-on to the next: what is done to its registers. */
 import { DEVICE_NEEDS_RESET, DRIVER_OK } from '../../abi/virtio-pci.ts';
 import type { Activation } from '../../datapath/datapath.ts';
 import { drainEventfd } from '../../host/fd.ts';
@@ -9,8 +9,8 @@ import type { QueueConfig } from '../../virtio/queue/virtqueue.ts';
 import type { VirtioTransport } from '../../virtio/transport/virtio-transport.ts';
 
 /** All under the lock that the vCPUs take. */
-export class DeviceSocket implements Disposable {
-  /** How the guest finds it, in words. */
+export class DeviceSlot {
+  /** Where the guest finds it, such as `PCI 00:03.0`. */
   readonly place: string;
   readonly state: SharedState;
   readonly transport: VirtioTransport;
@@ -90,7 +90,7 @@ export class DeviceSocket implements Disposable {
     this.state.lock.with(() => this.transport.registers.clearNeedsReset());
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#line.close();
   }
 }

@@ -113,7 +113,7 @@ t.test('a late queue message does not serve a device that was reset', async (t) 
   o.rig.setCommon('device_status', 0);
   await o.settle();
   o.datapath.take();
-  for (let i = 0; i < 3; i++) o.owner.handle({ kind: 'changed', device: 0 });
+  for (let i = 0; i < 3; i++) o.owner.message({ kind: 'changed', device: 0 });
   await o.settled();
   t.same(o.datapath.take(), []);
 });
@@ -263,7 +263,7 @@ t.test('unplugging stops and resets; closing releases', async (t) => {
   await o.unplug();
   t.same(o.datapath.take(), ['start 0', 'stop']);
   t.same(o.calls, ['reset']);
-  o.owner.handle({ kind: 'changed', device: 0 });
+  o.owner.message({ kind: 'changed', device: 0 });
   await o[Symbol.asyncDispose]();
   t.same(o.datapath.take(), ['close']);
   t.same(o.calls, ['reset', 'close']);

@@ -1,0 +1,312 @@
+/**
+ * How a device's queues are served from DRIVER_OK to the reset: by which of its datapaths, from
+ * where each queue stands, and which of them somebody holds.
+ */
+import { VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
+import { createDatapath } from '../../datapath/create-datapath.ts';
+import type { Activation, Datapath, DatapathEvents } from '../../datapath/datapath.ts';
+import { InternalError, UsageError } from '../../host/errors.ts';
+import { VhostDatapath } from '../../vhost/vhost-datapath.ts';
+import { openVhostUnits } from '../../vhost/vhost-unit.ts';
+import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
+import type { VirtioDevice } from '../../virtio/device.ts';
+import { hasFeature } from '../../virtio/features.ts';
+import type { VringState } from '../../virtio/queue/virtqueue.ts';
+
+/**
+ * `userspace`: the device's own data half, in this process. `vhost`: the host kernel. `vhost-user`:
+ * another process, for devices that live there only.
+ */
+export type DatapathName = 'userspace' | 'vhost' | 'vhost-user';
+
+/**
+ * The datapaths that can serve a device, its own first.
+ * @param fallback the device's own, for what another one does not serve
+ */
+export type DatapathTable = ReadonlyMap<
+  DatapathName,
+  (events: DatapathEvents, fallback: () => Datapath) => Datapath
+>;
+
+/** The datapaths of a device, as it says itself. */
+export function datapathsOf(device: VirtioDevice): DatapathTable {
+  if (device instanceof VhostUserDevice) {
+    return new Map([['vhost-user', (events) => device.createDatapath(events)]]);
+  }
+  const table = new Map<DatapathName, (events: DatapathEvents, own: () => Datapath) => Datapath>([
+    ['userspace', (events) => createDatapath(device, events)],
+  ]);
+  const { vhost } = device;
+  if (vhost !== undefined) {
+    table.set(
+      'vhost',
+      (events, fallback) => new VhostDatapath(openVhostUnits(vhost), fallback(), events),
+    );
+  }
+  return table;
+}
+
+/** Why a device's queues cannot be held where they are served; absent: they can. */
+const NO_HOLDS: Readonly<Partial<Record<DatapathName, (device: string) => string>>> = {
+  vhost: (device) =>
+    `the host kernel cannot hold queues; release them, and move the device to userspace (nodevmm vm move ${device} userspace)`,
+  'vhost-user': () => 'queues that another process serves cannot be held',
+};
+
+/** Owns a device's datapaths, of which one serves at a time. */
+class DeviceDatapaths {
+  readonly #device: string;
+  readonly #table: DatapathTable;
+  readonly #events: DatapathEvents;
+  readonly #open = new Map<DatapathName, Datapath>();
+  readonly #own: DatapathName;
+  name: DatapathName;
+
+  constructor(device: string, table: DatapathTable, events: DatapathEvents) {
+    const [own] = table.keys();
+    if (own === undefined) throw new InternalError(`${device} has no datapath`);
+    this.#device = device;
+    this.#table = table;
+    this.#events = events;
+    this.#own = own;
+    this.name = own;
+    // Its thread, if it has one, is ready before the driver is.
+    this.get(own);
+  }
+
+  get current(): Datapath {
+    return this.get(this.name);
+  }
+
+  /** @throws UsageError when it cannot serve the device */
+  get(name: DatapathName): Datapath {
+    let datapath = this.#open.get(name);
+    if (datapath !== undefined) return datapath;
+    const open = this.#table.get(name);
+    if (open === undefined) {
+      const known = [...this.#table.keys()].join(' or ');
+      throw new UsageError(
+        'E_DATAPATH',
+        `${this.#device} cannot be served by ${name}, only by ${known}`,
+      );
+    }
+    datapath = open(this.#events, () => this.get(this.#own));
+    this.#open.set(name, datapath);
+    return datapath;
+  }
+
+  /** @throws UsageError when a datapath cannot serve the device with these features negotiated */
+  check(name: DatapathName, features: bigint): void {
+    const missing = features & this.get(name).withheld;
+    if (missing === 0n) return;
+    const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((b) => hasFeature(missing, b));
+    throw new UsageError(
+      'E_FEATURES',
+      `${this.#device}: ${name} does not support what the driver negotiated (feature bits ${bits.join(', ')}); start the machine with ${name}=on, which does not offer them`,
+    );
+  }
+
+  /**
+   * Closes those that serve no queue any more. The kernel may hold more than the rings: with
+   * vhost-vsock the guest's connections, whose programs see their end by it.
+   */
+  async releaseOthers(): Promise<void> {
+    for (const [name, datapath] of this.#open) {
+      if (name === this.#own || name === this.name) continue;
+      this.#open.delete(name);
+      await datapath.close();
+    }
+  }
+
+  /** The device's own data half is another one now. Nothing is started. */
+  async renew(): Promise<void> {
+    await this.#open.get(this.#own)?.close();
+    this.#open.delete(this.#own);
+    this.get(this.#own);
+  }
+
+  async close(): Promise<void> {
+    const closing = [...this.#open.values()].toReversed().map((datapath) => datapath.close());
+    const failed = (await Promise.allSettled(closing)).find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') throw failed.reason;
+  }
+}
+
+interface Hold {
+  /** Chains that may still be taken: 0 or 1. */
+  credits: number;
+  /** Where the queue stood when it was last started. */
+  from: number;
+}
+
+/** The chains that may still be taken from a held queue that stands there now. */
+function creditsLeft({ credits, from }: Hold, { nextAvail }: VringState): number {
+  return nextAvail === from ? credits : 0;
+}
+
+/** Which queues continue to be served from where they stand; the driver gives up the others. */
+export type Continuing = 'all' | 'none' | { readonly except: readonly number[] };
+
+/** The queues of one device. */
+export class QueueService {
+  readonly #device: string;
+  readonly #datapaths: DeviceDatapaths;
+  /** By queue. They outlive resets and reboots, until they are released. */
+  readonly #holds = new Map<number, Hold>();
+  #activation: Activation | undefined;
+  #states: ReadonlyMap<number, VringState> = new Map();
+  #served = false;
+
+  /** @param device its name */
+  constructor(device: string, table: DatapathTable, events: DatapathEvents) {
+    this.#device = device;
+    this.#datapaths = new DeviceDatapaths(device, table, events);
+  }
+
+  /** What the driver set up; undefined before DRIVER_OK. */
+  get activation(): Activation | undefined {
+    return this.#activation;
+  }
+
+  get isServed(): boolean {
+    return this.#served;
+  }
+
+  /** Which datapath serves. */
+  get datapath(): DatapathName {
+    return this.#datapaths.name;
+  }
+
+  /** Feature bits that it does not support. */
+  get withheld(): bigint {
+    return this.#datapaths.current.withheld;
+  }
+
+  /** Where each queue stands, as far as whoever serves it can say. */
+  async states(): Promise<ReadonlyMap<number, VringState>> {
+    if (!this.#served) return this.#states;
+    return (await this.#datapaths.current.states?.()) ?? new Map();
+  }
+
+  /** The driver has set the queues up, or changed something of it. They are not served. */
+  setUp(activation: Activation): void {
+    this.#activation = activation;
+  }
+
+  /** The driver reset a queue: it starts anew. It is not served. */
+  forget(queue: number): void {
+    this.#states = new Map([...this.#states].filter(([index]) => index !== queue));
+  }
+
+  /** The driver reset the device. The queues are not served. */
+  clear(): void {
+    this.#activation = undefined;
+    this.#states = new Map();
+  }
+
+  /**
+   * Has the queues served, each from where it stands.
+   * @param config the configuration space
+   * @throws HostError when they cannot be served
+   */
+  async start(config: Uint8Array): Promise<void> {
+    if (this.#activation === undefined || this.#served) return;
+    const { features } = this.#activation;
+    const queues = this.#activation.queues.map((queue) => {
+      const state = this.#states.get(queue.index);
+      return state === undefined ? queue : { ...queue, state };
+    });
+    // §2.8.1: a packed queue starts with both wrap counters set.
+    const fresh = hasFeature(features, VIRTIO_F_RING_PACKED) ? 0x8000 : 0;
+    for (const { index, state } of queues) {
+      const hold = this.#holds.get(index);
+      if (hold !== undefined) hold.from = state?.nextAvail ?? fresh;
+    }
+    const holds = new Map([...this.#holds].map(([queue, { credits }]) => [queue, credits]));
+    await this.#datapaths.current.start({
+      ...this.#activation,
+      config,
+      queues,
+      ...(holds.size === 0 ? {} : { holds }),
+    });
+    this.#served = true;
+  }
+
+  /**
+   * Has the queues served no longer, and remembers where each stands.
+   * @throws HostError when that cannot be known: each starts anew then
+   */
+  async stop(continuing: Continuing): Promise<void> {
+    if (!this.#served) return;
+    this.#served = false;
+    const all = this.#activation?.queues.map(({ index }) => index) ?? [];
+    const except = typeof continuing === 'string' ? [] : continuing.except;
+    const queues = continuing === 'none' ? [] : all.filter((index) => !except.includes(index));
+    try {
+      this.#states = await this.#datapaths.current.stop(queues);
+    } catch (error) {
+      this.#states = new Map();
+      throw error;
+    }
+    for (const [queue, hold] of this.#holds) {
+      const state = this.#states.get(queue);
+      // One that went on has spent its credit.
+      if (state !== undefined) hold.credits = creditsLeft(hold, state);
+    }
+  }
+
+  /** @throws UsageError when the queues cannot move there */
+  checkMove(name: DatapathName): void {
+    if (this.#holds.size > 0) this.checkHolds(name);
+    this.#datapaths.check(name, this.#activation?.features ?? 0n);
+  }
+
+  /** The queues are not served, and will be by another datapath. */
+  choose(name: DatapathName): void {
+    this.#datapaths.name = name;
+  }
+
+  /** Closes the datapaths that serve no queue any more. */
+  releaseOthers(): Promise<void> {
+    return this.#datapaths.releaseOthers();
+  }
+
+  /** The device's own data half is another one now. The queues are not served. */
+  renew(): Promise<void> {
+    return this.#datapaths.renew();
+  }
+
+  /** Passes a message to the data half. @param key see `DeviceHost.post` */
+  post(message: unknown, key?: string): void {
+    this.#datapaths.current.post(message, key);
+  }
+
+  /** @throws UsageError when a datapath does not let queues be held */
+  checkHolds(name: DatapathName = this.datapath): void {
+    const why = NO_HOLDS[name]?.(this.#device);
+    if (why !== undefined) throw new UsageError('E_HELD', `${this.#device}: ${why}`);
+  }
+
+  /** Lets so many more chains be taken from a queue, then none. The queues are not served. */
+  hold(queue: number, credits: 0 | 1): void {
+    this.#holds.set(queue, { credits, from: -1 });
+  }
+
+  /** Lets chains be taken again. The queues are not served. */
+  release(queue: number): void {
+    this.#holds.delete(queue);
+  }
+
+  /**
+   * Chains that may still be taken from a queue; undefined when nobody holds it.
+   * @param state where it stands now, if that is known
+   */
+  credits(queue: number, state?: VringState): number | undefined {
+    const hold = this.#holds.get(queue);
+    return hold === undefined || state === undefined ? hold?.credits : creditsLeft(hold, state);
+  }
+
+  close(): Promise<void> {
+    return this.#datapaths.close();
+  }
+}

@@ -1,0 +1,423 @@
+/**
+ * A virtio device of a machine: answers what the driver does to its registers by starting and
+ * stopping the datapath that serves its queues. It outlives resets and reboots.
+ */
+import type { DatapathEvents } from '../../datapath/datapath.ts';
+import { StepQueue } from '../../datapath/step-queue.ts';
+import { InternalError, messageOf, NodeVmmError, UsageError } from '../../host/errors.ts';
+import { LogLimit } from '../../host/untrusted-text.ts';
+import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
+import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
+import type { Breach, Observation } from '../../virtio/observe/observation.ts';
+import type { VringState } from '../../virtio/queue/virtqueue.ts';
+import {
+  CHANGE_CONFIG,
+  CHANGE_DRIVER_OK,
+  CHANGE_INTERRUPTS,
+  CHANGE_QUEUES,
+  CHANGE_RESET,
+} from '../../virtio/transport/pending-changes.ts';
+import { addressText, type DeviceMessage } from '../board/board-devices.ts';
+import type { RingOptions, TransportName, VhostMode } from '../options.ts';
+import type { DeviceCode } from '../user-devices/device-code.ts';
+import { DeviceSlot } from './device-slot.ts';
+import type { MachineDevice, PluggedBoard } from './machine-device.ts';
+import {
+  type Continuing,
+  type DatapathName,
+  type DatapathTable,
+  datapathsOf,
+  QueueService,
+} from './queue-service.ts';
+import type { ResourceAllocator } from './resource-allocator.ts';
+import { deviceShape, planVirtio, type VirtioPlan } from './virtio-plan.ts';
+
+/** How long a driver may take to reset a device whose code changed. */
+const RESET_PATIENCE_MS = 2000;
+
+/** What is asked of a device besides what it is. */
+export interface VirtioDeviceOptions {
+  readonly transport: TransportName;
+  readonly ring?: RingOptions;
+  /** Default `off`. */
+  readonly vhost?: VhostMode;
+  /** Its code, when that may change while it runs. */
+  readonly code?: DeviceCode;
+}
+
+/** A virtio device of a machine. */
+export class VirtioMachineDevice implements MachineDevice, DeviceHost {
+  readonly device: VirtioDevice;
+  readonly #options: VirtioDeviceOptions;
+  /** A driver can have most lines repeated. */
+  readonly #lines: LogLimit;
+  readonly #queues: QueueService;
+  #plan: VirtioPlan | undefined;
+  #slot: DeviceSlot | undefined;
+  #observation: Observation | undefined;
+  #unseen = false;
+  #breach: (breach: Breach) => void = () => {};
+  /** Counts resets and reloads. */
+  #generation = 0;
+  #paused = false;
+  /** What is done to the datapath. */
+  readonly #steps = new StepQueue();
+
+  /**
+   * @param log gets lines for the person who runs the machine
+   * @param datapaths tests put in their own
+   */
+  constructor(
+    device: VirtioDevice,
+    options: VirtioDeviceOptions,
+    log: (text: string) => void,
+    datapaths: DatapathTable = datapathsOf(device),
+  ) {
+    this.device = device;
+    this.#options = options;
+    this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`));
+    const events: DatapathEvents = {
+      broken: (reason) => this.#broken(reason),
+      log: (text) => this.#lines.say(text),
+      message: (message) => device.message?.(message),
+      breach: (breach) => this.#breach(breach),
+    };
+    this.#queues = new QueueService(device.name, datapaths, events);
+    device.attach?.(this);
+    options.code?.attach(this, log);
+  }
+
+  get name(): string {
+    return this.device.name;
+  }
+
+  get queueNames(): readonly string[] {
+    return this.device.queues.map(({ name }) => name);
+  }
+
+  /** Which datapath serves the queues. */
+  get datapath(): DatapathName {
+    return this.#queues.datapath;
+  }
+
+  /** Feature bits that this datapath does not support, which are not offered. */
+  get withheld(): bigint {
+    return this.#queues.withheld;
+  }
+
+  /** Where the device is plugged in; undefined while it is not. */
+  get slot(): DeviceSlot | undefined {
+    return this.#slot;
+  }
+
+  /** Has vhost serve it if that is asked for: what it lacks is not offered to the driver then. */
+  async prepare(): Promise<void> {
+    const { vhost = 'off' } = this.#options;
+    if (vhost === 'off') return;
+    try {
+      await this.moveTo('vhost');
+    } catch (error) {
+      if (vhost === 'on' || !(error instanceof NodeVmmError)) throw error;
+      this.#lines.say(`served in userspace: ${error.message}`);
+    }
+  }
+
+  watch(observation: Observation, breach: (breach: Breach) => void): void {
+    this.#observation = observation;
+    this.#breach = breach;
+  }
+
+  plan(resources: ResourceAllocator): VirtioPlan {
+    const { transport, ring } = this.#options;
+    const shape = deviceShape(this.device, ring, this.withheld);
+    this.#plan = planVirtio(transport, shape, this.device.pciClass, resources);
+    return this.#plan;
+  }
+
+  plug(board: PluggedBoard, memory: GuestMemoryShare): void {
+    if (this.#plan === undefined) throw new InternalError(`${this.name} has no plan`);
+    const { address, registers } = board.device(this.#plan);
+    this.#slot = new DeviceSlot(addressText(address), board.state, registers, memory);
+  }
+
+  /** Stops serving and takes the device out of its board; as at a reset of the machine. */
+  async unplug(): Promise<void> {
+    try {
+      await this.#steps.run(async () => {
+        await this.#deactivate();
+        this.device.reset?.();
+      });
+    } finally {
+      this.#slot?.close();
+      this.#slot = undefined;
+      this.#lines.flush();
+    }
+  }
+
+  message(message: DeviceMessage): void {
+    if (message.kind === 'breach') {
+      this.#breach(message.breach);
+      return;
+    }
+    this.#steps.run(() => this.#look()).catch((error) => this.#broken(messageOf(error)));
+  }
+
+  /** Stops serving, and remembers where each queue stands. */
+  pause(): Promise<void> {
+    return this.#steps.run(async () => {
+      this.#paused = true;
+      await this.#halt('all');
+    });
+  }
+
+  resume(): Promise<void> {
+    return this.#steps.run(async () => {
+      this.#paused = false;
+      await this.#serve();
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#steps.ended();
+    try {
+      await this.#queues.close();
+    } finally {
+      this.device.close();
+    }
+  }
+
+  /**
+   * Has another datapath serve the queues from now on; each continues where it stood, also under
+   * traffic.
+   * @throws UsageError when it cannot serve the device, or not with what the driver negotiated;
+   *   HostError when it fails. All is then as it was before.
+   */
+  moveTo(name: DatapathName): Promise<void> {
+    return this.#steps.run(async () => {
+      const before = this.#queues.datapath;
+      if (name === before) return;
+      this.#queues.checkMove(name);
+      await this.#halt('all');
+      this.#queues.choose(name);
+      try {
+        await this.#start();
+      } catch (error) {
+        this.#queues.choose(before);
+        await this.#serve();
+        throw error;
+      }
+      await this.#queues.releaseOthers();
+    });
+  }
+
+  /** Lets no more chains be taken from a queue. @throws UsageError unless userspace serves it */
+  holdQueue(queue: number): Promise<void> {
+    return this.#changeHolds(() => this.#queues.hold(queue, 0));
+  }
+
+  /** Lets one more chain be taken, then none. @throws UsageError unless userspace serves it */
+  stepQueue(queue: number): Promise<void> {
+    return this.#changeHolds(() => this.#queues.hold(queue, 1));
+  }
+
+  /** Lets chains be taken again. @throws UsageError unless userspace serves the queue */
+  releaseQueue(queue: number): Promise<void> {
+    return this.#changeHolds(() => this.#queues.release(queue));
+  }
+
+  /** Chains that may still be taken from a held queue that stands there; undefined: nobody holds it. */
+  credits(queue: number, state?: VringState): number | undefined {
+    return this.#queues.credits(queue, state);
+  }
+
+  /** Where each queue stands, as far as whoever serves it can tell. */
+  states(): Promise<ReadonlyMap<number, VringState>> {
+    return this.#queues.states();
+  }
+
+  /** Has its file loaded anew. @throws UsageError when it has none, or what that says now cannot be */
+  async reloadCode(): Promise<void> {
+    const { code } = this.#options;
+    if (code === undefined) {
+      throw new UsageError('E_DEVICE', `${this.name} is not made from a file`);
+    }
+    await code.reload();
+  }
+
+  /**
+   * Continues with changed code. The driver is asked to reset the device (DEVICE_NEEDS_RESET, virtio
+   * 1.3 §2.1.2); under one that does not, as Linux's own drivers, the queues are served again after
+   * a while, each from where it stood.
+   * @param change makes it, while nothing is served; when it throws, all stays as it was
+   */
+  reload(change: () => void, patienceMs = RESET_PATIENCE_MS): Promise<void> {
+    return this.#steps.run(async () => {
+      await this.#halt('all');
+      try {
+        change();
+        await this.#queues.renew();
+      } catch (error) {
+        await this.#serve();
+        throw error;
+      }
+      if (this.#queues.activation === undefined) return;
+      this.#slot?.askForReset();
+      this.#generation += 1;
+      const generation = this.#generation;
+      const patience = setTimeout(() => {
+        void this.#steps.run(async () => {
+          if (this.#generation === generation) await this.#continueUnreset();
+        });
+      }, patienceMs);
+      patience.unref();
+    });
+  }
+
+  updateConfig(change: (config: DataView) => void): void {
+    const slot = this.#slot;
+    if (slot === undefined) {
+      const { buffer, byteOffset, length } = this.device.config;
+      change(new DataView(buffer, byteOffset, length));
+      return;
+    }
+    // The device keeps what is its own, so that it is still true after the next power-on.
+    slot.updateConfig(change, this.device.config);
+  }
+
+  readConfig(): Uint8Array {
+    return this.#slot?.readConfig() ?? Uint8Array.from(this.device.config);
+  }
+
+  post(message: unknown, key?: string): void {
+    this.#queues.post(message, key);
+  }
+
+  /** Looks at what the driver made happen since the last time, and answers it. */
+  async #look(): Promise<void> {
+    const slot = this.#slot;
+    if (slot === undefined) return;
+    const { registers } = slot.transport;
+    const { lock } = slot.state;
+    // The changes only say where to look: what the registers hold may be later than they are.
+    const changes = lock.with(() => registers.changes.take());
+    if ((changes & CHANGE_RESET) !== 0 && lock.with(() => registers.isResetting)) {
+      try {
+        await this.#deactivate();
+        this.device.reset?.();
+      } finally {
+        lock.with(() => registers.completeReset());
+      }
+    }
+    if ((changes & CHANGE_CONFIG) !== 0) this.#configWritten(slot);
+    if ((changes & CHANGE_QUEUES) !== 0) await this.#resetQueues(slot);
+    if (this.#queues.activation !== undefined) {
+      if ((changes & (CHANGE_QUEUES | CHANGE_INTERRUPTS)) !== 0) await this.#restart();
+    } else if ((changes & CHANGE_DRIVER_OK) !== 0 && lock.with(() => registers.isActive)) {
+      await this.#activate();
+    }
+  }
+
+  #configWritten({ state, transport }: DeviceSlot): void {
+    const { config } = transport.registers;
+    const { written, emergency } = state.lock.with(() => ({
+      written: config.takeWritten(),
+      emergency: config.takeEmergency(),
+    }));
+    for (const { offset, length } of written) this.device.configWritten?.(offset, length);
+    if (emergency === undefined) return;
+    this.device.emergencyWritten?.(emergency.bytes);
+    if (emergency.lost > 0) {
+      this.#lines.say('the driver made emergency writes faster than they were read: some are lost');
+    }
+  }
+
+  /** Lets go of the queues that are to be reset; the others stand still meanwhile. */
+  async #resetQueues({ state, transport }: DeviceSlot): Promise<void> {
+    const { registers } = transport;
+    const queues = state.lock.with(() => registers.queuesResetting());
+    if (queues.length === 0) return;
+    await this.#halt({ except: queues });
+    for (const queue of queues) this.#queues.forget(queue);
+    state.lock.with(() => {
+      for (const queue of queues) registers.completeQueueReset(queue);
+    });
+  }
+
+  /** Lets the datapath see registers that changed; each queue goes on where it stood. */
+  async #restart(): Promise<void> {
+    if (this.#queues.activation === undefined) return;
+    await this.#halt('all');
+    await this.#activate();
+  }
+
+  /** Serves the queues as the registers describe them now. */
+  async #activate(): Promise<void> {
+    const slot = this.#slot;
+    if (slot === undefined) return;
+    const observe = this.#observation === undefined ? {} : { observe: this.#observation };
+    this.#queues.setUp({ ...slot.activation(), ...observe });
+    await this.#serve();
+  }
+
+  #changeHolds(change: () => void): Promise<void> {
+    return this.#steps.run(async () => {
+      this.#queues.checkHolds();
+      await this.#halt('all');
+      change();
+      await this.#serve();
+    });
+  }
+
+  async #serve(): Promise<void> {
+    try {
+      await this.#start();
+    } catch (error) {
+      this.#broken(messageOf(error));
+    }
+  }
+
+  async #start(): Promise<void> {
+    const slot = this.#slot;
+    if (slot === undefined || this.#paused) return;
+    // A broken device is not served before its reset.
+    if (slot.needsReset) return;
+    await this.#queues.start(this.readConfig());
+    if (this.#queues.isServed) this.#reportUnseen();
+  }
+
+  /** Says once that whoever watches is not told of what others than this process serve. */
+  #reportUnseen(): void {
+    const { datapath } = this;
+    if (this.#observation === undefined || datapath === 'userspace' || this.#unseen) return;
+    this.#unseen = true;
+    this.#lines.say(
+      `${datapath} serves its queues: neither trace nor check sees what happens on them`,
+    );
+  }
+
+  async #halt(continuing: Continuing): Promise<void> {
+    try {
+      await this.#queues.stop(continuing);
+    } catch (error) {
+      this.#broken(messageOf(error));
+    }
+  }
+
+  async #deactivate(): Promise<void> {
+    this.#generation += 1;
+    await this.#halt('none');
+    this.#queues.clear();
+  }
+
+  #broken(reason: string): void {
+    if (this.#slot === undefined) return;
+    this.#lines.say(`stopped: ${reason}`);
+    this.#slot?.askForReset();
+  }
+
+  /** The driver did not reset a device whose code changed: it may not know how. */
+  async #continueUnreset(): Promise<void> {
+    this.#slot?.clearNeedsReset();
+    await this.#serve();
+  }
+}
