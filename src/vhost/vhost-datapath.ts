@@ -1,47 +1,46 @@
 /**
- * Serves a device's queues in the host kernel: a kick goes from the ioeventfd straight to the
- * kernel's worker, its call straight into the irqfd. Queues that the kernel does not know, as a
- * network device's control queue, stay with the device's own datapath.
+ * Serves a device's queues in the host kernel: the ioeventfd wakes the kernel's worker, which
+ * signals the irqfd. Queues that the kernel does not serve, such as a network device's control
+ * queue, stay with the device's own datapath.
  */
-
 import type { Activation, Datapath, DatapathEvents } from '../datapath/datapath.ts';
 import { InternalError } from '../host/errors.ts';
 import { Eventfd, signalEventfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
-import { KERNEL_FEATURES, type VhostUnit } from './vhost-unit.ts';
+import { KERNEL_FEATURES, type VhostBackend } from './vhost-backend.ts';
 
-/** Ends what one activation set up. */
-interface Run {
+/** From one activation to its end. */
+interface VhostRun {
   readonly memory: GuestMemory;
-  readonly units: readonly VhostUnit[];
+  readonly backends: readonly VhostBackend[];
 }
 
 /** On the main thread: it only sets up and tears down. */
 export class VhostDatapath implements Datapath {
   readonly withheld: bigint;
-  readonly #units: readonly VhostUnit[];
-  readonly #rest: Datapath;
+  readonly #backends: readonly VhostBackend[];
+  readonly #fallback: Datapath;
   readonly #events: DatapathEvents;
   /** The kernel signals it when a driver breaks a rule. */
   readonly #error = new Eventfd();
   readonly #watch: LoopWatch;
-  #run: Run | undefined;
+  #run: VhostRun | undefined;
 
   /**
-   * @param units at least one; owned from here on
-   * @param rest serves the other queues; stays its owner's
+   * @param backends at least one; owned from here on
+   * @param fallback serves the other queues; still owned by the caller
    */
-  constructor(units: readonly VhostUnit[], rest: Datapath, events: DatapathEvents) {
-    this.#units = units;
-    this.#rest = rest;
+  constructor(backends: readonly VhostBackend[], fallback: Datapath, events: DatapathEvents) {
+    this.#backends = backends;
+    this.#fallback = fallback;
     this.#events = events;
-    const served = units.reduce((all, { vhost }) => all & vhost.features, KERNEL_FEATURES);
-    this.withheld = rest.withheld | (KERNEL_FEATURES & ~served);
+    const served = backends.reduce((all, { vhost }) => all & vhost.features, KERNEL_FEATURES);
+    this.withheld = fallback.withheld | (KERNEL_FEATURES & ~served);
     this.#watch = new LoopWatch(this.#error.fd, LOOP_READABLE, () => {
       if (this.#error.drain() && this.#run !== undefined) {
-        this.#events.broken('the kernel found a ring or a buffer that breaks the rules (vhost)');
+        this.#events.broken('vhost found an invalid ring or buffer');
       }
     });
   }
@@ -50,17 +49,19 @@ export class VhostDatapath implements Datapath {
     if (this.#run !== undefined) throw new InternalError('a datapath was started twice');
     const { queues } = activation;
     const enabled = new Set(queues.map(({ index }) => index));
-    const units = this.#units.filter((unit) => unit.queues.every((index) => enabled.has(index)));
-    const taken = new Set(units.flatMap((unit) => unit.queues));
-    await this.#rest.start({
+    const backends = this.#backends.filter((backend) =>
+      backend.queues.every((index) => enabled.has(index)),
+    );
+    const taken = new Set(backends.flatMap((backend) => backend.queues));
+    await this.#fallback.start({
       ...activation,
       queues: queues.filter(({ index }) => !taken.has(index)),
     });
     this.#error.drain();
-    this.#run = { memory: new GuestMemory(activation.memory), units };
+    this.#run = { memory: new GuestMemory(activation.memory), backends };
     try {
-      for (const unit of units) this.#setUp(unit, activation, this.#run.memory);
-      for (const unit of units) unit.run();
+      for (const backend of backends) this.#setUp(backend, activation, this.#run.memory);
+      for (const backend of backends) backend.run();
       // The kernel looks at a ring when it is kicked; the driver may have done so before.
       for (const { index, kickFd } of queues) if (taken.has(index)) signalEventfd(kickFd);
     } catch (error) {
@@ -69,11 +70,13 @@ export class VhostDatapath implements Datapath {
     }
   }
 
-  #setUp(unit: VhostUnit, { queues, features }: Activation, memory: GuestMemory): void {
-    unit.vhost.configure(memory, features & KERNEL_FEATURES);
-    const configs = unit.queues.flatMap((index) => queues.filter((queue) => queue.index === index));
+  #setUp(backend: VhostBackend, { queues, features }: Activation, memory: GuestMemory): void {
+    backend.vhost.configure(memory, features & KERNEL_FEATURES);
+    const configs = backend.queues.flatMap((index) =>
+      queues.filter((queue) => queue.index === index),
+    );
     for (const [ring, config] of configs.entries()) {
-      unit.vhost.setUpRing(ring, config, features, this.#error.fd);
+      backend.vhost.setUpRing(ring, config, features, this.#error.fd);
     }
   }
 
@@ -83,37 +86,37 @@ export class VhostDatapath implements Datapath {
     this.#run = undefined;
     const states = new Map<number, VringState>();
     try {
-      for (const unit of run.units) {
-        unit.halt();
-        for (const ring of unit.queues.keys()) {
-          const stopped = unit.vhost.takeBack(ring);
+      for (const backend of run.backends) {
+        backend.halt();
+        for (const ring of backend.queues.keys()) {
+          const stopped = backend.vhost.takeBack(ring);
           if (stopped !== undefined) states.set(...stopped);
         }
       }
     } finally {
       run.memory.detach();
-      for (const [index, state] of await this.#rest.stop()) states.set(index, state);
+      for (const [index, state] of await this.#fallback.stop()) states.set(index, state);
     }
     return states;
   }
 
-  /** Of the queues that the kernel does not serve. */
+  /** Only of the queues that the kernel does not serve. */
   async states(): Promise<ReadonlyMap<number, VringState>> {
-    return (await this.#rest.states?.()) ?? new Map();
+    return (await this.#fallback.states?.()) ?? new Map();
   }
 
   post(message: unknown, key?: string): void {
-    this.#rest.post(message, key);
+    this.#fallback.post(message, key);
   }
 
-  /** Leaves the other datapath to its owner. */
+  /** Does not close the fallback. */
   async close(): Promise<void> {
     try {
       await this.stop();
     } finally {
       this.#watch.close();
       this.#error.close();
-      for (const unit of this.#units) unit[Symbol.dispose]();
+      for (const backend of this.#backends) backend.close();
     }
   }
 }

@@ -27,11 +27,9 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import { hasFeature } from '../virtio/features.ts';
 import { placeVirtqueue } from '../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
+import { vringBase, vringState } from './vring-base.ts';
 
-/** The used ring's index, behind its flags (virtio 1.3 §2.7.8). */
-const USED_INDEX = 2;
-
-/** ioctl(2); tests put in their own kernel. */
+/** ioctl(2); tests substitute a kernel of their own. */
 export type Ioctl = (fd: number, request: number, argument: number) => number;
 
 /** A ring that was set up, until it is taken back. */
@@ -41,7 +39,7 @@ interface Ring {
   readonly used: number;
 }
 
-/** Owned by this process from its opening to its end. Rings are numbered within it. */
+/** Rings are numbered within the vhost device. */
 export class VhostDevice implements Disposable {
   /** Feature bits that the kernel can serve. */
   readonly features: bigint;
@@ -53,10 +51,9 @@ export class VhostDevice implements Disposable {
   #packed = false;
 
   /**
-   * Opens a vhost device.
    * @param path e.g. `/dev/vhost-net`
-   * @param module that has it
-   * @throws UsageError when the host has none, or does not let us
+   * @param module the kernel module that provides it
+   * @throws UsageError when the host has none, or denies access
    */
   static open(path: string, module: string): VhostDevice {
     const fd = sys.open(path, sys.O_RDWR | sys.O_CLOEXEC);
@@ -94,7 +91,7 @@ export class VhostDevice implements Disposable {
 
   /**
    * Before rings are set up: where guest RAM is, and what was negotiated.
-   * @param features those of them that are the kernel's affair
+   * @param features those that concern the kernel
    */
   configure(memory: GuestMemory, features: bigint): void {
     this.#memory = memory;
@@ -117,11 +114,11 @@ export class VhostDevice implements Disposable {
   }
 
   /**
-   * Sets a ring up; it is served once it has a backend. The kernel takes ring addresses as they
-   * are, so they are checked here.
-   * @param features all that were negotiated
-   * @param errorFd eventfd that the kernel signals when the driver broke a rule
-   * @throws PeerError when the driver put the queue where there is no RAM
+   * Sets a ring up; it is served once it has a backend. The kernel does not check ring addresses,
+   * so they are checked here.
+   * @param features all negotiated feature bits
+   * @param errorFd eventfd that the kernel signals when the driver breaks a rule
+   * @throws PeerError when the driver placed the queue outside of RAM
    */
   setUpRing(ring: number, config: QueueConfig, features: bigint, errorFd: number): void {
     const memory = this.#memory;
@@ -129,7 +126,8 @@ export class VhostDevice implements Disposable {
     const place = placeVirtqueue(memory, config, features);
     this.#rings.set(ring, { config, used: place.device });
     this.#setState(VHOST_SET_VRING_NUM, ring, config.size, 'VHOST_SET_VRING_NUM');
-    this.#setState(VHOST_SET_VRING_BASE, ring, this.#base(config.state), 'VHOST_SET_VRING_BASE');
+    const base = vringBase(config.state, this.#packed);
+    this.#setState(VHOST_SET_VRING_BASE, ring, base, 'VHOST_SET_VRING_BASE');
     const address = new StructMemory(vhost_vring_addr);
     address.set('index', ring);
     address.set('desc_user_addr', memory.address + place.descriptor);
@@ -142,8 +140,8 @@ export class VhostDevice implements Disposable {
   }
 
   /**
-   * Takes a ring back that has no backend any more.
-   * @returns where it stands, by its index in the device
+   * Takes a ring back, whose backend was removed.
+   * @returns its index in the virtio device, and its state
    */
   takeBack(ring: number): readonly [index: number, state: VringState] | undefined {
     const set = this.#rings.get(ring);
@@ -155,12 +153,11 @@ export class VhostDevice implements Disposable {
     this.setFile(VHOST_SET_VRING_CALL, ring, VHOST_FILE_UNBIND, 'VHOST_SET_VRING_CALL');
     this.setFile(VHOST_SET_VRING_ERR, ring, VHOST_FILE_UNBIND, 'VHOST_SET_VRING_ERR');
     const base = this.#setState(VHOST_GET_VRING_BASE, ring, 0, 'VHOST_GET_VRING_BASE');
-    const nextAvail = base & 0xffff;
-    const nextUsed = this.#packed ? base >>> 16 : memory.readU16(set.used + USED_INDEX);
-    return [set.config.index, { nextAvail, nextUsed }];
+    const state = vringState(base, this.#packed, memory, set.used);
+    return [set.config.index, state];
   }
 
-  /** Gives a ring a file: an eventfd, a backend; negative for none. */
+  /** Sets a ring's file: an eventfd or a backend; negative for none. */
   setFile(request: number, ring: number, fd: number, name: string): void {
     const file = new StructMemory(vhost_vring_file);
     file.set('index', ring);
@@ -168,17 +165,13 @@ export class VhostDevice implements Disposable {
     this.control(request, file.address, name);
   }
 
-  /** Ends the kernel's service and gives the descriptor back. */
-  [Symbol.dispose](): void {
+  /** Ends the kernel's service and closes the device. */
+  close(): void {
     this.#fd.close();
   }
 
-  /** On split rings the kernel reads the used index from the ring itself. */
-  #base(state: VringState | undefined): number {
-    if (!this.#packed) return state?.nextAvail ?? 0;
-    // A fresh packed ring starts at 0 with both wrap counters set (virtio 1.3 §2.8.1).
-    const { nextAvail, nextUsed } = state ?? { nextAvail: 0x8000, nextUsed: 0x8000 };
-    return (nextAvail | (nextUsed << 16)) >>> 0;
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #setState(request: number, ring: number, num: number, name: string): number {

@@ -103,7 +103,7 @@ t.test('connections live through a pause', async (t) => {
 t.test('another guest cannot have the same context ID', async (t) => {
   await t.rejects(createGuest({ machine: { vsock: { cid: CID, vhost: 'on' } } }), {
     code: 'E_CID',
-    message: /another guest of this host has the context ID 77/,
+    message: /another guest on this host uses context ID 77/,
   });
 });
 

@@ -3,8 +3,8 @@ import * as abi from '../../src/abi/vhost.ts';
 import { Fd } from '../../src/host/fd.ts';
 import { viewOf } from '../../src/host/native-memory.ts';
 import * as sys from '../../src/host/syscall.ts';
+import type { VhostBackend } from '../../src/vhost/vhost-backend.ts';
 import { VhostDevice } from '../../src/vhost/vhost-device.ts';
-import type { VhostUnit } from '../../src/vhost/vhost-unit.ts';
 
 const EINVAL = 22;
 const names = new Map<number, string>(
@@ -41,7 +41,7 @@ export class FakeVhost {
   }
 
   /** Serves queues of a device by this kernel. */
-  unit(queues: readonly number[]): VhostUnit {
+  backend(queues: readonly number[]): VhostBackend {
     const vhost = this.open();
     return {
       vhost,
@@ -51,7 +51,8 @@ export class FakeVhost {
         this.calls.push('run');
       },
       halt: () => this.calls.push('halt'),
-      [Symbol.dispose]: () => vhost[Symbol.dispose](),
+      close: () => vhost.close(),
+      [Symbol.dispose]: () => vhost.close(),
     };
   }
 

@@ -7,7 +7,7 @@ import { createDatapath } from '../../datapath/create-datapath.ts';
 import type { Activation, Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { InternalError, UsageError } from '../../host/errors.ts';
 import { VhostDatapath } from '../../vhost/vhost-datapath.ts';
-import { openVhostUnits } from '../../vhost/vhost-unit.ts';
+import { openVhostBackends } from '../../vhost/vhost-backend.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
 import { hasFeature } from '../../virtio/features.ts';
@@ -40,7 +40,7 @@ export function datapathsOf(device: VirtioDevice): DatapathTable {
   if (vhost !== undefined) {
     table.set(
       'vhost',
-      (events, fallback) => new VhostDatapath(openVhostUnits(vhost), fallback(), events),
+      (events, fallback) => new VhostDatapath(openVhostBackends(vhost), fallback(), events),
     );
   }
   return table;

@@ -25,7 +25,7 @@ class Rig implements AsyncDisposable {
   readonly kicks = [0, 1, 2].map(() => new Eventfd());
   readonly broken: string[] = [];
   readonly kernel: FakeVhost;
-  readonly rest: FakeDatapath;
+  readonly fallback: FakeDatapath;
   readonly datapath: VhostDatapath;
 
   constructor(features = FEATURES) {
@@ -35,8 +35,8 @@ class Rig implements AsyncDisposable {
       log: () => {},
       message: () => {},
     };
-    this.rest = new FakeDatapath(events);
-    this.datapath = new VhostDatapath([this.kernel.unit([0, 1])], this.rest, events);
+    this.fallback = new FakeDatapath(events);
+    this.datapath = new VhostDatapath([this.kernel.backend([0, 1])], this.fallback, events);
     this.kernel.take();
   }
 
@@ -63,7 +63,7 @@ class Rig implements AsyncDisposable {
 t.test('the kernel has the pair, the device its control queue', async (t) => {
   await using rig = new Rig();
   await rig.start(0, 1, 2);
-  t.same(rig.rest.take(), ['start 2']);
+  t.same(rig.fallback.take(), ['start 2']);
   t.equal(rig.kernel.acked, FEATURES, 'only what is the kernel’s affair');
   t.equal(rig.kernel.calls.at(-1), 'run');
   t.ok(isReadable(rig.kicks[0]?.fd ?? -1), 'what was available before is seen');
@@ -84,13 +84,13 @@ t.test('the kernel has the pair, the device its control queue', async (t) => {
     ],
   );
   rig.datapath.post('hello');
-  t.same(rig.rest.posted, ['hello']);
+  t.same(rig.fallback.posted, ['hello']);
 });
 
 t.test('half a pair is not served by the kernel', async (t) => {
   await using rig = new Rig();
   await rig.start(0, 2);
-  t.same(rig.rest.take(), ['start 0 2']);
+  t.same(rig.fallback.take(), ['start 0 2']);
   t.same(rig.kernel.take(), []);
 });
 
@@ -108,7 +108,7 @@ t.test('a start that fails leaves nothing behind', async (t) => {
     await using rig = new Rig();
     rig.kernel.fails = fails;
     await t.rejects(rig.start(0, 1, 2), fails);
-    t.same(rig.rest.take(), ['start 2', 'stop'], fails);
+    t.same(rig.fallback.take(), ['start 2', 'stop'], fails);
     rig.kernel.fails = '';
     await rig.start(0, 1, 2);
     t.equal(rig.kernel.calls.at(-1), 'run', 'and may be tried again');

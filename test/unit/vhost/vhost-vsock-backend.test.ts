@@ -1,19 +1,19 @@
 /** vhost-vsock: the guest's context ID, and when the kernel serves its queues. */
 import t from 'tap';
-import { VsockUnit } from '../../../src/vhost/vhost-unit.ts';
+import { VhostVsockBackend } from '../../../src/vhost/vhost-backend.ts';
 import { FakeVhost } from '../../support/fake-vhost.ts';
 
 const EADDRINUSE = 98;
 
 t.test('the context ID is taken at once, the queues when they run', (t) => {
   const kernel = new FakeVhost(0n);
-  using unit = new VsockUnit(kernel.open(), 0xffff_fffe);
-  t.same(unit.queues, [0, 1]);
+  using backend = new VhostVsockBackend(kernel.open(), 0xffff_fffe);
+  t.same(backend.queues, [0, 1]);
   t.equal(kernel.cid, 0xffff_fffen);
   t.equal(kernel.running, -1);
-  unit.run();
+  backend.run();
   t.equal(kernel.running, 1);
-  unit.halt();
+  backend.halt();
   t.equal(kernel.running, 0);
   t.end();
 });
@@ -22,12 +22,12 @@ t.test("another guest's context ID is refused in one line", (t) => {
   const kernel = new FakeVhost(0n);
   kernel.fails = 'VHOST_VSOCK_SET_GUEST_CID';
   kernel.errno = EADDRINUSE;
-  t.throws(() => new VsockUnit(kernel.open(), 3), {
+  t.throws(() => new VhostVsockBackend(kernel.open(), 3), {
     name: 'UsageError',
     code: 'E_CID',
     message: /^another guest .* ID 3; choose another, or use vhost=off$/,
   });
   kernel.errno = 22;
-  t.throws(() => new VsockUnit(kernel.open(), 3), { name: 'HostError', code: 'EINVAL' });
+  t.throws(() => new VhostVsockBackend(kernel.open(), 3), { name: 'HostError', code: 'EINVAL' });
   t.end();
 });

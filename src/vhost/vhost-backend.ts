@@ -1,4 +1,4 @@
-/** What of a virtio device one vhost device of the kernel serves, by the kind of device. */
+/** The queues of a virtio device that one vhost device of the kernel serves, by device type. */
 import {
   VHOST_FILE_UNBIND,
   VHOST_NET_SET_BACKEND,
@@ -14,6 +14,7 @@ import {
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
 } from '../abi/virtio-ring.ts';
+import { CleanupStack } from '../host/cleanup-stack.ts';
 import { HostError, UsageError } from '../host/errors.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import type { VhostSpec } from '../virtio/device.ts';
@@ -21,19 +22,21 @@ import { featureSet } from '../virtio/features.ts';
 import { VhostDevice } from './vhost-device.ts';
 
 /** Ring n of the vhost device is the n-th of `queues`. */
-export interface VhostUnit extends Disposable {
+export interface VhostBackend extends Disposable {
   readonly vhost: VhostDevice;
   /** Indices in the virtio device. */
   readonly queues: readonly number[];
-  /** Lets the kernel serve the rings, which are set up. @throws HostError */
+  /** Starts serving the rings, which are set up. @throws HostError */
   run(): void;
-  /** Returns when the kernel touches no ring any more, and has no request under way. */
+  /** Returns once the kernel no longer touches a ring and has no request in flight. */
   halt(): void;
+  /** Closes the vhost device. */
+  close(): void;
 }
 
 /**
- * Feature bits that whoever touches rings and packets has to know; all others are between the
- * driver and the device's control half, or the tap.
+ * Feature bits that concern whoever touches rings and packets; all others are between the driver
+ * and the device's control half, or the tap.
  */
 export const KERNEL_FEATURES: bigint = featureSet(
   VIRTIO_F_INDIRECT_DESC,
@@ -46,7 +49,7 @@ export const KERNEL_FEATURES: bigint = featureSet(
 );
 
 /** vhost-net: one queue pair on one queue of a tap. */
-class NetUnit implements VhostUnit {
+class VhostNetBackend implements VhostBackend {
   readonly vhost = VhostDevice.open('/dev/vhost-net', 'vhost_net');
   readonly queues: readonly number[];
   readonly #tap: number;
@@ -64,8 +67,12 @@ class NetUnit implements VhostUnit {
     this.#setBackend(VHOST_FILE_UNBIND);
   }
 
+  close(): void {
+    this.vhost.close();
+  }
+
   [Symbol.dispose](): void {
-    this.vhost[Symbol.dispose]();
+    this.close();
   }
 
   #setBackend(fd: number): void {
@@ -75,10 +82,10 @@ class NetUnit implements VhostUnit {
   }
 }
 
-/** vhost-vsock: the kernel's own sockets, AF_VSOCK, are the host's end. */
-export class VsockUnit implements VhostUnit {
+/** vhost-vsock: the host's end is the kernel's AF_VSOCK sockets. */
+export class VhostVsockBackend implements VhostBackend {
   readonly vhost: VhostDevice;
-  /** Receive and transmit queue; the kernel knows no event queue. */
+  /** Receive and transmit queue; the kernel does not serve the event queue. */
   readonly queues: readonly number[] = [0, 1];
 
   /**
@@ -92,11 +99,11 @@ export class VsockUnit implements VhostUnit {
     try {
       vhost.control(VHOST_VSOCK_SET_GUEST_CID, value.address, 'VHOST_VSOCK_SET_GUEST_CID');
     } catch (error) {
-      vhost[Symbol.dispose]();
+      vhost.close();
       if (!(error instanceof HostError) || error.code !== 'EADDRINUSE') throw error;
       throw new UsageError(
         'E_CID',
-        `another guest of this host has the context ID ${cid}; choose another, or use vhost=off`,
+        `another guest on this host uses context ID ${cid}; choose another, or use vhost=off`,
       );
     }
   }
@@ -109,9 +116,13 @@ export class VsockUnit implements VhostUnit {
     this.#setRunning(0);
   }
 
-  /** Ends all connections of the guest: its context ID is no more. */
+  /** Frees the context ID, which ends all of the guest's connections. */
+  close(): void {
+    this.vhost.close();
+  }
+
   [Symbol.dispose](): void {
-    this.vhost[Symbol.dispose]();
+    this.close();
   }
 
   #setRunning(running: number): void {
@@ -121,17 +132,13 @@ export class VsockUnit implements VhostUnit {
   }
 }
 
-/** @throws UsageError when this host's kernel cannot, or does not let us */
-export function openVhostUnits(spec: VhostSpec): VhostUnit[] {
+/** @throws UsageError when the host's kernel lacks vhost, or denies access to it */
+export function openVhostBackends(spec: VhostSpec): VhostBackend[] {
   if (spec.kind === 'vsock') {
-    return [new VsockUnit(VhostDevice.open('/dev/vhost-vsock', 'vhost_vsock'), spec.cid)];
+    return [new VhostVsockBackend(VhostDevice.open('/dev/vhost-vsock', 'vhost_vsock'), spec.cid)];
   }
-  const units: VhostUnit[] = [];
-  try {
-    for (const [pair, tap] of spec.taps.entries()) units.push(new NetUnit(pair, tap));
-    return units;
-  } catch (error) {
-    for (const unit of units) unit[Symbol.dispose]();
-    throw error;
-  }
+  using stack = new CleanupStack();
+  const backends = spec.taps.map((tap, pair) => stack.use(new VhostNetBackend(pair, tap)));
+  stack.move();
+  return backends;
 }
