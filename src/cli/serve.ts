@@ -1,9 +1,8 @@
 /** `nodevmm serve`: one device for another VMM, over vhost-user. */
 import { type Command, InvalidArgumentError } from 'commander';
 import { deviceShape } from '../machine/devices/virtio-plan.ts';
-import { ConnectingBackend } from '../vhost-user/backend/connecting-backend.ts';
-import { ExportedDevice } from '../vhost-user/backend/exported-device.ts';
-import { ListeningBackend } from '../vhost-user/backend/listening-backend.ts';
+import { ConnectingBackend, ListeningBackend } from '../vhost-user/backend/backend.ts';
+import { BackendDevice } from '../vhost-user/backend/backend-device.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { createServedDevice } from './served-device.ts';
 import { StopSignals } from './stop-signals.ts';
@@ -71,12 +70,18 @@ async function serve(kind: string, text: string | undefined, flags: ServeFlags):
   using signals = new StopSignals();
   const poll = flags.poll === undefined ? 'adaptive' : flags.poll ? 'always' : 'never';
   const shape = deviceShape(device, { packed: true, ringReset: false, ...ring });
-  await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log, poll);
+  await using backendDevice = new BackendDevice(
+    device,
+    shape.features,
+    shape.queueSizes,
+    log,
+    poll,
+  );
   if (flags.connect === true) {
-    await using _backend = new ConnectingBackend(flags.socket, exported, flags.peerUid);
+    await using _backend = new ConnectingBackend(flags.socket, backendDevice, flags.peerUid);
     return await signalled(signals);
   }
-  await using backend = new ListeningBackend(flags.socket, exported, flags.peerUid);
+  await using backend = new ListeningBackend(flags.socket, backendDevice, flags.peerUid);
   log(`${device.name}: listening on ${backend.path}`);
   return await signalled(signals);
 }

@@ -14,8 +14,8 @@ import {
   VHOST_USER_VERSION,
 } from '../../src/abi/vhost-user.ts';
 import { deviceShape } from '../../src/machine/devices/virtio-plan.ts';
-import { ExportedDevice } from '../../src/vhost-user/backend/exported-device.ts';
-import { ListeningBackend } from '../../src/vhost-user/backend/listening-backend.ts';
+import { ListeningBackend } from '../../src/vhost-user/backend/backend.ts';
+import { BackendDevice } from '../../src/vhost-user/backend/backend-device.ts';
 import { FRONTEND_REQUESTS } from '../../src/vhost-user/message.ts';
 import { createBlkDevice } from '../../src/virtio/device/blk/blk.ts';
 import { createRngDevice } from '../../src/virtio/device/rng.ts';
@@ -182,7 +182,7 @@ class Subject implements FuzzSubject<Input> {
     for (const [name, device] of Object.entries(devices)) {
       const { features, queueSizes } = deviceShape(device, { packed: true, ringReset: false });
       const log = (line: string): void => void this.#lines.push(line);
-      const exported = new ExportedDevice(device, features, queueSizes, log);
+      const exported = new BackendDevice(device, features, queueSizes, log);
       this.#owned.unshift(new ListeningBackend(path.join(this.#folder, name), exported), exported);
     }
     // Threads and polls that are made once.

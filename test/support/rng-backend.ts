@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { ringFeatures } from '../../src/machine/devices/virtio-plan.ts';
-import { ExportedDevice } from '../../src/vhost-user/backend/exported-device.ts';
-import { ListeningBackend } from '../../src/vhost-user/backend/listening-backend.ts';
+import { ListeningBackend } from '../../src/vhost-user/backend/backend.ts';
+import { BackendDevice } from '../../src/vhost-user/backend/backend-device.ts';
 import { createRngDevice } from '../../src/virtio/device/rng.ts';
 import type { RigRing } from './frontend-rig.ts';
 
@@ -20,7 +20,7 @@ export async function withBackend(work: (log: string[]) => Promise<void>): Promi
   const log: string[] = [];
   const device = createRngDevice({ name: 'rng0' });
   const features = ringFeatures({ packed: true, ringReset: false });
-  await using exported = new ExportedDevice(device, features, [64], (text) => log.push(text));
+  await using exported = new BackendDevice(device, features, [64], (text) => log.push(text));
   await using _backend = new ListeningBackend(path, exported);
   await work(log);
 }

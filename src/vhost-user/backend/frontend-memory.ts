@@ -1,4 +1,4 @@
-/** The guest memory that a frontend shares, and its two names for each byte of it. */
+/** The guest memory that a frontend shares, by guest physical and by frontend user address. */
 import type { Fd } from '../../host/fd.ts';
 import { ForeignRam } from '../../memory/foreign-ram.ts';
 import { GuestMemory, type GuestMemoryShare } from '../../memory/guest-memory.ts';
@@ -13,13 +13,13 @@ interface Slot {
   readonly fd: Fd;
 }
 
-/** Changes while no queue is served. */
+/** Changes only while no ring is served. */
 export class FrontendMemory implements Disposable {
   #slots: readonly Slot[] = [];
   #ram: ForeignRam | undefined;
   #view: GuestMemory | undefined;
 
-  /** Undefined as long as there is none. */
+  /** Undefined while there is none. */
   get share(): GuestMemoryShare | undefined {
     return this.#ram?.share;
   }
@@ -29,14 +29,14 @@ export class FrontendMemory implements Disposable {
     return this.#view;
   }
 
-  /** The frontend has taken away memory that was touched after. */
+  /** The frontend has truncated memory that was accessed afterwards. */
   get truncated(): boolean {
     return this.#ram?.truncated === true;
   }
 
   /**
    * VHOST_USER_SET_MEM_TABLE.
-   * @param fds one each; owned from here on
+   * @param fds one per region; owned from here on
    * @throws PeerError or HostError when they cannot be mapped; there is no memory then
    */
   replace(regions: readonly MemoryRegion[], fds: readonly Fd[]): void {
@@ -69,13 +69,13 @@ export class FrontendMemory implements Disposable {
         region.gpa === gpa && region.size === size && region.userAddress === userAddress,
     );
     if (found === undefined) {
-      throw protocolError(`the memory region to remove, at 0x${gpa.toString(16)}, is not there`);
+      throw protocolError(`no memory region at 0x${gpa.toString(16)} to remove`);
     }
     this.#map(this.#slots.filter((slot) => slot !== found));
     found.fd.close();
   }
 
-  /** Guest physical address of what the frontend has at an address of its own; -1 for none. */
+  /** The guest physical address behind a user address of the frontend; -1 for none. */
   guestAddress(userAddress: number): number {
     for (const { region } of this.#slots) {
       const at = userAddress - region.userAddress;
@@ -84,10 +84,14 @@ export class FrontendMemory implements Disposable {
     return -1;
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#unmap();
     for (const { fd } of this.#slots) fd.close();
     this.#slots = [];
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #map(slots: readonly Slot[]): void {
@@ -114,7 +118,7 @@ export class FrontendMemory implements Disposable {
   }
 }
 
-/** @throws PeerError when an address would have two meanings */
+/** @throws PeerError when an address would be ambiguous */
 function checkUserAddresses(slots: readonly Slot[]): void {
   const sorted = slots.map(({ region }) => region).sort((a, b) => a.userAddress - b.userAddress);
   for (const [i, { userAddress, size }] of sorted.entries()) {

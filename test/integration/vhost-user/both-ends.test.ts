@@ -12,9 +12,8 @@ import { signalEventfd } from '../../../src/host/fd.ts';
 import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
-import { ConnectingBackend } from '../../../src/vhost-user/backend/connecting-backend.ts';
-import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
-import { ListeningBackend } from '../../../src/vhost-user/backend/listening-backend.ts';
+import { ConnectingBackend, ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
+import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { blkKind } from '../../../src/vhost-user/frontend/blk-kind.ts';
 import type { DeviceKind } from '../../../src/vhost-user/frontend/kind.ts';
 import type { Session } from '../../../src/vhost-user/frontend/link.ts';
@@ -45,7 +44,7 @@ async function withBoth(
   const logs: string[] = [];
   const shape = deviceShape(device, { packed: true, ringReset: false });
   const log = (text: string): void => void logs.push(text);
-  await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
+  await using exported = new BackendDevice(device, shape.features, shape.queueSizes, log);
   await using _backend = new ListeningBackend(socket, exported);
   const address = { socket, server: false, timeoutMs: 5000 };
   await using rig = new VhostUserRig(await VhostUserDevice.open('test0', address, kindOf));
@@ -111,7 +110,7 @@ t.test('a backend that calls, and calls again', async (t) => {
   const device = createRngDevice({ name: 'rng0' });
   const shape = deviceShape(device, { packed: true, ringReset: false });
   const log = (text: string): void => void logs.push(text);
-  await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
+  await using exported = new BackendDevice(device, shape.features, shape.queueSizes, log);
   await using _backend = new ConnectingBackend(socket, exported);
   const address = { socket, server: true, timeoutMs: 20_000 };
   const kind = (session: Session) =>

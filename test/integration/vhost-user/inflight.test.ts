@@ -105,7 +105,7 @@ t.test('a record that is taken away ends the connection, and not the process', (
     }
     await front.closed;
     while (log.every((line) => !line.includes('disconnected'))) await turn();
-    t.match(log.at(-1), /it took away memory that it had shared$/);
+    t.match(log.at(-1), /it truncated memory that it had shared$/);
     t.ok(readdirSync('/proc/self/fd').length <= before + 2, 'the eventfds of the ring are ours');
   }),
 );

@@ -6,8 +6,8 @@ import { VsockSockets } from '../../../src/backend/vsock-sockets.ts';
 import { ListenPath } from '../../../src/host/listen-path.ts';
 import { UnixSocket } from '../../../src/host/unix-socket.ts';
 import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
-import { ConnectingBackend } from '../../../src/vhost-user/backend/connecting-backend.ts';
-import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
+import { ConnectingBackend } from '../../../src/vhost-user/backend/backend.ts';
+import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng.ts';
@@ -51,7 +51,7 @@ t.test("another user's frontend is not served", { skip }, async (t) => {
   const shape = deviceShape(device, { packed: true, ringReset: false });
   const logs: string[] = [];
   const log = (text: string): void => void logs.push(text);
-  await using exported = new ExportedDevice(device, shape.features, shape.queueSizes, log);
+  await using exported = new BackendDevice(device, shape.features, shape.queueSizes, log);
   {
     await using _calling = new ConnectingBackend(socket, exported);
     t.equal(await listener.next(), 'heard 0', 'it is hung up on');

@@ -6,8 +6,8 @@ import * as net from '../../../src/abi/virtio-net.ts';
 import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
-import { ExportedDevice } from '../../../src/vhost-user/backend/exported-device.ts';
-import { ListeningBackend } from '../../../src/vhost-user/backend/listening-backend.ts';
+import { ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
+import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { netKind } from '../../../src/vhost-user/frontend/net-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
@@ -71,9 +71,7 @@ async function withServed(
   };
   const logs: string[] = [];
   const { features, queueSizes } = deviceShape(device, { ringReset: false });
-  await using exported = new ExportedDevice(device, features, queueSizes, (line) =>
-    logs.push(line),
-  );
+  await using exported = new BackendDevice(device, features, queueSizes, (line) => logs.push(line));
   await using _backend = new ListeningBackend(socket, exported);
   await use(socket, contexts, logs);
 }

@@ -158,7 +158,7 @@ const breaking: Record<string, [break_: (front: FrontendRig) => Promise<void>, R
       await front.negotiate(legacy);
       await front.startRing(0);
     },
-    /^rng0: stopped: the driver is a legacy one/,
+    /^rng0: stopped: the driver is a legacy driver/,
   ],
 };
 for (const [name, [breakIt, expected]] of Object.entries(breaking)) {
@@ -239,18 +239,18 @@ const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
       const region = { gpa: 0, size: 8192, userAddress: USER_ADDRESS, mmapOffset: 0 };
       channel.send(vu.VHOST_USER_REM_MEM_REG, 0, payload.writeMemoryRegion(region));
     },
-    /the memory region to remove, at 0x0, is not there$/,
+    /no memory region at 0x0 to remove$/,
   ],
   'a configuration write': [
     ({ channel }) => {
       const access = { offset: 0, liveMigration: false, bytes: Uint8Array.of(1) };
       channel.send(vu.VHOST_USER_SET_CONFIG, 0, payload.writeConfigAccess(access));
     },
-    /configuration bytes 0 on are not the driver's to write$/,
+    /configuration bytes from 0 are read-only$/,
   ],
   'a record for more queues than there are': [
     ({ channel }) => channel.send(vu.VHOST_USER_GET_INFLIGHT_FD, 0, payload.writeInflight(area(2))),
-    /a record for 2 queues of 64 descriptors; the device has 1 queues$/,
+    /an inflight buffer for 2 queues of 64 descriptors; the device has 1 queues$/,
   ],
   'a record that is too small for its queues': [
     ({ channel, ram }) => {
@@ -258,7 +258,7 @@ const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
       const { fd } = ram.memory.share;
       channel.send(vu.VHOST_USER_SET_INFLIGHT_FD, 0, payload.writeInflight(small), [fd]);
     },
-    /a record of 1024 bytes at 0 in a file of 8388608; 1 queues of 64 need 2112$/,
+    /an inflight buffer of 1024 bytes at 0 in a file of 8388608; 1 queues of 64 need 2112$/,
   ],
   'a record past the end of its file': [
     ({ channel, ram }) => {
@@ -266,14 +266,14 @@ const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
       const { fd } = ram.memory.share;
       channel.send(vu.VHOST_USER_SET_INFLIGHT_FD, 0, payload.writeInflight(far), [fd]);
     },
-    /a record of 4096 bytes at 8388608 in a file of 8388608; /,
+    /an inflight buffer of 4096 bytes at 8388608 in a file of 8388608; /,
   ],
   'a record that is no file': [
     ({ channel, rings }) => {
       const fds = [rings[0]?.kick.fd ?? -1];
       channel.send(vu.VHOST_USER_SET_INFLIGHT_FD, 0, payload.writeInflight(area(1)), fds);
     },
-    /the record of what is in flight is in no plain file$/,
+    /the inflight buffer is not in a plain file$/,
   ],
   'a record that was not negotiated': [
     ({ channel }) => {
@@ -285,7 +285,7 @@ const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
   'a request channel that is no socket': [
     ({ channel, ram }) =>
       channel.send(vu.VHOST_USER_SET_BACKEND_REQ_FD, 0, undefined, [ram.memory.share.fd]),
-    /the channel for requests of the backend is no socket$/,
+    /the channel for requests of the backend is not a socket$/,
   ],
   'a request channel that leads back to us': [
     (front) => {
@@ -334,6 +334,6 @@ t.test('memory that is taken away ends the connection, and not the process', (t)
     ring.kick.signal();
     await front.closed;
     while (log.every((line) => !line.includes('disconnected'))) await turn();
-    t.match(log.at(-1), /it took away memory that it had shared$/);
+    t.match(log.at(-1), /it truncated memory that it had shared$/);
   }),
 );

@@ -1,5 +1,4 @@
-/** A device that other VMMs may use: its configuration, its datapath, and who uses it now. */
-
+/** A device for other VMMs: its configuration, its datapath, and the session that uses it. */
 import { VIRTIO_ID_NET, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ } from '../../abi/virtio-net.ts';
 import { createDatapath } from '../../datapath/create-datapath.ts';
 import type { Datapath, PollMode } from '../../datapath/datapath.ts';
@@ -7,32 +6,32 @@ import { LogLimit } from '../../host/untrusted-text.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 import { featureSet } from '../../virtio/features.ts';
 
-/** The same line in a minute: of frontends that come and go. */
+/** How often a line is logged within a minute, whatever frontends do. */
 const REPEATS = 4;
 
-/** What the device has to say to the session that uses it. */
-export interface DeviceUser {
+/** What the device reports to the session that uses it. */
+export interface DeviceEvents {
   broken(reason: string): void;
   configChanged(): void;
 }
 
-/** Owns the device. It outlives its users, of whom it has one at a time. */
-export class ExportedDevice implements DeviceHost, AsyncDisposable {
+/** Owns the device. It outlives its sessions, of which it has one at a time. */
+export class BackendDevice implements DeviceHost, AsyncDisposable {
   readonly device: VirtioDevice;
-  /** All feature bits on offer, those of rings included. */
+  /** All feature bits offered, ring features included. */
   readonly features: bigint;
-  /** The largest size of each ring that frontends know of. */
+  /** The largest size of each ring that frontends may set up. */
   readonly queueSizes: readonly number[];
   readonly datapath: Datapath;
   readonly poll: PollMode;
-  /** A frontend or its driver can have most lines repeated. */
+  /** A frontend or its driver can provoke most lines as often as it likes. */
   readonly #lines: LogLimit;
   #config: Uint8Array;
-  #user: DeviceUser | undefined;
+  #session: DeviceEvents | undefined;
 
   /**
-   * @param log gets one line for the person who runs it
-   * @param poll how a device with a thread of its own waits
+   * @param log receives single lines for the user
+   * @param poll how a device with its own thread waits
    */
   constructor(
     device: VirtioDevice,
@@ -43,12 +42,12 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
   ) {
     this.device = device;
     this.poll = poll;
-    // Frontends keep a network device's control queue, the last one, to themselves.
+    // A network device's control queue, the last one, is the frontend's.
     this.queueSizes = this.#isNet ? queueSizes.slice(0, -1) : queueSizes;
     this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`), REPEATS);
     this.#config = Uint8Array.from(device.config);
     this.datapath = createDatapath(device, {
-      broken: (reason) => this.#user?.broken(reason),
+      broken: (reason) => this.#session?.broken(reason),
       log: (text) => this.#lines.say(text),
       message: (message) => device.message?.(message),
     });
@@ -65,13 +64,13 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
   /** Pairs of feature bits: a frontend may negotiate the first only together with the second. */
   get featureDependencies(): readonly (readonly [bit: number, needs: number])[] {
     const all = this.device.featureDependencies ?? [];
-    // Whether there is a control queue, frontends do not tell.
+    // Frontends do not say whether there is a control queue.
     return this.#isNet ? all.filter(([, needs]) => needs !== VIRTIO_NET_F_CTRL_VQ) : all;
   }
 
   /**
-   * What the device is told of the features that were negotiated. How many pairs there are is seen
-   * by the rings that are enabled, whether a frontend passes VIRTIO_NET_F_MQ on or not.
+   * The negotiated features as the device sees them. The number of pairs follows from the rings that
+   * are enabled, whether a frontend passes VIRTIO_NET_F_MQ on or not.
    */
   servedFeatures(negotiated: bigint): bigint {
     return this.#isNet ? negotiated | (this.features & featureSet(VIRTIO_NET_F_MQ)) : negotiated;
@@ -85,10 +84,10 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
     this.#lines.say(text);
   }
 
-  /** @param user undefined when the last one has let go of the queues: the device is reset */
-  setUser(user: DeviceUser | undefined): void {
-    this.#user = user;
-    if (user === undefined) this.reset();
+  /** @param session undefined when the last one has released the queues: the device is reset */
+  setSession(session: DeviceEvents | undefined): void {
+    this.#session = session;
+    if (session === undefined) this.reset();
   }
 
   reset(): void {
@@ -97,8 +96,8 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
   }
 
   /**
-   * The driver writes configuration.
-   * @returns false when it may not write one of the bytes; nothing is written then
+   * Writes configuration for the driver.
+   * @returns false, with nothing written, if any of the bytes is read-only
    */
   writeConfig(offset: number, bytes: Uint8Array): boolean {
     const { configWriteMask } = this.device;
@@ -112,12 +111,12 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
   updateConfig(change: (config: DataView) => void): void {
     const own = this.device.config;
     change(new DataView(this.#config.buffer));
-    // The device keeps what is its own, so that it is still true after a reset.
+    // Fields that the driver cannot write survive a reset.
     const mask = this.device.configWriteMask;
     for (const at of own.keys()) {
       if ((mask?.[at] ?? 0) === 0) own[at] = this.#config[at] ?? 0;
     }
-    this.#user?.configChanged();
+    this.#session?.configChanged();
   }
 
   readConfig(): Uint8Array {
@@ -128,12 +127,16 @@ export class ExportedDevice implements DeviceHost, AsyncDisposable {
     this.datapath.post(message, key);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async close(): Promise<void> {
     this.#lines.flush();
     try {
       await this.datapath.close();
     } finally {
       this.device.close();
     }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
   }
 }

@@ -1,4 +1,4 @@
-/** One frontend's use of a device: what each message of the protocol does (vhost-user.rst). */
+/** One frontend's connection to a device: what each of its messages does (vhost-user.rst). */
 import { fstatSync } from 'node:fs';
 import {
   VHOST_USER_ADD_MEM_REG,
@@ -11,6 +11,7 @@ import {
   VHOST_USER_GET_PROTOCOL_FEATURES,
   VHOST_USER_GET_QUEUE_NUM,
   VHOST_USER_GET_STATUS,
+  VHOST_USER_GET_VRING_BASE,
   VHOST_USER_PROTOCOL_F_BACKEND_REQ,
   VHOST_USER_PROTOCOL_F_CONFIG,
   VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
@@ -30,6 +31,13 @@ import {
   VHOST_USER_SET_OWNER,
   VHOST_USER_SET_PROTOCOL_FEATURES,
   VHOST_USER_SET_STATUS,
+  VHOST_USER_SET_VRING_ADDR,
+  VHOST_USER_SET_VRING_BASE,
+  VHOST_USER_SET_VRING_CALL,
+  VHOST_USER_SET_VRING_ENABLE,
+  VHOST_USER_SET_VRING_ERR,
+  VHOST_USER_SET_VRING_KICK,
+  VHOST_USER_SET_VRING_NUM,
 } from '../../abi/vhost-user.ts';
 import { DEVICE_NEEDS_RESET } from '../../abi/virtio-pci.ts';
 import { VIRTIO_F_IN_ORDER } from '../../abi/virtio-ring.ts';
@@ -37,15 +45,20 @@ import type { Fd } from '../../host/fd.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';
 import { Channel } from '../channel.ts';
-import { BACKEND_REQUESTS, FRONTEND_REQUESTS, type Message, protocolError } from '../message.ts';
+import {
+  BACKEND_REQUESTS,
+  FRONTEND_REQUESTS,
+  type Message,
+  protocolError,
+  requestName,
+} from '../message.ts';
 import * as payload from '../payload.ts';
-import type { DeviceUser, ExportedDevice } from './exported-device.ts';
+import type { BackendDevice, DeviceEvents } from './backend-device.ts';
 import { FrontendMemory, MEMORY_SLOTS } from './frontend-memory.ts';
 import { createInflightFile, InflightBuffer } from './inflight-buffer.ts';
-import { handleRing, notNegotiated } from './ring-messages.ts';
-import { ServedRings } from './served-rings.ts';
+import { type Vring, Vrings } from './vrings.ts';
 
-/** How often a look is taken whether the frontend took memory away, in milliseconds. */
+/** How often shared memory is checked for truncation, in milliseconds. */
 const TRUNCATION_INTERVAL = 200;
 
 const PROTOCOL_FEATURES = featureSet(
@@ -59,17 +72,18 @@ const PROTOCOL_FEATURES = featureSet(
 );
 const INFLIGHT = featureSet(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 
-/** From a connection's begin to its end. */
-export class Session implements DeviceUser {
-  readonly #exported: ExportedDevice;
+/** From the start of a connection to its end. */
+export class BackendSession implements DeviceEvents, Disposable {
+  readonly #device: BackendDevice;
   readonly #socket: UnixSocket;
   readonly #channel: Channel;
   readonly #memory = new FrontendMemory();
-  readonly #rings: ServedRings;
+  readonly #rings: Vrings;
   readonly #watchdog: NodeJS.Timeout;
   readonly #ended: (error?: Error) => void;
   readonly #offered: bigint;
   #protocolFeatures = 0n;
+  /** For requests of the backend. */
   #requests: Channel | undefined;
   #status = 0;
   #spoke = false;
@@ -78,13 +92,13 @@ export class Session implements DeviceUser {
    * @param socket owned from here on
    * @param ended called when the device is free again
    */
-  constructor(socket: UnixSocket, exported: ExportedDevice, ended: (error?: Error) => void) {
-    this.#exported = exported;
+  constructor(socket: UnixSocket, device: BackendDevice, ended: (error?: Error) => void) {
+    this.#device = device;
     this.#socket = socket;
     this.#ended = ended;
-    this.#rings = new ServedRings(exported, this.#memory);
-    // Rings in order tell what is in flight: all that is available and not used.
-    const inOrder = hasFeature(exported.features, VIRTIO_F_IN_ORDER);
+    this.#rings = new Vrings(device, this.#memory);
+    // Rings used in order show what is in flight: all that is available and not used.
+    const inOrder = hasFeature(device.features, VIRTIO_F_IN_ORDER);
     this.#offered = inOrder ? PROTOCOL_FEATURES : PROTOCOL_FEATURES | INFLIGHT;
     this.#channel = new Channel(
       socket,
@@ -98,13 +112,13 @@ export class Session implements DeviceUser {
     );
     this.#watchdog = setInterval(() => {
       if (this.#memory.truncated || this.#rings.truncated) {
-        this.#channel.fail(protocolError('it took away memory that it had shared'));
+        this.#channel.fail(protocolError('it truncated memory that it had shared'));
       }
     }, TRUNCATION_INTERVAL);
-    exported.setUser(this);
+    device.setSession(this);
   }
 
-  /** True once the frontend has said anything. */
+  /** True once the frontend has sent a message. */
   get spoke(): boolean {
     return this.#spoke;
   }
@@ -112,6 +126,10 @@ export class Session implements DeviceUser {
   /** Ends the connection; `ended` follows. */
   close(): void {
     this.#channel.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   broken(reason: string): void {
@@ -133,14 +151,14 @@ export class Session implements DeviceUser {
     }
   }
 
-  /** Returns true when the request has a reply of its own, which is sent. */
+  /** Returns true when the request has a reply of its own, which was sent. */
   async #handle(message: Message): Promise<boolean> {
     const rings = this.#rings;
     switch (message.request) {
       case VHOST_USER_GET_FEATURES:
         return this.#reply(
           message,
-          this.#exported.features | featureSet(VHOST_USER_F_PROTOCOL_FEATURES),
+          this.#device.features | featureSet(VHOST_USER_F_PROTOCOL_FEATURES),
         );
       case VHOST_USER_SET_FEATURES:
         await this.#setFeatures(payload.readU64(message));
@@ -153,11 +171,11 @@ export class Session implements DeviceUser {
       case VHOST_USER_SET_OWNER:
         return false;
       case VHOST_USER_RESET_OWNER:
-        // What the specification recommends for it: all rings are disabled.
+        // The specification recommends to disable all rings.
         await rings.change(() => rings.disableAll());
         return false;
       case VHOST_USER_GET_QUEUE_NUM:
-        return this.#reply(message, BigInt(this.#exported.queueNumber));
+        return this.#reply(message, BigInt(this.#device.queueNumber));
       case VHOST_USER_GET_CONFIG:
         this.#getConfig(message);
         return true;
@@ -187,7 +205,7 @@ export class Session implements DeviceUser {
       case VHOST_USER_SET_INFLIGHT_FD:
         return await this.#handleInflight(message);
       default:
-        return await handleRing(message, rings, this.#exported.queueSizes, this.#channel);
+        return await this.#handleRing(message);
     }
   }
 
@@ -219,18 +237,96 @@ export class Session implements DeviceUser {
 
   async #handleInflight(message: Message): Promise<boolean> {
     if ((this.#protocolFeatures & INFLIGHT) === 0n) throw notNegotiated(message);
-    const asked = payload.readInflight(message);
-    const rings = this.#exported.queueSizes.length;
+    const area = payload.readInflight(message);
+    const rings = this.#device.queueSizes.length;
     if (message.request === VHOST_USER_GET_INFLIGHT_FD) {
-      const { file, area } = createInflightFile(asked, rings);
-      this.#channel.reply(message, payload.writeInflight(area), file);
+      const made = createInflightFile(area, rings);
+      this.#channel.reply(message, payload.writeInflight(made.area), made.file);
       return true;
     }
     const [fd] = message.fds;
     if (fd === undefined) return false;
-    const inflight = new InflightBuffer(asked, fd.fd, rings);
+    const inflight = new InflightBuffer(area, fd.fd, rings);
     await this.#rings.change(() => this.#rings.setInflight(inflight));
     return false;
+  }
+
+  async #handleRing(message: Message): Promise<boolean> {
+    switch (message.request) {
+      case VHOST_USER_SET_VRING_ADDR: {
+        const address = payload.readVringAddress(message);
+        const ring = this.#rings.ring(address.index);
+        await this.#rings.change(() => {
+          ring.address = address;
+        });
+        return false;
+      }
+      case VHOST_USER_SET_VRING_KICK:
+      case VHOST_USER_SET_VRING_CALL:
+      case VHOST_USER_SET_VRING_ERR: {
+        const { index, fd } = payload.readVringFd(message);
+        await this.#setRingFd(message.request, index, fd);
+        return false;
+      }
+      case VHOST_USER_SET_VRING_NUM:
+      case VHOST_USER_SET_VRING_BASE:
+      case VHOST_USER_GET_VRING_BASE:
+      case VHOST_USER_SET_VRING_ENABLE: {
+        const { index, num } = payload.readVringNumber(message);
+        return await this.#handleRingState(message, this.#rings.ring(index), num);
+      }
+      default:
+        throw notNegotiated(message);
+    }
+  }
+
+  /** @param fd owned from here on */
+  async #setRingFd(request: number, index: number, fd: Fd | undefined): Promise<void> {
+    let ring: Vring;
+    try {
+      ring = this.#rings.ring(index);
+    } catch (error) {
+      fd?.close();
+      throw error;
+    }
+    if (request === VHOST_USER_SET_VRING_CALL) ring.setCall(fd);
+    else if (request === VHOST_USER_SET_VRING_ERR) ring.setError(fd);
+    else await this.#rings.change(() => ring.setKick(fd));
+  }
+
+  async #handleRingState(message: Message, ring: Vring, num: number): Promise<boolean> {
+    const { index } = ring;
+    switch (message.request) {
+      case VHOST_USER_GET_VRING_BASE: {
+        await this.#rings.change(() => this.#rings.stop(ring));
+        const base = this.#rings.base(ring);
+        this.#channel.reply(message, payload.writeVringNumber({ index, num: base }));
+        return true;
+      }
+      case VHOST_USER_SET_VRING_NUM: {
+        const most = this.#device.queueSizes[index] ?? 0;
+        if (num < 1 || num > most) {
+          throw protocolError(`ring ${index} with ${num} descriptors; it has at most ${most}`);
+        }
+        await this.#rings.change(() => {
+          ring.size = num;
+        });
+        return false;
+      }
+      case VHOST_USER_SET_VRING_BASE:
+        await this.#rings.change(() => {
+          ring.base = num;
+          ring.state = undefined;
+        });
+        return false;
+      default:
+        if (num > 1) throw protocolError(`ring ${index} enabled with ${num}, not 0 or 1`);
+        if (ring.enabled === (num === 1)) return false;
+        await this.#rings.change(() => {
+          ring.enabled = num === 1;
+        });
+        return false;
+    }
   }
 
   #reply(message: Message, value: bigint): true {
@@ -240,7 +336,7 @@ export class Session implements DeviceUser {
 
   async #setFeatures(features: bigint): Promise<void> {
     const protocol = featureSet(VHOST_USER_F_PROTOCOL_FEATURES);
-    const foreign = features & ~(this.#exported.features | protocol);
+    const foreign = features & ~(this.#device.features | protocol);
     if (foreign !== 0n) {
       throw protocolError(`feature bits 0x${foreign.toString(16)}, which are not offered`);
     }
@@ -266,17 +362,17 @@ export class Session implements DeviceUser {
   /** Bytes past the end of what the device has read as 0: frontends ask for the whole struct. */
   #getConfig(message: Message): void {
     const access = payload.readConfigAccess(message);
-    const config = this.#exported.readConfig().subarray(access.offset);
+    const config = this.#device.readConfig().subarray(access.offset);
     const bytes = new Uint8Array(access.bytes.length);
     bytes.set(config.subarray(0, bytes.length));
     this.#channel.reply(message, payload.writeConfigAccess({ ...access, bytes }));
   }
 
   #setConfig({ offset, bytes, liveMigration }: payload.ConfigAccess): void {
-    // A migrated guest's configuration is this device's own: there is nothing to take over.
+    // The configuration of a migrated guest is this device's own anyway.
     if (liveMigration) return;
-    if (this.#exported.writeConfig(offset, bytes)) return;
-    throw protocolError(`configuration bytes ${offset} on are not the driver's to write`);
+    if (this.#device.writeConfig(offset, bytes)) return;
+    throw protocolError(`configuration bytes from ${offset} are read-only`);
   }
 
   #openRequests(fds: Fd[]): void {
@@ -284,10 +380,10 @@ export class Session implements DeviceUser {
     if (fd === undefined) return;
     if (!fstatSync(fd.fd).isSocket()) {
       fd.close();
-      throw protocolError('the channel for requests of the backend is no socket');
+      throw protocolError('the channel for requests of the backend is not a socket');
     }
     const requests = new UnixSocket(fd.release());
-    // The other end of this connection, in our own hands, would outlive the frontend.
+    // With the other end of this connection in our hands, it would outlive the frontend.
     if (requests.leadsTo(this.#socket)) {
       requests.close();
       throw protocolError('the channel for requests of the backend leads back to it');
@@ -307,9 +403,14 @@ export class Session implements DeviceUser {
     try {
       await this.#rings.close();
     } finally {
-      this.#memory[Symbol.dispose]();
-      this.#exported.setUser(undefined);
+      this.#memory.close();
+      this.#device.setSession(undefined);
       this.#ended(error);
     }
   }
+}
+
+/** The error for a request of a feature that the frontend did not negotiate. */
+function notNegotiated({ request }: Message): Error {
+  return protocolError(`${requestName(FRONTEND_REQUESTS, request)} was not negotiated`);
 }
