@@ -17,7 +17,7 @@ import { fileURLToPath } from 'node:url';
 import { kvm_run_io } from '../src/abi/kvm.ts';
 import { KVM_EXIT_IO, KVM_EXIT_IO_OUT } from '../src/abi/kvm-constants.ts';
 import { KVM_RUN } from '../src/abi/kvm-ioctl.ts';
-import { enterFlatMode } from '../src/kvm/flat-mode.ts';
+import { enterFlatMode } from '../src/kvm/entry.ts';
 import { Kvm } from '../src/kvm/kvm.ts';
 import { Vcpu } from '../src/kvm/vcpu.ts';
 import { Vm } from '../src/kvm/vm.ts';

@@ -1,6 +1,5 @@
 /** The DSDT's AML: PCI host bridge, serial port, clock, panic device, devices in memory, power-off. */
 
-import { GED_POWER_BUTTON } from '../platform/event-device.ts';
 import {
   CMOS_PORT,
   COM1_GSI,
@@ -19,6 +18,7 @@ import {
   RTC_GSI,
   SLEEP_TYPE_S5,
 } from '../platform/layout.ts';
+import { GED_POWER_BUTTON } from '../platform/power.ts';
 import * as aml from './aml.ts';
 import * as resources from './aml-resources.ts';
 import { pciOsc } from './pci-osc.ts';

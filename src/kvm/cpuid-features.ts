@@ -1,6 +1,6 @@
 /** CPU features by the names of /proc/cpuinfo, and where CPUID tells them. */
 import { UsageError } from '../host/errors.ts';
-import type { CpuidEntry } from './cpuid-table.ts';
+import type { CpuidEntry } from './cpuid.ts';
 
 type Register = 'eax' | 'ebx' | 'ecx' | 'edx';
 

@@ -1,10 +1,8 @@
 /** Brings a new vCPU to where firmware hands over to the kernel. */
 import { kvm_lapic_state } from '../abi/kvm.ts';
 import { KVM_SET_LAPIC } from '../abi/kvm-ioctl.ts';
-import { hasFeature } from './cpuid.ts';
-import type { CpuidEntry } from './cpuid-table.ts';
-import { setBootMsrs } from './msrs.ts';
-import type { Segment } from './registers.ts';
+import { type CpuidEntry, hasFeature } from './cpuid.ts';
+import { type Segment, setBootMsrs } from './registers.ts';
 import type { Vcpu } from './vcpu.ts';
 
 /** A segment register in numbers, with the names and units of struct kvm_segment. */
@@ -59,7 +57,7 @@ export function initializeVcpu(vcpu: Vcpu, cpuid: readonly CpuidEntry[]): void {
 /**
  * Linux sets XCR0 itself, and then wants leaf 0xd to tell the size of what it set; KVM knows it from
  * the intercepted XSETBV. Limit: QEMU's emulation of SVM, which the lab stands on, does not intercept
- * it, and Linux there would find the sizes at odds and turn XSAVE off. So KVM is told beforehand.
+ * it, and Linux there would find the sizes at odds and turn XSAVE off. So KVM gets it beforehand.
  */
 function enableVectorState(vcpu: Vcpu, cpuid: readonly CpuidEntry[]): void {
   const supported = cpuid.find((entry) => entry.function === 0xd && entry.index === 0)?.eax ?? 0;
@@ -130,4 +128,49 @@ function segment(state: EntrySegment): Segment {
     avl: 0n,
     unusable: state.present === 1 ? 0n : 1n,
   };
+}
+
+/** Types of code and data segments, Intel SDM volume 3A §3.4.5.1. */
+const TYPE_READ_WRITE_ACCESSED = 3n;
+const TYPE_EXECUTE_READ_ACCESSED = 11n;
+const CODE_SELECTOR = 0x08n;
+const DATA_SELECTOR = 0x10n;
+/** Protection enable, extension type, numeric error. */
+const CR0_PE_ET_NE = 0x31n;
+
+const DATA: Segment = {
+  base: 0n,
+  limit: 0xffff_ffffn,
+  selector: DATA_SELECTOR,
+  type: TYPE_READ_WRITE_ACCESSED,
+  present: 1n,
+  dpl: 0n,
+  db: 1n,
+  s: 1n,
+  l: 0n,
+  g: 1n,
+  avl: 0n,
+  unusable: 0n,
+};
+
+/**
+ * Puts a vCPU at an address in 32-bit protected mode with flat segments, no descriptor tables and
+ * interrupts off, for guests of a few bytes. The IDT is empty, so any
+ * exception or interrupt is a triple fault.
+ * @param rip guest physical address of the code
+ * @param rsp first address above the stack
+ */
+export function enterFlatMode(vcpu: Vcpu, rip: number, rsp: number): void {
+  vcpu.setSystemRegisters({
+    cs: { ...DATA, selector: CODE_SELECTOR, type: TYPE_EXECUTE_READ_ACCESSED },
+    ds: DATA,
+    es: DATA,
+    fs: DATA,
+    gs: DATA,
+    ss: DATA,
+    gdt: { base: 0n, limit: 0n },
+    idt: { base: 0n, limit: 0n },
+    cr0: CR0_PE_ET_NE,
+  });
+  vcpu.setRegisters({ rip: BigInt(rip), rsp: BigInt(rsp), rflags: RFLAGS_RESERVED });
 }

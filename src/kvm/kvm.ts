@@ -15,7 +15,7 @@ import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
-import { type CpuidEntry, CpuidTable } from './cpuid-table.ts';
+import { type CpuidEntry, CpuidTable } from './cpuid.ts';
 import { capabilityName } from './exit-names.ts';
 
 const DEVICE = '/dev/kvm';

@@ -19,7 +19,7 @@ import * as request from '../abi/kvm-ioctl.ts';
 import { writeField } from '../abi/struct-view.ts';
 import { type NativeMemory, StructMemory, viewOf } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
-import { type CpuidEntry, CpuidTable } from './cpuid-table.ts';
+import { type CpuidEntry, CpuidTable } from './cpuid.ts';
 import {
   decodeRegisters,
   decodeSystemRegisters,

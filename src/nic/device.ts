@@ -26,7 +26,7 @@ export class E1000Device {
   readonly name: string;
   /** Six bytes. */
   readonly macBytes: Uint8Array;
-  /** The data half: a module for a queue worker, and what it is told. */
+  /** The data half: a module for a queue worker, and its options. */
   readonly module: string = new URL('./e1000-handler.js', import.meta.url).href;
   readonly options: E1000HandlerOptions;
   readonly #tap: Tap;

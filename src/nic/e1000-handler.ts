@@ -8,7 +8,7 @@ import { drainEventfd, signalEventfd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
 import { setIrqLine } from '../kvm/vm-ioctl.ts';
 import { IntxPin, type IntxPinShare } from '../pci/intx.ts';
-import { RegisterLock } from '../state/register-lock.ts';
+import { RegisterLock } from '../state/shared-state.ts';
 import { type HandlerContext, type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import { Interrupts } from './interrupts.ts';
 import { Receiver } from './receive.ts';

@@ -1,13 +1,13 @@
 /**
  * When the data half of an 82540EM interrupts: at once, or with ITR set so that two interrupts have
- * its time between them (SDM 13.4, ITR). What comes meanwhile waits, and is told together.
+ * its time between them (SDM 13.4, ITR). Causes that arrive meanwhile are signaled together.
  *
  * HOT: `raise`.
  */
 import { ITR } from '../abi/e1000.ts';
 import { Timerfd } from '../host/fd.ts';
 import type { IntxPin } from '../pci/intx.ts';
-import type { RegisterLock } from '../state/register-lock.ts';
+import type { RegisterLock } from '../state/shared-state.ts';
 import type { RegisterFile } from './register-file.ts';
 
 /** What ITR counts, in milliseconds. */

@@ -15,13 +15,22 @@ import {
   ICR_RXT0,
   MPC,
   MPRC,
+  MTA,
+  RA,
+  RA_ENTRIES,
+  RAH_AV,
   RCTL,
+  RCTL_BAM,
   RCTL_BSEX,
   RCTL_BSIZE_SHIFT,
   RCTL_EN,
   RCTL_LPE,
+  RCTL_MO_SHIFT,
+  RCTL_MPE,
   RCTL_RDMTS_SHIFT,
   RCTL_SECRC,
+  RCTL_UPE,
+  RCTL_VFE,
   RDBAL,
   ROC,
   RXD_STAT_DD,
@@ -31,13 +40,14 @@ import {
   rx_desc,
   TORL,
   TPR,
+  VET,
+  VFTA,
 } from '../abi/e1000.ts';
 import { virtio_net_hdr } from '../abi/virtio-net.ts';
 import type { ReceiveErrors } from '../backend/receive-errors.ts';
 import { EAGAIN, type TapQueue } from '../backend/tap-queue.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { ReceiveFilter } from './receive-filter.ts';
 import type { RegisterFile } from './register-file.ts';
 import { Ring } from './ring.ts';
 
@@ -194,4 +204,62 @@ export class Receiver {
 function bufferSize(rctl: number): number {
   const extended = (rctl & RCTL_BSEX) === 0 ? 0 : 4;
   return BUFFER_SIZES[extended + ((rctl >>> RCTL_BSIZE_SHIFT) & 3)] as number;
+}
+
+const ETHERTYPE = 12;
+/** By RCTL.MO: how far the last two bytes of an address are shifted to hash it. */
+const HASH_SHIFTS: readonly number[] = [4, 3, 2, 0];
+
+/**
+ * Which packets get in (SDM 3.2.1), by the registers: exact addresses, a hash of group addresses, VLANs.
+ * HOT.
+ */
+export class ReceiveFilter {
+  readonly #file: RegisterFile;
+
+  constructor(file: RegisterFile) {
+    this.#file = file;
+  }
+
+  /**
+   * @param packet at least an Ethernet header; from `at` on
+   * @param tagged whether it has a VLAN tag
+   */
+  accepts(packet: DataView, at: number, rctl: number, tagged: boolean): boolean {
+    if (tagged && (rctl & RCTL_VFE) !== 0) {
+      const vlan = packet.getUint16(at + ETHERTYPE + 2) & 0xfff;
+      if (((this.#file.get(VFTA + (vlan >>> 5) * 4) >>> (vlan & 31)) & 1) === 0) return false;
+    }
+    // As RAL and RAH hold an address: the first byte lowest.
+    const low = packet.getUint32(at, true);
+    const high = packet.getUint16(at + 4, true);
+    if ((low & 1) === 0) return (rctl & RCTL_UPE) !== 0 || this.#isExact(low, high);
+    if (low === 0xffff_ffff && high === 0xffff) {
+      if ((rctl & RCTL_BAM) !== 0) return true;
+    }
+    return (rctl & RCTL_MPE) !== 0 || this.#isExact(low, high) || this.#isHashed(high, rctl);
+  }
+
+  /** Whether a packet has a tag of the kind that VET names. */
+  isTagged(packet: DataView, at: number): boolean {
+    return packet.getUint16(at + ETHERTYPE) === this.#file.get(VET);
+  }
+
+  #isExact(low: number, high: number): boolean {
+    const file = this.#file;
+    for (let i = 0; i < RA_ENTRIES; i++) {
+      const upper = file.get(RA + 8 * i + 4);
+      // AS, bits 16 and 17: 0 for destination addresses, all that is here.
+      if (upper >>> 16 !== RAH_AV >>> 16 || (upper & 0xffff) !== high) continue;
+      if (file.get(RA + 8 * i) === low) return true;
+    }
+    return false;
+  }
+
+  /** SDM 13.5.1. */
+  #isHashed(high: number, rctl: number): boolean {
+    const shift = HASH_SHIFTS[(rctl >>> RCTL_MO_SHIFT) & 3] as number;
+    const hash = (high >>> shift) & 0xfff;
+    return ((this.#file.get(MTA + (hash >>> 5) * 4) >>> (hash & 31)) & 1) === 1;
+  }
 }

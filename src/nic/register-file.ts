@@ -4,7 +4,7 @@
  * and does to them what Atomics can do.
  */
 import { EEPROM_WORDS, ICR, IMS, PHY_REGISTERS, REGISTERS_END } from '../abi/e1000.ts';
-import { RegisterLock } from '../state/register-lock.ts';
+import { RegisterLock } from '../state/shared-state.ts';
 
 /** Words behind the registers, by index. */
 const GATE = REGISTERS_END / 4;

@@ -1,6 +1,6 @@
 /**
  * The registers of an 82540EM as a driver meets them (SDM 13). All methods run with the register
- * lock held, in any thread; what has to move packets is told to the thread that does.
+ * lock held, in any thread; whatever moves packets is left to the thread that does that.
  *
  * HOT: `read` and `write`, which each access of a driver exits to.
  */

@@ -144,7 +144,7 @@ export class Transmitter {
     return true;
   }
 
-  /** Gives the descriptors back. Returns whether the driver wants to be told. */
+  /** Gives the descriptors back. Returns whether the driver wants an interrupt. */
   #complete(): boolean {
     const ring = this.#ring;
     const memory = this.#memory;

@@ -3,9 +3,10 @@
  * §3.2.2.3.2) and by ECAM (PCIe 5.0 §7.2.2), and keeps the address spaces true to the BARs.
  */
 import type { AddressSpace, RegisterRegion } from '../bus/address-space.ts';
+import type { InterruptController } from '../bus/interrupt-controller.ts';
 import { InternalError } from '../host/errors.ts';
 import type { SharedState } from '../state/shared-state.ts';
-import type { PciFunction } from './function.ts';
+import { PciFunction } from './function.ts';
 
 const SLOTS = 32;
 const CONFIG_ENABLE = 0x8000_0000;
@@ -102,4 +103,20 @@ export class PciBus {
     if (found === undefined || (offset % 4) + size > 4 || offset >= LEGACY_SIZE) return;
     found.writeConfig(offset, size, value);
   }
+}
+
+/**
+ * The host bridge for slot 0, without registers of its own: guests look for one before they trust
+ * the bus. It has Red Hat's IDs for emulated PCIe hosts, which no driver binds to.
+ */
+export function createHostBridge(state: SharedState, interrupts: InterruptController): PciFunction {
+  return new PciFunction(state, interrupts, 'host-bridge', {
+    vendorId: 0x1b36,
+    deviceId: 0x0008,
+    revision: 0,
+    classCode: 0x06_0000,
+    subsystemVendorId: 0x1af4,
+    subsystemId: 0x1100,
+    interruptPin: false,
+  });
 }

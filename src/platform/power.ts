@@ -1,6 +1,11 @@
-/** The ways in which a guest ends or restarts its run, and tells of a panic. */
+/**
+ * Power and events: how a guest powers off, reboots or reports a panic, and how it learns that its
+ * power button was pressed.
+ */
 import type { RegisterRegion } from '../bus/address-space.ts';
-import { RESET_VALUE, SLEEP_TYPE_S5 } from './layout.ts';
+import type { LineController } from '../bus/interrupt-controller.ts';
+import type { SharedState } from '../state/shared-state.ts';
+import { GED_GSI, RESET_VALUE, SLEEP_TYPE_S5 } from './layout.ts';
 
 /** What the guest asked for. */
 export type PowerEvent = 'power-off' | 'reboot' | 'panic';
@@ -40,7 +45,7 @@ const PVPANIC_PANICKED = 1;
 const PVPANIC_CRASHLOADED = 2;
 
 /**
- * pvpanic: one port by which Linux tells of a kernel panic. One that a crash kernel was loaded for
+ * pvpanic: one port by which Linux reports a kernel panic. One that a crash kernel was loaded for
  * is not the end: that kernel runs next.
  */
 export function createPvpanic(happened: (event: PowerEvent) => void): RegisterRegion {
@@ -50,4 +55,46 @@ export function createPvpanic(happened: (event: PowerEvent) => void): RegisterRe
       if ((value & PVPANIC_PANICKED) !== 0) happened('panic');
     },
   };
+}
+
+/** The power button was pressed. */
+export const GED_POWER_BUTTON = 0x01;
+
+/**
+ * The Generic Event Device of a hardware-reduced machine (ACPI 6.5 §5.6.9): one interrupt, and a
+ * register of one byte from which the guest's `_EVT` method reads what has happened. Runs with the
+ * register lock held, except `raise`, which takes it.
+ */
+export class EventDevice implements RegisterRegion {
+  readonly #state: SharedState;
+  readonly #interrupts: LineController;
+  readonly #pending: Int32Array;
+
+  constructor(state: SharedState, interrupts: LineController) {
+    this.#state = state;
+    this.#interrupts = interrupts;
+    this.#pending = state.words(1);
+  }
+
+  /** Power-on state: nothing has happened. */
+  reset(): void {
+    this.#pending[0] = 0;
+  }
+
+  /** Notifies the guest. @param event one of GED_* */
+  raise(event: number): void {
+    this.#state.lock.with(() => {
+      this.#pending[0] = (this.#pending[0] ?? 0) | event;
+      this.#interrupts.setLine(GED_GSI, true);
+      this.#interrupts.setLine(GED_GSI, false);
+    });
+  }
+
+  read(): number {
+    const pending = this.#pending[0] ?? 0;
+    this.#pending[0] = 0;
+    return pending;
+  }
+
+  write(): void {}
 }

@@ -42,7 +42,7 @@ const W_OUT_HEAD = 7;
 const W_OUT_TAIL = 8;
 const W_IN_HEAD = 9;
 const W_IN_TAIL = 10;
-/** The owner was told that there is output. */
+/** The owner was notified of output. */
 const W_TOLD = 11;
 /** Level of the interrupt line. */
 const W_LINE = 12;

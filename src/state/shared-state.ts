@@ -4,7 +4,6 @@
  * same order: what one thread writes in a region, the others read in the same region.
  */
 import { InternalError } from '../host/errors.ts';
-import { RegisterLock } from './register-lock.ts';
 
 const ALIGNMENT = 64;
 
@@ -41,5 +40,109 @@ export class SharedState {
     this.#next = Math.ceil((at + length) / ALIGNMENT) * ALIGNMENT;
     if (at + length > this.buffer.byteLength) throw new InternalError('state buffer exhausted');
     return at;
+  }
+}
+
+const FREE = 0;
+const HELD = 1;
+const CONTENDED = 2;
+
+/**
+ * The one lock of the register files, a futex over one shared word: held for the microsecond that a
+ * register access takes, never across an await and never during any other wait (`waitWhile` releases
+ * it). Not recursive.
+ */
+export class RegisterLock {
+  /** Another thread makes its own object of it. */
+  readonly word: Int32Array;
+
+  constructor(word: Int32Array) {
+    this.word = word;
+  }
+
+  acquire(): void {
+    const { word } = this;
+    if (Atomics.compareExchange(word, 0, FREE, HELD) === FREE) return;
+    while (Atomics.exchange(word, 0, CONTENDED) !== FREE) Atomics.wait(word, 0, CONTENDED);
+  }
+
+  release(): void {
+    if (Atomics.exchange(this.word, 0, FREE) === CONTENDED) Atomics.notify(this.word, 0, 1);
+  }
+
+  /**
+   * With the lock held: lets go of it until a shared word has another value, and takes it again.
+   * Whoever changes the word holds the lock too, and calls `Atomics.notify`.
+   */
+  waitWhile(words: Int32Array, index: number, value: number): void {
+    while (words[index] === value) {
+      this.release();
+      Atomics.wait(words, index, value);
+      this.acquire();
+    }
+  }
+
+  /** Runs a step of set-up code with the lock held. */
+  with<T>(step: () => T): T {
+    this.acquire();
+    try {
+      return step();
+    } finally {
+      this.release();
+    }
+  }
+}
+
+const HEAD = 0;
+const TAIL = 1;
+const LOST = 2;
+const WORDS = 3;
+
+/** What was taken out of a ring. */
+export interface TakenBytes {
+  readonly bytes: Uint8Array;
+  /** How many more there were, for which there was no room. */
+  readonly lost: number;
+}
+
+/**
+ * Bytes on their way from a register to the thread that owns it, in the state buffer. Bytes for which
+ * there is no room are dropped and counted. All methods run with the register lock held, in any thread.
+ */
+export class ByteRing {
+  readonly #words: Int32Array;
+  readonly #bytes: Uint8Array;
+
+  /** @param size bytes that wait at most, a power of two */
+  constructor(state: SharedState, size: number) {
+    this.#words = state.words(WORDS);
+    this.#bytes = state.bytes(size);
+  }
+
+  push(byte: number): void {
+    const words = this.#words;
+    const head = words[HEAD] as number;
+    if ((head - (words[TAIL] as number)) >>> 0 >= this.#bytes.length) {
+      // Counts no further than it can: the number says "at least" then.
+      if (words[LOST] !== 0x7fff_ffff) words[LOST] = (words[LOST] as number) + 1;
+      return;
+    }
+    this.#bytes[head & (this.#bytes.length - 1)] = byte;
+    words[HEAD] = head + 1;
+  }
+
+  /** Takes all that waits. */
+  take(): TakenBytes {
+    const words = this.#words;
+    const tail = words[TAIL] as number;
+    const count = ((words[HEAD] as number) - tail) >>> 0;
+    const bytes = new Uint8Array(count);
+    for (let i = 0; i < count; i++) {
+      bytes[i] = this.#bytes[(tail + i) & (this.#bytes.length - 1)] as number;
+    }
+    const lost = words[LOST] as number;
+    words[TAIL] = words[HEAD] as number;
+    words[LOST] = 0;
+    return { bytes, lost };
   }
 }

@@ -5,8 +5,8 @@ import type { CpuEntryState, SegmentState } from '../../src/boot/entry-state.ts'
 import { guestCpuid, hasFeature } from '../../src/kvm/cpuid.ts';
 import { applyEntry, initializeVcpu } from '../../src/kvm/entry.ts';
 import { exitName } from '../../src/kvm/exit-names.ts';
-import { BOOT_MSRS, MSR_IA32_TSC } from '../../src/kvm/msrs.ts';
 import { probeKvm } from '../../src/kvm/probe.ts';
+import { BOOT_MSRS, MSR_IA32_TSC } from '../../src/kvm/registers.ts';
 import { GiB, HIGH_RAM_BASE, LOW_RAM_LIMIT } from '../../src/memory/ram-layout.ts';
 import { CODE, kvmMissing, STACK_TOP, TinyGuest } from './tiny-guest.ts';
 

@@ -8,8 +8,8 @@ import {
 } from '../../src/abi/kvm-constants.ts';
 import { kickThread } from '../../src/host/threads.ts';
 import { dumpVcpu, summarizeExit } from '../../src/kvm/dump.ts';
+import { enterFlatMode } from '../../src/kvm/entry.ts';
 import { exitName } from '../../src/kvm/exit-names.ts';
-import { enterFlatMode } from '../../src/kvm/flat-mode.ts';
 import { runInThread } from './run-thread.ts';
 import { CODE, kvmMissing, STACK_TOP, TinyGuest } from './tiny-guest.ts';
 

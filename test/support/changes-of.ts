@@ -1,13 +1,13 @@
 /** What a driver made happen in a device's registers, in words. */
 
-import type { DeviceRegisters } from '../../src/virtio/transport/device-registers.ts';
 import {
   CHANGE_CONFIG,
   CHANGE_DRIVER_OK,
   CHANGE_INTERRUPTS,
   CHANGE_QUEUES,
   CHANGE_RESET,
-} from '../../src/virtio/transport/pending-changes.ts';
+  type DeviceRegisters,
+} from '../../src/virtio/transport/device-registers.ts';
 
 /** Takes the changes, as the owner does. */
 export function changesOf(registers: DeviceRegisters): string[] {

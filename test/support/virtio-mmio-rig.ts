@@ -7,8 +7,8 @@ import { Eventfd } from '../../src/host/fd.ts';
 import { SharedState } from '../../src/state/shared-state.ts';
 import { featureSet } from '../../src/virtio/features.ts';
 import type { RegisterObserver } from '../../src/virtio/register-observer.ts';
-import type { DeviceShape } from '../../src/virtio/transport/device-contract.ts';
 import { VIRTIO_MMIO_WINDOW_SIZE, VirtioMmio } from '../../src/virtio/transport/mmio.ts';
+import type { DeviceShape } from '../../src/virtio/transport/transport.ts';
 import { changesOf } from './changes-of.ts';
 import { FakeInterrupts } from './fake-interrupts.ts';
 

@@ -15,8 +15,8 @@ import { PciBus } from '../../src/pci/bus.ts';
 import { IntxLines } from '../../src/pci/intx.ts';
 import { SharedState } from '../../src/state/shared-state.ts';
 import { featureSet } from '../../src/virtio/features.ts';
-import type { DeviceShape } from '../../src/virtio/transport/device-contract.ts';
 import { notifyBarSize, VirtioPci } from '../../src/virtio/transport/pci.ts';
+import type { DeviceShape } from '../../src/virtio/transport/transport.ts';
 import { changesOf } from './changes-of.ts';
 import { FakeInterrupts } from './fake-interrupts.ts';
 

@@ -11,13 +11,13 @@ import type { SharedState } from '../../state/shared-state.ts';
 import type { Breach } from '../../virtio/observe/observation.ts';
 import { observeRegisters } from '../../virtio/observe/observe-registers.ts';
 import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
-import type { DeviceShape, DriverEvents } from '../../virtio/transport/device-contract.ts';
 import {
   VIRTIO_MMIO_WINDOW_SIZE,
   VirtioMmio,
   type VirtioMmioPlan,
 } from '../../virtio/transport/mmio.ts';
 import { VirtioPci, type VirtioPciPlan } from '../../virtio/transport/pci.ts';
+import type { DeviceShape, DriverEvents } from '../../virtio/transport/transport.ts';
 
 interface Plans {
   readonly 'virtio-pci': VirtioPciPlan;

@@ -6,15 +6,14 @@ import { AddressSpace } from '../../bus/address-space.ts';
 import { InterruptLines } from '../../bus/interrupt-controller.ts';
 import { armTimerfd } from '../../host/fd.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../../kvm/gsi-routing.ts';
-import { PciBus } from '../../pci/bus.ts';
-import { createHostBridge } from '../../pci/host-bridge.ts';
+import { createHostBridge, PciBus } from '../../pci/bus.ts';
 import { IntxLines } from '../../pci/intx.ts';
-import { EventDevice } from '../../platform/event-device.ts';
 import * as layout from '../../platform/layout.ts';
 import {
   createKeyboardController,
   createPowerRegisters,
   createPvpanic,
+  EventDevice,
   type PowerEvent,
 } from '../../platform/power.ts';
 import { Rtc } from '../../platform/rtc.ts';

@@ -4,7 +4,7 @@ import { drainEventfd, isReadable } from '../../host/fd.ts';
 import * as sys from '../../host/syscall.ts';
 import type { GsiRouting } from '../../kvm/gsi-routing.ts';
 import * as vm from '../../kvm/vm-ioctl.ts';
-import type { RegisterLock } from '../../state/register-lock.ts';
+import type { RegisterLock } from '../../state/shared-state.ts';
 
 /** A thread's way to the VM's interrupt controllers and I/O buses. */
 export class KvmInterrupts implements InterruptController {

@@ -6,7 +6,7 @@ import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { QueueConfig } from '../../virtio/queue/virtqueue.ts';
-import type { VirtioTransport } from '../../virtio/transport/virtio-transport.ts';
+import type { VirtioTransport } from '../../virtio/transport/transport.ts';
 
 /** All under the lock that the vCPUs take. */
 export class DeviceSlot {

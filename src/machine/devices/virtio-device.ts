@@ -16,7 +16,7 @@ import {
   CHANGE_INTERRUPTS,
   CHANGE_QUEUES,
   CHANGE_RESET,
-} from '../../virtio/transport/pending-changes.ts';
+} from '../../virtio/transport/device-registers.ts';
 import { addressText, type DeviceMessage } from '../board/board-devices.ts';
 import type { RingOptions, TransportName, VhostMode } from '../options.ts';
 import type { DeviceCode } from '../user-devices/device-code.ts';

@@ -3,13 +3,13 @@ import * as ring from '../../abi/virtio-ring.ts';
 import { VIRTIO_MMIO_BASE } from '../../platform/layout.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
 import { featureSet } from '../../virtio/features.ts';
-import type { DeviceShape } from '../../virtio/transport/device-contract.ts';
 import { VIRTIO_MMIO_WINDOW_SIZE } from '../../virtio/transport/mmio.ts';
 import {
   notifyBarSize,
   VIRTIO_MSIX_BAR_SIZE,
   VIRTIO_STRUCTURES_BAR_SIZE,
 } from '../../virtio/transport/pci.ts';
+import type { DeviceShape } from '../../virtio/transport/transport.ts';
 import type { DevicePlan } from '../board/board-devices.ts';
 import type { RingOptions, TransportName } from '../options.ts';
 import type { ResourceAllocator } from './resource-allocator.ts';

@@ -7,7 +7,7 @@ import { CleanupStack } from '../../host/cleanup-stack.ts';
 import type { Fd } from '../../host/fd.ts';
 import { FaultGuard } from '../../host/native-addon.ts';
 import * as sys from '../../host/syscall.ts';
-import { createMemoryFile } from '../../memory/memory-file.ts';
+import { createMemoryFile } from '../../memory/ram.ts';
 import {
   type InflightPlace,
   InflightRegion,

@@ -2,10 +2,9 @@
  * A device's configuration space with its generation (virtio 1.3 §2.5, §4.1.4.3.1), in the state
  * buffer. All methods run with the register lock held, in any thread.
  */
-import { ByteRing, type TakenBytes } from '../../state/byte-ring.ts';
-import type { SharedState } from '../../state/shared-state.ts';
+import { ByteRing, type SharedState, type TakenBytes } from '../../state/shared-state.ts';
 import type { RegisterObserver } from '../register-observer.ts';
-import type { DeviceShape } from './device-contract.ts';
+import type { DeviceShape } from './transport.ts';
 
 const GENERATION = 0;
 /** The device changed something since the driver last read. */

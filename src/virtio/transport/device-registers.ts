@@ -19,8 +19,21 @@ import type { SharedState } from '../../state/shared-state.ts';
 import { hasFeature } from '../features.ts';
 import type { QueueConfig } from '../queue/virtqueue.ts';
 import { ConfigSpace } from './config-space.ts';
-import type { DeviceShape, DriverEvents } from './device-contract.ts';
-import * as change from './pending-changes.ts';
+import type { DeviceShape, DriverEvents } from './transport.ts';
+
+/** DRIVER_OK was set. */
+export const CHANGE_DRIVER_OK = 1;
+/** 0 was written to the status; it reads back as before until `completeReset`. */
+export const CHANGE_RESET = 2;
+/**
+ * A queue was enabled after DRIVER_OK (VIRTIO_F_RING_RESET), or is to be reset: that reads back as
+ * ongoing until `completeQueueReset`.
+ */
+export const CHANGE_QUEUES = 4;
+/** Served queues interrupt elsewhere now. */
+export const CHANGE_INTERRUPTS = 8;
+/** Writable bytes of the configuration were written. */
+export const CHANGE_CONFIG = 16;
 
 /** Words of the device; the queues' words follow. */
 const STATUS = 0;
@@ -30,7 +43,7 @@ const DRIVER_FEATURE = 3;
 const CONFIG_VECTOR = 5;
 const QUEUE_SELECT = 6;
 const ISR = 7;
-/** The owner was told of DRIVER_OK, so that a reset must wait for it. */
+/** The owner was notified of DRIVER_OK, so that a reset must wait for it. */
 const ACTIVE = 8;
 const RESETTING = 9;
 const QUEUES = 16;
@@ -60,7 +73,7 @@ export class DeviceRegisters {
   readonly queueCount: number;
   readonly config: ConfigSpace;
   /** For the owner to take. */
-  readonly changes: change.PendingChanges;
+  readonly changes: PendingChanges;
   readonly #words: Int32Array;
   readonly #events: DriverEvents;
   readonly #wasReset: () => void;
@@ -77,7 +90,7 @@ export class DeviceRegisters {
     this.queueCount = shape.queueSizes.length;
     this.#events = events;
     this.#words = state.words(QUEUES + this.queueCount * QUEUE_WORDS);
-    this.changes = new change.PendingChanges(state, () => events.changed());
+    this.changes = new PendingChanges(state, () => events.changed());
     this.config = new ConfigSpace(state, shape, events.observer);
   }
 
@@ -115,7 +128,7 @@ export class DeviceRegisters {
     this.#words[STATUS] = next;
     if ((old & DRIVER_OK) !== 0 || (next & DRIVER_OK) === 0) return;
     this.#words[ACTIVE] = 1;
-    this.changes.add(change.CHANGE_DRIVER_OK);
+    this.changes.add(CHANGE_DRIVER_OK);
   }
 
   /** Marks the device as broken (§2.1.2). Returns false when it was already. */
@@ -263,7 +276,7 @@ export class DeviceRegisters {
 
   /** Tells the owner, if it serves queues, that they interrupt elsewhere now. */
   interruptsChanged(): void {
-    if (this.isActive) this.changes.add(change.CHANGE_INTERRUPTS);
+    if (this.isActive) this.changes.add(CHANGE_INTERRUPTS);
   }
 
   /** The driver sets a queue's size: refused unless it can be had. */
@@ -287,7 +300,7 @@ export class DeviceRegisters {
     if ((this.status & FEATURES_OK) === 0) return;
     if (this.isResetting || this.queueWord(queue, QUEUE_ENABLE) === 1) return;
     this.#setWord(queue, QUEUE_ENABLE, 1);
-    if (this.isActive) this.changes.add(change.CHANGE_QUEUES);
+    if (this.isActive) this.changes.add(CHANGE_QUEUES);
   }
 
   /** The driver resets a queue (§2.6.1); the register exists if it was negotiated (§4.1.4.3). */
@@ -303,7 +316,7 @@ export class DeviceRegisters {
       return;
     }
     this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_RESET] = 1;
-    this.changes.add(change.CHANGE_QUEUES);
+    this.changes.add(CHANGE_QUEUES);
   }
 
   /** The driver stops using a queue, which keeps its size and addresses (§4.2.2.2). */
@@ -312,7 +325,7 @@ export class DeviceRegisters {
     if (this.isQueueResetting(queue)) return;
     this.#events.observer?.queueReset(queue, true);
     this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_STOPPING] = 1;
-    if (this.isActive) this.changes.add(change.CHANGE_QUEUES);
+    if (this.isActive) this.changes.add(CHANGE_QUEUES);
     else this.completeQueueReset(queue);
   }
 
@@ -342,7 +355,7 @@ export class DeviceRegisters {
   writeConfig(offset: number, size: number, value: number): void {
     const writable = this.config.write(offset, size, value);
     this.#events.observer?.configWritten(offset, size, value, writable, this.status);
-    if (writable) this.changes.add(change.CHANGE_CONFIG);
+    if (writable) this.changes.add(CHANGE_CONFIG);
   }
 
   /** The driver wrote a register that takes no writes: they are lost. */
@@ -365,7 +378,7 @@ export class DeviceRegisters {
       return;
     }
     this.#words[RESETTING] = 1;
-    this.changes.add(change.CHANGE_RESET);
+    this.changes.add(CHANGE_RESET);
   }
 
   #featuresValid(): boolean {
@@ -384,5 +397,34 @@ export class DeviceRegisters {
 
   #get(word: number): number {
     return this.#words[word] ?? 0;
+  }
+}
+
+/**
+ * What a driver caused and the device's owner has not handled yet, as CHANGE_ bits; a reset of the
+ * device leaves them. However often a driver repeats something, the owner has at most one message
+ * that it has not answered.
+ */
+export class PendingChanges {
+  readonly #word: Int32Array;
+  readonly #changed: () => void;
+
+  /** @param changed sends the owner a message */
+  constructor(state: SharedState, changed: () => void) {
+    this.#word = state.words(1);
+    this.#changed = changed;
+  }
+
+  add(change: number): void {
+    const before = this.#word[0] as number;
+    this.#word[0] = before | change;
+    if (before === 0) this.#changed();
+  }
+
+  /** The owner is about to look. */
+  take(): number {
+    const changes = this.#word[0] as number;
+    this.#word[0] = 0;
+    return changes;
   }
 }

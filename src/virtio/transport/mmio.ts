@@ -12,7 +12,6 @@ import type {
 } from '../../bus/interrupt-controller.ts';
 import { drainEventfd, signalEventfd } from '../../host/fd.ts';
 import type { SharedState } from '../../state/shared-state.ts';
-import type { DeviceShape, DriverEvents } from './device-contract.ts';
 import {
   DeviceRegisters,
   QUEUE_DESC,
@@ -21,7 +20,7 @@ import {
   QUEUE_ENABLE,
   QUEUE_RESET,
 } from './device-registers.ts';
-import type { VirtioTransport } from './virtio-transport.ts';
+import type { DeviceShape, DriverEvents, VirtioTransport } from './transport.ts';
 
 /** Length and base of a shared memory region that does not exist, by halves. */
 const NO_REGION = 0xffff_ffff;

@@ -23,11 +23,9 @@ import { PciFunction } from '../../pci/function.ts';
 import type { IntxLines, IntxPin } from '../../pci/intx.ts';
 import { MSIX_BAR_SIZE, Msix, type MsixVector } from '../../pci/msix.ts';
 import type { SharedState } from '../../state/shared-state.ts';
-import type { DeviceShape, DriverEvents } from './device-contract.ts';
 import { DeviceRegisters, QUEUE_VECTOR } from './device-registers.ts';
-import { PciConfigAccess, structureCapability } from './pci-capabilities.ts';
-import { PciCommonConfig } from './pci-common.ts';
-import type { VirtioTransport } from './virtio-transport.ts';
+import { PciCommonConfig, PciConfigAccess, structureCapability } from './pci-structures.ts';
+import type { DeviceShape, DriverEvents, VirtioTransport } from './transport.ts';
 
 const STRUCTURES_BAR = 0;
 const MSIX_BAR = 2;

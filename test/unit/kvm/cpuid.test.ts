@@ -1,9 +1,8 @@
 import { cpus } from 'node:os';
 import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
-import { cpuVendor, guestCpuid, hasFeature } from '../../../src/kvm/cpuid.ts';
+import { type CpuidEntry, cpuVendor, guestCpuid, hasFeature } from '../../../src/kvm/cpuid.ts';
 import { CPU_FEATURE_NAMES, featureBits } from '../../../src/kvm/cpuid-features.ts';
-import type { CpuidEntry } from '../../../src/kvm/cpuid-table.ts';
 
 function leaf(number: number, registers: Partial<Omit<CpuidEntry, 'function'>> = {}): CpuidEntry {
   return { function: number, index: 0, flags: 0, eax: 0, ebx: 0, ecx: 0, edx: 0, ...registers };

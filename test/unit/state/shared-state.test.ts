@@ -1,5 +1,7 @@
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
 import t from 'tap';
-import { SharedState } from '../../../src/state/shared-state.ts';
+import { ByteRing, RegisterLock, SharedState } from '../../../src/state/shared-state.ts';
 import {
   EXIT_COUNTERS,
   REQUEST_PAUSE,
@@ -54,4 +56,90 @@ t.test('vCPU requests and thread ids are seen by every thread', async (t) => {
   t.equal(two.exitCounters(1)[3], 9);
   t.equal(two.exitCounters(0)[3], 0);
   t.equal(two.exitCounters(7).length, EXIT_COUNTERS);
+});
+
+const ROUNDS = 100_000;
+
+t.test('two threads never hold it together, and none waits for ever', async (t) => {
+  const buffer = SharedState.allocate(0x1000);
+  const worker = new URL('../../support/lock-worker.js', import.meta.url);
+  const workerData = { buffer, rounds: ROUNDS };
+  const ends = [0, 1].map(() => once(new Worker(worker, { workerData, execArgv: [] }), 'exit'));
+  t.same(await Promise.all(ends), [[0], [0]]);
+  const total = new SharedState(buffer).words(1);
+  t.equal(total[0], 2 * ROUNDS);
+});
+
+t.test('with() gives back what the step returns, and lets go when it throws', async (t) => {
+  const word = new Int32Array(new SharedArrayBuffer(4));
+  const lock = new RegisterLock(word);
+  t.equal(
+    lock.with(() => {
+      t.not(word[0], 0);
+      return 5;
+    }),
+    5,
+  );
+  t.equal(word[0], 0);
+  t.throws(() =>
+    lock.with(() => {
+      throw new Error('in the step');
+    }),
+  );
+  t.equal(word[0], 0);
+});
+
+t.test('waitWhile lets go of the lock until another thread has changed the word', async (t) => {
+  const buffer = SharedState.allocate(0x1000);
+  const state = new SharedState(buffer);
+  const words = state.words(2);
+  words[1] = 7;
+  const waiter = new Worker(new URL('../../support/waiting-worker.js', import.meta.url), {
+    workerData: { buffer },
+    execArgv: [],
+  });
+  await once(waiter, 'message');
+  // It told so with the lock held: whoever has the lock now has it from a thread that waits.
+  state.lock.with(() => {
+    t.equal(words[0], 1, 'it waits');
+    words[0] = 2;
+    Atomics.notify(words, 1);
+  });
+  state.lock.with(() => {
+    words[1] = 8;
+    Atomics.notify(words, 1);
+  });
+  t.same(await once(waiter, 'message'), [{ held: true, value: 8 }]);
+  await once(waiter, 'exit');
+});
+
+// Bytes that pass from a register to its owner: bounded, and what does not fit is counted.
+
+const SIZE = 8;
+
+function ringsOf(): [ByteRing, ByteRing] {
+  const buffer = SharedState.allocate(0x1000);
+  return [new ByteRing(new SharedState(buffer), SIZE), new ByteRing(new SharedState(buffer), SIZE)];
+}
+
+t.test('what one thread puts in the other takes out, around the end of the ring', async (t) => {
+  const [guest, owner] = ringsOf();
+  t.same(owner.take(), { bytes: new Uint8Array(0), lost: 0 });
+  for (let round = 0; round < 5; round++) {
+    for (const byte of [1, 2, 3, 4, 5]) guest.push(byte + round);
+    t.same(
+      [...owner.take().bytes],
+      [1, 2, 3, 4, 5].map((byte) => byte + round),
+    );
+  }
+});
+
+t.test('what there is no room for is counted, once', async (t) => {
+  const [guest, owner] = ringsOf();
+  for (let i = 0; i < 100_000; i++) guest.push(i);
+  const taken = owner.take();
+  t.same([...taken.bytes], [0, 1, 2, 3, 4, 5, 6, 7]);
+  t.equal(taken.lost, 100_000 - SIZE);
+  guest.push(9);
+  t.same(owner.take(), { bytes: Uint8Array.of(9), lost: 0 });
 });

@@ -13,8 +13,8 @@ import {
   TraceReader,
   TraceWriter,
 } from '../../../../src/virtio/observe/trace/trace-ring.ts';
-import type { DriverEvents } from '../../../../src/virtio/transport/device-contract.ts';
 import { DeviceRegisters, QUEUE_DESC } from '../../../../src/virtio/transport/device-registers.ts';
+import type { DriverEvents } from '../../../../src/virtio/transport/transport.ts';
 
 const BIT_A = 3;
 const BIT_B = 5;

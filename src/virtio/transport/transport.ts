@@ -1,0 +1,49 @@
+/** What a transport shows of a device, and what connects it with the device's owner. */
+import type { RegisterObserver } from '../register-observer.ts';
+import type { DeviceRegisters } from './device-registers.ts';
+
+/** What carries a device. All methods run with the register lock held. */
+export interface VirtioTransport {
+  readonly registers: DeviceRegisters;
+  /** eventfd of each queue's driver notifications. */
+  readonly kicks: readonly number[];
+  /**
+   * eventfd that stands for the level-triggered interrupt, which has a status register to go with
+   * it: a signal leads to `assertQueueInterrupt`.
+   */
+  readonly lineEventfd: number;
+  /** The eventfd to signal when a queue's buffers were used; -1 when the driver wants none. */
+  callEventfd(queue: number): number;
+  /** A queue was used whose `callEventfd` is `lineEventfd`. */
+  assertQueueInterrupt(): void;
+  /** Sends a configuration change notification (virtio 1.3 §2.3). */
+  notifyConfigChange(): void;
+}
+
+/** What a transport shows of a device; a plain, cloneable message. */
+export interface DeviceShape {
+  readonly name: string;
+  readonly deviceId: number;
+  /** All offered feature bits, ring features included. */
+  readonly features: bigint;
+  /** Pairs of feature bits: the first may only be accepted with the second. */
+  readonly featureDependencies: readonly (readonly [number, number])[];
+  /** The largest size of each queue. */
+  readonly queueSizes: readonly number[];
+  /** Initial configuration space. */
+  readonly config: Uint8Array;
+  readonly configWriteMask: Uint8Array;
+  /**
+   * Offset of a field of which every write counts and not the last alone: each carries a byte
+   * (`emerg_wr`, virtio 1.3 §5.3.4).
+   */
+  readonly emergencyWrite?: number;
+}
+
+/** Notifications to the thread that owns the device. */
+export interface DriverEvents {
+  /** The driver caused something; not repeated until `DeviceRegisters.changes` are taken. */
+  changed(): void;
+  /** Who watches the registers; absent: nobody. */
+  readonly observer?: RegisterObserver;
+}
