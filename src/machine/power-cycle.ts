@@ -5,6 +5,7 @@
 import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
 import { type BootProtocol, loadGuest } from '../boot/boot.ts';
 import type { SmbiosOptions } from '../boot/smbios-options.ts';
+import { AsyncCleanupStack } from '../host/cleanup-stack.ts';
 import { Timerfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import * as sys from '../host/syscall.ts';
@@ -47,12 +48,10 @@ export interface CyclePlan {
 export class PowerCycle {
   readonly #plan: CyclePlan;
   readonly #vm: Vm;
-  readonly #resources: ResourceAllocator;
   readonly #board: Board;
   readonly #threads: VcpuThreads;
-  readonly #rtcTimer = new Timerfd();
-  readonly #rtcWatch: LoopWatch;
   readonly #ended: (exit: MachineExit) => void;
+  #owned = new AsyncCleanupStack();
 
   /**
    * Loads the guest and lets it run.
@@ -60,84 +59,81 @@ export class PowerCycle {
    * @throws UsageError for a guest that cannot be loaded, HostError when the host refuses
    */
   static async start(plan: CyclePlan, ended: (exit: MachineExit) => void): Promise<PowerCycle> {
+    await using stack = new AsyncCleanupStack();
     const cpuid = guestCpuids(plan);
-    const vm = new Vm(plan.kvm);
-    const resources = new ResourceAllocator(plan.notify);
-    let cycle: PowerCycle | undefined;
-    try {
-      vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
-      vm.setMemory(plan.memory);
-      vm.createIrqchip();
-      vm.createPit();
-      const vcpus = cpuid.map((entries, id) => {
-        const vcpu = new Vcpu(vm.createVcpu(id));
-        initializeVcpu(vcpu, entries);
-        return vcpu;
-      });
-      cycle = new PowerCycle(plan, vm, vcpus, resources, ended);
-      cycle.#plug();
-      // The vCPU threads come up while the guest is being loaded.
-      const { state } = await loadGuest({
-        ...plan,
-        protocol: plan.bootProtocol,
-        physicalAddressBits: physicalAddressBits(cpuid[0] ?? []),
-        mmioDevices: cycle.#board.windows,
-      });
-      const [first] = vcpus;
-      if (first !== undefined) applyEntry(first, state);
-      cycle.#threads.resume();
-      return cycle;
-    } catch (error) {
-      await cycle?.close();
-      resources.close();
-      vm[Symbol.dispose]();
-      throw error;
-    }
+    const resources = stack.use(new ResourceAllocator(plan.notify));
+    const vm = stack.use(new Vm(plan.kvm));
+    vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
+    vm.setMemory(plan.memory);
+    vm.createIrqchip();
+    vm.createPit();
+    const vcpus = cpuid.map((entries, id) => {
+      const vcpu = new Vcpu(vm.createVcpu(id));
+      initializeVcpu(vcpu, entries);
+      return vcpu;
+    });
+    const cycle = new PowerCycle(plan, vm, vcpus, resources, stack, ended);
+    // The vCPU threads come up while the guest is being loaded.
+    const { state } = await loadGuest({
+      ...plan,
+      protocol: plan.bootProtocol,
+      physicalAddressBits: physicalAddressBits(cpuid[0] ?? []),
+      mmioDevices: cycle.#board.windows,
+    });
+    const [first] = vcpus;
+    if (first !== undefined) applyEntry(first, state);
+    cycle.#threads.resume();
+    cycle.#owned = stack.move();
+    return cycle;
   }
 
+  /** @param stack gets what undoes it, in the order in which it is done */
   private constructor(
     plan: CyclePlan,
     vm: Vm,
     vcpus: readonly Vcpu[],
     resources: ResourceAllocator,
+    stack: AsyncCleanupStack,
     ended: (exit: MachineExit) => void,
   ) {
     this.#plan = plan;
     this.#vm = vm;
-    this.#resources = resources;
     this.#ended = ended;
-    const { collector, check } = plan.observer;
+    const { observer, serial, memory } = plan;
+    const { collector, check } = observer;
+    const rtcTimer = stack.use(new Timerfd());
     const devices = plan.devices.map((device) => device.plan(resources));
     const boardPlan: BoardPlan = {
       buffer: SharedState.allocate(Board.stateSize(devices.length)),
       vmFd: vm.fd,
       cpus: vcpus.length,
-      rtcTimer: this.#rtcTimer.fd,
+      rtcTimer: rtcTimer.fd,
       devices,
       routes: resources.routes,
       check,
     };
-    this.#board = new Board(boardPlan, (message) => this.#message(message), collector?.main);
-    this.#rtcWatch = new LoopWatch(this.#rtcTimer.fd, LOOP_READABLE, () => {
-      if (this.#rtcTimer.drain()) this.#board.state.lock.with(() => this.#board.rtc.expire());
+    const board = new Board(boardPlan, (message) => this.#message(message), collector?.main);
+    this.#board = board;
+    const rtcWatch = new LoopWatch(rtcTimer.fd, LOOP_READABLE, () => {
+      if (rtcTimer.drain()) board.state.lock.with(() => board.rtc.expire());
     });
-    sys.check(this.#board.reset(), 'KVM_SET_GSI_ROUTING', 'the VM');
-    plan.observer.noteClock(vm);
+    stack.defer(() => rtcWatch.close());
+    sys.check(board.reset(), 'KVM_SET_GSI_ROUTING', 'the VM');
+    observer.noteClock(vm);
+    stack.defer(() => observer.noteClock(vm));
+    stack.defer(() => unplugAll(plan.devices));
+    for (const device of plan.devices) device.plug(board, memory.share);
+    serial.connect(board.serial);
+    stack.defer(() => serial.connect(undefined));
     const events: VcpuThreadEvents = {
       message: (message) => this.#message(message),
       crashed: (error) =>
         ended({ reason: 'internal-error', detail: `a vCPU thread crashed: ${error.message}` }),
     };
-    const { share } = plan.memory;
-    this.#threads = new VcpuThreads(boardPlan, this.#board, vcpus, share, events, (thread) =>
+    this.#threads = new VcpuThreads(boardPlan, board, vcpus, memory.share, events, (thread) =>
       collector?.ring(thread),
     );
-  }
-
-  #plug(): void {
-    const { devices, memory, serial } = this.#plan;
-    for (const device of devices) device.plug(this.#board, memory.share);
-    serial.connect(this.#board.serial);
+    stack.defer(() => this.#threads.stop());
   }
 
   /** Brings vCPUs and devices to rest. */
@@ -168,18 +164,7 @@ export class PowerCycle {
 
   /** Stops the guest where it is and releases the VM. */
   async close(): Promise<void> {
-    await this.#threads.stop();
-    this.#rtcWatch.close();
-    this.#rtcTimer[Symbol.dispose]();
-    // One device that fails keeps neither the others nor the VM.
-    const unplugging = this.#plan.devices.map((device) => device.unplug());
-    const unplugged = await Promise.allSettled(unplugging);
-    this.#plan.serial.connect(undefined);
-    this.#plan.observer.noteClock(this.#vm);
-    this.#vm[Symbol.dispose]();
-    this.#resources.close();
-    const failed = unplugged.find(({ status }) => status === 'rejected');
-    if (failed?.status === 'rejected') throw failed.reason;
+    await this.#owned.disposeAsync();
   }
 
   #message(message: VcpuMessage): void {
@@ -212,6 +197,13 @@ export class PowerCycle {
       this.#ended({ reason: end });
     }
   }
+}
+
+/** All at once; one that fails keeps none of the others. */
+async function unplugAll(devices: readonly MachineDevice[]): Promise<void> {
+  const unplugged = await Promise.allSettled(devices.map((device) => device.unplug()));
+  const failed = unplugged.find(({ status }) => status === 'rejected');
+  if (failed?.status === 'rejected') throw failed.reason;
 }
 
 function guestCpuids({ kvm, cpus, hideCpuFeatures }: CyclePlan) {

@@ -4,9 +4,11 @@ import type { Duplex } from 'node:stream';
 import type { AgentClient, ExecOptions, ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { StepQueue } from '../datapath/step-queue.ts';
-import { InternalError, messageOf, UsageError } from '../host/errors.ts';
+import { AsyncCleanupStack } from '../host/cleanup-stack.ts';
+import { messageOf, UsageError } from '../host/errors.ts';
 import { printable } from '../host/untrusted-text.ts';
 import { Kvm } from '../kvm/kvm.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
 import { Ram, type RamBacking } from '../memory/ram.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import { Consoles } from './consoles.ts';
@@ -38,12 +40,13 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   readonly serial: Duplex;
   readonly #options: ResolvedOptions;
   readonly #kvm: Kvm;
-  readonly #ram: Ram;
+  readonly #memory: GuestMemory;
   readonly #consoles: Consoles;
   readonly #devices: MachineDevices;
   /** Lines from before anybody could listen. */
   readonly #notices: string[] = [];
-  #observer: MachineObserver | undefined;
+  readonly #observer: MachineObserver;
+  #owned = new AsyncCleanupStack();
   readonly #exit: Promise<MachineExit>;
   #resolveExit: (exit: MachineExit) => void = () => {};
   #state: MachineState = 'created';
@@ -61,55 +64,55 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
    */
   static async create(options: MachineOptions): Promise<VirtualMachine> {
     const resolved = resolveOptions(options);
-    const kvm = Kvm.open();
-    let ram: Ram | undefined;
-    const devices: MachineDevice[] = [];
-    let vm: VirtualMachine | undefined;
-    try {
-      if (resolved.cpus > kvm.maxVcpus) {
-        throw new UsageError(
-          'E_CPUS',
-          `this KVM supports at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}; ask for fewer`,
-        );
-      }
-      ram = new Ram(resolved.memory, ramBacking(resolved));
-      await createDevices(resolved, devices, (text) => {
-        if (vm !== undefined) vm.#log(text);
-      });
-      vm = new VirtualMachine(resolved, kvm, ram, devices);
-      vm.#watch();
-      for (const device of devices) await device.prepare?.();
-      return vm;
-    } catch (error) {
-      if (vm !== undefined) await vm.close();
-      else {
-        for (const device of devices.toReversed()) await device.close();
-        ram?.[Symbol.dispose]();
-        kvm[Symbol.dispose]();
-      }
-      throw error;
+    await using stack = new AsyncCleanupStack();
+    const kvm = stack.use(Kvm.open());
+    if (resolved.cpus > kvm.maxVcpus) {
+      throw new UsageError(
+        'E_CPUS',
+        `this KVM supports at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}; ask for fewer`,
+      );
     }
+    const ram = stack.use(new Ram(resolved.memory, ramBacking(resolved)));
+    let vm: VirtualMachine | undefined;
+    const log = (text: string): void => {
+      if (vm !== undefined) vm.#log(text);
+    };
+    const devices: MachineDevice[] = [];
+    stack.defer(() => closeAll(devices));
+    await createDevices(resolved, devices, log);
+    vm = new VirtualMachine(resolved, kvm, ram.memory, devices, log);
+    stack.use(vm.#observer);
+    for (const device of devices) await device.prepare?.();
+    vm.#owned = stack.move();
+    return vm;
   }
 
+  /** @param devices gets the console as well, in front */
   private constructor(
     options: ResolvedOptions,
     kvm: Kvm,
-    ram: Ram,
-    devices: readonly MachineDevice[],
+    memory: GuestMemory,
+    devices: MachineDevice[],
+    log: (text: string) => void,
   ) {
     super();
     this.#options = options;
     this.#kvm = kvm;
-    this.#ram = ram;
-    const log = (text: string): void => this.#log(text);
+    this.#memory = memory;
     this.#consoles = new Consoles(options.agent, log);
     this.console = this.#consoles.console;
     this.serial = this.#consoles.serial;
     const { agentPort } = this.#consoles;
     this.#agent = agentPort && new GuestAgent(agentPort);
     const carried = { transport: options.transport, ...options.console };
-    const console = new VirtioMachineDevice(this.#consoles.device, carried, log);
-    this.#devices = new MachineDevices([console, ...devices]);
+    devices.unshift(new VirtioMachineDevice(this.#consoles.device, carried, log));
+    this.#devices = new MachineDevices(devices);
+    this.#observer = new MachineObserver(options, devices, log, (breach) => {
+      this.emit('breach', breach);
+      const queue = breach.queue === undefined ? '' : `, queue ${breach.queue}`;
+      const dump = breach.dump.map((line) => `\n  ${line}`).join('');
+      log(`${breach.device}${queue}: the ${breach.side} broke a rule: ${breach.text}${dump}`);
+    });
     this.#exit = new Promise((resolve) => {
       this.#resolveExit = resolve;
     });
@@ -149,7 +152,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   /** The virtio devices as they are now: registers, features, rings. Changes nothing. */
   async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
     this.#expectLife();
-    return { state: this.#state, devices: await this.#devices.inspect(this.#ram.memory, filter) };
+    return { state: this.#state, devices: await this.#devices.inspect(this.#memory, filter) };
   }
 
   /**
@@ -287,12 +290,12 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   /** What the trace has seen so far; undefined without the option `trace`. */
   get traceSummary(): TraceSummary | undefined {
-    return this.#observer?.summary;
+    return this.#observer.summary;
   }
 
   /** The rules of virtio that were broken so far; none are looked for without the option `check`. */
   get breaches(): readonly RuleBreach[] {
-    return this.#observer?.breaches ?? [];
+    return this.#observer.breaches;
   }
 
   /** Stops the machine and releases everything: memory, files, taps, threads. */
@@ -300,27 +303,13 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     if (this.#state === 'disposed') return;
     await this.stop();
     this.#state = 'disposed';
-    this.#observer?.[Symbol.dispose]();
-    for (const device of this.#devices.all.toReversed()) await device.close();
     this.#consoles.serial.push(null);
     this.#consoles.serial.destroy();
-    this.#ram[Symbol.dispose]();
-    this.#kvm[Symbol.dispose]();
+    await this.#owned.disposeAsync();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
-  }
-
-  /** Has those that the options ask for watch the machine. @throws UsageError when a file cannot be made */
-  #watch(): void {
-    const log = (text: string): void => this.#log(text);
-    this.#observer = new MachineObserver(this.#options, this.#devices.all, log, (breach) => {
-      this.emit('breach', breach);
-      const queue = breach.queue === undefined ? '' : `, queue ${breach.queue}`;
-      const dump = breach.dump.map((line) => `\n  ${line}`).join('');
-      log(`${breach.device}${queue}: the ${breach.side} broke a rule: ${breach.text}${dump}`);
-    });
   }
 
   async #withQueue(
@@ -342,16 +331,14 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   async #powerOn(): Promise<void> {
-    const observer = this.#observer;
-    if (observer === undefined) throw new InternalError('a machine that nobody made');
     this.#consoles.tail.clear();
     const plan = {
       ...this.#options,
       kvm: this.#kvm,
-      memory: this.#ram.memory,
+      memory: this.#memory,
       devices: this.#devices.all,
       serial: this.#consoles.serial,
-      observer,
+      observer: this.#observer,
     };
     const cycle = await PowerCycle.start(plan, (exit) => {
       void this.#steps.run(async () => {
@@ -406,7 +393,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   #finish(exit: MachineExit): void {
     this.#state = 'ended';
-    this.#observer?.[Symbol.dispose]();
+    this.#observer[Symbol.dispose]();
     this.#agent?.guestEnded(guestEnded(exit));
     this.#resolveExit(exit);
     this.emit('exit', exit);
@@ -430,6 +417,12 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
       `cannot ${what} a machine that is ${this.#state}; it must be ${state}`,
     );
   }
+}
+
+/** Last first; one that fails keeps none of the others. */
+async function closeAll(devices: readonly MachineDevice[]): Promise<void> {
+  await using stack = new AsyncCleanupStack();
+  for (const device of devices) stack.defer(() => device.close());
 }
 
 /** Only memory with a file can be seen by other processes; the rest is faster (docs/datapath.md). */

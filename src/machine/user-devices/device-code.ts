@@ -7,7 +7,7 @@ import type { ModuleDeviceOptions } from '../options.ts';
 import { FileWatch } from './file-watch.ts';
 import { type LoadedDevice, type LoadedHandlerOptions, loadDevice } from './load-device.ts';
 
-/** Who serves the device: `DeviceOwner`. */
+/** Whoever serves the device: `VirtioMachineDevice`. */
 interface CodeOwner {
   /** Changes the code while nothing is served. */
   reload(change: () => void): Promise<void>;
