@@ -148,7 +148,7 @@ export class AgentClient implements Disposable {
     if (payload.length > FRAME_MAX) {
       throw new UsageError(
         'E2BIG',
-        `cannot run ${argv[0]}: its arguments take ${payload.length} bytes, at most ${FRAME_MAX} fit; pass them by stdin or a file`,
+        `cannot run ${argv[0]}: its arguments take ${payload.length} bytes, more than ${FRAME_MAX}; pass them by stdin or a file`,
       );
     }
     const command = new Command(argv[0] ?? '', (type, data) => send(type, data));
@@ -180,7 +180,7 @@ export class AgentClient implements Disposable {
   async exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
     const limit = options.maxBuffer ?? MAX_BUFFER;
     if (!(limit >= 0)) {
-      throw new UsageError('E_MAX_BUFFER', `maxBuffer cannot be ${limit}; give a number of bytes`);
+      throw new UsageError('E_MAX_BUFFER', `maxBuffer must be a number of bytes, not ${limit}`);
     }
     const command = this.spawn(argv, options);
     command.stdin.on('error', () => {});
@@ -350,7 +350,7 @@ export class AgentClient implements Disposable {
 export function agentRestarted(): PeerError {
   return new PeerError(
     'E_AGENT_RESTARTED',
-    'the guest agent ended and was started anew; what it ran is lost, run it again',
+    'the guest agent ended and was restarted; its commands are lost, run them again',
   );
 }
 
@@ -362,18 +362,18 @@ function disconnected(cause?: Error): PeerError {
   const why = cause === undefined ? '' : ` (${cause.message})`;
   return new PeerError(
     'E_AGENT_GONE',
-    `the connection to the guest agent ended${why}; the guest has stopped or its agent has died`,
+    `the connection to the guest agent ended${why}; the guest stopped, or its agent crashed`,
   );
 }
 
 function checkStrings(strings: readonly string[], argv: readonly string[]): void {
   if (argv.length === 0 || argv[0] === '') {
-    throw new UsageError('E_ARGV', 'cannot run an empty command; name a program');
+    throw new UsageError('E_ARGV', 'cannot run an empty command');
   }
   if (strings.some((text) => text.includes('\0'))) {
     throw new UsageError(
       'E_ARGV',
-      `cannot run ${argv[0]}: an argument holds a NUL byte; remove it`,
+      `cannot run ${argv[0]}: an argument contains a NUL byte; remove it`,
     );
   }
 }

@@ -27,15 +27,15 @@ export function logicalBlockSize(ground: BlockSizeGround): number {
     throw new UsageError('E_DISK_BLOCK_SIZE', `disk ${path}: ${text}`);
   };
   if (!SIZES.includes(asked)) {
-    refuse(`a block size of ${asked} is not possible; give 512, 1024, 2048 or 4096`);
+    refuse(`the block size must be 512, 1024, 2048, or 4096, not ${asked}`);
   }
   if (direct !== undefined && asked < direct) {
     refuse(
-      `O_DIRECT takes no less than ${direct} bytes there, and blocks of ${asked} were asked for; leave direct off, or give block-size=${direct}`,
+      `O_DIRECT needs blocks of at least ${direct} bytes there, not ${asked}; leave direct off, or set block-size=${direct}`,
     );
   }
   if (size % asked !== 0 && !fillsUp) {
-    const remedy = isFile ? `pad it with: truncate -s %${asked} ${path}` : 'give a smaller one';
+    const remedy = isFile ? `pad it with: truncate -s %${asked} ${path}` : 'use a smaller one';
     refuse(`its size, ${size} bytes, is not a multiple of the block size ${asked}; ${remedy}`);
   }
   return asked;

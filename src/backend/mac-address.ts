@@ -9,7 +9,7 @@ export function parseMac(text: string): Uint8Array {
   if (valid && ((bytes[0] ?? 1) & 1) === 0 && bytes.some((byte) => byte !== 0)) return bytes;
   throw new UsageError(
     'E_NET_MAC',
-    `MAC address ${JSON.stringify(text)} is not one of a single device; give one like 52:54:00:12:34:56`,
+    `MAC address ${JSON.stringify(text)} is not a unicast address, such as 52:54:00:12:34:56`,
   );
 }
 

@@ -53,15 +53,15 @@ export interface DiskGeometry {
 }
 
 const reasons: Readonly<Record<string, string>> = {
-  ENOENT: 'no such file; make one with: truncate -s 4G PATH',
-  ENOTDIR: 'a part of the path is not a directory',
-  EACCES: 'permission denied; open its permissions, or run as its owner',
+  ENOENT: 'no such file; create one with: truncate -s 4G PATH',
+  ENOTDIR: 'a path component is not a directory',
+  EACCES: 'permission denied; change its mode, or run as its owner',
   EPERM: 'permission denied; the file may be immutable (lsattr)',
   EROFS: 'its file system is mounted read-only; attach the disk read-only',
-  EBUSY: 'the device is mounted, or in use otherwise; unmount it, or attach it read-only',
+  EBUSY: 'the device is mounted or otherwise in use; unmount it, or attach it read-only',
   ETXTBSY: 'it is being executed',
-  ENXIO: 'there is no device behind it',
-  ENOMEDIUM: 'there is no medium in it',
+  ENXIO: 'it has no device',
+  ENOMEDIUM: 'it has no medium',
   EINVAL: 'its file system does not support O_DIRECT; leave direct off',
 };
 
@@ -99,8 +99,8 @@ function lock(fd: number, options: RawFileOptions): void {
     return;
   }
   const text = options.readOnly
-    ? 'in use for writing by another run; stop that one first'
-    : 'in use by another run; stop that one first, or attach the disk read-only in both';
+    ? 'another run is writing to it; stop that one first'
+    : 'another run is using it; stop that one first, or attach the disk read-only in both';
   throw refuse(options.path, 'E_DISK_LOCKED', text);
 }
 
@@ -227,7 +227,7 @@ export class RawFile extends Fd {
         ? deviceGeometry(opened.fd, options, stats.rdev)
         : fileGeometry(opened.fd, stats, options);
       if (this.geometry.size === 0) {
-        throw refuse(path, 'E_DISK_SIZE', 'is empty; give it a size with: truncate -s 4G PATH');
+        throw refuse(path, 'E_DISK_SIZE', 'is empty; resize it with: truncate -s 4G PATH');
       }
     } catch (error) {
       this.close();

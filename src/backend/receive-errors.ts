@@ -38,12 +38,14 @@ export class ReceiveErrors {
   failed(result: number): void {
     if (result === 0 || GONE.includes(-result)) {
       this.gone = true;
-      this.#log(`receiving from the tap failed (${nameOf(result)}): it is gone; was it removed?`);
+      this.#log(
+        `receiving from the tap failed (${nameOf(result)}): the tap is gone; was it removed?`,
+      );
       return;
     }
     if (!this.#told) {
       this.#told = true;
-      this.#log(`receiving from the tap failed (${nameOf(result)}); it is tried again`);
+      this.#log(`receiving from the tap failed (${nameOf(result)}); retrying`);
     }
     if (++this.#inARow < PATIENCE) return;
     this.#timer ??= new Timerfd();

@@ -122,7 +122,7 @@ function checkName(name: string): void {
   if (/^[^\s/%:]{1,15}$/.test(name) && name !== '.' && name !== '..') return;
   throw new UsageError(
     'E_TAP_NAME',
-    `tap name ${JSON.stringify(name)} is not possible: it must have 1 to ${IFNAMSIZ - 1} characters, no spaces, / : or %`,
+    `tap name ${JSON.stringify(name)} is invalid: it must have 1 to ${IFNAMSIZ - 1} characters, without spaces, /, :, or %`,
   );
 }
 
@@ -134,7 +134,7 @@ function parseAddress(text: string): { bytes: number[]; prefixLength: number } {
   if (prefixLength <= 32 && bytes.every((byte) => byte <= 255)) return { bytes, prefixLength };
   throw new UsageError(
     'E_HOST_ADDRESS',
-    `host address ${JSON.stringify(text)} is not IPv4 with a prefix length; give one like 10.0.2.1/24`,
+    `host address ${JSON.stringify(text)} is not an IPv4 address with prefix length, such as 10.0.2.1/24`,
   );
 }
 
@@ -147,13 +147,13 @@ function deviceFlags(existing: string | null, queues: number): number {
   if ((own & IFF_TAP) === 0) {
     throw new UsageError(
       'E_TAP_KIND',
-      `network interface ${existing} is not a tap; name another, or one that does not exist yet`,
+      `network interface ${existing} is not a tap; use another, or one that does not exist yet`,
     );
   }
   if (queues > 1 && (own & IFF_MULTI_QUEUE) === 0) {
     throw new UsageError(
       'E_TAP_QUEUES',
-      `tap ${existing} has one queue, not ${queues}; make it with "ip tuntap add dev ${existing} mode tap multi_queue"`,
+      `tap ${existing} has one queue, not ${queues}; create it with "ip tuntap add dev ${existing} mode tap multi_queue"`,
     );
   }
   return flags | (own & IFF_MULTI_QUEUE);
@@ -164,7 +164,7 @@ function openTun(): Fd {
   const missing = fd === -2 || fd === -6 || fd === -19;
   const remedy = missing
     ? 'load its module with "modprobe tun"'
-    : 'run as a user who may open it, or as root';
+    : 'run as a user that may open it, or as root';
   if (fd >= 0) return new Fd(fd);
   const why = missing ? 'the kernel has no TUN/TAP driver loaded' : sys.errnoName(-fd);
   throw new UsageError('E_TUN', `cannot open ${TUN}: ${why}; ${remedy}`);
@@ -179,7 +179,7 @@ function joinTap(fd: number, name: string, flags: number, queues: number): strin
   if (code === 'EBUSY') {
     throw new UsageError(
       'E_TAP_BUSY',
-      `tap ${name} is in use by another process; stop that one, or name another tap`,
+      `tap ${name} is in use by another process; stop that one, or use another tap`,
     );
   }
   if (code === 'EPERM') {
@@ -187,7 +187,7 @@ function joinTap(fd: number, name: string, flags: number, queues: number): strin
     const multi = queues > 1 ? ' multi_queue' : '';
     throw new UsageError(
       'E_TAP_PERMISSION',
-      `no permission to use tap ${shown}; as root make one for yourself, "ip tuntap add dev ${shown} mode tap${multi} user $USER && ip link set ${shown} up", and name it`,
+      `no permission to use tap ${shown}; as root create one for yourself, "ip tuntap add dev ${shown} mode tap${multi} user $USER && ip link set ${shown} up", and use it`,
     );
   }
   sys.check(result, 'TUNSETIFF', `tap ${name}`);

@@ -143,7 +143,7 @@ async function unpackForEntry(
     if (protocol === 'auto') return undefined;
     throw new UsageError(
       'E_NO_PVH',
-      `${file.name} has no kernel to unpack that could have a PVH entry point; boot it with the protocol auto`,
+      `${file.name} has no payload with a PVH entry point; boot it with the protocol auto`,
     );
   }
   try {
@@ -187,7 +187,7 @@ function enterElf(
   if (protocol !== 'pvh' && protocol !== own) {
     throw new UsageError(
       'E_BOOT_PROTOCOL',
-      `${source.name} is a vmlinux of ${image.bits} bits; boot it with the protocol ${own}`,
+      `${source.name} is a ${image.bits}-bit vmlinux; boot it with the protocol ${own}`,
     );
   }
   const entry = protocol === 'pvh' ? image.pvhEntry : image.entry;
@@ -200,7 +200,7 @@ function enterElf(
   if (!isInSegments(image, entry)) {
     throw new UsageError(
       'E_NOT_A_KERNEL',
-      `${source.name} has its entry point outside of its segments; name a Linux kernel for x86`,
+      `${source.name} has its entry point outside its segments; use a Linux kernel for x86`,
     );
   }
   const initrdLimit =
@@ -214,13 +214,13 @@ function writeCommandLine(memory: GuestMemory, text: string, kernelLimit: number
   if (bytes.length > limit) {
     throw new UsageError(
       'E_COMMAND_LINE_TOO_LONG',
-      `the kernel command line has ${bytes.length} bytes and this kernel takes ${limit}; shorten it`,
+      `the kernel command line has ${bytes.length} bytes, more than this kernel's ${limit}; shorten it`,
     );
   }
   if (bytes.includes(0)) {
     throw new UsageError(
       'E_COMMAND_LINE',
-      'the kernel command line contains a NUL, which would end it; remove it',
+      'the kernel command line contains a NUL byte; remove it',
     );
   }
   const room = memory.bytes(COMMAND_LINE_GPA, bytes.length + 1);

@@ -38,7 +38,7 @@ export class FileSource implements ByteSource {
     this.size = stat.size;
     if (!stat.isFile()) {
       this.close();
-      throw new UsageError('E_FILE', `${this.name} is not a regular file; name a file`);
+      throw new UsageError('E_FILE', `${this.name} is not a regular file; use one`);
     }
   }
 
@@ -122,10 +122,10 @@ export function truncated(name: string, needed: number, size: number): UsageErro
 function unreadable(name: string, cause: unknown): UsageError {
   const code = cause instanceof Error && 'code' in cause ? String(cause.code) : 'EIO';
   const reasons: Readonly<Record<string, string>> = {
-    ENOENT: 'there is no such file; check the path',
-    EACCES: 'permission denied; make it readable for this user, or copy it to a place that is',
-    EISDIR: 'it is a directory; name a file',
+    ENOENT: 'no such file; check the path',
+    EACCES: 'permission denied; make it readable, or copy it to a readable place',
+    EISDIR: 'it is a directory; use a file',
   };
-  const reason = reasons[code] ?? `the host says ${code}; check the file and its file system`;
+  const reason = reasons[code] ?? `${code}; check the file and its file system`;
   return new UsageError('E_FILE', `${name} cannot be read: ${reason}`, { cause });
 }

@@ -54,7 +54,7 @@ export async function decompressKernel(payload: Uint8Array, name: string): Promi
   if (format === undefined || payload.length < 12) {
     throw new UsageError(
       'E_UNKNOWN_COMPRESSION',
-      `${name} is compressed in an unknown format; unpack it and name the vmlinux`,
+      `${name} is compressed in an unknown format; unpack it and use the vmlinux`,
     );
   }
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
@@ -100,7 +100,7 @@ function throughTool(
       reject(
         new UsageError(
           'E_MISSING_TOOL',
-          `${name} is compressed with ${format.name}, and the program ${command} cannot be run; ` +
+          `${name} is compressed with ${format.name}, and ${command} cannot be run; ` +
             `install the package ${debianPackage}`,
           { cause },
         ),

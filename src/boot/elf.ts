@@ -85,7 +85,7 @@ export function parseElf(source: ByteSource): ElfImage {
   const bad = (why: string): UsageError =>
     new UsageError(
       'E_NOT_A_KERNEL',
-      `${source.name} is not a bootable ELF kernel: ${why}; name a bzImage or vmlinux for x86`,
+      `${source.name} is not a bootable ELF kernel: ${why}; use a bzImage or vmlinux for x86`,
     );
   const number = (view: DataView, field: Field, what: string, base = 0): number => {
     const value = readField(view, field, base);
@@ -162,7 +162,7 @@ function checkIdentity(source: ByteSource, bad: (why: string) => UsageError) {
     throw bad(`it is ${elfClass.bits}-bit code for the processor ${name}`);
   }
   const type = header.getUint16(Elf32_Ehdr.e_type.offset, true);
-  if (type === ET_REL) throw bad('it is an object file, as kernel modules are');
+  if (type === ET_REL) throw bad('it is an object file, such as a kernel module');
   if (type === ET_CORE) throw bad('it is a core dump');
   if (type !== ET_EXEC && type !== ET_DYN) throw bad('it is not an executable');
   return elfClass;

@@ -14,9 +14,9 @@ export interface ForeignImage {
 /** The farthest magic number is that of ISO 9660. */
 const HEAD_SIZE = 0x9000;
 
-const NAME_X86 = 'name a vmlinuz or vmlinux for x86';
-const AS_INITRD = 'name it as the initrd, and a vmlinuz as the kernel';
-const AS_DISK = 'name it as a disk, and a vmlinuz as the kernel';
+const NAME_X86 = 'use a vmlinuz or vmlinux for x86';
+const AS_INITRD = 'pass it as the initrd, and a vmlinuz as the kernel';
+const AS_DISK = 'attach it as a disk, and use a vmlinuz as the kernel';
 
 interface Magic extends ForeignImage {
   readonly at: number;
@@ -25,7 +25,7 @@ interface Magic extends ForeignImage {
 }
 
 const unpackWith = (command: string): string =>
-  `unpack it with ${command} and name what comes out, or name it as the initrd if it is one`;
+  `unpack it with ${command} and use the result, or pass it as the initrd if it is one`;
 
 /** Where a boot sector's signature lies, which other formats may have too. */
 const BOOT_SIGNATURE_AT = 0x1fe;
@@ -46,7 +46,7 @@ const MAGICS: readonly Magic[] = [
   { at: 0, bytes: '\x27\x05\x19\x56', what: 'a U-Boot image', remedy: NAME_X86 },
   { at: 0, bytes: '\xd0\x0d\xfe\xed', what: 'a device tree', remedy: NAME_X86 },
   { at: 0, bytes: 'ANDROID!', what: 'an Android boot image', remedy: NAME_X86 },
-  { at: 0, bytes: '0707', what: 'a cpio archive, as initial RAM disks are', remedy: AS_INITRD },
+  { at: 0, bytes: '0707', what: 'a cpio archive, such as an initrd', remedy: AS_INITRD },
   { at: 0, bytes: 'QFI\xfb', what: 'a qcow2 disk image', remedy: `convert it to raw, ${AS_DISK}` },
   { at: 0x8001, bytes: 'CD001', what: 'an ISO 9660 image', remedy: AS_DISK },
   { at: 0, bytes: 'hsqs', what: 'a squashfs file system', remedy: AS_DISK },
@@ -80,7 +80,7 @@ export function identifyForeignImage(source: ByteSource): ForeignImage | undefin
 /** A kernel for boot loaders of another protocol. */
 export const MULTIBOOT: ForeignImage = {
   what: 'a multiboot kernel without a PVH entry point',
-  remedy: 'name a Linux kernel, or build this one with the note XEN_ELFNOTE_PHYS32_ENTRY',
+  remedy: 'use a Linux kernel, or build this one with the note XEN_ELFNOTE_PHYS32_ENTRY',
 };
 
 function identifyPe(source: ByteSource): ForeignImage | undefined {
@@ -90,12 +90,11 @@ function identifyPe(source: ByteSource): ForeignImage | undefined {
   if (sections.includes('.linux')) {
     return {
       what: `a unified kernel image for ${machine}, which needs EFI`,
-      remedy:
-        'take the kernel out with objcopy -O binary -j .linux, and the initrd with -j .initrd',
+      remedy: 'extract the kernel with objcopy -O binary -j .linux, and the initrd with -j .initrd',
     };
   }
   return {
-    what: `an EFI program for ${machine}, and there is no EFI here`,
+    what: `an EFI program for ${machine}, which needs EFI`,
     remedy: NAME_X86,
   };
 }

@@ -23,14 +23,15 @@ export function loadInitrd(
 ): GuestRange {
   using file = new FileSource(path, 'initrd');
   const { size } = file;
-  if (size === 0) throw new UsageError('E_INITRD', `${file.name} is empty; name another or none`);
+  if (size === 0)
+    throw new UsageError('E_INITRD', `${file.name} is empty; use another, or leave it out`);
   const top = Math.min(lowRamEnd(memory), addressLimit + 1);
   const gpa = Math.floor((top - size) / PAGE_SIZE) * PAGE_SIZE;
   if (gpa < floor) {
     throw new UsageError(
       'E_INITRD_TOO_LARGE',
       `${file.name} has ${Math.ceil(size / MiB)} MiB and ${Math.max(0, Math.floor((top - floor) / MiB))} MiB ` +
-        'are left above the kernel; give the guest more memory or name a smaller initrd',
+        'are free above the kernel; use a smaller initrd or increase --memory',
     );
   }
   // Guest physical addresses in low RAM are RAM offsets.

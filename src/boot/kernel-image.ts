@@ -62,7 +62,7 @@ export function parseBzImage(source: ByteSource): BzImage {
   const bad = (why: string): UsageError =>
     new UsageError(
       'E_NOT_A_KERNEL',
-      `${source.name} is not a bzImage that can be booted: ${why}; name a kernel for x86`,
+      `${source.name} is not a bootable bzImage: ${why}; use a kernel for x86`,
     );
 
   if (u32('header') !== SETUP_HEADER_MAGIC || u16('boot_flag') !== BOOT_FLAG_MAGIC) {

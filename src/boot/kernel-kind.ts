@@ -36,7 +36,7 @@ function notAKernel(source: ByteSource): UsageError {
   return new UsageError(
     'E_NOT_A_KERNEL',
     foreign === undefined
-      ? `${source.name} is not a kernel: it is neither a bzImage nor ELF; name a vmlinuz or vmlinux`
+      ? `${source.name} is not a kernel: it is neither a bzImage nor ELF; use a vmlinuz or vmlinux`
       : `${source.name} is ${foreign.what}; ${foreign.remedy}`,
   );
 }

@@ -44,14 +44,14 @@ function checkPlace(memory: GuestMemory, name: string, start: number, end: numbe
   if (start < HIGH_MEMORY_GPA) {
     throw new UsageError(
       'E_NOT_A_KERNEL',
-      `${name} wants to be loaded below 1 MiB; name a Linux kernel for x86`,
+      `${name} must be loaded below 1 MiB, which is not supported; use a Linux kernel for x86`,
     );
   }
   if (end > lowRamEnd(memory)) {
     throw new UsageError(
       'E_MEMORY_TOO_SMALL',
       `${name} needs memory up to ${Math.ceil(end / MiB)} MiB and the guest has ` +
-        `${Math.floor(memory.size / MiB)} MiB; give it more memory`,
+        `${Math.floor(memory.size / MiB)} MiB; increase its memory`,
     );
   }
 }

@@ -36,7 +36,7 @@ export function checkSmbios(options: SmbiosOptions): void {
     throw new UsageError('E_SMBIOS', `SMBIOS: ${what}`);
   };
   if (uuid !== undefined && !isUuid(uuid)) {
-    refuse(`the uuid ${printable(uuid)} is none; take 8-4-4-4-12 hexadecimal digits`);
+    refuse(`the uuid ${printable(uuid)} is invalid; use 8-4-4-4-12 hexadecimal digits`);
   }
   const strings: [string, string][] = Object.entries(named).filter(
     (entry): entry is [string, string] => entry[1] !== undefined,
@@ -45,15 +45,17 @@ export function checkSmbios(options: SmbiosOptions): void {
   for (const [name, text] of strings) {
     if (text === '') refuse(`the ${name} is empty; leave it out`);
     if (!/^[\x20-\x7e]*$/.test(text)) {
-      refuse(`the ${name} ${printable(text)} has characters beyond printable ASCII; remove them`);
+      refuse(
+        `the ${name} ${printable(text)} has characters that are not printable ASCII; remove them`,
+      );
     }
   }
   if (oemStrings.length > OEM_STRINGS_MAX) {
-    refuse(`${oemStrings.length} OEM strings are too many; give at most ${OEM_STRINGS_MAX}`);
+    refuse(`${oemStrings.length} OEM strings are too many; the maximum is ${OEM_STRINGS_MAX}`);
   }
   const bytes = strings.reduce((sum, [, text]) => sum + text.length + 1, 0);
   if (bytes > STRINGS_MAX) {
-    refuse(`the strings have ${bytes} bytes; shorten them to ${STRINGS_MAX}`);
+    refuse(`the strings have ${bytes} bytes, more than ${STRINGS_MAX}; shorten them`);
   }
 }
 

@@ -37,7 +37,7 @@ export async function shutDown(name: string, patienceMs: number): Promise<void> 
     if (Date.now() >= deadline) {
       throw new PeerError(
         'E_SHUTDOWN',
-        `the guest of ${name} did not power off within ${patienceMs / 1000} s of the power button; "nodevmm vm stop" pulls the plug`,
+        `the guest of ${name} did not power off within ${patienceMs / 1000} s of the power button; "nodevmm vm stop" cuts its power`,
       );
     }
     await new Promise((resolve) => setTimeout(resolve, SHUTDOWN_POLL_MS));
@@ -79,13 +79,13 @@ export async function onlyMachine(): Promise<string> {
   }
   if (others.length === 0) return first.name;
   const names = [first, ...others].map(({ name }) => name).join(', ');
-  throw new UsageError('E_NAME', `several machines are running; choose with --vm: ${names}`);
+  throw new UsageError('E_NAME', `several machines are running; select one with --vm: ${names}`);
 }
 
 function refusal(name: string, reply: ControlReply): Error {
   if ('error' in reply)
     return new NodeVmmError(reply.error.code, `${name}: ${reply.error.message}`);
-  return new PeerError('E_CONTROL', `${name} gave no answer of this version`);
+  return new PeerError('E_CONTROL', `${name} does not answer in this version's protocol`);
 }
 
 /** What a machine says ends up in a terminal. */
@@ -101,20 +101,20 @@ function exchange(path: string, name: string, request: ControlRequest): Promise<
     socket.setEncoding('utf8').on('data', (chunk: string) => {
       const end = chunk.indexOf('\n');
       text += end < 0 ? chunk : chunk.slice(0, end);
-      if (text.length > ANSWER_MAX) socket.destroy(new Error('its answer has no end'));
+      if (text.length > ANSWER_MAX) socket.destroy(new Error('its answer is too long'));
       if (end < 0) return;
       socket.destroy();
       try {
         resolve(JSON.parse(text, shown) as ControlReply);
       } catch {
-        reject(new PeerError('E_CONTROL', `${name} gave no answer of this version`));
+        reject(new PeerError('E_CONTROL', `${name} does not answer in this version's protocol`));
       }
     });
     socket.on('error', (error: NodeJS.ErrnoException) => {
       const gone = error.code === 'ENOENT' || error.code === 'ECONNREFUSED';
       reject(
         gone
-          ? new UsageError('E_NAME', `no machine called ${name} is running; see "nodevmm vm list"`)
+          ? new UsageError('E_NAME', `no machine named ${name} is running; see "nodevmm vm list"`)
           : new PeerError('E_CONTROL', `${name} does not answer: ${error.message}`),
       );
     });

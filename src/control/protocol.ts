@@ -77,7 +77,7 @@ export function parseRequest(line: string): ControlRequest {
         };
       }
   }
-  throw new UsageError('E_CONTROL', `no request of this version: ${line.slice(0, 200)}`);
+  throw new UsageError('E_CONTROL', `not a request of this version: ${line.slice(0, 200)}`);
 }
 
 function isTextOrAbsent(value: unknown): value is string | undefined {

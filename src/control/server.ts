@@ -36,7 +36,7 @@ export function controlSocket(name: string): string {
   if (!/^[\w.-]{1,40}$/.test(name)) {
     throw new UsageError(
       'E_NAME',
-      `a machine cannot be called ${JSON.stringify(name)}; take 1 to 40 letters, digits, dots, dashes and underscores`,
+      `the machine name ${JSON.stringify(name)} is invalid; use 1 to 40 letters, digits, dots, dashes, and underscores`,
     );
   }
   return join(runtimeFolder(), `${PREFIX}${name}${SUFFIX}`);
@@ -61,7 +61,10 @@ export class ControlServer implements Disposable {
   static async open(machine: ControlledMachine, name: string): Promise<ControlServer> {
     const path = controlSocket(name);
     if (isListening(path)) {
-      throw new UsageError('E_NAME', `a machine called ${name} is running; take another --name`);
+      throw new UsageError(
+        'E_NAME',
+        `a machine named ${name} is already running; use another --name`,
+      );
     }
     removeStale();
     return new ControlServer(machine, name, new ListenPath(path));

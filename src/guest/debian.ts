@@ -6,7 +6,7 @@ import { cacheFolder, makeFolder } from './cache.ts';
 import { run } from './run.ts';
 
 const NO_APT =
-  'guests are built from Debian packages: use a host with apt, or name --kernel and --initrd';
+  'guests are built from Debian packages: use a host with apt, or pass --kernel and --initrd';
 
 let updated: Promise<unknown> | undefined;
 
@@ -82,7 +82,10 @@ export async function downloadPackage(name: string): Promise<string> {
     }
     const file = find(partial);
     if (file === undefined)
-      throw new UsageError('E_PACKAGE', `apt-get download gave no ${name}; run apt-get update`);
+      throw new UsageError(
+        'E_PACKAGE',
+        `apt-get download did not fetch ${name}; run apt-get update`,
+      );
     renameSync(join(partial, file), join(folder, file));
     return join(folder, file);
   } finally {

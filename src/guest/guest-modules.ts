@@ -39,7 +39,7 @@ export async function withModules(
 async function filesOf(module: string, version: string, progress: Progress): Promise<string[]> {
   const stat = statSync(module, { throwIfNoEntry: false });
   if (stat === undefined) {
-    throw new UsageError('E_FILE', `there is no module ${module}; name a .ko file or its folder`);
+    throw new UsageError('E_FILE', `no module ${module}; use a .ko file or its folder`);
   }
   return stat.isDirectory() ? await buildModules(module, version, progress) : [module];
 }
@@ -59,7 +59,7 @@ function makeOverlay(guest: Guest, files: readonly string[]): Buffer {
     if (info.kernel !== kernel.version) {
       throw new UsageError(
         'E_MODULE',
-        `${file} is for Linux ${info.kernel ?? 'unknown'}, the guest has ${kernel.version}; name the folder of its sources`,
+        `${file} is for Linux ${info.kernel ?? 'unknown'}, the guest has ${kernel.version}; pass the folder of its sources`,
       );
     }
     const path = `extra/${moduleName(file)}.ko`;

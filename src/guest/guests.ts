@@ -44,7 +44,7 @@ export async function buildGuest(
   const progress = options.onProgress ?? (() => {});
   if (!isGuestName(name)) {
     const known = Object.keys(recipes).join(', ');
-    throw new UsageError('E_GUEST', `there is no guest ${name}; the guests are ${known}`);
+    throw new UsageError('E_GUEST', `no guest image named ${name}; the images are ${known}`);
   }
   const kernel = await prepareKernel(options.kernel ?? '6.12', progress);
   const fresh = readFresh(name, kernel.version);
@@ -72,7 +72,7 @@ export async function buildGuest(
   progress(`${name}: ready`, 1);
   const guest = readGuest(folder);
   if (guest === undefined) {
-    throw new UsageError('E_GUEST', `${folder} was removed while it was built; try again`);
+    throw new UsageError('E_GUEST', `${folder} was removed while it was being built; try again`);
   }
   return guest;
 }

@@ -24,7 +24,7 @@ export async function prepareHeaders(
   const own = await downloadPackage(name).catch((cause: unknown) => {
     throw new UsageError(
       'E_HEADERS',
-      `no headers of the guest's kernel ${version} are to be had: ${messageOf(cause)}; when the archive has only newer ones, remove ${cacheFolder('kernels', version)} and build again`,
+      `no headers found for the guest's kernel ${version}: ${messageOf(cause)}; if the archive has only newer ones, remove ${cacheFolder('kernels', version)} and build again`,
       { cause },
     );
   });

@@ -42,7 +42,7 @@ export async function buildModules(
   }
   const modules = readdirSync(target).filter((name) => name.endsWith('.ko'));
   if (modules.length > 0) return modules.map((name) => join(target, name));
-  throw new UsageError('E_MODULE', `${folder} makes no module; its Kbuild needs obj-m := NAME.o`);
+  throw new UsageError('E_MODULE', `${folder} builds no module; its Kbuild needs obj-m := NAME.o`);
 }
 
 /** @param source what the messages are to name in the place of `into` */

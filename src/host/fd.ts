@@ -85,7 +85,7 @@ const F_SETFL = 4;
 export function checkEventfd(fd: number): void {
   const what = readlinkSync(`/proc/self/fd/${fd}`);
   if (what !== 'anon_inode:[eventfd]') {
-    throw new PeerError('E_EVENTFD', `the peer sent ${what} where an eventfd belongs`);
+    throw new PeerError('E_EVENTFD', `the peer sent ${what} instead of an eventfd`);
   }
   const flags = sys.check(sys.fcntl(fd, F_GETFL), 'fcntl', "a peer's eventfd");
   sys.check(sys.fcntl(fd, F_SETFL, flags | EFD_NONBLOCK), 'fcntl', "a peer's eventfd");

@@ -42,7 +42,7 @@ function setup(entries: number, params: NativeMemory, completions: number): Fd {
     fd = sys.syscall(abi.SYS_io_uring_setup, entries, params.address);
     if (fd !== -EINVAL) break;
   }
-  const remedy = 'take the sync engine, or allow io_uring (sysctl kernel.io_uring_disabled=0)';
+  const remedy = 'use the sync engine, or allow io_uring (sysctl kernel.io_uring_disabled=0)';
   return new Fd(sys.check(fd, 'io_uring_setup', `a ring of ${entries} entries`, remedy));
 }
 

@@ -58,7 +58,10 @@ export class ListenPath implements Disposable {
     const longest = SUN_PATH_SIZE - 1 - Buffer.byteLength(suffix);
     const length = Buffer.byteLength(this.path);
     if (file === '' || length > longest || this.path.includes('\0')) {
-      throw refusal(file, `its full name has ${length} bytes; take one of 1 to ${longest}`);
+      throw refusal(
+        file,
+        `its full name has ${length} bytes, not 1 to ${longest}; use another path`,
+      );
     }
     this.#folder = openFolder(this.path);
     try {
@@ -123,10 +126,10 @@ function openFolder(file: string): number {
     return openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') throw refusal(file, `there is no folder ${folder}; make it first`);
-    if (code === 'ENOTDIR') throw refusal(file, `${folder} is no folder; name another`);
+    if (code === 'ENOENT') throw refusal(file, `no folder ${folder}; create it first`);
+    if (code === 'ENOTDIR') throw refusal(file, `${folder} is not a folder`);
     if (code === 'EACCES') throw mayNotWrite(file);
-    throw refusal(file, `the host says ${code}; name another path`);
+    throw refusal(file, `${code}; use another path`);
   }
 }
 
@@ -146,7 +149,7 @@ function bind(file: string, folder: number): Fd {
     if (result === 0) return socket;
     const name = sys.errnoName(-result);
     if (name === 'EACCES') throw mayNotWrite(file);
-    throw refusal(file, `the host says ${name}; name another path`);
+    throw refusal(file, `${name}; use another path`);
   } catch (error) {
     socket.close();
     throw error;
@@ -169,13 +172,13 @@ function replaceStale(file: string, folder: number): void {
   const name = within(folder, path.basename(file));
   const stat = lstatSync(name);
   if (!stat.isSocket()) {
-    throw refusal(file, 'a file that is no socket is there; remove it, or name another path');
+    throw refusal(file, 'a file that is not a socket exists there; remove it, or use another path');
   }
   if (stat.uid !== process.geteuid?.()) {
-    throw refusal(file, `the socket there belongs to user ${stat.uid}; name another path`);
+    throw refusal(file, `the socket there belongs to user ${stat.uid}; use another path`);
   }
   if (isListening(file)) {
-    throw refusal(file, 'another process listens on it; stop that one, or name another path');
+    throw refusal(file, 'another process is listening on it; stop that one, or use another path');
   }
   unlinkSync(name);
 }
@@ -189,7 +192,7 @@ export function isListening(file: string): boolean {
 }
 
 function mayNotWrite(file: string): UsageError {
-  return refusal(file, `you may not write to ${path.dirname(file)}; name another folder`);
+  return refusal(file, `no permission to write to ${path.dirname(file)}; use another folder`);
 }
 
 function refusal(file: string, why: string): UsageError {

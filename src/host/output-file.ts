@@ -12,10 +12,10 @@ const { O_WRONLY, O_CREAT, O_TRUNC, O_APPEND, O_NOFOLLOW, O_NOCTTY, O_NONBLOCK }
 const OWN_DESCRIPTOR = /^\/(dev\/(stdout|stderr|fd\/\d+)|proc\/self\/fd\/\d+)$/;
 
 const REASONS: Readonly<Record<string, string>> = {
-  ELOOP: 'it is a symbolic link; name the file that it leads to',
-  ENXIO: 'it is a FIFO that nobody reads, or a device that is not there; start the reader first',
-  ENOENT: 'there is no such folder; make it',
-  EISDIR: 'it is a folder; name a file in it',
+  ELOOP: 'it is a symbolic link; use the file it points to',
+  ENXIO: 'it is a FIFO without a reader, or a missing device; start the reader first',
+  ENOENT: 'no such folder; create it',
+  EISDIR: 'it is a folder; use a file in it',
 };
 
 /**
@@ -33,7 +33,7 @@ export function openOutputFile(what: string, path: string, code: string, append 
     return openSync(path, OWN_DESCRIPTOR.test(path) ? flags : flags | O_NOFOLLOW, 0o600);
   } catch (error) {
     const name = (error as NodeJS.ErrnoException).code ?? '';
-    const why = REASONS[name] ?? `${reasonOf(error)}; name a file that can be made`;
+    const why = REASONS[name] ?? `${reasonOf(error)}; use a file that can be created`;
     throw new UsageError(code, `cannot write ${what} to ${path}: ${why}`, { cause: error });
   }
 }

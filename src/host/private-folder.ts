@@ -77,7 +77,7 @@ export function closedFolder(path: string, purpose: FolderPurpose): string {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'EEXIST') throw refusal(purpose, `cannot make ${folder}: ${code}`, error);
+    if (code !== 'EEXIST') throw refusal(purpose, `cannot create ${folder}: ${code}`, error);
   }
   const fd = open(folder, purpose);
   try {
@@ -116,7 +116,11 @@ function open(folder: string, purpose: FolderPurpose): number {
     const { code } = error as NodeJS.ErrnoException;
     // A link is ENOTDIR as well (open(2), O_NOFOLLOW).
     const isLink = look(folder, purpose)?.isSymbolicLink() === true;
-    const why = isLink ? 'is a symbolic link' : code === 'ENOTDIR' ? 'is no folder' : `: ${code}`;
+    const why = isLink
+      ? 'is a symbolic link'
+      : code === 'ENOTDIR'
+        ? 'is not a folder'
+        : `: ${code}`;
     throw refusal(purpose, `${folder} ${why}`, error);
   }
 }
@@ -132,7 +136,7 @@ function look(path: string, purpose: FolderPurpose): Stats | undefined {
 /** In a sticky folder others cannot rename or remove what is not theirs (unlink(2)). */
 function checkFolder(path: string, stat: Stats, purpose: FolderPurpose): void {
   checkOwner(path, stat, purpose);
-  if (!stat.isDirectory()) throw refusal(purpose, `${path} is no folder`);
+  if (!stat.isDirectory()) throw refusal(purpose, `${path} is not a folder`);
   if ((stat.mode & WRITABLE_BY_OTHERS) === 0 || (stat.mode & S_ISVTX) !== 0) return;
   throw refusal(
     { ...purpose, remedy: `chmod go-w ${path}, or ${purpose.remedy}` },

@@ -234,7 +234,7 @@ export function errnoName(errno: number): string {
 
 const remedies: Readonly<Record<string, string>> = {
   EMFILE: 'raise the limit on open files (ulimit -n)',
-  ENOMEM: 'free some memory or give the guest less (--memory)',
+  ENOMEM: "free some memory or reduce the guest's (--memory)",
 };
 
 /**

@@ -68,12 +68,12 @@ export class UnixSocket extends Fd {
     try {
       const address = unixAddress(file);
       const result = sys.connect(socket.fd, address.address, address.bytes.length);
-      sys.check(result, 'connect', file, 'start the program that listens there first');
+      sys.check(result, 'connect', file, 'start the listening program first');
       const uid = socket.peerUid();
       if (isTrusted(uid, trusted)) return socket;
       throw new UsageError(
         'E_PEER_USER',
-        `user ${uid}, who is neither root nor you, listens at ${file}; use a socket in a folder of your own, or allow that user (peer-uid)`,
+        `the peer at ${file} is user ${uid}, neither root nor you; use a socket in a folder of your own, or allow that user (peer-uid)`,
       );
     } catch (error) {
       socket.close();

@@ -65,7 +65,7 @@ function follow() {
     say(JSON.parse(event.data), true);
   });
   source.addEventListener('error', () => {
-    say('nodevmm inspect does not answer any more.', true);
+    say('nodevmm inspect no longer answers.', true);
   });
 }
 

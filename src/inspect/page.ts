@@ -140,12 +140,12 @@ const KEY = element(
   'p',
   { class: 'key' },
   [
-    ['waiting', 'waits for the device'],
+    ['waiting', 'available'],
     ['taken', 'taken by the device'],
-    ['driver', 'driver stands here'],
+    ['driver', "driver's position"],
     ['device', 'device takes next'],
-    ['used', 'device gives back next'],
-    ['event', 'asked to be told here'],
+    ['used', 'device returns next'],
+    ['event', 'notification requested here'],
   ]
     .map(([name, text]) =>
       element('span', {}, `${element('i', { class: `swatch ${name}` }, '')}${text}`),
@@ -173,7 +173,7 @@ function gate({ name, datapath }: InspectedDevice, { index, held }: InspectedQue
 
 function heldText(held: number | null): string {
   if (held === null) return 'runs freely';
-  return held === 0 ? 'held: the device takes nothing' : 'held: one more may be taken';
+  return held === 0 ? 'held: the device takes nothing' : 'held: the device may take one more';
 }
 
 function chainTable(queue: InspectedQueue): string {
@@ -189,7 +189,7 @@ function chainTable(queue: InspectedQueue): string {
       ].join(''),
     ),
   );
-  if (rows.length === 0) return element('p', { class: 'soft' }, 'Nothing is under way.');
+  if (rows.length === 0) return element('p', { class: 'soft' }, 'Nothing is in flight.');
   const heads = ['', 'id', 'buffers'].map((text) => element('th', {}, text)).join('');
   return element('table', {}, element('tbody', {}, element('tr', {}, heads) + rows.join('')));
 }
@@ -201,7 +201,7 @@ function bufferText({ addr, len, kind }: ChainBuffer): string {
 
 function deviceDetails(device: InspectedDevice): string {
   const { datapath, thread, place, deviceId, statusBits, features, config } = device;
-  const own = `userspace, ${thread === 'main' ? 'main thread' : 'a thread of its own'}`;
+  const own = `userspace, ${thread === 'main' ? 'main thread' : 'own thread'}`;
   const served = datapath === 'userspace' ? own : `${SERVED[datapath]} (${datapath})`;
   const facts = [
     ['place', place ?? 'not plugged in'],
@@ -234,7 +234,7 @@ function deviceDetails(device: InspectedDevice): string {
     element('h3', {}, 'Status'),
     element('ul', { class: 'bits' }, bits.join('')),
     element('h3', {}, 'Features'),
-    element('p', { class: 'soft' }, 'offered; accepted ones are lit'),
+    element('p', { class: 'soft' }, 'offered; accepted ones are highlighted'),
     element('ul', { class: 'bits column' }, list.join('')),
     element('h3', {}, 'Configuration space'),
     element('pre', {}, escapeText(hexRows(config))),

@@ -50,7 +50,7 @@ export function ringFigures(queue: InspectedQueue): string {
           deviceEvent.flags === 2 ? deviceEvent.offset : undefined,
           'the device wants a kick here',
         ],
-        ['used', model.used, 'the device gives back here next'],
+        ['used', model.used, 'the device returns here next'],
         ['device', model.device, 'the device takes this next'],
         ['driver', model.driver, 'the driver adds here next'],
       ],
@@ -93,7 +93,7 @@ export function ringFigures(queue: InspectedQueue): string {
         ],
         hands: [
           ['event', slotOf(available.usedEvent), 'used_event: the driver wants an interrupt here'],
-          ['used', model.used, 'idx: the device gives back here next'],
+          ['used', model.used, 'idx: the device returns here next'],
         ],
         label: (slot) => ids.get(slot)?.toString(),
         lines: [`idx ${used.idx}`, `${model.taken.count + model.waiting.count} to come`],

@@ -102,7 +102,7 @@ function queueLines(
       { text: `${String(id).padStart(5)}  ${text}` },
     ]);
   }
-  if (model.chains.length === 0) lines.push([{ text: 'nothing is under way', style: 'dim' }]);
+  if (model.chains.length === 0) lines.push([{ text: 'nothing is in flight', style: 'dim' }]);
   return lines.slice(0, rows);
 }
 
@@ -169,7 +169,7 @@ function bar(
     const cell = at(slot);
     marks[cell] = marks[cell] === ' ' ? letter : '+';
   }
-  const legend = Object.entries({ D: 'driver adds', T: 'device takes', U: 'device gives back' })
+  const legend = Object.entries({ D: 'driver adds', T: 'device takes', U: 'device returns' })
     .filter(([letter]) => hands[letter] !== undefined)
     .map(([letter, text]) => `${letter} ${text}`)
     .join(', ');

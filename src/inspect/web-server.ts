@@ -86,22 +86,28 @@ export class InspectServer implements Disposable {
     const names = [`${ADDRESS}:${this.#port}`, `localhost:${this.#port}`];
     const { host, origin } = request.headers;
     if (host === undefined || !names.includes(host)) {
-      return send(response, 421, 'text/plain', 'This is not the address of a machine here.\n');
+      return send(response, 421, 'text/plain', 'No machine has this address.\n');
     }
     const url = new URL(`http://${host}${request.url?.startsWith('/') ? request.url : '/'}`);
     const [, token = '', what, ...rest] = url.pathname.split('/');
     if (!isSame(token, this.#token) || what === undefined || rest.length > 0) {
-      return send(response, 404, 'text/plain', 'Nothing is here.\n');
+      return send(response, 404, 'text/plain', 'Not found.\n');
     }
     const method = `${request.method} ${what}`;
     if (method === 'GET ') return await this.#page(url, response);
     if (method === 'GET events') return await this.#follow(url, response);
-    if (method !== 'POST order') return send(response, 404, 'text/plain', 'Nothing is here.\n');
+    if (method !== 'POST order') return send(response, 404, 'text/plain', 'Not found.\n');
     const site = request.headers['sec-fetch-site'];
     const foreign =
       (origin !== undefined && origin !== `http://${host}`) ||
       (site !== undefined && site !== 'same-origin');
-    if (foreign) return send(response, 403, 'text/plain', 'Orders come from the page itself.\n');
+    if (foreign)
+      return send(
+        response,
+        403,
+        'text/plain',
+        'Commands are accepted from the page itself only.\n',
+      );
     await this.#order(request, response);
   }
 
@@ -174,7 +180,7 @@ export class InspectServer implements Disposable {
     const device = form.get('device');
     const queue = form.get('queue');
     if (body === undefined || call === undefined || device === null || queue === null) {
-      return send(response, 400, 'text/plain', 'This is no order.\n');
+      return send(response, 400, 'text/plain', 'This is not a command.\n');
     }
     try {
       await this.#machine.order(call, device, queue);

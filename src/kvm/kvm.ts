@@ -76,7 +76,7 @@ export class Kvm implements Disposable {
       if (version !== KVM_API_VERSION) {
         throw new UsageError(
           'E_KVM_VERSION',
-          `${DEVICE} speaks API version ${version}, not ${KVM_API_VERSION}; update the kernel, or use --lab`,
+          `${DEVICE} has API version ${version}, not ${KVM_API_VERSION}; update the kernel, or use --lab`,
         );
       }
       const kvm = new Kvm(device);
@@ -110,7 +110,7 @@ export class Kvm implements Disposable {
       const fd = sys.ioctl(this.#device.fd, KVM_CREATE_VM, 0);
       // The kernel gives up creating a VM when a signal comes in between.
       if (fd === -EINTR) continue;
-      return sys.check(fd, 'KVM_CREATE_VM', DEVICE, 'another hypervisor may hold the CPU');
+      return sys.check(fd, 'KVM_CREATE_VM', DEVICE, 'another hypervisor may be using the CPU');
     }
   }
 

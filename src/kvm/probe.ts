@@ -107,7 +107,7 @@ export function probeKvm(measure = false): KvmProbe {
       return { usable: true, kind: 'hardware', mips, detail };
     }
     const seen = result < 0 ? `errno ${-result}` : exitName(guest.vcpu.exitReason);
-    const detail = `software KVM: it emulates guest code${rate}, and int3 ended in ${seen}, so no Linux runs on it`;
+    const detail = `software KVM: it interprets guest code${rate}, and int3 caused ${seen}, so Linux cannot run on it`;
     return { usable: false, kind: 'software', mips, detail };
   } catch (error) {
     const detail = messageOf(error);

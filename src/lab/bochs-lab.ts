@@ -55,7 +55,7 @@ export async function bootBochs(
   const children = stack.use(new Children(cacheFolder()));
   const { folder } = children;
   const shape = { memoryMiB, port: listener.port };
-  progress('lab: gathering its files', 0.4);
+  progress('lab: collecting its files', 0.4);
   const images = await writeBochsImage(
     folder,
     memoryMiB,
@@ -88,11 +88,11 @@ function checked({ memory = DEFAULT_MEMORY, cpus, machine, qemuArgs }: LabOption
     new UsageError('E_LAB', `the lab with an Intel CPU ${what}; ${advice}`);
   if (cpus !== undefined && cpus !== 1) throw refused('has one CPU', 'leave out --cpus');
   if (machine !== undefined || qemuArgs !== undefined) {
-    throw refused('is no QEMU', 'leave out --machine and --qemu-arg');
+    throw refused('does not run in QEMU', 'leave out --machine and --qemu-arg');
   }
   const memoryMiB = Math.ceil(memory / MiB);
   if (memoryMiB <= MOST_MEMORY_MIB) return memoryMiB;
-  throw refused(`has at most ${MOST_MEMORY_MIB} MiB`, 'give it less memory');
+  throw refused(`has at most ${MOST_MEMORY_MIB} MiB`, 'reduce --memory');
 }
 
 async function findBochs(): Promise<string> {
@@ -101,10 +101,7 @@ async function findBochs(): Promise<string> {
   if (existsSync('/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so')) {
     return found.get('bochs-bin') as string;
   }
-  throw new UsageError(
-    'E_PACKAGE',
-    'this Bochs cannot do without a display; apt-get install bochs-term',
-  );
+  throw new UsageError('E_PACKAGE', 'this Bochs needs a display; apt-get install bochs-term');
 }
 
 async function checkKvm(agent: AgentClient): Promise<void> {

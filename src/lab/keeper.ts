@@ -16,7 +16,7 @@ process.stdout.on('error', () => {});
 
 async function keep(options: LabOptions): Promise<void> {
   const lab = await Lab.boot({ ...options, onProgress: (step, done) => report({ step, done }) });
-  if ((await attachKept(options.cpu)) !== undefined) throw new Error('another lab is kept already');
+  if ((await attachKept(options.cpu)) !== undefined) throw new Error('another lab is already kept');
   const server = await shareLab(lab, options.cpu);
   let idle = setTimeout(() => process.exit(0), IDLE_MS);
   let clients = 0;

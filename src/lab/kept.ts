@@ -98,7 +98,7 @@ export async function keepLab(
       return;
     }
   }
-  throw new PeerError('E_LAB', 'the process that keeps the lab ended at once; try without --keep');
+  throw new PeerError('E_LAB', 'the process that keeps the lab exited at once; try without --keep');
 }
 
 /** The last step that a keeper reports. */

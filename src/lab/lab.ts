@@ -173,7 +173,7 @@ function failureOf(servers: readonly ChildProcess[]): () => string[] {
     const index = servers.findIndex(({ exitCode }) => exitCode !== null && exitCode !== 0);
     if (index < 0) return [];
     const lines = said[index]?.().join('; ');
-    return [`a server of files failed: ${lines}; it needs CAP_SYS_ADMIN for its mounts`];
+    return [`virtiofsd failed: ${lines}; it needs CAP_SYS_ADMIN for its mounts`];
   };
 }
 

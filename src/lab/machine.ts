@@ -36,7 +36,7 @@ export async function findPrograms(): Promise<Programs> {
     // Limit: QEMU's virtiofsd serves others' files to root only, also inside a user namespace.
     throw new UsageError(
       'E_LAB',
-      'the lab shows all files of the host and needs root for it; use sudo',
+      'the lab shares all files of the host, which needs root; use sudo',
     );
   }
   const found = await requirePrograms({
@@ -62,7 +62,7 @@ export function sharesOf(more: readonly string[]): Share[] {
   const writable = [...new Set(folders)];
   const missing = writable.find((path) => !isFolder(path));
   if (missing !== undefined) {
-    throw new UsageError('E_LAB', `there is no folder ${missing} to share; make it first`);
+    throw new UsageError('E_LAB', `no folder ${missing} to share; create it first`);
   }
   return [
     { tag: 'root', path: '/', readOnly: true, still: true },

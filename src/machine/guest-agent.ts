@@ -74,7 +74,7 @@ export class GuestAgent {
 function agentGone(): PeerError {
   return new PeerError(
     'E_AGENT_GONE',
-    'the guest agent ended, and what it ran with it; the next command waits until the guest starts it again',
+    'the guest agent ended, and its commands with it; the next command waits for a new agent',
   );
 }
 

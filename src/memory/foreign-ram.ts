@@ -24,7 +24,7 @@ export interface ForeignRegion {
 }
 
 const refuse = (why: string): PeerError =>
-  new PeerError('E_MEMORY_TABLE', `the memory table of the peer cannot be mapped: ${why}`);
+  new PeerError('E_MEMORY_TABLE', `the peer's memory table cannot be mapped: ${why}`);
 
 /**
  * Owns the mapping. The other program may truncate a file under it: loads and stores of ours then
@@ -87,7 +87,7 @@ export class ForeignRam implements Disposable {
     const head = from.fileOffset % page;
     const address = base + region.offset - head;
     if (address % page !== 0) {
-      throw refuse(`0x${region.gpa.toString(16)} and its place in the file differ within a page`);
+      throw refuse(`0x${region.gpa.toString(16)} and its file offset differ within a page`);
     }
     const length = alignedUp(head + region.size, page);
     const access = sys.PROT_READ | sys.PROT_WRITE;
@@ -112,7 +112,7 @@ const alignedUp = (value: number, alignment: number): number =>
 function checkedPageSize({ fd, size, fileOffset, gpa }: ForeignRegion): number {
   const where = `the region at 0x${gpa.toString(16)}`;
   const file = fstatSync(fd);
-  if (!file.isFile()) throw refuse(`${where} is in no file`);
+  if (!file.isFile()) throw refuse(`${where} has no file`);
   if (size <= 0) throw refuse(`${where} is empty`);
   if (fileOffset + size > file.size) {
     throw refuse(`${where} ends at ${fileOffset + size} in a file of ${file.size} bytes`);

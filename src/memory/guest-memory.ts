@@ -129,7 +129,7 @@ export class GuestMemory {
     const at = placeIn(index, offset);
     const chunk = this.#bytes[index];
     if (chunk !== undefined && at + length <= chunk.length) return chunk.subarray(at, at + length);
-    if (offset < 0 || offset + length > this.size) throw new RangeError('outside of guest RAM');
+    if (offset < 0 || offset + length > this.size) throw new RangeError('outside guest RAM');
     return new Uint8Array(viewOf(this.address + offset, length));
   }
 
@@ -177,7 +177,7 @@ export class GuestMemory {
 
   #view(chunk: number): DataView {
     const view = this.#views[chunk];
-    if (view === undefined) throw new RangeError('outside of guest RAM');
+    if (view === undefined) throw new RangeError('outside guest RAM');
     return view;
   }
 }

@@ -33,7 +33,7 @@ export class Ram implements Disposable {
     const remedy =
       backing === 'hugetlb'
         ? 'reserve huge pages in /proc/sys/vm/nr_hugepages'
-        : 'give the guest less memory';
+        : "reduce the guest's memory";
     this.#file =
       backing === 'anonymous'
         ? undefined

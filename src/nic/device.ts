@@ -34,10 +34,7 @@ export class E1000Device {
   /** @throws UsageError when the options or the tap cannot be used, HostError when the host fails */
   constructor({ name, tap, mac, hostAddress, mtu }: E1000Options) {
     if (mtu !== undefined && (!Number.isInteger(mtu) || mtu < 68 || mtu > MTU_MAX)) {
-      throw new UsageError(
-        'E_NET_MTU',
-        `an MTU of ${mtu} is not possible with e1000; give 68 to ${MTU_MAX}`,
-      );
+      throw new UsageError('E_NET_MTU', `the MTU of an e1000 must be 68 to ${MTU_MAX}, not ${mtu}`);
     }
     const address = mac === undefined ? null : parseMac(mac);
     this.name = name;

@@ -70,7 +70,7 @@ const BAD: readonly (readonly [string, string[], RegExp])[] = [
   ['a queue size of 3', [...own, '--ring', 'all,queue-size=3'], /power of two/],
   ['a context ID of the host', [...own, '--vsock', 'cid=2,path=s'], /ID 2; choose 3 to/],
   ['no folder for a socket', [...own, '--vsock', 'cid=3,path=/no/s'], /no folder \/no; make it/],
-  ['a file for a socket', [...own, '--vsock', `cid=3,path=${text}`], /no socket is there/],
+  ['a file for a socket', [...own, '--vsock', `cid=3,path=${text}`], /not a socket exists there/],
   ['a socket of too long a name', [...own, '--vsock', `cid=3,path=/${'x'.repeat(97)}`], /1 to 96/],
   ['an unknown option', [...own, '--bogus'], /--bogus/],
   ['no such guest', ['--guest', 'windows'], /windows/],
@@ -115,12 +115,12 @@ t.test('a tap that another run has', { skip: noTaps }, async (t) => {
 t.test('a socket that somebody listens on', { skip }, async (t) => {
   const path = `${folder}/sock`;
   using _owner = new ListenPath(path);
-  await refused(t, [...own, '--vsock', `cid=3,path=${path}`], /another process listens on it/);
+  await refused(t, [...own, '--vsock', `cid=3,path=${path}`], /another process is listening on it/);
 });
 
 t.test('a disk that another run has', { skip }, async (t) => {
   using _writer = new RawFile({ path: disk, readOnly: false, direct: false });
-  await refused(t, [...own, '--disk', disk], /disk\.raw: in use by another run/);
+  await refused(t, [...own, '--disk', disk], /disk\.raw: another run is using it/);
   await refused(t, [...own, '--disk', `${disk},ro`], /disk\.raw: in use for writing/);
 });
 

@@ -173,15 +173,15 @@ t.test('any strings that are let through come back, in tables that hold together
 t.test('what is refused, in one line', async (t) => {
   const cases: [SmbiosOptions, RegExp][] = [
     [{ serial: '' }, /the serial is empty; leave it out$/],
-    [{ serial: 'a\0b' }, /the serial "a\\u0000b" has characters beyond printable ASCII/],
+    [{ serial: 'a\0b' }, /the serial "a\\u0000b" has characters that are not printable ASCII/],
     [{ product: 'a\nb' }, /the product "a\\nb"/],
     [{ family: 'Ä' }, /the family "Ä"/],
     [{ oemStrings: ['ok', '\x7f'] }, /the OEM string/],
-    [{ uuid: '' }, /the uuid "" is none; take 8-4-4-4-12 hexadecimal digits$/],
+    [{ uuid: '' }, /the uuid "" is invalid; use 8-4-4-4-12 hexadecimal digits$/],
     [{ uuid: '00112233445566778899aabbccddeeff' }, /the uuid/],
     [{ uuid: `${ALL.uuid}\n` }, /the uuid/],
     [{ oemStrings: new Array<string>(256).fill('a') }, /256 OEM strings/],
-    [{ serial: 'a'.repeat(50_000) }, /have 50001 bytes; shorten them to 49152$/],
+    [{ serial: 'a'.repeat(50_000) }, /have 50001 bytes, more than 49152; shorten them$/],
     [{ oemStrings: new Array<string>(250).fill('a'.repeat(200)) }, /have 50250 bytes/],
   ];
   for (const [options, message] of cases) {

@@ -57,5 +57,5 @@ t.test('what KVM counted: as columns without zeros, and all as JSON', async (t) 
 
 t.test('without a machine, one line and status 2', async (t) => {
   await t.rejects(nodevmm('vm', 'status'), { code: 2, stderr: /no machine is running; .*\n$/ });
-  await t.rejects(nodevmm('vm', '--vm', 'db', 'stop'), { code: 2, stderr: /no machine called db/ });
+  await t.rejects(nodevmm('vm', '--vm', 'db', 'stop'), { code: 2, stderr: /no machine named db/ });
 });

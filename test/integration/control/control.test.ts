@@ -45,7 +45,7 @@ t.test('a machine does what it is asked, and says how it is then', async (t) => 
 
 t.test('machines are found by name, or alone', async (t) => {
   await t.rejects(onlyMachine(), { code: 'E_NAME', message: /no machine is running/ });
-  await t.rejects(ask('web', { call: 'status' }), { code: 'E_NAME', message: /no machine called/ });
+  await t.rejects(ask('web', { call: 'status' }), { code: 'E_NAME', message: /no machine named/ });
   using _a = await ControlServer.open(new FakeVm(), 'a');
   t.equal(await onlyMachine(), 'a');
   using _b = await ControlServer.open(new FakeVm(), 'b');
@@ -54,7 +54,10 @@ t.test('machines are found by name, or alone', async (t) => {
     ['a', 'b'],
   );
   await t.rejects(onlyMachine(), { code: 'E_NAME', message: /--vm: a, b$/ });
-  await t.rejects(ControlServer.open(new FakeVm(), 'a'), { code: 'E_NAME', message: /is running/ });
+  await t.rejects(ControlServer.open(new FakeVm(), 'a'), {
+    code: 'E_NAME',
+    message: /is already running/,
+  });
   for (const name of ['', '../x', 'a b', 'x'.repeat(41)]) {
     t.throws(() => controlSocket(name), { code: 'E_NAME' }, JSON.stringify(name));
   }
@@ -71,7 +74,9 @@ t.test('a socket that a dead machine left is replaced, ours is removed', async (
   }
   t.notOk(existsSync(controlSocket('old')));
   t.ok(existsSync(controlSocket('file')), 'what is no socket stays');
-  await t.rejects(ControlServer.open(new FakeVm(), 'file'), { message: /no socket is there/ });
+  await t.rejects(ControlServer.open(new FakeVm(), 'file'), {
+    message: /not a socket exists there/,
+  });
 });
 
 /** Leaves a socket as a process that is killed does. */
@@ -89,7 +94,7 @@ t.test('what is no request is refused, and a line without end cut off', async (t
   socket.setEncoding('utf8').on('data', (text: string) => replies.push(text));
   socket.write('{"call":"explode"}\nnonsense\n');
   while (replies.join('').split('\n').length < 3) await new Promise((done) => setTimeout(done, 1));
-  t.match(replies.join(''), /no request of this version.*\n.*one line with a JSON object/);
+  t.match(replies.join(''), /not a request of this version.*\n.*one line with a JSON object/);
   socket.on('error', () => {});
   const closed = new Promise((resolve) => socket.once('close', resolve));
   socket.write('x'.repeat(LINE_MAX + 1));

@@ -40,7 +40,10 @@ t.test('the file is there while it is owned', (t) => {
   const owner = new ListenPath(file);
   t.equal(owner.path, file);
   t.ok(existsSync(file));
-  t.throws(() => new ListenPath(file), { name: 'UsageError', message: /another process listens/ });
+  t.throws(() => new ListenPath(file), {
+    name: 'UsageError',
+    message: /another process is listening/,
+  });
   t.ok(existsSync(file), 'the refused one leaves it alone');
   owner.close();
   t.notOk(existsSync(file));
@@ -70,10 +73,10 @@ t.test("a dead process's file is replaced", (t) => {
 t.test("somebody else's socket or file is neither replaced nor removed", async (t) => {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(file, resolve));
-  t.throws(() => new ListenPath(file), { message: /another process listens/ });
+  t.throws(() => new ListenPath(file), { message: /another process is listening/ });
   await new Promise((resolve) => server.close(resolve));
   writeFileSync(file, 'mine');
-  t.throws(() => new ListenPath(file), { message: /a file that is no socket is there/ });
+  t.throws(() => new ListenPath(file), { message: /a file that is not a socket exists there/ });
   rmSync(file);
   const owner = new ListenPath(file);
   rmSync(file);
@@ -103,7 +106,7 @@ t.test("another user's stale socket stays", { skip: otherUserReason() }, (t) => 
   script('new ListenPath(file); process.kill(process.pid, "SIGKILL")');
   chownSync(file, OTHER_UID, OTHER_UID);
   const { ino } = statSync(file);
-  t.throws(() => new ListenPath(file), { message: /belongs to user 65534; name another path/ });
+  t.throws(() => new ListenPath(file), { message: /belongs to user 65534; use another path/ });
   t.equal(statSync(file).ino, ino);
   rmSync(file);
   t.end();
@@ -129,19 +132,16 @@ t.test('paths that cannot be listened on', (t) => {
   const loop = path.join(folder, 'loop');
   symlinkSync('loop', loop);
   for (const [bad, message] of [
-    [path.join(folder, 'none', 'sock'), /there is no folder .*none; make it first/],
-    ['', /take one of 1 to 107/],
-    [path.join(folder, 'a\0b'), /take one of 1 to 107/],
-    [`/tmp/${'x'.repeat(103)}`, /has 108 bytes; take one of 1 to 107/],
+    [path.join(folder, 'none', 'sock'), /no folder .*none; create it first/],
+    ['', /not 1 to 107/],
+    [path.join(folder, 'a\0b'), /not 1 to 107/],
+    [`/tmp/${'x'.repeat(103)}`, /has 108 bytes, not 1 to 107/],
     [path.join(loop, 'sock'), /ELOOP/],
-    ['/dev/null/sock', /\/dev\/null is no folder/],
+    ['/dev/null/sock', /\/dev\/null is not a folder/],
   ] as const) {
     t.throws(() => new ListenPath(bad), { message }, JSON.stringify(bad.slice(0, 30)));
     t.throws(() => new ListenPath(bad), UsageError);
   }
-  t.throws(
-    () => new ListenPath(`/tmp/${'x'.repeat(100)}`, { suffix: '_12' }),
-    /take one of 1 to 104/,
-  );
+  t.throws(() => new ListenPath(`/tmp/${'x'.repeat(100)}`, { suffix: '_12' }), /not 1 to 104/);
   t.end();
 });

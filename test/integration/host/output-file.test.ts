@@ -51,7 +51,7 @@ t.test('no symbolic link is followed, not even one that leads nowhere', async (t
       t.throws(() => openOutputFile('a test', at(link), 'E_TEST', append), {
         name: 'UsageError',
         code: 'E_TEST',
-        message: /link|dangling.*symbolic link; name the file/,
+        message: /link|dangling.*symbolic link; use the file/,
       });
     }
   }
@@ -62,7 +62,7 @@ t.test('no symbolic link is followed, not even one that leads nowhere', async (t
 t.test('what cannot be opened is said in one line, at once', async (t) => {
   execFileSync('mkfifo', [at('fifo')]);
   for (const [name, why] of [
-    [at('fifo'), /nobody reads/],
+    [at('fifo'), /without a reader/],
     [folder, /it is a folder/],
     ['/nonexistent/x', /no such folder/],
     [at('old/x'), /not a directory \(ENOTDIR\)/],

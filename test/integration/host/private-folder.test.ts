@@ -78,7 +78,7 @@ t.test('a folder that was there is not changed: it fits, or it is refused', asyn
   t.equal(runtimeFolder(), own);
   rmSync(own, { recursive: true });
   writeFileSync(own, '');
-  t.throws(runtimeFolder, { code: 'E_RUNTIME', message: /is no folder/ });
+  t.throws(runtimeFolder, { code: 'E_RUNTIME', message: /is not a folder/ });
 });
 
 t.test("another user's folder is refused, at every place of the path", { skip }, async (t) => {

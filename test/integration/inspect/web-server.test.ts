@@ -15,7 +15,7 @@ class FakeMachine implements Inspector {
   readonly orders: string[] = [];
   gone = false;
   async inspect() {
-    if (this.gone) throw new UsageError('E_NAME', 'no machine called web is running');
+    if (this.gone) throw new UsageError('E_NAME', 'no machine named web is running');
     return anInspection();
   }
   async order(call: string, device: string, queue: string): Promise<void> {
@@ -151,8 +151,8 @@ t.test('a page that is followed sees changes, and the end of the machine', async
   });
   t.match(events[0], /^event: view\ndata: "/);
   t.match(JSON.parse(events[0]?.split('data: ')[1] ?? ''), /busy0 q0/);
-  t.match(events.at(-1), /no machine called web/);
-  t.match(await ask(server.url), { status: 502, body: /no machine called web/ });
+  t.match(events.at(-1), /no machine named web/);
+  t.match(await ask(server.url), { status: 502, body: /no machine named web/ });
 });
 
 t.test('a port that is taken is named', async (t) => {

@@ -145,9 +145,9 @@ t.test('the root holds node, the package, the guest and what is shared', async (
 t.test('what the machine has not is refused before anything is made', async (t) => {
   for (const [options, message] of [
     [{ cpus: 2 }, /has one CPU; leave out --cpus/],
-    [{ qemuArgs: ['-S'] }, /is no QEMU; leave out/],
-    [{ machine: 'kernel-irqchip=split' }, /is no QEMU; leave out/],
-    [{ memory: 8 * 2 ** 30 }, /at most 3072 MiB; give it less/],
+    [{ qemuArgs: ['-S'] }, /does not run in QEMU; leave out/],
+    [{ machine: 'kernel-irqchip=split' }, /does not run in QEMU; leave out/],
+    [{ memory: 8 * 2 ** 30 }, /at most 3072 MiB; reduce --memory/],
   ] as const) {
     await t.rejects(Lab.boot({ cpu: 'intel', ...options }), { code: 'E_LAB', message });
   }

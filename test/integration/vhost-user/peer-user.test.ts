@@ -33,7 +33,7 @@ t.test("another user's backend is told nothing", { skip }, async (t) => {
   const refused = {
     name: 'UsageError',
     code: 'E_PEER_USER',
-    message: /^user 65534, who is neither root nor you, listens at .*peer-uid/,
+    message: /^the peer at .* is user 65534, neither root nor you; .*peer-uid/,
   };
   await t.rejects(open(), refused);
   t.equal(await listener.next(), 'heard 0');

@@ -209,12 +209,12 @@ const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
       channel.send(vu.VHOST_USER_SET_VRING_NUM, 0, payload.writeVringNumber({ index: 0, num: 65 })),
     /ring 0 with 65 descriptors; it has at most 64$/,
   ],
-  'a file where an eventfd belongs': [
+  'a file instead of an eventfd': [
     ({ channel, ram }) =>
       channel.send(vu.VHOST_USER_SET_VRING_KICK, 0, payload.writeVringFd(0, true), [
         ram.memory.share.fd,
       ]),
-    /the peer sent \/memfd:nodevmm-ram \(deleted\) where an eventfd belongs$/,
+    /the peer sent \/memfd:nodevmm-ram \(deleted\) instead of an eventfd$/,
   ],
   'a region past the end of its file': [
     ({ channel, ram }) => {

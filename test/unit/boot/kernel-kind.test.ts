@@ -66,7 +66,7 @@ t.test('unknown files', async (t) => {
       name: 'UsageError',
       code: 'E_NOT_A_KERNEL',
       message:
-        'kernel k is not a kernel: it is neither a bzImage nor ELF; name a vmlinuz or vmlinux',
+        'kernel k is not a kernel: it is neither a bzImage nor ELF; use a vmlinuz or vmlinux',
     });
   }
 });
@@ -76,11 +76,11 @@ t.test('known files are called by their name, with what to do', async (t) => {
   const bootSector = fileWith(512, [510, '\x55\xaa']);
   const cases: [Uint8Array, RegExp][] = [
     [new Uint8Array(0), /^kernel k is empty;/],
-    [cpio, /a cpio archive, .*; name it as the initrd/],
-    [bootSector, /a boot sector or disk image; name it as a disk/],
+    [cpio, /a cpio archive, .*; pass it as the initrd/],
+    [bootSector, /a boot sector or disk image; attach it as a disk/],
     [fileWith(0x9000, [0x8001, 'CD001']), /ISO 9660/],
     [fileWith(512, [0, 'QFI\xfb']), /qcow2/],
-    [fileWith(0x1000, [0x38, 'ARMd']), /an AArch64 Linux kernel; name a vmlinuz/],
+    [fileWith(0x1000, [0x38, 'ARMd']), /an AArch64 Linux kernel; use a vmlinuz/],
     [fileWith(0x1000, [0, 'MZ'], [0x38, 'ARMd']), /an AArch64 Linux kernel/],
     [fileWith(0x1000, [0x38, 'RSC\x05']), /a RISC-V Linux kernel/],
     [fileWith(0x1000, [0x24, '\x18\x28\x6f\x01']), /an Arm Linux kernel/],
@@ -89,7 +89,7 @@ t.test('known files are called by their name, with what to do', async (t) => {
     [pe(0xaa64, '.text', '.linux'), /a unified kernel image for AArch64/],
     [pe(0x8664, '.text'), /an EFI program for x86-64/],
     [pe(0xaa64), /an EFI program for AArch64/],
-    [multiboot(1, 8180), /a multiboot kernel without a PVH entry point; name a Linux kernel/],
+    [multiboot(1, 8180), /a multiboot kernel without a PVH entry point; use a Linux kernel/],
     [multiboot(2, 32752), /a multiboot kernel/],
     [fileWith(64, [0, '\xfd7zXZ\0']), /compressed with xz; unpack it with xz -d/],
     [fileWith(64, [0, '\x28\xb5\x2f\xfd']), /compressed with zstd/],
@@ -113,7 +113,7 @@ t.test('multiboot kernels: taken by their PVH entry, refused without', async (t)
     for (const version of [1, 2] as const) {
       t.throws(() => parseElf(source(multibootElf(bits, version, null))), {
         code: 'E_NOT_A_KERNEL',
-        message: /^kernel k is a multiboot kernel without a PVH entry point; name [^\n]*$/,
+        message: /^kernel k is a multiboot kernel without a PVH entry point; use [^\n]*$/,
       });
       t.equal(parseElf(source(multibootElf(bits, version, KERNEL_GPA))).pvhEntry, KERNEL_GPA);
     }

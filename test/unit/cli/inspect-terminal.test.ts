@@ -90,7 +90,7 @@ t.test('a machine that is not there does not touch the terminal', async (t) => {
   const gone: Inspector = {
     ...machine,
     inspect: async () => {
-      throw new UsageError('E_NAME', 'no machine called web is running');
+      throw new UsageError('E_NAME', 'no machine named web is running');
     },
   };
   await t.rejects(showInTerminal(gone, terminal), { code: 'E_NAME' });

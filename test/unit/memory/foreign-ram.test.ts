@@ -72,8 +72,8 @@ t.test('tables that cannot be are refused in one line', async (t) => {
     [[{ ...one, fileOffset: 3 * MiB, size: 2 * MiB }], /0x0 ends at 5242880 in a file of 4194304/],
     [[one, { ...one, gpa: MiB - 4096 }], /regions overlap at 0xff000$/],
     [[{ ...one, size: 0 }], /the region at 0x0 is empty$/],
-    [[{ ...one, fd: pipe.fd }], /the region at 0x0 is in no file$/],
-    [[{ ...one, gpa: 8, fileOffset: 0 }], /0x8 and its place in the file differ within a page$/],
+    [[{ ...one, fd: pipe.fd }], /the region at 0x0 has no file$/],
+    [[{ ...one, gpa: 8, fileOffset: 0 }], /0x8 and its file offset differ within a page$/],
   ];
   for (const [regions, expected] of cases) t.throws(() => new ForeignRam(regions), expected);
   using huge = memfd(2 ** 43);

@@ -288,7 +288,7 @@ t.test('a tap that says EBADFD is gone', async (t) => {
   rig.arrive(frame(MAC));
   t.equal(used(rig), 0);
   t.equal(rig.tap.reads, reads + 1);
-  t.match(rig.logs, [/\(EBADFD\): it is gone/]);
+  t.match(rig.logs, [/\(EBADFD\): the tap is gone/]);
 });
 
 t.test('another data half goes on where the first one stood', async (t) => {

@@ -87,7 +87,7 @@ class BlkDevice implements VirtioDevice {
   constructor(options: BlkOptions) {
     const { name, path, queues = 1, queueSize = DEFAULT_QUEUE_SIZE, serial = name } = options;
     if (!Number.isInteger(queues) || queues < 1 || queues > MAX_QUEUES) {
-      throw new UsageError('E_DISK_QUEUES', `disk ${path}: ${queues} queues; give it 1 to 16`);
+      throw new UsageError('E_DISK_QUEUES', `disk ${path}: queues must be 1 to 16, not ${queues}`);
     }
     if (serial.length > VIRTIO_BLK_ID_BYTES || !/^[\x20-\x7e]*$/.test(serial)) {
       const rule = 'is not at most 20 printable ASCII characters';

@@ -78,10 +78,10 @@ class FsDevice implements VirtioDevice {
     const { name, tag, queues = 1, queueSize = DEFAULT_QUEUE_SIZE } = options;
     const bytes = Buffer.from(tag);
     if (bytes.length < 1 || bytes.length > TAG_MAX) {
-      throw refuse(options, 'TAG', `has the tag ${JSON.stringify(tag)}; give it 1 to 36 bytes`);
+      throw refuse(options, 'TAG', `must have a tag of 1 to 36 bytes, not ${JSON.stringify(tag)}`);
     }
     if (!Number.isInteger(queues) || queues < 1 || queues > MAX_QUEUES) {
-      throw refuse(options, 'QUEUES', `has ${queues} queues; give it 1 to ${MAX_QUEUES}`);
+      throw refuse(options, 'QUEUES', `must have 1 to ${MAX_QUEUES} queues, not ${queues}`);
     }
     if (options.xattr !== undefined && !XATTR_MODES.includes(options.xattr)) {
       throw refuse(
@@ -136,9 +136,9 @@ function refuse({ source }: FsOptions, code: string, why: string): UsageError {
 }
 
 const reasons: Readonly<Record<string, string>> = {
-  ENOENT: 'no such folder; make it with: mkdir -p PATH',
+  ENOENT: 'no such folder; create it with: mkdir -p PATH',
   ENOTDIR: 'is not a folder',
-  EACCES: 'permission denied; open its permissions, or run as its owner',
+  EACCES: 'permission denied; change its mode, or run as its owner',
 };
 
 function openFolder(options: FsOptions): Fd {

@@ -36,7 +36,7 @@ export function createNetMemoryDevice(options: NetMemoryDeviceOptions): VirtioDe
   if (!Number.isInteger(frame) || frame < FRAME_MIN || frame > FRAME_MAX) {
     throw new UsageError(
       'E_NET_FRAME',
-      `frames of ${frame} bytes are not possible; give ${FRAME_MIN} to ${FRAME_MAX}`,
+      `frames must have ${FRAME_MIN} to ${FRAME_MAX} bytes, not ${frame}`,
     );
   }
   const config = new Uint8Array(virtio_net_config.size);

@@ -76,11 +76,11 @@ export function isNetDevice(device: VirtioDevice): device is NetDevice {
 export function createNetDevice(options: NetDeviceOptions): NetDevice {
   const { queues = 1, mtu } = options;
   if (!Number.isInteger(queues) || queues < 1 || queues > MAX_PAIRS) {
-    throw new UsageError('E_NET_QUEUES', `${queues} queue pairs are not possible; give 1 to 8`);
+    throw new UsageError('E_NET_QUEUES', `queue pairs must be 1 to 8, not ${queues}`);
   }
   // §5.1.4.2 wants at least 68; a packet and its Ethernet header must fit 65535 (dev_set_mtu).
   if (mtu !== undefined && (!Number.isInteger(mtu) || mtu < 68 || mtu > 65521)) {
-    throw new UsageError('E_NET_MTU', `an MTU of ${mtu} is not possible; give 68 to 65521`);
+    throw new UsageError('E_NET_MTU', `the MTU must be 68 to 65521, not ${mtu}`);
   }
   const mac = options.mac === undefined ? null : parseMac(options.mac);
   const tap = new Tap({

@@ -41,7 +41,7 @@ t.test('what cannot be shared is refused in one line', async (t) => {
   const make = (options: object) => () =>
     createFsDevice({ name: 'fs0', tag: 'a', source: folder.path, ...options });
   const wrong: readonly (readonly [object, string, RegExp])[] = [
-    [{ tag: '' }, 'E_FS_TAG', /give it 1 to 36 bytes/],
+    [{ tag: '' }, 'E_FS_TAG', /must have a tag of 1 to 36 bytes/],
     [{ tag: 'ä'.repeat(19) }, 'E_FS_TAG', /1 to 36 bytes/],
     [{ xattr: 'all' }, 'E_FS_XATTR', /mapped or passthrough/],
     [{ queues: 17 }, 'E_FS_QUEUES', /1 to 16/],

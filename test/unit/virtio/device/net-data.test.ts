@@ -250,7 +250,7 @@ for (const [name, errno] of [
     t.equal(net.received().length, 0);
     t.equal(net.rig.pump(), 0);
     t.equal(net.tap.reads, reads + 1, 'it is not asked again');
-    t.match(net.rig.logs, [new RegExp(`\\(${name}\\): it is gone`)]);
+    t.match(net.rig.logs, [new RegExp(`\\(${name}\\): the tap is gone`)]);
   });
 }
 
