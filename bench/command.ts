@@ -9,7 +9,6 @@ import { printable } from '../src/host/untrusted-text.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import { GROUPS } from './groups/all.ts';
 import type { Group } from './groups/group.ts';
-import { BENCH_PROGRAMS, runBenchProgram } from './groups/programs.ts';
 import { compareReports } from './harness/compare.ts';
 import { describeHost } from './harness/host.ts';
 import { markdownReport } from './harness/markdown.ts';
@@ -212,7 +211,7 @@ function checkWritable(path: string | undefined): void {
 async function run(args: readonly string[]): Promise<number> {
   const byDefault = GROUPS.filter(({ named }) => named !== true);
   const others = GROUPS.filter(({ named }) => named === true);
-  const request = parseRequest(args, byDefault, [...others, ...BENCH_PROGRAMS]);
+  const request = parseRequest(args, byDefault, others);
   if (request.kind === 'help') return 0;
   if (request.kind === 'compare') {
     const [before, after] = [readReport(request.before), readReport(request.after)];
@@ -227,16 +226,9 @@ async function run(args: readonly string[]): Promise<number> {
     await stream(groups, options);
     return 0;
   }
-  let status = 0;
-  if (groups.length > 0) {
-    const { report, unsaved } = await measure(groups, options);
-    status = publish(report, options);
-    if (unsaved !== undefined) status = reportError(unsaved);
-  }
-  for (const program of BENCH_PROGRAMS.filter(({ name }) => wanted(name))) {
-    status = (await runBenchProgram(program)) || status;
-  }
-  return status;
+  const { report, unsaved } = await measure(groups, options);
+  const status = publish(report, options);
+  return unsaved === undefined ? status : reportError(unsaved);
 }
 
 /**

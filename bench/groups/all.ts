@@ -5,8 +5,10 @@ import { deviceGroup } from './device.ts';
 import { exitsGroup } from './exits.ts';
 import type { Group } from './group.ts';
 import { netGroup } from './net.ts';
+import { queueWalkGroup } from './queue-walk.ts';
 import { rssGroup } from './rss.ts';
 import { vhostUserGroup } from './vhost-user.ts';
+import { vhostUserBlkGroup, vhostUserFsGroup } from './vhost-user-requests.ts';
 
 export const GROUPS: readonly Group[] = [
   exitsGroup,
@@ -15,5 +17,8 @@ export const GROUPS: readonly Group[] = [
   netGroup,
   blkGroup,
   rssGroup,
+  queueWalkGroup,
   vhostUserGroup,
+  vhostUserBlkGroup,
+  vhostUserFsGroup,
 ];

@@ -2,10 +2,10 @@
  * Requests a second of CPU time of a device that is defined in a page (bench/devices) beside the built-in one
  * of its kind: the same chains, on the same split virtqueue, without a guest.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
+import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../src/testing/index.ts';
 import { createBlkDevice } from '../../src/virtio/device/blk/blk.ts';
@@ -15,71 +15,72 @@ import { DefinedDevice } from '../../src/virtio/device-sdk/defined-device.ts';
 import { featureSet } from '../../src/virtio/features.ts';
 import { disk } from '../devices/disk.ts';
 import { entropy } from '../devices/entropy.ts';
-import type { Measure, Result } from '../harness/measure.ts';
-import { type Contestant, measureInRounds, type Sample, type Span } from '../harness/rounds.ts';
-import { LeanDriver, type LeanRequest } from '../lean-driver.ts';
-import type { Group, GroupContext } from './group.ts';
+import type { Measure } from '../harness/measure.ts';
+import { type Contestant, measureInRounds } from '../harness/rounds.ts';
+import { type Group, type GroupContext, manySamples, partOf } from './group.ts';
+import { diskReads, RequestDriver, type RequestShape } from './requests.ts';
 
 const DEPTH = 32;
 const QUEUE_SIZE = 256;
 const DISK_SIZE = 64 * MiB;
-const BLOCK = 4096;
-const SECTORS_PER_BLOCK = 8;
+const SAMPLES_PER_ROUND = 4;
 /** Requests between two looks at the clock. */
 const BURST = 2000;
 
-interface Case {
-  readonly measure: Measure;
-  readonly request: LeanRequest;
-  readonly devices: readonly (readonly [name: string, make: () => VirtioDevice])[];
-}
+/** The rows, by name; the built-in device is what the others are set against. */
+type Rows = Readonly<Record<string, () => VirtioDevice>>;
 
 const rate = (name: string): Measure => ({ name, unit: 'requests/CPU s', better: 'higher' });
 
-/** The built-in device first. */
-function cases(file: string): Case[] {
-  const header = new Uint8Array(16);
-  const renew = (view: DataView): void =>
-    view.setUint32(8, Math.floor((Math.random() * DISK_SIZE) / BLOCK) * SECTORS_PER_BLOCK, true);
-  return [
+const readOnly = true;
+
+const cases = (path: string): [Measure, RequestShape, Rows][] => [
+  [
+    rate('entropy, 64 bytes'),
+    { readable: [], writable: [64] },
     {
-      measure: rate('entropy, 64 bytes'),
-      request: { readable: new Uint8Array(0), writable: [64] },
-      devices: [
-        ['built-in', () => createRngDevice({ name: 'rng', queueSize: QUEUE_SIZE })],
-        ['defined', () => new DefinedDevice('entropy', entropy({}))],
-      ],
+      'built-in': () => createRngDevice({ name: 'rng', queueSize: QUEUE_SIZE }),
+      defined: () => new DefinedDevice('entropy', entropy({})),
     },
+  ],
+  [
+    rate('disk, 4 KiB reads'),
+    diskReads(DISK_SIZE),
     {
-      measure: rate('disk, 4 KiB reads'),
-      request: { readable: header, writable: [BLOCK, 1], renew },
-      devices: [
-        ['built-in', () => createBlkDevice({ name: 'blk', path: file, engine: 'sync' })],
-        ['defined', () => new DefinedDevice('disk', disk({ path: file }))],
-      ],
+      'built-in': () => createBlkDevice({ name: 'blk', path, readOnly, engine: 'sync' }),
+      'built-in, io_uring': () =>
+        createBlkDevice({ name: 'blk', path, readOnly, engine: 'io_uring' }),
+      defined: () => new DefinedDevice('disk', disk({ path })),
     },
-  ];
-}
+  ],
+];
 
 /** A device with a driver that keeps it busy. */
 class Busy implements Contestant, Disposable {
   readonly name: string;
   readonly reference: boolean;
+  readonly peer?: string;
   readonly #device: VirtioDevice;
   readonly #rig = new DeviceRig();
-  readonly #driver: LeanDriver;
+  readonly #driver: RequestDriver;
 
-  constructor(name: string, device: VirtioDevice, request: LeanRequest) {
+  constructor(name: string, device: VirtioDevice, shape: RequestShape) {
     this.name = name;
     this.reference = name === 'built-in';
+    if (!this.reference) this.peer = 'built-in';
     this.#device = device;
     const handler = device.createHandler?.();
     if (handler === undefined) throw new Error(`${name} has no data half`);
     this.#rig.start(handler, device.features | featureSet(VIRTIO_F_VERSION_1), [QUEUE_SIZE]);
-    this.#driver = new LeanDriver(this.#rig, DEPTH, request);
+    const port = {
+      ...{ queue: this.#rig.queue(0), heap: this.#rig.heap },
+      notify: () => this.#rig.notify(0),
+      wait: () => void this.#rig.pump(1000),
+    };
+    this.#driver = new RequestDriver(port, DEPTH, shape);
   }
 
-  /** Requests a second of CPU time: all is done in this thread, and neighbours do not count. */
+  /** Requests a second of CPU time: all is done in this thread, and neighbors do not count. */
   sample(seconds: number): number {
     const start = process.cpuUsage();
     let requests = 0;
@@ -101,39 +102,30 @@ class Busy implements Contestant, Disposable {
 
 export const deviceGroup: Group = {
   name: 'device',
-  summary: 'devices defined in a page beside the built-in ones, without a guest',
+  summary: 'devices defined in a page beside the built-in ones, without a guest (docs/devices.md)',
   guests: false,
   images: () => [],
   async run(context: GroupContext): Promise<void> {
-    const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
-    try {
-      const file = join(folder, 'disk');
-      writeFileSync(file, Buffer.alloc(DISK_SIZE, 'x'));
-      const all = cases(file);
-      for (const [index, one] of all.entries()) {
-        if (context.skips(one.measure.name)) continue;
-        context.report(await compare(one, [index / all.length, (index + 1) / all.length], context));
+    using folder = new TemporaryFolder('nodevmm-bench-');
+    const file = join(folder.path, 'disk');
+    writeFileSync(file, Buffer.alloc(DISK_SIZE, 'x'));
+    const wanted = cases(file).filter(([{ name }]) => !context.skips(name));
+    for (const [index, [measure, shape, rows]] of wanted.entries()) {
+      const contestants: Busy[] = [];
+      try {
+        for (const [name, make] of Object.entries(rows)) {
+          contestants.push(new Busy(name, make(), shape));
+        }
+        const seconds = context.seconds / (2 * SAMPLES_PER_ROUND);
+        const take = async (busy: Busy) => ({
+          [measure.name]: manySamples(SAMPLES_PER_ROUND, () => busy.sample(seconds)),
+        });
+        const span = partOf(index, wanted.length);
+        const taking = { group: 'device', measures: [measure], contestants, take, span };
+        context.report(await measureInRounds(taking, context));
+      } finally {
+        for (const busy of contestants) busy[Symbol.dispose]();
       }
-    } finally {
-      rmSync(folder, { recursive: true });
     }
   },
 };
-
-async function compare(
-  { measure, request, devices }: Case,
-  span: Span,
-  context: GroupContext,
-): Promise<Result[]> {
-  const contestants: Busy[] = [];
-  try {
-    for (const [name, make] of devices) contestants.push(new Busy(name, make(), request));
-    const take = async (busy: Busy): Promise<Sample> => ({
-      [measure.name]: busy.sample(context.seconds / 4),
-    });
-    const measures = [measure];
-    return await measureInRounds({ group: 'device', measures, contestants, take, span }, context);
-  } finally {
-    for (const busy of contestants) busy[Symbol.dispose]();
-  }
-}

@@ -1,38 +1,149 @@
-/** What a PIO exit costs over the same loop in C: bench/exit-cost.ts, as a process of its own. */
-import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
+/**
+ * What a PIO exit costs: a guest that reads the serial port's scratch register in a loop, served by
+ * the machine's exit loop with its bus and lock, by the same under trace, by a bare loop through
+ * koffi, and by a bare loop in C. On a busy host only the lowest of many short samples counts.
+ */
+import { kvm_run_io } from '../../src/abi/kvm.ts';
+import { KVM_EXIT_IO, KVM_EXIT_IO_OUT } from '../../src/abi/kvm-constants.ts';
+import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
+import { enterFlatMode } from '../../src/kvm/entry.ts';
+import { Kvm } from '../../src/kvm/kvm.ts';
+import { Vcpu } from '../../src/kvm/vcpu.ts';
+import { Vm } from '../../src/kvm/vm.ts';
+import { Board } from '../../src/machine/board/board.ts';
+import { ExitLoop } from '../../src/machine/board/exit-loop.ts';
+import { TracedVcpu } from '../../src/machine/board/traced-vcpu.ts';
+import { Ram } from '../../src/memory/ram.ts';
+import { COM1_PORT, RESET_PORT, RESET_VALUE } from '../../src/platform/layout.ts';
+import { SharedState } from '../../src/state/shared-state.ts';
+import { REQUEST_RUN, REQUEST_STOP } from '../../src/state/vcpu-control.ts';
+import {
+  allocateTraceRing,
+  TraceReader,
+  TraceWriter,
+} from '../../src/virtio/observe/trace/trace-ring.ts';
 import type { Measure } from '../harness/measure.ts';
-import type { Group, GroupContext } from './group.ts';
+import { measureInRounds } from '../harness/rounds.ts';
+import { type Group, type GroupContext, manySamples } from './group.ts';
+import { compilePeer } from './peer-program.ts';
 
-const PROGRAM = fileURLToPath(new URL('../exit-cost.js', import.meta.url));
 const SAMPLES_PER_ROUND = 100;
 const EXITS = 300;
 const MEASURE: Measure = { name: 'PIO exit', unit: 'us', better: 'lower', by: 'lowest' };
-/** The row that the others are set against. */
-const PEER = 'C';
 
-/** What exit-cost prints with `--json`. */
-export interface ExitCosts {
-  readonly variants: readonly { readonly name: string; readonly samplesNs: readonly number[] }[];
+const RAM_SIZE = 0x1_0000;
+const CODE = 0x1000;
+const STACK_TOP = 0x8000;
+const SCRATCH_REGISTER = COM1_PORT + 7;
+
+const GUEST = Uint8Array.of(
+  ...[0x66, 0xba, SCRATCH_REGISTER & 0xff, SCRATCH_REGISTER >> 8], // mov dx, port
+  ...[0xec], // in al, dx
+  ...[0x49], // dec ecx
+  ...[0x75, 0xfc], // jnz -4
+  ...[0xb0, RESET_VALUE], // mov al, RESET_VALUE
+  ...[0x66, 0xba, RESET_PORT & 0xff, RESET_PORT >> 8], // mov dx, RESET_PORT
+  ...[0xee], // out dx, al
+  ...[0xeb, 0xfe], // jmp -2
+);
+
+const IO_DIRECTION = kvm_run_io.direction.offset;
+const IO_DATA_OFFSET = kvm_run_io.data_offset.offset;
+
+/** Serves reads until the guest writes. HOT. */
+function bareLoop(vcpu: Vcpu): void {
+  const { run } = vcpu;
+  for (;;) {
+    const result = vcpu.enter();
+    if (result < 0) throw new Error(`KVM_RUN: errno ${-result}`);
+    if (vcpu.exitReason !== KVM_EXIT_IO) throw new Error(`exit ${vcpu.exitReason}`);
+    if (run.getUint8(IO_DIRECTION) === KVM_EXIT_IO_OUT) return;
+    run.setUint8(run.getUint32(IO_DATA_OFFSET, true), 0x60);
+  }
+}
+
+/** A VM with the guest, and what may serve it. */
+class Rig implements Disposable {
+  readonly #ram = new Ram(RAM_SIZE);
+  readonly #kvm = Kvm.open();
+  readonly #vm = new Vm(this.#kvm);
+  readonly #vcpu: Vcpu;
+  readonly #traced: TracedVcpu;
+  readonly #trace: TraceReader;
+
+  constructor() {
+    this.#ram.memory.bytes(CODE, GUEST.length).set(GUEST);
+    this.#vm.setMemory(this.#ram.memory);
+    this.#vm.createIrqchip();
+    this.#vcpu = new Vcpu(this.#vm.createVcpu(0));
+    const ring = allocateTraceRing();
+    this.#trace = new TraceReader(ring);
+    this.#traced = new TracedVcpu(this.#vcpu.share, new TraceWriter(ring));
+  }
+
+  /** Each makes what runs the guest to its end, by the row's name. */
+  readonly loops: Readonly<Record<string, () => () => void>> = {
+    'exit loop': () => this.#exitLoop(this.#vcpu),
+    traced: () => this.#exitLoop(this.#traced),
+    koffi: () => () => bareLoop(this.#vcpu),
+  };
+
+  /** Microseconds an exit. */
+  sample(loop: () => () => void): number {
+    const serve = loop();
+    enterFlatMode(this.#vcpu, CODE, STACK_TOP);
+    this.#vcpu.setRegisters({ rcx: BigInt(EXITS) });
+    this.#trace.drain(Number.POSITIVE_INFINITY, () => {});
+    const start = process.hrtime.bigint();
+    serve();
+    return Number(process.hrtime.bigint() - start) / 1000 / (EXITS + 1);
+  }
+
+  /** With a board of its own, since a board reports the end of its guest once. */
+  #exitLoop(vcpu: Vcpu): () => void {
+    const buffer = SharedState.allocate(Board.stateSize(0));
+    const board: Board = new Board({ buffer, vmFd: this.#vm.fd, cpus: 1, devices: [] }, () => {
+      board.control.request = REQUEST_STOP;
+    });
+    board.reset();
+    board.control.request = REQUEST_RUN;
+    const loop = new ExitLoop(vcpu, board, () => {});
+    return () => {
+      const end = loop.run(1);
+      if (end !== 'stopped') throw new Error(end);
+    };
+  }
+
+  [Symbol.dispose](): void {
+    this.#vm[Symbol.dispose]();
+    this.#kvm[Symbol.dispose]();
+    this.#ram[Symbol.dispose]();
+  }
 }
 
 export const exitsGroup: Group = {
   name: 'exits',
-  summary: 'a PIO exit through the exit loop, and in C',
+  summary: 'a PIO exit through the exit loop, and in C (docs/kvm.md)',
   guests: false,
   images: () => [],
-  async run({ rounds, progress, report, skips }: GroupContext): Promise<void> {
-    if (skips(MEASURE.name)) return;
-    progress('exits: measuring', 0);
-    const args = [PROGRAM, String(rounds * SAMPLES_PER_ROUND), String(EXITS), '--json'];
-    const { stdout } = await promisify(execFile)(process.execPath, args, { maxBuffer: 2 ** 24 });
-    const { variants } = JSON.parse(stdout) as ExitCosts;
-    const rows = variants.map(({ name, samplesNs }) => ({
-      subject: name,
-      reference: name === PEER,
-      samples: samplesNs.map((ns) => ns / 1e3),
+  async run(context: GroupContext): Promise<void> {
+    if (context.skips(MEASURE.name)) return;
+    using folder = new TemporaryFolder('nodevmm-bench-');
+    const peer = compilePeer('exit-cost', folder.path, context);
+    using rig = new Rig();
+    const own = Object.entries(rig.loops).map(([name, loop]) => ({
+      ...{ name, reference: false, peer: 'C' },
+      sample: () => rig.sample(loop),
     }));
-    report([{ group: 'exits', measure: MEASURE, rows }]);
+    const inC = (run: NonNullable<typeof peer>) => ({
+      ...{ name: 'C', reference: true },
+      sample: () => run([String(EXITS)], GUEST) / 1000,
+    });
+    const contestants = [...own, ...(peer === undefined ? [] : [inC(peer)])];
+    const take = async ({ sample }: (typeof contestants)[number]) => ({
+      [MEASURE.name]: manySamples(SAMPLES_PER_ROUND, sample),
+    });
+    const taking = { group: 'exits', measures: [MEASURE], contestants, take };
+    context.report(await measureInRounds(taking, context));
   },
 };

@@ -162,6 +162,13 @@ export function spanOf(index: number, count: number): Span {
   return [at(index), at(index + 1)];
 }
 
+/** The part of a group without boots that one of its measures takes. */
+export const partOf = (index: number, count: number): Span => [index / count, (index + 1) / count];
+
+/** Several short samples, so that some escape what else the host does. */
+export const manySamples = (count: number, sample: () => number): number[] =>
+  Array.from({ length: count }, sample);
+
 /** The guest of a member. @throws Error when it did not come up */
 export function guestOf({ guest, failure, name }: Booted): RunningGuest {
   if (guest === undefined) throw new Error(failure ?? `${name} has no guest`);

@@ -24,8 +24,8 @@ export interface Rounds {
 /** Which part of a group some rounds are, as fractions of it. */
 export type Span = readonly [begin: number, end: number];
 
-/** One sample of one or more measures, in their units, by the measure's name; NaN is none. */
-export type Sample = Readonly<Record<string, number>>;
+/** A sample, or several, of one or more measures, in their units, by the measure's name; NaN is none. */
+export type Sample = Readonly<Record<string, number | readonly number[]>>;
 
 /** What is measured in some rounds, and how. */
 export interface Taking<C extends Contestant> {
@@ -98,7 +98,7 @@ export async function measureInRounds<C extends Contestant>(
       const remark = measure.aspect === undefined ? remarks.get(contestant) : undefined;
       // With the measure that they are an aspect of.
       const usage = measure.aspect === undefined ? usages.get(contestant) : undefined;
-      const values = (samples.get(contestant) ?? []).map((sample) => sample[measure.name]);
+      const values = (samples.get(contestant) ?? []).flatMap((sample) => sample[measure.name]);
       return {
         subject: name,
         reference,

@@ -1,5 +1,5 @@
 /*
- * The loop of bench/exit-cost.ts in C: a guest that reads a port COUNT times and then writes one.
+ * The loop of bench/groups/exits.ts in C: a guest that reads a port COUNT times and then writes one.
  * Usage: exit-cost COUNT < CODE
  * Prints nanoseconds an exit.
  */

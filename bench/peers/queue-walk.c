@@ -1,5 +1,5 @@
 /*
- * The loop of bench/queue-walk.ts in C: pop every chain of a full ring, lay its segments out as
+ * The loop of bench/groups/queue-walk.ts in C: pop every chain of a full ring, lay its segments out as
  * iovecs, use it, publish every 32 chains. The same checks, the same barriers.
  *
  * Usage: queue-walk FORMAT(split|packed) TABLE(direct|indirect) SEGMENTS ROUNDS

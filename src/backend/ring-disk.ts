@@ -2,7 +2,7 @@
  * The io_uring engine: requests of a batch go to the kernel with one system call, and complete in
  * any order.
  *
- * HOT: bench/blk-engine.ts.
+ * HOT: bench/groups/device.ts.
  */
 import {
   IORING_FSYNC_DATASYNC,
@@ -21,7 +21,7 @@ import { RWF_DSYNC, SyncDisk, zeroMode } from './sync-disk.ts';
 const MAX_BATCH = 256;
 /**
  * A driver that sends so few at a time is better served by a read of its own, if the page cache
- * holds the data: bench/blk-engine.ts, 481 instead of 362 thousand reads a second at depth 1.
+ * holds the data: 481,000 instead of 362,000 reads per second at depth 1.
  */
 const SMALL_BATCH = 2;
 

@@ -1,7 +1,7 @@
 /**
  * The sync engine: each request is one system call, done when it returns.
  *
- * HOT: bench/blk-engine.ts.
+ * HOT: bench/groups/device.ts.
  */
 import { NativeMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';

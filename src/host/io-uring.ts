@@ -1,7 +1,7 @@
 /**
  * An io_uring(7) instance: rings mapped as typed arrays, one system call for a batch.
  *
- * HOT: bench/blk-engine.ts. Used by the thread that made it, and no other.
+ * HOT: bench/groups/device.ts. Used by the thread that made it, and no other.
  */
 import * as abi from '../abi/io-uring.ts';
 import { HostError } from './errors.ts';

@@ -1,7 +1,7 @@
 /**
  * What a vCPU thread does: enters the guest, and serves the register accesses that it exits on.
  *
- * HOT. Numbers: bench/exit-cost.ts.
+ * HOT. Numbers: bench/groups/exits.ts.
  */
 import { kvm_run, kvm_run_io, kvm_run_mmio, kvm_run_system_event } from '../../abi/kvm.ts';
 import * as exit from '../../abi/kvm-constants.ts';

@@ -2,7 +2,7 @@
  * One descriptor chain, snapshot by a queue's `pop` (virtio 1.3 §2.6, §2.7.5, §2.8.5): readable
  * segments first, then writable ones (§2.7.4.2), each checked to lie in guest RAM.
  *
- * HOT, measured by bench/queue-walk.ts. One object is made once and filled again by each `pop`. The
+ * HOT, measured by bench/groups/queue-walk.ts. One object is made once and filled again by each `pop`. The
  * segments are also laid out as an iovec array when it is asked for, so that readv, writev and
  * io_uring move the data and JavaScript does not.
  */

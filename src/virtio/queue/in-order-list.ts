@@ -3,7 +3,7 @@
  * made available. A device may finish them in any order; this list holds back those that overtook
  * others, and joins what may be reported by a single used element.
  *
- * HOT, measured by bench/queue-walk.ts.
+ * HOT, measured by bench/groups/queue-walk.ts.
  */
 
 const PENDING = 0;

@@ -1,7 +1,7 @@
 /**
  * Device side of a packed virtqueue (virtio 1.3 §2.8).
  *
- * HOT, measured by bench/queue-walk.ts. The ring is a small typed-array window over guest RAM.
+ * HOT, measured by bench/groups/queue-walk.ts. The ring is a small typed-array window over guest RAM.
  * Each word that the driver can change is read once. Atomics stand where §2.8.21 and §2.8.22 name
  * a barrier between stores and loads: one store of a batch's first flags, and a pair around each of
  * the event suppression structures. Between the load of a list's first flags and the loads of the

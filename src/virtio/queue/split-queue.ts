@@ -1,7 +1,7 @@
 /**
  * Device side of a split virtqueue (virtio 1.3 §2.7).
  *
- * HOT, measured by bench/queue-walk.ts. The rings are small typed-array windows over guest RAM.
+ * HOT, measured by bench/groups/queue-walk.ts. The rings are small typed-array windows over guest RAM.
  * Each field that the driver can change is read once. Atomics stand where §2.7.13 and §2.7.14 name
  * a barrier, and nowhere else: one load of the available index and one store of the used index a
  * batch, and a pair around each of the notification suppression fields.

@@ -2,7 +2,7 @@
  * The block device's data half: takes requests off the queues, hands them to the disk's engine,
  * and returns what completed.
  *
- * HOT: bench/blk-engine.ts.
+ * HOT: bench/groups/device.ts.
  */
 import {
   VIRTIO_BLK_F_CONFIG_WCE,

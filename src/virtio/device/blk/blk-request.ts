@@ -2,7 +2,7 @@
  * One request of a block device (virtio 1.3 §5.2.6), from its descriptor chain to its status byte.
  * The layout is free (§2.6.4): header, data and status may be split over descriptors anyhow.
  *
- * HOT: bench/blk-engine.ts. Data never passes through JavaScript: the engine gets the chain's own
+ * HOT: bench/groups/device.ts. Data never passes through JavaScript: the engine gets the chain's own
  * iovecs, less the header in front and the status byte at the end.
  */
 import {

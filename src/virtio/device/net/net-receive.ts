@@ -6,7 +6,7 @@
  * behind them a spill area of this process: what a packet has more than was staged lands there,
  * and is copied once the driver made enough buffers available.
  *
- * HOT, measured by bench/net-forward.ts.
+ * HOT, measured by bench/groups/net.ts.
  */
 import { virtio_net_hdr } from '../../../abi/virtio-net.ts';
 import type { ReceiveErrors } from '../../../backend/receive-errors.ts';

@@ -2,7 +2,7 @@
  * A network device's transmit queue (virtio 1.3 §5.1.6.2): each chain is a header and a packet,
  * which the kernel takes straight from guest RAM.
  *
- * HOT, measured by bench/net-forward.ts.
+ * HOT, measured by bench/groups/net.ts.
  */
 import { EAGAIN, type TapQueue } from '../../../backend/tap-queue.ts';
 import type { ActiveQueue, HandlerContext } from '../../device.ts';
