@@ -20,8 +20,7 @@ import { checkFloor, reportCoverage, startCoverage } from './runner/coverage.ts'
 import { endAll, type FileResult, runFile } from './runner/file.ts';
 import { filesOf, GROUPS, type Group, misnamedTests, type TestFile } from './runner/plan.ts';
 import { Totals } from './runner/totals.ts';
-import { MEMTEST_PACKAGE } from './support/memtest.ts';
-import { makeStarter } from './support/starter.ts';
+import { MEMTEST_PACKAGE, makeStarter } from './support/fixtures/guest-inputs.ts';
 
 const { values: options, positionals: filters } = parseArgs({
   allowPositionals: true,

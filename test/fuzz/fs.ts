@@ -16,8 +16,15 @@ import path from 'node:path';
 import fc from 'fast-check';
 import * as fuse from '../../src/abi/fuse.ts';
 import type { Field } from '../../src/abi/struct.ts';
-import { TemporaryFolder } from '../support/blk-driver.ts';
-import { FsDriver, handleOf, join, openDescriptors, pack, text } from '../support/fs-driver.ts';
+import { TemporaryFolder } from '../support/rigs/blk-driver.ts';
+import {
+  FsDriver,
+  handleOf,
+  join,
+  openDescriptors,
+  pack,
+  text,
+} from '../support/rigs/fs-driver.ts';
 import type { FuzzSubject, FuzzTarget } from './target.ts';
 
 type Layout = { readonly size: number };

@@ -19,7 +19,7 @@ import { BackendDevice } from '../../src/vhost-user/backend/backend-device.ts';
 import { FRONTEND_REQUESTS } from '../../src/vhost-user/message.ts';
 import { createBlkDevice } from '../../src/virtio/device/blk/blk.ts';
 import { createRngDevice } from '../../src/virtio/device/rng.ts';
-import { FrontendRig } from '../support/frontend-rig.ts';
+import { FrontendRig } from '../support/rigs/frontend.ts';
 import { type FileKind, fileKind } from './peer-files.ts';
 import { MEMORY_BYTES, RawFrontend, RECORD_BYTES, USER } from './raw-frontend.ts';
 import { Belongings, checkLines, type FuzzSubject, type FuzzTarget, inTime } from './target.ts';

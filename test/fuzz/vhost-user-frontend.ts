@@ -20,7 +20,7 @@ import { otherKind } from '../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../src/vhost-user/frontend/vhost-user-device.ts';
 import { FRONTEND_REQUESTS, type Message } from '../../src/vhost-user/message.ts';
 import { featureSet } from '../../src/virtio/features.ts';
-import { FakeBackend } from '../support/fake-backend.ts';
+import { FakeBackend } from '../support/fakes/backend.ts';
 import { type FileKind, fileKind, PeerFiles } from './peer-files.ts';
 import { Belongings, checkLines, type FuzzSubject, type FuzzTarget, inTime } from './target.ts';
 

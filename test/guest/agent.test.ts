@@ -6,8 +6,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { buildGuest } from '../../src/guest/guests.ts';
 import type { VirtualMachine } from '../../src/index.ts';
-import { bootGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
+import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
 /** The agent ended; whether its successor came at once is the host's load. */
 const LOST = { code: /^E_AGENT_(RESTARTED|GONE)$/, message: /^the guest agent ended[^\n]+$/ };

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import t from 'tap';
 import { VirtualMachine } from '../../src/index.ts';
 import { GiB, MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { memtestImages } from '../support/memtest.ts';
+import { memtestImages } from '../support/fixtures/guest-inputs.ts';
+import { bootGuest } from '../support/rigs/guest.ts';
 
 const smbios = {
   manufacturer: 'Maker',

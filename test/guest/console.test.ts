@@ -3,8 +3,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
+import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
 /** What a console has printed, to wait on. */
 class Screen {

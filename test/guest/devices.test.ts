@@ -5,8 +5,7 @@ import path from 'node:path';
 import t from 'tap';
 import * as ring from '../../src/abi/virtio-ring.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { DISK_BY_SERIAL, guestShell } from '../support/guest-shell.ts';
+import { bootGuest, DISK_BY_SERIAL, guestShell } from '../support/rigs/guest.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-devices-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

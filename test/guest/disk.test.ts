@@ -20,8 +20,7 @@ import path from 'node:path';
 import t from 'tap';
 import type { DiskOptions } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { DISK_BY_SERIAL, guestShell } from '../support/guest-shell.ts';
+import { bootGuest, DISK_BY_SERIAL, guestShell } from '../support/rigs/guest.ts';
 
 const DISK_SIZE = 64 * MiB;
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-disk-'));

@@ -6,9 +6,8 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { withModules } from '../../src/guest/guest-modules.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
-import { createGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
-import { makeStarter } from '../support/starter.ts';
+import { makeStarter } from '../support/fixtures/guest-inputs.ts';
+import { createGuest, guestShell } from '../support/rigs/guest.ts';
 
 const EXAMPLE = fileURLToPath(new URL('../../../guests/example/', import.meta.url));
 const SOURCE = readFileSync(`${EXAMPLE}device.ts`, 'utf8');

@@ -18,8 +18,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { bootGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
+import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
 const PROBE = fileURLToPath(new URL('../../../test/guest/fs-probe.c', import.meta.url));
 

@@ -7,8 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import type { InspectedDevice, InspectedQueue } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { DISK_BY_SERIAL, guestShell } from '../support/guest-shell.ts';
+import { bootGuest, DISK_BY_SERIAL, guestShell } from '../support/rigs/guest.ts';
 
 const DEADLINE_MS = 60_000;
 const HOST = '10.0.2.1';

@@ -9,8 +9,7 @@ import t from 'tap';
 import * as ring from '../../src/abi/virtio-ring.ts';
 import type { DiskOptions } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { DISK_BY_SERIAL, guestShell } from '../support/guest-shell.ts';
+import { bootGuest, DISK_BY_SERIAL, guestShell } from '../support/rigs/guest.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-mmio-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

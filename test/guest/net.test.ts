@@ -3,8 +3,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { programPath } from '../support/program.ts';
+import { bootGuest } from '../support/rigs/guest.ts';
+import { programPath } from '../support/rigs/host.ts';
 
 const shapes = {
   'one queue pair, split': { cpus: 1, net: {} },

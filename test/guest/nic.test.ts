@@ -5,9 +5,8 @@ import t from 'tap';
 import { KVM_EXIT_IO, KVM_EXIT_MMIO } from '../../src/abi/kvm-constants.ts';
 import type { VirtualMachine } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
-import { programPath } from '../support/program.ts';
+import { bootGuest, guestShell } from '../support/rigs/guest.ts';
+import { programPath } from '../support/rigs/host.ts';
 
 const PINGS = 50;
 const CARD = { host: '10.0.2.1', guest: '10.0.2.2' };

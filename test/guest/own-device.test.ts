@@ -4,8 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
 import type { OwnDeviceOptions } from '../../src/index.ts';
-import { bootGuest, createGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
+import { bootGuest, createGuest, guestShell } from '../support/rigs/guest.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

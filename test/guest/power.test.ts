@@ -1,8 +1,7 @@
 /** How runs of a guest end, and reboots. */
 import { once } from 'node:events';
 import t from 'tap';
-import { bootGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
+import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
 t.test('power-off from inside', async (t) => {
   await using vm = await bootGuest();

@@ -5,9 +5,12 @@ import path from 'node:path';
 import t from 'tap';
 import { KVM_EXIT_IO } from '../../src/abi/kvm-constants.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
-import { type TraceContents, type TraceEvent, traceFaults } from '../support/trace-format.ts';
+import {
+  type TraceContents,
+  type TraceEvent,
+  traceFaults,
+} from '../support/fixtures/trace-format.ts';
+import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-trace-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

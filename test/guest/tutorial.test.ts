@@ -1,6 +1,6 @@
 /** The tutorial's driver and device in a guest, by its commands as they stand there. */
 import t from 'tap';
-import { promised, runTutorial } from '../support/tutorial.ts';
+import { promised, runTutorial } from '../support/fixtures/tutorial.ts';
 
 t.test('device and driver talk, and the driver comes back with new code', async (t) => {
   const { status, stdout, stderr } = await runTutorial(

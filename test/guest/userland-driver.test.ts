@@ -5,9 +5,8 @@ import { promisify } from 'node:util';
 import t from 'tap';
 import type { GuestProcess, NetOptions, VirtualMachine } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
-import { programPath } from '../support/program.ts';
+import { bootGuest, guestShell } from '../support/rigs/guest.ts';
+import { programPath } from '../support/rigs/host.ts';
 
 /** Makes /dpdk a root in which programs of the host run. */
 const PREPARE = `

@@ -14,9 +14,8 @@ import { virtio_console_config } from '../../src/abi/virtio-console.ts';
 import { withModules } from '../../src/guest/guest-modules.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { createGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
-import { programPath } from '../support/program.ts';
+import { createGuest, guestShell } from '../support/rigs/guest.ts';
+import { programPath } from '../support/rigs/host.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../bundle/bin/main.js', import.meta.url));
 const EXAMPLE = fileURLToPath(new URL('../../../guests/example/', import.meta.url));

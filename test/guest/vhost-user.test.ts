@@ -21,9 +21,8 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { createGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
-import { programPath } from '../support/program.ts';
+import { createGuest, guestShell } from '../support/rigs/guest.ts';
+import { programPath } from '../support/rigs/host.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-vhost-user-'));
 const at = (name: string): string => path.join(folder, name);

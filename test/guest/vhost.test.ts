@@ -5,8 +5,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import type { VirtualMachine } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest } from '../support/guest.ts';
-import { programPath } from '../support/program.ts';
+import { bootGuest } from '../support/rigs/guest.ts';
+import { programPath } from '../support/rigs/host.ts';
 
 const HOST = '10.0.2.1';
 const HAND_OVERS = 10;

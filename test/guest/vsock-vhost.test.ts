@@ -9,8 +9,7 @@ import path from 'node:path';
 import t from 'tap';
 import { agentBinary } from '../../src/guest/agent-binary.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { bootGuest, createGuest } from '../support/guest.ts';
-import { guestShell } from '../support/guest-shell.ts';
+import { bootGuest, createGuest, guestShell } from '../support/rigs/guest.ts';
 
 const CID = 77;
 const BIG = randomBytes(10 * MiB);

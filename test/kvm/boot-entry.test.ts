@@ -8,7 +8,7 @@ import { type BootProtocol, loadGuest } from '../../src/boot/boot.ts';
 import { guestCpuid } from '../../src/kvm/cpuid.ts';
 import { applyEntry } from '../../src/kvm/entry.ts';
 import { exitName } from '../../src/kvm/exit-names.ts';
-import { bzImage, elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
+import { bzImage, elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
 import { kvmMissing, TinyGuest } from './tiny-guest.ts';
 
 const MiB = 2 ** 20;

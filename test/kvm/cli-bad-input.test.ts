@@ -8,9 +8,9 @@ import { RawFile } from '../../src/backend/raw-file.ts';
 import { Tap } from '../../src/backend/tap.ts';
 import { ListenPath } from '../../src/host/listen-path.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { CliRun } from '../support/cli-run.ts';
-import { bzImage } from '../support/kernel-image.ts';
-import { tapReason } from '../support/tap-reason.ts';
+import { bzImage } from '../support/fixtures/kernel-image.ts';
+import { CliRun } from '../support/rigs/cli-run.ts';
+import { tapReason } from '../support/rigs/host.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();

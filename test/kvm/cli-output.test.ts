@@ -14,10 +14,14 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { ask } from '../../src/control/client.ts';
-import { CliRun } from '../support/cli-run.ts';
-import { PANIC, print, printMuch } from '../support/guest-code.ts';
-import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
-import { PROGRAM, runInTerminal } from '../support/terminal-run.ts';
+import {
+  elfKernel,
+  KERNEL_GPA,
+  PANIC,
+  print,
+  printMuch,
+} from '../support/fixtures/kernel-image.ts';
+import { CliRun, PROGRAM, runInTerminal } from '../support/rigs/cli-run.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();

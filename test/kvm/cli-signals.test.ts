@@ -6,9 +6,9 @@ import { setTimeout } from 'node:timers/promises';
 import t from 'tap';
 import { ask } from '../../src/control/client.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { CliRun } from '../support/cli-run.ts';
-import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
-import { tapReason } from '../support/tap-reason.ts';
+import { elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
+import { CliRun } from '../support/rigs/cli-run.ts';
+import { tapReason } from '../support/rigs/host.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing() || tapReason();

@@ -8,8 +8,7 @@ import { runInNewContext } from 'node:vm';
 import t, { type Test } from 'tap';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { HALT, out } from '../support/guest-code.ts';
-import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
+import { elfKernel, HALT, KERNEL_GPA, out } from '../support/fixtures/kernel-image.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();

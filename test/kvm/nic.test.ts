@@ -7,8 +7,8 @@ import * as e1000 from '../../src/abi/e1000.ts';
 import { KVM_EXIT_MMIO } from '../../src/abi/kvm-constants.ts';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
-import { tapReason } from '../support/tap-reason.ts';
+import { elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
+import { tapReason } from '../support/rigs/host.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const TAP = `nvmnic${process.pid % 100_000}`;

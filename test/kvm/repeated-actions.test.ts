@@ -10,7 +10,7 @@ import { VIRTIO_MMIO_CONFIG } from '../../src/abi/virtio-mmio.ts';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { PVPANIC_PORT, VIRTIO_MMIO_BASE } from '../../src/platform/layout.ts';
-import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
+import { elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();

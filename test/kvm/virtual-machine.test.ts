@@ -15,10 +15,16 @@ import t from 'tap';
 import type { MachineOptions } from '../../src/machine/options.ts';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { HALT, out, print, printMuch } from '../support/guest-code.ts';
-import { elfKernel, KERNEL_GPA } from '../support/kernel-image.ts';
-import { tapReason } from '../support/tap-reason.ts';
-import { traceEvents, traceFaults } from '../support/trace-format.ts';
+import {
+  elfKernel,
+  HALT,
+  KERNEL_GPA,
+  out,
+  print,
+  printMuch,
+} from '../support/fixtures/kernel-image.ts';
+import { traceEvents, traceFaults } from '../support/fixtures/trace-format.ts';
+import { tapReason } from '../support/rigs/host.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();

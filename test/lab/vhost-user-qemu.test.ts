@@ -22,8 +22,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { AgentClient } from '../../src/agent/client.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
-import { programPath } from '../support/program.ts';
-import { tapReason } from '../support/tap-reason.ts';
+import { programPath, tapReason } from '../support/rigs/host.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 const QEMU = 'qemu-system-x86_64';

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync, realpathSync } from 'node:fs';
 import t from 'tap';
 import { findProgram } from '../../src/guest/find-program.ts';
 import { recipes } from '../../src/guest/recipe.ts';
-import { programPath } from '../support/program.ts';
+import { programPath } from '../support/rigs/host.ts';
 
 interface Entry {
   readonly name: string;

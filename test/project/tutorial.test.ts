@@ -1,6 +1,6 @@
 /** The tutorial's steps without a guest, as they stand there. */
 import t from 'tap';
-import { runTutorial } from '../support/tutorial.ts';
+import { runTutorial } from '../support/fixtures/tutorial.ts';
 
 t.test('each step of the device passes its test', async (t) => {
   const { status, stdout, stderr } = await runTutorial(

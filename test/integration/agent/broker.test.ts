@@ -7,7 +7,7 @@ import { AgentBroker } from '../../../src/agent/broker.ts';
 import { AgentClient } from '../../../src/agent/client.ts';
 import { decodeReason, encodeFrame, encodeReason, FRAME_END } from '../../../src/agent/protocol.ts';
 import { PeerError } from '../../../src/host/errors.ts';
-import { startAgent } from './rig.ts';
+import { startAgent } from '../../support/rigs/agent.ts';
 
 const STOPPED = new PeerError('E_STOPPED', 'the machine was stopped by order');
 

@@ -5,7 +5,7 @@ import { Duplex } from 'node:stream';
 import t from 'tap';
 import { AgentClient } from '../../../src/agent/client.ts';
 import * as protocol from '../../../src/agent/protocol.ts';
-import { handleOn, startAgent } from './rig.ts';
+import { handleOn, startAgent } from '../../support/rigs/agent.ts';
 
 async function withAgent(work: (agent: AgentClient) => Promise<void>): Promise<void> {
   const { stream, ended } = await startAgent();

@@ -8,7 +8,7 @@ import { collect, TOO_MUCH } from '../../../src/agent/collect.ts';
 import { Output } from '../../../src/agent/output.ts';
 import * as protocol from '../../../src/agent/protocol.ts';
 import { PeerError } from '../../../src/host/errors.ts';
-import { startAgent } from './rig.ts';
+import { startAgent } from '../../support/rigs/agent.ts';
 
 const { encodeCredit, encodeFrame, encodeHelloReply, encodeU32, STREAM_WINDOW } = protocol;
 

@@ -1,7 +1,7 @@
 /** The end of input of a command with a terminal, by the real agent. */
 import t, { type Test } from 'tap';
 import { AgentClient } from '../../../src/agent/client.ts';
-import { startAgent } from './rig.ts';
+import { startAgent } from '../../support/rigs/agent.ts';
 
 const tty = { columns: 80, rows: 25 };
 const { stream, ended } = await startAgent();

@@ -4,7 +4,7 @@ import { readFileSync, statSync } from 'node:fs';
 import t from 'tap';
 import * as abi from '../../../src/abi/virtio-blk.ts';
 import { RawFile } from '../../../src/backend/raw-file.ts';
-import { BlkDriver, blkRange, TemporaryFolder } from '../../support/blk-driver.ts';
+import { BlkDriver, blkRange, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const SIZE = 4 * 2 ** 20;
 const folder = new TemporaryFolder();

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { logicalBlockSize } from '../../../src/backend/block-size.ts';
 import { RawFile } from '../../../src/backend/raw-file.ts';
-import { TemporaryFolder } from '../../support/blk-driver.ts';
+import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const folder = new TemporaryFolder();
 t.teardown(() => folder[Symbol.dispose]());

@@ -6,8 +6,7 @@ import { IFF_MULTI_QUEUE, TUN_F_CSUM, TUN_F_TSO4 } from '../../../src/abi/tun.ts
 import { Tap } from '../../../src/backend/tap.ts';
 import { EAGAIN, TapQueue } from '../../../src/backend/tap-queue.ts';
 import { NativeMemory } from '../../../src/host/native-memory.ts';
-import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';
-import { tapReason } from '../../support/tap-reason.ts';
+import { OTHER_UID, otherUserReason, tapReason } from '../../support/rigs/host.ts';
 
 const skip = tapReason();
 

@@ -4,7 +4,7 @@ import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { decompressKernel } from '../../../src/boot/decompress.ts';
 import { decodeLz4Legacy } from '../../../src/boot/lz4.ts';
-import { kernelCode, withLength } from '../../support/kernel-image.ts';
+import { kernelCode, withLength } from '../../support/fixtures/kernel-image.ts';
 
 const MiB = 2 ** 20;
 /** More than one block of LZ4's legacy frame. */

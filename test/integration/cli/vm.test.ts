@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import t from 'tap';
 import { ControlServer } from '../../../src/control/server.ts';
-import { FakeVm } from '../../support/fake-vm.ts';
+import { FakeVm } from '../../support/fakes/machine.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 process.env.XDG_RUNTIME_DIR = folder;

@@ -13,7 +13,7 @@ import { LINE_MAX, parseRequest } from '../../../src/control/protocol.ts';
 import { ControlServer, controlSocket } from '../../../src/control/server.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 import type { DatapathName } from '../../../src/machine/devices/queue-service.ts';
-import { FakeVm } from '../../support/fake-vm.ts';
+import { FakeVm } from '../../support/fakes/machine.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 process.env.XDG_RUNTIME_DIR = folder;

@@ -8,7 +8,7 @@ import { Eventfd, isReadable } from '../../../src/host/fd.ts';
 import { loadDevice } from '../../../src/machine/user-devices/load-device.ts';
 import { createDriverQueue } from '../../../src/testing/driver-queue.ts';
 import { GuestHeap } from '../../../src/testing/guest-heap.ts';
-import { DatapathRig } from '../../support/datapath-rig.ts';
+import { DatapathRig } from '../../support/rigs/datapath.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

@@ -2,10 +2,10 @@
 import { spawnSync } from 'node:child_process';
 import t from 'tap';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
-import { DatapathRig } from '../../support/datapath-rig.ts';
+import { DatapathRig } from '../../support/rigs/datapath.ts';
 
-const probe = new URL('../../support/probe-handler.js', import.meta.url).href;
-const rigModule = new URL('../../support/datapath-rig.js', import.meta.url).href;
+const probe = new URL('../../support/fakes/handler.js', import.meta.url).href;
+const rigModule = new URL('../../support/rigs/datapath.js', import.meta.url).href;
 const workerModule = new URL('../../../src/datapath/queue-worker.js', import.meta.url).href;
 
 t.test('close ends a thread that was never started, or is blocked', async (t) => {

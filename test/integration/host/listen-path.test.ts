@@ -18,7 +18,7 @@ import path from 'node:path';
 import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
 import { ListenPath } from '../../../src/host/listen-path.ts';
-import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';
+import { OTHER_UID, otherUserReason } from '../../support/rigs/host.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-listen-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

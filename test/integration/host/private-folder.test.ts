@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { cachePath, checkedCache, runtimeFolder } from '../../../src/host/private-folder.ts';
-import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';
+import { OTHER_UID, otherUserReason } from '../../support/rigs/host.ts';
 
 const skip = otherUserReason();
 

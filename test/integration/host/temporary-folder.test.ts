@@ -17,7 +17,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { TemporaryFolder } from '../../../src/host/temporary-folder.ts';
-import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';
+import { OTHER_UID, otherUserReason } from '../../support/rigs/host.ts';
 
 const parent = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
 t.teardown(() => rmSync(parent, { recursive: true }));

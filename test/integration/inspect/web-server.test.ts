@@ -8,7 +8,7 @@ import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
 import type { Inspector } from '../../../src/inspect/inspector.ts';
 import { InspectServer } from '../../../src/inspect/web-server.ts';
-import { anInspection } from '../../support/inspection.ts';
+import { anInspection } from '../../support/fixtures/inspection.ts';
 
 class FakeMachine implements Inspector {
   readonly name = 'web';

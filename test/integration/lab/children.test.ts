@@ -19,7 +19,7 @@ import { Fd } from '../../../src/host/fd.ts';
 import { runtimeFolder } from '../../../src/host/private-folder.ts';
 import { O_RDONLY } from '../../../src/host/syscall.ts';
 import { Children, FIRST_FD } from '../../../src/lab/children.ts';
-import { OTHER_UID, otherUserReason } from '../../support/other-user.ts';
+import { OTHER_UID, otherUserReason } from '../../support/rigs/host.ts';
 
 const runtime = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 process.env.XDG_RUNTIME_DIR = runtime;

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { bindingsOf, mountedCommand, parseMounts } from '../../../src/lab/share-mounts.ts';
-import { otherUserReason } from '../../support/other-user.ts';
+import { otherUserReason } from '../../support/rigs/host.ts';
 
 const root = { tag: 'root', path: '/', readOnly: true, still: true };
 const project = { tag: 'share0', path: '/srv/a', readOnly: false, still: false };

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { Duplex } from 'node:stream';
 import t from 'tap';
 import { GuestAgent, guestEnded } from '../../../src/machine/guest-agent.ts';
-import { type AgentRig, startAgent } from '../agent/rig.ts';
+import { type AgentRig, startAgent } from '../../support/rigs/agent.ts';
 
 /** A console port: what comes and goes behind it shows as it does in a machine. */
 class FakePort extends Duplex {

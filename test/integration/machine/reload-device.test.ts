@@ -9,7 +9,7 @@ import { DEVICE_NEEDS_RESET, VIRTIO_PCI_ISR_CONFIG } from '../../../src/abi/virt
 import { DeviceCode } from '../../../src/machine/user-devices/device-code.ts';
 import { DeviceRig } from '../../../src/testing/device-rig.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
-import { OwnerRig } from '../../support/owner-rig.ts';
+import { OwnerRig } from '../../support/rigs/machine-device.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

@@ -11,8 +11,8 @@ import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { TemporaryFolder } from '../../support/blk-driver.ts';
-import { type Act, FakeBackend } from '../../support/fake-backend.ts';
+import { type Act, FakeBackend } from '../../support/fakes/backend.ts';
+import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const VERSION_1 = featureSet(VIRTIO_F_VERSION_1);
 const SHAPE = { deviceId: 42, queues: 2, queueSize: 64, configSize: 4 };

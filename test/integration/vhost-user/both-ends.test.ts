@@ -23,7 +23,7 @@ import { createBlkDevice } from '../../../src/virtio/device/blk/blk.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { blkHeader, TemporaryFolder } from '../../support/blk-driver.ts';
+import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const SPLIT = featureSet(
   ring.VIRTIO_F_VERSION_1,

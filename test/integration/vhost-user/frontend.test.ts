@@ -8,8 +8,8 @@ import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
-import { TemporaryFolder } from '../../support/blk-driver.ts';
-import { FakeBackend } from '../../support/fake-backend.ts';
+import { FakeBackend } from '../../support/fakes/backend.ts';
+import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const VERSION_1 = featureSet(VIRTIO_F_VERSION_1);
 const DEVICE_ID = 42;

@@ -15,7 +15,7 @@ import { ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { FRONTEND_REQUESTS } from '../../../src/vhost-user/message.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng.ts';
-import { FrontendRig, USER_ADDRESS } from '../../support/frontend-rig.ts';
+import { FrontendRig, USER_ADDRESS } from '../../support/rigs/frontend.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'vhost-user-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

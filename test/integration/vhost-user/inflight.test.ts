@@ -10,8 +10,8 @@ import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { FrontendRig } from '../../support/frontend-rig.ts';
-import { fill, isRandom, path, withBackend } from '../../support/rng-backend.ts';
+import { FrontendRig } from '../../support/rigs/frontend.ts';
+import { fill, isRandom, path, withBackend } from '../../support/rigs/rng-backend.ts';
 
 const area = (queues: number): payload.InflightArea => ({
   mmapSize: 4096,

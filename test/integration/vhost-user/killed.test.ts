@@ -15,7 +15,7 @@ import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { blkKind } from '../../../src/vhost-user/frontend/blk-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { blkHeader, TemporaryFolder } from '../../support/blk-driver.ts';
+import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
 const BLOCK = 4096;

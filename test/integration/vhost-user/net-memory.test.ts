@@ -12,7 +12,7 @@ import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts
 import { createNetMemoryDevice } from '../../../src/virtio/device/net/net-memory.ts';
 import type { MemoryNetwork } from '../../../src/virtio/device/net/net-memory-handler.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { FrontendRig, type RigRing } from '../../support/frontend-rig.ts';
+import { FrontendRig, type RigRing } from '../../support/rigs/frontend.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'vhost-user-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

@@ -17,7 +17,7 @@ import {
   OtherListener,
   otherUserReason,
   SharedFolder,
-} from '../../support/other-user.ts';
+} from '../../support/rigs/host.ts';
 
 const skip = otherUserReason();
 

@@ -15,9 +15,9 @@ import type { HandlerContext, QueueHandler, VirtioDevice } from '../../../src/vi
 import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN } from '../../../src/virtio/queue/virtqueue.ts';
-import { TemporaryFolder } from '../../support/blk-driver.ts';
-import { FakeBackend } from '../../support/fake-backend.ts';
-import { FrontendRig } from '../../support/frontend-rig.ts';
+import { FakeBackend } from '../../support/fakes/backend.ts';
+import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
+import { FrontendRig } from '../../support/rigs/frontend.ts';
 
 const SECOND_TRANSMIT = 3;
 const CONTROL = 4;

@@ -7,8 +7,8 @@ import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virti
 import { UnixSocket } from '../../../src/host/unix-socket.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { FrontendRig, USER_ADDRESS } from '../../support/frontend-rig.ts';
-import { fill, isRandom, path, withBackend } from '../../support/rng-backend.ts';
+import { FrontendRig, USER_ADDRESS } from '../../support/rigs/frontend.ts';
+import { fill, isRandom, path, withBackend } from '../../support/rigs/rng-backend.ts';
 
 for (const [format, refused] of [
   ['packed', 0n],

@@ -12,8 +12,8 @@ import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { blkKind } from '../../../src/vhost-user/frontend/blk-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
-import { blkHeader, TemporaryFolder } from '../../support/blk-driver.ts';
-import { programPath } from '../../support/program.ts';
+import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
+import { programPath } from '../../support/rigs/host.ts';
 
 const SECTORS_PER_BLOCK = 8;
 const BLOCK = 4096;

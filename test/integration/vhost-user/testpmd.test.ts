@@ -11,7 +11,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { findProgram } from '../../../src/guest/find-program.ts';
-import { programPath } from '../../support/program.ts';
+import { programPath } from '../../support/rigs/host.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
 const TESTPMD = 'dpdk-testpmd';

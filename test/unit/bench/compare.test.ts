@@ -5,7 +5,7 @@ import t from 'tap';
 import { changeOf, compareReports } from '../../../bench/harness/compare.ts';
 import { EMULATED_NOTE } from '../../../bench/harness/host.ts';
 import { readReport } from '../../../bench/harness/report.ts';
-import { aReport, RATE, RESULTS, row } from '../../support/bench-report.ts';
+import { aReport, RATE, RESULTS, row } from '../../support/fixtures/bench-report.ts';
 
 const LOW = [100, 101, 102, 103];
 const HIGH = [110, 111, 112, 113];

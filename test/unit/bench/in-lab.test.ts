@@ -7,7 +7,7 @@ import { type BenchLab, type LabRun, measureInLab } from '../../../bench/in-lab.
 import { type BenchOptions, parseRequest } from '../../../bench/options.ts';
 import type { CommandExit, GuestProcess } from '../../../src/agent/command.ts';
 import { PeerError, UsageError } from '../../../src/host/errors.ts';
-import { aHost, RATE, row } from '../../support/bench-report.ts';
+import { aHost, RATE, row } from '../../support/fixtures/bench-report.ts';
 
 const GROUPS = [{ name: 'net', summary: '' }];
 

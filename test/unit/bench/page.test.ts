@@ -3,7 +3,7 @@ import t from 'tap';
 import { EMULATED_NOTE } from '../../../bench/harness/host.ts';
 import { chart } from '../../../bench/page/chart.ts';
 import { htmlReport } from '../../../bench/page/page.ts';
-import { aReport, RESULTS } from '../../support/bench-report.ts';
+import { aReport, RESULTS } from '../../support/fixtures/bench-report.ts';
 
 const VOID = new Set(['meta', 'br']);
 

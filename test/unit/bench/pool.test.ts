@@ -6,7 +6,7 @@ import { legend } from '../../../bench/harness/notes.ts';
 import { poolReports } from '../../../bench/harness/pool.ts';
 import { terminalReport } from '../../../bench/harness/terminal.ts';
 import { htmlReport } from '../../../bench/page/page.ts';
-import { aReport, RATE, row } from '../../support/bench-report.ts';
+import { aReport, RATE, row } from '../../support/fixtures/bench-report.ts';
 
 const run = (own: readonly number[], peer: readonly number[], more = {}): Result => ({
   group: 'net',

@@ -1,7 +1,7 @@
 /** How samples are taken: in turn, warm, and again where a guest died. */
 import t from 'tap';
 import { type Contestant, measureInRounds, type Sample } from '../../../bench/harness/rounds.ts';
-import { CPU, RATE } from '../../support/bench-report.ts';
+import { CPU, RATE } from '../../support/fixtures/bench-report.ts';
 
 const A: Contestant = { name: 'a', reference: false, peer: 'b' };
 const B: Contestant = { name: 'b', reference: true };

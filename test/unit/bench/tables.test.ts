@@ -6,7 +6,7 @@ import { headlines, ratio } from '../../../bench/harness/measure.ts';
 import { figureText } from '../../../bench/harness/notes.ts';
 import { terminalReport } from '../../../bench/harness/terminal.ts';
 import { aligned, bar } from '../../../bench/harness/text-bars.ts';
-import { aReport, RATE, RESULTS, row } from '../../support/bench-report.ts';
+import { aReport, RATE, RESULTS, row } from '../../support/fixtures/bench-report.ts';
 
 t.test(
   'bars: eighths of a character, never longer than asked, never nothing for something',

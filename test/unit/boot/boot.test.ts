@@ -13,7 +13,7 @@ import {
   type HeaderValues,
   KERNEL_GPA,
   kernelCode,
-} from '../../support/kernel-image.ts';
+} from '../../support/fixtures/kernel-image.ts';
 
 const MiB = 2 ** 20;
 const GiB = 2 ** 30;

@@ -2,7 +2,7 @@
 import t from 'tap';
 import { BufferSource } from '../../../src/boot/byte-source.ts';
 import { parseElf } from '../../../src/boot/elf.ts';
-import { elfKernel, KERNEL_GPA, kernelCode } from '../../support/kernel-image.ts';
+import { elfKernel, KERNEL_GPA, kernelCode } from '../../support/fixtures/kernel-image.ts';
 
 const source = (bytes: Uint8Array): BufferSource => new BufferSource(bytes, 'kernel k');
 const segment = { paddr: KERNEL_GPA, bytes: kernelCode(64), memsz: 128 };

@@ -9,7 +9,7 @@ import { setup_header } from '../../../src/abi/linux-boot.ts';
 import { type BootProtocol, loadGuest } from '../../../src/boot/boot.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 import { Ram } from '../../../src/memory/ram.ts';
-import { bzImage, elfKernel, kernelCode } from '../../support/kernel-image.ts';
+import { bzImage, elfKernel, kernelCode } from '../../support/fixtures/kernel-image.ts';
 
 const MiB = 2 ** 20;
 const directory = t.testdir();

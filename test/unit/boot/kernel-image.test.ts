@@ -2,7 +2,7 @@
 import t from 'tap';
 import { BufferSource } from '../../../src/boot/byte-source.ts';
 import { parseBzImage } from '../../../src/boot/kernel-image.ts';
-import { bzImage, type HeaderValues, KERNEL_GPA } from '../../support/kernel-image.ts';
+import { bzImage, type HeaderValues, KERNEL_GPA } from '../../support/fixtures/kernel-image.ts';
 
 const source = (bytes: Uint8Array): BufferSource => new BufferSource(bytes, 'kernel k');
 const parse = (values: HeaderValues = {}) => parseBzImage(source(bzImage(undefined, values)));

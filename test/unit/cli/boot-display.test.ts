@@ -3,7 +3,7 @@ import t from 'tap';
 import { BootDisplay } from '../../../src/cli/run/boot-display.ts';
 import type { ConsoleTarget } from '../../../src/cli/run/run-options.ts';
 import { ConsoleOutput } from '../../../src/cli/terminal/console-io.ts';
-import { FakeConsole, until } from './fake-machine.ts';
+import { FakeConsole, until } from '../../support/fakes/machine.ts';
 
 function setUp(serialTarget: ConsoleTarget = { to: 'none' }) {
   const console = new FakeConsole();

@@ -5,7 +5,7 @@ import t from 'tap';
 import { showInTerminal } from '../../../src/cli/inspect-terminal.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 import type { Inspector } from '../../../src/inspect/inspector.ts';
-import { anInspection } from '../../support/inspection.ts';
+import { anInspection } from '../../support/fixtures/inspection.ts';
 
 class FakeTerminal {
   readonly keys = new PassThrough();

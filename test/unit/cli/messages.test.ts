@@ -2,7 +2,7 @@
 import { Writable } from 'node:stream';
 import t from 'tap';
 import { Messages } from '../../../src/cli/terminal/messages.ts';
-import { Sink } from './fake-machine.ts';
+import { Sink } from '../../support/fakes/machine.ts';
 
 t.test('a line says who speaks, and holds nothing for the terminal to obey', async (t) => {
   const sink = new Sink();

@@ -4,7 +4,7 @@ import t from 'tap';
 import { runMachine } from '../../../src/cli/run/run-machine.ts';
 import { PeerError } from '../../../src/host/errors.ts';
 import type { MachineExit } from '../../../src/machine/options.ts';
-import { FakeMachine, FakeStreams, Sink, until } from './fake-machine.ts';
+import { FakeMachine, FakeStreams, Sink, until } from '../../support/fakes/machine.ts';
 
 const TTY = { to: 'tty' } as const;
 const NONE = { to: 'none' } as const;

@@ -4,10 +4,10 @@ import type { Datapath, DatapathEvents } from '../../../src/datapath/datapath.ts
 import { InProcessDatapath } from '../../../src/datapath/in-process.ts';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
-import { DatapathRig } from '../../support/datapath-rig.ts';
-import { createHandler, type ProbeOptions } from '../../support/probe-handler.ts';
+import { createHandler, type ProbeOptions } from '../../support/fakes/handler.ts';
+import { DatapathRig } from '../../support/rigs/datapath.ts';
 
-const probe = new URL('../../support/probe-handler.js', import.meta.url).href;
+const probe = new URL('../../support/fakes/handler.js', import.meta.url).href;
 
 const places: Record<string, (options: ProbeOptions, events: DatapathEvents) => Datapath> = {
   'in process': (options, events) => new InProcessDatapath(() => createHandler(options), events),

@@ -2,7 +2,7 @@
 import t from 'tap';
 import { LatestMessages } from '../../../src/datapath/latest-messages.ts';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
-import { DatapathRig } from '../../support/datapath-rig.ts';
+import { DatapathRig } from '../../support/rigs/datapath.ts';
 
 t.test('while a batch is under way, the last of each key waits', async (t) => {
   const sent: (readonly unknown[])[] = [];

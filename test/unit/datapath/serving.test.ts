@@ -2,7 +2,7 @@ import t from 'tap';
 import { Serving } from '../../../src/datapath/serving.ts';
 import { describeError } from '../../../src/host/errors.ts';
 import type { HandlerContext, QueueHandler } from '../../../src/virtio/device.ts';
-import { DatapathRig } from '../../support/datapath-rig.ts';
+import { DatapathRig } from '../../support/rigs/datapath.ts';
 
 t.test('a broken device watches no descriptor any more', async (t) => {
   using rig = new DatapathRig();

@@ -6,7 +6,7 @@ import t from 'tap';
 import { withModules } from '../../../src/guest/guest-modules.ts';
 import type { Guest } from '../../../src/guest/guests.ts';
 import { buildModules } from '../../../src/guest/module-build.ts';
-import { moduleFile } from '../../support/module-file.ts';
+import { moduleFile } from '../../support/fixtures/guest-inputs.ts';
 
 const VERSION = '6.12.1-test';
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));

@@ -1,7 +1,7 @@
 /** Modules' own words, and the order to load them in. */
 import t from 'tap';
 import { ModuleGraph, moduleName, readModuleInfo } from '../../../src/guest/kernel-modules.ts';
-import { moduleFile } from '../../support/module-file.ts';
+import { moduleFile } from '../../support/fixtures/guest-inputs.ts';
 
 t.test('.modinfo names what a module needs and serves', async (t) => {
   const elf = moduleFile(

@@ -6,7 +6,7 @@ import { Fd } from '../../../src/host/fd.ts';
 import { IoUring } from '../../../src/host/io-uring.ts';
 import { NativeMemory } from '../../../src/host/native-memory.ts';
 import { O_RDWR } from '../../../src/host/syscall.ts';
-import { TemporaryFolder } from '../../support/blk-driver.ts';
+import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const folder = new TemporaryFolder();
 t.teardown(() => folder[Symbol.dispose]());

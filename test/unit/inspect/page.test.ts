@@ -6,7 +6,7 @@ import { queueModel } from '../../../src/inspect/queue-model.ts';
 import { ringFigures } from '../../../src/inspect/ring-figure.ts';
 import { terminalView } from '../../../src/inspect/terminal-view.ts';
 import type { InspectedQueue } from '../../../src/machine/inspect.ts';
-import { aDevice, anInspection, busyQueue } from '../../support/inspection.ts';
+import { aDevice, anInspection, busyQueue } from '../../support/fixtures/inspection.ts';
 
 for (const format of ['split', 'packed'] as const) {
   t.test(`who stands where, and what is under way: ${format}`, (t) => {

@@ -5,8 +5,8 @@ import { E1000MachineDevice } from '../../../src/machine/devices/e1000-device.ts
 import type { PluggedBoard } from '../../../src/machine/devices/machine-device.ts';
 import { ResourceAllocator } from '../../../src/machine/devices/resource-allocator.ts';
 import type { E1000Device } from '../../../src/nic/device.ts';
-import { E1000Rig, MAC } from '../../support/e1000-rig.ts';
-import { FakeDatapath } from '../../support/owner-rig.ts';
+import { E1000Rig, MAC } from '../../support/rigs/e1000.ts';
+import { FakeDatapath } from '../../support/rigs/machine-device.ts';
 
 const VM_FD = 99;
 

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import { virtio_pci_common_cfg } from '../../../src/abi/virtio-pci.ts';
 import { inspectDevice } from '../../../src/machine/inspect.ts';
-import { OwnerRig } from '../../support/owner-rig.ts';
+import { OwnerRig } from '../../support/rigs/machine-device.ts';
 
 t.test('registers, features and queues, by name', async (t) => {
   await using o = new OwnerRig();

@@ -1,7 +1,7 @@
 /** Moving a device's queues between the places that can serve them. */
 import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
-import { OwnerRig } from '../../support/owner-rig.ts';
+import { OwnerRig } from '../../support/rigs/machine-device.ts';
 
 t.test('each queue goes on where it stood, there and back', async (t) => {
   await using o = new OwnerRig();

@@ -1,6 +1,6 @@
 /** Holding a device's queues: what its datapath is told, and what is refused. */
 import t from 'tap';
-import { OwnerRig } from '../../support/owner-rig.ts';
+import { OwnerRig } from '../../support/rigs/machine-device.ts';
 
 const holds = (o: OwnerRig) => Object.fromEntries(o.datapath.last?.holds ?? []);
 

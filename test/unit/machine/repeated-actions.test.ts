@@ -2,7 +2,7 @@
 import t from 'tap';
 import * as pci from '../../../src/abi/pci.ts';
 import { DEVICE_NEEDS_RESET } from '../../../src/abi/virtio-pci.ts';
-import { OwnerRig } from '../../support/owner-rig.ts';
+import { OwnerRig } from '../../support/rigs/machine-device.ts';
 
 const MANY = 10_000;
 

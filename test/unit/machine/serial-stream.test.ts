@@ -3,7 +3,7 @@ import t from 'tap';
 import { SerialStream } from '../../../src/machine/serial-stream.ts';
 import { Serial16550 } from '../../../src/platform/serial-16550.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { FakeInterrupts } from '../../support/fake-interrupts.ts';
+import { FakeInterrupts } from '../../support/fakes/interrupts.ts';
 
 /** A stream connected to a serial port that a guest drives. */
 function connected() {

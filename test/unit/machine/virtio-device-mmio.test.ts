@@ -8,8 +8,8 @@ import { VirtioMachineDevice } from '../../../src/machine/devices/virtio-device.
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import type { DeviceHost, VirtioDevice } from '../../../src/virtio/device.ts';
-import { boardOf, FakeDatapath } from '../../support/owner-rig.ts';
-import { VirtioMmioRig } from '../../support/virtio-mmio-rig.ts';
+import { boardOf, FakeDatapath } from '../../support/rigs/machine-device.ts';
+import { VirtioMmioRig } from '../../support/rigs/virtio-mmio.ts';
 
 class MmioOwnerRig implements AsyncDisposable {
   readonly rig = new VirtioMmioRig();

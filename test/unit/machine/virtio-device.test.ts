@@ -3,7 +3,7 @@ import t from 'tap';
 import * as pci from '../../../src/abi/pci.ts';
 import { DEVICE_NEEDS_RESET, VIRTIO_PCI_ISR_CONFIG } from '../../../src/abi/virtio-pci.ts';
 import { isReadable, signalEventfd } from '../../../src/host/fd.ts';
-import { OwnerRig } from '../../support/owner-rig.ts';
+import { OwnerRig } from '../../support/rigs/machine-device.ts';
 
 t.test('virtio 1.3 §3.1.1 DRIVER_OK starts the datapath with the enabled queues', async (t) => {
   await using o = new OwnerRig();

@@ -2,7 +2,7 @@
 import t from 'tap';
 import * as e1000 from '../../../src/abi/e1000.ts';
 import { eepromImage } from '../../../src/nic/eeprom.ts';
-import { E1000Rig, MAC } from '../../support/e1000-rig.ts';
+import { E1000Rig, MAC } from '../../support/rigs/e1000.ts';
 
 const { EECD_CS: CS, EECD_DI: DI, EECD_DO: DO, EECD_SK: SK } = e1000;
 const READ = 0b110;

@@ -5,7 +5,7 @@
 import fc from 'fast-check';
 import t from 'tap';
 import * as e1000 from '../../../src/abi/e1000.ts';
-import { E1000Rig, frame, MAC, RX_RING, TX_BUFFERS, TX_RING } from '../../support/e1000-rig.ts';
+import { E1000Rig, frame, MAC, RX_RING, TX_BUFFERS, TX_RING } from '../../support/rigs/e1000.ts';
 
 const RING = 16;
 

@@ -1,7 +1,7 @@
 /** SDM 13.4, ITR: the time between two interrupts of the emulated 82540EM. */
 import t from 'tap';
 import * as e1000 from '../../../src/abi/e1000.ts';
-import { E1000Rig, frame, MAC } from '../../support/e1000-rig.ts';
+import { E1000Rig, frame, MAC } from '../../support/rigs/e1000.ts';
 
 /** 256 ns each: a millisecond. */
 const MILLISECOND = 3906.25;

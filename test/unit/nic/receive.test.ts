@@ -1,7 +1,7 @@
 /** The receive half of the emulated 82540EM: filters, buffers, descriptors. */
 import t from 'tap';
 import * as e1000 from '../../../src/abi/e1000.ts';
-import { E1000Rig, frame, MAC, RX_BUFFERS, RX_RING } from '../../support/e1000-rig.ts';
+import { E1000Rig, frame, MAC, RX_BUFFERS, RX_RING } from '../../support/rigs/e1000.ts';
 
 const { RXD_STAT_DD: DD, RXD_STAT_EOP: EOP, RXD_STAT_IXSM: IXSM, RXD_STAT_VP: VP } = e1000;
 const BROADCAST = [255, 255, 255, 255, 255, 255];

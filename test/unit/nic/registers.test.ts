@@ -3,7 +3,7 @@ import t from 'tap';
 import * as e1000 from '../../../src/abi/e1000.ts';
 import * as pci from '../../../src/abi/pci.ts';
 import { drainEventfd } from '../../../src/host/fd.ts';
-import { E1000Rig } from '../../support/e1000-rig.ts';
+import { E1000Rig } from '../../support/rigs/e1000.ts';
 
 const header = pci.pci_type0_header;
 

@@ -8,7 +8,7 @@ import {
   VIRTIO_NET_HDR_GSO_TCPV6,
   virtio_net_hdr,
 } from '../../../src/abi/virtio-net.ts';
-import { E1000Rig, frame, TX_BUFFERS, TX_RING, VNET_HEADER } from '../../support/e1000-rig.ts';
+import { E1000Rig, frame, TX_BUFFERS, TX_RING, VNET_HEADER } from '../../support/rigs/e1000.ts';
 
 const EOP = e1000.TXD_CMD_EOP;
 const RS = e1000.TXD_CMD_RS;

@@ -6,8 +6,8 @@ import type { BarSpec } from '../../../src/pci/bars.ts';
 import { PciBus } from '../../../src/pci/bus.ts';
 import { PciFunction } from '../../../src/pci/function.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { FakeInterrupts } from '../../support/fake-interrupts.ts';
-import { VirtioPciRig } from '../../support/virtio-pci-rig.ts';
+import { FakeInterrupts } from '../../support/fakes/interrupts.ts';
+import { VirtioPciRig } from '../../support/rigs/virtio-pci.ts';
 
 const { command, base_address } = pci.pci_type0_header;
 const IO_AND_MEMORY = pci.PCI_COMMAND_IO | pci.PCI_COMMAND_MEMORY;

@@ -1,7 +1,7 @@
 /** How a guest reaches configuration space, and what it finds there (PCI 3.0 §3.2.2.3.2, §6). */
 import t from 'tap';
 import * as pci from '../../../src/abi/pci.ts';
-import { VirtioPciRig } from '../../support/virtio-pci-rig.ts';
+import { VirtioPciRig } from '../../support/rigs/virtio-pci.ts';
 
 const header = pci.pci_type0_header;
 const ADDRESS = 0xcf8;

@@ -1,7 +1,7 @@
 /** INTx: shared lines (PCI 3.0 §2.2.6), and when a function may drive its pin (§6.2.2, §6.2.3). */
 import t from 'tap';
 import * as pci from '../../../src/abi/pci.ts';
-import { VirtioPciRig } from '../../support/virtio-pci-rig.ts';
+import { VirtioPciRig } from '../../support/rigs/virtio-pci.ts';
 
 const { command, status } = pci.pci_type0_header;
 const DECODE = pci.PCI_COMMAND_IO | pci.PCI_COMMAND_MEMORY | pci.PCI_COMMAND_MASTER;

@@ -4,8 +4,8 @@ import * as pci from '../../../src/abi/pci.ts';
 import { drainEventfd, signalEventfd } from '../../../src/host/fd.ts';
 import { MSIX_VECTORS_MAX, Msix } from '../../../src/pci/msix.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { FakeInterrupts } from '../../support/fake-interrupts.ts';
-import { VirtioPciRig } from '../../support/virtio-pci-rig.ts';
+import { FakeInterrupts } from '../../support/fakes/interrupts.ts';
+import { VirtioPciRig } from '../../support/rigs/virtio-pci.ts';
 
 const ENABLE = pci.PCI_MSIX_FLAGS_ENABLE;
 const MASKALL = pci.PCI_MSIX_FLAGS_MASKALL;

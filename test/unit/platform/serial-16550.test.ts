@@ -2,7 +2,7 @@
 import t from 'tap';
 import { Serial16550 } from '../../../src/platform/serial-16550.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { FakeInterrupts } from '../../support/fake-interrupts.ts';
+import { FakeInterrupts } from '../../support/fakes/interrupts.ts';
 
 const DATA = 0;
 const IER = 1;

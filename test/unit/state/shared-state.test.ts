@@ -62,7 +62,7 @@ const ROUNDS = 100_000;
 
 t.test('two threads never hold it together, and none waits for ever', async (t) => {
   const buffer = SharedState.allocate(0x1000);
-  const worker = new URL('../../support/lock-worker.js', import.meta.url);
+  const worker = new URL('./lock-worker.js', import.meta.url);
   const workerData = { buffer, rounds: ROUNDS };
   const ends = [0, 1].map(() => once(new Worker(worker, { workerData, execArgv: [] }), 'exit'));
   t.same(await Promise.all(ends), [[0], [0]]);
@@ -94,7 +94,7 @@ t.test('waitWhile lets go of the lock until another thread has changed the word'
   const state = new SharedState(buffer);
   const words = state.words(2);
   words[1] = 7;
-  const waiter = new Worker(new URL('../../support/waiting-worker.js', import.meta.url), {
+  const waiter = new Worker(new URL('./lock-worker.js', import.meta.url), {
     workerData: { buffer },
     execArgv: [],
   });

@@ -8,8 +8,8 @@ import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostDatapath } from '../../../src/vhost/vhost-datapath.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import type { QueueConfig } from '../../../src/virtio/queue/virtqueue.ts';
-import { FakeVhost } from '../../support/fake-vhost.ts';
-import { FakeDatapath } from '../../support/owner-rig.ts';
+import { FakeVhost } from '../../support/fakes/vhost.ts';
+import { FakeDatapath } from '../../support/rigs/machine-device.ts';
 
 const FEATURES = featureSet(
   ring.VIRTIO_F_VERSION_1,

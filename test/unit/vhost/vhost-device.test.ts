@@ -7,7 +7,7 @@ import { GiB, HIGH_RAM_BASE, LOW_RAM_LIMIT, MiB } from '../../../src/memory/ram-
 import { VhostDevice } from '../../../src/vhost/vhost-device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import type { QueueConfig } from '../../../src/virtio/queue/virtqueue.ts';
-import { FakeVhost } from '../../support/fake-vhost.ts';
+import { FakeVhost } from '../../support/fakes/vhost.ts';
 
 const SPLIT = featureSet(ring.VIRTIO_F_VERSION_1);
 const PACKED = featureSet(ring.VIRTIO_F_VERSION_1, ring.VIRTIO_F_RING_PACKED);

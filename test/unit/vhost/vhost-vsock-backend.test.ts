@@ -1,7 +1,7 @@
 /** vhost-vsock: the guest's context ID, and when the kernel serves its queues. */
 import t from 'tap';
 import { VhostVsockBackend } from '../../../src/vhost/vhost-backend.ts';
-import { FakeVhost } from '../../support/fake-vhost.ts';
+import { FakeVhost } from '../../support/fakes/vhost.ts';
 
 const EADDRINUSE = 98;
 

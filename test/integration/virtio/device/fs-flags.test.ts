@@ -30,7 +30,7 @@ import {
   handleOf,
   pack,
   SharedFolder,
-} from '../../../support/fs-driver.ts';
+} from '../../../support/rigs/fs-driver.ts';
 
 const ROOT = fuse.FUSE_ROOT_ID;
 const O_DIRECT = 0o40000;

@@ -29,7 +29,7 @@ import {
   pack,
   SharedFolder,
   text,
-} from '../../../support/fs-driver.ts';
+} from '../../../support/rigs/fs-driver.ts';
 
 const ROOT = fuse.FUSE_ROOT_ID;
 const ENTRY = fuse.fuse_entry_out;

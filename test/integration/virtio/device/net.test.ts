@@ -21,7 +21,7 @@ import { createNetDevice, type NetDevice } from '../../../../src/virtio/device/n
 import { createHandler } from '../../../../src/virtio/device/net/net-handler.ts';
 import type { DeviceHost, QueueHandler } from '../../../../src/virtio/device.ts';
 import { featureSet, hasFeature } from '../../../../src/virtio/features.ts';
-import { tapReason } from '../../../support/tap-reason.ts';
+import { tapReason } from '../../../support/rigs/host.ts';
 
 const skip = tapReason();
 const GUEST_IP = [10, 199, 8, 2];

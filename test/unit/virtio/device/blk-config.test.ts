@@ -2,7 +2,7 @@
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-blk.ts';
 import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
-import { BlkDriver, TemporaryFolder } from '../../../support/blk-driver.ts';
+import { BlkDriver, TemporaryFolder } from '../../../support/rigs/blk-driver.ts';
 
 const folder = new TemporaryFolder();
 t.teardown(() => folder[Symbol.dispose]());

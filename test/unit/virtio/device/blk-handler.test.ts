@@ -12,8 +12,13 @@ import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { BlkHandler } from '../../../../src/virtio/device/blk/blk-handler.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
-import { type BlkResult, blkHeader, blkRange, blkResult } from '../../../support/blk-driver.ts';
-import { FakeDisk, type FakeRequest } from '../../../support/fake-disk.ts';
+import { FakeDisk, type FakeRequest } from '../../../support/fakes/disk.ts';
+import {
+  type BlkResult,
+  blkHeader,
+  blkRange,
+  blkResult,
+} from '../../../support/rigs/blk-driver.ts';
 
 const { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH } = abi;
 const { VIRTIO_BLK_S_OK, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP } = abi;

@@ -9,8 +9,8 @@ import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue, GuestHeap } from '../../../../src/testing/index.ts';
 import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
-import { blkHeader, TemporaryFolder } from '../../../support/blk-driver.ts';
-import { CALLS, GO, type WatchedDiskOptions } from '../../../support/watched-disk.ts';
+import { CALLS, GO, type WatchedDiskOptions } from '../../../support/fakes/disk.ts';
+import { blkHeader, TemporaryFolder } from '../../../support/rigs/blk-driver.ts';
 
 const QUEUES = 16;
 const SIZE = 256;
@@ -63,7 +63,7 @@ for (const order of ['stop', 'close'] as const) {
     const datapath = new QueueWorkerDatapath(
       {
         name: 'blk0',
-        module: new URL('../../../support/watched-disk.js', import.meta.url).href,
+        module: new URL('../../../support/fakes/disk.js', import.meta.url).href,
         options: { blk: { ...blk, size, fileSize: size, chainLength: SIZE + 2 }, words },
       },
       {

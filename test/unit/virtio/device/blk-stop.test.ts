@@ -24,14 +24,14 @@ import { DeviceRig } from '../../../../src/testing/index.ts';
 import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
 import { BlkHandler } from '../../../../src/virtio/device/blk/blk-handler.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
+import { CountingDisk } from '../../../support/fakes/disk.ts';
 import {
   BlkDriver,
   blkHeader,
   blkRange,
   blkResult,
   TemporaryFolder,
-} from '../../../support/blk-driver.ts';
-import { CountingDisk } from '../../../support/fake-disk.ts';
+} from '../../../support/rigs/blk-driver.ts';
 
 /** The most of one call, and what may be under way at a time. */
 const LONGEST_CALL = 1.5 * MiB;

@@ -12,7 +12,7 @@ import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue, GuestHeap } from '../../../../src/testing/index.ts';
 import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
-import { blkHeader, blkResult, TemporaryFolder } from '../../../support/blk-driver.ts';
+import { blkHeader, blkResult, TemporaryFolder } from '../../../support/rigs/blk-driver.ts';
 
 const POLLIN = 1;
 const DEADLINE_MS = 10_000;

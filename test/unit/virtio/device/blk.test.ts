@@ -15,7 +15,7 @@ import {
   blkHeader,
   blkRange,
   TemporaryFolder,
-} from '../../../support/blk-driver.ts';
+} from '../../../support/rigs/blk-driver.ts';
 
 const { VIRTIO_BLK_S_OK, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP } = abi;
 const SECTORS = 64;

@@ -1,7 +1,7 @@
 /** Console device: control queues, size and emergency write (virtio 1.3 §5.3.4 to §5.3.6). */
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-console.ts';
-import { BASE, CONTROL_RX, CONTROL_TX, ConsoleRig, drain } from '../../../support/console-rig.ts';
+import { BASE, CONTROL_RX, CONTROL_TX, ConsoleRig, drain } from '../../../support/rigs/console.ts';
 
 const ANY = 0xffff_ffff;
 const brief = (

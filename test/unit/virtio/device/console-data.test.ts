@@ -12,7 +12,7 @@ import {
   PORT_TX,
   RX,
   TX,
-} from '../../../support/console-rig.ts';
+} from '../../../support/rigs/console.ts';
 
 for (const [format, ring] of [
   ['split', 0n],

@@ -8,7 +8,7 @@ import {
   nodeOf,
   openDescriptors,
   SharedFolder,
-} from '../../../support/fs-driver.ts';
+} from '../../../support/rigs/fs-driver.ts';
 
 const OPCODES = Object.entries(fuse)
   .filter(([name, value]) => /^FUSE_[A-Z0-9_]+$/.test(name) && typeof value === 'number')

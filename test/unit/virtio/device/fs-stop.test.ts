@@ -6,7 +6,7 @@ import { O_RDWR } from '../../../../src/abi/files.ts';
 import * as fuse from '../../../../src/abi/fuse.ts';
 import { VIRTIO_F_RING_PACKED } from '../../../../src/abi/virtio-ring.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
-import { handleOf, join, pack, SharedFolder } from '../../../support/fs-driver.ts';
+import { handleOf, join, pack, SharedFolder } from '../../../support/rigs/fs-driver.ts';
 
 const KEEP_SIZE_AND_PUNCH_HOLE = 3;
 

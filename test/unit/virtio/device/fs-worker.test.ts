@@ -21,7 +21,7 @@ import {
   pack,
   SharedFolder,
   text,
-} from '../../../support/fs-driver.ts';
+} from '../../../support/rigs/fs-driver.ts';
 
 const POLLIN = 1;
 const DEADLINE_MS = 10_000;

@@ -10,10 +10,10 @@ import type { QueueHandler } from '../../../../src/virtio/device.ts';
 import { DefinedDevice } from '../../../../src/virtio/device-sdk/defined-device.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 import { HeldQueue } from '../../../../src/virtio/queue/held-queue.ts';
-import { BlkDriver, blkHeader, TemporaryFolder } from '../../../support/blk-driver.ts';
-import { BASE, TX as CONSOLE_TX, ConsoleRig } from '../../../support/console-rig.ts';
-import { CONTROL, frame, NetRig, OWN_MAC, RX, TX } from '../../../support/net-rig.ts';
-import { TX as VSOCK_TX, VsockRig } from '../../../support/vsock-rig.ts';
+import { BlkDriver, blkHeader, TemporaryFolder } from '../../../support/rigs/blk-driver.ts';
+import { BASE, TX as CONSOLE_TX, ConsoleRig } from '../../../support/rigs/console.ts';
+import { CONTROL, frame, NetRig, OWN_MAC, RX, TX } from '../../../support/rigs/net.ts';
+import { TX as VSOCK_TX, VsockRig } from '../../../support/rigs/vsock.ts';
 
 /** Puts gates in front of all queues of a handler. */
 function gated(handler: QueueHandler, credits: number): QueueHandler {

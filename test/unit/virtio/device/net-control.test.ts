@@ -20,7 +20,7 @@ import {
   VIRTIO_NET_ERR,
   VIRTIO_NET_OK,
 } from '../../../../src/abi/virtio-net.ts';
-import { CONTROL, frame, NetRig, OWN_MAC } from '../../../support/net-rig.ts';
+import { CONTROL, frame, NetRig, OWN_MAC } from '../../../support/rigs/net.ts';
 
 const OTHER = 0x0200_0000_0001;
 const GROUP = 0x0100_5e00_0001;

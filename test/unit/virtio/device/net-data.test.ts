@@ -11,7 +11,7 @@ import {
   RX,
   TX,
   withBuffers,
-} from '../../../support/net-rig.ts';
+} from '../../../support/rigs/net.ts';
 
 for (const [name, ring] of Object.entries(RINGS)) {
   t.test(

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-vsock.ts';
 import { BUFFER } from '../../../../src/virtio/device/vsock/vsock-credit.ts';
-import { type Fields, GUEST, type Packet, VsockRig } from '../../../support/vsock-rig.ts';
+import { type Fields, GUEST, type Packet, VsockRig } from '../../../support/rigs/vsock.ts';
 
 /** Often a value that means something, else any. */
 const often = (max: number, ...values: number[]): fc.Arbitrary<number> =>

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-vsock.ts';
 import { BUFFER } from '../../../../src/virtio/device/vsock/vsock-credit.ts';
-import { ops, payloadOf, readAll, STREAM, VsockRig, waiting } from '../../../support/vsock-rig.ts';
+import { ops, payloadOf, readAll, STREAM, VsockRig, waiting } from '../../../support/rigs/vsock.ts';
 
 const { VIRTIO_VSOCK_SHUTDOWN_RCV: RCV, VIRTIO_VSOCK_SHUTDOWN_SEND: SEND } = abi;
 

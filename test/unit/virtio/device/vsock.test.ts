@@ -21,7 +21,7 @@ import {
   TX,
   VsockRig,
   waiting,
-} from '../../../support/vsock-rig.ts';
+} from '../../../support/rigs/vsock.ts';
 
 const { VIRTIO_VSOCK_SHUTDOWN_SEND: SEND } = abi;
 

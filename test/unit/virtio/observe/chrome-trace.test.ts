@@ -6,7 +6,7 @@ import { ChromeTrace, type TraceNames } from '../../../../src/virtio/observe/tra
 import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
 import { whomOf } from '../../../../src/virtio/observe/trace/trace-record.ts';
 import type { TraceRecord } from '../../../../src/virtio/observe/trace/trace-ring.ts';
-import { traceEvents, traceFaults } from '../../../support/trace-format.ts';
+import { traceEvents, traceFaults } from '../../../support/fixtures/trace-format.ts';
 
 const NAMES: TraceNames = {
   devices: [

@@ -11,7 +11,7 @@ import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
 import { whomOf } from '../../../../src/virtio/observe/trace/trace-record.ts';
 import { TraceWriter } from '../../../../src/virtio/observe/trace/trace-ring.ts';
 import { TraceCounter } from '../../../../src/virtio/observe/trace/trace-statistics.ts';
-import { traceEvents, traceFaults } from '../../../support/trace-format.ts';
+import { traceEvents, traceFaults } from '../../../support/fixtures/trace-format.ts';
 
 const NAMES = {
   devices: [{ name: 'blk0', queues: ['requestq1'] }],

@@ -5,7 +5,7 @@ import { Ram } from '../../../../src/memory/ram.ts';
 import { GiB, HIGH_RAM_BASE, MiB } from '../../../../src/memory/ram-layout.ts';
 import { createVirtqueue } from '../../../../src/virtio/queue/create-virtqueue.ts';
 import type { QueueConfig } from '../../../../src/virtio/queue/virtqueue.ts';
-import { QueueFixture } from '../../../support/queue-fixture.ts';
+import { QueueFixture } from '../../../support/rigs/virtqueue.ts';
 
 const PACKED = 1n << BigInt(VIRTIO_F_RING_PACKED);
 const good: QueueConfig = {

@@ -8,7 +8,7 @@ import {
 } from '../../../../src/abi/virtio-ring.ts';
 import { HeldQueue } from '../../../../src/virtio/queue/held-queue.ts';
 import { POP_CHAIN, POP_EMPTY } from '../../../../src/virtio/queue/virtqueue.ts';
-import { QueueFixture } from '../../../support/queue-fixture.ts';
+import { QueueFixture } from '../../../support/rigs/virtqueue.ts';
 
 const FORMATS = [
   ['split', [VIRTIO_F_VERSION_1]],

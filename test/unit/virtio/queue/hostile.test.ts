@@ -12,7 +12,7 @@ import {
 } from '../../../../src/abi/virtio-ring.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { faultText, POP_CHAIN } from '../../../../src/virtio/queue/virtqueue.ts';
-import { LAP_0, LAP_1, QueueFixture } from '../../../support/queue-fixture.ts';
+import { LAP_0, LAP_1, QueueFixture } from '../../../support/rigs/virtqueue.ts';
 
 const SIZE = 8;
 const RAM = 2 * MiB;

@@ -11,7 +11,7 @@ import {
   VIRTIO_F_RING_PACKED,
 } from '../../../../src/abi/virtio-ring.ts';
 import { POP_CHAIN, POP_EMPTY } from '../../../../src/virtio/queue/virtqueue.ts';
-import { QueueFixture } from '../../../support/queue-fixture.ts';
+import { QueueFixture } from '../../../support/rigs/virtqueue.ts';
 
 const SIZE = 8;
 

@@ -4,7 +4,7 @@ import {
   RING_EVENT_FLAGS_DESC,
   VIRTIO_F_EVENT_IDX,
 } from '../../../../src/abi/virtio-ring.ts';
-import { QueueFixture } from '../../../support/queue-fixture.ts';
+import { QueueFixture } from '../../../support/rigs/virtqueue.ts';
 
 t.test('§2.8.10 event flags decide on interrupts', async (t) => {
   using f = new QueueFixture([PACKED]);

@@ -10,7 +10,7 @@ import {
 } from '../../../../src/abi/virtio-ring.ts';
 import { GiB, MiB } from '../../../../src/memory/ram-layout.ts';
 import * as q from '../../../../src/virtio/queue/virtqueue.ts';
-import { LAP_0, LAP_1, QueueFixture, type RawDescriptor } from '../../../support/queue-fixture.ts';
+import { LAP_0, LAP_1, QueueFixture, type RawDescriptor } from '../../../support/rigs/virtqueue.ts';
 
 const BUFFER = 2 * MiB;
 const PACKED = VIRTIO_F_RING_PACKED;

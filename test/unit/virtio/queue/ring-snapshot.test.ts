@@ -19,7 +19,7 @@ import {
   snapshotRing,
 } from '../../../../src/virtio/queue/ring-snapshot.ts';
 import type { QueueConfig } from '../../../../src/virtio/queue/virtqueue.ts';
-import { QueueFixture } from '../../../support/queue-fixture.ts';
+import { QueueFixture } from '../../../support/rigs/virtqueue.ts';
 
 function snapshot(f: QueueFixture): RingSnapshot {
   const ring = snapshotRing(f.ram.memory, f.driver.config, f.features, f.device.state());

@@ -9,7 +9,7 @@ import {
 } from '../../../../src/abi/virtio-ring.ts';
 import { GiB, MiB } from '../../../../src/memory/ram-layout.ts';
 import * as q from '../../../../src/virtio/queue/virtqueue.ts';
-import { QueueFixture, type RawDescriptor } from '../../../support/queue-fixture.ts';
+import { QueueFixture, type RawDescriptor } from '../../../support/rigs/virtqueue.ts';
 
 const BUFFER = 2 * MiB;
 

@@ -13,7 +13,7 @@ import {
   inflightRegionSize,
 } from '../../../../src/virtio/queue/inflight/inflight-region.ts';
 import { POP_CHAIN, POP_EMPTY, type Virtqueue } from '../../../../src/virtio/queue/virtqueue.ts';
-import { QueueFixture } from '../../../support/queue-fixture.ts';
+import { QueueFixture } from '../../../support/rigs/virtqueue.ts';
 
 const SIZE = 8;
 /** More than the queue has. */

@@ -4,7 +4,7 @@
  */
 import fc from 'fast-check';
 import t from 'tap';
-import { VirtioPciRig } from '../../../support/virtio-pci-rig.ts';
+import { VirtioPciRig } from '../../../support/rigs/virtio-pci.ts';
 
 type Access = readonly [space: number, offset: number, size: number, value: number, write: boolean];
 

@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import * as mmio from '../../../../src/abi/virtio-mmio.ts';
 import { signalEventfd } from '../../../../src/host/fd.ts';
-import { VirtioMmioRig } from '../../../support/virtio-mmio-rig.ts';
+import { VirtioMmioRig } from '../../../support/rigs/virtio-mmio.ts';
 
 type Access = readonly [offset: number, size: number, value: number, write: boolean];
 

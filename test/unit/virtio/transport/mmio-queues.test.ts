@@ -8,7 +8,7 @@ import {
 } from '../../../../src/abi/virtio-ring.ts';
 import { drainEventfd, signalEventfd } from '../../../../src/host/fd.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
-import { type MmioRigOptions, VirtioMmioRig } from '../../../support/virtio-mmio-rig.ts';
+import { type MmioRigOptions, VirtioMmioRig } from '../../../support/rigs/virtio-mmio.ts';
 
 const ADDRESSES = [
   [mmio.VIRTIO_MMIO_QUEUE_DESC_LOW, mmio.VIRTIO_MMIO_QUEUE_DESC_HIGH],

@@ -6,7 +6,7 @@ import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../../src/abi/vi
 import { featureSet } from '../../../../src/virtio/features.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
 import { observeRegisters } from '../../../../src/virtio/observe/observe-registers.ts';
-import { VirtioMmioRig } from '../../../support/virtio-mmio-rig.ts';
+import { VirtioMmioRig } from '../../../support/rigs/virtio-mmio.ts';
 
 const { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } = abi;
 const UP = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;

@@ -7,7 +7,7 @@ import {
   VIRTIO_F_VERSION_1,
 } from '../../../../src/abi/virtio-ring.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
-import { VirtioPciRig } from '../../../support/virtio-pci-rig.ts';
+import { VirtioPciRig } from '../../../support/rigs/virtio-pci.ts';
 
 const { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, DEVICE_NEEDS_RESET, FAILED } = abi;
 const UP = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;

@@ -3,7 +3,7 @@ import t from 'tap';
 import * as pci from '../../../../src/abi/pci.ts';
 import * as abi from '../../../../src/abi/virtio-pci.ts';
 import { drainEventfd, isReadable, signalEventfd } from '../../../../src/host/fd.ts';
-import { type RigOptions, VirtioPciRig } from '../../../support/virtio-pci-rig.ts';
+import { type RigOptions, VirtioPciRig } from '../../../support/rigs/virtio-pci.ts';
 
 const ENABLE = pci.PCI_MSIX_FLAGS_ENABLE;
 const QUEUE = abi.VIRTIO_PCI_ISR_QUEUE;

@@ -1,0 +1,174 @@
+/** Machines for tests of the control socket and of the command line. */
+
+import { Duplex, PassThrough, Writable } from 'node:stream';
+import type { CommandExit, GuestProcess, SpawnOptions } from '../../../src/agent/command.ts';
+import type { RunnableMachine } from '../../../src/cli/run/run-machine.ts';
+import type { RunStreams } from '../../../src/cli/terminal/console-io.ts';
+import type { ControlledMachine } from '../../../src/control/server.ts';
+import { UsageError } from '../../../src/host/errors.ts';
+import type { DatapathName } from '../../../src/machine/devices/queue-service.ts';
+import type { InspectFilter, MachineInspection } from '../../../src/machine/inspect.ts';
+import type { MachineExit } from '../../../src/machine/options.ts';
+
+export class FakeVm implements ControlledMachine {
+  state = 'running';
+  readonly datapaths = new Map<string, DatapathName>([['net0', 'userspace']]);
+  presses = 0;
+  listens = true;
+  readonly links: string[] = [];
+  readonly queueCalls: string[] = [];
+  readonly filters: InspectFilter[] = [];
+  exitCounts(): number[] {
+    return [1, 2];
+  }
+  statistics(): ReadonlyMap<string, number> {
+    return new Map([
+      ['exits', 12],
+      ['halt_exits', 7],
+      ['nmi_injections', 0],
+    ]);
+  }
+  async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
+    if (!this.datapaths.has(device)) throw new UsageError('E_DEVICE', `no ${device}`);
+    this.datapaths.set(device, datapath);
+  }
+  setLink(device: string, up: boolean): void {
+    this.links.push(`${device} ${up}`);
+  }
+  async holdQueue(device: string, queue: string): Promise<void> {
+    this.queueCalls.push(`hold ${device} ${queue}`);
+  }
+  async stepQueue(device: string, queue: string): Promise<void> {
+    this.queueCalls.push(`step ${device} ${queue}`);
+  }
+  async releaseQueue(device: string, queue: string): Promise<void> {
+    this.queueCalls.push(`release ${device} ${queue}`);
+  }
+  async inspect(filter: InspectFilter): Promise<MachineInspection> {
+    this.filters.push(filter);
+    return { state: this.state, devices: [] };
+  }
+  async pause(): Promise<void> {
+    this.state = 'paused';
+  }
+  async resume(): Promise<void> {
+    this.state = 'running';
+  }
+  async stop(): Promise<void> {
+    this.state = 'ended';
+  }
+  /** The guest that hears it ends at once. */
+  pressPowerButton(): void {
+    this.presses++;
+    if (this.listens) this.state = 'ended';
+  }
+}
+
+/** A duplex whose two sides the test holds. */
+export class FakeConsole extends Duplex {
+  typed = '';
+
+  override _read(): void {}
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.typed += chunk.toString('latin1');
+    done();
+  }
+}
+
+/** A command whose output and end the test gives. */
+export class FakeProcess implements GuestProcess {
+  readonly stdin = new FakeConsole();
+  readonly stdout = new PassThrough();
+  readonly stderr = new PassThrough();
+  readonly started = Promise.resolve(1);
+  readonly exit: Promise<CommandExit>;
+  end: (exit: CommandExit) => void = () => {};
+  lose: (error: Error) => void = () => {};
+
+  constructor() {
+    this.exit = new Promise((resolve, reject) => {
+      this.end = (exit) => {
+        this.stdout.end();
+        this.stderr.end();
+        resolve(exit);
+      };
+      this.lose = reject;
+    });
+  }
+
+  kill(): void {}
+
+  resize(): void {}
+}
+
+export class FakeMachine implements RunnableMachine {
+  readonly console = new FakeConsole();
+  readonly serial = new FakeConsole();
+  readonly process = new FakeProcess();
+  readonly calls: string[] = [];
+  sizes: number[][] = [];
+  droppedOutput = { console: 0, serial: 0 };
+  end: (exit: MachineExit) => void = () => {};
+  log: (text: string) => void = () => {};
+  readonly #exit = new Promise<MachineExit>((resolve) => {
+    this.end = resolve;
+  });
+  #started: () => void = () => {};
+  /** Resolves when `start` was called. */
+  readonly started = new Promise<void>((resolve) => {
+    this.#started = resolve;
+  });
+
+  async start(): Promise<void> {
+    this.calls.push('start');
+    this.#started();
+  }
+
+  async stop(): Promise<void> {
+    this.calls.push('stop');
+  }
+
+  wait(): Promise<MachineExit> {
+    return this.#exit;
+  }
+
+  spawn(argv: readonly string[], options: SpawnOptions = {}): GuestProcess {
+    this.calls.push(`spawn ${argv.join(' ')} ${JSON.stringify(options)}`);
+    return this.process;
+  }
+
+  resizeConsole(columns: number, rows: number): void {
+    this.sizes.push([columns, rows]);
+  }
+
+  on(_event: 'log', listener: (text: string) => void): void {
+    this.log = listener;
+  }
+}
+
+/** A stream that a test reads, and that may be slow. */
+export class Sink extends Writable {
+  text = '';
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.text += chunk.toString('latin1');
+    done();
+  }
+}
+
+/** Streams of a process whose standard input is a pipe. */
+export class FakeStreams implements RunStreams {
+  readonly input = new PassThrough();
+  readonly output = new Sink();
+  readonly errorOutput = new Sink();
+
+  size(): { columns: number; rows: number } {
+    return { columns: 100, rows: 30 };
+  }
+}
+
+/** Resolves when a condition holds; the test's own time limit ends a wait in vain. */
+export async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await new Promise((resolve) => setImmediate(resolve));
+}

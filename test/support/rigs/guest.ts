@@ -1,0 +1,97 @@
+/** Whole guests, and shell scripts in them. Each runs under the check of virtio's rules: a breach fails its test. */
+
+import t from 'tap';
+import { buildGuest } from '../../../src/guest/guests.ts';
+import type { KernelSeries } from '../../../src/guest/kernel.ts';
+import { type MachineOptions, VirtualMachine } from '../../../src/index.ts';
+
+const LAST_WORDS = 8192;
+
+/** What a test may ask of its guest. */
+export interface GuestFixture {
+  /** Debian kernel series. Default 6.12. */
+  readonly kernel?: KernelSeries;
+  /** Image. Default `minimal`. */
+  readonly image?: 'minimal' | 'tools';
+  /** Added to the default kernel command line. */
+  readonly append?: string;
+  readonly machine?: Partial<MachineOptions>;
+}
+
+/** A machine with one of nodevmm's images, not started yet. */
+export async function createGuest(fixture: GuestFixture = {}): Promise<VirtualMachine> {
+  const { kernel = '6.12', image = 'minimal', append = '', machine = {} } = fixture;
+  const guest = await buildGuest(image, { kernel });
+  const vm = await VirtualMachine.create({
+    kernel: guest.kernel,
+    initrd: guest.initrd,
+    commandLine: `earlycon=uart8250,io,0x3f8 console=hvc0 quiet panic=-1 ${append}`.trim(),
+    check: true,
+    ...machine,
+  });
+  vm.on('breach', ({ device, queue, side, text, dump }) => {
+    t.fail(`${device} queue ${queue}: the ${side} broke a rule: ${text}`, { dump });
+  });
+  showLastWords(vm);
+  return vm;
+}
+
+/** What a guest said before an end that it did not choose, on standard error. */
+function showLastWords(vm: VirtualMachine): void {
+  let tail = '';
+  for (const stream of [vm.console, vm.serial]) {
+    // A listener would change the stream for whoever reads it.
+    const push = stream.push.bind(stream);
+    stream.push = (chunk: unknown, encoding?: BufferEncoding) => {
+      if (chunk instanceof Uint8Array) {
+        tail = (tail + Buffer.from(chunk).toString('latin1')).slice(-LAST_WORDS);
+      }
+      return push(chunk, encoding);
+    };
+  }
+  vm.on('exit', ({ reason, detail }) => {
+    if (!['panic', 'triple-fault', 'internal-error'].includes(reason)) return;
+    process.stderr.write(`the guest ended: ${reason} ${detail ?? ''}\n${tail}\n`);
+  });
+}
+
+/** A machine that runs, its agent answering. */
+export async function bootGuest(fixture: GuestFixture = {}): Promise<VirtualMachine> {
+  const vm = await createGuest(fixture);
+  try {
+    await vm.start();
+    const failed = vm.wait().then(({ reason, detail }) => {
+      throw new Error(`the guest ended before its agent answered: ${reason} ${detail ?? ''}`);
+    });
+    await Promise.race([vm.ready(), failed]);
+    failed.catch(() => {});
+    return vm;
+  } catch (error) {
+    await vm[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/**
+ * Runs a script in a guest, up to the first command that fails.
+ * @returns what it printed, without the newline at the end
+ * @throws Error with the script and what it said, when its status is not 0
+ */
+export async function guestShell(vm: VirtualMachine, script: string): Promise<string> {
+  const { stdout, stderr, exitCode } = await vm.exec(['sh', '-ec', script]);
+  if (exitCode === 0) return stdout.toString().trimEnd();
+  throw new Error(`status ${exitCode} from: ${script}\n${stdout.toString()}${stderr.toString()}`);
+}
+
+/** A shell function `disk SERIAL` that waits for a disk and prints its name, e.g. `vda`. */
+export const DISK_BY_SERIAL = `disk() {
+  while :; do
+    for s in /sys/block/vd*/serial; do
+      [ "$(cat $s 2>/dev/null)" = "$1" ] || continue
+      s=\${s#/sys/block/}
+      [ -b /dev/\${s%/serial} ] && echo \${s%/serial} && return
+    done
+    sleep 0.1
+  done
+}
+`;
