@@ -25,7 +25,11 @@ export type {
   RingOptions,
   TransportName,
   VhostMode,
+  VhostUserDeviceOptions,
+  VhostUserFsOptions,
+  VhostUserNetOptions,
   VhostUserOptions,
+  VhostUserSocket,
   VsockOptions,
 } from './machine/options.ts';
 export { VirtualMachine } from './machine/virtual-machine.ts';

@@ -17,6 +17,7 @@ interface Layer {
 export const LAYERS: readonly Layer[] = [
   { folder: 'abi', rank: 0 },
   { folder: 'host', rank: 1 },
+  { folder: 'options', rank: 2 },
   { folder: 'memory', rank: 2 },
   { folder: 'state', rank: 2 },
   { folder: 'kvm', rank: 3 },

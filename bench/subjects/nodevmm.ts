@@ -57,10 +57,10 @@ export function machineOptions(spec: GuestSpec, variant: Variant): MachineOption
       ring,
       ...(engine === undefined ? {} : { engine }),
     })),
-    nets: spec.tap === undefined ? [] : [netOptions(spec.tap, nic, ring)],
-    ...(spec.vhostUser === undefined
-      ? {}
-      : { vhostUser: [{ type: 'net', socket: spec.vhostUser, ring }] }),
+    nets: [
+      ...(spec.tap === undefined ? [] : [netOptions(spec.tap, nic, ring)]),
+      ...(spec.vhostUser === undefined ? [] : [{ vhostUser: { socket: spec.vhostUser }, ring }]),
+    ],
     ...(notify === undefined ? {} : { notify }),
   };
 }

@@ -1,5 +1,6 @@
 /** What a guest is told of the computer that it runs on: what may be chosen, and how it is checked. */
 import { UsageError } from '../host/errors.ts';
+import { list, type OptionSchema, options, text } from '../options/option-schema.ts';
 import { isUuid } from './uuid.ts';
 
 /** Strings of the SMBIOS tables, which Linux shows below /sys/class/dmi/id. */
@@ -24,6 +25,22 @@ export interface SmbiosOptions {
   readonly oemStrings?: readonly string[];
 }
 
+export const SMBIOS: OptionSchema<SmbiosOptions> = options<SmbiosOptions>(
+  {},
+  {
+    manufacturer: text(),
+    product: text(),
+    version: text(),
+    serial: text(),
+    uuid: text(),
+    sku: text(),
+    family: text(),
+    assetTag: text(),
+    oemStrings: list(text(), { key: 'oem-string' }),
+  },
+  { code: 'E_SMBIOS' },
+);
+
 /** The tables lie in 64 KiB and need less than 1 KiB for everything else. */
 const STRINGS_MAX = 48 * 1024;
 /** A structure counts its strings in one byte. */
@@ -38,9 +55,7 @@ export function checkSmbios(options: SmbiosOptions): void {
   if (uuid !== undefined && !isUuid(uuid)) {
     refuse(`the uuid ${printable(uuid)} is invalid; use 8-4-4-4-12 hexadecimal digits`);
   }
-  const strings: [string, string][] = Object.entries(named).filter(
-    (entry): entry is [string, string] => entry[1] !== undefined,
-  );
+  const strings: [string, string][] = Object.entries(named);
   strings.push(...oemStrings.map((text): [string, string] => ['OEM string', text]));
   for (const [name, text] of strings) {
     if (text === '') refuse(`the ${name} is empty; leave it out`);

@@ -1,22 +1,15 @@
 /** The device of `nodevmm serve`, from its command line. */
-import { InternalError, UsageError } from '../host/errors.ts';
-import type { RingOptions } from '../machine/options.ts';
-import { createOwnDevices } from '../machine/user-devices/user-devices.ts';
-import { createBlkDevice } from '../virtio/device/blk/blk.ts';
+import { UsageError } from '../host/errors.ts';
+import { createDevice } from '../machine/devices/create-devices.ts';
+import { DEVICE_TYPES } from '../machine/devices/device-types.ts';
+import { resolveDevices } from '../machine/resolve-options.ts';
+import { DeviceCode } from '../machine/user-devices/device-code.ts';
+import { E1000Device } from '../nic/device.ts';
+import { alternatives } from '../options/option-schema.ts';
 import { ConsoleDevice } from '../virtio/device/console/console.ts';
-import { createFsDevice } from '../virtio/device/fs/fs.ts';
-import { createNetDevice } from '../virtio/device/net/net.ts';
-import { createNetMemoryDevice } from '../virtio/device/net/net-memory.ts';
-import { createRngDevice } from '../virtio/device/rng.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
-import { KeyValues } from './key-values.ts';
-import {
-  parseDisk,
-  parseNet,
-  parseOwnDevice,
-  parseRng,
-  parseServedFs,
-} from './run/device-options.ts';
+import type { RingOptions } from '../virtio/device-type.ts';
+import { parseDevice } from './run/device-options.ts';
 import { MESSAGES } from './terminal/messages.ts';
 
 /** A device, and what was said of its rings. */
@@ -25,81 +18,48 @@ export interface ServedDevice {
   readonly ring: RingOptions;
 }
 
+/** What there is to serve, besides a file. */
+export const SERVED_TYPES: readonly string[] = DEVICE_TYPES.filter(
+  ({ key, backends }) => key !== 'devices' && backends.some(({ served }) => served !== undefined),
+).map(({ name }) => name);
+
 /**
  * Makes it.
- * @param kind `blk`, `net`, `rng`, `console`, `fs`, or a file and its options
- * @throws UsageError or HostError when it cannot be had
+ * @param kind the name of a type of device, or a file
+ * @throws UsageError or HostError when it cannot be made
  */
 export async function createServedDevice(
   kind: string,
   text: string | undefined,
 ): Promise<ServedDevice> {
-  switch (kind) {
-    case 'blk': {
-      if (text === undefined) throw new UsageError('E_OPTION', 'serve blk names no disk; give one');
-      const { ring = {}, transport: _, ...disk } = parseDisk(text);
-      const size = ring.queueSize === undefined ? {} : { queueSize: ring.queueSize };
-      const device = createBlkDevice({ serial: 'nodevmm-0', ...disk, ...size, name: 'blk0' });
-      return { device, ring };
-    }
-    case 'net': {
-      const memory = text === undefined ? undefined : parseMemoryNet(text);
-      if (memory !== undefined) return memory;
-      const { ring = {}, transport: _, vhost: __, model, ...net } = parseNet(text ?? 'auto');
-      if (model === 'e1000') {
-        throw new UsageError('E_NET_MODEL', 'vhost-user carries virtio devices only, no e1000');
-      }
-      return { device: createNetDevice({ ...net, name: 'net0' }), ring };
-    }
-    case 'rng': {
-      const { ring = {} } = text === undefined ? {} : parseRng(text);
-      return { device: createRngDevice({ name: 'rng0' }), ring };
-    }
-    case 'fs': {
-      if (text === undefined)
-        throw new UsageError('E_OPTION', 'serve fs names no folder; give one');
-      const { ring = {}, transport: _, ...fs } = parseServedFs(text);
-      const size = ring.queueSize === undefined ? {} : { queueSize: ring.queueSize };
-      return { device: createFsDevice({ ...fs, ...size, name: 'fs0' }), ring };
-    }
-    case 'console': {
-      const device = new ConsoleDevice('console0', []);
-      const [port] = device.ports;
-      if (port !== undefined) {
-        port.dropping = () =>
-          MESSAGES.say('console0: its output is not being read: beyond 1 MiB it is dropped');
-        process.stdin.pipe(port, { end: false });
-        port.pipe(process.stdout, { end: false });
-      }
-      return { device, ring: {} };
-    }
-  }
-  if (!/[./]/.test(kind)) {
+  const isFile = /[./]/.test(kind);
+  const type = DEVICE_TYPES.find(({ name, key }) => (isFile ? key === 'devices' : name === kind));
+  if (type === undefined || (!isFile && type.key === 'devices')) {
     throw new UsageError(
       'E_OPTION',
-      `there is no device ${kind} to serve; take blk, net, rng, console, fs, or a file`,
+      `there is no device ${kind} to serve; take ${alternatives([...SERVED_TYPES, 'a file'])}`,
     );
   }
-  const options = parseOwnDevice(text === undefined ? kind : `${kind},${text}`);
-  const [made] = await createOwnDevices([options]);
-  if (made === undefined) throw new InternalError('a device that was not made');
-  return { device: made.device, ring: made.ring ?? {} };
+  const said = isFile && text !== undefined ? `${kind},${text}` : isFile ? kind : text;
+  const { backend, options } = parseDevice(type, said, {
+    option: isFile ? 'serve' : `serve ${kind}`,
+    firstKey: type.servedFirstKey ?? type.firstKey,
+    defaults: ({ served }) => served ?? {},
+  });
+  const [asked] = backend.served === undefined ? [] : resolveDevices(type, [options], 'pci');
+  const made = asked && (await createDevice(asked));
+  if (asked === undefined || made === undefined || made instanceof E1000Device) {
+    throw new UsageError('E_OPTION', `${kind} with ${backend.name} cannot be served`);
+  }
+  const device = made instanceof DeviceCode ? made.device : made;
+  if (device instanceof ConsoleDevice) connectConsole(device);
+  return { device, ring: asked.ring };
 }
 
-/** `backend=sink|source|echo[,frame=N][,mac=M][,packed=off]`: no tap, a network in memory. */
-function parseMemoryNet(text: string): ServedDevice | undefined {
-  if (!text.startsWith('backend=')) return undefined;
-  const values = new KeyValues('serve net', text, 'backend');
-  const network = values.choice('backend', ['sink', 'source', 'echo']) ?? 'sink';
-  const frame = values.count('frame');
-  const mac = values.text('mac');
-  const packed = values.flag('packed');
-  values.finish(['backend', 'frame', 'mac', 'packed']);
-  const device = createNetMemoryDevice({
-    name: 'net0',
-    network,
-    ...(frame === undefined ? {} : { frame }),
-    ...(mac === undefined ? {} : { mac }),
-  });
-  return { device, ring: packed === undefined ? {} : { packed } };
+function connectConsole({ ports: [port] }: ConsoleDevice): void {
+  if (port === undefined) return;
+  port.dropping = () =>
+    MESSAGES.say('console0: its output is not being read: beyond 1 MiB it is dropped');
+  process.stdin.pipe(port, { end: false });
+  port.pipe(process.stdout, { end: false });
 }

@@ -1,24 +1,38 @@
 /** Checks what a caller asked for, once, and fills in what was left out. */
 import { freemem, totalmem } from 'node:os';
-import { VHOST_USER_MAX_CONFIG_SIZE } from '../abi/vhost-user.ts';
-import { GUEST_CID_MAX, GUEST_CID_MIN } from '../abi/virtio-vsock.ts';
 import type { BootProtocol } from '../boot/boot.ts';
-import { checkSmbios, type SmbiosOptions } from '../boot/smbios-options.ts';
+import { checkSmbios, SMBIOS, type SmbiosOptions } from '../boot/smbios-options.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
+import {
+  checkOptions,
+  choice,
+  flag,
+  hasOption,
+  integer,
+  list,
+  number,
+  type OptionSchema,
+  options,
+  text,
+  value,
+} from '../options/option-schema.ts';
 import { VIRTIO_MMIO_WINDOWS } from '../platform/layout.ts';
-import type {
-  CarriedOptions,
-  DiskOptions,
-  FileSystemOptions,
-  MachineOptions,
-  NetOptions,
-  OwnDeviceOptions,
-  RingOptions,
-  TransportName,
-  VhostUserOptions,
-  VsockOptions,
-} from './options.ts';
+import {
+  type CarriedOptions,
+  type DeviceContext,
+  type RingOptions,
+  TRANSPORT,
+  type TransportName,
+  type VhostMode,
+} from '../virtio/device-type.ts';
+import {
+  backendOf,
+  DEVICE_TYPES,
+  type MachineBackend,
+  type MachineDeviceType,
+} from './devices/device-types.ts';
+import type { MachineOptions } from './options.ts';
 
 /** The port that the agent of nodevmm's own guests listens on. */
 export const AGENT_PORT = 'org.nodevmm.agent';
@@ -34,6 +48,18 @@ const DEVICES_MAX: Readonly<Record<TransportName, number>> = {
   mmio: VIRTIO_MMIO_WINDOWS,
 };
 
+/** A device as it was asked for, with what was left out. */
+export interface ResolvedDevice {
+  readonly type: MachineDeviceType;
+  readonly backend: MachineBackend;
+  /** Those of the backend's own. */
+  readonly options: object;
+  readonly context: DeviceContext;
+  readonly transport: TransportName;
+  readonly ring: RingOptions;
+  readonly vhost: VhostMode;
+}
+
 /** Complete options. */
 export interface ResolvedOptions {
   readonly kernel: string;
@@ -45,14 +71,9 @@ export interface ResolvedOptions {
   readonly hugePages: boolean;
   readonly cpus: number;
   readonly hideCpuFeatures: readonly string[];
-  readonly disks: readonly DiskOptions[];
-  readonly nets: readonly NetOptions[];
-  readonly fileSystems: readonly FileSystemOptions[];
-  readonly devices: readonly OwnDeviceOptions[];
-  readonly vhostUser: readonly VhostUserOptions[];
-  readonly rng: CarriedOptions | undefined;
+  /** All but the console. */
+  readonly devices: readonly ResolvedDevice[];
   readonly console: CarriedOptions;
-  readonly vsock: VsockOptions | undefined;
   readonly agent: string | undefined;
   readonly onReboot: 'restart' | 'exit';
   readonly notify: 'io' | 'memory';
@@ -61,91 +82,138 @@ export interface ResolvedOptions {
   readonly check: boolean;
 }
 
+type TraceOptions = NonNullable<MachineOptions['trace']>;
+
+/** Values of a machine's options that the command line needs, too. */
+export const BOOT_PROTOCOLS: readonly BootProtocol[] = ['auto', 'pvh', 'linux64', 'linux32'];
+
+const SCALARS = {
+  initrd: text(),
+  commandLine: value<string>((given) => typeof given === 'string', 'a string'),
+  bootProtocol: choice(BOOT_PROTOCOLS),
+  smbios: SMBIOS,
+  memory: number(() => true, { code: 'E_MEMORY', expected: 'a whole MiB count in bytes' }),
+  hugePages: flag(),
+  cpus: integer(1, CPUS_MAX, { code: 'E_CPUS' }),
+  hideCpuFeatures: list(text()),
+  agent: value<string | null>(
+    (given) => given === null || typeof given === 'string',
+    'a string or null',
+  ),
+  transport: TRANSPORT,
+  notify: choice(['io', 'memory']),
+  trace: options<TraceOptions>({}, { file: text() }),
+  check: flag(),
+  onReboot: choice(['restart', 'exit']),
+};
+
+const isObject = (given: unknown): boolean => typeof given === 'object' && given !== null;
+
+/** Its elements are checked by their backends. */
+function shapeOf({ number: count }: MachineDeviceType): OptionSchema {
+  if (count === 'any') return list(value(isObject, 'an object'));
+  if (count !== 'by-default') return value(isObject, 'an object');
+  return value(
+    (given) => typeof given === 'boolean' || isObject(given),
+    'true, false or an object',
+  );
+}
+
 /** @throws UsageError naming the option and what to do */
-export function resolveOptions(options: MachineOptions): ResolvedOptions {
-  const { memory = DEFAULT_MEMORY, cpus = 1, disks = [], nets = [], rng = true } = options;
+export function resolveOptions(asked: MachineOptions): ResolvedOptions {
+  const shapes = Object.fromEntries(DEVICE_TYPES.map((type) => [type.key, shapeOf(type)]));
+  const schema = options({ kernel: text() }, { ...SCALARS, ...shapes } as object);
+  const {
+    memory = DEFAULT_MEMORY,
+    smbios = {},
+    ...checked
+  } = checkOptions(schema as OptionSchema<MachineOptions>, asked, '');
   checkMemory(memory);
-  if (!Number.isInteger(cpus) || cpus < 1 || cpus > CPUS_MAX) {
-    throw new UsageError('E_CPUS', `${cpus} vCPUs cannot be had; choose 1 to ${CPUS_MAX}`);
-  }
-  const { vsock, smbios = {} } = options;
   checkSmbios(smbios);
-  if (vsock !== undefined) checkVsock(vsock);
-  const own = options.devices ?? [];
-  const { vhostUser = [], fileSystems = [] } = options;
-  vhostUser.forEach(checkVhostUser);
-  const console = options.console ?? {};
-  nets.forEach(checkModel);
-  const cards = nets.map((net) => (net.model === 'e1000' ? ({ transport: 'pci' } as const) : net));
-  const carried: CarriedOptions[] = [console, ...disks, ...cards, ...own, ...vhostUser];
-  carried.push(...fileSystems);
-  if (rng !== false) carried.push(rng === true ? {} : rng);
-  if (vsock !== undefined) carried.push(vsock);
-  for (const { ring, transport } of carried) {
-    checkRing(ring);
-    checkTransport(transport);
-  }
-  const { transport = 'pci' } = options;
-  checkTransport(transport);
-  checkCount(carried, transport);
+  const { transport = 'pci', agent = AGENT_PORT } = checked;
+  const all = DEVICE_TYPES.flatMap((type) =>
+    resolveDevices(type, wantedOf(type, checked), transport),
+  );
+  checkCount(all);
+  const { ring, transport: carrier } = all.find(({ type }) => type.number === 'always') ?? {};
   return Object.freeze({
-    kernel: options.kernel,
-    ...(options.initrd === undefined ? {} : { initrd: options.initrd }),
-    commandLine: options.commandLine ?? DEFAULT_COMMAND_LINE,
-    bootProtocol: options.bootProtocol ?? 'auto',
+    kernel: checked.kernel,
+    ...(checked.initrd === undefined ? {} : { initrd: checked.initrd }),
+    commandLine: checked.commandLine ?? DEFAULT_COMMAND_LINE,
+    bootProtocol: checked.bootProtocol ?? 'auto',
     smbios,
     memory,
-    hugePages: options.hugePages ?? false,
-    cpus,
-    hideCpuFeatures: options.hideCpuFeatures ?? [],
-    disks,
-    nets,
-    fileSystems,
-    devices: own,
-    vhostUser,
-    rng: rng === false ? undefined : rng === true ? {} : rng,
-    console,
-    vsock,
-    agent: options.agent === null ? undefined : (options.agent ?? AGENT_PORT),
-    onReboot: options.onReboot ?? 'restart',
-    notify: options.notify ?? 'io',
+    hugePages: checked.hugePages ?? false,
+    cpus: checked.cpus ?? 1,
+    hideCpuFeatures: checked.hideCpuFeatures ?? [],
+    devices: all.filter(({ type }) => type.number !== 'always'),
+    console: { ring: ring ?? {}, transport: carrier ?? transport },
+    agent: agent ?? undefined,
+    onReboot: checked.onReboot ?? 'restart',
+    notify: checked.notify ?? 'io',
     transport,
-    trace: options.trace,
-    check: options.check ?? false,
+    trace: checked.trace,
+    check: checked.check ?? false,
   });
 }
 
-/** Also as pairs no more than a message can name (VHOST_USER_VRING_IDX_MASK). */
-const VHOST_USER_QUEUES_MAX = 64;
-
-function checkVhostUser({ type, socket, queues = 1, tag, configSize = 0 }: VhostUserOptions): void {
-  const refuse = (why: string): never => {
-    throw new UsageError('E_VHOST_USER', `vhost-user device at ${socket}: ${why}`);
-  };
-  if (typeof type !== 'number' && !['net', 'blk', 'fs'].includes(type)) {
-    refuse(`there is no type ${type}; take net, blk, fs or a device ID`);
-  }
-  if (typeof type === 'number' && !(Number.isInteger(type) && type >= 1 && type <= 63)) {
-    refuse(`there is no device ID ${type}; take one of virtio 1.3 §5`);
-  }
-  if (!Number.isInteger(queues) || queues < 1 || queues > VHOST_USER_QUEUES_MAX) {
-    refuse(`${queues} queues cannot be had; choose 1 to ${VHOST_USER_QUEUES_MAX}`);
-  }
-  if (!Number.isInteger(configSize) || configSize < 0 || configSize > VHOST_USER_MAX_CONFIG_SIZE) {
-    refuse(`${configSize} bytes of configuration; choose 0 to ${VHOST_USER_MAX_CONFIG_SIZE}`);
-  }
-  const bytes = Buffer.byteLength(tag ?? '');
-  if (type === 'fs' && (bytes === 0 || bytes > 36)) refuse('give it a tag of 1 to 36 bytes');
+/**
+ * The devices of a type, in the order of their options.
+ * @param machine the transport of those that name none
+ * @throws UsageError naming the option
+ */
+export function resolveDevices(
+  type: MachineDeviceType,
+  wanted: readonly Given[],
+  machine: TransportName,
+): ResolvedDevice[] {
+  const counts = new Map<string, number>();
+  return wanted.map((given, index) => {
+    const name = type.number === 'any' ? `${type.key}[${index}]` : type.key;
+    const backend = backendOf(type, given);
+    const note = backend.selector === undefined ? '' : `${backend.name} backend`;
+    const checked = checkOptions(backend.options, given, name, note) as CarriedOptions;
+    backend.check?.(checked);
+    const {
+      ring = {},
+      transport = machine,
+      vhost = 'off',
+      ...own
+    } = checked as CarriedOptions & {
+      readonly vhost?: VhostMode;
+    };
+    const prefix = backend.prefix?.(own) ?? type.name;
+    const number = counts.get(prefix) ?? 0;
+    counts.set(prefix, number + 1);
+    return {
+      type,
+      backend,
+      options: own,
+      context: { name: `${prefix}${number}`, index, count: wanted.length },
+      // One without the choice is on the PCI bus.
+      transport: hasOption(backend.options, 'transport') ? transport : 'pci',
+      ring,
+      vhost,
+    };
+  });
 }
 
-function checkTransport(transport: TransportName | undefined): void {
-  if (transport === undefined || transport in DEVICES_MAX) return;
-  throw new UsageError('E_TRANSPORT', `there is no transport ${transport}; take pci or mmio`);
+type Given = Readonly<Record<string, unknown>>;
+
+/** What a machine's options say of the devices of a type. */
+export function wantedOf(
+  { key, number: count }: MachineDeviceType,
+  asked: object,
+): readonly Given[] {
+  const given = (asked as Given)[key];
+  if (count === 'any') return (given ?? []) as readonly Given[];
+  if (given === false || (given === undefined && count === 'on-request')) return [];
+  return [given === true || given === undefined ? {} : (given as Given)];
 }
 
-function checkCount(devices: readonly CarriedOptions[], machine: TransportName): void {
+function checkCount(devices: readonly ResolvedDevice[]): void {
   for (const [name, most] of Object.entries(DEVICES_MAX)) {
-    const count = devices.filter(({ transport = machine }) => transport === name).length;
+    const count = devices.filter(({ transport }) => transport === name).length;
     if (count <= most) continue;
     const where = name === 'pci' ? 'one PCI bus' : 'virtio-mmio';
     const other = name === 'pci' ? 'mmio' : 'pci';
@@ -173,50 +241,6 @@ function checkMemory(memory: number): void {
     throw new UsageError(
       'E_MEMORY',
       `${inMiB} MiB of memory are more than the ${has} MiB that this host has; give at most ${free}`,
-    );
-  }
-}
-
-/** What an emulated card has; everything else is virtio's. */
-const NIC_OPTIONS: ReadonlySet<string> = new Set(['model', 'tap', 'mac', 'hostAddress', 'mtu']);
-
-function checkModel(net: NetOptions): void {
-  const { model = 'virtio' } = net;
-  if (model === 'virtio') return;
-  if (model !== 'e1000') {
-    throw new UsageError('E_NET_MODEL', `there is no network card ${model}; take virtio or e1000`);
-  }
-  const given = Object.entries(net).filter(([, value]) => value !== undefined);
-  const foreign = given.find(([key]) => !NIC_OPTIONS.has(key))?.[0];
-  if (foreign === undefined) return;
-  throw new UsageError(
-    'E_NET_MODEL',
-    `an e1000 network card has no ${foreign}; leave it out, or take the model virtio`,
-  );
-}
-
-function checkVsock({ cid, path, vhost }: VsockOptions): void {
-  if (!Number.isInteger(cid) || cid < GUEST_CID_MIN || cid > GUEST_CID_MAX) {
-    throw new UsageError(
-      'E_CID',
-      `a guest cannot have the context ID ${cid}; choose ${GUEST_CID_MIN} to ${GUEST_CID_MAX}`,
-    );
-  }
-  if (path === undefined && vhost !== 'on') {
-    throw new UsageError(
-      'E_VSOCK',
-      'programs of the host have no way to the socket device; give it a path, or use vhost=on',
-    );
-  }
-}
-
-function checkRing(ring: RingOptions | undefined): void {
-  const size = ring?.queueSize;
-  if (size === undefined) return;
-  if (!Number.isInteger(size) || size < 2 || size > 32768 || (size & (size - 1)) !== 0) {
-    throw new UsageError(
-      'E_QUEUE_SIZE',
-      `a queue of ${size} descriptors cannot be had; choose a power of two from 2 to 32768`,
     );
   }
 }

@@ -79,7 +79,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     };
     const devices: MachineDevice[] = [];
     stack.defer(() => closeAll(devices));
-    await createDevices(resolved, devices, log);
+    await createDevices(resolved.devices, devices, log);
     vm = new VirtualMachine(resolved, kvm, ram.memory, devices, log);
     stack.use(vm.#observer);
     for (const device of devices) await device.prepare?.();
@@ -426,7 +426,7 @@ async function closeAll(devices: readonly MachineDevice[]): Promise<void> {
 }
 
 /** Only memory with a file can be seen by other processes; the rest is faster (docs/datapath.md). */
-function ramBacking({ hugePages, vhostUser }: ResolvedOptions): RamBacking {
+function ramBacking({ hugePages, devices }: ResolvedOptions): RamBacking {
   if (hugePages) return 'hugetlb';
-  return vhostUser.length === 0 ? 'anonymous' : 'memfd';
+  return devices.some(({ backend }) => backend.sharesMemory) ? 'memfd' : 'anonymous';
 }

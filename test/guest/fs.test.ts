@@ -77,8 +77,8 @@ const vm = await bootGuest({
     fileSystems: [
       { tag: 'own', source: at('own'), queues: 2 },
       { tag: 'fixed', source: at('fixed'), readOnly: true, transport: 'mmio' },
+      { vhostUser: { socket }, tag: 'served' },
     ],
-    vhostUser: [{ type: 'fs', socket, tag: 'served' }],
   },
 });
 t.teardown(() => vm[Symbol.asyncDispose]());

@@ -63,17 +63,22 @@ const vm = await createGuest({
   machine: {
     initrd: guest.initrd,
     cpus: 2,
-    vhostUser: [
-      { type: 'blk', socket: at('disk.sock'), ring: { packed: true } },
-      { type: 'net', socket: at('net.sock'), queues: 2 },
+    disks: [{ vhostUser: { socket: at('disk.sock') }, ring: { packed: true } }],
+    nets: [{ vhostUser: { socket: at('net.sock') }, queues: 2 }],
+    devices: [
       {
-        type: 3,
-        socket: at('console.sock'),
+        deviceId: 3,
+        vhostUser: { socket: at('console.sock') },
         queues: 4,
         configSize: virtio_console_config.size,
         ring: { queueSize: 128 },
       },
-      { type: 42, socket: at('own.sock'), configSize: 12, ring: { queueSize: 16 } },
+      {
+        deviceId: 42,
+        vhostUser: { socket: at('own.sock') },
+        configSize: 12,
+        ring: { queueSize: 16 },
+      },
     ],
   },
 });

@@ -95,12 +95,10 @@ const vm = await createGuest({
   image: 'tools',
   machine: {
     cpus: 2,
-    vhostUser: [
-      { type: 'blk', socket: at('disk.sock') },
-      { type: 2, socket: at('other.sock'), configSize: 36 },
-      { type: 'fs', socket: at('fs.sock'), tag: 'host' },
-      { type: 'net', socket: at('net.sock'), mac: '52:54:00:00:00:07' },
-    ],
+    disks: [{ vhostUser: { socket: at('disk.sock') } }],
+    devices: [{ vhostUser: { socket: at('other.sock') }, deviceId: 2, configSize: 36 }],
+    fileSystems: [{ vhostUser: { socket: at('fs.sock') }, tag: 'host' }],
+    nets: [{ vhostUser: { socket: at('net.sock') }, mac: '52:54:00:00:00:07' }],
   },
 });
 t.teardown(() => vm[Symbol.asyncDispose]());

@@ -68,7 +68,7 @@ const BAD: readonly (readonly [string, string[], RegExp])[] = [
   ['no such address', [...own, '--net', 'auto,address=10.0.0.300/24'], /10\.0\.0\.300/],
   ['a console file that cannot be', [...own, '--console', 'file:/nonexistent/x'], /nonexistent/],
   ['a queue size of 3', [...own, '--ring', 'all,queue-size=3'], /power of two/],
-  ['a context ID of the host', [...own, '--vsock', 'cid=2,path=s'], /ID 2; choose 3 to/],
+  ['a context ID of the host', [...own, '--vsock', 'cid=2,path=s'], /cid=2; cid must be 3 to/],
   ['no folder for a socket', [...own, '--vsock', 'cid=3,path=/no/s'], /no folder \/no; make it/],
   ['a file for a socket', [...own, '--vsock', `cid=3,path=${text}`], /not a socket exists there/],
   ['a socket of too long a name', [...own, '--vsock', `cid=3,path=/${'x'.repeat(97)}`], /1 to 96/],

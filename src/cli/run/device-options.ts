@@ -1,228 +1,172 @@
-/** The devices of `nodevmm run`: `--disk`, `--net`, `--vsock`, `--rng` and `--ring`. */
+/** Devices on the command line: an option for each type that has one, and `--ring`. */
+import type { Command } from 'commander';
 import { UsageError } from '../../host/errors.ts';
-import type {
-  CarriedOptions,
-  DiskOptions,
-  FileSystemOptions,
-  NetOptions,
-  OwnDeviceOptions,
-  RingOptions,
-  TransportName,
-  VsockOptions,
-} from '../../machine/options.ts';
-import { KeyValues } from '../key-values.ts';
+import {
+  chooseBackend,
+  DEVICE_TYPES,
+  keyOf,
+  type MachineBackend,
+  type MachineDeviceType,
+} from '../../machine/devices/device-types.ts';
+import type { MachineOptions } from '../../machine/options.ts';
+import { choice, hasOption, options } from '../../options/option-schema.ts';
+import { keysHelp, optionsFromKeys, splitKeys } from '../../options/option-text.ts';
+import { RING, type RingOptions } from '../../virtio/device-type.ts';
 
-/** An object without the keys whose values are undefined: options say what was asked, no more. */
-export function given<T extends object>(values: { [K in keyof T]: T[K] | undefined }): T {
-  return Object.fromEntries(
-    Object.entries(values).filter(([, value]) => value !== undefined),
-  ) as unknown as T;
+/** A device as a text asks for it. */
+export interface AskedDevice {
+  readonly type: MachineDeviceType;
+  readonly backend: MachineBackend;
+  readonly options: Readonly<Record<string, unknown>>;
 }
 
-export const RING_KEYS = [
-  'packed',
-  'indirect',
-  'event-idx',
-  'in-order',
-  'notification-data',
-  'ring-reset',
-  'queue-size',
-] as const;
-
-export function takeRing(values: KeyValues): RingOptions | undefined {
-  const ring = given<RingOptions>({
-    packed: values.flag('packed'),
-    indirect: values.flag('indirect'),
-    eventIdx: values.flag('event-idx'),
-    inOrder: values.flag('in-order'),
-    notificationData: values.flag('notification-data'),
-    ringReset: values.flag('ring-reset'),
-    queueSize: values.count('queue-size'),
-  });
-  return Object.keys(ring).length === 0 ? undefined : ring;
+/** How a text is read. */
+interface Reading {
+  /** For messages: `--disk`. */
+  readonly option: string;
+  readonly firstKey: string;
+  /** Keys that may be left out, by the backend. */
+  defaults?(backend: MachineBackend): Readonly<Record<string, string>>;
 }
 
-/** Values of `transport=` and `--transport`. */
-export const TRANSPORTS: readonly TransportName[] = ['pci', 'mmio'];
-
-/** `--disk PATH[,ro][,queues=N][,serial=S][,direct][,block-size=N][,engine=E][,transport=T][,RING...]`. @throws UsageError */
-export function parseDisk(text: string): DiskOptions {
-  const values = new KeyValues('--disk', text, 'path');
-  const path = values.text('path');
-  if (path === undefined) throw new UsageError('E_OPTION', `--disk ${text} names no file`);
-  const disk = given<DiskOptions>({
-    path,
-    readOnly: values.flag('ro'),
-    queues: values.count('queues'),
-    serial: values.text('serial'),
-    direct: values.flag('direct'),
-    blockSize: values.count('block-size'),
-    engine: values.choice('engine', ['sync', 'io_uring']),
-    transport: values.choice('transport', TRANSPORTS),
-    ring: takeRing(values),
-  });
-  values.finish([
-    'ro',
-    'queues',
-    'serial',
-    'direct',
-    'block-size',
-    'engine',
-    'transport',
-    ...RING_KEYS,
-  ]);
-  return disk;
-}
-
-/** `--net TAP|auto[,model=M][,mac=M][,queues=N][,address=A/LEN][,mtu=N][,vhost=V][,transport=T][,RING...]`. @throws UsageError */
-export function parseNet(text: string): NetOptions {
-  const values = new KeyValues('--net', text, 'tap');
-  const tap = values.text('tap');
-  const net = given<NetOptions>({
-    tap: tap === 'auto' ? undefined : tap,
-    model: values.choice('model', ['virtio', 'e1000']),
-    mac: values.text('mac'),
-    queues: values.count('queues'),
-    hostAddress: values.text('address'),
-    mtu: values.count('mtu'),
-    offloads: values.flag('offloads'),
-    mergeableBuffers: values.flag('mergeable-buffers'),
-    vhost: values.choice('vhost', ['on', 'off', 'auto']),
-    transport: values.choice('transport', TRANSPORTS),
-    ring: takeRing(values),
-  });
-  values.finish([
-    'tap',
-    'model',
-    'mac',
-    'queues',
-    'address',
-    'mtu',
-    'offloads',
-    'mergeable-buffers',
-    'vhost',
-    'transport',
-    ...RING_KEYS,
-  ]);
-  return net;
-}
-
-/** True for a value of `--fs` that names a folder of this host, and no backend. */
-export function namesFolder(text: string): boolean {
-  return !/(^|,)vhost-user=/.test(text);
-}
-
-/** `--fs tag=T,source=DIR[,readonly][,submounts][,xattr=M][,mknod][,queues=N][,transport=T][,RING...]`. @throws UsageError */
-export function parseFs(text: string): FileSystemOptions {
-  return takeFs(new KeyValues('--fs', text, 'tag'), `--fs ${text}`);
-}
-
-/** As `parseFs`, of `serve fs DIR[,tag=T]...`: to QEMU the tag is its own affair. @throws UsageError */
-export function parseServedFs(text: string): FileSystemOptions {
-  return takeFs(new KeyValues('serve fs', text, 'source'), `serve fs ${text}`, 'nodevmm');
-}
-
-function takeFs(values: KeyValues, said: string, defaultTag?: string): FileSystemOptions {
-  const tag = values.text('tag') ?? defaultTag;
-  const source = values.text('source');
-  if (tag === undefined) throw new UsageError('E_OPTION', `${said} has no tag=NAME`);
-  if (source === undefined) {
-    throw new UsageError('E_OPTION', `${said} has no source=FOLDER, nor vhost-user=SOCKET`);
+/** A device from what its option says. @throws UsageError */
+export function parseDevice(
+  type: MachineDeviceType,
+  text: string | undefined,
+  { option, firstKey, defaults }: Reading,
+): AskedDevice {
+  const keys = text === undefined ? new Map<string, string>() : splitKeys(option, text, firstKey);
+  const { backends } = type;
+  const named = backends.find(({ cliName }) => cliName && cliName === keys.get(firstKey));
+  if (named !== undefined) {
+    keys.delete(firstKey);
+    const other = DEVICE_TYPES.find(({ name }) => name === keys.get('type'));
+    // `vhost-user,type=blk,socket=S` is another way to say `vhost-user=S` of that type.
+    if (other !== undefined) return parseOther(other, keys, `${option} ${text}`);
   }
-  const fs = given<FileSystemOptions>({
-    tag,
-    source,
-    readOnly: values.flag('readonly'),
-    submounts: values.flag('submounts'),
-    xattr: values.choice('xattr', ['mapped', 'passthrough']),
-    mknod: values.flag('mknod'),
-    queues: values.count('queues'),
-    transport: values.choice('transport', TRANSPORTS),
-    ring: takeRing(values),
-  });
-  values.finish([
-    'tag',
-    'source',
-    'readonly',
-    'submounts',
-    'xattr',
-    'mknod',
-    'queues',
-    'transport',
-    ...RING_KEYS,
-  ]);
-  return fs;
+  const asksFor = (name: string, value?: string): boolean =>
+    backends.some((backend) => {
+      const key = backend.selector?.option === name ? keyOf(backend, name) : undefined;
+      const found = key === undefined ? undefined : keys.get(key);
+      return value === undefined ? found !== undefined : found === value;
+    });
+  const backend = named ?? chooseBackend(type, asksFor);
+  const values = new Map([...Object.entries(defaults?.(backend) ?? {}), ...keys]);
+  const said = text === undefined ? option : `${option} ${text}`;
+  return { type, backend, options: optionsFromKeys(backend.options, values, said) };
 }
 
-/** `--vsock cid=N[,path=SOCKET][,vhost=V][,transport=T][,RING...]`. @throws UsageError */
-export function parseVsock(text: string): VsockOptions {
-  const values = new KeyValues('--vsock', text, 'cid');
-  const cid = values.count('cid', 10);
-  if (cid === undefined) throw new UsageError('E_OPTION', `--vsock ${text} has no cid=N`);
-  const vsock = given<VsockOptions>({
-    cid,
-    path: values.text('path'),
-    peerUid: values.count('peer-uid', 10),
-    vhost: values.choice('vhost', ['on', 'off', 'auto']),
-    transport: values.choice('transport', TRANSPORTS),
-    ring: takeRing(values),
-  });
-  values.finish(['cid', 'path', 'peer-uid', 'vhost', 'transport', ...RING_KEYS]);
-  return vsock;
+function parseOther(type: MachineDeviceType, keys: Map<string, string>, said: string): AskedDevice {
+  const backend = chooseBackend(type, (option) => option === 'vhostUser');
+  const socket = keys.get('socket');
+  for (const key of ['type', 'socket']) keys.delete(key);
+  if (socket !== undefined) keys.set('vhost-user', socket);
+  return { type, backend, options: optionsFromKeys(backend.options, keys, said) };
 }
 
-/** `--device FILE[,thread=worker][,transport=T][,RING...][,KEY=VALUE...]`. @throws UsageError */
-export function parseOwnDevice(text: string): OwnDeviceOptions {
-  const values = new KeyValues('--device', text, 'file');
-  const module = values.text('file');
-  if (module === undefined) throw new UsageError('E_OPTION', `--device ${text} names no file`);
-  const thread = values.choice('thread', ['main', 'worker']);
-  const transport = values.choice('transport', TRANSPORTS);
-  const ring = takeRing(values);
+const isOnCommandLine = (backend: MachineBackend): boolean =>
+  backend.selector === undefined ||
+  backend.cliName !== undefined ||
+  keyOf(backend, backend.selector.option) !== undefined;
+
+const collect = (value: string, before: readonly string[] = []): string[] => [...before, value];
+
+/** Adds an option for each type that has one. */
+export function addDeviceOptions(command: Command): void {
+  for (const { cli, number, summary, backends, firstKey } of DEVICE_TYPES) {
+    if (cli === undefined) continue;
+    const flags = `${cli.option} <${cli.value}>`;
+    const without = cli.value === 'keys' ? [] : [firstKey];
+    const keys = backends
+      .filter(isOnCommandLine)
+      .map(({ cliName, options: schema }) =>
+        [cliName ?? [], keysHelp(schema, without)].flat().join(' '),
+      );
+    const said = `keys: ${keys.join('; or ')}`;
+    if (number === 'any') command.option(flags, `${summary}; again for more; ${said}`, collect);
+    else command.option(flags, `${summary}; ${said}`);
+    if (number === 'by-default') {
+      command.option(`--no-${cli.option.slice(2)}`, `no ${summary.replace(/^the /, '')}`);
+    }
+  }
+}
+
+/** What commander hands over of them, by the option's name. */
+export type DeviceFlags = Readonly<Record<string, unknown>>;
+
+/** What a machine has of devices, by the names of its options. @throws UsageError */
+export function deviceOptions(
+  flags: DeviceFlags,
+  rings: RingDefaults,
+  console: Readonly<Record<string, unknown>>,
+): Partial<MachineOptions> {
+  const found: Record<string, unknown> = {};
+  for (const { type, ...device } of DEVICE_TYPES.flatMap((one) => askedFor(one, flags, console))) {
+    const { key, name, number } = type;
+    const options = withDefaults(device, flags, [rings.all, rings[name]]);
+    found[key] = number === 'any' ? [(found[key] as object[]) ?? [], options].flat() : options;
+  }
+  for (const { cli, key } of DEVICE_TYPES) {
+    if (cli !== undefined && flags[cli.option.slice(2)] === false) found[key] = false;
+  }
+  return found as Partial<MachineOptions>;
+}
+
+/** What its option says, and what a machine has without one. */
+function askedFor(
+  type: MachineDeviceType,
+  flags: DeviceFlags,
+  console: Readonly<Record<string, unknown>>,
+): AskedDevice[] {
+  const { cli, number, firstKey, backends } = type;
+  const option = cli?.option ?? '';
+  const texts = [flags[option.slice(2)]].flat().filter((text) => typeof text === 'string');
+  if (texts.length > 0) return texts.map((text) => parseDevice(type, text, { option, firstKey }));
+  const [backend] = backends;
+  if (backend === undefined || number === 'any' || number === 'on-request') return [];
+  return [{ type, backend, options: number === 'always' ? console : {} }];
+}
+
+/** Its options over what was said of all devices. */
+function withDefaults(
+  { backend, options: own }: Omit<AskedDevice, 'type'>,
+  { watch }: DeviceFlags,
+  rings: readonly (RingOptions | undefined)[],
+): object {
+  const ring = Object.assign({}, ...rings, own.ring) as RingOptions;
+  const hasRing = hasOption(backend.options, 'ring') && Object.keys(ring).length > 0;
   return {
-    module,
-    ...(thread === undefined ? {} : { thread }),
-    ...(transport === undefined ? {} : { transport }),
-    ...(ring === undefined ? {} : { ring }),
-    options: values.rest(),
+    ...own,
+    ...(watch === true && hasOption(backend.options, 'watch') ? { watch } : {}),
+    ...(hasRing ? { ring } : {}),
   };
 }
 
-/** `--rng transport=T[,RING...]`. @throws UsageError */
-export function parseRng(text: string): CarriedOptions {
-  const values = new KeyValues('--rng', text, 'transport');
-  const rng = given<CarriedOptions>({
-    transport: values.choice('transport', TRANSPORTS),
-    ring: takeRing(values),
-  });
-  values.finish(['transport', ...RING_KEYS]);
-  return rng;
+/** Ring options of all devices, and of those that have no option of their own for them. */
+export type RingDefaults = Readonly<Record<string, RingOptions>>;
+
+interface RingText {
+  readonly device: string;
+  readonly ring?: RingOptions;
 }
 
-/** Ring options of the devices that have no option of their own, and of all devices. */
-export type RingDefaults = { readonly [device in 'all' | 'console' | 'rng']?: RingOptions };
+const RING_TEXT = options<RingText>({ device: choice(['all', 'console', 'rng']) }, { ring: RING });
+export const RING_KEYS: string = keysHelp(RING);
 
 /** `--ring all|console|rng,KEYS`, several. @throws UsageError */
 export function parseRings(texts: readonly string[]): RingDefaults {
-  const rings: { [device in 'all' | 'console' | 'rng']?: RingOptions } = {};
+  const rings: Record<string, RingOptions> = {};
   for (const text of texts) {
-    const values = new KeyValues('--ring', text, 'device');
-    const device = values.choice('device', ['all', 'console', 'rng']);
-    const ring = takeRing(values);
-    values.finish(RING_KEYS);
-    if (device === undefined || ring === undefined) {
-      throw new UsageError('E_OPTION', `--ring ${text} is no DEVICE,KEY...; take all,packed`);
+    const keys = splitKeys('--ring', text, 'device');
+    const { device, ring } = optionsFromKeys(
+      RING_TEXT,
+      keys,
+      `--ring ${text}`,
+    ) as unknown as RingText;
+    if (ring === undefined) {
+      throw new UsageError('E_OPTION', `--ring ${text} names no feature; it takes ${RING_KEYS}`);
     }
     rings[device] = { ...rings[device], ...ring };
   }
   return rings;
-}
-
-/** A device's ring options over those of all devices. */
-export function withDefaults(
-  ring: RingOptions | undefined,
-  defaults: RingDefaults,
-): { ring?: RingOptions } {
-  const merged = { ...defaults.all, ...ring };
-  return Object.keys(merged).length === 0 ? {} : { ring: merged };
 }

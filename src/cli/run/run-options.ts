@@ -5,20 +5,8 @@ import { UsageError } from '../../host/errors.ts';
 import type { MachineOptions, TransportName } from '../../machine/options.ts';
 import { DEFAULT_COMMAND_LINE } from '../../machine/resolve-options.ts';
 import { collectVariable } from '../environment.ts';
-import {
-  namesFolder,
-  parseDisk,
-  parseFs,
-  parseNet,
-  parseOwnDevice,
-  parseRings,
-  parseRng,
-  parseVsock,
-  TRANSPORTS,
-  withDefaults,
-} from './device-options.ts';
-import { parseSmbios } from './smbios-option.ts';
-import { isGenericBackend, namesBackend, parseVhostUser } from './vhost-user-options.ts';
+import { addDeviceOptions, deviceOptions, parseRings, RING_KEYS } from './device-options.ts';
+import { parseSmbios, SMBIOS_KEYS } from './smbios-option.ts';
 
 /** Where a console goes. */
 export type ConsoleTarget =
@@ -29,7 +17,7 @@ export type ConsoleTarget =
 /** The virtio console: where it goes, and what carries it. */
 export type ConsoleFlag = ConsoleTarget & { readonly transport?: TransportName };
 
-/** Option values as commander hands them over. */
+/** Option values as commander hands them over, besides those of devices. */
 export interface RunFlags {
   readonly kernel?: string;
   readonly initrd?: string;
@@ -39,15 +27,9 @@ export interface RunFlags {
   readonly append?: string;
   readonly memory?: number;
   readonly cpus?: number;
-  readonly disk?: readonly string[];
-  readonly net?: readonly string[];
-  readonly device?: readonly string[];
-  readonly fs?: readonly string[];
   readonly module?: readonly string[];
   readonly watch?: boolean;
   readonly ring?: readonly string[];
-  readonly rng?: string | boolean;
-  readonly vsock?: string;
   readonly console?: ConsoleFlag;
   readonly serial?: ConsoleTarget;
   readonly hideCpuFeature?: readonly string[];
@@ -92,9 +74,9 @@ export function parseVirtioConsole(text: string): ConsoleFlag {
   const [, where = '', name, append = ''] =
     /^(.*?)(?:,transport=([^,]*))?(,append)?$/s.exec(text) ?? [];
   if (name === undefined) return parseConsole(text);
-  const transport = TRANSPORTS.find((known) => known === name);
-  if (transport === undefined) throw new InvalidArgumentError('Take transport=pci or mmio.');
-  return { ...parseConsole(`${where}${append}`), transport };
+  if (name !== 'pci' && name !== 'mmio')
+    throw new InvalidArgumentError('Take transport=pci or mmio.');
+  return { ...parseConsole(`${where}${append}`), transport: name };
 }
 
 const collect = (value: string, before: readonly string[] | undefined): readonly string[] => [
@@ -109,7 +91,7 @@ const list = (value: string, before: readonly string[] | undefined): readonly st
 
 /** Adds the options that say what machine to run. */
 export function addMachineOptions(command: Command): Command {
-  return command
+  command
     .option('--kernel <file>', 'bzImage or ELF vmlinux; default: the kernel of --guest')
     .option('--initrd <file>', 'initial RAM disk; default with no --kernel: that of --guest')
     .option('--guest <name>', 'guest image to boot, see `nodevmm guest list`', 'minimal')
@@ -122,27 +104,9 @@ export function addMachineOptions(command: Command): Command {
     .option('--cmdline <text>', 'kernel command line, instead of the default one')
     .option('--append <text>', 'text to add to the kernel command line')
     .option('--memory <size>', 'RAM: 512M, 4G; a bare number is MiB (default: 512M)', parseMemory)
-    .option('--cpus <n>', 'vCPUs (default: 1)', parseCount)
-    .option(
-      '--disk <file,...>',
-      'a disk; again for more; keys: ro queues= serial= direct block-size= engine= transport=; or vhost-user=SOCKET: one that another process serves',
-      collect,
-    )
-    .option(
-      '--net <tap,...>',
-      'a network interface on a tap, auto makes one; again for more; keys: model=virtio|e1000 mac= queues= address= mtu= vhost=on|off|auto transport= offloads=off mergeable-buffers=off; or vhost-user=SOCKET',
-      collect,
-    )
-    .option(
-      '--device <file,...>',
-      'a virtio device of your own, in TypeScript or JavaScript; again for more; keys: thread=worker transport=pci|mmio, and its own; or vhost-user,type=ID,socket=PATH: keys queues= config-size=',
-      collect,
-    )
-    .option(
-      '--fs <tag=t,...>',
-      'a folder that the guest mounts (-t virtiofs T); again for more; keys: source=FOLDER readonly submounts xattr=mapped|passthrough mknod queues= transport=; or vhost-user=SOCKET: one that another process serves, as virtiofsd',
-      collect,
-    )
+    .option('--cpus <n>', 'vCPUs (default: 1)', parseCount);
+  addDeviceOptions(command);
+  return command
     .option(
       '--env <name[=value]>',
       'a variable for the command in the guest, and for nodevmm in the lab, as here or with this value; again for more',
@@ -154,15 +118,9 @@ export function addMachineOptions(command: Command): Command {
       'a kernel module for the guest: a .ko file, or the folder of its sources, which is compiled; again for more',
       collect,
     )
-    .option('--rng <keys>', 'the entropy device; keys: transport=pci|mmio, and those of --ring')
-    .option('--no-rng', 'no entropy device')
-    .option(
-      '--vsock <cid=n,...>',
-      'a socket device; keys: path=SOCKET (CONNECT PORT on it reaches the guest, and the guest SOCKET_PORT) vhost=on|off|auto (AF_VSOCK)',
-    )
     .option(
       '--ring <device,...>',
-      'ring features of all, console or rng: packed indirect=off event-idx=off in-order notification-data ring-reset=off queue-size=',
+      `ring features of all, console or rng: ${RING_KEYS}; disks and the like have them as keys, too`,
       collect,
     )
     .addOption(
@@ -188,14 +146,14 @@ export function addMachineOptions(command: Command): Command {
     )
     .option(
       '--smbios <key=value,...>',
-      'what the guest is told of its computer; keys: manufacturer= product= version= serial= uuid= sku= family= asset-tag= oem-string=; again for more',
+      `what the guest is told of its computer; keys: ${SMBIOS_KEYS}; again for more`,
       collect,
     )
     .addOption(
       new Option(
         '--transport <kind>',
-        'what carries the virtio devices that do not say (default: pci)',
-      ).choices([...TRANSPORTS]),
+        'transport of the virtio devices that name none (default: pci)',
+      ).choices(['pci', 'mmio']),
     )
     .addOption(
       new Option('--notify <kind>', 'where drivers kick queues (default: io)').choices([
@@ -219,8 +177,6 @@ export function addMachineOptions(command: Command): Command {
     .option('--no-lab', "never take the lab, even if the host's KVM cannot run Linux");
 }
 
-const inThisProcess = (text: string): boolean => !namesBackend(text);
-
 /** What boots: a kernel and what goes with it. */
 export interface BootImage {
   readonly kernel: string;
@@ -239,17 +195,10 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
   const initrd = flags.initrd ?? (flags.kernel === undefined ? image?.initrd : undefined);
   const base = flags.cmdline ?? image?.commandLine ?? DEFAULT_COMMAND_LINE;
   const commandLine = [base, flags.append].filter((text) => text !== undefined).join(' ');
-  if (flags.watch === true && flags.device === undefined) {
+  if (flags.watch === true && !('device' in flags)) {
     throw new UsageError('E_OPTION', '--watch goes with --device');
   }
-  const rings = parseRings(flags.ring ?? []);
-  const vhostUser = parseVhostUser(flags).map((device) => ({
-    ...device,
-    ...withDefaults(device.ring, rings),
-  }));
-  const rng = typeof flags.rng === 'string' ? parseRng(flags.rng) : {};
-  const consoleTransport = flags.console?.transport;
-  const vsock = flags.vsock === undefined ? undefined : parseVsock(flags.vsock);
+  const { transport } = flags.console ?? {};
   return {
     kernel,
     ...(initrd === undefined ? {} : { initrd }),
@@ -258,45 +207,11 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
     ...(flags.hugepages === undefined ? {} : { hugePages: flags.hugepages }),
     ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
     ...(flags.hideCpuFeature === undefined ? {} : { hideCpuFeatures: flags.hideCpuFeature }),
-    disks: (flags.disk ?? []).filter(inThisProcess).map((text) => {
-      const disk = parseDisk(text);
-      return { ...disk, ...withDefaults(disk.ring, rings) };
-    }),
-    nets: (flags.net ?? []).filter(inThisProcess).map((text) => {
-      const net = parseNet(text);
-      // It has no virtqueues for --ring all to be about.
-      if (net.model === 'e1000') return net;
-      return { ...net, ...withDefaults(net.ring, rings) };
-    }),
-    ...(flags.fs === undefined
-      ? {}
-      : {
-          fileSystems: flags.fs.filter(namesFolder).map((text) => {
-            const fs = parseFs(text);
-            return { ...fs, ...withDefaults(fs.ring, rings) };
-          }),
-        }),
-    ...(flags.device === undefined
-      ? {}
-      : {
-          devices: flags.device
-            .filter((text) => !isGenericBackend(text))
-            .map((text) => {
-              const device = parseOwnDevice(text);
-              const watch = flags.watch === undefined ? {} : { watch: flags.watch };
-              return { ...device, ...watch, ...withDefaults(device.ring, rings) };
-            }),
-        }),
-    ...(vhostUser.length === 0 ? {} : { vhostUser }),
-    rng:
-      flags.rng === false
-        ? false
-        : { ...rng, ...withDefaults({ ...rings.rng, ...rng.ring }, rings) },
-    ...(vsock === undefined ? {} : { vsock: { ...vsock, ...withDefaults(vsock.ring, rings) } }),
-    console: {
-      ...(consoleTransport === undefined ? {} : { transport: consoleTransport }),
-      ...withDefaults(rings.console, rings),
-    },
+    ...deviceOptions(
+      { ...flags },
+      parseRings(flags.ring ?? []),
+      transport === undefined ? {} : { transport },
+    ),
     ...(flags.bootProtocol === undefined ? {} : { bootProtocol: flags.bootProtocol }),
     ...(flags.smbios === undefined ? {} : { smbios: parseSmbios(flags.smbios) }),
     ...(flags.transport === undefined ? {} : { transport: flags.transport }),
@@ -316,7 +231,7 @@ export function wantsSummary(flags: RunFlags): boolean {
 }
 
 /** The file that --trace names. @throws UsageError when there are several */
-export function traceFile(flags: RunFlags): string | undefined {
+function traceFile(flags: RunFlags): string | undefined {
   const files = (flags.trace ?? []).filter((target) => target !== SUMMARY);
   if (files.length > 1) {
     throw new UsageError('E_OPTION', `one --trace file is enough: ${files.join(' or ')}`);

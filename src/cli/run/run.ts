@@ -4,25 +4,25 @@ import type { Command } from 'commander';
 import { type ControlledMachine, ControlServer } from '../../control/server.ts';
 import type { KernelSeries } from '../../guest/kernel.ts';
 import { UsageError } from '../../host/errors.ts';
+import { backendOf, DEVICE_TYPES } from '../../machine/devices/device-types.ts';
 import type { MachineOptions } from '../../machine/options.ts';
+import { wantedOf } from '../../machine/resolve-options.ts';
+import { fieldsOf } from '../../options/option-schema.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
 import { EXIT_STATUS_HELP } from '../exit-status.ts';
 import { StopSignals } from '../stop-signals.ts';
 import { PROCESS_STREAMS, type RunStreams } from '../terminal/console-io.ts';
 import { MESSAGES } from '../terminal/messages.ts';
 import { ProgressLine } from '../terminal/progress.ts';
-import { namesFolder, parseDisk, parseFs, parseOwnDevice, parseVsock } from './device-options.ts';
 import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts';
 import {
   addMachineOptions,
   type BootImage,
   machineOptions,
   type RunFlags,
-  traceFile,
   wantsSummary,
 } from './run-options.ts';
 import { traceTable } from './trace-table.ts';
-import { isGenericBackend, namesBackend } from './vhost-user-options.ts';
 
 /** What a run that is traced needs of a machine. */
 interface TracedMachine {
@@ -114,13 +114,13 @@ export function registerStartCommand(
 /** One run, here or in the lab. @returns the exit status */
 async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): Promise<number> {
   // Bad usage shows at once, before anything is built or booted.
-  machineOptions(flags, { kernel: '' });
+  const wanted = machineOptions(flags, { kernel: '-' });
   const inLab = takesLab(parts, flags);
   const image = await findImage(parts, flags);
   if (inLab) {
     const { env = {} } = flags;
     const args = labArguments(process.argv.slice(2), image, env);
-    return await parts.runInLab(args, PROCESS_STREAMS, writtenFolders(flags), env);
+    return await parts.runInLab(args, PROCESS_STREAMS, sharedFolders(wanted, flags), env);
   }
   // Until the very end: also what the machine holds is given back by threads that may be busy.
   using signals = new StopSignals();
@@ -178,33 +178,30 @@ function without(option: string, args: readonly string[]): string[] {
 }
 
 /**
- * The folders that a run writes to: shared ones, those of disks, console files and the socket; and those where
- * it has to see what is written meanwhile.
+ * The folders that the lab has to share: those that a run writes to, and those where it has to see
+ * what is written meanwhile.
  */
-export function writtenFolders(flags: RunFlags): string[] {
-  const images = (flags.disk ?? []).filter((text) => !namesBackend(text));
-  const disks = images.map(parseDisk).filter((disk) => disk.readOnly !== true);
-  const consoles = [flags.console, flags.serial].filter((target) => target?.to === 'file');
-  const watched =
-    flags.watch === true
-      ? (flags.device ?? []).filter((text) => !isGenericBackend(text)).map(parseOwnDevice)
-      : [];
-  const modules = watched.flatMap((device) =>
-    'module' in device ? [{ path: device.module }] : [],
+export function sharedFolders(options: MachineOptions, flags: RunFlags): string[] {
+  const ofDevices = DEVICE_TYPES.flatMap((type) =>
+    wantedOf(type, options).flatMap((device) =>
+      fieldsOf(backendOf(type, device).options).flatMap(({ path: [name = ''], details }) => {
+        const file = device[name];
+        if (details.path === undefined || typeof file !== 'string') return [];
+        if (details.shared?.(device) === false) return [];
+        return details.path === 'folder' ? path.resolve(file) : folderOf(file);
+      }),
+    ),
   );
-  const sockets = flags.vsock === undefined ? [] : [parseVsock(flags.vsock)];
-  const trace = traceFile(flags);
-  const files = [...disks, ...consoles, ...sockets, ...modules].flatMap((file) => file.path ?? []);
-  if (trace !== undefined) files.push(trace);
-  const shared = (flags.fs ?? []).filter(namesFolder).map(parseFs);
-  const written = shared.filter(({ readOnly }) => readOnly !== true);
+  const consoles = [flags.console, flags.serial].flatMap((target) =>
+    target?.to === 'file' ? folderOf(target.path) : [],
+  );
+  const trace = options.trace?.file;
   return [
-    ...new Set([
-      ...files.map((file) => path.dirname(path.resolve(file))),
-      ...written.map(({ source }) => path.resolve(source)),
-    ]),
+    ...new Set([...ofDevices, ...consoles, ...(trace === undefined ? [] : [folderOf(trace)])]),
   ];
 }
+
+const folderOf = (file: string): string => path.dirname(path.resolve(file));
 
 async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | undefined> {
   if (flags.module !== undefined && (flags.kernel ?? flags.initrd) !== undefined) {

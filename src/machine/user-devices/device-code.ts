@@ -3,9 +3,20 @@ import { describeError, messageOf, UsageError } from '../../host/errors.ts';
 import type { HandlerThread } from '../../virtio/device.ts';
 import { DefinedDevice } from '../../virtio/device-sdk/defined-device.ts';
 import type { DeviceDefinition } from '../../virtio/device-sdk/definition.ts';
-import type { ModuleDeviceOptions } from '../options.ts';
 import { FileWatch } from './file-watch.ts';
 import { type LoadedDevice, type LoadedHandlerOptions, loadDevice } from './load-device.ts';
+
+/** A device of your own from a file. */
+export interface ModuleDeviceOptions {
+  /** Path of a TypeScript or JavaScript file whose default export is `defineDevice(...)`. */
+  readonly module: string;
+  /** For the file's own use. */
+  readonly options?: Readonly<Record<string, string>>;
+  /** Where its functions run. Default `main`. */
+  readonly thread?: 'main' | 'worker';
+  /** Replace the device's code whenever the file, or one that it imports, is saved. Default false. */
+  readonly watch?: boolean;
+}
 
 /** Whoever serves the device: `VirtioMachineDevice`. */
 interface CodeOwner {

@@ -4,10 +4,13 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import { createDevice } from '../../../src/machine/devices/create-devices.ts';
+import type { OwnDeviceOptions } from '../../../src/machine/options.ts';
+import { resolveOptions } from '../../../src/machine/resolve-options.ts';
+import { DeviceCode } from '../../../src/machine/user-devices/device-code.ts';
 import { loadDevice } from '../../../src/machine/user-devices/load-device.ts';
-import { createOwnDevices } from '../../../src/machine/user-devices/user-devices.ts';
 import { DeviceRig } from '../../../src/testing/device-rig.ts';
-import type { QueueHandler } from '../../../src/virtio/device.ts';
+import type { QueueHandler, VirtioDevice } from '../../../src/virtio/device.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 t.teardown(() => rmSync(folder, { recursive: true }));
@@ -43,17 +46,22 @@ function ask(handler: QueueHandler): string {
   return Buffer.from(rig.queue(0).completed()[0]?.data ?? []).toString();
 }
 
+async function createUserDevice(device: OwnDeviceOptions): Promise<VirtioDevice> {
+  const [asked] = resolveOptions({ kernel: '/k', rng: false, devices: [device] }).devices;
+  const made = asked && (await createDevice(asked));
+  if (!(made instanceof DeviceCode)) throw new Error('no device');
+  return made.device;
+}
+
 t.test('TypeScript with imports, on the main thread and for a worker', async (t) => {
   const module = file(GREETER);
-  const [made] = await createOwnDevices([{ module, options: { name: 'you' } }]);
-  if (made === undefined) throw new Error('no device');
-  const handler = made.device.createHandler?.();
+  const made = await createUserDevice({ module, options: { name: 'you' } });
+  const handler = made.createHandler?.();
   t.equal(handler === undefined ? '' : ask(handler), 'hi you');
-  made.device.close();
+  made.close();
 
-  const [there] = await createOwnDevices([{ module, options: { name: 'me' }, thread: 'worker' }]);
-  if (there === undefined) throw new Error('no device');
-  const { thread } = there.device;
+  const there = await createUserDevice({ module, options: { name: 'me' }, thread: 'worker' });
+  const { thread } = there;
   if (thread.kind !== 'worker') throw new Error('not in a worker');
   const { createHandler } = (await import(thread.module)) as {
     createHandler: (options: unknown) => QueueHandler;
@@ -61,7 +69,7 @@ t.test('TypeScript with imports, on the main thread and for a worker', async (t)
   t.equal(ask(createHandler(thread.options)), 'hi me');
   const compiled = dirname(fileURLToPath(thread.module));
   t.ok(existsSync(compiled));
-  there.device.close();
+  there.close();
   t.notOk(existsSync(compiled), 'nothing stays');
 });
 
@@ -91,7 +99,7 @@ t.test('what cannot be loaded says why, in one line', async (t) => {
     [file('import x from "./nowhere.ts"; export default x;'), /nowhere/],
   ];
   for (const [module, message] of cases) {
-    const creating = createOwnDevices([{ module }]);
+    const creating = createUserDevice({ module });
     await t.rejects(creating, { name: 'UsageError', message }, String(message));
   }
 });

@@ -1,8 +1,8 @@
 /** What machine the options of `nodevmm run` ask for. */
 import { Command } from 'commander';
 import t from 'tap';
-import { parseServedFs } from '../../../src/cli/run/device-options.ts';
-import { writtenFolders } from '../../../src/cli/run/run.ts';
+import { parseDevice } from '../../../src/cli/run/device-options.ts';
+import { sharedFolders } from '../../../src/cli/run/run.ts';
 import {
   addMachineOptions,
   machineOptions,
@@ -13,12 +13,16 @@ import {
   wantsSummary,
 } from '../../../src/cli/run/run-options.ts';
 import { UsageError } from '../../../src/host/errors.ts';
+import { DEVICE_TYPES, type MachineDeviceType } from '../../../src/machine/devices/device-types.ts';
 
 function flagsOf(...args: string[]): RunFlags {
   const command = addMachineOptions(new Command('run')).exitOverride();
   command.configureOutput({ writeErr: () => {} });
   return command.parse(args, { from: 'user' }).opts<RunFlags>();
 }
+
+const sharedOf = (...args: string[]): string[] =>
+  sharedFolders(optionsOf(...args), flagsOf(...args));
 
 const optionsOf = (...args: string[]) => machineOptions(flagsOf(...args), { kernel: '/k' });
 
@@ -52,8 +56,6 @@ t.test('without options: the guest image, an entropy device, nothing else', (t) 
     kernel: '/k',
     initrd: '/i',
     commandLine: 'console=hvc0 quiet',
-    disks: [],
-    nets: [],
     rng: {},
     console: {},
   });
@@ -139,24 +141,28 @@ t.test('--vsock', (t) => {
     ring: { packed: true, inOrder: true },
   });
   t.strictSame(optionsOf('--vsock', 'cid=3,vhost=on').vsock, { cid: 3, vhost: 'on' });
-  t.strictSame(writtenFolders(flagsOf('--vsock', 'cid=3,vhost=on')), []);
-  t.strictSame(writtenFolders(flagsOf('--vsock', 'cid=3,path=/a/s', '--disk', '/b/d')), [
-    '/b',
-    '/a',
-  ]);
-  t.strictSame(writtenFolders(flagsOf('--trace', '/t/boot.json', '--trace=summary')), ['/t']);
+  t.strictSame(sharedOf('--vsock', 'cid=3,vhost=on'), []);
+  t.strictSame(sharedOf('--vsock', 'cid=3,path=/a/s', '--disk', '/b/d'), ['/b', '/a']);
+  t.strictSame(sharedOf('--trace', '/t/boot.json', '--trace=summary'), ['/t']);
   t.end();
 });
 
 t.test('serve fs', (t) => {
-  t.strictSame(parseServedFs('/srv,submounts,xattr=passthrough,mknod'), {
+  const type = DEVICE_TYPES.find(({ name }) => name === 'fs');
+  const parse = (text: string) =>
+    parseDevice(type as MachineDeviceType, text, {
+      option: 'serve fs',
+      firstKey: 'source',
+      defaults: ({ served }) => served ?? {},
+    }).options;
+  t.strictSame(parse('/srv,submounts,xattr=passthrough,mknod'), {
     tag: 'nodevmm',
     source: '/srv',
     submounts: true,
     xattr: 'passthrough',
     mknod: true,
   });
-  t.throws(() => parseServedFs('/srv,xattr=all'), { code: 'E_OPTION' });
+  t.throws(() => parse('/srv,xattr=all'), { code: 'E_OPTION' });
   t.end();
 });
 
@@ -186,19 +192,14 @@ t.test('--fs', (t) => {
       mknod: true,
       ring: { inOrder: true },
     },
+    { tag: 'far', vhostUser: { socket: '/s' }, ring: { inOrder: true } },
   ]);
-  t.strictSame(options.vhostUser, [
-    { type: 'fs', socket: '/s', tag: 'far', ring: { inOrder: true } },
-  ]);
-  const flags = flagsOf(
-    '--fs',
-    'a,source=/a',
-    '--fs',
-    'b,source=/b,readonly',
-    '--fs',
-    'c,vhost-user=/c',
-  );
-  t.strictSame(writtenFolders(flags), ['/a'], 'the lab gets what is written to');
+  const flags = [
+    ...['--fs', 'a,source=/a'],
+    ...['--fs', 'b,source=/b,readonly'],
+    ...['--fs', 'c,vhost-user=/c'],
+  ];
+  t.strictSame(sharedOf(...flags), ['/a'], 'the lab gets what is written to');
   t.end();
 });
 
@@ -262,12 +263,8 @@ t.test('--device, watched or not', (t) => {
   ]);
   t.equal('watch' in (devices?.[0] ?? {}), false);
   t.match(optionsOf('--device', 'a/b.ts', '--watch').devices, [{ module: 'a/b.ts', watch: true }]);
-  t.strictSame(writtenFolders(flagsOf('--device', '/a/b.ts')), []);
-  t.strictSame(
-    writtenFolders(flagsOf('--device', '/a/b.ts', '--watch')),
-    ['/a'],
-    'the lab sees it',
-  );
+  t.strictSame(sharedOf('--device', '/a/b.ts'), []);
+  t.strictSame(sharedOf('--device', '/a/b.ts', '--watch'), ['/a'], 'the lab sees it');
   t.end();
 });
 
@@ -293,7 +290,7 @@ t.test('--smbios, several', (t) => {
   });
   t.equal(optionsOf().smbios, undefined);
   for (const [args, message] of [
-    [['--smbios', 'mine'], /has no KEY=VALUE; it takes manufacturer, /],
+    [['--smbios', 'mine'], /has no KEY=VALUE; it takes manufacturer= /],
     [['--smbios', 'vendor=a'], /does not know vendor/],
     [['--smbios', 'serial='], /empty part/],
     [['--smbios', 'serial=a', '--smbios', 'serial=b'], /names serial again/],
@@ -319,30 +316,75 @@ t.test('the rest', (t) => {
 });
 
 const REFUSED: readonly (readonly [string[], RegExp])[] = [
-  [['--disk', 'a,readonly'], /--disk a,readonly does not know readonly; it takes ro, queues/],
-  [['--disk', 'a,queues=0'], /has queues=0/],
-  [['--disk', 'a,ro=yes'], /take on or off/],
-  [['--disk', 'a,engine=aio'], /take sync or io_uring/],
+  [['--disk', 'a,readonly'], /--disk a,readonly does not know readonly; it takes path, ro, queues/],
+  [['--disk', 'a,queues=0'], /has queues=0; queues must be 1 to 16/],
+  [['--disk', 'a,ro=yes'], /ro must be on or off/],
+  [['--disk', 'a,engine=aio'], /engine must be sync or io_uring/],
   [['--disk', 'a,ro,ro'], /names ro twice/],
   [['--disk', 'ro='], /empty part/],
   [['--disk', ''], /empty part/],
-  [['--disk', 'serial=5'], /names no file/],
+  [['--disk', 'serial=5'], /has no path=FILE/],
   [['--net', 'tap0,foo=1'], /does not know foo/],
   [['--fs', 'source=/a'], /--fs source=\/a has no tag=NAME/],
-  [['--fs', 'home'], /has no source=FOLDER, nor vhost-user=SOCKET/],
+  [['--fs', 'home'], /has no source=FOLDER/],
   [['--fs', 'home,source=a,ro'], /does not know ro; it takes tag, source, readonly/],
   [['--watch'], /--watch goes with --device/],
   [['--vsock', 'path=s'], /--vsock path=s has no cid=N/],
-  [['--vsock', 'cid=3,vhost=yes'], /take on or off or auto/],
-  [['--vsock', 'cid=x,path=s'], /whole number/],
-  [['--vsock', 'cid=10000000000000000000000,path=s'], /whole number/],
+  [['--vsock', 'cid=3,vhost=yes'], /must be on, off or auto/],
+  [['--vsock', 'cid=x,path=s'], /cid=x; cid must be 3 to 4294967294/],
+  [['--vsock', 'cid=10000000000000000000000,path=s'], /cid must be 3 to/],
   [['--vsock', 'cid=3,path=s,port=1'], /does not know port/],
-  [['--net', 'tap0,model=rtl8139'], /take virtio or e1000/],
-  [['--ring', 'blk,packed'], /take all or console or rng/],
-  [['--disk', 'd,transport=ccw'], /take pci or mmio/],
+  [['--net', 'tap0,model=rtl8139'], /model must be virtio or e1000/],
+  [['--ring', 'blk,packed'], /device must be all, console or rng/],
+  [['--disk', 'd,transport=ccw'], /transport must be pci or mmio/],
   [['--rng', 'speed=1'], /does not know speed/],
-  [['--ring', 'all'], /is no DEVICE,KEY/],
+  [['--ring', 'all'], /--ring all names no feature; it takes packed indirect=off/],
 ];
 for (const [args, message] of REFUSED) {
   t.throws(() => optionsOf(...args), { name: 'UsageError', message }, `refuses ${args.join(' ')}`);
+}
+
+t.test('devices in other processes: each option, with its keys', (t) => {
+  const options = optionsOf(
+    ...['--disk', 'disk.raw', '--disk'],
+    'vhost-user=/s/blk,queues=2,timeout=500,peer-uid=1000,packed',
+    ...['--net', 'auto', '--net', 'vhost-user=/s/net,mac=52:54:00:12:34:56,server'],
+    ...['--fs', 'tag=home,vhost-user=/s/fs,transport=mmio', '--device', './own.ts'],
+    ...['--device', 'vhost-user,type=4,socket=/s/rng,config-size=8'],
+  );
+  t.strictSame(options.disks, [
+    { path: 'disk.raw' },
+    {
+      vhostUser: { socket: '/s/blk', timeoutMs: 500, peerUid: 1000 },
+      queues: 2,
+      ring: { packed: true },
+    },
+  ]);
+  t.strictSame(options.nets, [
+    {},
+    { vhostUser: { socket: '/s/net', server: true }, mac: '52:54:00:12:34:56' },
+  ]);
+  t.strictSame(options.fileSystems, [
+    { vhostUser: { socket: '/s/fs' }, tag: 'home', transport: 'mmio' },
+  ]);
+  t.strictSame(options.devices, [
+    { module: './own.ts', options: {} },
+    { vhostUser: { socket: '/s/rng' }, deviceId: 4, configSize: 8 },
+  ]);
+  t.strictSame(optionsOf('--device', 'vhost-user,type=blk,socket=/s,queues=2').disks, [
+    { vhostUser: { socket: '/s' }, queues: 2 },
+  ]);
+  t.end();
+});
+
+const REFUSED_BACKENDS: readonly (readonly [string[], RegExp])[] = [
+  [['--fs', 'vhost-user=/s'], /has no tag=NAME/],
+  [['--device', 'vhost-user,type=4'], /has no socket=SOCKET/],
+  [['--device', 'vhost-user,socket=/s'], /has no type=ID/],
+  [['--device', 'vhost-user,type=disk,socket=/s'], /type must be a device ID from 1 to 63/],
+  [['--disk', 'vhost-user=/s,ro'], /does not know ro/],
+  [['--net', 'vhost-user=/s,queues=0'], /queues=0; queues must be 1 to 64/],
+];
+for (const [args, message] of REFUSED_BACKENDS) {
+  t.throws(() => optionsOf(...args), { code: 'E_OPTION', message }, `refuses ${args.join(' ')}`);
 }

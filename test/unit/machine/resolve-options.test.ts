@@ -1,11 +1,6 @@
 import { totalmem } from 'node:os';
 import t from 'tap';
-import type {
-  MachineOptions,
-  NetOptions,
-  RingOptions,
-  VhostUserOptions,
-} from '../../../src/machine/options.ts';
+import type { MachineOptions, NetOptions, RingOptions } from '../../../src/machine/options.ts';
 import {
   AGENT_PORT,
   DEFAULT_COMMAND_LINE,
@@ -25,9 +20,7 @@ t.test('what was left out is filled in', async (t) => {
     hugePages: false,
     cpus: 1,
     hideCpuFeatures: [],
-    disks: [],
-    nets: [],
-    rng: {},
+    devices: [{ context: { name: 'rng0' }, options: {}, ring: {}, transport: 'pci', vhost: 'off' }],
     console: {},
     transport: 'pci',
     agent: AGENT_PORT,
@@ -64,16 +57,18 @@ t.test('what was given is kept', async (t) => {
     hugePages: true,
     cpus: 4,
     hideCpuFeatures: ['avx2'],
-    disks: [{ path: '/disk' }],
-    nets: [{ tap: 'tap0' }],
-    rng: { ring },
+    devices: [
+      { context: { name: 'blk0' }, options: { path: '/disk' }, ring: {} },
+      { context: { name: 'net0' }, options: { tap: 'tap0' }, ring: {} },
+      { context: { name: 'rng0' }, options: {}, ring },
+    ],
     console: { ring },
     onReboot: 'exit',
     notify: 'memory',
     smbios: { serial: 'S' },
   });
   t.equal(resolved.agent, undefined);
-  t.equal(resolveOptions({ kernel, rng: false }).rng, undefined);
+  t.same(resolveOptions({ kernel, rng: false }).devices, []);
 });
 
 for (const memory of [1.5 * MiB, 100 * MiB + 1, Number.NaN, Number.POSITIVE_INFINITY]) {
@@ -102,14 +97,16 @@ for (const cid of [0, 1, 2, -3, 3.5, 0xffff_ffff, 2 ** 32 + 3, Number.NaN]) {
 t.test('the lowest and the highest context ID are taken', async (t) => {
   for (const cid of [3, 0xffff_fffe]) {
     const vsock = { cid, path: 's', ring: { packed: true } };
-    t.strictSame(resolveOptions({ kernel, vsock }).vsock, vsock);
+    const [device] = resolveOptions({ kernel, rng: false, vsock }).devices;
+    t.match(device, { options: { cid, path: 's' }, ring: { packed: true }, vhost: 'off' });
   }
-  t.same(resolveOptions({ kernel, vsock: { cid: 3, vhost: 'on' } }).vsock, { cid: 3, vhost: 'on' });
+  const [device] = resolveOptions({ kernel, rng: false, vsock: { cid: 3, vhost: 'on' } }).devices;
+  t.match(device, { options: { cid: 3 }, vhost: 'on' });
   for (const vhost of [undefined, 'off', 'auto'] as const) {
     const vsock = vhost === undefined ? { cid: 3 } : { cid: 3, vhost };
     t.throws(wrong({ vsock }), { code: 'E_VSOCK', message: /give it a path, or use vhost=on/ });
   }
-  t.equal(resolveOptions({ kernel }).vsock, undefined);
+  t.equal(resolveOptions({ kernel }).devices.length, 1, 'none without the option');
   t.throws(wrong({ vsock: { cid: 3, path: 's', ring: { queueSize: 3 } } }), /power of two/);
 });
 
@@ -150,11 +147,14 @@ t.test('virtio-mmio has room for 32 devices of its own', async (t) => {
 t.test('a transport that there is not', async (t) => {
   const transport = 'ccw' as 'pci';
   for (const options of [{ transport }, { disks: [{ path: '/disk', transport }] }]) {
-    t.throws(wrong(options), { code: 'E_TRANSPORT', message: /ccw; take pci or mmio/ });
+    t.throws(wrong(options), {
+      code: 'E_TRANSPORT',
+      message: /transport must be pci or mmio, not "ccw"$/,
+    });
   }
   t.throws(wrong({ nets: [{ model: 'e1000', transport: 'mmio' }] }), {
     code: 'E_NET_MODEL',
-    message: /has no transport/,
+    message: /unknown option transport of nets\[0\] \(e1000 backend\); it takes model, tap, /,
   });
 });
 
@@ -181,28 +181,81 @@ t.test('an emulated card has a tap, and nothing that is of virtio', async (t) =>
   const foreign = [{ queues: 1 }, { offloads: false }, { ring: {} }, { vhost: 'on' as const }];
   for (const options of foreign) {
     const name = Object.keys(options)[0] ?? '';
-    const error = { code: 'E_NET_MODEL', message: new RegExp(`e1000 .* has no ${name}`) };
+    const error = { code: 'E_NET_MODEL', message: new RegExp(`unknown option ${name} of .*e1000`) };
     t.throws(wrong({ nets: [{ model, ...options }] }), error);
   }
   const other = { model: 'rtl8139' } as unknown as NetOptions;
-  t.throws(wrong({ nets: [other] }), { code: 'E_NET_MODEL', message: /take virtio or e1000/ });
+  t.throws(wrong({ nets: [other] }), {
+    code: 'E_NET_MODEL',
+    message: /nets\[0\].model must be virtio or e1000/,
+  });
 });
 
 t.test('a device in another process', async (t) => {
-  const socket = '/s';
-  t.doesNotThrow(wrong({ vhostUser: [{ type: 'fs', socket, tag: 'home' }] }));
-  t.doesNotThrow(wrong({ vhostUser: [{ type: 4, socket, configSize: 256, queues: 64 }] }));
+  const vhostUser = { socket: '/s' };
+  const { devices } = resolveOptions({
+    kernel,
+    rng: false,
+    disks: [{ path: '/disk' }, { vhostUser }],
+    fileSystems: [{ vhostUser, tag: 'home' }],
+    devices: [4, 5, 4].map((deviceId) => ({ vhostUser, deviceId, configSize: 256, queues: 64 })),
+  });
+  t.same(
+    devices.map(({ context }) => context.name),
+    ['blk0', 'blk1', 'fs0', 'virtio4-0', 'virtio5-0', 'virtio4-1'],
+  );
+  const generic = (options: object) => ({ devices: [{ vhostUser, ...options }] });
   const refused: readonly (readonly [object, RegExp])[] = [
-    [{ type: 'scsi' }, /no type scsi; take net, blk, fs or a device ID/],
-    [{ type: 0 }, /no device ID 0/],
-    [{ type: 1.5 }, /no device ID 1.5/],
-    [{ type: 'blk', queues: 65 }, /choose 1 to 64/],
-    [{ type: 4, configSize: 257 }, /choose 0 to 256/],
-    [{ type: 'fs' }, /a tag of 1 to 36 bytes/],
-    [{ type: 'fs', tag: 'x'.repeat(37) }, /a tag of 1 to 36 bytes/],
+    [
+      generic({ deviceId: 'scsi' }),
+      /deviceId must be .*device ID from 1 to 63, not the string "scsi"/,
+    ],
+    [generic({ deviceId: 0 }), /deviceId must be .*1 to 63, not 0/],
+    [generic({ deviceId: 1.5 }), /deviceId must be .*1 to 63, not 1.5/],
+    [{ disks: [{ vhostUser, queues: 65 }] }, /disks\[0\].queues must be 1 to 64, not 65/],
+    [{ disks: [{ vhostUser: { sock: '/s' } }] }, /option sock of .*; did you mean socket\?/],
+    [generic({ deviceId: 4, configSize: 257 }), /configSize must be 0 to 256, not 257/],
+    [{ fileSystems: [{ vhostUser }] }, /fileSystems\[0\].tag is missing; .* 1 to 36 bytes/],
+    [{ fileSystems: [{ vhostUser, tag: 'x'.repeat(37) }] }, /tag must be .* 1 to 36 bytes/],
   ];
   for (const [options, message] of refused) {
-    const device = { socket, ...options } as VhostUserOptions;
-    t.throws(wrong({ vhostUser: [device] }), { code: 'E_VHOST_USER', message });
+    t.throws(wrong(options as Partial<MachineOptions>), { code: 'E_VHOST_USER', message });
   }
+});
+
+t.test('what is misspelt, or of another type', async (t) => {
+  const refused: readonly (readonly [object, string])[] = [
+    [{ memroy: 1 }, 'unknown option memroy; did you mean memory?'],
+    [{ cpus: '2' }, 'cpus must be an integer, 1 to 16, not the string "2"'],
+    [{ cpus: 17 }, 'cpus must be 1 to 16, not 17'],
+    [{ kernel: 5 }, 'kernel must be a string, not 5'],
+    [{ kernel: '' }, 'kernel must be a string that is not empty, not ""'],
+    [{ hugePages: 1 }, 'hugePages must be true or false, not 1'],
+    [{ notify: 'mem' }, 'notify must be io or memory, not "mem"'],
+    [{ onReboot: 'halt' }, 'onReboot must be restart or exit, not "halt"'],
+    [{ trace: { path: 'a' } }, 'unknown option path of trace; it takes file'],
+    [{ smbios: { seriel: 'a' } }, 'unknown option seriel of smbios; did you mean serial?'],
+    [{ smbios: { oemStrings: ['a', 1] } }, 'smbios.oemStrings[1] must be a string, not 1'],
+    [{ hideCpuFeatures: 'avx' }, 'hideCpuFeatures must be an array, not the string "avx"'],
+    [{ disks: { path: 'a' } }, 'disks must be an array, not an object'],
+    [{ disks: [{}] }, 'disks[0].path is missing; it must be a FILE'],
+    [
+      { disks: [{ path: 'a', readonly: true }] },
+      'unknown option readonly of disks[0]; did you mean readOnly?',
+    ],
+    [
+      { nets: [{ ring: { paked: true } }] },
+      'unknown option paked of nets[0].ring; did you mean packed?',
+    ],
+    [{ rng: 'no' }, 'rng must be true, false or an object, not the string "no"'],
+    [
+      { vsock: { cid: '3', path: 's' } },
+      'vsock.cid must be an integer, 3 to 4294967294, not the string "3"',
+    ],
+    [{ console: { rings: {} } }, 'unknown option rings of console; did you mean ring?'],
+  ];
+  for (const [options, message] of refused) {
+    t.throws(wrong(options as Partial<MachineOptions>), { name: 'UsageError', message }, message);
+  }
+  t.doesNotThrow(wrong({ cpus: undefined, disks: undefined } as unknown as MachineOptions));
 });

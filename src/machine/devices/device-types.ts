@@ -1,0 +1,64 @@
+/** Which types of devices there are: all else that knows of one finds it here. */
+import type { E1000Device } from '../../nic/device.ts';
+import { fieldsOf } from '../../options/option-schema.ts';
+import { blkType } from '../../virtio/device/blk/blk-type.ts';
+import { consoleType } from '../../virtio/device/console/console-type.ts';
+import { fsType } from '../../virtio/device/fs/fs-type.ts';
+import { netType } from '../../virtio/device/net/net-type.ts';
+import { rngType } from '../../virtio/device/rng/rng-type.ts';
+import { vsockType } from '../../virtio/device/vsock/vsock-type.ts';
+import type { VirtioDevice } from '../../virtio/device.ts';
+import type { DeviceBackend, DeviceType } from '../../virtio/device-type.ts';
+import type { DeviceCode } from '../user-devices/device-code.ts';
+import { ownType } from '../user-devices/user-devices.ts';
+import { vhostUserBlk, vhostUserDevice, vhostUserFs, vhostUserNet } from './vhost-user-backends.ts';
+
+/** What the backends of this machine's devices make. */
+export type MadeDevice = VirtioDevice | E1000Device | DeviceCode;
+export type MachineBackend = DeviceBackend<MadeDevice>;
+export type MachineDeviceType = DeviceType<MadeDevice>;
+
+const withBackend = (type: MachineDeviceType, backend: MachineBackend): MachineDeviceType => ({
+  ...type,
+  backends: [...type.backends, backend],
+});
+
+/** In the order of the guest's buses. */
+export const DEVICE_TYPES: MachineDeviceType[] = [
+  consoleType,
+  withBackend(blkType, vhostUserBlk),
+  withBackend(netType, vhostUserNet),
+  withBackend(fsType, vhostUserFs),
+  rngType,
+  vsockType,
+  withBackend(ownType, vhostUserDevice),
+];
+
+/** Which backend options are for. @param has whether they have one, with this value if it is given */
+export function chooseBackend(
+  { backends }: MachineDeviceType,
+  has: (option: string, value?: string) => boolean,
+): MachineBackend {
+  const chosen = backends.find(
+    ({ selector }) => selector !== undefined && has(selector.option, selector.value),
+  );
+  const backend = chosen ?? backends[0];
+  if (backend === undefined) throw new Error('a type of device without backends');
+  return backend;
+}
+
+/** Which backend options are for. */
+export function backendOf(
+  type: MachineDeviceType,
+  options: Readonly<Record<string, unknown>>,
+): MachineBackend {
+  return chooseBackend(type, (option, value) => {
+    const found = options[option];
+    return value === undefined ? found !== undefined : found === value;
+  });
+}
+
+/** The key of an option on the command line. */
+export function keyOf({ options }: MachineBackend, option: string): string | undefined {
+  return fieldsOf(options).find(({ path }) => path[0] === option)?.key;
+}

@@ -1,0 +1,121 @@
+/**
+ * The contract of a device type: all that the API, the command line, `serve`, help and documentation
+ * have to know of one. Each device's folder exports one; `machine/devices/device-types.ts` lists them.
+ */
+import { choice, flag, number, type OptionSchema, options } from '../options/option-schema.ts';
+import type { VirtioDevice } from './device.ts';
+
+/** Ring features that may be switched for each device, to measure what each is worth (virtio 1.3 §6). */
+export interface RingOptions {
+  /** Offer packed queues, VIRTIO_F_RING_PACKED. Default false. */
+  readonly packed?: boolean;
+  /** Offer VIRTIO_F_INDIRECT_DESC. Default true. */
+  readonly indirect?: boolean;
+  /** Offer VIRTIO_F_EVENT_IDX. Default true. */
+  readonly eventIdx?: boolean;
+  /** Offer VIRTIO_F_IN_ORDER. Default false. */
+  readonly inOrder?: boolean;
+  /** Offer VIRTIO_F_NOTIFICATION_DATA. Default false. */
+  readonly notificationData?: boolean;
+  /** Offer VIRTIO_F_RING_RESET. Default true. */
+  readonly ringReset?: boolean;
+  /** Descriptors of each queue, a power of two. Default: the device's own choice. */
+  readonly queueSize?: number;
+}
+
+/**
+ * The transport of a virtio device: a function on the PCI bus, or a window of memory (virtio 1.3 §4.1,
+ * §4.2; docs/mmio.md).
+ */
+export type TransportName = 'pci' | 'mmio';
+
+/** Whether the host kernel serves a device's queues. */
+export type VhostMode = 'on' | 'off' | 'auto';
+
+/** What all virtio devices have: their transport and ring features. */
+export interface CarriedOptions {
+  /** Default: that of the machine. */
+  readonly transport?: TransportName;
+  readonly ring?: RingOptions;
+}
+
+const isQueueSize = (size: number): boolean =>
+  Number.isInteger(size) && size >= 2 && size <= 32768 && (size & (size - 1)) === 0;
+
+export const TRANSPORT: OptionSchema<TransportName> = choice(['pci', 'mmio'], {
+  code: 'E_TRANSPORT',
+});
+
+export const RING: OptionSchema<RingOptions> = options<RingOptions>(
+  {},
+  {
+    packed: flag(),
+    indirect: flag({ on: true }),
+    eventIdx: flag({ on: true }),
+    inOrder: flag(),
+    notificationData: flag(),
+    ringReset: flag({ on: true }),
+    queueSize: number(isQueueSize, {
+      code: 'E_QUEUE_SIZE',
+      expected: 'a power of two from 2 to 32768',
+    }),
+  },
+  { hidden: true },
+);
+
+export const CARRIED = { transport: TRANSPORT, ring: RING };
+export const VHOST: OptionSchema<VhostMode> = choice(['on', 'off', 'auto']);
+
+/** What a device is made with besides its options. */
+export interface DeviceContext {
+  /** For messages, threads and orders: `blk0`. */
+  readonly name: string;
+  /** Its number among those of its type, from 0, and how many there are. */
+  readonly index: number;
+  readonly count: number;
+  /** Descriptors of each queue, when its ring options say. */
+  readonly queueSize?: number;
+}
+
+/** One way in which a type of device is there: its options, and what makes it. */
+export interface DeviceBackend<Device = VirtioDevice> {
+  /** For messages and documentation: `file`. */
+  readonly name: string;
+  /** The option that asks for this one, by being there or by a value. Absent: it is the default. */
+  readonly selector?: { readonly option: string; readonly value?: string };
+  /** What asks for it in place of the first key's value on the command line. */
+  readonly cliName?: string;
+  /** Another process maps the guest's memory. */
+  readonly sharesMemory?: boolean;
+  readonly options: OptionSchema;
+  /** The keys that `serve` gives it when they are left out. Absent: it cannot be served. */
+  readonly served?: Readonly<Record<string, string>>;
+  /** What its devices are called, where that is not the type's name. */
+  prefix?(options: object): string;
+  /** What no schema says. @throws UsageError */
+  check?(options: object): void;
+  /**
+   * @param options those of its own: without transport, ring and vhost
+   * @throws UsageError or HostError, in one line, when it cannot be made
+   */
+  create(options: object, context: DeviceContext): Device | Promise<Device>;
+}
+
+/** A type of device. */
+export interface DeviceType<Device = VirtioDevice> {
+  /** What its devices are called, before a number; also for `serve`. */
+  readonly name: string;
+  /** In a few words, for help: `a disk`. */
+  readonly summary: string;
+  /** Its name among a machine's options. */
+  readonly key: string;
+  /** A machine has any number of them, one on request, one unless it is refused, or always one, which it makes. */
+  readonly number: 'any' | 'on-request' | 'by-default' | 'always';
+  /** On the command line, with what help shows of its value. Absent: not as other devices. */
+  readonly cli?: { readonly option: string; readonly value: string };
+  /** The key that the first part of a text has, and where that is another one, with `serve`. */
+  readonly firstKey: string;
+  readonly servedFirstKey?: string;
+  /** The default one first. */
+  readonly backends: readonly DeviceBackend<Device>[];
+}

@@ -1,0 +1,44 @@
+/** Disks, as a type of device. */
+import { choice, flag, integer, options, text } from '../../../options/option-schema.ts';
+import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
+import { type BlkOptions, createBlkDevice } from './blk.ts';
+
+type FileOptions = Omit<BlkOptions, 'name' | 'queueSize'>;
+
+/** A disk: a raw file or a block device. */
+export interface DiskOptions extends FileOptions, CarriedOptions {}
+
+export const blkType: DeviceType = {
+  name: 'blk',
+  summary: 'a disk',
+  key: 'disks',
+  number: 'any',
+  cli: { option: '--disk', value: 'file,...' },
+  firstKey: 'path',
+  backends: [
+    {
+      name: 'file',
+      options: options<DiskOptions>(
+        {
+          path: text({
+            value: 'FILE',
+            path: 'file',
+            shared: ({ readOnly }: Partial<DiskOptions>) => readOnly !== true,
+          }),
+        },
+        {
+          readOnly: flag({ key: 'ro' }),
+          queues: integer(1, 16, { code: 'E_DISK_QUEUES' }),
+          serial: text(),
+          direct: flag(),
+          blockSize: choice([512, 1024, 2048, 4096]),
+          engine: choice(['sync', 'io_uring']),
+          ...CARRIED,
+        },
+      ),
+      served: {},
+      create: (disk: FileOptions, { index, count: _, ...context }) =>
+        createBlkDevice({ serial: `nodevmm-${index}`, ...disk, ...context }),
+    },
+  ],
+};

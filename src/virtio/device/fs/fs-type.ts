@@ -1,0 +1,46 @@
+/** Shared folders, as a type of device. */
+import { choice, flag, integer, options, text } from '../../../options/option-schema.ts';
+import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
+import { createFsDevice, type FsOptions } from './fs.ts';
+
+type FolderOptions = Omit<FsOptions, 'name' | 'queueSize' | 'maxFiles' | 'devices'>;
+
+/** A folder of the host that the guest mounts: `mount -t virtiofs TAG /mnt`. */
+export interface FileSystemOptions extends FolderOptions, CarriedOptions {}
+
+export const fsType: DeviceType = {
+  name: 'fs',
+  summary: 'a folder of the host that the guest mounts (-t virtiofs T)',
+  key: 'fileSystems',
+  number: 'any',
+  cli: { option: '--fs', value: 'tag=t,...' },
+  firstKey: 'tag',
+  servedFirstKey: 'source',
+  backends: [
+    {
+      name: 'folder',
+      options: options<FileSystemOptions>(
+        {
+          tag: text({ value: 'NAME' }),
+          source: text({
+            value: 'FOLDER',
+            path: 'folder',
+            shared: ({ readOnly }: Partial<FileSystemOptions>) => readOnly !== true,
+          }),
+        },
+        {
+          readOnly: flag({ key: 'readonly' }),
+          submounts: flag(),
+          xattr: choice(['mapped', 'passthrough']),
+          mknod: flag(),
+          queues: integer(1, 16, { code: 'E_FS_QUEUES' }),
+          ...CARRIED,
+        },
+      ),
+      // To other VMMs the tag is their own affair.
+      served: { tag: 'nodevmm' },
+      create: (folder: FolderOptions, { index: _, count, ...context }) =>
+        createFsDevice({ ...folder, ...context, devices: count }),
+    },
+  ],
+};

@@ -1,0 +1,101 @@
+/** Network interfaces, as a type of device. */
+
+import { E1000Device, type E1000Options } from '../../../nic/device.ts';
+import { choice, flag, integer, options, text } from '../../../options/option-schema.ts';
+import type { VirtioDevice } from '../../device.ts';
+import {
+  CARRIED,
+  type CarriedOptions,
+  type DeviceBackend,
+  type DeviceType,
+  VHOST,
+  type VhostMode,
+} from '../../device-type.ts';
+import { createNetDevice, type NetDeviceOptions } from './net.ts';
+import { createNetMemoryDevice, type NetMemoryDeviceOptions } from './net-memory.ts';
+
+type TapOptions = Omit<NetDeviceOptions, 'name' | 'queueSize'>;
+
+/** A network interface on a tap. */
+export interface NetOptions extends TapOptions, CarriedOptions {
+  /**
+   * What the guest sees: a virtio device, or an Intel 82540EM, each of whose register accesses is
+   * an exit; the latter takes `tap`, `mac`, `hostAddress` and `mtu` only. Default `virtio`.
+   */
+  readonly model?: 'virtio' | 'e1000';
+  /**
+   * Whether the host kernel's vhost-net moves the packets, once the driver is up; `auto`: when it
+   * can. Ring features that it cannot serve are not offered then. Default `off`.
+   */
+  readonly vhost?: VhostMode;
+}
+
+const MAC = text({ value: 'MAC' });
+const MTU_MIN = 68;
+const TAP = {
+  tap: text({ value: 'TAP', unset: 'auto' }),
+  mac: MAC,
+  hostAddress: text({ key: 'address', value: 'ADDRESS/LENGTH' }),
+};
+
+const tapBackend: DeviceBackend = {
+  name: 'tap',
+  options: options<NetOptions>(
+    {},
+    {
+      ...TAP,
+      model: choice(['virtio', 'e1000'], { code: 'E_NET_MODEL' }),
+      queues: integer(1, 8, { code: 'E_NET_QUEUES' }),
+      mtu: integer(MTU_MIN, 65521, { code: 'E_NET_MTU' }),
+      vhost: VHOST,
+      offloads: flag({ on: true }),
+      mergeableBuffers: flag({ on: true }),
+      ...CARRIED,
+    },
+  ),
+  served: {},
+  create: ({ model: _, ...net }: TapOptions & NetOptions, { name }) =>
+    createNetDevice({ ...net, name }),
+};
+
+/** A network in memory, to measure what is around it. */
+interface MemoryNetOptions
+  extends Omit<NetMemoryDeviceOptions, 'name' | 'network'>,
+    CarriedOptions {
+  readonly backend: NetMemoryDeviceOptions['network'];
+}
+
+const memoryBackend: DeviceBackend = {
+  name: 'memory',
+  selector: { option: 'backend' },
+  options: options<MemoryNetOptions>(
+    { backend: choice(['sink', 'source', 'echo']) },
+    { frame: integer(60, 9018, { code: 'E_NET_FRAME' }), mac: MAC, ...CARRIED },
+  ),
+  served: {},
+  create: ({ backend, ...net }: MemoryNetOptions, { name }) =>
+    createNetMemoryDevice({ ...net, name, network: backend }),
+};
+
+/** Why it is there: every register access is an exit (docs/net.md). */
+const e1000Backend: DeviceBackend<E1000Device> = {
+  name: 'e1000',
+  selector: { option: 'model', value: 'e1000' },
+  options: options<Omit<E1000Options, 'name'> & { readonly model: 'e1000' }>(
+    { model: choice(['e1000']) },
+    { ...TAP, mtu: integer(MTU_MIN, 16110, { code: 'E_NET_MTU' }) },
+    { code: 'E_NET_MODEL' },
+  ),
+  create: ({ model: _, ...card }: Omit<E1000Options, 'name'> & { model: string }, { name }) =>
+    new E1000Device({ ...card, name }),
+};
+
+export const netType: DeviceType<VirtioDevice | E1000Device> = {
+  name: 'net',
+  summary: 'a network interface on a tap; auto makes one',
+  key: 'nets',
+  number: 'any',
+  cli: { option: '--net', value: 'tap,...' },
+  firstKey: 'tap',
+  backends: [tapBackend, memoryBackend, e1000Backend],
+};
