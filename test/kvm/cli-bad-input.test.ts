@@ -61,7 +61,7 @@ const BAD: readonly (readonly [string, string[], RegExp])[] = [
   ['a FIFO for a disk', [...own, '--disk', fifo], /neither a file nor a block device/],
   ['an empty disk', [...own, '--disk', empty], /is empty.*truncate/],
   ['a disk of no whole sectors', [...own, '--disk', unpadded], /multiple of 512.*truncate/],
-  ['one disk twice', [...own, '--disk', disk, '--disk', disk], /disk\.raw.*in use/],
+  ['one disk twice', [...own, '--disk', disk, '--disk', disk], /disk\.raw.*another run/],
   ['a serial too long', [...own, '--disk', `${disk},serial=123456789012345678901`], /serial/],
   ['an unknown key', [...own, '--disk', `${disk},speed=high`], /speed/],
   ['an impossible tap name', [...own, '--net', 'tap=a/b'], /a\/b/],
@@ -69,7 +69,7 @@ const BAD: readonly (readonly [string, string[], RegExp])[] = [
   ['a console file that cannot be', [...own, '--console', 'file:/nonexistent/x'], /nonexistent/],
   ['a queue size of 3', [...own, '--ring', 'all,queue-size=3'], /power of two/],
   ['a context ID of the host', [...own, '--vsock', 'cid=2,path=s'], /cid=2; cid must be 3 to/],
-  ['no folder for a socket', [...own, '--vsock', 'cid=3,path=/no/s'], /no folder \/no; make it/],
+  ['no folder for a socket', [...own, '--vsock', 'cid=3,path=/no/s'], /no folder \/no; create it/],
   ['a file for a socket', [...own, '--vsock', `cid=3,path=${text}`], /not a socket exists there/],
   ['a socket of too long a name', [...own, '--vsock', `cid=3,path=/${'x'.repeat(97)}`], /1 to 96/],
   ['an unknown option', [...own, '--bogus'], /--bogus/],
@@ -121,7 +121,7 @@ t.test('a socket that somebody listens on', { skip }, async (t) => {
 t.test('a disk that another run has', { skip }, async (t) => {
   using _writer = new RawFile({ path: disk, readOnly: false, direct: false });
   await refused(t, [...own, '--disk', disk], /disk\.raw: another run is using it/);
-  await refused(t, [...own, '--disk', `${disk},ro`], /disk\.raw: in use for writing/);
+  await refused(t, [...own, '--disk', `${disk},ro`], /disk\.raw: another run is writing to it/);
 });
 
 const NOBODY = 65534;

@@ -42,7 +42,7 @@ t.test('the power button is pressed, and the end waited for', async (t) => {
   vm.listens = false;
   await t.rejects(nodevmm('vm', 'shutdown', '--timeout', '0'), {
     code: 203,
-    stderr: /the guest of web did not power off within 0 s .* pulls the plug\n$/,
+    stderr: /the guest of web did not power off within 0 s .* cuts its power\n$/,
   });
   t.same([vm.presses, vm.state], [2, 'running']);
   await t.rejects(nodevmm('vm', 'shutdown', '--timeout', 'soon'), { code: 2 });
