@@ -140,9 +140,9 @@ function takesLab(parts: RunParts, flags: RunFlags): boolean {
   const why = parts.whyNoKvm();
   if (why === undefined) return false;
   if (flags.lab === false) {
-    throw new UsageError('E_KVM', `${why}; leave out --no-lab to take the lab`);
+    throw new UsageError('E_KVM', `${why}; leave out --no-lab to use the lab`);
   }
-  MESSAGES.say(`${why}; taking the lab, an emulated KVM host`);
+  MESSAGES.say(`${why}; falling back to the lab, an emulated KVM host`);
   return true;
 }
 
