@@ -165,7 +165,7 @@ export const rx_desc = struct({
 });
 export const RXD_STAT_DD = 0x01;
 export const RXD_STAT_EOP = 0x02;
-/** Ignore the checksum bits: none was looked at. */
+/** Ignore the checksum bits: none was verified. */
 export const RXD_STAT_IXSM = 0x04;
 export const RXD_STAT_VP = 0x08;
 

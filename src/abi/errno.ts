@@ -1,4 +1,4 @@
-/** asm-generic/errno.h: those that nodevmm itself answers with or tells apart. */
+/** asm-generic/errno.h: those that nodevmm itself returns or distinguishes. */
 
 export const EPERM = 1;
 export const ENOENT = 2;

@@ -114,7 +114,7 @@ export const SEEK_SET = 0;
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
 
-/** Nanoseconds in utimensat(2) that stand for more. */
+/** Special nanosecond values of utimensat(2). */
 export const UTIME_NOW = 0x3fffffff;
 export const UTIME_OMIT = 0x3ffffffe;
 

@@ -1,4 +1,4 @@
-/** SMBIOS structures (DMTF DSP0134 3.0): types, and layouts of the 64-bit entry point and what stands before each structure. */
+/** SMBIOS structures (DMTF DSP0134 3.0): types, and layouts of the 64-bit entry point and the header of each structure. */
 import { struct } from './struct.ts';
 
 export const SMBIOS_MAJOR = 3;

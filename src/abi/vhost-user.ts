@@ -1,7 +1,7 @@
 /** The vhost-user protocol (vhost-user.rst): virtqueues served by another process, over a socket. */
 import { struct } from './struct.ts';
 
-/** Comes before each payload, whose length it tells. */
+/** Precedes each payload, and has its length. */
 export const vhost_user_header = struct({ request: 4, flags: 4, payload_size: 4 });
 
 /** In `flags`: the version, and two bits. */
@@ -73,7 +73,7 @@ export const vhost_user_memory_region = struct({
   userspace_addr: 8,
   mmap_offset: 8,
 });
-/** A padding of 8 bytes stands before the region. */
+/** 8 bytes of padding precede the region. */
 export const VHOST_USER_MEM_REG_PADDING = 8;
 
 /** `length` bytes of the configuration space follow. */

@@ -66,7 +66,7 @@ const DEVICE_FEATURES: Readonly<Record<number, FeatureNames>> = {
   [vsock.VIRTIO_ID_VSOCK]: namesByBit(vsock, 'VIRTIO_VSOCK_F_'),
 };
 
-/** What kind of device an ID stands for, e.g. `network`; undefined for one that is free or unknown. */
+/** The kind of device behind an ID, e.g. `network`; undefined if the ID is unassigned or unknown. */
 export function deviceTypeName(deviceId: number): string | undefined {
   return DEVICE_TYPES[deviceId];
 }

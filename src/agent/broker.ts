@@ -46,13 +46,13 @@ interface Channel {
 /** What a client may send on the channel of a command that runs. */
 const TO_COMMAND: readonly number[] = [FRAME_STDIN, FRAME_SIGNAL, FRAME_WINSIZE];
 
-/** Shares an agent until its conversation ends; the clients are told why, and their streams end with it. */
+/** Shares an agent until its conversation ends; clients are sent the reason, and their streams end with it. */
 export class AgentBroker {
   readonly #agent: AgentClient;
   readonly #clients = new Set<BrokerClient>();
   #ordered = false;
 
-  /** @param stopped told to clients in place of the reason when one of them announced a stop */
+  /** @param stopped sent to clients instead of the reason when one of them announced a stop */
   constructor(agent: AgentClient, stopped: NodeVmmError) {
     this.#agent = agent;
     void agent.closed.then((reason) => {
@@ -106,7 +106,7 @@ class BrokerClient {
         await Promise.all([this.#agent.drained(), this.#drained()]);
       }
     } catch {
-      // The stream failed, or what came over it is no conversation: nobody is left to be told.
+      // The stream failed, or its data is not a conversation: there is nobody left to notify.
     } finally {
       this.#stream.destroy();
       this.#abandon();

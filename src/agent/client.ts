@@ -32,7 +32,7 @@ const HELLO_RETRY_MS = 500;
 /** The try before which an agent is taken to wait for the rest of a frame. */
 const RESYNCHRONISE_AT = 6;
 
-/** Bytes of each output that `exec` takes unless told otherwise. */
+/** Default limit on each output of `exec`, in bytes. */
 const MAX_BUFFER = 16 * 2 ** 20;
 
 /** How a command ended, with all that it wrote. */
@@ -64,13 +64,13 @@ export interface ChannelReceiver {
   fail(error: NodeVmmError): void;
 }
 
-/** What a client may be told beside the stream. */
+/** Options of a client. */
 export interface AgentClientOptions {
   /** How long one greeting waits for its answer. Default 500 ms. */
   readonly helloRetryMs?: number;
-  /** The other end shares its agent with others, and says itself why it ends. */
+  /** The other end shares its agent with others, and reports by itself why it ends. */
   readonly shared?: boolean;
-  /** Says why the stream ended by itself: asked of whoever owns the machine behind it. */
+  /** Why the stream ended by itself; answered by the owner of the machine behind it. */
   readonly whyEnded?: () => Promise<NodeVmmError>;
 }
 
@@ -90,7 +90,7 @@ export class AgentClient implements Disposable {
   readonly #decoder = new FrameDecoder();
   readonly #end = defer<NodeVmmError>();
   #timer: NodeJS.Timeout | undefined;
-  /** A greeting is on its way into the stream. */
+  /** A greeting is being sent. */
   #greeting = false;
   #lastChannel = 0;
   /** Set while the stream takes no more. */
@@ -189,7 +189,7 @@ export class AgentClient implements Disposable {
       const bytes = await collect(stream, limit);
       if (bytes !== TOO_MUCH) return bytes;
       command.kill('SIGKILL');
-      // What is still on its way is dropped: a killed command's rest must not wait for a reader.
+      // Output still in flight is dropped: the rest of a killed command must not wait for a reader.
       command.stdout.destroy();
       command.stderr.destroy();
       throw new UsageError(
@@ -205,14 +205,14 @@ export class AgentClient implements Disposable {
     return { stdout, stderr, exitCode: end.exitCode };
   }
 
-  /** Tells who shares the agent that its machine is about to be stopped by order: what others run hears so. */
+  /** Announces to the agent's sharer that the machine is about to be stopped, so that other clients learn it. */
   announceStop(): void {
     if (this.#shared) this.#send(FRAME_STOP, 0, Buffer.alloc(0));
   }
 
   /**
    * Ends the conversation; the agent kills what still runs.
-   * @param reason what commands that still run are told
+   * @param reason reported to commands that still run
    */
   close(reason: NodeVmmError = closed()): void {
     this.#fail(reason);
@@ -346,7 +346,7 @@ export class AgentClient implements Disposable {
   }
 }
 
-/** An agent that came in the place of the one that was spoken to. */
+/** The error when another agent replaced the connected one. */
 export function agentRestarted(): PeerError {
   return new PeerError(
     'E_AGENT_RESTARTED',

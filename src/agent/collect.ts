@@ -1,6 +1,6 @@
 /** All of a stream in one buffer, up to a limit. */
 
-/** What was asked for in place of more bytes than the limit. */
+/** Stands for output beyond the limit. */
 export const TOO_MUCH: unique symbol = Symbol('more than the limit');
 
 /** Reads a stream to its end. @returns TOO_MUCH when it has more bytes than `limit` */

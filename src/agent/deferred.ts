@@ -5,7 +5,7 @@ export interface Deferred<T> {
   readonly reject: (error: Error) => void;
 }
 
-/** Makes one. A rejection that nobody waits for is no unhandled rejection. */
+/** Makes one. A rejection that nobody awaits does not count as unhandled. */
 export function defer<T>(): Deferred<T> {
   let resolve: (value: T) => void = () => {};
   let reject: (error: Error) => void = () => {};

@@ -24,7 +24,7 @@ export class Output extends Readable {
   /** Bytes arrived that no credit was given for. */
   #owed = 0;
 
-  /** @param credit tells the sender that so many more bytes may come */
+  /** @param credit grants the sender that many more bytes */
   constructor(credit: (bytes: number) => void) {
     super({ highWaterMark: CREDIT_STEP });
     this.#credit = credit;

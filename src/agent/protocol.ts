@@ -43,9 +43,9 @@ export const FRAME_EXIT = 20;
 /** u32 errno, text. The command did not start; the channel's last frame. */
 export const FRAME_ERROR = 21;
 
-/** To who shares an agent, on channel 0: its machine is about to be stopped by order. */
+/** To the sharer of an agent, on channel 0: its machine is about to be stopped on request. */
 export const FRAME_STOP = 32;
-/** From who shares an agent, on channel 0: why the conversation ends, as an error's code, NUL, its message. */
+/** From the sharer of an agent, on channel 0: why the conversation ends, as error code, NUL, message. */
 export const FRAME_END = 33;
 
 export const FRAME_HEADER = 9;
@@ -169,7 +169,7 @@ export function decodeCredit(payload: Uint8Array): {
   return { stream, bytes: view.getUint32(1, true) };
 }
 
-/** The most of a reason that is told. */
+/** The longest reason that is sent. */
 const REASON_MAX = 16 * 1024;
 
 /** The payload of END. */
@@ -192,7 +192,7 @@ const helloMark = helloHead.subarray(0, FRAME_HEADER + 8);
 /** The nonce of an agent that greets unasked. */
 const nobody = Buffer.alloc(8);
 
-/** Whether an agent's HELLO is no answer: the agent has just come. */
+/** Whether an agent's HELLO is unsolicited: the agent has just started. */
 export function isUnasked(hello: Buffer): boolean {
   return hello.subarray(8, 16).equals(nobody);
 }
@@ -206,7 +206,7 @@ export interface HelloScan {
 }
 
 /**
- * Finds the agent's HELLO frames in a stream whose frame borders are unknown. Each byte is looked
+ * Finds the agent's HELLO frames in a stream whose frame boundaries are unknown. Each byte is looked
  * at once, and fewer than a HELLO has are kept.
  */
 export class HelloScanner {

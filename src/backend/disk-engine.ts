@@ -29,7 +29,7 @@ export interface DiskEngine {
   readonly token: number;
   readonly result: number;
   /**
-   * @param token what `reap` tells of the request if it is IN_FLIGHT
+   * @param token what `reap` returns for the request if it is IN_FLIGHT
    * @param iovec address of the iovec array, at most 1024 entries, which stays in place meanwhile
    * @param offset bytes from the start of the disk
    */

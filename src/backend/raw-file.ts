@@ -154,7 +154,7 @@ function deviceDiscards(rdev: number): boolean {
     try {
       return Number(readFileSync(`${queue(of)}/discard_max_bytes`, 'utf8')) > 0;
     } catch {
-      // A partition has no queue of its own: its disk does.
+      // A partition has no queue; its disk does.
     }
   }
   return false;
@@ -189,7 +189,7 @@ function fileGeometry(fd: number, stats: Stats, options: RawFileOptions): DiskGe
   };
 }
 
-/** Tries on the block past the end, where there is nothing to lose. */
+/** Tries it on the block past the end, where nothing can be lost. */
 function punchesHoles(fd: number, size: number): boolean {
   return sys.fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, size, 4096) === 0;
 }

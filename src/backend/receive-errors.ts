@@ -7,7 +7,7 @@ import { EBADF, EBADFD, ENODEV, ENXIO } from '../abi/errno.ts';
 import { Timerfd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
 
-/** EBADFD is what Linux's tun says of a queue whose interface was removed. */
+/** Linux's tun returns EBADFD for a queue whose interface was removed. */
 const GONE: readonly number[] = [EBADF, EBADFD, ENODEV, ENXIO];
 /** Failures without a packet between them before the tap is left alone. */
 const PATIENCE = 8;

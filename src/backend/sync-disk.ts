@@ -14,7 +14,7 @@ export const FALLOC_FL_ZERO_RANGE = 16;
 const BLKDISCARD = 0x1277;
 const ZEROES_LENGTH = 256 * 1024;
 
-/** Modes of fallocate(2) that `zero` stands for. */
+/** The fallocate(2) modes of `zero`. */
 export function zeroMode(unmap: boolean): number {
   return FALLOC_FL_KEEP_SIZE | (unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
 }

@@ -33,7 +33,7 @@ const AUTOMATIC_NAME = 'nodevmm%d';
 /** `struct virtio_net_hdr_v1`. */
 const VNET_HEADER_SIZE = 12;
 const DEFAULT_MTU = 1500;
-/** So that a slow receiver drops packets, as on a wire, and does not stop the sender for ever. */
+/** So that a slow receiver drops packets, as on a wire, and never blocks the sender. */
 const SEND_BUFFER = 0x7fff_ffff;
 
 const BASE_OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
@@ -61,7 +61,7 @@ export class Tap implements Disposable {
   readonly mtu: number;
   readonly #queues: readonly Fd[];
 
-  /** @throws UsageError when there is no such tap to be had, HostError when the host fails */
+  /** @throws UsageError when the tap cannot be used, HostError when the host fails */
   constructor(options: TapOptions = {}) {
     const { name, queues = 1 } = options;
     if (name !== undefined) checkName(name);

@@ -1,7 +1,7 @@
 /**
  * The host's side of a socket device: unix sockets by the convention that Firecracker and Cloud
  * Hypervisor share. A program that connects to PATH writes `CONNECT PORT\n` and is joined to that
- * port of the guest; who listens on PATH_PORT is joined to guests that connect to that port.
+ * port of the guest; a guest that connects to a port reaches the program listening on PATH_PORT.
  */
 import { createServer, type Server, Socket } from 'node:net';
 import { ListenPath } from '../host/listen-path.ts';
@@ -25,7 +25,7 @@ export class VsockSockets implements Disposable {
   /**
    * @param limit the most connections to `path` at a time; those beyond are closed
    * @param onRequest gets a program's stream and the guest's port that it asked for
-   * @param peerUid who may listen at `PATH_PORT`, besides root and this user
+   * @param peerUid user that may listen on `PATH_PORT`, besides root and this one
    * @throws UsageError or HostError when the socket cannot be made
    */
   constructor(
@@ -40,7 +40,7 @@ export class VsockSockets implements Disposable {
     // Half-closed connections are passed on as such.
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#greet(socket));
     this.#server.maxConnections = limit;
-    // Out of descriptors, for example: who connected is turned away, the others go on.
+    // Out of descriptors, for example: the new client is turned away, the others continue.
     this.#server.on('error', () => {});
     this.#server.listen({ fd: this.#listening.takeFd() });
     this.#server.unref();
@@ -49,7 +49,7 @@ export class VsockSockets implements Disposable {
   /**
    * Connects to the program that listens on a port of the host.
    * @param accepted called once it did, later
-   * @returns its stream, which fails later when there is none, or another user's
+   * @returns its stream, which fails later if nobody listens, or another user does
    */
   connect(port: number, accepted: () => void): Socket {
     try {

@@ -39,7 +39,7 @@ export interface AcpiOptions {
   readonly mmioDevices: readonly MmioDevice[];
 }
 
-/** Writes all tables anew. Returns the guest physical address of the RSDP. */
+/** Writes all tables. Returns the guest physical address of the RSDP. */
 export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): number {
   // Guest physical addresses below 3 GiB are RAM offsets.
   memory.bytes(ACPI_GPA, ACPI_LIMIT - ACPI_GPA).fill(0);

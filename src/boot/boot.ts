@@ -81,7 +81,7 @@ interface LoadedKernel {
 
 /**
  * Loads everything into guest memory. May be called again on the same memory, for a reboot: it
- * writes all of it anew.
+ * writes all of it again.
  * @throws UsageError when a file is missing, damaged, no kernel, too large for the guest's
  *   memory, or the command line too long
  */

@@ -24,7 +24,7 @@ export class FileSource implements ByteSource {
   /**
    * @param path the file
    * @param role what it is for, e.g. `kernel`
-   * @throws UsageError E_FILE when there is no such file, it cannot be read, or is no file
+   * @throws UsageError E_FILE when it does not exist, cannot be read, or is not a file
    */
   constructor(path: string, role: string) {
     this.name = `${role} ${path}`;
@@ -111,7 +111,7 @@ export function readView(source: ByteSource, position: number, length: number): 
   return new DataView(bytes.buffer);
 }
 
-/** The error of a file that is shorter than it says itself. */
+/** The error for a file that is shorter than its own headers say. */
 export function truncated(name: string, needed: number, size: number): UsageError {
   return new UsageError(
     'E_TRUNCATED',

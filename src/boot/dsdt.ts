@@ -26,7 +26,7 @@ import { pciMmio64Window } from './pci-window.ts';
 
 const PORTS = 0x1_0000;
 
-/** INTx of every slot and pin: neighbours differ, and pin A of slot n has GSI 16 + n % 4. */
+/** INTx of every slot and pin: neighbors differ, and pin A of slot n has GSI 16 + n % 4. */
 function interruptRouting(): aml.Aml {
   const entries: aml.Aml[] = [];
   for (let slot = 1; slot < PCI_SLOTS; slot++) {
@@ -98,7 +98,7 @@ export interface MmioDevice {
   readonly gsi: number;
 }
 
-/** The ID is the one that Linux' virtio_mmio and edk2 look for. */
+/** The ID that Linux's virtio_mmio and edk2 look for. */
 function mmioDevice({ address, size, gsi }: MmioDevice, index: number): aml.Aml {
   return simpleDevice(
     `V${index.toString().padStart(3, '0')}`,

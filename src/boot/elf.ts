@@ -118,7 +118,7 @@ export function parseElf(source: ByteSource): ElfImage {
     if (offset + filesz > source.size) throw truncated(source.name, offset + filesz, source.size);
     if (kind === PT_NOTE) {
       const notes = readView(source, offset, Math.min(filesz, LONGEST_NOTES));
-      // Linux lays out its notes by 4 whatever p_align says; other linkers go by p_align.
+      // Linux aligns its notes to 4 whatever p_align says; other linkers follow p_align.
       if (readField(table, phdr.p_align, at) === 8n) pvhEntry ??= findPvhEntry(notes, 8);
       pvhEntry ??= findPvhEntry(notes, 4);
     } else if (memsz > 0) {

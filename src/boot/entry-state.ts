@@ -4,7 +4,7 @@
 export interface SegmentState {
   readonly selector: number;
   readonly base: number;
-  /** In bytes, whatever `g` says. */
+  /** In bytes, regardless of `g`. */
   readonly limit: number;
   readonly type: number;
   readonly present: 0 | 1;

@@ -1,4 +1,4 @@
-/** What a file is that is no kernel for this machine: for the one line that refuses it. */
+/** Identifies files that are not kernels for this machine, for the error that refuses them. */
 import { type ByteSource, readView } from './byte-source.ts';
 import { isMultiboot } from './multiboot.ts';
 import { parsePe } from './pe-image.ts';

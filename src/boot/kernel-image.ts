@@ -1,4 +1,4 @@
-/** What a bzImage's setup header says. */
+/** The setup header of a bzImage. */
 import {
   BOOT_FLAG_MAGIC,
   COMMAND_LINE_SIZE,
@@ -102,7 +102,7 @@ export function parseBzImage(source: ByteSource): BzImage {
     payloadSize,
     commandLineSize: version >= PROTOCOL_CMDLINE_SIZE ? u32('cmdline_size') : COMMAND_LINE_SIZE - 1,
     initrdAddrMax: u32('initrd_addr_max'),
-    // As doubles: what lies beyond 2^53 is rounded, and is no RAM either way.
+    // As doubles: anything beyond 2^53 is rounded, and not RAM either way.
     prefAddress: Number(prefAddress) || DEFAULT_LOAD_ADDRESS,
     initSize,
     entry64:

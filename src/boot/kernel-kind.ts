@@ -10,13 +10,13 @@ import { identifyForeignImage } from './foreign-image.ts';
 import { parseBzImage } from './kernel-image.ts';
 
 const GZIP_MAGIC = 0x8b1f;
-/** What is unpacked at most to say what is inside. */
+/** How much is unpacked at most to identify the content. */
 const LARGEST_GZIP = 64 * MiB;
 const LARGEST_UNPACKED = 256 * MiB;
 
 export type KernelKind = 'elf' | 'bzimage';
 
-/** @throws UsageError E_NOT_A_KERNEL when it is neither: says what it is, and what to name instead */
+/** @throws UsageError E_NOT_A_KERNEL when it is neither; the message says what it is, and what to use instead */
 export function kernelKind(source: ByteSource): KernelKind {
   const kind = recognize(source);
   if (kind !== undefined) return kind;
@@ -41,7 +41,7 @@ function notAKernel(source: ByteSource): UsageError {
   );
 }
 
-/** The error of what a gzip file holds. Undefined when it is worth unpacking, or is no gzip file. */
+/** The error for a gzip file's content. Undefined if it is worth unpacking, or not a gzip file. */
 function insideGzip(source: ByteSource): UsageError | undefined {
   const inside = gunzip(source);
   if (inside === undefined) return undefined;

@@ -25,7 +25,7 @@ export const OSC_CAPABILITY_STRUCTURE = 1 << 4;
 export const OSC_LTR = 1 << 5;
 export const OSC_DPC = 1 << 7;
 
-/** There is no firmware at run time that could keep any of them for itself. */
+/** No firmware is active at run time that could use any of them itself. */
 export const OSC_GRANTED =
   OSC_NATIVE_HOT_PLUG |
   OSC_SHPC_HOT_PLUG |

@@ -8,7 +8,7 @@ const SMALLEST = 2 ** 30;
  * The window for 64-bit BARs: above RAM, aligned to its size, at most 64 GiB, halved until it
  * fits below the end of the guest's physical addresses.
  * @param ramSize bytes of guest RAM
- * @param physicalAddressBits what CPUID 0x80000008 tells the guest
+ * @param physicalAddressBits as in the guest's CPUID 0x80000008
  * @returns undefined when not even 1 GiB fits
  */
 export function pciMmio64Window(

@@ -25,14 +25,14 @@ const MACHINES: Readonly<Record<number, string>> = {
   43620: 'AArch64',
 };
 
-/** What the headers say. */
+/** The relevant header fields. */
 export interface PeImage {
   /** The processor's name, as far as it is known. */
   readonly machine: string;
   readonly sections: readonly string[];
 }
 
-/** @returns undefined when the file is no PE image */
+/** @returns undefined when the file is not a PE image */
 export function parsePe(source: ByteSource): PeImage | undefined {
   const head = readView(source, 0, Math.min(source.size, HEAD_SIZE));
   const has = (end: number): boolean => end <= head.byteLength;

@@ -11,7 +11,7 @@ const MiB = 2 ** 20;
 const DEFAULT_MANUFACTURER = 'nodevmm';
 const DEFAULT_PRODUCT = 'virtual machine';
 
-/** §7.1.1: no characteristics are told. §7.1.2.2: the tables describe a virtual machine. */
+/** §7.1.1: characteristics not supported. §7.1.2.2: the tables describe a virtual machine. */
 const BIOS_CHARACTERISTICS_NOT_SUPPORTED = 1 << 3;
 const BIOS_ACPI = 1 << 0;
 const BIOS_VIRTUAL_MACHINE = 1 << 4;
@@ -94,7 +94,7 @@ export function smbiosStructures(options: SmbiosOptions, machine: SmbiosMachine)
   ]);
 }
 
-/** §7.1. Version and date stay out: Linux has quirks by the year of a BIOS, and there is none. */
+/** §7.1. Without version and date: Linux has quirks by BIOS year, and there is no BIOS. */
 function biosInformation(): number[] {
   return structure(smbios.BIOS_INFORMATION, 0, (strings) => [
     strings.add(DEFAULT_MANUFACTURER),
@@ -149,7 +149,7 @@ function processorInformation(cpus: number): number[] {
     PROCESSOR_CENTRAL,
     OTHER, // family
     strings.add(DEFAULT_MANUFACTURER),
-    ...qword(0), // ID: CPUID tells it
+    ...qword(0), // ID: available from CPUID
     0, // version
     0, // voltage
     ...[...word(0), ...word(0), ...word(0)], // clock and speeds, unknown

@@ -10,7 +10,7 @@ const ENTRY = abi.SMBIOS3_ENTRY_POINT;
 /** Behind the entry point, on the next 16-byte boundary. */
 const STRUCTURES_GPA = SMBIOS_GPA + Math.ceil(ENTRY.size / 16) * 16;
 
-/** Writes the entry point and all structures anew. @param options checked by `checkSmbios` */
+/** Writes the entry point and all structures. @param options checked by `checkSmbios` */
 export function writeSmbios(memory: GuestMemory, options: SmbiosOptions, cpus: number): void {
   const machine = { cpus, ramSize: memory.size, ramRegions: memory.regions };
   const structures = smbiosStructures(options, machine);

@@ -17,7 +17,7 @@ const ANSWER_MAX = 2 ** 26;
 /**
  * Asks one machine.
  * @returns how it is afterwards
- * @throws UsageError when no machine of that name runs; what the machine says when it refuses
+ * @throws UsageError when no machine of that name runs; the machine's error when it refuses
  */
 export async function ask(name: string, request: ControlOrder): Promise<MachineStatus> {
   const reply = await exchange(controlSocket(name), name, request);
@@ -71,7 +71,7 @@ export async function listMachines(): Promise<MachineStatus[]> {
   return (await Promise.all(answers)).filter((status) => status !== undefined);
 }
 
-/** The name of the only machine that runs. @throws UsageError when there is none, or several */
+/** The name of the only running machine. @throws UsageError when there is none, or several */
 export async function onlyMachine(): Promise<string> {
   const [first, ...others] = await listMachines();
   if (first === undefined) {
@@ -88,7 +88,7 @@ function refusal(name: string, reply: ControlReply): Error {
   return new PeerError('E_CONTROL', `${name} does not answer in this version's protocol`);
 }
 
-/** What a machine says ends up in a terminal. */
+/** A machine's text ends up in a terminal. */
 function shown(_key: string, value: unknown): unknown {
   return typeof value === 'string' ? printable(value) : value;
 }

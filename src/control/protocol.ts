@@ -1,4 +1,4 @@
-/** What is asked of a machine that runs in another process: a line of JSON each way. */
+/** Requests to a machine that runs in another process: a line of JSON each way. */
 import { UsageError } from '../host/errors.ts';
 import type { DatapathName } from '../machine/devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
@@ -20,7 +20,7 @@ export type ControlOrder =
 /** A question or an order. */
 export type ControlRequest = ControlOrder | ({ readonly call: 'inspect' } & InspectFilter);
 
-/** What a machine says of itself. */
+/** The status of a machine. */
 export interface MachineStatus {
   readonly pid: number;
   readonly name: string;

@@ -10,7 +10,7 @@ import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
 import { linesOf } from './lines.ts';
 import { type ControlOrder, type ControlReply, LINE_MAX, parseRequest } from './protocol.ts';
 
-/** What can be asked of a machine. */
+/** What a machine answers to. */
 export interface ControlledMachine {
   readonly state: string;
   readonly datapaths: ReadonlyMap<string, DatapathName>;
@@ -75,11 +75,11 @@ export class ControlServer implements Disposable {
     this.#server = createServer((socket) => {
       this.#sockets.add(socket);
       socket.unref();
-      // Whoever asked may leave without hearing the answer.
+      // The client may leave before the answer.
       socket.on('error', () => {});
       void serve(socket, machine, name).then(() => this.#sockets.delete(socket));
     });
-    // Out of descriptors, for example: who connected is turned away, the others go on.
+    // Out of descriptors, for example: the new client is turned away, the others continue.
     this.#server.on('error', () => {});
     this.#server.listen({ fd: listening.takeFd() });
     this.#server.unref();
@@ -97,7 +97,7 @@ export class ControlServer implements Disposable {
 }
 
 /**
- * One line in, one line out, one after the other: who does not take the answers is not heard
+ * One line in, one line out, one after the other: a client that does not read its answers is not served
  * further.
  */
 async function serve(socket: Socket, machine: ControlledMachine, name: string): Promise<void> {
@@ -107,7 +107,7 @@ async function serve(socket: Socket, machine: ControlledMachine, name: string): 
       if (!socket.write(`${JSON.stringify(reply)}\n`)) await taken(socket);
     }
   } catch {
-    // Whoever asked has left, or says what is no line.
+    // The client has left, or sent something that is not a line.
   } finally {
     socket.destroy();
   }

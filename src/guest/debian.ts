@@ -1,4 +1,4 @@
-/** Debian packages through the distribution's own client: looked up, downloaded, unpacked, never installed here. */
+/** Debian packages by the distribution's own client: looked up, downloaded, unpacked, never installed. */
 import { readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../host/errors.ts';

@@ -35,7 +35,7 @@ export interface Guest {
 
 /**
  * Makes a guest image, or finds it made.
- * @throws UsageError when something that it is made of cannot be had
+ * @throws UsageError when an ingredient is missing
  */
 export async function buildGuest(
   name: string,

@@ -14,7 +14,7 @@ const emptyFolders = ['dev', 'proc', 'sys', 'tmp', 'run', 'mnt', 'root', 'var/lo
 
 /**
  * The initramfs as an uncompressed cpio archive, which a guest unpacks fastest.
- * @param inputs learns what it is made from, but for the kernel, which never changes
+ * @param inputs collects what it is made from, except the kernel, which never changes
  */
 export async function buildInitramfs(
   recipe: Recipe,

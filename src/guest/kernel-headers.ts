@@ -8,9 +8,9 @@ import type { Progress } from './kernel.ts';
 
 /**
  * Fetches and unpacks the headers of a kernel, once.
- * @param version as `uname -r` tells it
+ * @param version as in `uname -r`
  * @returns the folder for `make -C`
- * @throws UsageError when the packages cannot be had
+ * @throws UsageError when the packages are not available
  */
 export async function prepareHeaders(
   version: string,

@@ -4,7 +4,7 @@
  */
 import { UsageError } from '../host/errors.ts';
 
-/** What one module says of itself. */
+/** The metadata of a module. */
 export interface ModuleInfo {
   /** As in /proc/modules: with `_` for `-`. */
   readonly name: string;
@@ -24,7 +24,7 @@ export function moduleName(path: string): string {
  * Reads a module's `.modinfo`.
  * @param path where it came from, for its name and messages
  * @param elf the uncompressed module
- * @throws UsageError when it is no ELF64 object
+ * @throws UsageError when it is not an ELF64 object
  */
 export function readModuleInfo(path: string, elf: Buffer): ModuleInfo {
   const strings = section(path, elf, '.modinfo').toString('latin1').split('\0');
@@ -62,7 +62,7 @@ function section(path: string, elf: Buffer, wanted: string): Buffer {
   return Buffer.alloc(0);
 }
 
-/** The modules of one kernel: paths relative to `lib/modules/VERSION`, and what they say. */
+/** The modules of a kernel: paths relative to `lib/modules/VERSION`, and their metadata. */
 export class ModuleGraph {
   readonly #modules = new Map<string, { readonly path: string; readonly info: ModuleInfo }>();
 

@@ -34,15 +34,15 @@ export interface Kernel {
   readonly modules: string;
 }
 
-/** Tells a person what goes on. @param fraction 0 to 1 */
+/** Reports progress. @param fraction 0 to 1 */
 export type Progress = (step: string, fraction: number) => void;
 
 interface Distribution {
   /** What the names of its packages begin with. */
   readonly prefix: string;
-  /** Its versions, as `uname -r` tells them. */
+  /** Its versions, as in `uname -r`. */
   readonly version: RegExp;
-  /** Versions of a host's own kernel that serve where there is no package. */
+  /** Versions of a host's own kernel that are used where there is no package. */
   readonly host: RegExp;
 }
 
@@ -66,7 +66,7 @@ const distributions: Readonly<Record<KernelSeries, Distribution>> = {
 
 /**
  * The newest cached kernel of a series, or one made from the newest package.
- * @throws UsageError when there is no package and the host's own kernel cannot serve
+ * @throws UsageError when there is no package and the host's own kernel cannot be used
  */
 export async function prepareKernel(
   series: KernelSeries,
@@ -183,7 +183,7 @@ async function decompress(folder: string): Promise<void> {
   }
 }
 
-/** Makes modules.dep and modules.alias, as depmod(8) would, for whoever loads more by name. */
+/** Makes modules.dep and modules.alias, as depmod(8) would, for loading more by name. */
 function index(folder: string): void {
   const graph = moduleGraph(folder);
   const paths = moduleFiles(folder);

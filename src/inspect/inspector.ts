@@ -1,9 +1,9 @@
-/** What the views ask of a machine, wherever it runs. */
+/** What the views need of a machine, wherever it runs. */
 
 import type { QueueOrder } from '../control/protocol.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
 
-/** A machine that is looked at. */
+/** The inspected machine. */
 export interface Inspector {
   readonly name: string;
   /** @throws NodeVmmError in one line, when the machine is gone */

@@ -6,7 +6,7 @@ import { type Chain, type ChainBuffer, queueModel } from './queue-model.ts';
 import { ringFigures } from './ring-figure.ts';
 import { STYLE } from './style.ts';
 
-/** The queue that is looked at. */
+/** The selected queue. */
 export interface Selection {
   readonly device: string;
   readonly queue: number;
@@ -23,7 +23,7 @@ const STATUS_BITS = [
 const SERVED = { vhost: 'The host kernel', 'vhost-user': 'Another process' } as const;
 const BYTES_A_ROW = 8;
 
-/** The queue to look at: the one that was asked for, else the first that there is. */
+/** The queue to show: the requested one, else the first. */
 export function selectQueue(
   { devices }: MachineInspection,
   device: string | undefined,

@@ -1,4 +1,4 @@
-/** What a picture of a queue shows, whichever its format: who stands where, and which chains are under way. */
+/** What a view of a queue shows, whatever its format: the positions of both sides, and the chains in flight. */
 import {
   VIRTQ_DESC_F_INDIRECT,
   VIRTQ_DESC_F_NEXT,
@@ -46,7 +46,7 @@ export interface QueueModel {
   readonly chains: readonly Chain[];
 }
 
-/** Chains that are told one by one, and buffers of each. */
+/** Chains that are listed individually, and buffers of each. */
 const CHAINS = 64;
 const BUFFERS = 32;
 

@@ -1,4 +1,4 @@
-/** Rings drawn as rings: entries around a circle, who stands where as hands, what is under way in colour. */
+/** Rings drawn as rings: entries around a circle, positions as hands, chains in flight in color. */
 
 import type { InspectedQueue } from '../machine/inspect.ts';
 import type { EventSuppression } from '../virtio/queue/ring-snapshot.ts';
@@ -15,7 +15,7 @@ const LABELLED = 32;
 const COLUMNS = 32;
 const CELL = 18;
 
-/** Who stands somewhere. */
+/** The owner of a position. */
 type Hand = 'driver' | 'device' | 'used' | 'event';
 
 interface RingParts {
@@ -173,7 +173,7 @@ function labels(size: number, label: (slot: number) => string | undefined): stri
   });
 }
 
-/** A hand points at the start of an entry: the next one that whoever it stands for will use. */
+/** A hand points at the start of an entry: the next one that its owner will use. */
 function hand(name: Hand, slot: number | undefined, size: number, text: string): string {
   const turn = (slot ?? 0) / size;
   const inner = CENTRE - RADIUS + WIDTH / 2;
@@ -197,7 +197,7 @@ function hand(name: Hand, slot: number | undefined, size: number, text: string):
   );
 }
 
-/** The descriptors as cells in the colour of the chain that they are in; the written part is marked. */
+/** The descriptors as cells in the color of their chain; writable ones are marked. */
 function descriptorTable({ ring, size }: InspectedQueue, model: QueueModel): string {
   if (ring === undefined) return '';
   const members = new Map<number, { stage: ChainStage; kind: string }>();

@@ -1,4 +1,4 @@
-/** The page's style; in both colour schemes text has enough contrast, and stages differ in lightness too. */
+/** The page's style; text has enough contrast in both color schemes, and stages differ in lightness, too. */
 export const STYLE = `
 :root {
   color-scheme: light dark;

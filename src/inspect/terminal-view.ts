@@ -148,7 +148,7 @@ function ringLines(
   ];
 }
 
-/** A ring unrolled: each character stands for one entry, or for some; below it who stands where. */
+/** A ring unrolled: each character is one or several entries; below it the positions of both sides. */
 function bar(
   size: number,
   { taken, waiting }: Pick<QueueModel, 'taken' | 'waiting'>,

@@ -1,7 +1,7 @@
 /**
  * Shows a machine in a browser of this host. Other programs and pages in that browser must not get
  * at it: it listens on loopback only, answers by its own names only (against DNS that is made to
- * point here), and knows nobody who has not got the random part of its address.
+ * point here), and serves nobody without the random part of its address.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -40,7 +40,7 @@ export class InspectServer implements Disposable {
 
   /**
    * @param port 0 for any that is free
-   * @throws UsageError when the port cannot be had
+   * @throws UsageError when the port is not available
    */
   static async open(machine: Inspector, port: number): Promise<InspectServer> {
     const server = new InspectServer(machine);
@@ -63,7 +63,7 @@ export class InspectServer implements Disposable {
     });
   }
 
-  /** Where the page is; whoever knows it can see the machine and hold its queues. */
+  /** The page's address; anyone who knows it can see the machine and hold its queues. */
   get url(): string {
     return `http://${ADDRESS}:${this.#port}/${this.#token}/`;
   }

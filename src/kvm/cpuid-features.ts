@@ -1,4 +1,4 @@
-/** CPU features by the names of /proc/cpuinfo, and where CPUID tells them. */
+/** CPU features by their names in /proc/cpuinfo, and their CPUID bits. */
 import { UsageError } from '../host/errors.ts';
 import type { CpuidEntry } from './cpuid.ts';
 

@@ -47,7 +47,7 @@ const AMD_VENDORS = ['AuthenticAMD', 'HygonGenuine'];
 /** Leaves 0x8000_0002 to 0x8000_0004: the name in 48 bytes with a final 0. KVM leaves them empty. */
 const BRAND_LEAVES: readonly number[] = [0x8000_0002, 0x8000_0003, 0x8000_0004];
 const BRAND_BYTES = 48;
-/** Leaves that are made anew, or tell the host's own topology. */
+/** Leaves that are replaced, or describe the host's own topology. */
 const DROPPED_LEAVES: readonly number[] = [0xb, 0x1f, 0x8000_0026, ...BRAND_LEAVES];
 /** What AMD's nested virtualization can do. */
 const SVM_LEAF = 0x8000_000a;
@@ -75,7 +75,7 @@ function bitsFor(count: number): number {
   return Math.ceil(Math.log2(count));
 }
 
-/** True when CPUID says a feature is there. @throws UsageError for an unknown name */
+/** True when CPUID reports a feature. @throws UsageError for an unknown name */
 export function hasFeature(entries: readonly CpuidEntry[], name: string): boolean {
   return featureBits(name).some(({ function: leaf, index, register, bit }) =>
     entries.some(

@@ -47,7 +47,7 @@ function hexBytes(bytes: Iterable<number>): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
 }
 
-/** One line that names a vCPU's last exit and what KVM tells about it. */
+/** One line with a vCPU's last exit and its details from KVM. */
 export function summarizeExit(vcpu: Vcpu): string {
   const reason = vcpu.exitReason;
   const detail = exitDetail(vcpu.run, reason);

@@ -1,4 +1,4 @@
-/** Brings a new vCPU to where firmware hands over to the kernel. */
+/** Sets a new vCPU to the state in which firmware starts a kernel. */
 import { kvm_lapic_state } from '../abi/kvm.ts';
 import { KVM_SET_LAPIC } from '../abi/kvm-ioctl.ts';
 import { type CpuidEntry, hasFeature } from './cpuid.ts';

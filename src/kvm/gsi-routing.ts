@@ -35,7 +35,7 @@ const DATA = kvm_irq_routing_msi.data.offset;
 /** The two 8259s have 8 pins each, GSI 0 to 15. */
 const PIC_PINS = 16;
 const PIC_PINS_PER_CHIP = 8;
-/** The cascade pin of the master has no GSI of its own. */
+/** The master's cascade pin has no GSI. */
 const PIC_CASCADE_PIN = 2;
 /** MSI to APIC id 0xfe, which no vCPU has. Intel SDM volume 3A §11.11.1. */
 const UNUSED_ADDRESS = 0xfeef_e000;

@@ -22,7 +22,7 @@ export interface KvmProbe {
   readonly kind: 'hardware' | 'software' | 'none';
   /** Million instructions a second in a guest loop; 0 when that was not measured. */
   readonly mips: number;
-  /** One line that says why. */
+  /** Why, in one line. */
   readonly detail: string;
 }
 

@@ -105,7 +105,7 @@ export const MSR_KERNEL_GS_BASE = 0xc000_0102;
 
 /** Fast string operations. Intel SDM volume 4, IA32_MISC_ENABLE. */
 const MISC_ENABLE_FAST_STRING = 1n << 0n;
-/** MTRRs on, and write-back where no variable range says otherwise. Intel SDM volume 3A §12.11.2.1. */
+/** MTRRs on, and write-back outside variable ranges. Intel SDM volume 3A §12.11.2.1. */
 const MTRR_ENABLE = 1n << 11n;
 const MTRR_TYPE_WRBACK = 6n;
 

@@ -71,7 +71,7 @@ export class KvmStatistics implements Disposable {
   }
 }
 
-/** One counter, unless it is a histogram or says how something is at the moment. */
+/** One counter, unless it is a histogram or an instantaneous value. */
 function describe(table: DataView, at: number, nameSize: number): Counter[] {
   const flags = table.getUint32(at + kvm_stats_desc.flags.offset, true);
   const values = table.getUint16(at + kvm_stats_desc.size_.offset, true);

@@ -29,7 +29,7 @@ export interface IoeventfdMatch {
   readonly length: 0 | 1 | 2 | 4 | 8;
   /** True for a port. */
   readonly pio: boolean;
-  /** Only writes of this value; needs a length other than 0. */
+  /** Only writes of this value; needs a non-zero length. */
   readonly datamatch?: number | bigint;
 }
 
@@ -66,7 +66,7 @@ function irqfdIoctl(vmFd: number, fd: number, gsi: number, flags: number): numbe
 }
 
 /**
- * Lets an eventfd raise a GSI. KVM API 4.75. What was signalled before is injected at once, but
+ * Lets an eventfd raise a GSI. KVM API 4.75. What was signaled before is injected at once, but
  * stays in the counter: drain it after this call, or a later deassign shows a stale pending bit.
  */
 export function assignIrqfd(vmFd: number, gsi: number, fd: number): number {

@@ -5,14 +5,14 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { AgentClient, type AgentClientOptions } from '../agent/client.ts';
 import { PeerError } from '../host/errors.ts';
 
-/** A machine on its way up. */
+/** A booting machine. */
 export interface BootingMachine {
   /** Of the emulator, for messages. */
   readonly name: string;
   readonly process: ChildProcess;
   /** The last lines of the machine's console. */
   readonly console: () => readonly string[];
-  /** Finds the way to the agent; gives up when the signal says so. */
+  /** Connects to the agent; gives up on the signal. */
   readonly connect: (signal: AbortSignal) => Promise<Duplex>;
   readonly timeoutMs: number;
   readonly helloRetryMs?: number;
@@ -67,7 +67,7 @@ export async function awaitAgent(machine: BootingMachine): Promise<AgentClient> 
   }
 }
 
-/** Of a kernel that was told to end: its last words are then no riddle to be shown. */
+/** Printed by a kernel that was shut down: its last lines need not be shown then. */
 function howItWentDown(lines: readonly string[]): string | undefined {
   const last = lines.slice(-3).join('\n');
   if (last.includes('reboot: Power down')) return 'powered off';

@@ -2,7 +2,7 @@
 
 /**
  * Instructions in a second of the machine's time. Idle time passes for nothing, so what waits
- * ends sooner with a low rate; what computes looks slow to whoever waits for it.
+ * ends sooner with a low rate; computing then looks slow.
  */
 const INSTRUCTIONS_PER_SECOND = 100_000_000;
 
@@ -49,7 +49,7 @@ export const BOCHS_FILES = {
 export function bochsConfiguration(shape: BochsShape, images: readonly RamImage[]): string {
   return [
     'config_interface: textconfig',
-    // On a terminal of its own that nobody opens; the others need a display, or listen for VNC.
+    // On its own terminal that nobody opens; the others need a display, or listen for VNC.
     'display_library: term',
     `memory: guest=${shape.memoryMiB}, host=${shape.memoryMiB}`,
     `romimage: file=${BOCHS_FILES.rom}`,
@@ -76,7 +76,7 @@ export function bochsConfiguration(shape: BochsShape, images: readonly RamImage[
   ].join('\n');
 }
 
-/** The command line. Debian's Bochs has its debugger built in, which wants to be told to go on. */
+/** The command line. Debian's Bochs has its debugger built in, which must be told to continue. */
 export function bochsCommand(bochs: string): string[] {
   return [bochs, '-q', '-f', BOCHS_FILES.configuration, '-rc', BOCHS_FILES.script];
 }
@@ -87,7 +87,7 @@ export const DEBUGGER_SCRIPT = 'c\n';
 /**
  * The kernel's command line.
  * @param imageMiB RAM that the memory map names
- * @param token what the machine says first on its second serial port
+ * @param token what the machine sends first on its second serial port
  */
 export function bochsKernelCommandLine(
   shape: BochsShape,

@@ -81,7 +81,7 @@ export async function writeBochsImage(
     rmSync(kernel, { force: true });
     rmSync(initrd, { force: true });
   }
-  // All that the loader writes below 1 MiB but for ACPI's tables, which would lie in the ROM.
+  // All that the loader writes below 1 MiB except the ACPI tables, which would be in the ROM.
   const pieces = [
     [0, BLOCK_SIZE],
     [BLOCK_SIZE, BLOCK_SIZE],

@@ -97,7 +97,7 @@ function checked({ memory = DEFAULT_MEMORY, cpus, machine, qemuArgs }: LabOption
 
 async function findBochs(): Promise<string> {
   const found = await requirePrograms({ 'bochs-bin': 'bochs-term', setpriv: 'util-linux' });
-  // The display that needs no screen is a package of its own.
+  // The display that needs no screen is a separate package.
   if (existsSync('/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so')) {
     return found.get('bochs-bin') as string;
   }

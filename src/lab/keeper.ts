@@ -11,7 +11,7 @@ function report(line: KeeperReport): void {
   process.stdout.write(`${JSON.stringify(line)}\n`);
 }
 
-// Whoever started us leaves once the lab is there.
+// The process that started us exits once the lab is up.
 process.stdout.on('error', () => {});
 
 async function keep(options: LabOptions): Promise<void> {

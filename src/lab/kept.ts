@@ -1,4 +1,4 @@
-/** A lab that outlives a command: kept by a process of its own, shared through a socket. */
+/** A lab that outlives a command: kept by its own process, shared through a socket. */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
@@ -75,7 +75,7 @@ export async function keepLab(
   progress: Progress,
 ): Promise<void> {
   const keeper = fileURLToPath(new URL('./keeper.js', import.meta.url));
-  // Why a kept lab ended is told by nobody else.
+  // Nobody else reports why a kept lab ended.
   const log = openSync(`${keptSocket(options.cpu)}.log`, 'a', 0o600);
   const child = spawn(process.execPath, [keeper, JSON.stringify(options)], {
     detached: true,

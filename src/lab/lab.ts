@@ -132,7 +132,7 @@ export class Lab implements AsyncDisposable {
     return this.agent.exec(argv, this.#atHome(options));
   }
 
-  /** Ends a lab booted here with everything in it; lets go of one attached to. */
+  /** Ends a lab booted here with everything in it; detaches from a kept one. */
   async close(): Promise<void> {
     this.#resources.dispose();
   }
@@ -166,7 +166,7 @@ function connected(path: string): Promise<Socket> {
   });
 }
 
-/** What the first server of files that failed says: QEMU ends with it, and does not know why. */
+/** The message of the first virtiofsd that failed: QEMU ends with it, without knowing why. */
 function failureOf(servers: readonly ChildProcess[]): () => string[] {
   const said = servers.map(lastLines);
   return () => {

@@ -1,4 +1,4 @@
-/** The end of what a program says: for messages, when it does not do what it should. */
+/** The end of a program's output, for messages about its failure. */
 import type { ChildProcess } from 'node:child_process';
 
 /** A panic with its registers and its trace. */

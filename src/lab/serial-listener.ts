@@ -21,7 +21,7 @@ export class SerialListener implements Disposable {
     });
   }
 
-  /** @param token what the machine says first */
+  /** @param token what the machine sends first */
   static async open(token: string): Promise<SerialListener> {
     const server = createServer();
     const listener = new SerialListener(server, token);

@@ -1,7 +1,7 @@
 /**
  * What a share shows of the host: its folder and the file systems mounted below it, bound anew in a
  * mount namespace of the server's own. There the lab's root is read-only for the host's kernel too,
- * no device node can be opened, and what is no file system of files (/proc, /sys, /dev) is missing.
+ * no device node can be opened, and kernel file systems (/proc, /sys, /dev) are absent.
  */
 import { realpathSync } from 'node:fs';
 import { UsageError } from '../host/errors.ts';

@@ -25,7 +25,7 @@ export interface E1000HandlerOptions {
 export interface E1000Socket {
   /** Those of a `RegisterFile`. */
   readonly words: Int32Array<SharedArrayBuffer>;
-  /** eventfd that is signalled by what a driver writes. */
+  /** eventfd signaled by the driver's register writes. */
   readonly kick: number;
   /** The word of the lock that interrupt lines are driven with. */
   readonly lock: Int32Array;
@@ -33,7 +33,7 @@ export interface E1000Socket {
   readonly vmFd: number;
 }
 
-/** What a data half stands on; tests put in their own. */
+/** The dependencies of a data half; tests inject their own. */
 export interface E1000Ground {
   /** A tap's queue by its descriptor. */
   tap(fd: number): TapQueue;
@@ -61,7 +61,7 @@ class E1000Handler implements QueueHandler {
 
   start(context: HandlerContext): void {
     this.#context = context;
-    // What comes in has its checksums, and is no longer than the MTU.
+    // Received packets have their checksums, and fit the MTU.
     this.#tap.setOffloads(0);
   }
 
@@ -87,7 +87,7 @@ class E1000Handler implements QueueHandler {
   }
 }
 
-/** From the message that tells where the registers are to the stop. */
+/** From the message with the registers' location to the stop. */
 class Service {
   readonly #context: HandlerContext;
   readonly #socket: E1000Socket;

@@ -77,7 +77,7 @@ export class Microwire {
     }
     const command = state[COMMAND] ?? 0;
     if (((command >> 6) & 3) !== OPCODE_READ) return;
-    // A read goes on with the words that follow for as long as it is clocked.
+    // A read continues with the following words for as long as it is clocked.
     const bit = clocked - COMMAND_BITS;
     const address = (command + Math.floor(bit / WORD_BITS)) % e1000.EEPROM_WORDS;
     const word = this.#words[address] ?? 0;

@@ -61,7 +61,7 @@ export class Interrupts {
     this.raise(0);
   }
 
-  /** The driver disabled or reset the device: what waits is no news any more. */
+  /** The driver disabled or reset the device: pending causes are stale. */
   forget(): void {
     this.#held = 0;
   }

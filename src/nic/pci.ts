@@ -27,7 +27,7 @@ export interface E1000PciPlan {
   /** Addresses that firmware would have given to the BARs. */
   readonly memoryAddress: number;
   readonly ioAddress: number;
-  /** eventfd that tells the data half to look at the registers. */
+  /** eventfd that makes the data half check the registers. */
   readonly kick: number;
 }
 
@@ -40,7 +40,7 @@ export class E1000Pci {
   readonly pinShare: IntxPinShare;
   readonly #pin: IntxPin;
 
-  /** @param revived tells that a device which was stopped as broken was reset */
+  /** @param revived called when a device that had been stopped as broken was reset */
   constructor(
     state: SharedState,
     interrupts: InterruptController,

@@ -62,7 +62,7 @@ export class Phy {
     return this.#words[register] ?? 0;
   }
 
-  /** Returns true when this had the link negotiated anew. */
+  /** Returns true when this restarted link negotiation. */
   write(register: number, value: number): boolean {
     if (READ_ONLY.has(register)) return false;
     if (register !== e1000.PHY_CTRL) {

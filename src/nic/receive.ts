@@ -65,14 +65,14 @@ const LONGEST_WITH_LPE = 16384;
 /** The shortest packet on a wire, FCS included: shorter ones were padded by their sender. */
 const SHORTEST = 64;
 
-/** By RCTL.BSEX and RCTL.BSIZE: bytes of a buffer; 16384 for the one that is reserved. */
+/** By RCTL.BSEX and RCTL.BSIZE: bytes of a buffer; 16384 for the reserved value. */
 const BUFFER_SIZES: readonly number[] = [2048, 1024, 512, 256, 16384, 16384, 8192, 4096];
 const LENGTH = rx_desc.length.offset;
 const STATUS = rx_desc.status.offset;
 
 /** Takes packets from the tap to the ring. */
 export class Receiver {
-  /** Disabled, or out of buffers: the tap need not be looked at. */
+  /** Disabled, or out of buffers: the tap need not be polled. */
   idle = true;
   readonly errors: ReceiveErrors;
   /** The rule that the driver broke. */
@@ -185,7 +185,7 @@ export class Receiver {
       memory.bytes(offset, length).set(this.#buffer.bytes.subarray(from, from + length));
       from += length;
       at = ring.next(at);
-      // Length and checksum first: the status tells the driver that they are there.
+      // Length and checksum first: the status tells the driver that they are valid.
       memory.writeU32(descriptor + LENGTH, length);
       const last = from === end ? RXD_STAT_EOP : 0;
       memory.writeU32(descriptor + STATUS, status | last | (tag << 16));

@@ -26,8 +26,8 @@ export class RegisterFile {
   /** What another thread makes its own view of. */
   readonly words: Int32Array<SharedArrayBuffer>;
   /**
-   * Held by whoever moves packets while it touches the rings. Whoever disables or resets the device
-   * takes it once after that, and then knows the rings to be let go of. Taken with the register
+   * Held by the thread that moves packets while it uses the rings. Disabling or resetting the device
+   * takes it once afterwards, which proves that the rings are released. Taken with the register
    * lock held, never the other way around.
    */
   readonly gate: RegisterLock;
@@ -66,7 +66,7 @@ export class RegisterFile {
     this.context.fill(0);
   }
 
-  /** Waits until the rings are let go of. */
+  /** Waits until the rings are released. */
   passGate(): void {
     this.gate.acquire();
     this.gate.release();

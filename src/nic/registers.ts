@@ -241,7 +241,7 @@ export class E1000Registers implements RegisterRegion {
     file.set(e1000.RA + 4, e1000.RAH_AV | word(2));
   }
 
-  /** SDM 13.4: whoever asks for the EEPROM is granted it. */
+  /** SDM 13.4: a request for the EEPROM is always granted. */
   #readEecd(): number {
     const stored = this.file.get(e1000.EECD);
     const granted = (stored & e1000.EECD_REQ) === 0 ? 0 : e1000.EECD_GNT;

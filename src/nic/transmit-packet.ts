@@ -1,6 +1,6 @@
 /**
- * One packet on its way out: its segments in guest RAM, what the driver asks of the hardware, and
- * the iovec that says all of it to a tap.
+ * A packet being sent: its segments in guest RAM, what the driver wants the hardware to do, and
+ * the iovec that passes all of it to a tap.
  *
  * A header is copied only where the hardware changes it: for a VLAN tag, an IPv4 header checksum,
  * or segmentation, of which the kernel wants the lengths in the headers to be those of the whole.
@@ -111,7 +111,7 @@ export class TransmitPacket {
   }
 
   /**
-   * Makes the iovec. Returns false when this is no packet that could be sent.
+   * Makes the iovec. Returns false when the packet cannot be sent.
    * @param context the transmit context (SDM 3.3.6)
    * @param vlan whether CTRL allows for tags
    */
@@ -137,7 +137,7 @@ export class TransmitPacket {
   }
 
   /**
-   * What the context says is to be done (SDM 3.3.6, 3.5).
+   * The offloads requested by the context (SDM 3.3.6, 3.5).
    * @param copied bytes of the header that are to be copied anyway
    * @returns bytes of it that were copied, or -1
    */

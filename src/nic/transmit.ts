@@ -51,7 +51,7 @@ const FAULT = 3;
 
 /** Takes packets from the ring to the tap. */
 export class Transmitter {
-  /** The tap was full: nothing is sent before it says that it can be written. */
+  /** The tap was full: nothing is sent until it is writable. */
   blocked = false;
   /** The budget was used up, and there is more. */
   unfinished = false;

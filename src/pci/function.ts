@@ -12,7 +12,7 @@ import { BarSet, type BarSpec } from './bars.ts';
 
 const header = pci.pci_type0_header;
 
-/** What a function says it is. */
+/** The identity of a function. */
 export interface PciIdentity {
   readonly vendorId: number;
   readonly deviceId: number;

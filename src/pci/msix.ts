@@ -1,5 +1,5 @@
 /**
- * MSI-X (PCI 3.0 §6.8.2). Each vector is an eventfd that whoever serves the device signals. An
+ * MSI-X (PCI 3.0 §6.8.2). Each vector is an eventfd signaled by the device's datapath. An
  * unmasked vector is coupled to the guest's interrupt controller by irqfd; a masked one is not, so
  * that signals pile up in the eventfd, which thereby is the vector's pending bit.
  */

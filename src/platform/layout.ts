@@ -1,4 +1,4 @@
-/** The machine's fixed addresses, ports and interrupt lines: what ACPI tells the guest and the bus serves. */
+/** The machine's fixed addresses, ports and interrupt lines: as ACPI describes and the bus serves them. */
 
 /** 32-bit window for PCI BARs, right above low RAM. */
 export const PCI_MMIO32_BASE = 0xc000_0000;
@@ -34,7 +34,7 @@ export const RESET_VALUE = 0x01;
 export const SLEEP_TYPE_S5 = 5;
 /** Generic Event Device (ACPI 6.5 §5.6.9): one byte with the events that wait, cleared by the read. */
 export const GED_PORT = 0x604;
-/** Its interrupt: the one that PCs give the SCI, which a hardware-reduced machine has not. */
+/** Its interrupt: the SCI's on a PC, which a hardware-reduced machine lacks. */
 export const GED_GSI = 9;
 /** pvpanic device (ACPI QEMU0001), one byte: the guest writes 1 when it panics. */
 export const PVPANIC_PORT = 0x505;

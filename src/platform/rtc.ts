@@ -150,12 +150,12 @@ export class Rtc implements RegisterRegion {
     this.#arm();
   }
 
-  /** While SET is on the time stands still, so that it can be written in pieces. */
+  /** While SET is set the time stands still, so that it can be written in pieces. */
   #writeControl(value: number): void {
     const wasSetting = this.#isSetting();
     const setting = (value & SET) !== 0;
     if (setting && !wasSetting) this.#latchTime();
-    // The chip clears UIE as SET goes on.
+    // The chip clears UIE when SET is set.
     this.#registers[REGISTER_B] = setting ? value & ~UPDATE_ENDED : value;
     if (!setting && wasSetting) this.#takeTime();
   }

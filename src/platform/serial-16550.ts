@@ -253,7 +253,7 @@ export class Serial16550 implements RegisterRegion {
     return (this.#get(W_OUT_HEAD) - this.#get(W_OUT_TAIL)) >>> 0;
   }
 
-  /** Drivers fill the whole FIFO when it says that it is empty, without looking in between. */
+  /** Drivers fill the whole FIFO once it is empty, without checking in between. */
   #transmitterReady(): boolean {
     return this.#outputCount() <= OUT_SIZE - FIFO_SIZE;
   }

@@ -20,7 +20,7 @@ const MAX_SEGMENTS = 1024;
 export class TransmitQueue {
   /** Packets that the host refused. */
   dropped = 0;
-  /** The tap was full: nothing is sent before it says that it can be written. */
+  /** The tap was full: nothing is sent until it is writable. */
   blocked = false;
   readonly #served: ActiveQueue;
   readonly #virtqueue: Virtqueue;
