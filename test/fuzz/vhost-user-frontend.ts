@@ -14,7 +14,7 @@ import { NativeMemory } from '../../src/host/native-memory.ts';
 import { VhostUserRig } from '../../src/testing/vhost-user-rig.ts';
 import type { Channel } from '../../src/vhost-user/channel.ts';
 import { blkKind } from '../../src/vhost-user/frontend/blk-kind.ts';
-import type { Session } from '../../src/vhost-user/frontend/link.ts';
+import type { FrontendSession } from '../../src/vhost-user/frontend/frontend-session.ts';
 import { netKind } from '../../src/vhost-user/frontend/net-kind.ts';
 import { otherKind } from '../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../src/vhost-user/frontend/vhost-user-device.ts';
@@ -27,10 +27,10 @@ import { Belongings, checkLines, type FuzzSubject, type FuzzTarget, inTime } fro
 /** Long enough for a turn, short enough to be waited for often. */
 const TIMEOUT_MS = 60;
 const KINDS = {
-  other: (session: Session) =>
+  other: (session: FrontendSession) =>
     otherKind(session, { deviceId: 42, queues: 2, queueSize: 64, configSize: 8 }),
-  blk: (session: Session) => blkKind('test0', session, undefined, 64),
-  net: (session: Session) => netKind(session, { pairs: 1, seed: 's', queueSize: 64 }),
+  blk: (session: FrontendSession) => blkKind('test0', session, undefined, 64),
+  net: (session: FrontendSession) => netKind(session, { pairs: 1, seed: 's', queueSize: 64 }),
 };
 
 const KIND_NAMES = ['other', 'blk', 'net'] as const;

@@ -10,9 +10,9 @@ import {
   text,
 } from '../../options/option-schema.ts';
 import { blkKind } from '../../vhost-user/frontend/blk-kind.ts';
+import type { FrontendSession } from '../../vhost-user/frontend/frontend-session.ts';
 import { fsKind } from '../../vhost-user/frontend/fs-kind.ts';
 import type { DeviceKind } from '../../vhost-user/frontend/kind.ts';
-import type { Session } from '../../vhost-user/frontend/link.ts';
 import { netKind } from '../../vhost-user/frontend/net-kind.ts';
 import { otherKind } from '../../vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
@@ -79,7 +79,11 @@ function vhostUserBackend<T extends VhostUserOptions>(
   socketKey: string,
   required: RequiredOptions<Omit<T, keyof VhostUserOptions>>,
   others: OtherOptions<Omit<T, keyof VhostUserOptions>>,
-  kindOf: (session: Session, options: T, context: KindContext) => DeviceKind | Promise<DeviceKind>,
+  kindOf: (
+    session: FrontendSession,
+    options: T,
+    context: KindContext,
+  ) => DeviceKind | Promise<DeviceKind>,
 ): DeviceBackend {
   const vhostUser = options<VhostUserSocket>(
     { socket: text({ key: socketKey, value: 'SOCKET' }) },

@@ -9,9 +9,8 @@ import {
 } from '../../abi/virtio-blk.ts';
 import { UsageError } from '../../host/errors.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';
-import { readBackendConfig } from './backend-config.ts';
+import type { FrontendSession } from './frontend-session.ts';
 import type { DeviceKind } from './kind.ts';
-import type { Session } from './link.ts';
 
 const PCI_CLASS_STORAGE = 0x01_0000;
 const CONFIG = virtio_blk_config;
@@ -22,13 +21,13 @@ const KNOWN = featureSet(...Array.from({ length: VIRTIO_BLK_F_WRITE_ZEROES + 1 }
 /** @param queues undefined: as many as the backend's configuration says @throws UsageError or PeerError */
 export async function blkKind(
   name: string,
-  session: Session,
+  session: FrontendSession,
   queues: number | undefined,
   queueSize: number,
 ): Promise<DeviceKind> {
-  const { features, queues: served } = session.offer;
+  const { features, maxQueues: served } = session;
   const multiqueue = hasFeature(features, VIRTIO_BLK_F_MQ);
-  const told = await readBackendConfig(session.connection, configSize(features));
+  const told = await session.getConfig(configSize(features));
   const has = multiqueue ? viewOf(told).getUint16(CONFIG.num_queues.offset, true) : 1;
   const most = Math.max(1, Math.min(has, served ?? has));
   const count = queues ?? Math.min(most, MAX_QUEUES);
@@ -58,7 +57,7 @@ export async function blkKind(
     servedQueues: count,
     config: adapted(told),
     configWriteMask,
-    readConfig: async ({ connection }) => adapted(await readBackendConfig(connection, told.length)),
+    readConfig: async (current) => adapted(await current.getConfig(told.length)),
   };
 }
 

@@ -1,7 +1,7 @@
 /** What a frontend has to know of a kind of device: all that its backend does not tell. */
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import type { QueueSpec } from '../../virtio/device.ts';
-import type { Session } from './link.ts';
+import type { FrontendSession } from './frontend-session.ts';
 
 /** One device of a kind, as its first backend made it. */
 export interface DeviceKind {
@@ -23,9 +23,12 @@ export interface DeviceKind {
   readonly config: Uint8Array;
   readonly configWriteMask?: Uint8Array;
   /** The configuration as a backend tells it now. Absent: it does not. @throws PeerError */
-  readConfig?(session: Session): Promise<Uint8Array>;
+  readConfig?(session: FrontendSession): Promise<Uint8Array>;
   /** Serves the other queues. @param enable has a queue of the backend served, or not */
-  createRest?(events: DatapathEvents, enable: (queue: number, enabled: boolean) => void): Datapath;
+  createFallback?(
+    events: DatapathEvents,
+    enable: (queue: number, enabled: boolean) => void,
+  ): Datapath;
   /** False for a queue that is not used yet. Absent: all are. */
   isEnabled?(queue: number): boolean;
   /** The driver reset the device. */

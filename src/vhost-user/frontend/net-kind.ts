@@ -13,9 +13,8 @@ import { ReceiveFilter } from '../../virtio/device/net/net-filter.ts';
 import { OFFLOAD_DEPENDENCIES } from '../../virtio/device/net/net-offloads.ts';
 import type { HandlerContext, QueueHandler, QueueSpec } from '../../virtio/device.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';
-import { readBackendConfig } from './backend-config.ts';
+import type { FrontendSession } from './frontend-session.ts';
 import type { DeviceKind } from './kind.ts';
-import type { Session } from './link.ts';
 
 const PCI_CLASS_ETHERNET = 0x02_0000;
 const CONTROL_QUEUE_SIZE = 64;
@@ -52,7 +51,10 @@ export interface NetBackendOptions {
 }
 
 /** @throws UsageError or PeerError */
-export async function netKind(session: Session, options: NetBackendOptions): Promise<DeviceKind> {
+export async function netKind(
+  session: FrontendSession,
+  options: NetBackendOptions,
+): Promise<DeviceKind> {
   const { pairs, queueSize } = options;
   const own = [net.VIRTIO_NET_F_MAC, net.VIRTIO_NET_F_STATUS];
   if (pairs > 1) own.push(net.VIRTIO_NET_F_MQ, net.VIRTIO_NET_F_CTRL_VQ);
@@ -65,8 +67,7 @@ export async function netKind(session: Session, options: NetBackendOptions): Pro
   return {
     deviceId: net.VIRTIO_ID_NET,
     pciClass: PCI_CLASS_ETHERNET,
-    backendFeatures:
-      session.offer.features & (pairs > 1 ? PACKET_FEATURES | PAIRS : PACKET_FEATURES),
+    backendFeatures: session.features & (pairs > 1 ? PACKET_FEATURES | PAIRS : PACKET_FEATURES),
     ownFeatures: featureSet(...own),
     featureDependencies: [
       ...OFFLOAD_DEPENDENCIES,
@@ -83,7 +84,10 @@ export async function netKind(session: Session, options: NetBackendOptions): Pro
     ...(pairs === 1
       ? {}
       : {
-          createRest: (events: DatapathEvents, enable: (queue: number, on: boolean) => void) => {
+          createFallback: (
+            events: DatapathEvents,
+            enable: (queue: number, on: boolean) => void,
+          ) => {
             inUse.changed = enable;
             return new InProcessDatapath(() => new PairsHandler(inUse, 2 * pairs), events);
           },
@@ -145,12 +149,14 @@ class PairsHandler implements QueueHandler {
   }
 }
 
-async function macOf(session: Session, { mac, seed }: NetBackendOptions): Promise<Uint8Array> {
-  const { connection, offer } = session;
+async function macOf(
+  session: FrontendSession,
+  { mac, seed }: NetBackendOptions,
+): Promise<Uint8Array> {
   if (mac !== undefined) return parseMac(mac);
-  const told = hasFeature(offer.features, net.VIRTIO_NET_F_MAC);
-  if (!told || !connection.has(VHOST_USER_PROTOCOL_F_CONFIG)) return generateMac(seed);
-  return await readBackendConfig(connection, MAC_LENGTH);
+  const told = hasFeature(session.features, net.VIRTIO_NET_F_MAC);
+  if (!told || !session.has(VHOST_USER_PROTOCOL_F_CONFIG)) return generateMac(seed);
+  return await session.getConfig(MAC_LENGTH);
 }
 
 function initialConfig(mac: Uint8Array, pairs: number): Uint8Array {

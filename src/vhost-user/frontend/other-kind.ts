@@ -1,8 +1,7 @@
 /** Any device in another process: by its device ID, all else is the backend's. */
 import { hasFeature } from '../../virtio/features.ts';
-import { readBackendConfig } from './backend-config.ts';
+import type { FrontendSession } from './frontend-session.ts';
 import type { DeviceKind } from './kind.ts';
-import type { Session } from './link.ts';
 
 /** PCI: unclassified. */
 const PCI_CLASS_OTHERS = 0x00_ff00;
@@ -20,11 +19,13 @@ export interface OtherDevice {
 }
 
 /** @throws PeerError */
-export async function otherKind(session: Session, device: OtherDevice): Promise<DeviceKind> {
+export async function otherKind(
+  session: FrontendSession,
+  device: OtherDevice,
+): Promise<DeviceKind> {
   const { deviceId, queues, queueSize, configSize } = device;
-  const { connection, offer } = session;
   const bits = Array.from({ length: 64 }, (_, bit) => bit).filter(isDeviceBit);
-  const offered = bits.filter((bit) => hasFeature(offer.features, bit));
+  const offered = bits.filter((bit) => hasFeature(session.features, bit));
   const shape = {
     deviceId,
     pciClass: PCI_CLASS_OTHERS,
@@ -36,9 +37,9 @@ export async function otherKind(session: Session, device: OtherDevice): Promise<
   if (configSize === 0) return { ...shape, config: new Uint8Array(0) };
   return {
     ...shape,
-    config: await readBackendConfig(connection, configSize),
+    config: await session.getConfig(configSize),
     // What of it may be written is the backend's affair.
     configWriteMask: new Uint8Array(configSize).fill(0xff),
-    readConfig: ({ connection: current }) => readBackendConfig(current, configSize),
+    readConfig: (current) => current.getConfig(configSize),
   };
 }

@@ -1,16 +1,10 @@
 /**
- * Gives a device's queues to another process: a kick goes from the ioeventfd straight to the
- * backend, its call straight into the irqfd. When the backend dies and comes back, it is told all
- * anew and goes on with what was in flight.
+ * Has another process serve a device's queues: the ioeventfd wakes the backend, which signals the
+ * irqfd. A backend that crashed and reconnects is set up again, and resumes what was in flight.
  */
-
 import {
   VHOST_USER_F_PROTOCOL_FEATURES,
-  VHOST_USER_GET_STATUS,
   VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
-  VHOST_USER_PROTOCOL_F_STATUS,
-  VHOST_USER_SET_FEATURES,
-  VHOST_USER_SET_STATUS,
 } from '../../abi/vhost-user.ts';
 import { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } from '../../abi/virtio-pci.ts';
 import type { Activation, Datapath, DatapathEvents } from '../../datapath/datapath.ts';
@@ -21,70 +15,66 @@ import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import { GuestMemory } from '../../memory/guest-memory.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
-import { protocolError } from '../message.ts';
-import { writeU64 } from '../payload.ts';
-import { BackendGone, type Connection } from './connection.ts';
-import { InflightRecord } from './inflight-record.ts';
-import type { BackendLink, Session } from './link.ts';
-import { recoverRing } from './lost-ring.ts';
-import { enableRing, setUpRing, shareMemory, takeRingBack } from './rings.ts';
+import type { BackendConnector } from './backend-connector.ts';
+import { BackendGone, type FrontendSession, type InflightFile } from './frontend-session.ts';
+import { recoverRing } from './ring-recovery.ts';
 
 const PROTOCOL_FEATURES_BIT = featureSet(VHOST_USER_F_PROTOCOL_FEATURES);
 
-/** What the device tells its datapath of itself. */
-export interface ServedDevice {
+/** What a device is to its datapath. */
+export interface FrontendDevice {
   /** Feature bits that the backend cannot serve. */
   readonly withheld: bigint;
-  /** Feature bits that are the backend's affair; the others are between the driver and us. */
+  /** Feature bits that concern the backend; the others are between the driver and us. */
   readonly backendFeatures: bigint;
-  /** All queues that the backend may be given, and the largest size of one. */
+  /** The queues that the backend may serve, and the largest size of one. */
   readonly queueCount: number;
   readonly queueSize: number;
-  /** Serves the queues that the backend does not; absent: there are none. */
-  readonly rest?: Datapath;
+  /** Serves the queues that the backend does not, if there are any. */
+  readonly fallback?: Datapath;
   /** False for a queue that is not to be used yet. */
   isEnabled(queue: number): boolean;
-  /** The backend is there again: what it says of itself may be different. @throws PeerError */
-  refresh(session: Session): Promise<void>;
+  /** There is a new session, which may differ from the one before. @throws PeerError */
+  refresh(session: FrontendSession): Promise<void>;
 }
 
 /** From one activation to its end. */
-interface Run {
+interface VhostUserRun {
   readonly activation: Activation;
   readonly memory: GuestMemory;
   readonly queues: readonly QueueConfig[];
-  /** The session that serves the rings now. */
-  session: Session | undefined;
+  /** The one that serves the rings now. */
+  session: FrontendSession | undefined;
 }
 
 /** On the main thread: it only sets up, tears down, and reconnects. */
 export class VhostUserDatapath implements Datapath {
   readonly withheld: bigint;
-  readonly #link: BackendLink;
-  readonly #device: ServedDevice;
+  readonly #connector: BackendConnector;
+  readonly #device: FrontendDevice;
   readonly #events: DatapathEvents;
   /** The backend signals it when it cannot go on. */
   readonly #error = new Eventfd();
   readonly #watch: LoopWatch;
-  #run: Run | undefined;
+  #run: VhostUserRun | undefined;
   /** The session that has guest memory. */
-  #informed: Session | undefined;
-  /** Queues whose backend went away without saying where they stand. */
+  #sharing: FrontendSession | undefined;
+  /** Queues whose backend was gone before they were stopped. */
   readonly #lost = new Set<number>();
-  #inflight: InflightRecord | undefined;
-  /** What `start` failed with; it needs no second telling. */
+  #inflight: InflightFile | undefined;
+  /** What `start` threw, which `disconnected` need not report. */
   #thrown: unknown;
   readonly #steps = new StepQueue();
 
-  /** @param link stays its owner's */
-  constructor(link: BackendLink, device: ServedDevice, events: DatapathEvents) {
-    this.#link = link;
+  /** @param connector stays its owner's */
+  constructor(connector: BackendConnector, device: FrontendDevice, events: DatapathEvents) {
+    this.#connector = connector;
     this.#device = device;
     this.#events = events;
     this.withheld = device.withheld;
     this.#watch = new LoopWatch(this.#error.fd, LOOP_READABLE, () => {
       if (this.#error.drain() && this.#run !== undefined) {
-        this.#events.broken('the backend found a ring or a buffer that breaks the rules');
+        this.#events.broken('the backend found an invalid ring or buffer');
       }
     });
   }
@@ -92,8 +82,8 @@ export class VhostUserDatapath implements Datapath {
   start(activation: Activation): Promise<void> {
     return this.#steps.run(async () => {
       if (this.#run !== undefined) throw new InternalError('a datapath was started twice');
-      const { queueCount, rest } = this.#device;
-      await rest?.start({
+      const { queueCount, fallback } = this.#device;
+      await fallback?.start({
         ...activation,
         queues: activation.queues.filter(({ index }) => index >= queueCount),
       });
@@ -102,12 +92,12 @@ export class VhostUserDatapath implements Datapath {
       const memory = new GuestMemory(activation.memory);
       this.#error.drain();
       this.#run = { activation, memory, queues, session: undefined };
-      // One that is gone is served as it comes back.
-      if (this.#link.seeking) return;
+      // A backend that is gone gets the queues when it is back.
+      if (this.#connector.reconnecting) return;
       try {
         await this.#serve(this.#run, await this.#session());
       } catch (error) {
-        if (error instanceof BackendGone && this.#link.seeking) return;
+        if (error instanceof BackendGone && this.#connector.reconnecting) return;
         this.#thrown = error;
         await this.#end();
         throw error;
@@ -120,13 +110,13 @@ export class VhostUserDatapath implements Datapath {
   }
 
   post(message: unknown, key?: string): void {
-    this.#device.rest?.post(message, key);
+    this.#device.fallback?.post(message, key);
   }
 
   async close(): Promise<void> {
     try {
       await this.stop();
-      await this.#device.rest?.close();
+      await this.#device.fallback?.close();
     } finally {
       this.#forget();
       this.#watch.close();
@@ -134,109 +124,105 @@ export class VhostUserDatapath implements Datapath {
     }
   }
 
-  /** The connection ended. */
-  down(error: PeerError): void {
-    this.#informed = undefined;
+  /** The session ended. */
+  disconnected(error: PeerError): void {
+    this.#sharing = undefined;
     void this.#steps.run(async () => {
       const run = this.#run;
       if (error === this.#thrown) return;
       if (run?.session !== undefined) this.#loseRings(run);
       if (error instanceof BackendGone) {
-        this.#events.log(`${error.message}; it is waited for at ${this.#link.address.socket}`);
+        this.#events.log(`${error.message}; waiting for it at ${this.#connector.address.socket}`);
       } else if (run === undefined) this.#events.log(error.message);
       else this.#events.broken(error.message);
     });
   }
 
-  /** There is a connection again. */
-  up(session: Session): void {
+  /** There is a session again. */
+  reconnected(session: FrontendSession): void {
     void this.#steps.run(async () => {
       const run = this.#run;
       try {
         await this.#device.refresh(session);
         if (run === undefined || run.session === session) return;
         await this.#serve(run, session);
-        // What it used before it died, it may not have told.
+        // It may have died between using buffers and signalling that.
         for (const { callFd } of run.queues) if (callFd >= 0) signalEventfd(callFd);
         this.#events.log('the backend is back');
       } catch (error) {
-        // Of one that is gone again `down` is told.
+        // `disconnected` handles a backend that is gone again.
         if (!(error instanceof BackendGone)) this.#events.broken(messageOf(error));
       }
     });
   }
 
-  /** Has a queue served, or not, from now on. */
+  /** Enables or disables a queue from now on. */
   enable(queue: number, enabled: boolean): void {
     void this.#steps.run(async () => {
-      const connection = this.#run?.session?.connection;
-      if (connection === undefined) return;
-      // Its failure is its session's end, which `down` hears of.
-      await enableRing(connection, queue, enabled).catch(() => {});
+      // A failure ends the session, which `disconnected` handles.
+      await this.#run?.session?.enableRing(queue, enabled).catch(() => {});
     });
   }
 
-  async #session(): Promise<Session> {
-    const { session } = this.#link;
+  async #session(): Promise<FrontendSession> {
+    const { session } = this.#connector;
     if (session !== undefined) return session;
-    const made = await this.#link.connect();
+    const made = await this.#connector.connect();
     await this.#device.refresh(made);
     return made;
   }
 
-  async #serve(run: Run, session: Session): Promise<void> {
-    const { connection, offer } = session;
+  async #serve(run: VhostUserRun, session: FrontendSession): Promise<void> {
     const { memory, queues } = run;
     const features = this.#featuresFor(run, session);
-    // Before a ring is: one that ends within is to be recovered as well.
-    const recorded =
-      this.#inflight !== undefined && connection.has(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
-    const configs = queues.map((config) => this.#placed(run, config, recorded));
-    await connection.order(VHOST_USER_SET_FEATURES, writeU64(features));
-    await setStatus(connection, ACKNOWLEDGE | DRIVER | FEATURES_OK);
-    if (this.#informed !== session) await shareMemory(connection, memory);
-    this.#informed = session;
-    await this.#shareRecord(connection);
+    const hasInflight = session.has(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+    const recorded = hasInflight && this.#inflight !== undefined;
+    const configs = queues.map((config) => this.#recovered(run, config, recorded));
+    await session.setFeatures(features);
+    await session.setStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+    if (this.#sharing !== session) await session.shareMemory(memory);
+    this.#sharing = session;
+    if (hasInflight) {
+      const { queueCount, queueSize } = this.#device;
+      this.#inflight ??= await session.getInflight(queueCount, queueSize);
+      await session.setInflight(this.#inflight);
+    }
+    // From here on its end loses rings.
     run.session = session;
     for (const config of configs) {
-      await setUpRing(connection, memory, config, features, this.#error.fd);
+      await session.setUpRing(memory, config, features, this.#error.fd);
     }
-    if (hasFeature(offer.features, VHOST_USER_F_PROTOCOL_FEATURES)) {
-      for (const { index } of configs) {
-        await enableRing(connection, index, this.#device.isEnabled(index));
-      }
+    for (const { index } of configs) {
+      await session.enableRing(index, this.#device.isEnabled(index));
     }
-    await setStatus(connection, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-    await connection.settle();
+    await session.setStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    await session.sync();
     this.#lost.clear();
     // A ring starts when it is kicked, which the driver may have done before.
     for (const { kickFd } of configs) signalEventfd(kickFd);
   }
 
-  /** Features for the backend. @throws UsageError when the one that came back lacks some */
-  #featuresFor({ activation }: Run, { offer }: Session): bigint {
+  /** Features for the backend. @throws UsageError when it came back without one of them */
+  #featuresFor({ activation }: VhostUserRun, session: FrontendSession): bigint {
     const needed = activation.features & this.#device.backendFeatures;
-    const missing = needed & ~offer.features;
-    if (missing === 0n) return needed | (offer.features & PROTOCOL_FEATURES_BIT);
+    const missing = needed & ~session.features;
+    if (missing === 0n) return needed | (session.features & PROTOCOL_FEATURES_BIT);
     const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((b) => hasFeature(missing, b));
     throw new UsageError(
       'E_FEATURES',
-      `the backend came back without what the driver uses (feature bits ${bits.join(', ')}); reset the device`,
+      `the backend came back without feature bits that the driver uses (${bits.join(', ')}); reset the device`,
     );
   }
 
-  /** Where a queue is to go on. */
-  #placed({ memory, activation }: Run, config: QueueConfig, recorded: boolean): QueueConfig {
+  /** A queue with the state in which it resumes. */
+  #recovered(
+    { memory, activation }: VhostUserRun,
+    config: QueueConfig,
+    recorded: boolean,
+  ): QueueConfig {
     if (!this.#lost.has(config.index)) return config;
     const state = recoverRing(memory, config, activation.features, recorded);
     return { ...config, state };
-  }
-
-  async #shareRecord(connection: Connection): Promise<void> {
-    if (!connection.has(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD)) return;
-    const { queueCount, queueSize } = this.#device;
-    this.#inflight ??= await InflightRecord.get(connection, queueCount, queueSize);
-    await this.#inflight.hand(connection);
   }
 
   async #end(): Promise<ReadonlyMap<number, VringState>> {
@@ -245,28 +231,27 @@ export class VhostUserDatapath implements Datapath {
     this.#run = undefined;
     const states = new Map<number, VringState>();
     try {
-      await this.#takeBack(run, states);
+      await this.#stopRings(run, states);
     } finally {
       run.memory.detach();
-      for (const [index, state] of (await this.#device.rest?.stop()) ?? []) {
+      for (const [index, state] of (await this.#device.fallback?.stop()) ?? []) {
         states.set(index, state);
       }
     }
     return states;
   }
 
-  async #takeBack(run: Run, states: Map<number, VringState>): Promise<void> {
+  async #stopRings(run: VhostUserRun, states: Map<number, VringState>): Promise<void> {
     const { activation, memory, queues, session } = run;
     for (const config of queues) {
       const { index, state } = config;
       try {
-        if (session !== undefined && this.#link.session === session) {
-          const { connection } = session;
-          states.set(index, await takeRingBack(connection, memory, config, activation.features));
+        if (session !== undefined && this.#connector.session === session) {
+          states.set(index, await session.stopRing(memory, config, activation.features));
           continue;
         }
       } catch {
-        // The session is over, as `down` is told.
+        // The session is over, which `disconnected` handles.
       }
       if (session !== undefined) this.#lost.add(index);
       if (session !== undefined || this.#lost.has(index))
@@ -275,24 +260,15 @@ export class VhostUserDatapath implements Datapath {
     }
   }
 
-  #loseRings(run: Run): void {
+  #loseRings(run: VhostUserRun): void {
     run.session = undefined;
     for (const { index } of run.queues) this.#lost.add(index);
   }
 
-  /** What was in flight is no more: the driver has reset the device, or there is none. */
+  /** Nothing is in flight any more: the driver has reset the device, or is gone. */
   #forget(): void {
     this.#lost.clear();
-    this.#inflight?.[Symbol.dispose]();
+    this.#inflight?.file.close();
     this.#inflight = undefined;
   }
-}
-
-/** VHOST_USER_PROTOCOL_F_STATUS: says how far the driver is. @throws PeerError */
-async function setStatus(connection: Connection, status: number): Promise<void> {
-  if (!connection.has(VHOST_USER_PROTOCOL_F_STATUS)) return;
-  await connection.order(VHOST_USER_SET_STATUS, writeU64(status));
-  const shown = Number(await connection.askU64(VHOST_USER_GET_STATUS));
-  if ((shown & FEATURES_OK) !== 0) return;
-  throw connection.fail(protocolError('it took features that it does not agree to'));
 }

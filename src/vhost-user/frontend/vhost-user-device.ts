@@ -1,23 +1,16 @@
 /** A device whose queues another process serves: the control half (vhost-user.rst). */
-import {
-  VHOST_USER_PROTOCOL_F_RESET_DEVICE,
-  VHOST_USER_PROTOCOL_F_STATUS,
-  VHOST_USER_RESET_DEVICE,
-  VHOST_USER_SET_STATUS,
-} from '../../abi/vhost-user.ts';
 import * as ring from '../../abi/virtio-ring.ts';
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { PeerError, UsageError } from '../../host/errors.ts';
 import type { DeviceHost, QueueSpec, VirtioDevice } from '../../virtio/device.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';
 import { protocolError } from '../message.ts';
-import { writeU64 } from '../payload.ts';
-import { writeBackendConfig } from './backend-config.ts';
+import { type BackendAddress, BackendConnector } from './backend-connector.ts';
+import type { FrontendSession } from './frontend-session.ts';
 import type { DeviceKind } from './kind.ts';
-import { type BackendAddress, BackendLink, type Session } from './link.ts';
-import { type ServedDevice, VhostUserDatapath } from './vhost-user-datapath.ts';
+import { type FrontendDevice, VhostUserDatapath } from './vhost-user-datapath.ts';
 
-/** Ring features that whoever serves the rings has to know; those that it lacks are not offered. */
+/** Ring features that concern the backend; those that it lacks are not offered. */
 const RING_FEATURES = featureSet(
   ring.VIRTIO_F_INDIRECT_DESC,
   ring.VIRTIO_F_EVENT_IDX,
@@ -28,7 +21,7 @@ const RING_FEATURES = featureSet(
   ring.VIRTIO_F_RING_RESET,
 );
 
-/** Owns the link to its backend. */
+/** Owns the connection to its backend. */
 export class VhostUserDevice implements VirtioDevice {
   readonly name: string;
   readonly deviceId: number;
@@ -41,44 +34,49 @@ export class VhostUserDevice implements VirtioDevice {
   /** Not in this process: `createDatapath` has it. */
   readonly thread = { kind: 'main' } as const;
   readonly #kind: DeviceKind;
-  readonly #link: BackendLink;
-  /** All that its first backend could do. */
+  readonly #connector: BackendConnector;
+  /** Of its first session. */
   readonly #backendFeatures: bigint;
   readonly #withheld: bigint;
   #host: DeviceHost | undefined;
-  /** Ranges of the configuration that the driver wrote and the backend was not told of: by offset. */
+  /** Lengths, by offset, of what the driver wrote and the backend does not have yet. */
   readonly #unwritten = new Map<number, number>();
   #writing = false;
-  /** The backend said that its configuration is another one; and it is being asked for it. */
+  /** The backend's configuration has changed; and it is being read. */
   #stale = false;
-  #asking = false;
+  #reading = false;
 
   /**
-   * Connects to a backend, and asks what it has.
-   * @param kindOf says what the device is by it
-   * @throws UsageError or PeerError, in one line; nothing stays open then
+   * Connects to a backend.
+   * @param kindOf finds out what the device is
+   * @throws UsageError or PeerError
    */
   static async open(
     name: string,
     address: BackendAddress,
-    kindOf: (session: Session) => Promise<DeviceKind>,
+    kindOf: (session: FrontendSession) => Promise<DeviceKind>,
   ): Promise<VhostUserDevice> {
-    const link = await BackendLink.open(address);
+    const connector = await BackendConnector.open(address);
     try {
-      const { session } = link;
+      const { session } = connector;
       if (session === undefined) throw protocolError('it left at once');
-      if (!hasFeature(session.offer.features, ring.VIRTIO_F_VERSION_1)) {
-        throw protocolError('it serves legacy drivers only (no VIRTIO_F_VERSION_1)');
+      if (!hasFeature(session.features, ring.VIRTIO_F_VERSION_1)) {
+        throw protocolError('it supports legacy drivers only (no VIRTIO_F_VERSION_1)');
       }
-      return new VhostUserDevice(name, link, session, await kindOf(session));
+      return new VhostUserDevice(name, connector, session, await kindOf(session));
     } catch (error) {
-      link.close();
+      connector.close();
       if (!(error instanceof PeerError)) throw error;
       throw new UsageError('E_VHOST_USER', `${name}, ${address.socket}: ${error.message}`);
     }
   }
 
-  private constructor(name: string, link: BackendLink, { offer }: Session, kind: DeviceKind) {
+  private constructor(
+    name: string,
+    connector: BackendConnector,
+    session: FrontendSession,
+    kind: DeviceKind,
+  ) {
     this.name = name;
     this.deviceId = kind.deviceId;
     this.pciClass = kind.pciClass;
@@ -88,33 +86,33 @@ export class VhostUserDevice implements VirtioDevice {
     this.config = kind.config;
     this.configWriteMask = kind.configWriteMask ?? new Uint8Array(kind.config.length);
     this.#kind = kind;
-    this.#link = link;
-    this.#backendFeatures = (kind.backendFeatures | RING_FEATURES) & offer.features;
-    this.#withheld = RING_FEATURES & ~offer.features;
+    this.#connector = connector;
+    this.#backendFeatures = (kind.backendFeatures | RING_FEATURES) & session.features;
+    this.#withheld = RING_FEATURES & ~session.features;
   }
 
   attach(host: DeviceHost): void {
     this.#host = host;
   }
 
-  /** Gives the queues to the backend. */
+  /** The backend serves the queues. */
   createDatapath(events: DatapathEvents): Datapath {
     const kind = this.#kind;
     const enable = (queue: number, enabled: boolean): void => datapath.enable(queue, enabled);
-    const rest = kind.createRest?.(events, enable);
-    const served: ServedDevice = {
-      withheld: this.#withheld | (rest?.withheld ?? 0n),
+    const fallback = kind.createFallback?.(events, enable);
+    const device: FrontendDevice = {
+      withheld: this.#withheld | (fallback?.withheld ?? 0n),
       backendFeatures: this.#backendFeatures,
       queueCount: kind.servedQueues,
       queueSize: Math.max(...this.queues.map(({ maxSize }) => maxSize)),
-      ...(rest === undefined ? {} : { rest }),
+      ...(fallback === undefined ? {} : { fallback }),
       isEnabled: (queue) => kind.isEnabled?.(queue) ?? true,
       refresh: (session) => this.#refresh(session),
     };
-    const datapath = new VhostUserDatapath(this.#link, served, events);
-    this.#link.events = {
-      down: (error) => datapath.down(error),
-      up: (session) => datapath.up(session),
+    const datapath = new VhostUserDatapath(this.#connector, device, events);
+    this.#connector.events = {
+      disconnected: (error) => datapath.disconnected(error),
+      reconnected: (session) => datapath.reconnected(session),
       configChanged: () => this.#configChanged(),
     };
     return datapath;
@@ -122,10 +120,10 @@ export class VhostUserDevice implements VirtioDevice {
 
   configWritten(offset: number, length: number): void {
     this.#unwritten.set(offset, length);
-    if (this.#link.session === undefined) this.#unwritten.clear();
+    if (this.#connector.session === undefined) this.#unwritten.clear();
     if (this.#writing || this.#unwritten.size === 0) return;
     this.#writing = true;
-    this.#tell(async (session) => {
+    this.#request(async (session) => {
       try {
         await this.#writeConfig(session);
       } finally {
@@ -134,64 +132,55 @@ export class VhostUserDevice implements VirtioDevice {
     });
   }
 
-  /** One order after the other: a driver writes faster than a backend may answer. */
-  async #writeConfig({ connection }: Session): Promise<void> {
+  /** One request after the other: a driver may write faster than the backend replies. */
+  async #writeConfig(session: FrontendSession): Promise<void> {
     for (;;) {
       const [range] = this.#unwritten;
       const config = this.#host?.readConfig();
       if (range === undefined || config === undefined) return;
       const [offset, length] = range;
       this.#unwritten.delete(offset);
-      await writeBackendConfig(connection, offset, config.subarray(offset, offset + length));
+      await session.setConfig(offset, config.subarray(offset, offset + length));
     }
   }
 
   reset(): void {
     this.#kind.reset?.();
-    this.#tell(async ({ connection }) => {
-      const orders: Promise<void>[] = [];
-      if (connection.has(VHOST_USER_PROTOCOL_F_RESET_DEVICE)) {
-        orders.push(connection.order(VHOST_USER_RESET_DEVICE));
-      }
-      if (connection.has(VHOST_USER_PROTOCOL_F_STATUS)) {
-        orders.push(connection.order(VHOST_USER_SET_STATUS, writeU64(0)));
-      }
-      await Promise.all(orders);
-    });
+    this.#request((session) => session.reset());
   }
 
   close(): void {
-    this.#link.close();
+    this.#connector.close();
   }
 
-  async #refresh(session: Session): Promise<void> {
-    const { queues } = session.offer;
+  async #refresh(session: FrontendSession): Promise<void> {
+    const { maxQueues } = session;
     const needed = this.#kind.servedQueues;
-    if (this.#kind.countsPairs !== true && queues !== undefined && queues < needed) {
-      throw protocolError(`it came back with ${queues} queues instead of ${needed}`);
+    if (this.#kind.countsPairs !== true && maxQueues !== undefined && maxQueues < needed) {
+      throw protocolError(`it came back with ${maxQueues} queues instead of ${needed}`);
     }
     await this.#showConfig(session);
   }
 
-  /** One question is under way, and one more at most, whatever the backend says meanwhile. */
+  /** One read is under way, followed by at most one, however often the backend reports changes. */
   #configChanged(): void {
     this.#stale = true;
-    if (this.#asking || this.#link.session === undefined) return;
-    this.#asking = true;
-    this.#tell(async (session) => {
+    if (this.#reading || this.#connector.session === undefined) return;
+    this.#reading = true;
+    this.#request(async (session) => {
       try {
         while (this.#stale) {
           this.#stale = false;
           await this.#showConfig(session);
         }
       } finally {
-        this.#asking = false;
+        this.#reading = false;
       }
     });
   }
 
-  /** Shows the driver what the backend has, as far as it is different. */
-  async #showConfig(session: Session): Promise<void> {
+  /** Updates what the driver sees, and notifies it, if the configuration differs. */
+  async #showConfig(session: FrontendSession): Promise<void> {
     const config = await this.#kind.readConfig?.(session);
     const shown = this.#host?.readConfig();
     if (config === undefined || shown === undefined || Buffer.compare(config, shown) === 0) return;
@@ -200,9 +189,9 @@ export class VhostUserDevice implements VirtioDevice {
     });
   }
 
-  /** What fails ends the session, of which the datapath hears. */
-  #tell(what: (session: Session) => Promise<void>): void {
-    const { session } = this.#link;
-    if (session !== undefined) what(session).catch(() => {});
+  /** A failure ends the session, which the datapath handles. */
+  #request(make: (session: FrontendSession) => Promise<void>): void {
+    const { session } = this.#connector;
+    if (session !== undefined) make(session).catch(() => {});
   }
 }

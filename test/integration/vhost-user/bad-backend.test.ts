@@ -131,7 +131,7 @@ t.test('each way to be wrong has its line', async (t) => {
     [
       abi.VHOST_USER_GET_FEATURES,
       act(new Uint8Array(7), 1, 0, 1),
-      /GET_FEATURES was answered with 7 bytes/,
+      /its reply to GET_FEATURES has 7 bytes/,
     ],
     [
       abi.VHOST_USER_GET_QUEUE_NUM,
@@ -140,20 +140,20 @@ t.test('each way to be wrong has its line', async (t) => {
     ],
     [abi.VHOST_USER_GET_QUEUE_NUM, act(U64, 3, 0, 1), /a reply to SET_OWNER, which was not asked/],
     [abi.VHOST_USER_GET_QUEUE_NUM, () => {}, /left GET_QUEUE_NUM unanswered for 2000 ms/],
-    [abi.VHOST_USER_SET_OWNER, act(U64.slice().fill(1), 3, 0, 1), /SET_OWNER was refused/],
+    [abi.VHOST_USER_SET_OWNER, act(U64.slice().fill(1), 3, 0, 1), /it refused SET_OWNER/],
     [
       abi.VHOST_USER_GET_CONFIG,
       act(new Uint8Array(0), 24, 0, 1),
-      /has no 4 bytes of configuration/,
+      /does not have 4 bytes of configuration/,
     ],
-    [abi.VHOST_USER_GET_MAX_MEM_SLOTS, act(U64, 36, 0, 1), /room for 0 memory regions/],
+    [abi.VHOST_USER_GET_MAX_MEM_SLOTS, act(U64, 36, 0, 1), /it has 0 memory slots/],
     [
       abi.VHOST_USER_GET_INFLIGHT_FD,
       act(new Uint8Array(24), 31, 0, 1),
-      /an area and its file descriptor/,
+      /lacks an area or its file descriptor/,
     ],
-    [abi.VHOST_USER_GET_STATUS, act(U64, 40, 0, 1), /features that it does not agree to/],
-    [abi.VHOST_USER_GET_VRING_BASE, act(U64.slice().fill(9), 11, 0, 1), /given back in place of 0/],
+    [abi.VHOST_USER_GET_STATUS, act(U64, 40, 0, 1), /it rejected features that it offered/],
+    [abi.VHOST_USER_GET_VRING_BASE, act(U64.slice().fill(9), 11, 0, 1), /for ring \d+, not 0/],
   ];
   for (const [request, wrong, line] of cases) {
     const said = await live((backend) => backend.acts.set(request, wrong));

@@ -15,8 +15,8 @@ import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { ConnectingBackend, ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { blkKind } from '../../../src/vhost-user/frontend/blk-kind.ts';
+import type { FrontendSession } from '../../../src/vhost-user/frontend/frontend-session.ts';
 import type { DeviceKind } from '../../../src/vhost-user/frontend/kind.ts';
-import type { Session } from '../../../src/vhost-user/frontend/link.ts';
 import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { createBlkDevice } from '../../../src/virtio/device/blk/blk.ts';
@@ -36,7 +36,7 @@ const BLOCK = 4096;
 /** A device served, and used, until the test is over. */
 async function withBoth(
   device: VirtioDevice,
-  kindOf: (session: Session) => Promise<DeviceKind>,
+  kindOf: (session: FrontendSession) => Promise<DeviceKind>,
   use: (rig: VhostUserRig, logs: readonly string[]) => Promise<void>,
 ): Promise<void> {
   using folder = new TemporaryFolder();
@@ -61,7 +61,7 @@ async function disk(t: Test, features: bigint): Promise<void> {
   using folder = new TemporaryFolder();
   const file = folder.file('disk', MiB);
   const served = createBlkDevice({ name: 'blk0', path: file, queues: 2 });
-  const kind = (session: Session) => blkKind('test0', session, undefined, 64);
+  const kind = (session: FrontendSession) => blkKind('test0', session, undefined, 64);
   await withBoth(served, kind, async (rig, logs) => {
     t.equal(rig.device.queues.length, 2);
     const { buffer } = rig.device.config;
@@ -90,7 +90,7 @@ t.test('a disk on packed rings, stopped and started where it stood', (t) => disk
 
 t.test('what the driver does wrong is told from end to end', async (t) => {
   const shape = { deviceId: 4, queues: 1, queueSize: 64, configSize: 0 };
-  const kind = (session: Session) => otherKind(session, shape);
+  const kind = (session: FrontendSession) => otherKind(session, shape);
   await withBoth(createRngDevice({ name: 'rng0' }), kind, async (rig) => {
     await rig.start(SPLIT);
     rig.add(0, { writable: [64] });
@@ -99,7 +99,7 @@ t.test('what the driver does wrong is told from end to end', async (t) => {
     rig.queues[0]?.driverArea.setUint16(2, 0x4000, true);
     signalEventfd(rig.queues[0]?.config.kickFd ?? -1);
     await rig.until(() => rig.broken.length > 0, 'complaint');
-    t.match(rig.broken, [/the backend found a ring or a buffer that breaks the rules/]);
+    t.match(rig.broken, [/the backend found an invalid ring or buffer/]);
   });
 });
 
@@ -113,7 +113,7 @@ t.test('a backend that calls, and calls again', async (t) => {
   await using exported = new BackendDevice(device, shape.features, shape.queueSizes, log);
   await using _backend = new ConnectingBackend(socket, exported);
   const address = { socket, server: true, timeoutMs: 20_000 };
-  const kind = (session: Session) =>
+  const kind = (session: FrontendSession) =>
     otherKind(session, { deviceId: 4, queues: 1, queueSize: 64, configSize: 0 });
   for (let i = 0; i < 2; i++) {
     await using rig = new VhostUserRig(await VhostUserDevice.open('test0', address, kind));

@@ -263,7 +263,7 @@ t.test('one that comes back without what the driver uses', (t) =>
       backend.die();
       backend.listen();
       await rig.until(() => rig.broken.length > 0, 'complaint');
-      t.match(rig.broken, [/came back without what the driver uses \(feature bits 3\)/]);
+      t.match(rig.broken, [/came back without feature bits that the driver uses \(3\)/]);
     },
   ),
 );

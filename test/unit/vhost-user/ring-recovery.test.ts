@@ -4,7 +4,7 @@ import t from 'tap';
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
-import { recoverRing } from '../../../src/vhost-user/frontend/lost-ring.ts';
+import { recoverRing } from '../../../src/vhost-user/frontend/ring-recovery.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 
 const SIZE = 16;
@@ -140,7 +140,7 @@ t.test('a packed ring does not tell, a record of it does', (t) => {
   const features = VERSION_1 | featureSet(VIRTIO_F_RING_PACKED);
   t.throws(() => recoverRing(model.ram.memory, CONFIG, features, false), {
     code: 'E_VHOST_USER_LOST',
-    message: /a packed ring does not tell where it stands; reset the device/,
+    message: /a packed ring does not show where it stopped; reset the device/,
   });
   t.same(recoverRing(model.ram.memory, CONFIG, features, true), {
     nextAvail: 0x8000,

@@ -1,0 +1,425 @@
+/**
+ * A connection to one backend: what a frontend negotiates, and what it says of memory and rings
+ * (vhost-user.rst). Whatever fails ends the session, and all later requests fail likewise.
+ */
+import {
+  VHOST_USER_ADD_MEM_REG,
+  VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
+  VHOST_USER_F_PROTOCOL_FEATURES,
+  VHOST_USER_GET_CONFIG,
+  VHOST_USER_GET_FEATURES,
+  VHOST_USER_GET_INFLIGHT_FD,
+  VHOST_USER_GET_MAX_MEM_SLOTS,
+  VHOST_USER_GET_PROTOCOL_FEATURES,
+  VHOST_USER_GET_QUEUE_NUM,
+  VHOST_USER_GET_STATUS,
+  VHOST_USER_GET_VRING_BASE,
+  VHOST_USER_NEED_REPLY_MASK,
+  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
+  VHOST_USER_PROTOCOL_F_CONFIG,
+  VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
+  VHOST_USER_PROTOCOL_F_MQ,
+  VHOST_USER_PROTOCOL_F_REPLY_ACK,
+  VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+  VHOST_USER_PROTOCOL_F_STATUS,
+  VHOST_USER_RESET_DEVICE,
+  VHOST_USER_SET_BACKEND_REQ_FD,
+  VHOST_USER_SET_CONFIG,
+  VHOST_USER_SET_FEATURES,
+  VHOST_USER_SET_INFLIGHT_FD,
+  VHOST_USER_SET_MEM_TABLE,
+  VHOST_USER_SET_OWNER,
+  VHOST_USER_SET_PROTOCOL_FEATURES,
+  VHOST_USER_SET_STATUS,
+  VHOST_USER_SET_VRING_ADDR,
+  VHOST_USER_SET_VRING_BASE,
+  VHOST_USER_SET_VRING_CALL,
+  VHOST_USER_SET_VRING_ENABLE,
+  VHOST_USER_SET_VRING_ERR,
+  VHOST_USER_SET_VRING_KICK,
+  VHOST_USER_SET_VRING_NUM,
+} from '../../abi/vhost-user.ts';
+import { FEATURES_OK } from '../../abi/virtio-pci.ts';
+import { VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
+import { InternalError, messageOf, PeerError } from '../../host/errors.ts';
+import type { Fd } from '../../host/fd.ts';
+import { UnixSocket } from '../../host/unix-socket.ts';
+import type { GuestMemory } from '../../memory/guest-memory.ts';
+import { vringBase, vringState } from '../../vhost/vring-base.ts';
+import { featureSet, hasFeature } from '../../virtio/features.ts';
+import { placeVirtqueue } from '../../virtio/queue/create-virtqueue.ts';
+import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
+import { Channel } from '../channel.ts';
+import {
+  BACKEND_REQUESTS,
+  FRONTEND_REQUESTS,
+  type Message,
+  protocolError,
+  requestName,
+} from '../message.ts';
+import * as payload from '../payload.ts';
+
+/** The protocol features of this frontend. */
+const PROTOCOL_FEATURES = featureSet(
+  VHOST_USER_PROTOCOL_F_MQ,
+  VHOST_USER_PROTOCOL_F_REPLY_ACK,
+  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
+  VHOST_USER_PROTOCOL_F_CONFIG,
+  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
+  VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+  VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+  VHOST_USER_PROTOCOL_F_STATUS,
+);
+const NO_FDS: readonly number[] = [];
+const U64_SIZE = 8;
+const VRING_STATE_SIZE = 8;
+const CONFIG_HEADER_SIZE = 12;
+const INFLIGHT_SIZE = 20;
+
+/** The backend closed the connection or died, and may come back. */
+export class BackendGone extends PeerError {}
+
+/** What a session reports to its owner, once it is open. */
+export interface SessionEvents {
+  /** Called once, unless the owner closes the session. */
+  ended(error: PeerError): void;
+  /** The backend changed the device's configuration. */
+  configChanged(): void;
+}
+
+/** The inflight buffer as a backend made it. The file is the holder's; nothing in it is read here. */
+export interface InflightFile {
+  readonly file: Fd;
+  readonly area: payload.InflightArea;
+}
+
+/** Owns the socket. */
+export class FrontendSession implements Disposable {
+  /** What the backend offers: virtio feature bits, and VHOST_USER_F_PROTOCOL_FEATURES. */
+  features = 0n;
+  /** The most queues (network: queue pairs) that the backend serves, if it says. */
+  maxQueues: number | undefined;
+  #protocolFeatures = 0n;
+  readonly #channel: Channel;
+  /** For requests of the backend. */
+  #requests: Channel | undefined;
+  readonly #timeoutMs: number;
+  readonly #events: SessionEvents;
+  #isOpen = false;
+  #error: PeerError | undefined;
+
+  /**
+   * Negotiates on a new connection.
+   * @param socket owned from here on
+   * @param timeoutMs for each reply
+   * @throws PeerError
+   */
+  static async open(
+    socket: UnixSocket,
+    timeoutMs: number,
+    events: SessionEvents,
+  ): Promise<FrontendSession> {
+    const session = new FrontendSession(socket, timeoutMs, events);
+    try {
+      await session.#negotiate();
+      session.#isOpen = true;
+      return session;
+    } catch (error) {
+      session.close();
+      throw error;
+    }
+  }
+
+  private constructor(socket: UnixSocket, timeoutMs: number, events: SessionEvents) {
+    this.#timeoutMs = timeoutMs;
+    this.#events = events;
+    const rules = { received: new Map(), sent: FRONTEND_REQUESTS };
+    this.#channel = new Channel(socket, rules, {
+      request: () => {
+        throw new InternalError('a request arrived on a channel without any');
+      },
+      closed: (error) => this.fail(error === undefined ? gone() : asPeerError(error)),
+    });
+  }
+
+  /** Whether a protocol feature was negotiated. */
+  has(protocolFeature: number): boolean {
+    return hasFeature(this.#protocolFeatures, protocolFeature);
+  }
+
+  /** Ends the session. @returns the error that it ended with, which may be an earlier one */
+  fail(error: PeerError): PeerError {
+    if (this.#error !== undefined) return this.#error;
+    this.#error = error;
+    this.#closeChannels();
+    if (this.#isOpen) this.#events.ended(error);
+    return error;
+  }
+
+  close(): void {
+    this.#error ??= gone();
+    this.#closeChannels();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Resolves when the backend has handled all requests. @throws PeerError */
+  async sync(): Promise<void> {
+    // Without REPLY_ACK, a request that always has a reply shows it.
+    if (!this.has(VHOST_USER_PROTOCOL_F_REPLY_ACK)) await this.#getU64(VHOST_USER_GET_FEATURES);
+  }
+
+  /** @param features all that were negotiated with the driver @throws PeerError */
+  async setFeatures(features: bigint): Promise<void> {
+    await this.#set(VHOST_USER_SET_FEATURES, payload.writeU64(features));
+  }
+
+  /** Passes the device status on, where the backend takes it. @throws PeerError */
+  async setStatus(status: number): Promise<void> {
+    if (!this.has(VHOST_USER_PROTOCOL_F_STATUS)) return;
+    await this.#set(VHOST_USER_SET_STATUS, payload.writeU64(status));
+    if (status === 0) return;
+    const accepted = Number(await this.#getU64(VHOST_USER_GET_STATUS));
+    if ((accepted & FEATURES_OK) === 0) throw this.#broke('it rejected features that it offered');
+  }
+
+  /** Has the backend reset the device, as far as it can. @throws PeerError */
+  async reset(): Promise<void> {
+    const requests: Promise<void>[] = [];
+    if (this.has(VHOST_USER_PROTOCOL_F_RESET_DEVICE)) {
+      requests.push(this.#set(VHOST_USER_RESET_DEVICE));
+    }
+    requests.push(this.setStatus(0));
+    await Promise.all(requests);
+  }
+
+  /** The first bytes of the configuration space. @throws PeerError */
+  async getConfig(length: number): Promise<Uint8Array> {
+    if (!this.has(VHOST_USER_PROTOCOL_F_CONFIG)) {
+      throw this.#broke('it has no configuration space, which its device needs');
+    }
+    const access = { offset: 0, liveMigration: false, bytes: new Uint8Array(length) };
+    const reply = await this.#call(VHOST_USER_GET_CONFIG, 0, payload.writeConfigAccess(access));
+    if (reply.payload.byteLength === 0 && reply.fds.length === 0) {
+      throw this.#broke(`it does not have ${length} bytes of configuration`);
+    }
+    this.#checkReply(reply, CONFIG_HEADER_SIZE + length);
+    const { offset, bytes } = payload.readConfigAccess(reply);
+    if (offset === 0) return bytes.slice();
+    throw this.#broke(`its reply to GET_CONFIG is from offset ${offset}`);
+  }
+
+  /** Passes on what the driver wrote. @throws PeerError */
+  async setConfig(offset: number, bytes: Uint8Array): Promise<void> {
+    if (!this.has(VHOST_USER_PROTOCOL_F_CONFIG)) return;
+    const access = { offset, liveMigration: false, bytes };
+    await this.#set(VHOST_USER_SET_CONFIG, payload.writeConfigAccess(access));
+  }
+
+  /** Has the backend make an inflight buffer. @throws PeerError */
+  async getInflight(queues: number, queueSize: number): Promise<InflightFile> {
+    const wanted = payload.writeInflight({ mmapSize: 0, mmapOffset: 0, queues, queueSize });
+    const reply = await this.#call(VHOST_USER_GET_INFLIGHT_FD, 0, wanted);
+    const [file, ...others] = reply.fds.splice(0);
+    for (const fd of others) fd.close();
+    if (file !== undefined && others.length === 0 && reply.payload.byteLength >= INFLIGHT_SIZE) {
+      return { file, area: { ...payload.readInflight(reply), queues, queueSize } };
+    }
+    file?.close();
+    throw this.#broke('its reply to GET_INFLIGHT_FD lacks an area or its file descriptor');
+  }
+
+  /** @throws PeerError */
+  async setInflight({ file, area }: InflightFile): Promise<void> {
+    await this.#set(VHOST_USER_SET_INFLIGHT_FD, payload.writeInflight(area), [file.fd]);
+  }
+
+  /** Has the backend map guest RAM; our addresses in it serve as user addresses. @throws PeerError */
+  async shareMemory(memory: GuestMemory): Promise<void> {
+    const { fd } = memory.share;
+    const regions = memory.regions.map(({ gpa, size, offset }) => ({
+      gpa,
+      size,
+      userAddress: memory.address + offset,
+      mmapOffset: offset,
+    }));
+    if (!this.has(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)) {
+      const fds = regions.map(() => fd);
+      await this.#set(VHOST_USER_SET_MEM_TABLE, payload.writeMemoryTable(regions), fds);
+      return;
+    }
+    const slots = await this.#getU64(VHOST_USER_GET_MAX_MEM_SLOTS);
+    if (slots < BigInt(regions.length)) {
+      throw this.#broke(`it has ${slots} memory slots, guest RAM has ${regions.length} regions`);
+    }
+    for (const region of regions) {
+      await this.#set(VHOST_USER_ADD_MEM_REG, payload.writeMemoryRegion(region), [fd]);
+    }
+  }
+
+  /**
+   * Sets a ring up, which is then enabled or not by `enableRing`.
+   * @param features all that were negotiated
+   * @param errorFd eventfd that the backend signals when it cannot go on
+   * @throws PeerError when the driver placed the queue outside of RAM, or the backend refuses
+   */
+  async setUpRing(
+    memory: GuestMemory,
+    config: QueueConfig,
+    features: bigint,
+    errorFd: number,
+  ): Promise<void> {
+    const { index, size, callFd, kickFd } = config;
+    const place = placeVirtqueue(memory, config, features);
+    const base = vringBase(config.state, hasFeature(features, VIRTIO_F_RING_PACKED));
+    const address = {
+      index,
+      flags: 0,
+      descriptor: memory.address + place.descriptor,
+      used: memory.address + place.device,
+      available: memory.address + place.driver,
+    };
+    const setFd = (request: number, fd: number): Promise<void> =>
+      this.#set(request, payload.writeVringFd(index, fd >= 0), fd < 0 ? NO_FDS : [fd]);
+    await this.#set(VHOST_USER_SET_VRING_NUM, payload.writeVringNumber({ index, num: size }));
+    await this.#set(VHOST_USER_SET_VRING_BASE, payload.writeVringNumber({ index, num: base }));
+    await this.#set(VHOST_USER_SET_VRING_ADDR, payload.writeVringAddress(address));
+    await setFd(VHOST_USER_SET_VRING_ERR, errorFd);
+    await setFd(VHOST_USER_SET_VRING_CALL, callFd);
+    await setFd(VHOST_USER_SET_VRING_KICK, kickFd);
+  }
+
+  /** Enables or disables a ring, where that is negotiated. @throws PeerError */
+  async enableRing(index: number, enabled: boolean): Promise<void> {
+    if (!hasFeature(this.features, VHOST_USER_F_PROTOCOL_FEATURES)) return;
+    const state = payload.writeVringNumber({ index, num: enabled ? 1 : 0 });
+    await this.#set(VHOST_USER_SET_VRING_ENABLE, state);
+  }
+
+  /** Stops a ring. @returns where it stopped @throws PeerError */
+  async stopRing(memory: GuestMemory, config: QueueConfig, features: bigint): Promise<VringState> {
+    const { index } = config;
+    const asked = payload.writeVringNumber({ index, num: 0 });
+    const reply = await this.#call(VHOST_USER_GET_VRING_BASE, 0, asked);
+    this.#checkReply(reply, VRING_STATE_SIZE);
+    const stopped = payload.readVringNumber(reply);
+    if (stopped.index !== index) {
+      throw this.#broke(`its reply to GET_VRING_BASE is for ring ${stopped.index}, not ${index}`);
+    }
+    const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
+    return vringState(stopped.num, packed, memory, placeVirtqueue(memory, config, features).device);
+  }
+
+  async #negotiate(): Promise<void> {
+    this.features = await this.#getU64(VHOST_USER_GET_FEATURES);
+    if (hasFeature(this.features, VHOST_USER_F_PROTOCOL_FEATURES)) {
+      const offered = await this.#getU64(VHOST_USER_GET_PROTOCOL_FEATURES);
+      const taken = offered & PROTOCOL_FEATURES;
+      // Not yet in force for this request itself.
+      await this.#set(VHOST_USER_SET_PROTOCOL_FEATURES, payload.writeU64(taken));
+      this.#protocolFeatures = taken;
+    }
+    await this.#set(VHOST_USER_SET_OWNER);
+    if (this.has(VHOST_USER_PROTOCOL_F_MQ)) {
+      this.maxQueues = Number(await this.#getU64(VHOST_USER_GET_QUEUE_NUM));
+    }
+    if (this.has(VHOST_USER_PROTOCOL_F_BACKEND_REQ)) await this.#openRequests();
+  }
+
+  async #openRequests(): Promise<void> {
+    const [ours, theirs] = UnixSocket.pair();
+    const rules = { received: BACKEND_REQUESTS, sent: new Map() };
+    const requests = new Channel(ours, rules, {
+      request: (message) => {
+        if (message.request === VHOST_USER_BACKEND_CONFIG_CHANGE_MSG) this.#events.configChanged();
+        requests.acknowledge(message, true);
+      },
+      // A backend may close this channel alone.
+      closed: (error) => {
+        if (error !== undefined) this.fail(asPeerError(error));
+      },
+    });
+    this.#requests = requests;
+    try {
+      await this.#set(VHOST_USER_SET_BACKEND_REQ_FD, undefined, [theirs.fd]);
+    } finally {
+      theirs.close();
+    }
+  }
+
+  /**
+   * Sends a request without a reply of its own; resolves when the backend acknowledges it, with
+   * REPLY_ACK.
+   * @param fds stay the caller's
+   * @throws PeerError when it is refused
+   */
+  async #set(request: number, view?: DataView, fds: readonly number[] = NO_FDS): Promise<void> {
+    if (this.#error !== undefined) throw this.#error;
+    if (!this.has(VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
+      this.#channel.send(request, 0, view, fds);
+      return;
+    }
+    const code = this.#readU64(await this.#call(request, VHOST_USER_NEED_REPLY_MASK, view, fds));
+    if (code !== 0n) throw this.#broke(`it refused ${nameOf(request)} (${code})`);
+  }
+
+  async #getU64(request: number): Promise<bigint> {
+    return this.#readU64(await this.#call(request));
+  }
+
+  #readU64(reply: Message): bigint {
+    this.#checkReply(reply, U64_SIZE);
+    return payload.readU64(reply);
+  }
+
+  /** @throws PeerError unless the reply has this many bytes, and no descriptors */
+  #checkReply({ request, payload: view, fds }: Message, size: number): void {
+    const count = fds.length;
+    for (const fd of fds.splice(0)) fd.close();
+    if (count === 0 && view.byteLength === size) return;
+    const got = `${view.byteLength} bytes and ${count} file descriptors`;
+    throw this.#broke(`its reply to ${nameOf(request)} has ${got}, not ${size} bytes`);
+  }
+
+  /** The descriptors of the reply are the caller's. */
+  async #call(
+    request: number,
+    flags = 0,
+    view?: DataView,
+    fds: readonly number[] = NO_FDS,
+  ): Promise<Message> {
+    if (this.#error !== undefined) throw this.#error;
+    // Keeps the process alive: somebody waits for the reply.
+    const timer = setTimeout(() => {
+      const late = `the backend left ${nameOf(request)} unanswered for ${this.#timeoutMs} ms`;
+      this.fail(new PeerError('E_VHOST_USER_TIMEOUT', late));
+    }, this.#timeoutMs);
+    try {
+      return await this.#channel.call(request, flags, view, fds);
+    } catch (error) {
+      throw this.#error ?? error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #broke(why: string): PeerError {
+    return this.fail(protocolError(why));
+  }
+
+  #closeChannels(): void {
+    this.#channel.close();
+    this.#requests?.close();
+  }
+}
+
+const nameOf = (request: number): string => requestName(FRONTEND_REQUESTS, request);
+
+const gone = (): BackendGone =>
+  new BackendGone('E_VHOST_USER_GONE', 'the backend closed the connection');
+
+const asPeerError = (error: Error): PeerError =>
+  error instanceof PeerError ? error : protocolError(messageOf(error));
