@@ -2,7 +2,7 @@
  * Runs the compiled tests: `npm test`, `npm test -- unit kvm`, `npm test -- test/unit/bus`;
  * `npm test -- long` those that take long and rarely break, which nothing else runs.
  * The last line is always `N passed, N failed`, with `, N skipped` and `, N files retried` where there
- * were any.
+ * were any. With CI=true too many retried files are a failure (RETRIED_MAX in runner/totals.ts).
  * Options: `--no-coverage`; `--raise-floor` lifts the coverage floor; `--verbose` prints all output.
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -208,5 +208,6 @@ if (!options['no-coverage']) {
     if (below !== undefined) fail(below);
   }
 }
+if (inCi && totals.tooManyRetried !== undefined) fail(totals.tooManyRetried);
 for (const line of totals.closing) console.log(line);
 process.exitCode = totals.failed > 0 || totals.passed === 0 ? 1 : 0;

@@ -46,6 +46,17 @@ export const LAYERS: readonly Layer[] = [
   { folder: 'cli', rank: 10 },
 ];
 
+/** What brings a process or a peer: a test that imports one of these stands in test/integration. */
+const OUTSIDE: readonly string[] = [
+  ...['node:child_process', 'node:http', 'node:net'],
+  ...['agent', 'cli-run', 'frontend', 'guest', 'host', 'rng-backend'].map(
+    (rig) => `**/rigs/${rig}.ts`,
+  ),
+  '**/vhost-user-rig.ts',
+];
+const UNIT =
+  'test/unit holds what needs no process and no peer; this test belongs in test/integration.';
+
 const NATIVE = 'Only src/host may use koffi or the native addon.';
 
 /** The import patterns that name a layer from any other folder. */
@@ -74,7 +85,7 @@ function rule(layer: Layer | undefined): object {
 /** The `overrides` of biome.json that hold the seams. */
 export function seamOverrides(): object[] {
   const layers = [undefined, ...LAYERS].filter((layer) => JSON.stringify(rule(layer)) !== '{}');
-  return layers.map((layer) => ({
+  const seams = layers.map((layer) => ({
     includes: [
       layer === undefined
         ? 'src/**'
@@ -82,6 +93,9 @@ export function seamOverrides(): object[] {
     ],
     linter: { rules: { style: { noRestrictedImports: rule(layer) } } },
   }));
+  const options = { patterns: [{ group: OUTSIDE, message: UNIT }] };
+  const unit = { noRestrictedImports: { level: 'error', options } };
+  return [...seams, { includes: ['test/unit/**'], linter: { rules: { style: unit } } }];
 }
 
 /** True for an override that this table made. */
