@@ -4,7 +4,7 @@ import { withModules } from '../guest/guest-modules.ts';
 import { buildGuest } from '../guest/guests.ts';
 import { probeKvm } from '../kvm/probe.ts';
 import { VirtualMachine } from '../machine/virtual-machine.ts';
-import type { RunParts } from './run/run.ts';
+import { type RunParts, SPEC_VARIABLE } from './run/run.ts';
 import { runProgramInLab } from './run/run-in-lab.ts';
 
 const MAIN = fileURLToPath(new URL('./main.js', import.meta.url));
@@ -17,6 +17,9 @@ export const RUN_PARTS: RunParts = {
     const { usable, detail } = probeKvm();
     return usable ? undefined : detail;
   },
-  runInLab: (args, streams, shares, env) =>
-    runProgramInLab([process.execPath, MAIN, ...args], streams, { shares, env, passEscapes: true }),
+  runInLab(spec, streams, shares) {
+    const env = { ...spec.plan.env, [SPEC_VARIABLE]: JSON.stringify(spec) };
+    const argv = [process.execPath, MAIN, 'run', '--spec'];
+    return runProgramInLab(argv, streams, { shares, env, passEscapes: true });
+  },
 };

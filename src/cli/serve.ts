@@ -4,7 +4,7 @@ import { deviceShape } from '../machine/devices/virtio-plan.ts';
 import { ConnectingBackend, ListeningBackend } from '../vhost-user/backend/backend.ts';
 import { BackendDevice } from '../vhost-user/backend/backend-device.ts';
 import { EXIT_OK } from './exit-status.ts';
-import { createServedDevice, SERVED_TYPES } from './served-device.ts';
+import { createServedDevice, servedTypes } from './served-device.ts';
 import { StopSignals } from './stop-signals.ts';
 import { MESSAGES } from './terminal/messages.ts';
 import { hurry } from './terminal/standard-streams.ts';
@@ -30,7 +30,7 @@ export function registerServeCommand(program: Command, finish: (status: number) 
   program
     .command('serve')
     .description('serve a device to another VMM, as a vhost-user backend')
-    .argument('<device>', `${SERVED_TYPES.join(', ')}, or a file with a device of your own`)
+    .argument('<device>', `${servedTypes().join(', ')}, or a file with a device of your own`)
     .argument(
       '[options]',
       'what follows --disk, --net and the like of run; fs: FOLDER and its keys',

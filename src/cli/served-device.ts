@@ -19,9 +19,12 @@ export interface ServedDevice {
 }
 
 /** What there is to serve, besides a file. */
-export const SERVED_TYPES: readonly string[] = DEVICE_TYPES.filter(
-  ({ key, backends }) => key !== 'devices' && backends.some(({ served }) => served !== undefined),
-).map(({ name }) => name);
+export function servedTypes(): string[] {
+  const types = DEVICE_TYPES.filter(
+    ({ key, backends }) => key !== 'devices' && backends.some(({ served }) => served !== undefined),
+  );
+  return types.map(({ name }) => name);
+}
 
 /**
  * Makes it.
@@ -37,7 +40,7 @@ export async function createServedDevice(
   if (type === undefined || (!isFile && type.key === 'devices')) {
     throw new UsageError(
       'E_OPTION',
-      `there is no device ${kind} to serve; take ${alternatives([...SERVED_TYPES, 'a file'])}`,
+      `there is no device ${kind} to serve; take ${alternatives([...servedTypes(), 'a file'])}`,
     );
   }
   const said = isFile && text !== undefined ? `${kind},${text}` : isFile ? kind : text;

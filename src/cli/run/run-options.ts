@@ -43,6 +43,7 @@ export interface RunFlags {
   readonly trace?: readonly string[];
   readonly check?: boolean;
   readonly lab?: boolean;
+  readonly spec?: boolean;
   readonly env?: Readonly<Record<string, string>>;
 }
 

@@ -1,6 +1,6 @@
 /** `nodevmm run` and `nodevmm start`: a machine from the command line, here or in the lab. */
 import path from 'node:path';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { type ControlledMachine, ControlServer } from '../../control/server.ts';
 import type { KernelSeries } from '../../guest/kernel.ts';
 import { UsageError } from '../../host/errors.ts';
@@ -47,18 +47,25 @@ export interface RunParts {
   /** Why this host's KVM cannot run Linux, in one line; undefined when it can. */
   whyNoKvm(): string | undefined;
   /**
-   * Runs this program with these arguments in the emulated KVM host.
+   * Runs a machine in the emulated KVM host.
    * @param shares folders that it writes to
-   * @param env variables that it gets besides those that every program in the lab has
    * @returns its exit status
    */
-  runInLab(
-    args: readonly string[],
-    streams: RunStreams,
-    shares: readonly string[],
-    env: Readonly<Record<string, string>>,
-  ): Promise<number>;
+  runInLab(spec: RunSpec, streams: RunStreams, shares: readonly string[]): Promise<number>;
 }
+
+/** One run: what its options say, as data that JSON can carry. */
+export interface RunSpec {
+  readonly machine: MachineOptions;
+  readonly plan: RunPlan;
+  /** What `nodevmm vm` calls it. Default: the process ID. */
+  readonly name?: string;
+  /** Whether the table of --trace=summary is shown at the end. */
+  readonly summary: boolean;
+}
+
+/** The variable that `run --spec` takes a run from, in the lab: neither ps nor a file shows it. */
+export const SPEC_VARIABLE = 'NODEVMM_RUN_SPEC';
 
 const EXAMPLES = `
 Examples:
@@ -84,7 +91,12 @@ export function registerRunCommand(
     .description('boot a guest; with -- COMMAND, run one command in it')
     .argument('[command...]', 'after --: a program in the guest, and its arguments')
     .addHelpText('after', EXAMPLES + EXIT_STATUS_HELP);
+  command.addOption(new Option('--spec', `the run is in ${SPEC_VARIABLE}, as JSON`).hideHelp());
   addMachineOptions(command).action(async (argv: string[], flags: RunFlags) => {
+    if (flags.spec === true) {
+      finish(await runHere(parts, takeSpec()));
+      return;
+    }
     if (argv.length > 0 && !process.argv.includes('--')) {
       throw new UsageError(
         'E_OPTION',
@@ -114,23 +126,52 @@ export function registerStartCommand(
 /** One run, here or in the lab. @returns the exit status */
 async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): Promise<number> {
   // Bad usage shows at once, before anything is built or booted.
-  const wanted = machineOptions(flags, { kernel: '-' });
+  runSpec(flags, argv, { kernel: '-' });
   const inLab = takesLab(parts, flags);
-  const image = await findImage(parts, flags);
-  if (inLab) {
-    const { env = {} } = flags;
-    const args = labArguments(process.argv.slice(2), image, env);
-    return await parts.runInLab(args, PROCESS_STREAMS, sharedFolders(wanted, flags), env);
-  }
+  const spec = runSpec(flags, argv, await findImage(parts, flags));
+  if (inLab) return await parts.runInLab(spec, PROCESS_STREAMS, sharedFolders(spec));
+  return await runHere(parts, spec);
+}
+
+/** What a command line says. @throws UsageError */
+export function runSpec(
+  flags: RunFlags,
+  argv: readonly string[],
+  image: BootImage | undefined,
+): RunSpec {
+  const command = argv.length > 0;
+  return {
+    machine: machineOptions(flags, image),
+    plan: {
+      console: flags.console ?? { to: command ? 'none' : 'tty' },
+      serial: flags.serial ?? { to: 'none' },
+      ...(command ? { command: argv } : {}),
+      ...(flags.env === undefined ? {} : { env: flags.env }),
+    },
+    ...(flags.name === undefined ? {} : { name: flags.name }),
+    summary: wantsSummary(flags),
+  };
+}
+
+/** In the lab: the run that was parsed outside, of which the guest's programs hear nothing. */
+function takeSpec(): RunSpec {
+  const text = process.env[SPEC_VARIABLE];
+  delete process.env[SPEC_VARIABLE];
+  if (text === undefined) throw new UsageError('E_OPTION', `${SPEC_VARIABLE} is not set`);
+  return JSON.parse(text) as RunSpec;
+}
+
+async function runHere(
+  parts: RunParts,
+  { machine, plan, name, summary }: RunSpec,
+): Promise<number> {
   // Until the very end: also what the machine holds is given back by threads that may be busy.
   using signals = new StopSignals();
-  await using vm = await parts.createMachine(machineOptions(flags, image));
-  using _control = await ControlServer.open(vm, flags.name ?? String(process.pid));
-  const status = await runMachine(vm, planOf(flags, argv), PROCESS_STREAMS, signals);
+  await using vm = await parts.createMachine(machine);
+  using _control = await ControlServer.open(vm, name ?? String(process.pid));
+  const status = await runMachine(vm, plan, PROCESS_STREAMS, signals);
   const { traceSummary } = vm;
-  if (traceSummary !== undefined && wantsSummary(flags)) {
-    MESSAGES.show(traceTable(traceSummary).join('\n'));
-  }
+  if (traceSummary !== undefined && summary) MESSAGES.show(traceTable(traceSummary).join('\n'));
   return status;
 }
 
@@ -147,43 +188,12 @@ function takesLab(parts: RunParts, flags: RunFlags): boolean {
 }
 
 /**
- * The command line for the inside of the lab: the same run, with the guest that was built outside.
- * @param args what this program was called with
- * @param image undefined when `args` name the kernel
- * @param env the variables of --env, with the values that they have here
- */
-export function labArguments(
-  args: readonly string[],
-  image: BootImage | undefined,
-  env: Readonly<Record<string, string>> = {},
-): string[] {
-  const split = args.indexOf('--');
-  const outside = split < 0 ? args : args.slice(0, split);
-  const own = without('--env', without('--module', outside));
-  const command = split < 0 ? [] : args.slice(split);
-  const options = own.slice(1).filter((arg) => arg !== '--lab');
-  const built = image === undefined ? [] : ['--kernel', image.kernel];
-  if (image?.initrd !== undefined && !own.some((arg) => /^--initrd(=|$)/.test(arg))) {
-    built.push('--initrd', image.initrd);
-  }
-  const variables = Object.entries(env).flatMap(([name, value]) => ['--env', `${name}=${value}`]);
-  return ['run', ...options, ...variables, ...built, '--no-lab', ...command];
-}
-
-/** The modules are in the image that was made here, and the variables' values are known here. */
-function without(option: string, args: readonly string[]): string[] {
-  return args.filter(
-    (arg, index) => arg !== option && !arg.startsWith(`${option}=`) && args[index - 1] !== option,
-  );
-}
-
-/**
  * The folders that the lab has to share: those that a run writes to, and those where it has to see
  * what is written meanwhile.
  */
-export function sharedFolders(options: MachineOptions, flags: RunFlags): string[] {
+export function sharedFolders({ machine, plan }: RunSpec): string[] {
   const ofDevices = DEVICE_TYPES.flatMap((type) =>
-    wantedOf(type, options).flatMap((device) =>
+    wantedOf(type, machine).flatMap((device) =>
       fieldsOf(backendOf(type, device).options).flatMap(({ path: [name = ''], details }) => {
         const file = device[name];
         if (details.path === undefined || typeof file !== 'string') return [];
@@ -192,10 +202,10 @@ export function sharedFolders(options: MachineOptions, flags: RunFlags): string[
       }),
     ),
   );
-  const consoles = [flags.console, flags.serial].flatMap((target) =>
-    target?.to === 'file' ? folderOf(target.path) : [],
+  const consoles = [plan.console, plan.serial].flatMap((target) =>
+    target.to === 'file' ? folderOf(target.path) : [],
   );
-  const trace = options.trace?.file;
+  const trace = machine.trace?.file;
   return [
     ...new Set([...ofDevices, ...consoles, ...(trace === undefined ? [] : [folderOf(trace)])]),
   ];
@@ -215,14 +225,4 @@ async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | 
     ...(flags.module === undefined ? {} : { modules: flags.module }),
     onProgress: (step, fraction) => progress.update(step, fraction),
   });
-}
-
-function planOf(flags: RunFlags, argv: readonly string[]): RunPlan {
-  const hasCommand = argv.length > 0;
-  return {
-    console: flags.console ?? { to: hasCommand ? 'none' : 'tty' },
-    serial: flags.serial ?? { to: 'none' },
-    ...(hasCommand ? { command: argv } : {}),
-    ...(flags.env === undefined ? {} : { env: flags.env }),
-  };
 }

@@ -2,7 +2,6 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import t from 'tap';
-import { labArguments } from '../../../src/cli/run/run.ts';
 
 function nodevmm(...args: string[]): { status: number | null; stdout: string; stderr: string } {
   return spawnSync(process.execPath, ['dist/src/cli/main.js', ...args], { encoding: 'utf8' });
@@ -56,37 +55,3 @@ for (const [args, message] of REFUSED) {
     t.end();
   });
 }
-
-t.test('the command line for the inside of the lab', (t) => {
-  const image = { kernel: '/k', initrd: '/i' };
-  const built = ['--kernel', '/k', '--initrd', '/i', '--no-lab'];
-  t.strictSame(labArguments(['start'], image), ['run', ...built]);
-  t.strictSame(labArguments(['run', '--lab', '--cpus', '2', '--', 'ls', '--lab'], image), [
-    ...['run', '--cpus', '2'],
-    ...built,
-    ...['--', 'ls', '--lab'],
-  ]);
-  t.strictSame(
-    labArguments(['run', '--kernel=x'], undefined),
-    ['run', '--kernel=x', '--no-lab'],
-    'a kernel of the person stays',
-  );
-  t.strictSame(
-    labArguments(['run', '--initrd', 'mine'], image),
-    ['run', '--initrd', 'mine', '--kernel', '/k', '--no-lab'],
-    'and so does an initrd',
-  );
-  t.strictSame(
-    labArguments(['run', '--module', 'a', '--cpus', '2', '--module=b'], image),
-    ['run', '--cpus', '2', ...built],
-    'modules are in the image that was made outside',
-  );
-  t.strictSame(
-    labArguments(['run', '--env', 'A', '--env=B=2', '--', 'env', '--env', 'C'], image, {
-      ...{ A: 'x y', B: '2' },
-    }),
-    ['run', '--env', 'A=x y', '--env', 'B=2', ...built, '--', 'env', '--env', 'C'],
-    'variables have the values that they have outside',
-  );
-  t.end();
-});

@@ -2,7 +2,7 @@
 import { Command } from 'commander';
 import t from 'tap';
 import { parseDevice } from '../../../src/cli/run/device-options.ts';
-import { sharedFolders } from '../../../src/cli/run/run.ts';
+import { runSpec, sharedFolders } from '../../../src/cli/run/run.ts';
 import {
   addMachineOptions,
   machineOptions,
@@ -14,6 +14,7 @@ import {
 } from '../../../src/cli/run/run-options.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 import { DEVICE_TYPES, type MachineDeviceType } from '../../../src/machine/devices/device-types.ts';
+import { resolveOptions } from '../../../src/machine/resolve-options.ts';
 
 function flagsOf(...args: string[]): RunFlags {
   const command = addMachineOptions(new Command('run')).exitOverride();
@@ -22,7 +23,7 @@ function flagsOf(...args: string[]): RunFlags {
 }
 
 const sharedOf = (...args: string[]): string[] =>
-  sharedFolders(optionsOf(...args), flagsOf(...args));
+  sharedFolders(runSpec(flagsOf(...args), [], { kernel: '/k' }));
 
 const optionsOf = (...args: string[]) => machineOptions(flagsOf(...args), { kernel: '/k' });
 
@@ -388,3 +389,45 @@ const REFUSED_BACKENDS: readonly (readonly [string[], RegExp])[] = [
 for (const [args, message] of REFUSED_BACKENDS) {
   t.throws(() => optionsOf(...args), { code: 'E_OPTION', message }, `refuses ${args.join(' ')}`);
 }
+
+t.test('the lab gets a run as data, with the image that was made outside', (t) => {
+  const image = { kernel: '/k', initrd: '/i', commandLine: 'quiet' };
+  const specOf = (args: string[], command: string[], built?: typeof image): unknown =>
+    JSON.parse(JSON.stringify(runSpec(flagsOf(...args), command, built)));
+  const machine = { kernel: '/k', initrd: '/i', commandLine: 'quiet', rng: {}, console: {} };
+  const serial = { to: 'none' };
+  t.strictSame(specOf(['--lab', '--cpus', '2'], ['ls', '--lab'], image), {
+    machine: { ...machine, cpus: 2 },
+    plan: { console: { to: 'none' }, serial, command: ['ls', '--lab'] },
+    summary: false,
+  });
+  t.match(specOf(['--kernel=x'], []), {
+    machine: { kernel: 'x' },
+    plan: { console: { to: 'tty' } },
+  });
+  t.match(specOf(['--initrd', 'mine'], [], image), { machine: { kernel: '/k', initrd: 'mine' } });
+  t.strictSame(
+    specOf(['--module', 'a', '--module=b', '--name', 'n', '--trace=summary'], [], image),
+    {
+      machine: { ...machine, trace: {} },
+      plan: { console: { to: 'tty' }, serial },
+      name: 'n',
+      summary: true,
+    },
+    'modules are in the image',
+  );
+  process.env.NODEVMM_TEST_VARIABLE = 'x y';
+  t.match(
+    specOf(['--env', 'NODEVMM_TEST_VARIABLE', '--env=B=2'], ['env', '--env', 'C'], image),
+    { plan: { env: { NODEVMM_TEST_VARIABLE: 'x y', B: '2' }, command: ['env', '--env', 'C'] } },
+    'variables have the values that they have outside',
+  );
+  t.end();
+});
+
+t.test('what is given as JSON is parsed to the same machine', (t) => {
+  const flags = flagsOf('--disk', 'd,ro', '--fs', 't,source=/s', '--device', 'x.ts,a=1', '--check');
+  const { machine } = runSpec(flags, [], { kernel: '/k' });
+  t.same(resolveOptions(JSON.parse(JSON.stringify(machine))), resolveOptions(machine));
+  t.end();
+});
