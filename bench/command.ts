@@ -7,6 +7,7 @@ import { UsageError } from '../src/host/errors.ts';
 import { openOutputFile, writeOutputFile } from '../src/host/output-file.ts';
 import { printable } from '../src/host/untrusted-text.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
+import { compareCheckouts } from './against.ts';
 import { GROUPS } from './groups/all.ts';
 import type { Group } from './groups/group.ts';
 import { compareReports } from './harness/compare.ts';
@@ -29,6 +30,7 @@ import { runHere } from './here.ts';
 import { bootBenchLab, measureInLab } from './in-lab.ts';
 import { type BenchOptions, parseRequest } from './options.ts';
 import { htmlReport } from './page/page.ts';
+import { summarize } from './summary.ts';
 
 const DEFAULT_WIDTH = 120;
 
@@ -218,7 +220,16 @@ async function run(args: readonly string[]): Promise<number> {
     process.stdout.write(`${printable(compareReports(before, after))}\n`);
     return 0;
   }
+  if (request.kind === 'summary') {
+    process.stdout.write(summarize(request.reports, request.write));
+    return 0;
+  }
   const { options } = request;
+  if (options.against !== undefined) {
+    const text = await compareCheckouts(options.against, options);
+    process.stdout.write(`${printable(text)}\n`);
+    return 0;
+  }
   for (const path of [options.json, options.html]) checkWritable(path);
   const wanted = (name: string): boolean => options.names.includes(name);
   const groups = options.names.length === 0 ? byDefault : GROUPS.filter(({ name }) => wanted(name));

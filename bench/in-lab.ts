@@ -14,7 +14,7 @@ import type { Result } from './harness/measure.ts';
 import { lossOf, type Omission, type Site } from './harness/report.ts';
 import type { Progress } from './harness/rounds.ts';
 import { EventReader, type StreamEvent } from './harness/stream.ts';
-import type { BenchOptions } from './options.ts';
+import { argumentsOf, type BenchOptions } from './options.ts';
 
 const PROGRAM = fileURLToPath(new URL('./run.js', import.meta.url));
 const DISK_SIZE = 2 ** 30;
@@ -93,16 +93,11 @@ async function measureOnce(
   before: readonly Result[],
   take: (event: StreamEvent) => void,
 ): Promise<void> {
-  const { rounds, seconds, quick, subjects, variants, measures } = options;
   progress(`${group}: booting the lab`, 0);
   await using lab = await boot(progress);
   const command = lab.start([
     ...['--no-lab', '--stream', '--folder', DISK_FOLDER],
-    ...['--rounds', String(rounds), '--seconds', String(seconds)],
-    ...(quick ? ['--quick'] : []),
-    ...(variants ? ['--variants'] : []),
-    ...subjects.flatMap((subject) => ['--subjects', subject]),
-    ...measures.flatMap((measure) => ['--measures', measure]),
+    ...argumentsOf(options),
     ...before.flatMap(({ measure }) => ['--measured', measure.name]),
     group,
   ]);

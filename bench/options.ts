@@ -27,12 +27,17 @@ export interface BenchOptions extends Wanted {
   readonly stream: boolean;
   /** Measures that need not be taken again. */
   readonly measured: readonly string[];
+  /** Another checkout, built, that is measured in turns with this one. */
+  readonly against: string | undefined;
+  /** What was typed. */
+  readonly command: string;
 }
 
 /** What was asked for. */
 export type Request =
   | { readonly kind: 'measure'; readonly options: BenchOptions }
   | { readonly kind: 'compare'; readonly before: string; readonly after: string }
+  | { readonly kind: 'summary'; readonly reports: readonly string[]; readonly write: boolean }
   /** commander has printed it. */
   | { readonly kind: 'help' };
 
@@ -55,6 +60,7 @@ Examples:
   nodevmm bench net --subjects 'nodevmm,QEMU q35' --repeat 5
   nodevmm bench all --json before.json      everything, to keep
   nodevmm bench compare before.json after.json
+  nodevmm bench exits device queue-walk --against ../main    two checkouts, in turns
 
 A row is selected by its name, or else by a part of it. Where this host's KVM cannot run Linux, the
 groups with guests run in the lab, an emulated PC (docs/lab.md): compare ratios only.
@@ -76,6 +82,7 @@ interface Flags {
   readonly lab: boolean;
   readonly stream?: boolean;
   readonly measured?: readonly string[];
+  readonly against?: string;
 }
 
 /**
@@ -92,7 +99,9 @@ export function parseRequest(
   let request: Request = { kind: 'help' };
   const command = benchCommand(groups, programs).action((names: string[], flags: Flags) => {
     const known = [...groups, ...programs].map(({ name }) => name);
-    request = { kind: 'measure', options: complete(names, flags, known) };
+    const typed = args.map((arg) => (/[\s']/.test(arg) ? `'${arg}'` : arg));
+    const text = ['nodevmm bench', ...typed].join(' ');
+    request = { kind: 'measure', options: complete(names, flags, known, text) };
   });
   command
     .command('compare')
@@ -101,6 +110,14 @@ export function parseRequest(
     .argument('<after.json>')
     .action((before: string, after: string) => {
       request = { kind: 'compare', before, after };
+    });
+  command
+    .command('summary')
+    .description('what bench/results has, or --json files; --write keeps it and updates the docs')
+    .argument('[report.json...]')
+    .option('--write', 'into bench/results and docs/benchmarks.md of this checkout')
+    .action((reports: string[], { write = false }: { write?: boolean }) => {
+      request = { kind: 'summary', reports, write };
     });
   try {
     for (const one of [command, ...command.commands]) quiet(one);
@@ -165,6 +182,7 @@ function benchCommand(groups: readonly Named[], programs: readonly Named[]): Com
     .option('--markdown', 'print Markdown tables in place of bars')
     .option('--profile', 'also show where time went: every column, CPU by thread, exits')
     .option('--folder <path>', 'where disks on a real file system lie (default: temporary folder)')
+    .option('--against <checkout>', 'compare with another built checkout, measured in turns')
     .option('--no-lab', 'never take the lab')
     .addOption(new Option('--stream').hideHelp())
     .addOption(new Option('--measured <measure>').argParser(gather).hideHelp())
@@ -183,6 +201,7 @@ function complete(
   positional: readonly string[],
   flags: Flags,
   known: readonly string[],
+  command: string,
 ): BenchOptions {
   const names = positional.flatMap((text) => text.split(','));
   for (const name of names) {
@@ -208,7 +227,21 @@ function complete(
     lab: flags.lab,
     stream: flags.stream === true,
     measured: flags.measured ?? [],
+    against: flags.against,
+    command,
   };
+}
+
+/** The command line that measures the same, elsewhere. */
+export function argumentsOf(options: BenchOptions): string[] {
+  const { rounds, seconds, quick, variants, subjects, measures } = options;
+  return [
+    ...['--rounds', String(rounds), '--seconds', String(seconds)],
+    ...(quick ? ['--quick'] : []),
+    ...(variants ? ['--variants'] : []),
+    ...subjects.flatMap((subject) => ['--subjects', subject]),
+    ...measures.flatMap((measure) => ['--measures', measure]),
+  ];
 }
 
 function count(text: string): number {

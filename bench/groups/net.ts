@@ -1,7 +1,7 @@
 /** The network: TCP with one and with four streams, small UDP packets, round trips; what each costs. */
+import { quantile } from 'simple-statistics';
 import type { Measure } from '../harness/measure.ts';
 import { measureInRounds, type Sample } from '../harness/rounds.ts';
-import { percentile } from '../harness/statistics.ts';
 import { NET_SUBJECTS } from '../subjects/all.ts';
 import { select } from '../subjects/selection.ts';
 import {
@@ -92,10 +92,10 @@ function roundTrips(): Step {
       const run = await ping(wired, PINGS);
       const others = percentiles.map(({ percent, measure }) => [
         measure.name,
-        percentile(run.value, percent),
+        quantile([...run.value], percent / 100),
       ]);
       return {
-        [name]: percentile(run.value, 50),
+        [name]: quantile([...run.value], 0.5),
         ...Object.fromEntries(others),
         ...costSample(name, 'packet', run),
       };

@@ -39,6 +39,8 @@ export interface Report {
   readonly version: string;
   /** ISO 8601, when it ended. */
   readonly date: string;
+  /** As it was typed. */
+  readonly command: string;
   readonly rounds: number;
   readonly seconds: number;
   /** How many runs are pooled in it; absent: 1. */
@@ -49,10 +51,11 @@ export interface Report {
 /** The report of now. */
 export function reportOf(
   version: string,
-  { rounds, seconds }: { readonly rounds: number; readonly seconds: number },
+  { command, rounds, seconds }: Pick<Report, 'command' | 'rounds' | 'seconds'>,
   sites: readonly Site[],
 ): Report {
-  return { format: FORMAT, version, date: new Date().toISOString(), rounds, seconds, sites };
+  const date = new Date().toISOString();
+  return { format: FORMAT, version, date, command, rounds, seconds, sites };
 }
 
 /** True when figures of it come from an emulated CPU. */

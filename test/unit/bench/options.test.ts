@@ -1,5 +1,5 @@
 import t from 'tap';
-import { type BenchOptions, parseRequest } from '../../../bench/options.ts';
+import { argumentsOf, type BenchOptions, parseRequest } from '../../../bench/options.ts';
 import { select } from '../../../bench/subjects/selection.ts';
 
 const GROUPS = [
@@ -80,5 +80,19 @@ t.test('rows: by name, else by part of a name; variants when asked for', (t) => 
   t.same(names(['NODEVMM']), ['nodevmm'], 'a whole name is that row alone');
   t.same(names(['nodevm']), ['nodevmm', 'nodevmm packed'], 'a part is all that hold it');
   t.same(names(['packed', 'qemu']), ['nodevmm packed', 'QEMU q35']);
+  t.end();
+});
+
+t.test('summary, and another checkout', (t) => {
+  t.same(parse('summary', 'a', 'b'), { kind: 'summary', reports: ['a', 'b'], write: false });
+  t.match(parse('summary', '--write'), { reports: [], write: true });
+  const options = optionsOf('net', '--against', '../x', '--quick', '--measures', 'TCP 4');
+  t.match(options, {
+    against: '../x',
+    command: "nodevmm bench net --against ../x --quick --measures 'TCP 4'",
+  });
+  t.same(argumentsOf(options), [
+    ...['--rounds', '2', '--seconds', '1', '--quick', '--measures', 'TCP 4'],
+  ]);
   t.end();
 });
