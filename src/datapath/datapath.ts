@@ -42,7 +42,7 @@ export interface DatapathEvents {
   breach?(breach: Breach): void;
 }
 
-/** Serves queues from `start` to `stop`; may be started again. */
+/** Serves queues from `start` to `stop`; may be started again, with the same data half. */
 export interface Datapath {
   /** Feature bits that cannot be served here, and must not be offered. */
   readonly withheld: bigint;
@@ -55,6 +55,11 @@ export interface Datapath {
    * @returns where each started queue stands, by queue index
    */
   stop(continuing?: readonly number[]): Promise<ReadonlyMap<number, VringState>>;
+  /**
+   * The driver reset the device, or the machine was powered on anew: what the data half remembers of
+   * the driver is forgotten. Not between `start` and `stop`. Absent: nothing outlives `stop`.
+   */
+  reset?(): Promise<void>;
   /** Where each queue stands at the moment, as far as this place can tell without stopping. */
   states?(): Promise<ReadonlyMap<number, VringState>>;
   /** Passes a message to the data half, if it is started and has one. @param key see `DeviceHost.post` */

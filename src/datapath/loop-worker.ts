@@ -41,6 +41,12 @@ export class LoopWorker {
       case 'stop':
         await this.#answer(message.id, () => this.#datapath.stop(message.continuing));
         return;
+      case 'reset':
+        await this.#answer(message.id, async () => {
+          await this.#datapath.reset();
+          return new Map();
+        });
+        return;
       case 'states':
         await this.#answer(message.id, () => this.#datapath.states());
         return;

@@ -18,6 +18,7 @@ import { type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation, PollMode } from './datapath.ts';
+import { HandlerRunner, type RunnerHost } from './handler-runner.ts';
 import { LatestMessages } from './latest-messages.ts';
 import { LoopWorker } from './loop-worker.ts';
 import {
@@ -28,7 +29,6 @@ import {
   STEER_QUIT,
   type ToQueueWorker,
 } from './queue-worker-protocol.ts';
-import { Serving, type ServingHost } from './serving.ts';
 
 /** Tokens: below this one the handler's own, from it on the queues' kicks. */
 const KICK_TOKENS = 0x1_0000;
@@ -42,16 +42,15 @@ const LOOKS = 32;
 /** When nothing polls. */
 const NEVER = 0;
 
-class QueueWorker implements ServingHost {
+class QueueWorker implements RunnerHost {
   readonly #data: QueueWorkerData;
   readonly #port: MessagePort;
-  readonly #createHandler: (options: unknown) => QueueHandler;
+  readonly #runner: HandlerRunner;
   readonly #epoll = new Epoll(BATCH);
   /** Descriptors that the handler watches. */
   readonly #watched = new Set<number>();
   /** Kick eventfds of the queues that are served. */
   #kicks: readonly number[] = [];
-  #serving: Serving | null = null;
   #open = true;
   /** Queues that want another kick: a list of `#againCount` numbers; and the list of the last round. */
   #again: number[] = [];
@@ -71,7 +70,7 @@ class QueueWorker implements ServingHost {
   ) {
     this.#data = data;
     this.#port = port;
-    this.#createHandler = createHandler;
+    this.#runner = new HandlerRunner(() => createHandler(data.options), this);
     this.#epoll.add(data.controlFd, EPOLLIN, CONTROL_TOKEN);
   }
 
@@ -98,7 +97,7 @@ class QueueWorker implements ServingHost {
       try {
         this.#serve();
       } catch (error) {
-        if (this.#serving?.failed(error) !== true) throw error;
+        if (!this.#runner.failed(error)) throw error;
       }
     }
     this.#stop();
@@ -119,10 +118,10 @@ class QueueWorker implements ServingHost {
           const events = this.#epoll.events(i);
           // A hang-up or an error: both ways are "ready", the handler's system call tells which.
           const failed = (events & (EPOLLERR | EPOLLHUP)) !== 0;
-          this.#serving?.ready(token, failed ? READABLE | WRITABLE : events);
+          this.#runner.ready(token, failed ? READABLE | WRITABLE : events);
         } else if (token < CONTROL_TOKEN) {
           if (this.isInterrupted()) this.kickAgain(token - KICK_TOKENS);
-          else this.#serving?.kick(token - KICK_TOKENS);
+          else this.#runner.kick(token - KICK_TOKENS);
         } else {
           control = true;
         }
@@ -138,18 +137,16 @@ class QueueWorker implements ServingHost {
 
   /** Polls the queues for a round, or ends polling when that was in vain for long enough. */
   #look(): void {
-    const serving = this.#serving;
-    if (serving === null) return;
     let found = false;
     for (let look = 0; look < LOOKS; look++) {
-      if (serving.poll()) found = true;
+      if (this.#runner.poll()) found = true;
       if (this.#againCount > 0) break;
     }
     if (this.#poll === 'always') return;
     if (found || this.#againCount > 0) this.#worked();
     else if (performance.now() > this.#pollUntil) {
       this.#pollUntil = NEVER;
-      serving.suppressKicks(false);
+      this.#runner.suppressKicks(false);
     }
   }
 
@@ -157,7 +154,7 @@ class QueueWorker implements ServingHost {
   #worked(): void {
     const polling = this.#pollUntil !== NEVER;
     this.#pollUntil = performance.now() + POLL_MS;
-    if (!polling) this.#serving?.suppressKicks(true);
+    if (!polling) this.#runner.suppressKicks(true);
   }
 
   #kickAgain(): void {
@@ -171,7 +168,7 @@ class QueueWorker implements ServingHost {
       const queue = list[i] as number;
       this.#wanted[queue] = false;
       if (this.isInterrupted()) this.kickAgain(queue);
-      else this.#serving?.kick(queue);
+      else this.#runner.kick(queue);
     }
   }
 
@@ -202,11 +199,14 @@ class QueueWorker implements ServingHost {
       case 'stop':
         this.#answer(message.id, () => this.#stop());
         return;
+      case 'reset':
+        this.#answer(message.id, () => this.#reset());
+        return;
       case 'states':
-        this.#answer(message.id, () => this.#serving?.states() ?? new Map());
+        this.#answer(message.id, () => this.#runner.states());
         return;
       case 'post':
-        for (const one of message.messages) this.#serving?.message(one);
+        for (const one of message.messages) this.#runner.message(one);
         this.#send({ op: 'taken' });
         return;
       case 'taken':
@@ -229,8 +229,7 @@ class QueueWorker implements ServingHost {
   }
 
   #start(activation: Activation): Map<number, VringState> {
-    const handler = this.#createHandler(this.#data.options);
-    this.#serving = new Serving(handler, activation, this);
+    this.#runner.start(activation);
     this.#poll = activation.poll ?? 'never';
     if (this.#poll === 'always') this.#worked();
     const kicks: number[] = [];
@@ -249,14 +248,18 @@ class QueueWorker implements ServingHost {
   }
 
   #stop(): Map<number, VringState> {
-    const states = this.#serving?.stop() ?? new Map<number, VringState>();
-    this.#serving = null;
+    const states = this.#runner.stop();
     this.#poll = 'never';
     this.#pollUntil = NEVER;
     this.#unwatch();
     for (const kick of this.#kicks) this.#epoll.remove(kick);
     this.#kicks = [];
     return states;
+  }
+
+  #reset(): Map<number, VringState> {
+    this.#runner.reset();
+    return new Map();
   }
 
   #unwatch(): void {

@@ -27,6 +27,7 @@ export const STEER_WORDS = 2;
 export type ToQueueWorker =
   | { readonly op: 'start'; readonly id: number; readonly activation: Activation }
   | { readonly op: 'stop'; readonly id: number; readonly continuing: readonly number[] }
+  | { readonly op: 'reset'; readonly id: number }
   | { readonly op: 'states'; readonly id: number }
   | { readonly op: 'post'; readonly messages: readonly unknown[] }
   /** The messages that came last were heard. */

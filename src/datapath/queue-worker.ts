@@ -49,6 +49,8 @@ export class QueueWorkerDatapath implements Datapath {
   readonly #events: DatapathEvents;
   #thread: QueueThread | null;
   #started = false;
+  /** Started since the last reset. */
+  #remembers = false;
 
   constructor(spec: QueueWorkerSpec, events: DatapathEvents) {
     this.#spec = spec;
@@ -60,6 +62,7 @@ export class QueueWorkerDatapath implements Datapath {
     if (this.#started) throw new InternalError('a datapath was started twice');
     this.#thread ??= this.#spawn();
     this.#started = true;
+    this.#remembers = true;
     try {
       await this.#thread.request((id) => ({ op: 'start', id, activation }));
     } catch (error) {
@@ -78,6 +81,18 @@ export class QueueWorkerDatapath implements Datapath {
       // The states of a thread that crashed are lost with it.
       if (this.#thread !== thread) return new Map();
       throw error;
+    }
+  }
+
+  async reset(): Promise<void> {
+    const thread = this.#thread;
+    if (!this.#remembers) return;
+    this.#remembers = false;
+    try {
+      await thread?.request((id) => ({ op: 'reset', id }));
+    } catch (error) {
+      // What a thread that crashed remembered is lost with it.
+      if (this.#thread === thread) throw error;
     }
   }
 

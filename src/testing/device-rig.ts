@@ -6,7 +6,8 @@ import { InternalError, UsageError } from '../host/errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { Ram } from '../memory/ram.ts';
 import { MiB } from '../memory/ram-layout.ts';
-import type { ActiveQueue, QueueHandler } from '../virtio/device.ts';
+import { ActiveQueue } from '../virtio/active-queue.ts';
+import type { QueueHandler } from '../virtio/device.ts';
 import { createVirtqueue } from '../virtio/queue/create-virtqueue.ts';
 import type { Virtqueue, VringState } from '../virtio/queue/virtqueue.ts';
 import { createDriverQueue, type DriverQueue } from './driver-queue.ts';
@@ -45,7 +46,7 @@ export class DeviceRig implements Disposable {
     this.#ram = new Ram(size);
     this.memory = this.#ram.memory;
     this.heap = new GuestHeap(this.memory, MiB, Math.min(size, 1024 * MiB));
-    this.#reactor = new PumpReactor((token, events) => this.#handler?.ready(token, events));
+    this.#reactor = new PumpReactor((token, events) => this.#handler?.ready?.(token, events));
   }
 
   /**
@@ -72,8 +73,8 @@ export class DeviceRig implements Disposable {
   }
 
   /**
-   * Stops the handler and starts another one where it left off, as when the place that serves the
-   * queues changes.
+   * Stops the handler and starts one where it left off: the same, as after a pause, or another, as
+   * when the place that serves the queues changes.
    * @param served the queues that it gets; absent: all
    */
   handOver(handler: QueueHandler, features: bigint, served?: readonly number[]): void {
@@ -163,15 +164,22 @@ export class DeviceRig implements Disposable {
   }
 
   #run(handler: QueueHandler, features: bigint, served?: readonly number[]): void {
+    const broken = (reason: string): void => {
+      this.#brokenReason ??= reason;
+    };
     const queues = this.#queues.map((queue): ActiveQueue | undefined => {
       if (queue === undefined || served?.includes(queue.device.index) === false) return undefined;
-      const interrupt = () => {
-        queue.interrupts++;
-      };
-      const kickAgain = () => {
-        this.#kickAgain.add(queue.device.index);
-      };
-      return { virtqueue: queue.device, interrupt, kickAgain };
+      return new ActiveQueue(queue.device, {
+        memory: this.memory,
+        interrupt: () => {
+          queue.interrupts++;
+        },
+        kickAgain: (index) => {
+          this.#kickAgain.add(index);
+        },
+        isInterrupted: () => this.interrupted,
+        broken,
+      });
     });
     this.#handler = handler;
     handler.start({
@@ -181,9 +189,7 @@ export class DeviceRig implements Disposable {
       queues,
       reactor: this.#reactor,
       isInterrupted: () => this.interrupted,
-      broken: (reason) => {
-        this.#brokenReason ??= reason;
-      },
+      broken,
       log: (text) => {
         this.logs.push(text);
       },

@@ -4,7 +4,7 @@
  * queues in the main thread or in a queue worker. Neither knows a transport.
  */
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import type { Virtqueue } from './queue/virtqueue.ts';
+import type { ActiveQueue } from './active-queue.ts';
 
 /** A queue that a device has. */
 export interface QueueSpec {
@@ -76,7 +76,7 @@ export interface VirtioDevice {
   readonly vhost?: VhostSpec;
   /** Called once, before the guest runs. */
   attach?(host: DeviceHost): void;
-  /** Makes the data half on the `main` thread, anew for each activation. */
+  /** Makes the data half on the `main` thread: once, and anew only after it threw. */
   createHandler?(): QueueHandler;
   /**
    * The driver wrote writable bytes of the configuration space, once or more since it was last told
@@ -110,18 +110,6 @@ export interface Reactor {
   watch(fd: number, events: number, token: number): void;
 }
 
-/** One queue as a handler gets it. */
-export interface ActiveQueue {
-  readonly virtqueue: Virtqueue;
-  /** Interrupts the driver; to be called when `publish` said so. */
-  interrupt(): void;
-  /**
-   * Has the handler's `kick` called once more, after the other events that wait: for a handler
-   * that leaves work behind, so that the rest of its thread gets a turn.
-   */
-  kickAgain(): void;
-}
-
 /** What a data half works with from `start` to `stop`. */
 export interface HandlerContext {
   readonly memory: GuestMemory;
@@ -152,14 +140,18 @@ export interface HandlerContext {
   post(message: unknown, key?: string): void;
 }
 
-/** A device's data half. Never throws for what the guest does: it calls `broken`. */
+/**
+ * A device's data half. It is made once in the thread that serves it, and started and stopped there
+ * as often as the driver wants, or the machine pauses or moves: what is to survive a stop is a field
+ * of it. Never throws for what the guest does: it calls `broken`.
+ */
 export interface QueueHandler {
   /** The driver is ready (DRIVER_OK). Each queue is kicked once after it. */
   start(context: HandlerContext): void;
   /** The driver notified the queue; spurious calls are possible. HOT. */
   kick(queue: number): void;
-  /** A watched descriptor is ready. HOT. */
-  ready(token: number, events: number): void;
+  /** A watched descriptor is ready. HOT. Absent: it watches none. */
+  ready?(token: number, events: number): void;
   /**
    * Queues are about to be handed over, here or elsewhere: take no more chains of any. Resolves when
    * those of these queues that cannot be given back are answered, after a second at most. `stop`
@@ -171,6 +163,11 @@ export interface QueueHandler {
    * given back by `undoPop`), and no queue will be touched again.
    */
   stop(): void;
+  /**
+   * The driver reset the device, or is another one: what it had set is forgotten. Not between `start`
+   * and `stop`. Absent: nothing survives a stop anyway.
+   */
+  reset?(): void;
   /** A message from the control half's `DeviceHost.post`; only between `start` and `stop`. */
   message?(message: unknown): void;
 }

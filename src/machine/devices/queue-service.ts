@@ -118,6 +118,11 @@ class DeviceDatapaths {
     }
   }
 
+  /** The driver reset the device, and the device's own data half is to forget what it set. Nothing is started. */
+  async reset(): Promise<void> {
+    await this.#open.get(this.#own)?.reset?.();
+  }
+
   /** The device's own data half is another one now. Nothing is started. */
   async renew(): Promise<void> {
     await this.#open.get(this.#own)?.close();
@@ -269,6 +274,11 @@ export class QueueService {
   /** Closes the datapaths that serve no queue any more. */
   releaseOthers(): Promise<void> {
     return this.#datapaths.releaseOthers();
+  }
+
+  /** The driver reset the device. The queues are not served. */
+  reset(): Promise<void> {
+    return this.#datapaths.reset();
   }
 
   /** The device's own data half is another one now. The queues are not served. */

@@ -146,6 +146,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
       await this.#steps.run(async () => {
         await this.#deactivate();
         this.device.reset?.();
+        await this.#queues.reset();
       });
     } finally {
       this.#slot?.close();
@@ -304,6 +305,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
       try {
         await this.#deactivate();
         this.device.reset?.();
+        await this.#queues.reset();
       } finally {
         lock.with(() => registers.completeReset());
       }

@@ -1,7 +1,7 @@
 /** `nodevmm/device`: what a device of one's own is written with. */
 
+export { ActiveQueue, KEEP_CHAIN, UNDO_POP } from '../../virtio/active-queue.ts';
 export type {
-  ActiveQueue,
   DeviceHost,
   HandlerContext,
   HandlerThread,

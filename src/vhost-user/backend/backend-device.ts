@@ -84,15 +84,20 @@ export class BackendDevice implements DeviceHost, AsyncDisposable {
     this.#lines.say(text);
   }
 
-  /** @param session undefined when the last one has released the queues: the device is reset */
-  setSession(session: DeviceEvents | undefined): void {
+  setSession(session: DeviceEvents): void {
     this.#session = session;
-    if (session === undefined) this.reset();
   }
 
-  reset(): void {
+  /** The last session has released the queues: the device is reset. */
+  async release(): Promise<void> {
+    this.#session = undefined;
+    await this.reset();
+  }
+
+  async reset(): Promise<void> {
     this.#config = Uint8Array.from(this.device.config);
     this.device.reset?.();
+    await this.datapath.reset?.();
   }
 
   /**

@@ -404,7 +404,7 @@ export class BackendSession implements DeviceEvents, Disposable {
       await this.#rings.close();
     } finally {
       this.#memory.close();
-      this.#device.setSession(undefined);
+      await this.#device.release();
       this.#ended(error);
     }
   }

@@ -152,10 +152,10 @@ export class Vrings {
   }
 
   /** Makes a change while no ring is served, and serves the rings that are ready afterwards. */
-  async change(make: () => void): Promise<void> {
+  async change(make: () => void | Promise<void>): Promise<void> {
     await this.#steps.run(async () => {
       await this.#halt();
-      make();
+      await make();
     });
     this.#plan();
   }
@@ -177,11 +177,11 @@ export class Vrings {
   }
 
   /** VHOST_USER_RESET_DEVICE, or a status of 0. Within `change`. */
-  reset(): void {
+  async reset(): Promise<void> {
     for (const ring of this.#rings) ring.reset();
     this.#broken = false;
     this.#inflight?.clear();
-    this.#device.reset();
+    await this.#device.reset();
   }
 
   /** VHOST_USER_RESET_OWNER. Within `change`. */

@@ -142,8 +142,6 @@ class PairsHandler implements QueueHandler {
     this.#control?.run();
   }
 
-  ready(): void {}
-
   stop(): void {
     this.#control = undefined;
   }

@@ -5,10 +5,10 @@
  * HOT: `kick`, measured by `nodevmm bench device`.
  */
 import { describeError } from '../../host/errors.ts';
-import type { ActiveQueue, HandlerContext, QueueHandler } from '../device.ts';
+import { type ActiveQueue, KEEP_CHAIN } from '../active-queue.ts';
+import type { HandlerContext, QueueHandler } from '../device.ts';
 import { hasFeature } from '../features.ts';
-import { DescriptorChain } from '../queue/descriptor-chain.ts';
-import { faultText, POP_CHAIN } from '../queue/virtqueue.ts';
+import type { DescriptorChain } from '../queue/descriptor-chain.ts';
 import { ChainRequest } from './chain-request.ts';
 import { ConfigFields } from './config-fields.ts';
 import type { DeviceControl, DeviceDefinition, DeviceRequest } from './definition.ts';
@@ -33,7 +33,7 @@ export interface ConfigSnapshot {
 
 /** One queue, from an activation to its end. */
 interface Lane {
-  readonly served: ActiveQueue;
+  readonly queue: ActiveQueue;
   readonly handle: (request: DeviceRequest, device: DeviceControl) => void | Promise<void>;
   /** Requests taken so far. */
   taken: number;
@@ -43,10 +43,8 @@ interface Lane {
   current: ChainRequest | null;
   /** Those that wait for a promise. */
   readonly waiting: Set<ChainRequest>;
-  /** Where the next chain goes. */
-  chain: DescriptorChain;
-  /** More of them, of requests that waited. */
-  readonly free: DescriptorChain[];
+  /** Serves one chain. */
+  readonly serve: (chain: DescriptorChain) => number;
 }
 
 /** Serves the queues of a definition. */
@@ -74,48 +72,31 @@ export class DefinedHandler implements QueueHandler {
     this.#context = context;
     if (context.config !== undefined) this.#config = Uint8Array.from(context.config);
     this.#closed = false;
+    this.#drained = null;
     this.#handedOver = [];
-    this.#control = this.#createControl(context);
+    const control = this.#createControl(context);
+    this.#control = control;
     this.#lanes = Object.values(this.#definition.queues).map(({ handle }, index) => {
-      const served = context.queues[index];
-      if (served === undefined) return undefined;
-      return {
-        served,
+      const queue = context.queues[index];
+      if (queue === undefined) return undefined;
+      const lane: Lane = {
+        queue,
         handle,
         taken: 0,
         answered: 0,
         current: null,
         waiting: new Set(),
-        chain: new DescriptorChain(context.memory),
-        free: [],
+        serve: (chain) => this.#serve(lane, chain, control),
       };
+      return lane;
     });
-    this.#definition.start?.(this.#control);
+    this.#definition.start?.(control);
   }
 
   kick(queue: number): void {
-    const lane = this.#lanes[queue];
-    const control = this.#control;
-    if (lane === undefined || control === null || this.#closed) return;
-    const { virtqueue } = lane.served;
-    let served = 0;
-    do {
-      let popped = virtqueue.pop(lane.chain);
-      while (popped === POP_CHAIN) {
-        this.#serve(lane, control);
-        if (++served === BUDGET) break;
-        popped = virtqueue.pop(lane.chain);
-      }
-      if (virtqueue.publish()) lane.served.interrupt();
-      if (popped < 0) {
-        this.#break(faultText(popped));
-        return;
-      }
-    } while (served < BUDGET && virtqueue.enableKicks());
-    if (served === BUDGET) lane.served.kickAgain();
+    if (!this.#closed)
+      this.#lanes[queue]?.queue.serve(BUDGET, this.#lanes[queue].serve, this.#isOpen);
   }
-
-  ready(): void {}
 
   message(message: unknown): void {
     const { config, written } = message as ConfigSnapshot;
@@ -160,24 +141,25 @@ export class DefinedHandler implements QueueHandler {
     this.#definition.stop?.();
   }
 
-  #serve(lane: Lane, control: DeviceControl): void {
-    const request = new ChainRequest(lane.chain, ++lane.taken);
+  readonly #isOpen = (): boolean => !this.#closed;
+
+  #serve(lane: Lane, chain: DescriptorChain, control: DeviceControl): number {
+    const request = new ChainRequest(chain, ++lane.taken);
     lane.current = request;
     const promise = lane.handle(request, control);
     lane.current = null;
-    if (promise === undefined) this.#answer(lane, request);
-    else this.#await(lane, request, promise);
+    if (promise === undefined) return this.#answer(lane, request);
+    this.#await(lane, request, promise);
+    return KEEP_CHAIN;
   }
 
   #await(lane: Lane, request: ChainRequest, promise: Promise<void>): void {
     lane.waiting.add(request);
-    lane.chain = lane.free.pop() ?? new DescriptorChain(request.chain.memory);
     promise.then(
       () => {
         if (!lane.waiting.delete(request)) return;
-        this.#answer(lane, request);
-        lane.free.push(request.chain);
-        if (lane.served.virtqueue.publish()) lane.served.interrupt();
+        lane.queue.complete(request.chain, this.#answer(lane, request));
+        lane.queue.publish();
         if (this.#drained !== null && !this.#hasOvertaken()) this.#drained();
       },
       (error: unknown) => {
@@ -187,11 +169,11 @@ export class DefinedHandler implements QueueHandler {
     );
   }
 
-  #answer(lane: Lane, request: ChainRequest): void {
+  /** @returns the bytes that were written */
+  #answer(lane: Lane, request: ChainRequest): number {
     request.end('this request was answered already');
     if (request.order > lane.answered) lane.answered = request.order;
-    const { chain } = request;
-    lane.served.virtqueue.push(chain.id, chain.slots, request.written);
+    return request.written;
   }
 
   /** On the queues that are handed over. */
@@ -225,12 +207,12 @@ export class DefinedHandler implements QueueHandler {
 
 /** Latest first, as far as none of them was answered; the others are lost to a driver that goes on. */
 function giveBack(lane: Lane): void {
-  const { virtqueue } = lane.served;
+  const { virtqueue } = lane.queue;
   const left = [...lane.waiting, ...(lane.current === null ? [] : [lane.current])];
   for (const request of left.sort((a, b) => b.order - a.order)) {
     request.end('this request was given back when the device stopped');
     if (request.order > lane.answered) virtqueue.undoPop(request.chain);
   }
   lane.waiting.clear();
-  if (virtqueue.publish()) lane.served.interrupt();
+  lane.queue.publish();
 }

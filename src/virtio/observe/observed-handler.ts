@@ -2,7 +2,8 @@
  * A data half under observation. It stands in the place of the handler that it wraps, and puts a
  * wrapper around each queue: so a device that nobody watches pays nothing. Wrappers nest.
  */
-import type { ActiveQueue, HandlerContext, QueueHandler } from '../device.ts';
+import type { ActiveQueue } from '../active-queue.ts';
+import type { HandlerContext, QueueHandler } from '../device.ts';
 
 /** Passes everything on; observers override what they want to see. */
 export class ObservedHandler implements QueueHandler {
@@ -29,7 +30,7 @@ export class ObservedHandler implements QueueHandler {
   }
 
   ready(token: number, events: number): void {
-    this.#inner.ready(token, events);
+    this.#inner.ready?.(token, events);
   }
 
   stop(): void {

@@ -43,7 +43,7 @@ class Sink implements QueueHandler {
     const { virtqueue } = served;
     const chain = new DescriptorChain(context.memory);
     while (virtqueue.pop(chain) === POP_CHAIN) virtqueue.push(chain.id, chain.slots, 0);
-    if (virtqueue.publish()) served.interrupt();
+    served.publish();
   }
 
   ready(): void {}

@@ -151,7 +151,7 @@ const breaking: Record<string, [break_: (front: FrontendRig) => Promise<void>, R
       queue.descriptorArea.setUint32(4, 7, true);
       kick.signal();
     },
-    /^rng0: stopped: a buffer lies outside of guest RAM/,
+    /^rng0: stopped: queue 0: a buffer lies outside of guest RAM/,
   ],
   'a legacy driver': [
     async (front) => {

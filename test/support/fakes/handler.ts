@@ -52,7 +52,7 @@ class Probe implements QueueHandler {
     const context = this.#context;
     if (message === 'throw') throw new TypeError('thrown by the probe');
     if (message === 'break') context?.broken('broken by the probe');
-    else if (message === 'interrupt') context?.queues[0]?.interrupt();
+    else if (message === 'interrupt') context?.queues[0]?.host.interrupt(0);
     else if (message === 'again') context?.queues[1]?.kickAgain();
     else if (message === 'again and again') {
       for (let i = 0; i < 1000; i++) for (const queue of context?.queues ?? []) queue?.kickAgain();

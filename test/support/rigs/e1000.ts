@@ -59,7 +59,7 @@ export class E1000Rig implements Disposable {
   time = 1000;
   /** How often a reset revived the card. */
   revived = 0;
-  readonly #reactor = new PumpReactor((token, events) => this.#handler?.ready(token, events));
+  readonly #reactor = new PumpReactor((token, events) => this.#handler?.ready?.(token, events));
   #handler: QueueHandler | undefined;
 
   constructor() {

@@ -77,6 +77,7 @@ export class FsDriver implements Disposable {
   readonly #features: bigint;
   uid = 0;
   gid = 0;
+  readonly #handler: QueueHandler;
   #unique = 1n;
 
   constructor(source: string, options: FsDriverOptions = {}) {
@@ -90,23 +91,27 @@ export class FsDriver implements Disposable {
       source,
     });
     this.#features = this.device.features | featureSet(VIRTIO_F_VERSION_1, ...ring);
+    this.#handler = (this.device.createHandler as () => QueueHandler).call(this.device);
     this.start();
     if (mount) this.init(flags);
   }
 
-  /** A data half, as at DRIVER_OK. */
+  /** As at DRIVER_OK. */
   start(): void {
     const sizes = this.device.queues.map((queue) => queue.maxSize);
-    this.rig.start(this.handler(), this.#features, sizes);
+    this.rig.start(this.#handler, this.#features, sizes);
   }
 
-  handler(): QueueHandler {
-    return (this.device.createHandler as () => QueueHandler).call(this.device);
-  }
-
-  /** Another data half goes on, as after a pause. */
+  /** As a pause, and its end. */
   handOver(): void {
-    this.rig.handOver(this.handler(), this.#features);
+    this.rig.handOver(this.#handler, this.#features);
+  }
+
+  /** As when the driver resets the device. */
+  reset(): void {
+    this.rig.stop();
+    this.device.reset?.();
+    this.#handler.reset?.();
   }
 
   init(flags = 0xffffffff): FuseResult {

@@ -68,27 +68,15 @@ export class NetRig implements Disposable {
   readonly wire = new PacketPair();
   readonly tap = new FaultyTapQueue(this.wire.fd);
   readonly features: bigint;
-  readonly resets = new Int32Array(1);
+  readonly handler: QueueHandler;
 
   constructor(options: NetRigOptions = {}) {
     const { ring = 0n, mergeable = false, features = 0n, size = 64 } = options;
     const base = featureSet(VIRTIO_F_VERSION_1, ...(mergeable ? [VIRTIO_NET_F_MRG_RXBUF] : []));
     this.features = base | ring | features | CONTROL_FEATURES;
-    // The sockets of earlier rigs may have had the same numbers: their state must not count.
-    this.resets[0] = NetRig.#made++;
-    this.rig.start(this.handler(), this.features, [size, size, size]);
-  }
-
-  static #made = 0;
-
-  handler(): QueueHandler {
-    const options: NetHandlerOptions = {
-      fds: [this.wire.fd],
-      mac: OWN_MAC,
-      mtu: 1500,
-      resets: this.resets,
-    };
-    return createHandler(options, () => this.tap);
+    const handler: NetHandlerOptions = { fds: [this.wire.fd], mac: OWN_MAC, mtu: 1500 };
+    this.handler = createHandler(handler, () => this.tap);
+    this.rig.start(this.handler, this.features, [size, size, size]);
   }
 
   /** Adds receive buffers of these lengths, one segment each, and notifies the device. */

@@ -48,7 +48,7 @@ export interface Packet {
 export class VsockRig implements Disposable, HostSide {
   readonly rig = new DeviceRig();
   readonly switch: VsockSwitch;
-  handler: VsockHandler;
+  readonly handler: VsockHandler;
   /** Ports that a program of the host listens on, and the streams that it got. */
   readonly listening = new Map<number, Duplex[]>();
   /** The device's ends of all streams, latest last. */
@@ -152,9 +152,8 @@ export class VsockRig implements Disposable, HostSide {
     return this.listening.get(port)?.at(-1) as Duplex;
   }
 
-  /** Hands the queues to another handler, as a pause does. */
+  /** Stops and starts the handler, as a pause does. */
   handOver(): void {
-    this.handler = new VsockHandler(this.switch);
     this.rig.handOver(this.handler, this.features);
   }
 
@@ -169,7 +168,6 @@ export class VsockRig implements Disposable, HostSide {
 
   /** The packets' queues go elsewhere, as to the kernel: the device keeps the event queue. */
   moveAway(): void {
-    this.handler = new VsockHandler(this.switch);
     this.rig.handOver(this.handler, this.features, [EVENT]);
   }
 

@@ -7,12 +7,8 @@ import {
 } from '../../../src/abi/virtio-ring.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
 import { DeviceRig } from '../../../src/testing/index.ts';
-import {
-  type ActiveQueue,
-  type HandlerContext,
-  type QueueHandler,
-  READABLE,
-} from '../../../src/virtio/device.ts';
+import type { ActiveQueue } from '../../../src/virtio/active-queue.ts';
+import { type HandlerContext, type QueueHandler, READABLE } from '../../../src/virtio/device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN } from '../../../src/virtio/queue/virtqueue.ts';
@@ -44,7 +40,8 @@ class Echo implements QueueHandler {
   stop(): void {}
 
   #serve(index: number): void {
-    const { virtqueue, interrupt } = this.#context.queues[index] as ActiveQueue;
+    const queue = this.#context.queues[index] as ActiveQueue;
+    const { virtqueue } = queue;
     const chain = this.#chain;
     do {
       let popped = virtqueue.pop(chain);
@@ -57,7 +54,7 @@ class Echo implements QueueHandler {
       }
       if (popped < 0) this.#context.broken(faultText(popped));
     } while (virtqueue.enableKicks());
-    if (virtqueue.publish()) interrupt();
+    queue.publish();
   }
 }
 

@@ -13,12 +13,8 @@ import {
 import type { DiskEngine } from '../../../backend/disk-engine.ts';
 import { openDiskEngine } from '../../../backend/open-disk-engine.ts';
 import { errnoName } from '../../../host/syscall.ts';
-import {
-  type ActiveQueue,
-  type HandlerContext,
-  type QueueHandler,
-  READABLE,
-} from '../../device.ts';
+import type { ActiveQueue } from '../../active-queue.ts';
+import { type HandlerContext, type QueueHandler, READABLE } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
 import { BlkDisk, type BlkHandlerOptions, MAX_WEIGHT } from './blk-disk.ts';
@@ -62,7 +58,7 @@ class RequestQueue {
   publish(): void {
     if (this.unpublished === 0) return;
     this.unpublished = 0;
-    if (this.served.virtqueue.publish()) this.served.interrupt();
+    this.served.publish();
   }
 
   /** After completions: publishes them, and goes on with the chains that had to wait for them. */
@@ -79,9 +75,9 @@ class RequestQueue {
 export class BlkHandler implements QueueHandler {
   readonly #options: BlkHandlerOptions;
   readonly #open: OpenEngine;
-  readonly #queues: (RequestQueue | undefined)[] = [];
+  #queues: (RequestQueue | undefined)[] = [];
   /** By token. */
-  readonly #requests: BlkRequest[] = [];
+  #requests: BlkRequest[] = [];
   #inFlight = 0;
   /** Bytes of the requests in flight. */
   #weight = 0;
@@ -102,6 +98,9 @@ export class BlkHandler implements QueueHandler {
 
   start(context: HandlerContext): void {
     const { features, memory } = context;
+    this.#queues = [];
+    this.#requests = [];
+    this.#broken = false;
     let depth = 0;
     for (const served of context.queues) {
       this.#queues.push(served && new RequestQueue(served));

@@ -1,6 +1,5 @@
 /**
- * What is said over a console's control queues (virtio 1.3 §5.3.6.2), from one reset to the next:
- * it outlives the data half, which is made anew after every pause.
+ * What is said over a console's control queues (virtio 1.3 §5.3.6.2), from one reset to the next.
  */
 import * as abi from '../../../abi/virtio-console.ts';
 import type { ConsolePort } from './console-port.ts';

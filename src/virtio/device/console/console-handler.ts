@@ -1,9 +1,9 @@
 /** The console's data half: moves bytes between queues and ports (virtio 1.3 §5.3.6). */
 import { VIRTIO_CONSOLE_F_MULTIPORT } from '../../../abi/virtio-console.ts';
-import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
+import { type ActiveQueue, KEEP_CHAIN } from '../../active-queue.ts';
+import type { HandlerContext, QueueHandler } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
-import { DescriptorChain } from '../../queue/descriptor-chain.ts';
-import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
+import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { CONTROL_SIZE, type ControlSession } from './console-control.ts';
 import { ConsolePort, type PortDriver } from './console-port.ts';
 
@@ -30,24 +30,23 @@ function portOf(queue: number): number {
   return queue < 2 ? 0 : (queue >> 1) - 1;
 }
 
-/** A transmit chain whose bytes are being delivered. */
+/** A port's transmit queue, from a start to its stop. */
 interface Outgoing {
-  readonly chain: DescriptorChain;
-  /** Bytes delivered so far; -1 when no chain is held. */
+  /** Kept while its bytes are being delivered. */
+  chain: DescriptorChain | undefined;
+  /** Bytes of it that were delivered. */
   position: number;
   /** Set while the port is being served: its streams may call back meanwhile. */
   busy: boolean;
 }
 
-/** Serves the queues from `start` to `stop`. */
+/** Serves the queues of all ports. */
 export class ConsoleHandler implements QueueHandler, PortDriver {
   readonly #ports: readonly ConsolePort[];
   readonly #session: ControlSession;
   /** By port. */
   readonly #outgoing: Outgoing[] = [];
   #context: HandlerContext | undefined;
-  /** For chains that are used as soon as they are popped. */
-  #chain: DescriptorChain | undefined;
   #broken = false;
 
   constructor(ports: readonly ConsolePort[], session: ControlSession) {
@@ -57,10 +56,9 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
 
   start(context: HandlerContext): void {
     this.#context = context;
-    this.#chain = new DescriptorChain(context.memory, QUEUE_SIZE);
+    this.#broken = false;
     for (const port of this.#ports) {
-      const chain = new DescriptorChain(context.memory, QUEUE_SIZE);
-      this.#outgoing[port.index] = { chain, position: -1, busy: false };
+      this.#outgoing[port.index] = { chain: undefined, position: 0, busy: false };
       port.driver = this;
     }
   }
@@ -70,8 +68,6 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
     else if (queue === CONTROL_TX) this.#receiveControl();
     else this.wake(portOf(queue));
   }
-
-  ready(): void {}
 
   wake(index: number): void {
     const port = this.#ports[index];
@@ -94,13 +90,12 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
       port.driver = undefined;
       const outgoing = this.#outgoing[port.index];
       const queue = this.#context?.queues[receiveQueue(port.index) + 1];
-      if (outgoing === undefined || queue === undefined || outgoing.position === -1) continue;
-      const { chain } = outgoing;
+      const chain = outgoing?.chain;
+      if (outgoing === undefined || queue === undefined || chain === undefined) continue;
       const end = Math.min(chain.readableLength, outgoing.position + LAST_WORDS);
-      while (outgoing.position < end) this.#deliver(port, outgoing, end);
-      outgoing.position = -1;
-      queue.virtqueue.push(chain.id, chain.slots, 0);
-      if (queue.virtqueue.publish()) queue.interrupt();
+      while (outgoing.position < end) deliver(port, outgoing, chain, end);
+      queue.complete(chain, 0);
+      queue.publish();
     }
     this.#context = undefined;
   }
@@ -117,75 +112,46 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
   #transmit(port: ConsolePort, outgoing: Outgoing): void {
     const queue = this.#queue(receiveQueue(port.index) + 1);
     if (queue === undefined) return;
+    let pieces = 0;
+    const isServed = (): boolean => !port.outputFull && pieces < TURN;
+    /** Delivers what is left of a chain, as far as it may. */
+    const transmit = (chain: DescriptorChain): number => {
+      while (outgoing.position < chain.readableLength) {
+        if (!isServed()) {
+          outgoing.chain = chain;
+          return KEEP_CHAIN;
+        }
+        deliver(port, outgoing, chain, chain.readableLength);
+        pieces++;
+      }
+      outgoing.chain = undefined;
+      outgoing.position = 0;
+      return 0;
+    };
     const { chain } = outgoing;
-    let used = false;
-    let turns = 0;
-    while (!port.outputFull) {
-      if (turns++ === TURN) {
-        queue.kickAgain();
-        break;
-      }
-      if (outgoing.position === -1) {
-        if (!this.#pop(queue, chain)) break;
-        outgoing.position = 0;
-      }
-      this.#deliver(port, outgoing, chain.readableLength);
-      if (outgoing.position < chain.readableLength) continue;
-      outgoing.position = -1;
-      queue.virtqueue.push(chain.id, chain.slots, 0);
-      used = true;
-    }
-    if (used && queue.virtqueue.publish()) queue.interrupt();
-  }
-
-  /** Delivers a piece of the held chain, as far as `end`. */
-  #deliver(port: ConsolePort, outgoing: Outgoing, end: number): void {
-    const length = Math.min(end - outgoing.position, ConsolePort.pieceSize);
-    if (length === 0) return;
-    const piece = Buffer.alloc(length);
-    outgoing.chain.read(outgoing.position, piece);
-    outgoing.position += length;
-    port.deliver(piece);
+    if (chain !== undefined && transmit(chain) === 0) queue.complete(chain, 0);
+    this.#serve(queue, TURN, transmit, isServed);
+    if (pieces === TURN) queue.kickAgain();
   }
 
   /** Host to guest. */
   #receive(port: ConsolePort): void {
     const queue = this.#queue(receiveQueue(port.index));
-    const chain = this.#chain;
-    if (queue === undefined || chain === undefined) return;
     if (port.index > 0 && !port.guestOpen) return;
-    let used = false;
-    let turns = 0;
-    while (port.waiting > 0) {
-      if (turns++ === TURN) {
-        queue.kickAgain();
-        break;
-      }
-      if (!this.#pop(queue, chain)) break;
+    const receive = (chain: DescriptorChain): number => {
       const written = chain.write(0, port.peek(chain.writableLength));
-      queue.virtqueue.push(chain.id, chain.slots, written);
-      used = true;
       port.consume(written);
-    }
-    if (used && queue.virtqueue.publish()) queue.interrupt();
+      return written;
+    };
+    this.#serve(queue, TURN, receive, () => port.waiting > 0);
   }
 
   #receiveControl(): void {
-    const queue = this.#queue(CONTROL_TX);
-    const chain = this.#chain;
-    if (queue === undefined || chain === undefined) return;
     const message = new Uint8Array(CONTROL_SIZE);
-    let used = false;
-    for (let turns = 0; this.#pop(queue, chain); turns++) {
-      const length = chain.read(0, message);
-      queue.virtqueue.push(chain.id, chain.slots, 0);
-      used = true;
-      if (length === CONTROL_SIZE) this.#controlled(message);
-      if (turns < TURN) continue;
-      queue.kickAgain();
-      break;
-    }
-    if (used && queue.virtqueue.publish()) queue.interrupt();
+    this.#serve(this.#queue(CONTROL_TX), TURN, (chain) => {
+      if (chain.read(0, message) === CONTROL_SIZE) this.#controlled(message);
+      return 0;
+    });
     this.#sendControl();
   }
 
@@ -197,17 +163,8 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
   }
 
   #sendControl(): void {
-    const queue = this.#queue(CONTROL_RX);
-    const chain = this.#chain;
-    if (queue === undefined || chain === undefined) return;
-    let used = false;
-    // Bounded by the messages that wait.
-    while (this.#session.hasMessage && this.#pop(queue, chain)) {
-      const written = chain.write(0, this.#session.take());
-      queue.virtqueue.push(chain.id, chain.slots, written);
-      used = true;
-    }
-    if (used && queue.virtqueue.publish()) queue.interrupt();
+    const send = (chain: DescriptorChain): number => chain.write(0, this.#session.take());
+    this.#serve(this.#queue(CONTROL_RX), TURN, send, () => this.#session.hasMessage);
   }
 
   /** A queue that the driver enabled, as long as the device is well. */
@@ -215,16 +172,16 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
     return this.#broken ? undefined : this.#context?.queues[index];
   }
 
-  #pop({ virtqueue }: ActiveQueue, chain: DescriptorChain): boolean {
-    for (;;) {
-      const found = virtqueue.pop(chain);
-      if (found === POP_CHAIN) return true;
-      if (found < 0) {
-        this.#broken = true;
-        this.#context?.broken(`queue ${virtqueue.index}: ${faultText(found)}`);
-        return false;
-      }
-      if (!virtqueue.enableKicks()) return false;
-    }
+  #serve(queue: ActiveQueue | undefined, ...how: Parameters<ActiveQueue['serve']>): void {
+    if (queue?.serve(...how) === false) this.#broken = true;
   }
+}
+
+/** Delivers a piece of a chain, as far as `end`. */
+function deliver(port: ConsolePort, outgoing: Outgoing, chain: DescriptorChain, end: number): void {
+  const length = Math.min(end - outgoing.position, ConsolePort.pieceSize);
+  const piece = Buffer.alloc(length);
+  chain.read(outgoing.position, piece);
+  outgoing.position += length;
+  port.deliver(piece);
 }

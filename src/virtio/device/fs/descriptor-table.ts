@@ -6,9 +6,8 @@
 import * as sys from '../../../host/syscall.ts';
 
 /** Words in front of the slots. */
-const EPOCH = 0;
-const USED = 1;
-const SLOTS = 2;
+const USED = 0;
+const SLOTS = 1;
 
 /** One half's view. A slot holds a descriptor plus 1, or 0. */
 export class DescriptorTable {
@@ -21,11 +20,6 @@ export class DescriptorTable {
   constructor(shared: SharedArrayBuffer | number) {
     this.shared = typeof shared === 'number' ? new SharedArrayBuffer(4 * (SLOTS + shared)) : shared;
     this.#words = new Int32Array(this.shared);
-  }
-
-  /** A number that changes when all was closed by the control half. */
-  get epoch(): number {
-    return Atomics.load(this.#words, EPOCH);
   }
 
   /** Takes a descriptor. Returns its slot, or -1: the table is full, and the descriptor the caller's. */
@@ -43,7 +37,7 @@ export class DescriptorTable {
     this.#free.push(slot);
   }
 
-  /** Closes all. The other half is at rest, and takes the new epoch for its cue to forget all. */
+  /** Closes all. The other half serves no queue, and is reset before it does. */
   closeAll(): void {
     const used = Atomics.exchange(this.#words, USED, 0);
     for (let slot = SLOTS; slot < SLOTS + used; slot++) {
@@ -51,7 +45,6 @@ export class DescriptorTable {
       if (fd >= 0) sys.close(fd);
     }
     this.#free.length = 0;
-    Atomics.add(this.#words, EPOCH, 1);
   }
 
   #grow(): number {

@@ -64,7 +64,6 @@ export class FileSystem {
   readonly stat = new FileStat(STATX_LENGTH);
   readonly #submounts: boolean;
   readonly #descriptors: DescriptorTable;
-  readonly #epoch: number;
   readonly #paths = new files.DescriptorPath();
   readonly #empty = new NativeMemory(1);
   readonly #dot = new NativeMemory(2);
@@ -75,7 +74,6 @@ export class FileSystem {
     this.xattrs = new XattrNames(options.xattr);
     this.#submounts = options.submounts;
     this.#descriptors = new DescriptorTable(options.descriptors);
-    this.#epoch = this.#descriptors.epoch;
     this.#dot.bytes[0] = 0x2e;
     sys.check(this.look(options.rootFd), 'statx', 'the shared folder');
     const { maxInodes, maxHandles } = options;
@@ -85,11 +83,6 @@ export class FileSystem {
 
   /** As `HandlerContext.isInterrupted`, of whoever serves the queues. */
   isInterrupted: () => boolean = () => false;
-
-  /** False once the device was reset: what this object remembers is gone. */
-  get isCurrent(): boolean {
-    return this.#descriptors.epoch === this.#epoch;
-  }
 
   /** Addresses of an empty name, and of the name of a folder within itself. */
   get emptyName(): number {

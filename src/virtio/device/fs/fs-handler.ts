@@ -1,5 +1,6 @@
 /** The file system device's data half: takes requests off the queues, and answers each at once. HOT. */
-import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
+import type { ActiveQueue } from '../../active-queue.ts';
+import type { HandlerContext, QueueHandler } from '../../device.ts';
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
 import { FileSystem, type FsHandlerOptions } from './file-system.ts';
 import { ANSWER, FuseRequest, REQUEST_MALFORMED } from './fuse-request.ts';
@@ -11,34 +12,24 @@ const KICK_BUDGET = 64;
 /** Requests done after which the driver is told, so that it works on while the device does. */
 const PUBLISH_BATCH = 8;
 
-/**
- * What guests hold, by their device's options: it outlives the handler. It is of this thread, which
- * is the device's own.
- */
-const fileSystems = new WeakMap<FsHandlerOptions, FileSystem>();
-
-function fileSystemOf(options: FsHandlerOptions): FileSystem {
-  const known = fileSystems.get(options);
-  if (known?.isCurrent === true) return known;
-  const made = new FileSystem(options);
-  fileSystems.set(options, made);
-  return made;
-}
-
 /** Serves all queues, the high priority one (§5.11.6.2) as the others: each kick has its budget. */
 export class FsHandler implements QueueHandler {
-  readonly #fs: FileSystem;
+  readonly #options: FsHandlerOptions;
+  /** What the guest holds, from one reset to the next. */
+  #fs: FileSystem;
   #context: HandlerContext | null = null;
   #request: FuseRequest | null = null;
   #broken = false;
 
   /** @throws HostError when the shared folder cannot be looked at */
   constructor(options: FsHandlerOptions) {
-    this.#fs = fileSystemOf(options);
+    this.#options = options;
+    this.#fs = new FileSystem(options);
   }
 
   start(context: HandlerContext): void {
     this.#context = context;
+    this.#broken = false;
     this.#fs.isInterrupted = context.isInterrupted ?? (() => false);
     this.#request = new FuseRequest(context.memory);
   }
@@ -60,11 +51,14 @@ export class FsHandler implements QueueHandler {
     } while (virtqueue.enableKicks());
   }
 
-  ready(_token: number, _events: number): void {}
-
   stop(): void {
     this.#context = null;
     this.#request = null;
+  }
+
+  /** The control half has closed what the guest held. */
+  reset(): void {
+    this.#fs = new FileSystem(this.#options);
   }
 
   /** Carries out up to `budget` requests. Returns how many there were. */
@@ -96,9 +90,9 @@ export class FsHandler implements QueueHandler {
         break;
       }
       virtqueue.push(chain.id, chain.slots, written);
-      if (taken % PUBLISH_BATCH === 0 && virtqueue.publish()) queue.interrupt();
+      if (taken % PUBLISH_BATCH === 0) queue.publish();
     }
-    if (virtqueue.publish()) queue.interrupt();
+    queue.publish();
     return taken;
   }
 

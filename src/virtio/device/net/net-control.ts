@@ -27,10 +27,10 @@ import {
   VIRTIO_NET_OK,
   virtio_net_ctrl_hdr,
 } from '../../../abi/virtio-net.ts';
-import type { ActiveQueue, HandlerContext } from '../../device.ts';
+import { type ActiveQueue, UNDO_POP } from '../../active-queue.ts';
+import type { HandlerContext } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
-import { DescriptorChain } from '../../queue/descriptor-chain.ts';
-import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
+import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { macNumber, type ReceiveFilter } from './net-filter.ts';
 
 /** Commands between two looks at the thread's other events. */
@@ -50,55 +50,38 @@ export interface NetControls {
 
 /** From one activation to its end. */
 export class ControlQueue {
-  readonly #served: ActiveQueue;
+  readonly #queue: ActiveQueue;
   readonly #context: HandlerContext;
   readonly #filter: ReceiveFilter;
   readonly #controls: NetControls;
-  readonly #chain: DescriptorChain;
   readonly #bytes = new Uint8Array(MAX_COMMAND + 1);
   readonly #ack = new Uint8Array(1);
 
   constructor(
-    served: ActiveQueue,
+    queue: ActiveQueue,
     context: HandlerContext,
     filter: ReceiveFilter,
     controls: NetControls,
   ) {
-    this.#served = served;
+    this.#queue = queue;
     this.#context = context;
     this.#filter = filter;
     this.#controls = controls;
-    this.#chain = new DescriptorChain(context.memory, served.virtqueue.size);
   }
 
   run(): void {
-    const { virtqueue } = this.#served;
-    const chain = this.#chain;
-    for (let budget = BUDGET; budget > 0; budget--) {
-      const popped = virtqueue.pop(chain);
-      if (popped < 0) {
-        this.#context.broken(`control queue: ${faultText(popped)}`);
-        return;
-      }
-      if (popped !== POP_CHAIN) {
-        if (virtqueue.enableKicks()) continue;
-        return;
-      }
-      if (chain.writableLength === 0) {
-        virtqueue.undoPop(chain);
-        this.#context.broken('a control command has no room for its ack (§5.1.6.5)');
-        return;
-      }
-      const length = chain.read(0, this.#bytes);
-      this.#ack[0] =
-        length <= MAX_COMMAND && this.#command(this.#bytes.subarray(0, length))
-          ? VIRTIO_NET_OK
-          : VIRTIO_NET_ERR;
-      chain.write(0, this.#ack);
-      virtqueue.push(chain.id, chain.slots, 1);
-      if (virtqueue.publish()) this.#served.interrupt();
+    this.#queue.serve(BUDGET, (chain) => this.#answer(chain));
+  }
+
+  #answer(chain: DescriptorChain): number {
+    if (chain.writableLength === 0) {
+      this.#context.broken('a control command has no room for its ack (§5.1.6.5)');
+      return UNDO_POP;
     }
-    this.#served.kickAgain();
+    const length = chain.read(0, this.#bytes);
+    const done = length <= MAX_COMMAND && this.#command(this.#bytes.subarray(0, length));
+    this.#ack[0] = done ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
+    return chain.write(0, this.#ack);
   }
 
   /** Carries out one command. Returns false when it is none, or was not negotiated. */

@@ -28,8 +28,6 @@ export interface NetHandlerOptions {
   readonly mac: number;
   /** Bytes. */
   readonly mtu: number;
-  /** One word: how often the driver reset the device. */
-  readonly resets: Int32Array;
 }
 
 /** A message to the control half. */
@@ -37,26 +35,17 @@ export interface MacChanged {
   readonly mac: Uint8Array;
 }
 
-/** What the control queue set; it outlives the handler, until the driver resets the device. */
+/** What the control queue set, from one reset of the device to the next. */
 class NetState {
   readonly filter: ReceiveFilter;
-  readonly resets: number;
   pairs = 1;
   /** The VIRTIO_NET_F_GUEST_* that are on. */
   offloads: bigint;
 
   constructor(options: NetHandlerOptions, features: bigint) {
     this.filter = new ReceiveFilter(options.mac, hasFeature(features, VIRTIO_NET_F_CTRL_VLAN));
-    this.resets = resetCount(options);
     this.offloads = features & GUEST_OFFLOADS;
   }
-}
-
-/** By the device's first descriptor: the states of this thread's devices. */
-const states = new Map<number, NetState>();
-
-function resetCount(options: NetHandlerOptions): number {
-  return Atomics.load(options.resets, 0);
 }
 
 /** A receive queue, a transmit queue, and what they wait for on the tap. */
@@ -118,12 +107,8 @@ class NetHandler implements QueueHandler, NetControls {
 
   start(context: HandlerContext): void {
     const { features, queues } = context;
-    const key = this.#options.fds[0] ?? -1;
-    const kept = states.get(key);
-    const fresh = kept === undefined || kept.resets !== resetCount(this.#options);
-    const state = fresh ? new NetState(this.#options, features) : kept;
-    states.set(key, state);
-    this.#state = state;
+    this.#state ??= new NetState(this.#options, features);
+    const state = this.#state;
     this.#context = context;
     const largest = receivesLargePackets(features) ? LARGEST_IP_PACKET : this.#options.mtu;
     for (const [index, pair] of this.#pairs.entries()) {
@@ -202,6 +187,10 @@ class NetHandler implements QueueHandler, NetControls {
     this.#control = null;
     this.#controlIndex = -1;
     this.#context = null;
+  }
+
+  reset(): void {
+    this.#state = null;
   }
 
   setPairs(pairs: number): boolean {

@@ -13,7 +13,8 @@ import {
   CopyList,
 } from '../../../host/native-addon.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
-import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
+import type { ActiveQueue } from '../../active-queue.ts';
+import type { HandlerContext, QueueHandler } from '../../device.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN, POP_EMPTY, type Virtqueue } from '../../queue/virtqueue.ts';
 
@@ -81,8 +82,6 @@ class NetMemoryHandler implements QueueHandler {
     }
   }
 
-  ready(): void {}
-
   stop(): void {
     this.#context = null;
     this.#receive = null;
@@ -102,7 +101,7 @@ class NetMemoryHandler implements QueueHandler {
         queue.push(chain.id, chain.slots, supplies ? this.#supply(chain) : 0);
       }
       this.#copyBatch();
-      publish(served);
+      served.publish();
       if (popped !== POP_CHAIN && !this.#ask(queue, popped)) return;
     }
     served.kickAgain();
@@ -117,8 +116,8 @@ class NetMemoryHandler implements QueueHandler {
     for (let budget = BUDGET; budget > 0; budget -= BATCH) {
       const popped = this.#echoBatch(queue, receive === null ? null : receive.virtqueue);
       this.#copyBatch();
-      if (receive !== null) publish(receive);
-      publish(transmit);
+      if (receive !== null) receive.publish();
+      transmit.publish();
       if (popped !== POP_CHAIN && !this.#ask(queue, popped)) return;
     }
     transmit.kickAgain();
@@ -202,10 +201,6 @@ class NetMemoryHandler implements QueueHandler {
     }
     return length;
   }
-}
-
-function publish(served: ActiveQueue): void {
-  if (served.virtqueue.publish()) served.interrupt();
 }
 
 /** Makes the data half; called in the thread that serves it. */

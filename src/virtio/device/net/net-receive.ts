@@ -11,7 +11,8 @@
 import { virtio_net_hdr } from '../../../abi/virtio-net.ts';
 import type { ReceiveErrors } from '../../../backend/receive-errors.ts';
 import { EAGAIN, type TapQueue } from '../../../backend/tap-queue.ts';
-import type { ActiveQueue, HandlerContext } from '../../device.ts';
+import type { ActiveQueue } from '../../active-queue.ts';
+import type { HandlerContext } from '../../device.ts';
 import type { Virtqueue } from '../../queue/virtqueue.ts';
 import type { ReceiveFilter } from './net-filter.ts';
 import { STAGE_EMPTY, STAGE_FAULT, STAGE_FULL, StagedBuffers } from './net-staging.ts';
@@ -189,6 +190,6 @@ export class ReceiveQueue {
 
   #publish(): void {
     this.#unpublished = 0;
-    if (this.#virtqueue.publish()) this.#served.interrupt();
+    this.#served.publish();
   }
 }

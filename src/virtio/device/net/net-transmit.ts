@@ -5,7 +5,8 @@
  * HOT, measured by bench/groups/net.ts.
  */
 import { EAGAIN, type TapQueue } from '../../../backend/tap-queue.ts';
-import type { ActiveQueue, HandlerContext } from '../../device.ts';
+import type { ActiveQueue } from '../../active-queue.ts';
+import type { HandlerContext } from '../../device.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN, type Virtqueue } from '../../queue/virtqueue.ts';
 
@@ -45,7 +46,7 @@ export class TransmitQueue {
     for (let budget = BUDGET; budget > 0; budget--) {
       const popped = queue.pop(chain);
       if (popped !== POP_CHAIN) {
-        this.#publish();
+        this.#served.publish();
         pending = 0;
         if (popped < 0) this.#context.broken(`transmit queue: ${faultText(popped)}`);
         if (popped < 0 || !queue.enableKicks()) return;
@@ -57,22 +58,18 @@ export class TransmitQueue {
       if (sent === -EAGAIN) {
         queue.undoPop(chain);
         this.blocked = true;
-        this.#publish();
+        this.#served.publish();
         return;
       }
       // The header comes from the guest: the kernel checks it and refuses what makes no sense.
       if (sent <= 0) this.dropped++;
       queue.push(chain.id, chain.slots, 0);
       if (++pending === BATCH) {
-        this.#publish();
+        this.#served.publish();
         pending = 0;
       }
     }
-    this.#publish();
+    this.#served.publish();
     this.#served.kickAgain();
-  }
-
-  #publish(): void {
-    if (this.#virtqueue.publish()) this.#served.interrupt();
   }
 }

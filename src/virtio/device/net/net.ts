@@ -113,7 +113,6 @@ class TapNetDevice implements NetDevice {
   readonly vhost: VhostSpec;
   readonly #tap: Tap;
   readonly #mac: Uint8Array;
-  readonly #resets = new Int32Array(new SharedArrayBuffer(4));
   #host: DeviceHost | null = null;
 
   constructor(tap: Tap, options: NetDeviceOptions, pairs: number, mac: Uint8Array) {
@@ -148,7 +147,6 @@ class TapNetDevice implements NetDevice {
         fds: tap.fds,
         mac: macNumber(mac),
         mtu,
-        resets: this.#resets,
       } satisfies NetHandlerOptions,
     };
   }
@@ -170,7 +168,6 @@ class TapNetDevice implements NetDevice {
   }
 
   reset(): void {
-    Atomics.add(this.#resets, 0, 1);
     this.#showMac(this.#mac);
   }
 

@@ -3,7 +3,7 @@
  * without. Times are counted in ticks, of which `tick` is told.
  */
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
-import type { ActiveQueue } from '../../device.ts';
+
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import {
   faultText,
@@ -44,11 +44,9 @@ export interface CheckedGround {
 }
 
 /** A queue under check. */
-export class CheckedQueue implements ActiveQueue, Virtqueue {
-  readonly virtqueue: Virtqueue = this;
+export class CheckedQueue implements Virtqueue {
   readonly index: number;
   readonly size: number;
-  readonly #served: ActiveQueue;
   readonly #inner: Virtqueue;
   readonly #ground: CheckedGround;
   readonly #view: RingView;
@@ -66,9 +64,8 @@ export class CheckedQueue implements ActiveQueue, Virtqueue {
   #pushed = 0;
   #waitedForPublish = 0;
 
-  constructor(served: ActiveQueue, ground: CheckedGround) {
-    this.#served = served;
-    this.#inner = served.virtqueue;
+  constructor(inner: Virtqueue, ground: CheckedGround) {
+    this.#inner = inner;
     this.#ground = ground;
     this.index = this.#inner.index;
     this.size = this.#inner.size;
@@ -91,13 +88,9 @@ export class CheckedQueue implements ActiveQueue, Virtqueue {
     if (this.#waitedForPublish > DEVICE_PATIENCE) this.#tell(rules.unpublished);
   }
 
-  interrupt(): void {
+  /** The device interrupted the driver. */
+  interrupted(): void {
     this.#interruptDue = false;
-    this.#served.interrupt();
-  }
-
-  kickAgain(): void {
-    this.#served.kickAgain();
   }
 
   pop(chain: DescriptorChain): number {

@@ -1,11 +1,7 @@
 /** A data half whose queues are checked; a timer tells them when a side lets the other one wait. */
 import { Timerfd } from '../../../host/fd.ts';
-import {
-  type ActiveQueue,
-  type HandlerContext,
-  type QueueHandler,
-  READABLE,
-} from '../../device.ts';
+import { ActiveQueue } from '../../active-queue.ts';
+import { type HandlerContext, type QueueHandler, READABLE } from '../../device.ts';
 import type { QueueConfig } from '../../queue/virtqueue.ts';
 import type { Breach } from '../observation.ts';
 import { ObservedHandler } from '../observed-handler.ts';
@@ -71,9 +67,15 @@ export class CheckingHandler extends ObservedHandler {
     if (config === undefined || memory === undefined) return queue;
     const { features } = this.#ground;
     const breach = (one: Breach): void => this.#ground.breach(one);
-    const checked = new CheckedQueue(queue, { memory, config, features, breach });
+    const checked = new CheckedQueue(queue.virtqueue, { memory, config, features, breach });
     this.#queues[index] = checked;
-    return checked;
+    return new ActiveQueue(checked, {
+      ...queue.host,
+      interrupt: () => {
+        checked.interrupted();
+        queue.host.interrupt(index);
+      },
+    });
   }
 
   #tick(): void {

@@ -1,6 +1,7 @@
 /** Writes a record of all that happens between a data half and its queues. HOT while tracing. */
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
-import type { ActiveQueue, HandlerContext, QueueHandler } from '../../device.ts';
+import { ActiveQueue } from '../../active-queue.ts';
+import type { HandlerContext, QueueHandler } from '../../device.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { POP_CHAIN, type Virtqueue, type VringState } from '../../queue/virtqueue.ts';
 import { ObservedHandler } from '../observed-handler.ts';
@@ -52,14 +53,13 @@ export class TracingHandler extends ObservedHandler {
 
   protected override wrap(queue: ActiveQueue): ActiveQueue {
     const whom = whomOf(this.#device, queue.virtqueue.index);
-    return {
-      virtqueue: new TracingQueue(queue.virtqueue, this.#writer, whom),
-      interrupt: () => {
-        queue.interrupt();
+    return new ActiveQueue(new TracingQueue(queue.virtqueue, this.#writer, whom), {
+      ...queue.host,
+      interrupt: (index) => {
+        queue.host.interrupt(index);
         this.#writer.write(record.INTERRUPT, whom);
       },
-      kickAgain: () => queue.kickAgain(),
-    };
+    });
   }
 }
 

@@ -112,8 +112,7 @@ t.test('any requests in any order', async (t) => {
       }
       if (after === 'hand over') fs.handOver();
       if (after === 'reset') {
-        fs.rig.stop();
-        fs.device.reset?.();
+        fs.reset();
         fs.start();
         fs.init();
       }

@@ -143,8 +143,7 @@ t.test('a hand-over keeps what the guest knows, a reset and a mount do not', asy
   t.equal(fs.read(handle, 0, 7).error, errno.EBADF, 'a mount begins with nothing');
   t.equal(openDescriptors(), idle);
   handleOf(fs.open(fs.find('folder', 'inner')));
-  fs.rig.stop();
-  fs.device.reset?.();
+  fs.reset();
   t.equal(openDescriptors(), idle, 'a reset closes all');
   fs.start();
   t.equal(fs.getattr(id).error, errno.ESTALE);

@@ -115,7 +115,7 @@ for (const [name, ring] of Object.entries(RINGS)) {
     net.addBuffers(64, 64, 64, 64);
     net.wire.send(packet(100, 1));
     const first = net.received();
-    net.rig.handOver(net.handler(), net.features);
+    net.rig.handOver(net.handler, net.features);
     net.wire.send(packet(100, 2));
     const second = net.received();
     t.same(
@@ -231,7 +231,7 @@ t.test('a tap that is left alone can be stopped, and is served anew', async (t) 
   net.tap.faults.push(...new Array<number>(8).fill(22));
   net.wire.send(packet(60));
   t.equal(net.received().length, 0);
-  net.rig.handOver(net.handler(), net.features);
+  net.rig.handOver(net.handler, net.features);
   t.equal(net.received()[0]?.written, 60);
 });
 

@@ -29,24 +29,17 @@ class CheckRig implements Disposable {
   readonly driver: DriverQueue;
   readonly queue: CheckedQueue;
   readonly chain = new DescriptorChain(this.ram.memory);
-  interrupts = 0;
 
   constructor(features: bigint, size = 8, around = (queue: Virtqueue): Virtqueue => queue) {
     this.driver = createDriverQueue(this.heap, { index: 1, size, features });
     const { config } = this.driver;
     const virtqueue = around(createVirtqueue(this.ram.memory, config, features));
-    const interrupt = (): void => {
-      this.interrupts++;
-    };
-    this.queue = new CheckedQueue(
-      { virtqueue, interrupt, kickAgain: () => undefined },
-      {
-        memory: this.ram.memory,
-        config,
-        features,
-        breach: (breach) => this.breaches.push(breach),
-      },
-    );
+    this.queue = new CheckedQueue(virtqueue, {
+      memory: this.ram.memory,
+      config,
+      features,
+      breach: (breach) => this.breaches.push(breach),
+    });
   }
 
   get rules(): string[] {
@@ -62,7 +55,7 @@ class CheckRig implements Disposable {
   /** Uses what was taken, as it should be. */
   give(written = 4): void {
     this.queue.push(this.chain.id, this.chain.slots, written);
-    if (this.queue.publish()) this.queue.interrupt();
+    if (this.queue.publish()) this.queue.interrupted();
     this.driver.completed();
   }
 
@@ -124,7 +117,7 @@ for (const [name, features] of FORMATS) {
             if (chain === undefined) continue;
             const { id, slots, room } = chain;
             queue.push(id, slots, Math.floor((room * one.part) / 100));
-            if (queue.publish()) queue.interrupt();
+            if (queue.publish()) queue.interrupted();
           } else if (one.op === 'take') {
             const chain = new DescriptorChain(rig.ram.memory, 16);
             if (queue.pop(chain) !== POP_CHAIN) continue;
@@ -267,7 +260,7 @@ for (const [format, features] of [
     rig.queue.push(rig.chain.id, rig.chain.slots, 0);
     const wanted = rig.queue.publish();
     for (let i = 0; i < 3; i++) rig.queue.tick();
-    if (wanted) rig.queue.interrupt();
+    if (wanted) rig.queue.interrupted();
     rig.wait();
     t.same(rig.rules, []);
     t.end();

@@ -1,9 +1,11 @@
 /** An observed data half is the one inside, to all who call it. */
+
 import t from 'tap';
 import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue } from '../../../../src/testing/driver-queue.ts';
 import { GuestHeap } from '../../../../src/testing/guest-heap.ts';
+import { ActiveQueue } from '../../../../src/virtio/active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../../../src/virtio/device.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
 import { observe } from '../../../../src/virtio/observe/observe.ts';
@@ -65,7 +67,14 @@ t.test('all that is asked arrives', (t) => {
   outer.start({
     memory: ram.memory,
     features: 0n,
-    queues: [{ virtqueue, interrupt: () => undefined, kickAgain: () => inner.kick(9) }],
+    queues: [
+      new ActiveQueue(virtqueue, {
+        memory: ram.memory,
+        interrupt: () => undefined,
+        kickAgain: () => inner.kick(9),
+        broken: (reason) => t.fail(reason),
+      }),
+    ],
     reactor: { watch: (fd, events, token) => watched.push([fd, events, token]) },
     broken: (reason) => t.fail(reason),
     log: (text) => t.fail(text),
@@ -73,9 +82,9 @@ t.test('all that is asked arrives', (t) => {
   });
   t.equal(watched.length, 1, 'a timer of the check');
   outer.kick(0);
-  outer.ready(3, 1);
+  outer.ready?.(3, 1);
   // A token like the timer's, which has not expired, is the handler's own.
-  outer.ready(0xffff, 1);
+  outer.ready?.(0xffff, 1);
   outer.message?.('text');
   t.equal(outer.drain?.([0]), undefined);
   const queue = inner.context?.queues[0];

@@ -1,4 +1,5 @@
 /** What the trace says of queues: each record in its place, nothing lost but what is counted. */
+
 import t from 'tap';
 import {
   VIRTIO_F_EVENT_IDX,
@@ -9,6 +10,7 @@ import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue } from '../../../../src/testing/driver-queue.ts';
 import { GuestHeap } from '../../../../src/testing/guest-heap.ts';
+import { ActiveQueue } from '../../../../src/virtio/active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../../../src/virtio/device.ts';
 import { featureSet } from '../../../../src/virtio/features.ts';
 import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
@@ -44,7 +46,7 @@ class EchoHandler implements QueueHandler {
       while (queue.virtqueue.pop(chain) === POP_CHAIN) {
         queue.virtqueue.push(chain.id, chain.slots, 4);
       }
-      if (queue.virtqueue.publish()) queue.interrupt();
+      queue.publish();
     } while (queue.virtqueue.enableKicks());
   }
   ready(): void {}
@@ -70,7 +72,12 @@ for (const [name, features] of [
         undefined,
         undefined,
         undefined,
-        { virtqueue, interrupt: () => interrupts++, kickAgain: () => undefined },
+        new ActiveQueue(virtqueue, {
+          memory: ram.memory,
+          interrupt: () => interrupts++,
+          kickAgain: () => undefined,
+          broken: (reason) => t.fail(reason),
+        }),
       ],
       reactor: { watch: () => undefined },
       broken: (reason) => t.fail(reason),
