@@ -2,7 +2,7 @@
 export type { ExecOptions, ExecResult } from './agent/client.ts';
 export type { CommandExit, GuestProcess, SpawnOptions } from './agent/command.ts';
 export type { BootProtocol, EntryProtocol } from './boot/boot.ts';
-export type { SmbiosOptions } from './boot/smbios-options.ts';
+export type { SmbiosOptions } from './boot/smbios.ts';
 export { HostError, InternalError, NodeVmmError, PeerError, UsageError } from './host/errors.ts';
 export type { DatapathName } from './machine/devices/queue-service.ts';
 export type {

@@ -3,22 +3,22 @@ import { COMMAND_LINE_SIZE, ENTRY_64_OFFSET } from '../abi/linux-boot.ts';
 import { UsageError } from '../host/errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { writeAcpiTables } from './acpi-tables.ts';
-import { COMMAND_LINE_GPA, COMMAND_LINE_ROOM, memoryMap } from './boot-layout.ts';
+import {
+  COMMAND_LINE_GPA,
+  COMMAND_LINE_ROOM,
+  type CpuEntryState,
+  memoryMap,
+  writeResetVector,
+} from './boot-layout.ts';
 import { type ByteSource, FileSource } from './byte-source.ts';
 import type { MmioDevice } from './dsdt.ts';
 import { type ElfImage, isInSegments, parseElf } from './elf.ts';
-import type { CpuEntryState } from './entry-state.ts';
-import { loadInitrd } from './initrd.ts';
 import { defaultKernelCache, type UnpackedKernel, unpackKernel } from './kernel-cache.ts';
-import { type BzImage, parseBzImage } from './kernel-image.ts';
-import { kernelKind } from './kernel-kind.ts';
-import { enterLinux32 } from './linux32.ts';
-import { enterLinux64 } from './linux64.ts';
-import { loadBzImage, loadElf } from './load-kernel.ts';
+import { type BzImage, kernelKind, parseBzImage } from './kernel-image.ts';
+import { enterLinux32, enterLinux64 } from './linux-boot.ts';
+import { loadBzImage, loadElf, loadInitrd } from './load-kernel.ts';
 import { enterPvh } from './pvh.ts';
-import { writeResetVector } from './reset-vector.ts';
-import { writeSmbios } from './smbios.ts';
-import type { SmbiosOptions } from './smbios-options.ts';
+import { type SmbiosOptions, writeSmbios } from './smbios.ts';
 
 /** What every x86-64 processor has at least (Intel SDM vol. 3 §4.1.4). */
 const DEFAULT_PHYSICAL_ADDRESS_BITS = 36;

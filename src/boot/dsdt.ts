@@ -1,5 +1,6 @@
 /** The DSDT's AML: PCI host bridge, serial port, clock, panic device, devices in memory, power-off. */
 
+import { HIGH_RAM_BASE, LOW_RAM_LIMIT } from '../memory/ram-layout.ts';
 import {
   CMOS_PORT,
   COM1_GSI,
@@ -20,9 +21,6 @@ import {
 } from '../platform/layout.ts';
 import { GED_POWER_BUTTON } from '../platform/power.ts';
 import * as aml from './aml.ts';
-import * as resources from './aml-resources.ts';
-import { pciOsc } from './pci-osc.ts';
-import { pciMmio64Window } from './pci-window.ts';
 
 const PORTS = 0x1_0000;
 
@@ -54,13 +52,13 @@ function hostBridge(ramSize: number, physicalAddressBits: number): aml.Aml {
     aml.name('_UID', aml.integer(0)),
     aml.name(
       '_CRS',
-      resources.resourceTemplate(
-        resources.busNumbers({ base: 0, size: 1 }),
-        resources.ioPorts({ base: PCI_CONFIG_ADDRESS_PORT, size: 8 }),
-        resources.ioWindow({ base: 0, size: PCI_CONFIG_ADDRESS_PORT }),
-        resources.ioWindow({ base: configEnd, size: PORTS - configEnd }),
-        resources.memoryWindow32(mmio32),
-        ...(window64 === undefined ? [] : [resources.memoryWindow64(window64)]),
+      aml.resourceTemplate(
+        aml.busNumbers({ base: 0, size: 1 }),
+        aml.ioPorts({ base: PCI_CONFIG_ADDRESS_PORT, size: 8 }),
+        aml.ioWindow({ base: 0, size: PCI_CONFIG_ADDRESS_PORT }),
+        aml.ioWindow({ base: configEnd, size: PORTS - configEnd }),
+        aml.memoryWindow32(mmio32),
+        ...(window64 === undefined ? [] : [aml.memoryWindow64(window64)]),
       ),
     ),
     aml.name('_PRT', interruptRouting()),
@@ -76,7 +74,7 @@ function eventDevice(): aml.Aml {
     'GED',
     aml.name('_HID', aml.string('ACPI0013')),
     aml.name('_UID', aml.integer(0)),
-    aml.name('_CRS', resources.resourceTemplate(resources.edgeInterrupt(GED_GSI))),
+    aml.name('_CRS', aml.resourceTemplate(aml.edgeInterrupt(GED_GSI))),
     aml.ioRegion('EVTR', GED_PORT, 1),
     aml.byteField('EVTR', 'EVTS'),
     aml.serializedMethod(
@@ -104,8 +102,8 @@ function mmioDevice({ address, size, gsi }: MmioDevice, index: number): aml.Aml 
     `V${index.toString().padStart(3, '0')}`,
     aml.string('LNRO0005'),
     index,
-    resources.memory32Fixed({ base: address, size }),
-    resources.levelInterrupt(gsi),
+    aml.memory32Fixed({ base: address, size }),
+    aml.levelInterrupt(gsi),
   );
 }
 
@@ -124,7 +122,7 @@ function simpleDevice(
     aml.name('_HID', hid),
     aml.name('_UID', aml.integer(uid)),
     aml.name('_STA', aml.integer(0xf)),
-    aml.name('_CRS', resources.resourceTemplate(...descriptors)),
+    aml.name('_CRS', aml.resourceTemplate(...descriptors)),
   );
 }
 
@@ -144,26 +142,113 @@ export function dsdtBlock(
       '\\_SB',
       hostBridge(ramSize, physicalAddressBits),
       // PCI Firmware 3.2 §4.1.2: ECAM is reserved by a motherboard resource device.
-      isaDevice('MBRD', aml.eisaId('PNP0C02'), resources.memory32Fixed(ecam)),
+      isaDevice('MBRD', aml.eisaId('PNP0C02'), aml.memory32Fixed(ecam)),
       isaDevice(
         'COM1',
         aml.eisaId('PNP0501'),
-        resources.ioPorts({ base: COM1_PORT, size: 8 }),
-        resources.edgeInterrupt(COM1_GSI),
+        aml.ioPorts({ base: COM1_PORT, size: 8 }),
+        aml.edgeInterrupt(COM1_GSI),
       ),
       isaDevice(
         'RTC',
         aml.eisaId('PNP0B00'),
-        resources.ioPorts({ base: CMOS_PORT, size: 2 }),
-        resources.edgeInterrupt(RTC_GSI),
+        aml.ioPorts({ base: CMOS_PORT, size: 2 }),
+        aml.edgeInterrupt(RTC_GSI),
       ),
       eventDevice(),
       // §4.8.3.2.2: a control method power button.
       aml.device('PWRB', aml.name('_HID', aml.eisaId('PNP0C0C')), aml.name('_UID', aml.integer(0))),
-      isaDevice('PEVT', aml.string('QEMU0001'), resources.ioPorts({ base: PVPANIC_PORT, size: 1 })),
+      isaDevice('PEVT', aml.string('QEMU0001'), aml.ioPorts({ base: PVPANIC_PORT, size: 1 })),
       ...mmioDevices.map(mmioDevice),
     ),
     // §7.4.2: SLP_TYP is the first element, also for the sleep control register.
     ...aml.name('\\_S5', aml.packageOf(...[SLEEP_TYPE_S5, 0, 0, 0].map(aml.integer))),
   ]);
+}
+
+// _OSC of the PCI host bridge (ACPI 6.5 §6.2.12, PCI Firmware 3.3 §4.5.1): which features of PCI
+// Express the operating system may control.
+
+/** UUID of a PCI host bridge's capabilities, and the revision that is spoken. */
+const PCI_HOST_BRIDGE_UUID = '33db4d5b-1ff7-401c-9657-7441c03dd766';
+const REVISION = 1;
+/** The buffer's 32-bit words: status, support, control. */
+const WORDS = 3;
+
+/** Bits of the status word. */
+const STATUS_FAILURE = 1 << 1;
+const STATUS_UNRECOGNIZED_UUID = 1 << 2;
+const STATUS_UNRECOGNIZED_REVISION = 1 << 3;
+const STATUS_CAPABILITIES_MASKED = 1 << 4;
+
+/** Bits of the control word. */
+export const OSC_NATIVE_HOT_PLUG = 1 << 0;
+export const OSC_SHPC_HOT_PLUG = 1 << 1;
+export const OSC_PME = 1 << 2;
+export const OSC_AER = 1 << 3;
+export const OSC_CAPABILITY_STRUCTURE = 1 << 4;
+export const OSC_LTR = 1 << 5;
+export const OSC_DPC = 1 << 7;
+
+/** No firmware is active at run time that could use any of them itself. */
+export const OSC_GRANTED =
+  OSC_NATIVE_HOT_PLUG |
+  OSC_SHPC_HOT_PLUG |
+  OSC_PME |
+  OSC_AER |
+  OSC_CAPABILITY_STRUCTURE |
+  OSC_LTR |
+  OSC_DPC;
+
+/**
+ * The method. It keeps no state: what was granted once is granted in every later call too, and a
+ * query (bit 0 of the status word) is answered like a request.
+ */
+export function pciOsc(): aml.Aml {
+  const [uuid, revision, words, capabilities] = [aml.arg(0), aml.arg(1), aml.arg(2), aml.arg(3)];
+  const status = aml.nameString('STAT');
+  const control = aml.nameString('CTRL');
+  const flag = (bit: number): aml.Aml => aml.or(status, aml.integer(bit), status);
+  const refuse = (bit: number): aml.Aml[] => [flag(bit), aml.returnValue(capabilities)];
+  return aml.serializedMethod(
+    '_OSC',
+    4,
+    aml.createDWordField(capabilities, 0, 'STAT'),
+    aml.ifTrue(
+      aml.notEqual(uuid, aml.uuid(PCI_HOST_BRIDGE_UUID)),
+      ...refuse(STATUS_UNRECOGNIZED_UUID),
+    ),
+    aml.ifTrue(
+      aml.notEqual(revision, aml.integer(REVISION)),
+      ...refuse(STATUS_UNRECOGNIZED_REVISION),
+    ),
+    aml.ifTrue(aml.less(words, aml.integer(WORDS)), ...refuse(STATUS_FAILURE)),
+    aml.createDWordField(capabilities, 8, 'CTRL'),
+    aml.and(control, aml.integer(OSC_GRANTED), aml.LOCAL0),
+    aml.ifTrue(aml.notEqual(aml.LOCAL0, control), flag(STATUS_CAPABILITIES_MASKED)),
+    aml.store(aml.LOCAL0, control),
+    aml.returnValue(capabilities),
+  );
+}
+
+const LARGEST = 64 * 2 ** 30;
+const SMALLEST = 2 ** 30;
+
+/**
+ * The window for 64-bit BARs: above RAM, aligned to its size, at most 64 GiB, halved until it
+ * fits below the end of the guest's physical addresses.
+ * @param ramSize bytes of guest RAM
+ * @param physicalAddressBits as in the guest's CPUID 0x80000008
+ * @returns undefined when not even 1 GiB fits
+ */
+export function pciMmio64Window(
+  ramSize: number,
+  physicalAddressBits: number,
+): { readonly base: number; readonly size: number } | undefined {
+  const ramEnd = HIGH_RAM_BASE + Math.max(0, ramSize - LOW_RAM_LIMIT);
+  for (let size = LARGEST; size >= SMALLEST; size /= 2) {
+    const base = Math.ceil(ramEnd / size) * size;
+    if (base + size <= 2 ** physicalAddressBits) return { base, size };
+  }
+  return undefined;
 }

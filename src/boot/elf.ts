@@ -28,8 +28,7 @@ import type { Field } from '../abi/struct.ts';
 import { readField } from '../abi/struct-view.ts';
 import { UsageError } from '../host/errors.ts';
 import { type ByteSource, readView, truncated } from './byte-source.ts';
-import { MULTIBOOT } from './foreign-image.ts';
-import { isMultiboot } from './multiboot.ts';
+import { isMultiboot, MULTIBOOT } from './pvh.ts';
 
 /** Kernels have about five; the bound keeps a hostile file from costing time. */
 const MOST_SEGMENTS = 64;

@@ -3,7 +3,7 @@
  * lies in RAM already. Emulated one instruction at a time, a BIOS and a boot loader would take
  * longer than the kernel does.
  */
-import type { CpuEntryState } from '../boot/entry-state.ts';
+import type { CpuEntryState } from '../boot/boot-layout.ts';
 
 /** A system ROM ends at 4 GiB (Intel SDM vol. 3 §10.1.4). */
 const ROM_SIZE = 0x1_0000;

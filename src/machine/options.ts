@@ -1,6 +1,6 @@
 /** What a caller may ask of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
 import type { BootProtocol } from '../boot/boot.ts';
-import type { SmbiosOptions } from '../boot/smbios-options.ts';
+import type { SmbiosOptions } from '../boot/smbios.ts';
 import type { DiskOptions } from '../virtio/device/blk/blk-type.ts';
 import type { FileSystemOptions } from '../virtio/device/fs/fs-type.ts';
 import type { NetOptions } from '../virtio/device/net/net-type.ts';

@@ -4,7 +4,7 @@
  */
 import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
 import { type BootProtocol, loadGuest } from '../boot/boot.ts';
-import type { SmbiosOptions } from '../boot/smbios-options.ts';
+import type { SmbiosOptions } from '../boot/smbios.ts';
 import { AsyncCleanupStack } from '../host/cleanup-stack.ts';
 import { Timerfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';

@@ -1,7 +1,7 @@
 /** Checks what a caller asked for, once, and fills in what was left out. */
 import { freemem, totalmem } from 'node:os';
 import type { BootProtocol } from '../boot/boot.ts';
-import { checkSmbios, SMBIOS, type SmbiosOptions } from '../boot/smbios-options.ts';
+import { checkSmbios, SMBIOS, type SmbiosOptions } from '../boot/smbios.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import {

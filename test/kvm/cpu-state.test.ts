@@ -1,7 +1,7 @@
 /** CPUID, MSRs, entry states and RAM as the guest sees them. */
 import t from 'tap';
 import { KVM_EXIT_HLT } from '../../src/abi/kvm-constants.ts';
-import type { CpuEntryState, SegmentState } from '../../src/boot/entry-state.ts';
+import type { CpuEntryState, SegmentState } from '../../src/boot/boot-layout.ts';
 import { guestCpuid, hasFeature } from '../../src/kvm/cpuid.ts';
 import { applyEntry, initializeVcpu } from '../../src/kvm/entry.ts';
 import { exitName } from '../../src/kvm/exit-names.ts';

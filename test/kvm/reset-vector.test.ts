@@ -2,7 +2,7 @@
 import t from 'tap';
 import { kvm_run_io } from '../../src/abi/kvm.ts';
 import { KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_IO_OUT } from '../../src/abi/kvm-constants.ts';
-import { writeResetVector } from '../../src/boot/reset-vector.ts';
+import { writeResetVector } from '../../src/boot/boot-layout.ts';
 import { RESET_PORT, RESET_VALUE } from '../../src/platform/layout.ts';
 import { kvmMissing, TinyGuest } from './tiny-guest.ts';
 

@@ -1,5 +1,5 @@
 /** `--smbios`: what the guest is told of its computer. */
-import { SMBIOS, type SmbiosOptions } from '../../boot/smbios-options.ts';
+import { SMBIOS, type SmbiosOptions } from '../../boot/smbios.ts';
 import { UsageError } from '../../host/errors.ts';
 import { keysHelp, optionsFromKeys, splitKeys } from '../../options/option-text.ts';
 

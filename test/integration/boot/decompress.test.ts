@@ -2,8 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
-import { decompressKernel } from '../../../src/boot/decompress.ts';
-import { decodeLz4Legacy } from '../../../src/boot/lz4.ts';
+import { decodeLz4Legacy, decompressKernel } from '../../../src/boot/decompress.ts';
 import { kernelCode, withLength } from '../../support/fixtures/kernel-image.ts';
 
 const MiB = 2 ** 20;

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
 import { writeAcpiTables } from '../../../src/boot/acpi-tables.ts';
-import { OSC_GRANTED } from '../../../src/boot/pci-osc.ts';
+import { OSC_GRANTED } from '../../../src/boot/dsdt.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 
 const interpreter = 'acpiexec';

@@ -4,10 +4,14 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
-import { memoryMap, SMBIOS_GPA, SMBIOS_LIMIT } from '../../../src/boot/boot-layout.ts';
-import { RESET_VECTOR_GPA, writeResetVector } from '../../../src/boot/reset-vector.ts';
-import { writeSmbios } from '../../../src/boot/smbios.ts';
-import { checkSmbios, type SmbiosOptions } from '../../../src/boot/smbios-options.ts';
+import {
+  memoryMap,
+  RESET_VECTOR_GPA,
+  SMBIOS_GPA,
+  SMBIOS_LIMIT,
+  writeResetVector,
+} from '../../../src/boot/boot-layout.ts';
+import { checkSmbios, type SmbiosOptions, writeSmbios } from '../../../src/boot/smbios.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 
 const MiB = 2 ** 20;

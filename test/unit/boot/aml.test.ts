@@ -1,8 +1,7 @@
 /** ACPI Machine Language: ACPI 6.5 §20.2, and resource descriptors, §6.4. */
 import t from 'tap';
 import * as aml from '../../../src/boot/aml.ts';
-import * as resources from '../../../src/boot/aml-resources.ts';
-import { pciMmio64Window } from '../../../src/boot/pci-window.ts';
+import { pciMmio64Window } from '../../../src/boot/dsdt.ts';
 
 const GiB = 2 ** 30;
 
@@ -57,11 +56,11 @@ t.test('§19.6.143 ToUUID: three little-endian fields, the rest as written', asy
 });
 
 t.test('§6.4 resource descriptors', async (t) => {
-  t.same(resources.ioPorts({ base: 0x3f8, size: 8 }), [0x47, 1, 0xf8, 3, 0xf8, 3, 1, 8]);
-  t.same(resources.edgeInterrupt(4), [0x89, 6, 0, 3, 1, 4, 0, 0, 0]);
-  t.equal(resources.memoryWindow64({ base: 0, size: 1 }).length, 3 + 43);
-  t.equal(resources.memoryWindow32({ base: 0, size: 1 }).length, 3 + 23);
-  t.equal(resources.busNumbers({ base: 0, size: 1 }).length, 3 + 13);
+  t.same(aml.ioPorts({ base: 0x3f8, size: 8 }), [0x47, 1, 0xf8, 3, 0xf8, 3, 1, 8]);
+  t.same(aml.edgeInterrupt(4), [0x89, 6, 0, 3, 1, 4, 0, 0, 0]);
+  t.equal(aml.memoryWindow64({ base: 0, size: 1 }).length, 3 + 43);
+  t.equal(aml.memoryWindow32({ base: 0, size: 1 }).length, 3 + 23);
+  t.equal(aml.busNumbers({ base: 0, size: 1 }).length, 3 + 13);
 });
 
 t.test('the window for 64-bit BARs lies above RAM and below the end of addresses', async (t) => {

@@ -3,7 +3,7 @@ import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { BufferSource } from '../../../src/boot/byte-source.ts';
 import { parseElf } from '../../../src/boot/elf.ts';
-import { kernelKind } from '../../../src/boot/kernel-kind.ts';
+import { kernelKind } from '../../../src/boot/kernel-image.ts';
 import { bzImage, elfKernel, KERNEL_GPA } from '../../support/fixtures/kernel-image.ts';
 
 const source = (bytes: Uint8Array): BufferSource => new BufferSource(bytes, 'kernel k');
