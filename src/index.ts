@@ -12,7 +12,6 @@ export type {
   InspectFilter,
   MachineInspection,
 } from './machine/inspect.ts';
-export type { MachineState, VirtualMachineEvents } from './machine/machine-events.ts';
 export type { RuleBreach } from './machine/machine-observer.ts';
 export type {
   CarriedOptions,
@@ -32,6 +31,7 @@ export type {
   VhostUserSocket,
   VsockOptions,
 } from './machine/options.ts';
+export type { MachineState, VirtualMachineEvents } from './machine/virtual-machine.ts';
 export { VirtualMachine } from './machine/virtual-machine.ts';
 export type { Breach } from './virtio/observe/observation.ts';
 export type { TraceSummary } from './virtio/observe/trace/trace-collector.ts';

@@ -7,7 +7,7 @@ import { guestsFolder } from '../guest/agent-binary.ts';
 import { UsageError } from '../host/errors.ts';
 import { TemporaryFolder } from '../host/temporary-folder.ts';
 import { packageFolder } from '../lab/package-folder.ts';
-import { bundleModule } from '../machine/user-devices/bundle-module.ts';
+import { bundleModule } from '../machine/user-devices/load-device.ts';
 
 /** The starter is the example under another name. */
 const EXAMPLE = path.join(guestsFolder, 'example');

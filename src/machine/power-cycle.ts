@@ -21,11 +21,11 @@ import { SharedState } from '../state/shared-state.ts';
 import { Board, type BoardPlan } from './board/board.ts';
 import { type VcpuThreadEvents, VcpuThreads } from './board/vcpu-threads.ts';
 import type { VcpuMessage } from './board/vcpu-worker.ts';
+import type { SerialStream } from './consoles.ts';
 import type { MachineDevice } from './devices/machine-device.ts';
 import { ResourceAllocator } from './devices/resource-allocator.ts';
 import type { MachineObserver } from './machine-observer.ts';
 import type { MachineExit } from './options.ts';
-import type { SerialStream } from './serial-stream.ts';
 
 /** What a cycle is made of. */
 export interface CyclePlan {

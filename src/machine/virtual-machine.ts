@@ -19,11 +19,25 @@ import type { DatapathName } from './devices/queue-service.ts';
 import { VirtioMachineDevice } from './devices/virtio-device.ts';
 import { GuestAgent, guestEnded } from './guest-agent.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
-import type { MachineState, VirtualMachineEvents } from './machine-events.ts';
 import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { PowerCycle } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
+
+/** Events of a machine, by name. */
+export interface VirtualMachineEvents {
+  /** The run ended: by the guest, by `stop`, or because something broke. */
+  exit: [MachineExit];
+  /** One line for the person who runs the machine, e.g. that a driver broke a rule. */
+  log: [string];
+  /** The guest rebooted and runs again. */
+  reboot: [];
+  /** A driver or a device broke a rule of virtio (option `check`); also told by `log`. */
+  breach: [RuleBreach];
+}
+
+/** Where a machine is between its creation and its disposal. */
+export type MachineState = 'created' | 'starting' | 'running' | 'paused' | 'ended' | 'disposed';
 
 /**
  * A virtual machine. `await using vm = await VirtualMachine.create({...})` releases everything

@@ -8,8 +8,7 @@ import { Vcpu, type VcpuShare } from '../../kvm/vcpu.ts';
 import { GuestMemory, type GuestMemoryShare } from '../../memory/guest-memory.ts';
 import { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
 import { Board, type BoardMessage, type BoardPlan } from './board.ts';
-import { ExitLoop, type LoopEnd } from './exit-loop.ts';
-import { TracedVcpu } from './traced-vcpu.ts';
+import { ExitLoop, type LoopEnd, TracedVcpu } from './exit-loop.ts';
 
 /** What the thread is started with. */
 export interface VcpuWorkerData {

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
-import { FileWatch } from '../../../src/machine/user-devices/file-watch.ts';
+import { FileWatch } from '../../../src/machine/user-devices/device-code.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
 t.teardown(() => rmSync(folder, { recursive: true }));

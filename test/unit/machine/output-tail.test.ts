@@ -1,5 +1,5 @@
 import t from 'tap';
-import { OutputTail } from '../../../src/machine/output-tail.ts';
+import { OutputTail } from '../../../src/machine/consoles.ts';
 
 const PANIC = 'Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)';
 

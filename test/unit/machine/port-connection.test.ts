@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { Duplex } from 'node:stream';
 import t from 'tap';
-import { PortConnection } from '../../../src/machine/port-connection.ts';
+import { PortConnection } from '../../../src/machine/guest-agent.ts';
 
 /** A port that keeps what is written to it. */
 class FakeStream extends Duplex {

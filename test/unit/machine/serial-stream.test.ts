@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import t from 'tap';
-import { SerialStream } from '../../../src/machine/serial-stream.ts';
+import { SerialStream } from '../../../src/machine/consoles.ts';
 import { Serial16550 } from '../../../src/platform/serial-16550.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
 import { FakeInterrupts } from '../../support/fakes/interrupts.ts';
