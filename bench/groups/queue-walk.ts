@@ -7,7 +7,7 @@ import { VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED } from '../../src/abi/virt
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { Ram } from '../../src/memory/ram.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { createDriverQueue } from '../../src/testing/driver-queue.ts';
+import { createDriverQueue } from '../../src/testing/create-driver-queue.ts';
 import { GuestHeap } from '../../src/testing/guest-heap.ts';
 import { featureSet } from '../../src/virtio/features.ts';
 import { createVirtqueue } from '../../src/virtio/queue/create-virtqueue.ts';

@@ -14,7 +14,7 @@ import { PeerError, UsageError } from '../../src/host/errors.ts';
 import { signalEventfd } from '../../src/host/fd.ts';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
-import { fullBarrier } from '../../src/testing/full-barrier.ts';
+import { fullBarrier } from '../../src/testing/driver-queue.ts';
 import { VhostUserRig } from '../../src/testing/vhost-user-rig.ts';
 import { blkKind } from '../../src/vhost-user/frontend/blk-kind.ts';
 import { fsKind } from '../../src/vhost-user/frontend/fs-kind.ts';

@@ -10,7 +10,8 @@ import { ActiveQueue } from '../virtio/active-queue.ts';
 import type { QueueHandler } from '../virtio/device.ts';
 import { createVirtqueue } from '../virtio/queue/create-virtqueue.ts';
 import type { Virtqueue, VringState } from '../virtio/queue/virtqueue.ts';
-import { createDriverQueue, type DriverQueue } from './driver-queue.ts';
+import { createDriverQueue } from './create-driver-queue.ts';
+import type { DriverQueue } from './driver-queue.ts';
 import { GuestHeap } from './guest-heap.ts';
 import { PumpReactor } from './pump-reactor.ts';
 

@@ -11,16 +11,13 @@ import {
   VIRTQ_DESC_F_USED,
   VIRTQ_DESC_F_WRITE,
 } from '../abi/virtio-ring.ts';
-import { InternalError, UsageError } from '../host/errors.ts';
-import type { QueueConfig } from '../virtio/queue/virtqueue.ts';
-import { type BufferRequest, type CompletedBuffer, DriverBuffer } from './driver-buffer.ts';
-import type { DriverQueue, DriverQueueParts } from './driver-queue.ts';
-import { fullBarrier } from './full-barrier.ts';
-
-interface InFlight {
-  readonly buffer: DriverBuffer;
-  readonly slots: number;
-}
+import {
+  type DriverBuffer,
+  DriverQueue,
+  type DriverQueueLayout,
+  fullBarrier,
+  type UsedBuffer,
+} from './driver-queue.ts';
 
 /** A place in the ring with its wrap counter (§2.8.1). */
 class RingPosition {
@@ -45,62 +42,31 @@ class RingPosition {
 }
 
 /** See `DriverQueue`. */
-export class DriverPackedQueue implements DriverQueue {
-  readonly config: QueueConfig;
-  readonly descriptorArea: DataView;
-  readonly driverArea: DataView;
-  readonly deviceArea: DataView;
-  readonly #parts: DriverQueueParts;
+export class DriverPackedQueue extends DriverQueue {
   readonly #freeIds: number[];
-  readonly #byId = new Map<number, InFlight>();
+  /** How many descriptors of the ring a buffer in flight takes, by its ID. */
+  readonly #counts = new Map<number, number>();
   readonly #avail: RingPosition;
   readonly #used: RingPosition;
-  #freeSlots: number;
-  #tokens = 0;
-  #addedSlots = 0;
-  #interruptsOn = true;
+  #free: number;
+  #addedSinceKick = 0;
 
-  constructor(parts: DriverQueueParts) {
-    const { size } = parts.config;
-    this.#parts = parts;
-    this.config = parts.config;
-    this.descriptorArea = parts.descriptorArea;
-    this.driverArea = parts.driverArea;
-    this.deviceArea = parts.deviceArea;
+  constructor(layout: DriverQueueLayout) {
+    super(layout);
+    const { size } = layout.config;
     this.#freeIds = Array.from({ length: size }, (_, index) => index);
-    this.#freeSlots = size;
+    this.#free = size;
     this.#avail = new RingPosition(size);
     this.#used = new RingPosition(size);
   }
 
   get free(): number {
-    return this.#freeSlots;
-  }
-
-  get inFlight(): number {
-    return this.#byId.size;
-  }
-
-  add(request: BufferRequest): number {
-    const { heap } = this.#parts;
-    const count = (request.readable?.length ?? 0) + (request.writable?.length ?? 0);
-    const indirect = request.indirect ?? (this.#parts.indirect && count > 1);
-    const slots = indirect ? 1 : count;
-    if (count === 0) throw new UsageError('E_BUFFER', 'a buffer needs at least one segment');
-    if (this.free < slots) throw new UsageError('E_QUEUE_FULL', 'the queue has no room');
-    const buffer = new DriverBuffer(heap, this.#tokens++, request);
-    const id = this.#freeIds.shift() as number;
-    if (indirect) this.#placeTable(buffer, id);
-    else this.#placeList(buffer, id);
-    this.#byId.set(id, { buffer, slots });
-    this.#freeSlots -= slots;
-    this.#addedSlots += slots;
-    return buffer.token;
+    return this.#free;
   }
 
   kick(): boolean {
-    const added = this.#addedSlots;
-    this.#addedSlots = 0;
+    const added = this.#addedSinceKick;
+    this.#addedSinceKick = 0;
     if (added === 0) return false;
     fullBarrier();
     const flags = this.deviceArea.getUint16(pvirtq_event_suppress.flags.offset, true) & 3;
@@ -112,70 +78,55 @@ export class DriverPackedQueue implements DriverQueue {
     return ((this.#avail.place - place - 1) & 0xffff) < added;
   }
 
-  completed(): CompletedBuffer[] {
-    const done: CompletedBuffer[] = [];
-    while (this.#byId.size > 0 && this.#nextIsUsed()) {
-      const at = this.#used.place * pvirtq_desc.size;
-      const id = this.descriptorArea.getUint16(at + pvirtq_desc.id.offset, true);
-      const length = this.descriptorArea.getUint32(at + pvirtq_desc.len.offset, true);
-      const flags = this.descriptorArea.getUint16(at + pvirtq_desc.flags.offset, true);
-      if (this.#parts.inOrder) this.#completeSkipped(id, done);
-      done.push(this.#complete(id, (flags & VIRTQ_DESC_F_WRITE) === 0 ? 0 : length));
-    }
-    if (this.#interruptsOn && done.length > 0) this.enableInterrupts();
-    return done;
+  protected place(buffer: DriverBuffer, indirect: boolean): number {
+    const id = this.#freeIds.shift() as number;
+    const count = indirect ? 1 : buffer.segments.length;
+    if (indirect) this.#placeIndirect(buffer, id);
+    else this.#placeDirect(buffer, id);
+    this.#counts.set(id, count);
+    this.#free -= count;
+    this.#addedSinceKick += count;
+    return id;
   }
 
-  enableInterrupts(): boolean {
-    this.#interruptsOn = true;
+  protected peekUsed(): UsedBuffer | undefined {
+    const at = this.#used.place * pvirtq_desc.size;
+    const flags = this.descriptorArea.getUint16(at + pvirtq_desc.flags.offset, true);
+    const available = (flags & VIRTQ_DESC_F_AVAIL) === 0 ? 0 : 1;
+    const used = (flags & VIRTQ_DESC_F_USED) === 0 ? 0 : 1;
+    if (this.inFlight === 0 || available !== used || used !== this.#used.wrap) return undefined;
+    const written = this.descriptorArea.getUint32(at + pvirtq_desc.len.offset, true);
+    return {
+      id: this.descriptorArea.getUint16(at + pvirtq_desc.id.offset, true),
+      written: (flags & VIRTQ_DESC_F_WRITE) === 0 ? 0 : written,
+    };
+  }
+
+  protected release(id: number): void {
+    const count = this.#counts.get(id) ?? 0;
+    this.#counts.delete(id);
+    this.#freeIds.push(id);
+    this.#free += count;
+    this.#used.advance(count);
+  }
+
+  protected requestInterrupt(): void {
     const { desc, flags } = pvirtq_event_suppress;
-    if (this.#parts.eventIdx) {
+    if (this.layout.eventIdx) {
       this.driverArea.setUint16(desc.offset, this.#used.offAndWrap, true);
       this.driverArea.setUint16(flags.offset, RING_EVENT_FLAGS_DESC, true);
     } else {
       this.driverArea.setUint16(flags.offset, RING_EVENT_FLAGS_ENABLE, true);
     }
-    fullBarrier();
-    return this.#byId.size > 0 && this.#nextIsUsed();
   }
 
-  disableInterrupts(): void {
-    this.#interruptsOn = false;
+  protected suppressInterrupts(): void {
     const { flags } = pvirtq_event_suppress;
     this.driverArea.setUint16(flags.offset, RING_EVENT_FLAGS_DISABLE, true);
   }
 
-  #nextIsUsed(): boolean {
-    const at = this.#used.place * pvirtq_desc.size + pvirtq_desc.flags.offset;
-    const flags = this.descriptorArea.getUint16(at, true);
-    const available = (flags & VIRTQ_DESC_F_AVAIL) === 0 ? 0 : 1;
-    const used = (flags & VIRTQ_DESC_F_USED) === 0 ? 0 : 1;
-    return available === used && used === this.#used.wrap;
-  }
-
-  /** §2.8.8: the buffers before the one that is named were used completely. */
-  #completeSkipped(id: number, done: CompletedBuffer[]): void {
-    if (!this.#byId.has(id)) return;
-    for (const [skipped, { buffer }] of this.#byId) {
-      if (skipped === id) return;
-      done.push(this.#complete(skipped, buffer.writableLength));
-    }
-  }
-
-  #complete(id: number, written: number): CompletedBuffer {
-    const entry = this.#byId.get(id);
-    if (entry === undefined) {
-      throw new InternalError(`the device used buffer ${id}, which it does not have`);
-    }
-    this.#byId.delete(id);
-    this.#freeIds.push(id);
-    this.#freeSlots += entry.slots;
-    this.#used.advance(entry.slots);
-    return entry.buffer.complete(written);
-  }
-
   /** §2.8.6: the id in the last descriptor, the first one's flags last of all. */
-  #placeList(buffer: DriverBuffer, id: number): void {
+  #placeDirect(buffer: DriverBuffer, id: number): void {
     const first = this.#avail.place;
     let firstFlags = 0;
     const last = buffer.segments.length - 1;
@@ -193,10 +144,10 @@ export class DriverPackedQueue implements DriverQueue {
     this.#writeFlags(first, firstFlags);
   }
 
-  #placeTable(buffer: DriverBuffer, id: number): void {
+  #placeIndirect(buffer: DriverBuffer, id: number): void {
     const length = pvirtq_desc.size * buffer.segments.length;
-    const gpa = buffer.table(length);
-    const table = this.#parts.heap.view(gpa, length);
+    const gpa = buffer.allocateTable(length);
+    const table = this.layout.heap.view(gpa, length);
     buffer.segments.forEach((segment, i) => {
       writePackedDescriptor(table, i, segment.gpa, segment.length, 0);
       const at = i * pvirtq_desc.size + pvirtq_desc.flags.offset;
@@ -219,7 +170,7 @@ export class DriverPackedQueue implements DriverQueue {
 }
 
 /** Writes a `struct pvirtq_desc` but for its flags. */
-export function writePackedDescriptor(
+function writePackedDescriptor(
   table: DataView,
   index: number,
   gpa: number,

@@ -3,65 +3,97 @@
  * guest. It follows the specification's driver requirements; tests that want to break them write
  * to the three areas directly.
  */
-import {
-  pvirtq_event_suppress,
-  VIRTIO_F_EVENT_IDX,
-  VIRTIO_F_IN_ORDER,
-  VIRTIO_F_INDIRECT_DESC,
-  VIRTIO_F_RING_PACKED,
-  virtq_desc,
-  virtq_used_elem,
-} from '../abi/virtio-ring.ts';
-import { hasFeature } from '../virtio/features.ts';
+import { InternalError, UsageError } from '../host/errors.ts';
 import type { QueueConfig } from '../virtio/queue/virtqueue.ts';
-import type { BufferRequest, CompletedBuffer } from './driver-buffer.ts';
-import { DriverPackedQueue } from './driver-packed-queue.ts';
-import { DriverSplitQueue } from './driver-split-queue.ts';
 import type { GuestHeap } from './guest-heap.ts';
 
-/** The driver's side of a queue, whichever its format. */
-export interface DriverQueue {
-  /** What the device side is made from. */
-  readonly config: QueueConfig;
-  /** The areas' bytes, to look at and to corrupt. */
-  readonly descriptorArea: DataView;
-  readonly driverArea: DataView;
-  readonly deviceArea: DataView;
-  /** Descriptors that are free. */
-  readonly free: number;
-  /** Buffers that the device has. */
-  readonly inFlight: number;
-  /**
-   * Makes a buffer available to the device.
-   * @returns a token that `completed` gives back
-   * @throws UsageError when the queue has no room
-   */
-  add(request: BufferRequest): number;
-  /** True when the device wants a notification for what was added since the last call. */
-  kick(): boolean;
-  /**
-   * Takes the buffers that the device has used since the last call, in the order of their use. While
-   * interrupts are on it asks for the next one, as Linux does.
-   */
-  completed(): CompletedBuffer[];
-  /** Asks for interrupts; true when unseen buffers were used. A queue starts with them on. */
-  enableInterrupts(): boolean;
-  /** Tells the device that interrupts are not needed for now. */
-  disableInterrupts(): void;
+/** What a test wants to send: bytes for the device to read, then room for it to write. */
+export interface BufferRequest {
+  readonly readable?: readonly Uint8Array[];
+  /** Lengths in bytes. */
+  readonly writable?: readonly number[];
+  /** Writable segments of one length share an address, as with a hostile driver. Default false. */
+  readonly aliased?: boolean;
+  /** Use an indirect table. Default: if negotiated, for more than one segment. */
+  readonly indirect?: boolean;
 }
 
-/** A fresh queue's parameters. */
-export interface DriverQueueOptions {
-  readonly index?: number;
-  readonly size: number;
-  /** All negotiated feature bits. */
-  readonly features: bigint;
-  readonly kickFd?: number;
-  readonly callFd?: number;
+/** A buffer that the device has used. */
+export interface CompletedBuffer {
+  /** What `add` returned for it. */
+  readonly token: number;
+  /** Bytes that the device reported as written. */
+  readonly written: number;
+  /** Those bytes, out of the writable segments. */
+  readonly data: Uint8Array;
+  /** The whole writable part, beyond `written` too. */
+  readonly writable: Uint8Array;
 }
 
-/** What both formats are built on. */
-export interface DriverQueueParts {
+/** One element of a buffer. */
+export interface DriverSegment {
+  readonly gpa: number;
+  readonly length: number;
+  readonly writable: boolean;
+}
+
+/** A buffer in guest RAM, from `add` to `completed`. */
+export class DriverBuffer {
+  readonly token: number;
+  readonly segments: readonly DriverSegment[];
+  readonly writableLength: number;
+  readonly #heap: GuestHeap;
+  #table: { readonly gpa: number; readonly length: number } | undefined;
+
+  /** Copies the readable bytes into guest RAM, and fills the writable room with 0xee. */
+  constructor(heap: GuestHeap, token: number, request: BufferRequest) {
+    this.#heap = heap;
+    this.token = token;
+    const segments: DriverSegment[] = [];
+    for (const bytes of request.readable ?? []) {
+      const gpa = heap.allocate(bytes.length);
+      heap.bytes(gpa, bytes.length).set(bytes);
+      segments.push({ gpa, length: bytes.length, writable: false });
+    }
+    const places = new Map<number, number>();
+    for (const length of request.writable ?? []) {
+      const known = request.aliased === true ? places.get(length) : undefined;
+      const gpa = known ?? heap.allocate(length);
+      places.set(length, gpa);
+      if (known === undefined) heap.bytes(gpa, length).fill(0xee);
+      segments.push({ gpa, length, writable: true });
+    }
+    this.segments = segments;
+    this.writableLength = segments.reduce((sum, s) => sum + (s.writable ? s.length : 0), 0);
+  }
+
+  /** Allocates an indirect table, which is freed with the buffer. */
+  allocateTable(length: number): number {
+    const gpa = this.#heap.allocate(length);
+    this.#table = { gpa, length };
+    return gpa;
+  }
+
+  /** Collects what the device wrote, and frees the memory. */
+  complete(written: number): CompletedBuffer {
+    const all = new Uint8Array(this.writableLength);
+    let done = 0;
+    const freed = new Set<number>();
+    for (const { gpa, length, writable } of this.segments) {
+      if (writable) {
+        all.set(this.#heap.bytes(gpa, length), done);
+        done += length;
+      }
+      if (!freed.has(gpa)) this.#heap.free(gpa, length);
+      freed.add(gpa);
+    }
+    if (this.#table !== undefined) this.#heap.free(this.#table.gpa, this.#table.length);
+    return { token: this.token, written, data: all.subarray(0, written), writable: all };
+  }
+}
+
+/** Where a queue lies, and the features that both formats know. */
+export interface DriverQueueLayout {
   readonly heap: GuestHeap;
   readonly config: QueueConfig;
   readonly descriptorArea: DataView;
@@ -72,42 +104,131 @@ export interface DriverQueueParts {
   readonly inOrder: boolean;
 }
 
-/** Lays a queue out in guest RAM, as a driver does before it enables it. */
-export function createDriverQueue(heap: GuestHeap, options: DriverQueueOptions): DriverQueue {
-  const { size, features } = options;
-  const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
-  const event = pvirtq_event_suppress.size;
-  const lengths = packed
-    ? [virtq_desc.size * size, event, event]
-    : [virtq_desc.size * size, 6 + 2 * size, 6 + virtq_used_elem.size * size];
-  const areas = lengths.map((length) => {
-    const gpa = heap.allocate(length);
-    heap.bytes(gpa, length).fill(0);
-    return { gpa, view: heap.view(gpa, length) };
-  });
-  const [descriptor, driver, device] = areas as [Area, Area, Area];
-  const parts: DriverQueueParts = {
-    heap,
-    config: {
-      index: options.index ?? 0,
-      size,
-      descriptorArea: descriptor.gpa,
-      driverArea: driver.gpa,
-      deviceArea: device.gpa,
-      kickFd: options.kickFd ?? -1,
-      callFd: options.callFd ?? -1,
-    },
-    descriptorArea: descriptor.view,
-    driverArea: driver.view,
-    deviceArea: device.view,
-    indirect: hasFeature(features, VIRTIO_F_INDIRECT_DESC),
-    eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
-    inOrder: hasFeature(features, VIRTIO_F_IN_ORDER),
-  };
-  return packed ? new DriverPackedQueue(parts) : new DriverSplitQueue(parts);
+/** A buffer as the device returned it: by its head on split queues, else its buffer ID. */
+export interface UsedBuffer {
+  readonly id: number;
+  readonly written: number;
 }
 
-interface Area {
-  readonly gpa: number;
-  readonly view: DataView;
+/** What both formats have in common. */
+export abstract class DriverQueue {
+  /** What the device side is made from. */
+  readonly config: QueueConfig;
+  /** The areas' bytes, to look at and to corrupt. */
+  readonly descriptorArea: DataView;
+  readonly driverArea: DataView;
+  readonly deviceArea: DataView;
+  protected readonly layout: DriverQueueLayout;
+  readonly #buffers = new Map<number, DriverBuffer>();
+  #tokens = 0;
+  #interruptsOn = true;
+
+  constructor(layout: DriverQueueLayout) {
+    this.layout = layout;
+    this.config = layout.config;
+    this.descriptorArea = layout.descriptorArea;
+    this.driverArea = layout.driverArea;
+    this.deviceArea = layout.deviceArea;
+  }
+
+  /** Descriptors that are free. */
+  abstract get free(): number;
+
+  /** Buffers that the device has. */
+  get inFlight(): number {
+    return this.#buffers.size;
+  }
+
+  /**
+   * Makes a buffer available to the device.
+   * @returns a token that `completed` gives back
+   * @throws UsageError when the queue has no room
+   */
+  add(request: BufferRequest): number {
+    const count = (request.readable?.length ?? 0) + (request.writable?.length ?? 0);
+    const indirect = request.indirect ?? (this.layout.indirect && count > 1);
+    if (count === 0) throw new UsageError('E_BUFFER', 'a buffer needs at least one segment');
+    if (this.free < (indirect ? 1 : count)) {
+      throw new UsageError('E_QUEUE_FULL', 'the queue has no room');
+    }
+    const buffer = new DriverBuffer(this.layout.heap, this.#tokens++, request);
+    this.#buffers.set(this.place(buffer, indirect), buffer);
+    return buffer.token;
+  }
+
+  /** True when the device wants a notification for what was added since the last call. */
+  abstract kick(): boolean;
+
+  /**
+   * Takes the buffers that the device has used since the last call, in the order of their use.
+   * While interrupts are on it asks for the next one, as Linux does.
+   */
+  completed(): CompletedBuffer[] {
+    const done: CompletedBuffer[] = [];
+    for (let used = this.peekUsed(); used !== undefined; used = this.peekUsed()) {
+      const { id, written } = used;
+      if (this.layout.inOrder) this.#completeSkipped(id, done);
+      done.push(this.#complete(id, written));
+    }
+    if (this.#interruptsOn && done.length > 0) this.enableInterrupts();
+    return done;
+  }
+
+  /** Asks for interrupts; true when unseen buffers were used. A queue starts with them on. */
+  enableInterrupts(): boolean {
+    this.#interruptsOn = true;
+    this.requestInterrupt();
+    fullBarrier();
+    return this.peekUsed() !== undefined;
+  }
+
+  /** Tells the device that interrupts are not needed for now. */
+  disableInterrupts(): void {
+    this.#interruptsOn = false;
+    this.suppressInterrupts();
+  }
+
+  /** Writes descriptors, and makes the buffer available. @returns the ID that the device returns */
+  protected abstract place(buffer: DriverBuffer, indirect: boolean): number;
+
+  /** The next used buffer, if there is one; it is `release` that moves on. */
+  protected abstract peekUsed(): UsedBuffer | undefined;
+
+  /** Frees the descriptors of the next used buffer. */
+  protected abstract release(id: number): void;
+
+  protected abstract requestInterrupt(): void;
+
+  protected abstract suppressInterrupts(): void;
+
+  /** §2.7.9, §2.8.8: the buffers before the one that is named were used completely. */
+  #completeSkipped(id: number, done: CompletedBuffer[]): void {
+    if (!this.#buffers.has(id)) return;
+    for (const [skipped, { writableLength }] of this.#buffers) {
+      if (skipped === id) return;
+      done.push(this.#complete(skipped, writableLength));
+    }
+  }
+
+  #complete(id: number, written: number): CompletedBuffer {
+    const buffer = this.#buffers.get(id);
+    if (buffer === undefined) {
+      throw new InternalError(`the device used buffer ${id}, which it does not have`);
+    }
+    this.#buffers.delete(id);
+    this.release(id);
+    return buffer.complete(written);
+  }
+}
+
+const word = new Int32Array(1);
+
+/**
+ * A driver's `virtio_mb()`, for devices that are served in another thread or process: makes the
+ * stores before it visible ahead of the loads after it. A driver offers a buffer, then looks
+ * whether the device wants a notification (virtio 1.3 §2.7.13.4.1, §2.8.21.3.1), or asks for
+ * interrupts, then looks for used buffers (§2.7.14).
+ */
+export function fullBarrier(): void {
+  Atomics.exchange(word, 0, 0);
 }

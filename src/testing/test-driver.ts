@@ -7,7 +7,7 @@ import { DefinedDevice } from '../virtio/device-sdk/defined-device.ts';
 import type { DeviceDefinition, DeviceFactory } from '../virtio/device-sdk/definition.ts';
 import { featureSet } from '../virtio/features.ts';
 import { DeviceRig } from './device-rig.ts';
-import type { BufferRequest, CompletedBuffer } from './driver-buffer.ts';
+import type { BufferRequest, CompletedBuffer } from './driver-queue.ts';
 
 /** How long an answer may take, so that a device that never gives one fails its test. */
 const DEADLINE_MS = 10_000;

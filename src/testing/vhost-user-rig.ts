@@ -6,8 +6,8 @@ import { Ram } from '../memory/ram.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import type { VhostUserDevice } from '../vhost-user/frontend/vhost-user-device.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
-import type { BufferRequest, CompletedBuffer } from './driver-buffer.ts';
-import { createDriverQueue, type DriverQueue } from './driver-queue.ts';
+import { createDriverQueue } from './create-driver-queue.ts';
+import type { BufferRequest, CompletedBuffer, DriverQueue } from './driver-queue.ts';
 import { GuestHeap } from './guest-heap.ts';
 
 const DEADLINE_MS = 10_000;

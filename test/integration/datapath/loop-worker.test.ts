@@ -6,7 +6,7 @@ import t from 'tap';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
 import { Eventfd, isReadable } from '../../../src/host/fd.ts';
 import { loadDevice } from '../../../src/machine/user-devices/load-device.ts';
-import { createDriverQueue } from '../../../src/testing/driver-queue.ts';
+import { createDriverQueue } from '../../../src/testing/create-driver-queue.ts';
 import { GuestHeap } from '../../../src/testing/guest-heap.ts';
 import { DatapathRig } from '../../support/rigs/datapath.ts';
 

@@ -20,7 +20,8 @@ import { Eventfd } from '../../../src/host/fd.ts';
 import { UnixSocket } from '../../../src/host/unix-socket.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
-import { createDriverQueue, type DriverQueue } from '../../../src/testing/driver-queue.ts';
+import { createDriverQueue } from '../../../src/testing/create-driver-queue.ts';
+import type { DriverQueue } from '../../../src/testing/driver-queue.ts';
 import { GuestHeap } from '../../../src/testing/guest-heap.ts';
 import { Channel } from '../../../src/vhost-user/channel.ts';
 import {

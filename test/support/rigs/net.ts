@@ -15,7 +15,7 @@ import {
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
 } from '../../../src/abi/virtio-ring.ts';
-import type { CompletedBuffer } from '../../../src/testing/driver-buffer.ts';
+import type { CompletedBuffer } from '../../../src/testing/driver-queue.ts';
 import { DeviceRig } from '../../../src/testing/index.ts';
 import {
   createHandler,

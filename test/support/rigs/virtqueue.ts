@@ -6,7 +6,8 @@ import {
 } from '../../../src/abi/virtio-ring.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
-import { createDriverQueue, type DriverQueue } from '../../../src/testing/driver-queue.ts';
+import { createDriverQueue } from '../../../src/testing/create-driver-queue.ts';
+import type { DriverQueue } from '../../../src/testing/driver-queue.ts';
 import { GuestHeap } from '../../../src/testing/guest-heap.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import { createVirtqueue } from '../../../src/virtio/queue/create-virtqueue.ts';

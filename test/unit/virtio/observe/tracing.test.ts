@@ -8,7 +8,7 @@ import {
 } from '../../../../src/abi/virtio-ring.ts';
 import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
-import { createDriverQueue } from '../../../../src/testing/driver-queue.ts';
+import { createDriverQueue } from '../../../../src/testing/create-driver-queue.ts';
 import { GuestHeap } from '../../../../src/testing/guest-heap.ts';
 import { ActiveQueue } from '../../../../src/virtio/active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../../../src/virtio/device.ts';
