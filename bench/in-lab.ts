@@ -1,14 +1,13 @@
 /** Runs groups in the lab: each in one of its own, and again in another one when that dies. */
 import { once } from 'node:events';
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, ftruncateSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { GuestProcess } from '../src/agent/command.ts';
 import { defer } from '../src/agent/deferred.ts';
 import { PeerError } from '../src/host/errors.ts';
+import { TemporaryFolder } from '../src/host/temporary-folder.ts';
 import { Lab } from '../src/lab/lab.ts';
-import { undoAtExit } from './harness/at-exit.ts';
 import type { Host } from './harness/host.ts';
 import type { Result } from './harness/measure.ts';
 import { lossOf, type Omission, type Site } from './harness/report.ts';
@@ -152,10 +151,9 @@ class Silence implements Disposable {
 
 /** Boots a lab with a disk that has a real file system. */
 export async function bootBenchLab(progress: Progress): Promise<BenchLab> {
-  const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
-  const removeFolder = undoAtExit(() => rmSync(folder, { recursive: true, force: true }));
+  const folder = new TemporaryFolder('nodevmm-bench-');
   try {
-    const disk = join(folder, 'disk');
+    const disk = join(folder.path, 'disk');
     const file = openSync(disk, 'w');
     ftruncateSync(file, DISK_SIZE);
     closeSync(file);
@@ -169,7 +167,7 @@ export async function bootBenchLab(progress: Progress): Promise<BenchLab> {
     });
     const end = async (): Promise<void> => {
       await lab.close();
-      removeFolder();
+      folder.close();
     };
     try {
       const mounted = await lab.exec(['sh', '-c', MOUNT]);
@@ -186,7 +184,7 @@ export async function bootBenchLab(progress: Progress): Promise<BenchLab> {
       [Symbol.asyncDispose]: end,
     };
   } catch (error) {
-    removeFolder();
+    folder.close();
     throw error;
   }
 }

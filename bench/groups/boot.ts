@@ -2,11 +2,10 @@
  * Time to boot: from the start of the VMM's process to the line that the guest's init prints
  * first, on the console. nodevmm is started through its command line, as a person does.
  */
-import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { undoAtExit } from '../harness/at-exit.ts';
+import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import type { Measure } from '../harness/measure.ts';
 import { measureInRounds } from '../harness/rounds.ts';
 import { Child } from '../subjects/child.ts';
@@ -108,8 +107,8 @@ export const bootGroup: Group = {
     if (context.skips(TOTAL.name)) return;
     const image = await context.image('minimal');
     // In memory, as whatever is started a second time: in the lab, other folders come from its host.
-    const folder = mkdtempSync(join(tmpdir(), 'nodevmm-boot-'));
-    const forget = undoAtExit(() => rmSync(folder, { recursive: true, force: true }));
+    using temporary = new TemporaryFolder('nodevmm-boot-');
+    const folder = temporary.path;
     const kernel = join(folder, 'vmlinuz');
     const initrd = join(folder, 'initrd');
     copyFileSync(image.kernel, kernel);
@@ -121,10 +120,6 @@ export const bootGroup: Group = {
       contestants: select(CONTESTANTS, context.wanted, context.omit),
       take: (contestant: Bootable) => boot(contestant.command(spec, folder)),
     };
-    try {
-      context.report(await measureInRounds(taking, context));
-    } finally {
-      forget();
-    }
+    context.report(await measureInRounds(taking, context));
   },
 };

@@ -1,8 +1,9 @@
 /** The files behind the disks: one in memory, one on a real file system. */
 import { randomBytes } from 'node:crypto';
-import { closeSync, constants, fsyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, constants, fsyncSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { undoAtExit } from '../harness/at-exit.ts';
+import { CleanupStack } from '../../src/host/cleanup-stack.ts';
+import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import type { DiskSpec } from '../subjects/subject.ts';
 
 /** Every tmpfs-backed disk lies here. */
@@ -17,7 +18,7 @@ export interface DiskFile extends DiskSpec {
 /** Files with content, gone at the end. */
 export class DiskFiles implements Disposable {
   readonly files: readonly DiskFile[];
-  readonly #removals: (() => void)[] = [];
+  readonly #folders = new CleanupStack();
 
   /** @param folder on a real file system @param sizeMiB of each file */
   constructor(folder: string, sizeMiB: number) {
@@ -28,13 +29,12 @@ export class DiskFiles implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const removal of this.#removals) removal();
+    this.#folders.dispose();
   }
 
   #make(label: string, parent: string, sizeMiB: number): DiskFile {
-    const folder = mkdtempSync(join(parent, 'nodevmm-bench-'));
-    this.#removals.push(undoAtExit(() => rmSync(folder, { recursive: true, force: true })));
-    const path = join(folder, 'disk');
+    const folder = this.#folders.use(new TemporaryFolder('nodevmm-bench-', parent));
+    const path = join(folder.path, 'disk');
     const file = openSync(path, 'w');
     // Content that is not zero, so that no layer below may take it for a hole.
     const block = randomBytes(MIB);

@@ -3,7 +3,8 @@
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { run } from '../../src/guest/run.ts';
-import { undoAtExit } from '../harness/at-exit.ts';
+import { CleanupStack } from '../../src/host/cleanup-stack.ts';
+import { onProcessExit } from '../../src/host/threads.ts';
 import { Child } from '../subjects/child.ts';
 
 const REMEDY = 'it takes CAP_NET_ADMIN and /dev/net/tun';
@@ -17,7 +18,7 @@ export interface TapNetwork {
 
 /** Taps that are gone at the end. */
 export class Taps implements Disposable {
-  readonly #removals: (() => void)[] = [];
+  readonly #removals = new CleanupStack();
 
   /** Makes one. @param index distinguishes it from the others, 0 to 254 */
   async add(index: number): Promise<TapNetwork> {
@@ -27,14 +28,19 @@ export class Taps implements Disposable {
       guestAddress: `10.199.${index}.2`,
     };
     await ip('tuntap', 'add', 'dev', network.tap, 'mode', 'tap');
-    this.#removals.push(undoAtExit(() => remove(network.tap)));
+    const undo = (): void => remove(network.tap);
+    const forget = onProcessExit(undo);
+    this.#removals.defer(() => {
+      forget();
+      undo();
+    });
     await ip('address', 'add', `${network.hostAddress}/24`, 'dev', network.tap);
     await ip('link', 'set', network.tap, 'up');
     return network;
   }
 
   [Symbol.dispose](): void {
-    for (const removal of this.#removals) removal();
+    this.#removals.dispose();
   }
 }
 

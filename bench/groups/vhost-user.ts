@@ -3,18 +3,18 @@
  * `nodevmm serve net`, and in front of DPDK's own backend (net_vhost), both polling, on the same
  * two CPUs in turns: those that are not measured are stopped.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { availableParallelism, tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { UsageError } from '../../src/host/errors.ts';
-import { undoAtExit } from '../harness/at-exit.ts';
+import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import type { Measure, Result } from '../harness/measure.ts';
 import { type Contestant, measureInRounds, type Sample, type Span } from '../harness/rounds.ts';
 import { Child } from '../subjects/child.ts';
 import { NODEVMM } from '../subjects/nodevmm-program.ts';
 import { lacksTestpmd, Testpmd, type TestpmdOptions } from '../subjects/testpmd.ts';
-import type { Group, GroupContext } from './group.ts';
+import { type Group, type GroupContext, partOf } from './group.ts';
 
 /** Where the backend's thread runs, and the driver's. */
 const BACKEND_CPU = 0;
@@ -210,15 +210,10 @@ export const vhostUserGroup: Group = {
     const cases = vhostUserCases().filter(
       ({ measure, packed }) => !(packed && context.quick) && !context.skips(measure.name),
     );
-    const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
-    const removeFolder = undoAtExit(() => rmSync(folder, { recursive: true, force: true }));
-    try {
-      for (const [index, one] of cases.entries()) {
-        const span: Span = [index / cases.length, (index + 1) / cases.length];
-        context.report(await compare(one, span, folder, context));
-      }
-    } finally {
-      removeFolder();
+    using folder = new TemporaryFolder('nodevmm-bench-');
+    for (const [index, one] of cases.entries()) {
+      const span = partOf(index, cases.length);
+      context.report(await compare(one, span, folder.path, context));
     }
   },
 };

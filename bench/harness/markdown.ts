@@ -1,4 +1,5 @@
 /** A report as Markdown tables, to paste into docs/benchmarks.md. */
+import { markdownTable } from 'markdown-table';
 import { type Headline, headlines } from './measure.ts';
 import {
   columnTitle,
@@ -33,7 +34,7 @@ function table({ result, aspects }: Headline): string[] {
     ...[title(result.measure), 'median', 'lowest', 'highest', ...ratioHeads(result)],
     ...shown.map(({ measure }) => columnTitle(measure)),
   ];
-  const lines = [cells(heads), `|---|${'---:|'.repeat(heads.length - 1)}`];
+  const body: string[][] = [];
   for (const row of result.rows) {
     const name = row.reference ? `${row.subject} *` : row.subject;
     const { low, median, high } = spread(row.samples);
@@ -43,14 +44,14 @@ function table({ result, aspects }: Headline): string[] {
       const own = rows.find(({ subject }) => subject === row.subject);
       return figureText(spread(own?.samples ?? []).median);
     });
-    lines.push(cells([name, ...figures, ...others]));
+    body.push([name, ...figures, ...others]);
   }
+  const align = heads.map((_, i) => (i === 0 ? 'l' : 'r'));
+  const options = { align, alignDelimiters: false };
+  const lines = [markdownTable([heads, ...body], options)];
   const notes = result.rows.flatMap(rowLines).map(textOf);
   return notes.length === 0 ? lines : [...lines, '', ...notes];
 }
 
 /** A line that is no markup. */
 const textOf = (line: string): string => line.replace(/\s+/g, ' ').replace(/[\\`*_<|]/g, '\\$&');
-
-const cells = (texts: readonly string[]): string =>
-  `| ${texts.map((text) => text.replaceAll('|', '\\|')).join(' | ')} |`;

@@ -1,5 +1,5 @@
 /** A report as one HTML page that needs nothing else: charts, tables, where and how it was measured. */
-
+import { readFileSync } from 'node:fs';
 import { element, escapeText } from '../../src/inspect/markup.ts';
 import { EMULATED_NOTE } from '../harness/host.ts';
 import { type Headline, headlines, type Result, type Row } from '../harness/measure.ts';
@@ -16,7 +16,8 @@ import {
 import { isEmulated, type Report, type Site } from '../harness/report.ts';
 import { spread } from '../harness/statistics.ts';
 import { chart } from './chart.ts';
-import { STYLE } from './style.ts';
+
+const STYLE = readFileSync(new URL('../../../bench/page/style.css', import.meta.url), 'utf8');
 
 /** The page. */
 export function htmlReport(report: Report): string {

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import { undoAtExit } from '../harness/at-exit.ts';
+import { onProcessExit } from '../../src/host/threads.ts';
 
 const KEPT_OUTPUT = 2000;
 const END_GRACE_MS = 10_000;
@@ -15,7 +15,8 @@ const FILE_POLL_MS = 20;
 export class Child implements AsyncDisposable {
   readonly process: ChildProcess;
   readonly #closed: Promise<unknown>;
-  readonly #kill: () => void;
+  readonly #kill = (): void => void this.process.kill('SIGKILL');
+  readonly #forget: () => void;
   #output = '';
 
   /** Starts it. @param ipc with a channel for messages @param input with a pipe to read from */
@@ -25,7 +26,7 @@ export class Child implements AsyncDisposable {
       stdio: [input ? 'pipe' : 'ignore', 'pipe', 'pipe', ...(ipc ? ['ipc' as const] : [])],
       serialization: 'advanced',
     });
-    this.#kill = undoAtExit(() => void this.process.kill('SIGKILL'));
+    this.#forget = onProcessExit(this.#kill);
     for (const stream of [this.process.stdout, this.process.stderr]) {
       stream?.on('data', (chunk: Buffer) => {
         this.#output = (this.#output + chunk.toString('latin1')).slice(-KEPT_OUTPUT);
@@ -105,6 +106,6 @@ export class Child implements AsyncDisposable {
     this.process.kill('SIGTERM');
     await this.#closed;
     clearTimeout(timer);
-    this.#kill();
+    this.#forget();
   }
 }

@@ -1,12 +1,11 @@
 /** QEMU with KVM as a subject, given the same kernel file, initramfs and devices. */
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AgentClient } from '../../src/agent/client.ts';
 import { AGENT_PORT_NAME } from '../../src/agent/protocol.ts';
-import { undoAtExit } from '../harness/at-exit.ts';
+import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { Child } from './child.ts';
 import { lacksQemu, lacksVhostNet } from './lacking.ts';
 import {
@@ -109,13 +108,12 @@ export function qemu(name: string, machine: QemuMachine): Subject {
 }
 
 async function boot(machine: QemuMachine, spec: GuestSpec): Promise<RunningGuest> {
-  const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
-  const socket = join(folder, 'agent');
+  const folder = new TemporaryFolder('nodevmm-bench-');
+  const socket = join(folder.path, 'agent');
   const child = new Child(qemuCommand(machine, spec, socket));
-  const removeFolder = undoAtExit(() => rmSync(folder, { recursive: true, force: true }));
   const end = async (): Promise<void> => {
     await child[Symbol.asyncDispose]();
-    removeFolder();
+    folder.close();
   };
   try {
     const agent = await child.during('the agent', connectAgent(socket, child));

@@ -1,8 +1,6 @@
 /** A subject whose network interface another process serves, over vhost-user: `nodevmm serve net`. */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { undoAtExit } from '../harness/at-exit.ts';
+import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { Child } from './child.ts';
 import { NODEVMM } from './nodevmm-program.ts';
 import { type GuestSpec, INTERFACE, type RunningGuest, run, type Subject } from './subject.ts';
@@ -35,13 +33,12 @@ async function bootServed(
   { tap, ...spec }: GuestSpec,
 ): Promise<RunningGuest> {
   if (tap === undefined) return await subject.boot(spec);
-  const folder = mkdtempSync(join(tmpdir(), 'nodevmm-bench-'));
-  const removeFolder = undoAtExit(() => rmSync(folder, { recursive: true, force: true }));
-  const socket = join(folder, 'net');
+  const folder = new TemporaryFolder('nodevmm-bench-');
+  const socket = join(folder.path, 'net');
   const backend = new Child(serveCommand(tap, polling, socket));
   const end = async (): Promise<void> => {
     await backend[Symbol.asyncDispose]();
-    removeFolder();
+    folder.close();
   };
   try {
     await backend.makes(socket, LISTENING_MS);

@@ -103,7 +103,7 @@ t.test('Markdown', (t) => {
   const text = markdownReport(aReport(true));
   t.match(text, EMULATED_NOTE);
   t.match(text, '| nodevmm | 975 | 900 | 1100 | 2.24 | 12.0 |');
-  t.match(text, '|---|---:|---:|---:|---:|---:|');
+  t.match(text, '| :- | -: | -: | -: | -: | -: |');
   t.match(text, '| nodevmm <script> | failed |');
   t.match(text, '\nnodevmm \\<script> failed: it broke\n');
   t.end();
