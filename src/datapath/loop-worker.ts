@@ -6,8 +6,12 @@ import type { MessagePort } from 'node:worker_threads';
 import type { QueueHandler } from '../virtio/device.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import { InProcessDatapath } from './in-process.ts';
-import { LatestMessages } from './latest-messages.ts';
-import { carriedError, type FromQueueWorker, type ToQueueWorker } from './queue-worker-protocol.ts';
+import {
+  carriedError,
+  type FromQueueWorker,
+  LatestMessages,
+  type ToQueueWorker,
+} from './queue-worker-protocol.ts';
 
 /** Serves until it is told to close. */
 export class LoopWorker {

@@ -19,11 +19,11 @@ import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation, PollMode } from './datapath.ts';
 import { HandlerRunner, type RunnerHost } from './handler-runner.ts';
-import { LatestMessages } from './latest-messages.ts';
 import { LoopWorker } from './loop-worker.ts';
 import {
   carriedError,
   type FromQueueWorker,
+  LatestMessages,
   type QueueWorkerData,
   STEER_MESSAGE,
   STEER_QUIT,

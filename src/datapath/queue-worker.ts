@@ -11,10 +11,10 @@ import { Eventfd } from '../host/fd.ts';
 import { onProcessExit } from '../host/threads.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation, Datapath, DatapathEvents } from './datapath.ts';
-import { LatestMessages } from './latest-messages.ts';
 import {
   type CarriedError,
   type FromQueueWorker,
+  LatestMessages,
   type QueueWorkerData,
   STEER_MESSAGE,
   STEER_QUIT,

@@ -5,12 +5,14 @@ import path from 'node:path';
 import t from 'tap';
 import { traceTable } from '../../../../src/cli/run/trace-table.ts';
 import { UsageError } from '../../../../src/host/errors.ts';
-import { LatencyHistogram } from '../../../../src/virtio/observe/trace/latency-histogram.ts';
 import { TraceCollector } from '../../../../src/virtio/observe/trace/trace-collector.ts';
 import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
 import { whomOf } from '../../../../src/virtio/observe/trace/trace-record.ts';
 import { TraceWriter } from '../../../../src/virtio/observe/trace/trace-ring.ts';
-import { TraceCounter } from '../../../../src/virtio/observe/trace/trace-statistics.ts';
+import {
+  LatencyHistogram,
+  TraceCounter,
+} from '../../../../src/virtio/observe/trace/trace-statistics.ts';
 import { traceEvents, traceFaults } from '../../../support/fixtures/trace-format.ts';
 
 const NAMES = {

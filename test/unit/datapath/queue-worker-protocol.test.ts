@@ -1,7 +1,7 @@
 /** Messages between threads: one batch at most is under way. */
 import t from 'tap';
-import { LatestMessages } from '../../../src/datapath/latest-messages.ts';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
+import { LatestMessages } from '../../../src/datapath/queue-worker-protocol.ts';
 import { DatapathRig } from '../../support/rigs/datapath.ts';
 
 t.test('while a batch is under way, the last of each key waits', async (t) => {
