@@ -15,7 +15,7 @@ import type { DriverQueue } from './driver-queue.ts';
 import { GuestHeap } from './guest-heap.ts';
 import { PumpReactor } from './pump-reactor.ts';
 
-/** Longest wait of `pumpUntil`, so that a device that never answers fails its test. */
+/** How long `pumpUntil` waits before the test fails. */
 const DEADLINE_MS = 10_000;
 
 interface RigQueue {
@@ -24,7 +24,7 @@ interface RigQueue {
   interrupts: number;
 }
 
-/** A stand-in for all that carries a device. */
+/** Stands in for a machine around a handler. */
 export class DeviceRig implements Disposable {
   readonly memory: GuestMemory;
   /** For buffers of the test's own. */
@@ -32,7 +32,7 @@ export class DeviceRig implements Disposable {
   /** What the handler passed to `log` and to `post`. */
   readonly logs: string[] = [];
   readonly posted: unknown[] = [];
-  /** Whether somebody asks for the handler's thread: see `HandlerContext.isInterrupted`. */
+  /** What `HandlerContext.isInterrupted` returns. */
   interrupted = false;
   readonly #ram: Ram;
   readonly #reactor: PumpReactor;
@@ -102,7 +102,7 @@ export class DeviceRig implements Disposable {
     return due;
   }
 
-  /** Notifies the device whether it wants to be or not: it must bear that (§2.7.10.2). */
+  /** Notifies the device even if it did not ask for that, which is legal (§2.7.10.2). */
   notify(index: number): void {
     this.#handler?.kick(index);
   }
@@ -131,7 +131,7 @@ export class DeviceRig implements Disposable {
     const deadline = Date.now() + DEADLINE_MS;
     while (!condition()) {
       const left = deadline - Date.now();
-      if (left <= 0) throw new InternalError(`waited ten seconds in vain for ${what}`);
+      if (left <= 0) throw new InternalError(`waited ten seconds for ${what}`);
       this.pump(left);
     }
   }
@@ -159,9 +159,13 @@ export class DeviceRig implements Disposable {
     return states;
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.stop();
     this.#ram[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #run(handler: QueueHandler, features: bigint, served?: readonly number[]): void {

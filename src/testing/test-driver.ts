@@ -1,4 +1,4 @@
-/** A driver that a test plays for a defined device: features, configuration space, requests. No KVM, no guest. */
+/** The driver's part for a device of `defineDevice`: features, configuration space, requests. No KVM, no guest. */
 import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../abi/virtio-ring.ts';
 import { describeError, PeerError, UsageError } from '../host/errors.ts';
 import type { DeviceHost } from '../virtio/device.ts';
@@ -9,7 +9,7 @@ import { featureSet } from '../virtio/features.ts';
 import { DeviceRig } from './device-rig.ts';
 import type { BufferRequest, CompletedBuffer } from './driver-queue.ts';
 
-/** How long an answer may take, so that a device that never gives one fails its test. */
+/** How long an answer may take before the test fails. */
 const DEADLINE_MS = 10_000;
 
 /** What the driver does at the start. */
@@ -26,14 +26,14 @@ export interface TestDriverOptions {
 export class TestDriver implements Disposable {
   /** The queues underneath, to look at and to corrupt. */
   readonly rig: DeviceRig;
-  /** Configuration change notifications that came. */
+  /** Configuration change notifications received. */
   configChanges = 0;
   readonly #definition: DeviceDefinition;
   readonly #device: DefinedDevice;
   readonly #fields: ConfigFields;
   readonly #config: Uint8Array<ArrayBuffer>;
   readonly #queues: readonly string[];
-  /** Buffers that the device answered, and nobody asked for yet. */
+  /** Used buffers that `answer` has not returned yet. */
   readonly #completed = new Map<string, CompletedBuffer>();
   #failure: string | undefined;
   #posted = 0;
@@ -53,7 +53,7 @@ export class TestDriver implements Disposable {
     });
   }
 
-  /** Why the device asks for a reset (DEVICE_NEEDS_RESET), if it does. */
+  /** Why the device needs a reset (DEVICE_NEEDS_RESET), if it does. */
   get needsReset(): string | undefined {
     return this.rig.brokenReason ?? this.#failure;
   }
@@ -69,10 +69,10 @@ export class TestDriver implements Disposable {
     return this.#fields.get(new DataView(this.#config.buffer), field);
   }
 
-  /** The driver writes a field. @throws UsageError when the device lets it not */
+  /** The driver writes a field. @throws UsageError when the field is read-only */
   writeConfig(field: string, value: number): void {
     if (this.#definition.config?.[field]?.writable !== true) {
-      throw new UsageError('E_CONFIG', `${field} is no field that the driver may write`);
+      throw new UsageError('E_CONFIG', `the driver cannot write the field ${field}`);
     }
     this.#fields.set(new DataView(this.#config.buffer), field, value);
     this.#guard(() => this.rig.message({ config: this.#config, written: [field] }));
@@ -121,9 +121,13 @@ export class TestDriver implements Disposable {
     return (await this.answer(sent)).data;
   }
 
-  [Symbol.dispose](): void {
-    this.rig[Symbol.dispose]();
+  close(): void {
+    this.rig.close();
     this.#device.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
   }
 
   #features({ features, packed = false }: TestDriverOptions): bigint {
@@ -143,7 +147,7 @@ export class TestDriver implements Disposable {
     throw new UsageError('E_RIG_QUEUE', `the device has no queue ${queue}; it has ${names}`);
   }
 
-  /** What its code throws breaks the device, as in a machine. */
+  /** An exception in the device's code breaks the device, as in a machine. */
   #guard(work: () => void): void {
     try {
       work();
@@ -162,7 +166,7 @@ export class TestDriver implements Disposable {
     }
   }
 
-  /** What the data half said to the control half. */
+  /** Delivers messages of the handler to the device. */
   #deliver(): void {
     for (const message of this.rig.posted.slice(this.#posted)) this.#device.message(message);
     this.#posted = this.rig.posted.length;

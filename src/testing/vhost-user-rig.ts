@@ -80,7 +80,7 @@ export class VhostUserRig implements AsyncDisposable {
     this.kick(queue);
   }
 
-  /** Tells the device of what was added, if it wants to be told. */
+  /** Notifies the device of what was added, if it asked for that. */
   kick(queue: number): void {
     const driver = this.queues[queue];
     if (driver?.kick() === true) signalEventfd(driver.config.kickFd);
@@ -100,7 +100,7 @@ export class VhostUserRig implements AsyncDisposable {
     const deadline = Date.now() + DEADLINE_MS;
     while (!condition()) {
       if (Date.now() >= deadline) {
-        throw new Error(`no ${what}; said: ${[...this.logs, ...this.broken].join(' | ')}`);
+        throw new Error(`no ${what}; reported: ${[...this.logs, ...this.broken].join(' | ')}`);
       }
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, 200);
@@ -112,12 +112,16 @@ export class VhostUserRig implements AsyncDisposable {
     }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async close(): Promise<void> {
     await this.#datapath.close();
     this.device.close();
     for (const watch of this.#watches) watch.close();
     for (const fd of [...this.#kicks, ...this.#calls]) fd.close();
     this.ram[Symbol.dispose]();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
   }
 
   #hear(where: string[], text: string): void {

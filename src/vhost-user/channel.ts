@@ -24,15 +24,15 @@ import {
 import { writeU64 } from './payload.ts';
 
 const HEADER = vhost_user_header.size;
-/** Bytes that may wait for a peer which does not read. */
+/** Bytes that may be queued for a peer that does not read. */
 const MAX_UNSENT = 256 * 1024;
 
-/** What the owner of a channel is told. */
+/** What a channel reports to its owner. */
 export interface ChannelEvents {
   /**
-   * A request of the peer, whose number, length and descriptors fit its kind. No further one is
-   * read until the promise settles; a rejection ends the connection. Descriptors that are left in
-   * `fds` then are closed.
+   * A request of the peer, whose number, length and descriptors were checked. The next one is not
+   * read until the promise settles; a rejection ends the connection. Descriptors left in `fds` are
+   * closed.
    */
   request(message: Message): Promise<void> | void;
   /**
@@ -42,7 +42,7 @@ export interface ChannelEvents {
   closed(error?: Error): void;
 }
 
-/** What the peer may ask, and what this end may. */
+/** The requests that the peer and this end may send. */
 export interface ChannelRules {
   readonly received: RequestRules;
   readonly sent: RequestRules;
@@ -63,10 +63,10 @@ interface Awaited {
 }
 
 const NO_FDS: readonly number[] = [];
-/** What a socket says whose peer is gone; any other errno has a reason of its own. */
+/** What a socket returns when the peer is gone; any other errno is a failure. */
 const GONE: readonly string[] = ['EPIPE', 'ECONNRESET', 'ENOTCONN'];
 
-/** A call has to be made again: when the socket is ready, which an interrupted one still is. */
+/** The call is to be repeated when the socket is ready, which an interrupted one still is. */
 const isForLater = (result: number): boolean => result === WOULD_BLOCK || result === -EINTR;
 
 /** Owns the socket. It keeps the process alive only while a reply is awaited. */
@@ -99,7 +99,7 @@ export class Channel implements Disposable {
   }
 
   /**
-   * Sends a message; what the socket does not take at once follows as it has room.
+   * Sends a message; what the socket does not take at once follows when it has room.
    * @param fds stay the caller's, and must stay open until the message is sent
    */
   send(request: number, flags = 0, payload?: DataView, fds: readonly number[] = NO_FDS): void {
@@ -107,8 +107,8 @@ export class Channel implements Disposable {
   }
 
   /**
-   * Answers a request.
-   * @param file goes with it, and is the channel's from here on
+   * Replies to a request.
+   * @param file sent along; owned from here on
    */
   reply({ request }: Message, payload: DataView, file?: Fd): void {
     const flags = VHOST_USER_REPLY_MASK;
@@ -135,16 +135,16 @@ export class Channel implements Disposable {
     else this.#flush();
   }
 
-  /** Answers a request that has no reply of its own, if its sender asked for one (REPLY_ACK). */
+  /** Acknowledges a request that has no reply of its own, if its sender asked for it (REPLY_ACK). */
   acknowledge(message: Message, success: boolean): void {
     if ((message.flags & VHOST_USER_NEED_REPLY_MASK) === 0) return;
     this.reply(message, writeU64(success ? 0 : 1));
   }
 
   /**
-   * Sends a request and waits for its reply, in which the peer may put any payload: whoever reads
-   * it checks its length. The caller takes or closes the descriptors that come with it.
-   * @throws PeerError when the connection ends before, or the reply is one to something else
+   * Sends a request and waits for its reply, whose payload is unchecked. The caller takes or closes
+   * the descriptors that come with it.
+   * @throws PeerError when the connection ends first, or the reply is to another request
    */
   call(
     request: number,
@@ -163,7 +163,7 @@ export class Channel implements Disposable {
     });
   }
 
-  /** Ends the connection; what was not sent yet is dropped. */
+  /** Ends the connection; unsent messages are dropped. */
   close(): void {
     this.#end();
   }
@@ -184,7 +184,7 @@ export class Channel implements Disposable {
 
   #receive(): void {
     try {
-      // Messages wait for their turn in the socket: what a peer sends costs no memory here.
+      // Messages wait in the socket's buffer, so that a peer cannot have them use memory here.
       while (this.#open && !this.#busy && this.#fill());
     } catch (error) {
       this.#end(error as Error);
@@ -222,7 +222,7 @@ export class Channel implements Disposable {
 
   #hungUp(result: number): void {
     const between = this.#received === 0 && this.#fds.length === 0;
-    // A peer that closes with our bytes unread has us see ECONNRESET.
+    // ECONNRESET: the peer closed with our bytes unread.
     const reset = result < 0 && GONE.includes(sys.errnoName(-result));
     if (result === 0 || reset) {
       this.#end(between ? undefined : protocolError('the connection ended within a message'));
@@ -300,7 +300,7 @@ export class Channel implements Disposable {
       const count = this.#socket.send(bytes, sent, left, sent === 0 ? fds : NO_FDS);
       if (isForLater(count)) break;
       if (count < 0) {
-        // The peer is gone; what it sent before is still to be read.
+        // The peer is gone; what it sent before can still be read.
         if (GONE.includes(sys.errnoName(-count))) this.#drop();
         else this.#end(sys.callError(count, 'sendmsg', 'a vhost-user connection'));
         break;
@@ -313,12 +313,12 @@ export class Channel implements Disposable {
     this.#await();
   }
 
-  /** What is not sent will not be. */
+  /** Drops unsent messages. */
   #drop(): void {
     for (const { file } of this.#outgoing.splice(0)) file?.close();
   }
 
-  /** Waits for what this end can go on with. */
+  /** Watches for the events that this end is ready for. */
   #await(): void {
     if (!this.#open) return;
     const writable = this.#outgoing.length === 0 ? 0 : LOOP_WRITABLE;

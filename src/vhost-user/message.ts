@@ -1,4 +1,4 @@
-/** One vhost-user message: what its header, its payload's length and its descriptors must be. */
+/** vhost-user messages: the rules for header, payload length and descriptors of each request. */
 
 import { vhost_vring_addr, vhost_vring_state } from '../abi/vhost.ts';
 import {
@@ -45,7 +45,7 @@ import {
 import { PeerError } from '../host/errors.ts';
 import type { Fd } from '../host/fd.ts';
 
-/** A message as it was received. Its descriptors are its receiver's: whoever keeps one takes it out. */
+/** A received message. The channel closes descriptors that its receiver leaves in `fds`. */
 export interface Message {
   readonly request: number;
   readonly flags: number;
@@ -53,7 +53,7 @@ export interface Message {
   readonly fds: Fd[];
 }
 
-/** The parts of a header that `checkHeader` has checked. */
+/** A checked header. */
 export interface Header {
   readonly request: number;
   readonly flags: number;
@@ -61,7 +61,7 @@ export interface Header {
   readonly size: number;
 }
 
-/** What one kind of request looks like. */
+/** The rule for one request. */
 export interface RequestRule {
   /** The specification's name, without `VHOST_USER_`. */
   readonly name: string;
@@ -99,7 +99,7 @@ const TABLE: Range = [
 const CONFIG: Range = [vhost_user_config.size, vhost_user_config.size + VHOST_USER_MAX_CONFIG_SIZE];
 const INFLIGHT: Range = [vhost_user_inflight.size, vhost_user_inflight.size + 4];
 
-/** What a frontend may ask of the backend here; what is not in it was not negotiated. */
+/** What frontends may request; anything else is never negotiated. */
 export const FRONTEND_REQUESTS: RequestRules = rules([
   [VHOST_USER_GET_FEATURES, 'GET_FEATURES', 0],
   [VHOST_USER_SET_FEATURES, 'SET_FEATURES', U64],
@@ -131,12 +131,12 @@ export const FRONTEND_REQUESTS: RequestRules = rules([
   [VHOST_USER_GET_STATUS, 'GET_STATUS', 0],
 ]);
 
-/** What a backend may ask of the frontend, on their other channel. */
+/** What backends may request, on their own channel. */
 export const BACKEND_REQUESTS: RequestRules = rules([
   [VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, 'BACKEND_CONFIG_CHANGE_MSG', 0],
 ]);
 
-/** The name of a request for people. */
+/** The name of a request, for messages. */
 export const requestName = (requests: RequestRules, request: number): string =>
   requests.get(request)?.name ?? `request ${request}`;
 
@@ -147,7 +147,7 @@ export const protocolError = (why: string): PeerError =>
 /**
  * Checks a header.
  * @param bytes `vhost_user_header.size` of them
- * @param requests what the peer may ask; replies are the business of whoever asked
+ * @param requests what the peer may request; replies are checked by the requester
  * @throws PeerError
  */
 export function checkHeader(bytes: DataView, requests: RequestRules): Header {

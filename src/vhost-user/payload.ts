@@ -1,6 +1,6 @@
 /**
- * The payloads of vhost-user messages, both ways. Lengths were checked with the header; here it is
- * what the numbers in them say of each other.
+ * Encodes and decodes the payloads of vhost-user messages. Lengths were checked with the header; the
+ * values are checked here.
  */
 import { readField, writeField } from '../abi/struct-view.ts';
 import { vhost_vring_addr, vhost_vring_state } from '../abi/vhost.ts';
@@ -33,15 +33,15 @@ export interface VringAddress {
   readonly available: number;
 }
 
-/** A piece of guest memory that the frontend has mapped. */
+/** A region of guest memory. */
 export interface MemoryRegion {
   /** Guest physical address. */
   readonly gpa: number;
   /** Bytes. */
   readonly size: number;
-  /** Where the frontend has it. */
+  /** The frontend's user address. */
   readonly userAddress: number;
-  /** Where it starts in its file. */
+  /** Its start in its file. */
   readonly mmapOffset: number;
 }
 
@@ -111,7 +111,7 @@ export function writeVringAddress(address: VringAddress): DataView<ArrayBuffer> 
   return view;
 }
 
-/** VHOST_USER_SET_VRING_KICK, _CALL, _ERR: the ring, and its descriptor, which the caller takes. */
+/** VHOST_USER_SET_VRING_KICK, _CALL, _ERR: the ring, and its descriptor, which the caller owns. */
 export function readVringFd({ payload, fds }: Message): { index: number; fd: Fd | undefined } {
   const value = payload.getBigUint64(0, true);
   const index = Number(value & BigInt(VHOST_USER_VRING_IDX_MASK));
@@ -192,7 +192,7 @@ export function readInflight({ payload }: Message): InflightArea {
   };
 }
 
-/** With the padding that C gives it. */
+/** Padded as in C. */
 export function writeInflight(area: InflightArea): DataView<ArrayBuffer> {
   const view = make(vhost_user_inflight.size + 4);
   writeField(view, vhost_user_inflight.mmap_size, area.mmapSize);
