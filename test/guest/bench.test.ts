@@ -1,13 +1,12 @@
 /** `nodevmm bench` from end to end: one small run of nodevmm beside QEMU, and all forms of its report. */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import type { Report } from '../../bench/harness/report.ts';
+import { testFolder } from '../support/rigs/files.ts';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-bench-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const json = path.join(folder, 'report.json');
 const html = path.join(folder, 'page.html');
 

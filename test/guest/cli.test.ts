@@ -1,11 +1,11 @@
 /** `nodevmm run` with real guests, under --check: consoles, commands, exit statuses, signals. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { buildGuest } from '../../src/guest/guests.ts';
+import { testFolder } from '../support/rigs/files.ts';
 
 interface Result {
   readonly status: number | string;
@@ -62,8 +62,7 @@ const nodevmm = (...args: string[]): Promise<Result> => new Run(args).result;
 
 const { kernel, initrd } = await buildGuest('minimal');
 const own = ['--kernel', kernel, '--initrd', initrd];
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-cli-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const at = (name: string): string => path.join(folder, name);
 /** The prompt of the guest's shell. */
 const PROMPT = ':~# ';

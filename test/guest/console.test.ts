@@ -1,8 +1,9 @@
 /** Both consoles with Linux: typing, sizes, large amounts of data. */
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { sha256 } from '../support/rigs/files.ts';
 import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
 /** What a console has printed, to wait on. */
@@ -47,8 +48,6 @@ class Screen {
     });
   }
 }
-
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 const vm = await bootGuest({ append: 'nodevmm.shell=0' });
 t.teardown(() => vm[Symbol.asyncDispose]());

@@ -1,14 +1,13 @@
 /** The PCI devices as Linux sees them: capabilities, drivers, features, moves, resets, INTx. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import * as ring from '../../src/abi/virtio-ring.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { bootGuest, DISK_BY_SERIAL, guestShell } from '../support/rigs/guest.ts';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-devices-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 function makeDisk(name: string): string {
   const file = path.join(folder, name);

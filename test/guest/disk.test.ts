@@ -3,34 +3,29 @@
  * files hold afterwards.
  */
 import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import {
   closeSync,
-  mkdtempSync,
   openSync,
   readFileSync,
   readSync,
-  rmSync,
   statSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import type { DiskOptions } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { sha256, testFolder } from '../support/rigs/files.ts';
 import { bootGuest, DISK_BY_SERIAL, guestShell } from '../support/rigs/guest.ts';
 
 const DISK_SIZE = 64 * MiB;
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-disk-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 /** The host's file of a disk, by the disk's serial. */
 const fileOf = (serial: string): string => path.join(folder, `${serial}.raw`);
 /** Bytes that the host has allocated for it. */
 const allocated = (serial: string): number => statSync(fileOf(serial)).blocks * 512;
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 function startOf(serial: string, length: number): Buffer {
   const bytes = Buffer.alloc(length);

@@ -1,12 +1,12 @@
 /** The example device with its own Linux driver, from first contact to removal, in one boot. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { withModules } from '../../src/guest/guest-modules.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
 import { makeStarter } from '../support/fixtures/guest-inputs.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { createGuest, guestShell } from '../support/rigs/guest.ts';
 
 const EXAMPLE = fileURLToPath(new URL('../../../guests/example/', import.meta.url));
@@ -32,8 +32,7 @@ export default defineDevice({
 `;
 const DRIVER = '/sys/bus/virtio/drivers/virtio_example';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const files = ['main.ts', 'worker.ts'].map((name) => join(folder, name)) as [string, string];
 for (const file of files) writeFileSync(file, SOURCE);
 const rng = join(folder, 'rng.ts');

@@ -1,12 +1,11 @@
 /** The examples of README.md and docs/vsock.md: a real Linux machine as a fixture of a test. */
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { buildGuest } from '../../src/guest/guests.ts';
 import { VirtualMachine } from '../../src/index.ts';
+import { testFolder } from '../support/rigs/files.ts';
 
 t.test('a virtual machine as a fixture', async (t) => {
   const { kernel, initrd } = await buildGuest('minimal');
@@ -28,8 +27,7 @@ t.test('a virtual machine as a fixture', async (t) => {
 });
 
 t.test('a program of the host talks to one of the guest', async (t) => {
-  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-example-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
+  const folder = testFolder(t);
   const file = path.join(folder, 'vm.sock');
   const { kernel, initrd } = await buildGuest('minimal');
   await using vm = await VirtualMachine.create({

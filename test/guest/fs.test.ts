@@ -3,7 +3,7 @@
  * read-only on virtio-mmio, and one of `nodevmm serve fs` over vhost-user.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
   existsSync,
@@ -24,6 +24,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { sha256 } from '../support/rigs/files.ts';
 import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
@@ -40,7 +41,6 @@ t.teardown(async () => {
   rmSync(folder, { recursive: true });
 });
 const at = (...names: string[]): string => path.join(folder, ...names);
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 const random = randomBytes(MiB + 123);
 for (const name of ['own', 'fixed', 'served']) {

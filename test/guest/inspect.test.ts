@@ -1,19 +1,18 @@
 /** Looking into the devices of a guest under way: features by name, moving indices, held queues. */
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import type { InspectedDevice, InspectedQueue } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { bootGuest, DISK_BY_SERIAL, guestShell } from '../support/rigs/guest.ts';
 
 const DEADLINE_MS = 60_000;
 const HOST = '10.0.2.1';
 const BLOCKS = 6;
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 const content = randomBytes(MiB);
 const disks = (['split', 'packed'] as const).map((serial) => {

@@ -1,20 +1,17 @@
 /** Every device over MMIO with Linux's drivers, in one guest: data, notifications, resets. */
-import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import * as ring from '../../src/abi/virtio-ring.ts';
 import type { DiskOptions } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { sha256, testFolder } from '../support/rigs/files.ts';
 import { bootGuest, DISK_BY_SERIAL, guestShell } from '../support/rigs/guest.ts';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-mmio-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const at = (name: string): string => path.join(folder, name);
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 const counting = at('counting.ts');
 writeFileSync(

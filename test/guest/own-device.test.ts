@@ -1,13 +1,12 @@
 /** A device that a person wrote, with Linux's own driver. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import type { OwnDeviceOptions } from '../../src/index.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { bootGuest, createGuest, guestShell } from '../support/rigs/guest.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const module = join(folder, 'counting.ts');
 writeFileSync(
   module,

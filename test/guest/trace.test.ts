@@ -1,6 +1,5 @@
 /** A boot with disk and network under trace: what is in the file, and what the summary says. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { KVM_EXIT_IO } from '../../src/abi/kvm-constants.ts';
@@ -10,10 +9,10 @@ import {
   type TraceEvent,
   traceFaults,
 } from '../support/fixtures/trace-format.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-trace-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 t.test('a boot with disk and network', async (t) => {
   const disk = path.join(folder, 'disk.raw');

@@ -4,7 +4,7 @@
  * virtiofsd. All in one guest.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
   existsSync,
@@ -21,6 +21,7 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { sha256 } from '../support/rigs/files.ts';
 import { createGuest, guestShell } from '../support/rigs/guest.ts';
 import { programPath } from '../support/rigs/host.ts';
 
@@ -31,7 +32,6 @@ t.teardown(() => {
   for (const child of children) child.kill('SIGKILL');
   rmSync(folder, { recursive: true });
 });
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 /** Starts a program, and waits until it listens. */
 async function backend(

@@ -1,21 +1,19 @@
 /** vhost-vsock with Linux at both ends: programs of the host use AF_VSOCK. */
 import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from 'node:child_process';
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { agentBinary } from '../../src/guest/agent-binary.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { sha256, testFolder } from '../support/rigs/files.ts';
 import { bootGuest, createGuest, guestShell } from '../support/rigs/guest.ts';
 
 const CID = 77;
 const BIG = randomBytes(10 * MiB);
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-vhost-vsock-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const file = path.join(folder, 'vm.sock');
 const agent = await agentBinary();
 

@@ -1,19 +1,17 @@
 /** Stream sockets between Linux in a guest and programs of the host. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { sha256, testFolder } from '../support/rigs/files.ts';
 import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-vsock-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const file = path.join(folder, 'vm.sock');
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 const BIG = randomBytes(10 * MiB);
 
 /** Reads a stream to its end. */

@@ -1,7 +1,6 @@
 /** Bad input to `nodevmm run`: status 2, one line that says what is wrong, nothing left behind. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { chmodSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { RawFile } from '../../src/backend/raw-file.ts';
@@ -10,13 +9,13 @@ import { ListenPath } from '../../src/host/listen-path.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { bzImage } from '../support/fixtures/kernel-image.ts';
 import { CliRun } from '../support/rigs/cli-run.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { tapReason } from '../support/rigs/host.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
 const noTaps = skip || tapReason();
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-bad-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 function file(name: string, content: Uint8Array | string, size?: number): string {
   const at = path.join(folder, name);
@@ -50,7 +49,7 @@ const BAD: readonly (readonly [string, string[], RegExp])[] = [
       ] as [string, string[], RegExp],
   ),
   ['no initrd there', [...own, '--initrd', '/nonexistent'], /\/nonexistent/],
-  ['a folder for an initrd', [...own, '--initrd', folder], /nodevmm-bad-/],
+  ['a folder for an initrd', [...own, '--initrd', folder], /nodevmm-test-/],
   ['an empty initrd', [...own, '--initrd', empty], /empty/],
   ['an initrd too large', [...own, '--initrd', large], /large.*600 MiB/],
   ['too little memory', [...own, '--memory', '16M'], /16 MiB/],

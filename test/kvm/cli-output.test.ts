@@ -1,15 +1,6 @@
 /** Runs whose output nobody takes: slow, stopped, full, gone. */
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
-import {
-  closeSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, openSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
@@ -22,12 +13,12 @@ import {
   printMuch,
 } from '../support/fixtures/kernel-image.ts';
 import { CliRun, PROGRAM, runInTerminal } from '../support/rigs/cli-run.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-output-'));
+const folder = testFolder(t);
 process.env.XDG_RUNTIME_DIR = folder;
-t.teardown(() => rmSync(folder, { recursive: true }));
 
 function kernelOf(name: string, code: readonly number[]): string {
   const file = path.join(folder, name);

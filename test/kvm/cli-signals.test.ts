@@ -1,6 +1,5 @@
 /** Runs that a signal ends: status 128 + its number, and nothing of the run is left. */
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import t from 'tap';
@@ -8,12 +7,12 @@ import { ask } from '../../src/control/client.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
 import { CliRun } from '../support/rigs/cli-run.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { tapReason } from '../support/rigs/host.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing() || tapReason();
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-signals-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 /** Prints a letter on the serial port, then computes for ever: only a kick gets it out of KVM. */
 const BUSY = [

@@ -1,6 +1,5 @@
 /** Machines come and go in one process: none leaves mappings, of which vm.max_map_count allows 65530. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
@@ -9,11 +8,11 @@ import t, { type Test } from 'tap';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { elfKernel, HALT, KERNEL_GPA, out } from '../support/fixtures/kernel-image.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-mappings-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 t.setTimeout(170_000);
 
 /** Powers off at once. */

@@ -1,6 +1,5 @@
 /** The emulated card in a real machine: a guest of a few instructions sends a packet by itself. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import * as e1000 from '../../src/abi/e1000.ts';
@@ -8,13 +7,13 @@ import { KVM_EXIT_MMIO } from '../../src/abi/kvm-constants.ts';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { tapReason } from '../support/rigs/host.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const TAP = `nvmnic${process.pid % 100_000}`;
 const skip = kvmMissing() || tapReason();
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 /** Behind the console in slot 1. */
 const SLOT = 2;

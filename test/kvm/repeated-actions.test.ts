@@ -1,6 +1,5 @@
 /** Guests that do one thing for ever, as fast as they can: how many messages the main thread gets. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
@@ -11,11 +10,11 @@ import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { PVPANIC_PORT, VIRTIO_MMIO_BASE } from '../../src/platform/layout.ts';
 import { elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-repeated-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 /** Exits of the guest while the main thread does not look. */
 const EXITS = 5000;

@@ -3,13 +3,10 @@ import {
   accessSync,
   constants,
   existsSync,
-  mkdtempSync,
   readFileSync,
-  rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import type { MachineOptions } from '../../src/machine/options.ts';
@@ -24,12 +21,12 @@ import {
   printMuch,
 } from '../support/fixtures/kernel-image.ts';
 import { traceEvents, traceFaults } from '../support/fixtures/trace-format.ts';
+import { testFolder } from '../support/rigs/files.ts';
 import { tapReason } from '../support/rigs/host.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 /** Sends every byte back that it gets on the serial port. */
 const ECHO = [

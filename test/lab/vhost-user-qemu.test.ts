@@ -3,7 +3,7 @@
  * shared folder are nodevmm's. QEMU emulates the processor, so that it runs on any host.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
   existsSync,
@@ -22,6 +22,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { AgentClient } from '../../src/agent/client.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
+import { sha256 } from '../support/rigs/files.ts';
 import { programPath, tapReason } from '../support/rigs/host.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
@@ -48,7 +49,6 @@ t.teardown(async () => {
 });
 
 const socket = (name: string): string => join(folder, `${name}.sock`);
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 const complaints: string[] = [];
 
 async function serve(name: string, ...args: string[]): Promise<ChildProcess> {

@@ -1,20 +1,12 @@
 /** `npm run fresh` leaves nothing behind, however it ends: with an mmdebstrap of the test's own. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { findProgram } from '../../src/guest/find-program.ts';
+import { testFolder } from '../support/rigs/files.ts';
 
 const skip =
   process.getuid?.() !== 0
@@ -31,8 +23,7 @@ interface Fresh {
 
 /** Starts it with a program that acts as mmdebstrap; its last argument but one is the target. */
 function fresh(t: Test, script: string): Fresh {
-  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-unit-fresh-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
+  const folder = testFolder(t);
   const temporary = path.join(folder, 'tmp');
   mkdirSync(temporary);
   const at = path.join(folder, 'mmdebstrap');

@@ -1,15 +1,14 @@
 /** The unix sockets of a socket device: the first line, and who is reached by which name. */
 import type { Buffer } from 'node:buffer';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { VsockSockets } from '../../../src/backend/vsock-sockets.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-vsock-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const file = path.join(folder, 'sock');
 
 /** Sockets, and an iterator over the requests that come. */

@@ -1,13 +1,14 @@
 /** `nodevmm bench vhost-user`: what is measured, what DPDK prints, and one short run of it. */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { availableParallelism, tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { serveMemoryCommand, vhostUserCases } from '../../../bench/groups/vhost-user.ts';
 import type { Report } from '../../../bench/harness/report.ts';
 import { isNamed } from '../../../bench/options.ts';
 import { lacksTestpmd, parsePortRates, testpmdCommand } from '../../../bench/subjects/testpmd.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
 const ANSWER = `
   ######################## NIC statistics for port 0  ########################
@@ -66,8 +67,7 @@ t.test('measures are selected by words', (t) => {
 
 const skip = lacksTestpmd() ?? (availableParallelism() < 2 ? 'one CPU' : false);
 t.test('a run', { skip }, async (t) => {
-  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-bench-test-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
+  const folder = testFolder(t);
   const json = path.join(folder, 'report.json');
   const args = ['vhost-user', '--rounds', '1', '--seconds', '1', '--measures', 'source 64 packed'];
   const argv = ['dist/src/cli/main.js', 'bench', ...args, '--json', json];

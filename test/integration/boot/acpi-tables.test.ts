@@ -1,12 +1,12 @@
 /** ACPI 6.5 tables: structure by our own reading, and syntax by Intel's compiler. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { writeAcpiTables } from '../../../src/boot/acpi-tables.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import * as layout from '../../../src/platform/layout.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
 const MiB = 2 ** 20;
 const HEADER_LENGTH = 36;
@@ -113,8 +113,7 @@ const missing = spawnSync(compiler, ['-v']).error !== undefined;
 const skip = missing ? 'iasl is not installed (acpica-tools)' : false;
 
 t.test('iasl takes every table apart and puts it together again', { skip }, async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), 'nodevmm-acpi-'));
-  t.teardown(() => rmSync(directory, { recursive: true }));
+  const directory = testFolder(t);
   const run = (...args: string[]): string => {
     const { status, stdout, stderr } = spawnSync(compiler, args, { cwd: directory });
     t.equal(status, 0, `${args.join(' ')}\n${stdout}${stderr}`);

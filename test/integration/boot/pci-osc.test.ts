@@ -1,12 +1,12 @@
 /** _OSC of the host bridge (PCI Firmware 3.3 §4.5.1), run by Intel's interpreter. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { writeAcpiTables } from '../../../src/boot/acpi-tables.ts';
 import { OSC_GRANTED } from '../../../src/boot/dsdt.ts';
 import { Ram } from '../../../src/memory/ram.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
 const interpreter = 'acpiexec';
 const missing = spawnSync(interpreter, ['-h']).error !== undefined;
@@ -16,8 +16,7 @@ const HOST_BRIDGE = '5B 4D DB 33 F7 1F 1C 40 96 57 74 41 C0 3D D7 66';
 const CXL_HOST_BRIDGE = '5B 2D F2 68 32 C7 1C 4D B4 E0 3F 71 D3 8B 17 4E';
 const QUERY = 1;
 
-const directory = mkdtempSync(join(tmpdir(), 'nodevmm-osc-'));
-t.teardown(() => rmSync(directory, { recursive: true }));
+const directory = testFolder(t);
 const dsdt = join(directory, 'DSDT.aml');
 writeFileSync(dsdt, dsdtOfAGuest());
 

@@ -3,21 +3,18 @@ import { execFileSync } from 'node:child_process';
 import {
   closeSync,
   constants,
-  mkdtempSync,
   openSync,
   readFileSync,
   readSync,
-  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { ConsoleFile } from '../../../src/cli/terminal/console-file.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const at = (name: string): string => path.join(folder, name);
 
 function open(name: string, append = false): { file: ConsoleFile; logs: string[] } {

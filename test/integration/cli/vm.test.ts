@@ -1,16 +1,13 @@
 /** `nodevmm vm`, as a person types it, against a machine in this process. */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { promisify } from 'node:util';
 import t from 'tap';
 import { ControlServer } from '../../../src/control/server.ts';
 import { FakeVm } from '../../support/fakes/machine.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
+const folder = testFolder(t);
 process.env.XDG_RUNTIME_DIR = folder;
-t.teardown(() => rmSync(folder, { recursive: true }));
 
 async function nodevmm(...args: string[]): Promise<string> {
   const { stdout } = await promisify(execFile)(process.execPath, ['dist/src/cli/main.js', ...args]);

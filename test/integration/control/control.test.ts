@@ -1,9 +1,7 @@
 /** Orders to a machine in another process, over its socket. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import fc from 'fast-check';
 import t from 'tap';
@@ -14,10 +12,10 @@ import { ControlServer, controlSocket } from '../../../src/control/server.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 import type { DatapathName } from '../../../src/machine/devices/queue-service.ts';
 import { FakeVm } from '../../support/fakes/machine.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
+const folder = testFolder(t);
 process.env.XDG_RUNTIME_DIR = folder;
-t.teardown(() => rmSync(folder, { recursive: true }));
 
 t.test('a machine does what it is asked, and says how it is then', async (t) => {
   const vm = new FakeVm();

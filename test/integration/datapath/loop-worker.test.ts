@@ -1,6 +1,5 @@
 /** A queue worker whose handler waits for promises and timers. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
@@ -9,9 +8,9 @@ import { loadDevice } from '../../../src/machine/user-devices/load-device.ts';
 import { createDriverQueue } from '../../../src/testing/create-driver-queue.ts';
 import { GuestHeap } from '../../../src/testing/guest-heap.ts';
 import { DatapathRig } from '../../support/rigs/datapath.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const file = join(folder, 'slow.ts');
 writeFileSync(
   file,

@@ -1,14 +1,13 @@
 /** How things get into the cache. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { cacheFolder, contentHash, publishFolder } from '../../../src/guest/cache.ts';
 import { compareVersions } from '../../../src/guest/debian.ts';
 import { run } from '../../../src/guest/run.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-cache-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 const write = (text: string) => (into: string) => writeFileSync(join(into, 'file'), text);
 const read = (name: string): string => readFileSync(join(folder, name, 'file'), 'utf8');

@@ -5,7 +5,6 @@ import {
   existsSync,
   linkSync,
   mkdirSync,
-  mkdtempSync,
   renameSync,
   rmSync,
   statSync,
@@ -13,15 +12,14 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
 import { ListenPath } from '../../../src/host/listen-path.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 import { OTHER_UID, otherUserReason } from '../../support/rigs/host.ts';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-listen-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const file = path.join(folder, 'sock');
 const module = new URL('../../../src/host/listen-path.js', import.meta.url).href;
 

@@ -59,7 +59,7 @@ t.test('events can be changed, and switched off', async (t) => {
 
 t.test('a watch neither keeps the process alive nor hides exceptions', async (t) => {
   const script = (body: string) => `
-    import { Eventfd } from '${modules}eventfd.js';
+    import { Eventfd } from '${modules}fd.js';
     import { LoopWatch } from '${modules}main-loop.js';
     const event = new Eventfd();
     ${body}`;

@@ -1,15 +1,6 @@
 /** Files that a person asks for: how they are made, what they are not reached through, and full disks. */
 import { execFileSync } from 'node:child_process';
-import {
-  closeSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import {
@@ -19,9 +10,9 @@ import {
   writeFully,
   writeOutputFile,
 } from '../../../src/host/output-file.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const at = (name: string): string => path.join(folder, name);
 
 t.test('a new file is its owner’s alone, whatever the umask', async (t) => {

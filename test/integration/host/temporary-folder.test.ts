@@ -5,7 +5,6 @@ import {
   chownSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   renameSync,
   rmSync,
@@ -13,14 +12,13 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
 import { TemporaryFolder } from '../../../src/host/temporary-folder.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 import { OTHER_UID, otherUserReason } from '../../support/rigs/host.ts';
 
-const parent = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(parent, { recursive: true }));
+const parent = testFolder(t);
 const module = new URL('../../../src/host/temporary-folder.js', import.meta.url).href;
 const skip = otherUserReason();
 

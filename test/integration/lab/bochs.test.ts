@@ -1,7 +1,6 @@
 /** What the lab's Intel machine is made of, and what it refuses. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { findProgram } from '../../../src/guest/find-program.ts';
@@ -10,6 +9,7 @@ import { resetRom } from '../../../src/lab/bochs-rom.ts';
 import { rootArchive } from '../../../src/lab/bochs-root.ts';
 import { Lab } from '../../../src/lab/lab.ts';
 import { packageFolder } from '../../../src/lab/package-folder.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
 const shape = { memoryMiB: 2048, port: 4711 };
 
@@ -66,8 +66,7 @@ t.test('the ROM begins at the reset vector and ends in the kernel', async (t) =>
   t.equal(rom.length, 0x1_0000);
   const objdump = findProgram('objdump');
   if (objdump === undefined) return t.comment('there is no objdump to read it with');
-  const folder = mkdtempSync(join(tmpdir(), 'nodevmm-rom-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
+  const folder = testFolder(t);
   writeFileSync(join(folder, 'rom'), rom);
   const disassemble = (mode: string, from: number): string[] => {
     const range = [`--start-address=${from}`, `--stop-address=${Math.min(from + 0x80, 0x1_0000)}`];
@@ -108,8 +107,7 @@ t.test('the ROM begins at the reset vector and ends in the kernel', async (t) =>
 });
 
 t.test('the root holds node, the package, the guest and what is shared', async (t) => {
-  const folder = mkdtempSync(join(tmpdir(), 'nodevmm-root-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
+  const folder = testFolder(t);
   const image = join(folder, 'minimal-6.12-x');
   mkdirSync(image);
   for (const name of ['vmlinuz', 'initrd', 'manifest.json']) writeFileSync(join(image, name), name);

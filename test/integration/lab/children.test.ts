@@ -5,7 +5,6 @@ import {
   chownSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -19,11 +18,11 @@ import { Fd } from '../../../src/host/fd.ts';
 import { runtimeFolder } from '../../../src/host/private-folder.ts';
 import { O_RDONLY } from '../../../src/host/syscall.ts';
 import { Children, FIRST_FD } from '../../../src/lab/children.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 import { OTHER_UID, otherUserReason } from '../../support/rigs/host.ts';
 
-const runtime = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
+const runtime = testFolder(t);
 process.env.XDG_RUNTIME_DIR = runtime;
-t.teardown(() => rmSync(runtime, { recursive: true }));
 
 const module = new URL('../../../src/lab/children.js', import.meta.url).href;
 /** Prints the folder and the child's process id, then waits to be ended. */

@@ -1,10 +1,10 @@
 /** What a share shows: which of the host's mounts, and how. */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { bindingsOf, mountedCommand, parseMounts } from '../../../src/lab/share-mounts.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 import { otherUserReason } from '../../support/rigs/host.ts';
 
 const root = { tag: 'root', path: '/', readOnly: true, still: true };
@@ -52,8 +52,7 @@ t.test('a folder: writable but for what the host mounts read-only', async (t) =>
 });
 
 t.test('the command sees that, and nobody else does', { skip: otherUserReason() }, async (t) => {
-  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
+  const folder = testFolder(t);
   const shared = path.join(folder, 'a b');
   const at = path.join(folder, 'at');
   for (const made of [shared, path.join(shared, 'inner'), path.join(shared, 'proc'), at]) {

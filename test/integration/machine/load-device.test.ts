@@ -1,6 +1,5 @@
 /** Devices from files that people wrote. */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
@@ -11,9 +10,9 @@ import { DeviceCode } from '../../../src/machine/user-devices/device-code.ts';
 import { loadDevice } from '../../../src/machine/user-devices/load-device.ts';
 import { DeviceRig } from '../../../src/testing/device-rig.ts';
 import type { QueueHandler, VirtioDevice } from '../../../src/virtio/device.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 let files = 0;
 function file(text: string, extension = 'ts'): string {

@@ -1,6 +1,5 @@
 /** A device whose code changes while it runs: its owner, and the file that it comes from. */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -9,10 +8,10 @@ import { DEVICE_NEEDS_RESET, VIRTIO_PCI_ISR_CONFIG } from '../../../src/abi/virt
 import { DeviceCode } from '../../../src/machine/user-devices/device-code.ts';
 import { DeviceRig } from '../../../src/testing/device-rig.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 import { OwnerRig } from '../../support/rigs/machine-device.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 
 const LONG = 1e6;
 

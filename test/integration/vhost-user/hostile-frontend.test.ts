@@ -2,8 +2,7 @@
  * Frontends that say anything in any order: each message is well formed by itself, what it says
  * is not. The backend serves the next frontend, and keeps nothing of the last.
  */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import fc from 'fast-check';
@@ -15,10 +14,10 @@ import { ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { FRONTEND_REQUESTS } from '../../../src/vhost-user/message.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 import { FrontendRig, USER_ADDRESS } from '../../support/rigs/frontend.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'vhost-user-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const path = join(folder, 'socket');
 
 /** A word of a payload: what a careful peer would say, or what nobody would. */

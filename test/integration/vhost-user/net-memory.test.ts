@@ -1,6 +1,4 @@
 /** A network device in a queue worker behind vhost-user, in each way of waiting for work. */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
@@ -12,10 +10,10 @@ import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts
 import { createNetMemoryDevice } from '../../../src/virtio/device/net/net-memory.ts';
 import type { MemoryNetwork } from '../../../src/virtio/device/net/net-memory-handler.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 import { FrontendRig, type RigRing } from '../../support/rigs/frontend.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'vhost-user-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const path = join(folder, 'socket');
 const HEADER = 12;
 

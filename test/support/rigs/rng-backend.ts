@@ -1,6 +1,4 @@
 /** A backend with an entropy device in this process, for frontends without a guest. */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import t, { type Test } from 'tap';
@@ -8,10 +6,10 @@ import { ringFeatures } from '../../../src/machine/devices/virtio-plan.ts';
 import { ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng.ts';
+import { testFolder } from './files.ts';
 import type { RigRing } from './frontend.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'vhost-user-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 /** Where it listens. */
 export const path: string = join(folder, 'socket');
 

@@ -1,11 +1,11 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { changeOf, compareReports } from '../../../bench/harness/compare.ts';
 import { EMULATED_NOTE } from '../../../bench/harness/host.ts';
 import { readReport } from '../../../bench/harness/report.ts';
 import { aReport, RATE, RESULTS, row } from '../../support/fixtures/bench-report.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
 const LOW = [100, 101, 102, 103];
 const HIGH = [110, 111, 112, 113];
@@ -57,8 +57,7 @@ t.test('an emulated report and another one', (t) => {
 });
 
 t.test('a file that is no report', (t) => {
-  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-compare-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
+  const folder = testFolder(t);
   const write = (name: string, text: string): string => {
     writeFileSync(path.join(folder, name), text);
     return path.join(folder, name);

@@ -1,12 +1,11 @@
 /** Whether something must be made anew. */
-import { mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { Inputs, isUnchanged } from '../../../src/guest/inputs.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-inputs-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const file = join(folder, 'file');
 
 t.beforeEach(() => {

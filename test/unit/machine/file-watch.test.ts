@@ -1,13 +1,12 @@
 /** Files that are saved. */
-import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { FileWatch } from '../../../src/machine/user-devices/device-code.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'nodevmm-test-'));
-t.teardown(() => rmSync(folder, { recursive: true }));
+const folder = testFolder(t);
 const at = (name: string): string => join(folder, name);
 
 t.test('what is saved is told once, and the files to watch may change', async (t) => {

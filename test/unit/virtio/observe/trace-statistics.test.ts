@@ -1,6 +1,5 @@
 /** What a summary counts, and the file and the counts of a whole collection. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { traceTable } from '../../../../src/cli/run/trace-table.ts';
@@ -14,6 +13,7 @@ import {
   TraceCounter,
 } from '../../../../src/virtio/observe/trace/trace-statistics.ts';
 import { traceEvents, traceFaults } from '../../../support/fixtures/trace-format.ts';
+import { testFolder } from '../../../support/rigs/files.ts';
 
 const NAMES = {
   devices: [{ name: 'blk0', queues: ['requestq1'] }],
@@ -88,8 +88,7 @@ t.test('kicks, batches, interrupts and suppression of a queue', (t) => {
 t.test(
   'a guest that reboots without end: the first and the latest readings of its clock stay',
   (t) => {
-    const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-trace-'));
-    t.teardown(() => rmSync(folder, { recursive: true }));
+    const folder = testFolder(t);
     const file = path.join(folder, 'clocks.json');
     const collector = new TraceCollector(NAMES, file, (text) => t.fail(text));
     for (let i = 0; i < 10_000; i++) collector.noteClock({ guest_ns: i });
@@ -104,8 +103,7 @@ t.test(
 );
 
 t.test('a collection of two threads, with a file', (t) => {
-  const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-trace-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
+  const folder = testFolder(t);
   const file = path.join(folder, 'trace.json');
   const collector = new TraceCollector(NAMES, file, (text) => t.fail(text));
   const worker = new TraceWriter(collector.ring('device0'));
