@@ -1,0 +1,6 @@
+/** docs/options.md says what the schemas say. */
+import { readFileSync } from 'node:fs';
+import t from 'tap';
+import { optionPage, PAGE } from '../option-tables.ts';
+
+t.equal(readFileSync(PAGE, 'utf8'), optionPage(), 'else: node dist/test/option-tables.js --write');
