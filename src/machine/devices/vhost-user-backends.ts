@@ -9,19 +9,19 @@ import {
   type RequiredOptions,
   text,
 } from '../../options/option-schema.ts';
-import { blkKind } from '../../vhost-user/frontend/blk-kind.ts';
 import type { FrontendSession } from '../../vhost-user/frontend/frontend-session.ts';
-import { fsKind } from '../../vhost-user/frontend/fs-kind.ts';
-import type { DeviceKind } from '../../vhost-user/frontend/kind.ts';
-import { netKind } from '../../vhost-user/frontend/net-kind.ts';
 import { otherKind } from '../../vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
+import { blkKind } from '../../virtio/device/blk/frontend-blk.ts';
+import { fsKind } from '../../virtio/device/fs/frontend-fs.ts';
+import { netKind } from '../../virtio/device/net/frontend-net.ts';
 import {
   CARRIED,
   type CarriedOptions,
   type DeviceBackend,
   type DeviceContext,
 } from '../../virtio/device-type.ts';
+import type { DeviceKind } from '../../virtio/frontend-device.ts';
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 const DEFAULT_QUEUE_SIZE = 256;

@@ -48,6 +48,7 @@ import { UnixSocket } from '../../host/unix-socket.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { vringBase, vringState } from '../../vhost/vring-base.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';
+import type { BackendOffer } from '../../virtio/frontend-device.ts';
 import { placeVirtqueue } from '../../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
 import { Channel } from '../channel.ts';
@@ -95,7 +96,7 @@ export interface InflightFile {
 }
 
 /** Owns the socket. */
-export class FrontendSession implements Disposable {
+export class FrontendSession implements BackendOffer, Disposable {
   /** What the backend offers: virtio feature bits, and VHOST_USER_F_PROTOCOL_FEATURES. */
   features = 0n;
   /** The most queues (network: queue pairs) that the backend serves, if it says. */
@@ -141,6 +142,10 @@ export class FrontendSession implements Disposable {
       },
       closed: (error) => this.fail(error === undefined ? gone() : asPeerError(error)),
     });
+  }
+
+  get hasConfig(): boolean {
+    return this.has(VHOST_USER_PROTOCOL_F_CONFIG);
   }
 
   /** Whether a protocol feature was negotiated. */

@@ -1,7 +1,6 @@
 /** Any device in another process: by its device ID, all else is the backend's. */
 import { hasFeature } from '../../virtio/features.ts';
-import type { FrontendSession } from './frontend-session.ts';
-import type { DeviceKind } from './kind.ts';
+import type { BackendOffer, DeviceKind } from '../../virtio/frontend-device.ts';
 
 /** PCI: unclassified. */
 const PCI_CLASS_OTHERS = 0x00_ff00;
@@ -19,13 +18,10 @@ export interface OtherDevice {
 }
 
 /** @throws PeerError */
-export async function otherKind(
-  session: FrontendSession,
-  device: OtherDevice,
-): Promise<DeviceKind> {
+export async function otherKind(backend: BackendOffer, device: OtherDevice): Promise<DeviceKind> {
   const { deviceId, queues, queueSize, configSize } = device;
   const bits = Array.from({ length: 64 }, (_, bit) => bit).filter(isDeviceBit);
-  const offered = bits.filter((bit) => hasFeature(session.features, bit));
+  const offered = bits.filter((bit) => hasFeature(backend.features, bit));
   const shape = {
     deviceId,
     pciClass: PCI_CLASS_OTHERS,
@@ -37,7 +33,7 @@ export async function otherKind(
   if (configSize === 0) return { ...shape, config: new Uint8Array(0) };
   return {
     ...shape,
-    config: await session.getConfig(configSize),
+    config: await backend.getConfig(configSize),
     // What of it may be written is the backend's affair.
     configWriteMask: new Uint8Array(configSize).fill(0xff),
     readConfig: (current) => current.getConfig(configSize),

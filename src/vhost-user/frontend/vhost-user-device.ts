@@ -1,13 +1,14 @@
 /** A device whose queues another process serves: the control half (vhost-user.rst). */
 import * as ring from '../../abi/virtio-ring.ts';
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
+import { InProcessDatapath } from '../../datapath/in-process.ts';
 import { PeerError, UsageError } from '../../host/errors.ts';
 import type { DeviceHost, QueueSpec, VirtioDevice } from '../../virtio/device.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';
+import type { DeviceKind } from '../../virtio/frontend-device.ts';
 import { protocolError } from '../message.ts';
 import { type BackendAddress, BackendConnector } from './backend-connector.ts';
 import type { FrontendSession } from './frontend-session.ts';
-import type { DeviceKind } from './kind.ts';
 import { type FrontendDevice, VhostUserDatapath } from './vhost-user-datapath.ts';
 
 /** Ring features that concern the backend; those that it lacks are not offered. */
@@ -99,7 +100,8 @@ export class VhostUserDevice implements VirtioDevice {
   createDatapath(events: DatapathEvents): Datapath {
     const kind = this.#kind;
     const enable = (queue: number, enabled: boolean): void => datapath.enable(queue, enabled);
-    const fallback = kind.createFallback?.(events, enable);
+    const handler = kind.createHandler?.(enable);
+    const fallback = handler && new InProcessDatapath(() => handler, events);
     const device: FrontendDevice = {
       withheld: this.#withheld | (fallback?.withheld ?? 0n),
       backendFeatures: this.#backendFeatures,

@@ -1,7 +1,17 @@
 /** What a frontend has to know of a kind of device: all that its backend does not tell. */
-import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
-import type { QueueSpec } from '../../virtio/device.ts';
-import type { FrontendSession } from './frontend-session.ts';
+import type { QueueHandler, QueueSpec } from './device.ts';
+
+/** What a backend offers. */
+export interface BackendOffer {
+  /** Virtio feature bits. */
+  readonly features: bigint;
+  /** The most queues (network: queue pairs) that it serves, if it says. */
+  readonly maxQueues: number | undefined;
+  /** Whether it has a configuration space. */
+  readonly hasConfig: boolean;
+  /** The first bytes of the configuration space. @throws PeerError */
+  getConfig(length: number): Promise<Uint8Array>;
+}
 
 /** One device of a kind, as its first backend made it. */
 export interface DeviceKind {
@@ -23,12 +33,9 @@ export interface DeviceKind {
   readonly config: Uint8Array;
   readonly configWriteMask?: Uint8Array;
   /** The configuration as a backend tells it now. Absent: it does not. @throws PeerError */
-  readConfig?(session: FrontendSession): Promise<Uint8Array>;
-  /** Serves the other queues. @param enable has a queue of the backend served, or not */
-  createFallback?(
-    events: DatapathEvents,
-    enable: (queue: number, enabled: boolean) => void,
-  ): Datapath;
+  readConfig?(backend: BackendOffer): Promise<Uint8Array>;
+  /** Makes what serves the other queues, on the main thread. @param enable has a queue of the backend served, or not */
+  createHandler?(enable: (queue: number, enabled: boolean) => void): QueueHandler;
   /** False for a queue that is not used yet. Absent: all are. */
   isEnabled?(queue: number): boolean;
   /** The driver reset the device. */

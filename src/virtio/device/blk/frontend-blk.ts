@@ -6,11 +6,10 @@ import {
   VIRTIO_BLK_F_WRITE_ZEROES,
   VIRTIO_ID_BLOCK,
   virtio_blk_config,
-} from '../../abi/virtio-blk.ts';
-import { UsageError } from '../../host/errors.ts';
-import { featureSet, hasFeature } from '../../virtio/features.ts';
-import type { FrontendSession } from './frontend-session.ts';
-import type { DeviceKind } from './kind.ts';
+} from '../../../abi/virtio-blk.ts';
+import { UsageError } from '../../../host/errors.ts';
+import { featureSet, hasFeature } from '../../features.ts';
+import type { BackendOffer, DeviceKind } from '../../frontend-device.ts';
 
 const PCI_CLASS_STORAGE = 0x01_0000;
 const CONFIG = virtio_blk_config;
@@ -21,13 +20,13 @@ const KNOWN = featureSet(...Array.from({ length: VIRTIO_BLK_F_WRITE_ZEROES + 1 }
 /** @param queues undefined: as many as the backend's configuration says @throws UsageError or PeerError */
 export async function blkKind(
   name: string,
-  session: FrontendSession,
+  backend: BackendOffer,
   queues: number | undefined,
   queueSize: number,
 ): Promise<DeviceKind> {
-  const { features, maxQueues: served } = session;
+  const { features, maxQueues: served } = backend;
   const multiqueue = hasFeature(features, VIRTIO_BLK_F_MQ);
-  const told = await session.getConfig(configSize(features));
+  const told = await backend.getConfig(configSize(features));
   const has = multiqueue ? viewOf(told).getUint16(CONFIG.num_queues.offset, true) : 1;
   const most = Math.max(1, Math.min(has, served ?? has));
   const count = queues ?? Math.min(most, MAX_QUEUES);

@@ -1,6 +1,6 @@
 /** A file system in another process (virtio 1.3 §5.11); its configuration is the frontend's. */
-import { VIRTIO_ID_FS, virtio_fs_config } from '../../abi/virtio-fs.ts';
-import type { DeviceKind } from './kind.ts';
+import { VIRTIO_ID_FS, virtio_fs_config } from '../../../abi/virtio-fs.ts';
+import type { DeviceKind } from '../../frontend-device.ts';
 
 /** PCI: mass storage controller, other. */
 const PCI_CLASS_STORAGE_OTHER = 0x01_8000;

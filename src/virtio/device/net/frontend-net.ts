@@ -3,18 +3,14 @@
  * control queue, which there is for the number of pairs only, is the frontend's.
  */
 
-import { VHOST_USER_PROTOCOL_F_CONFIG } from '../../abi/vhost-user.ts';
-import * as net from '../../abi/virtio-net.ts';
-import { generateMac, parseMac } from '../../backend/mac-address.ts';
-import type { DatapathEvents } from '../../datapath/datapath.ts';
-import { InProcessDatapath } from '../../datapath/in-process.ts';
-import { ControlQueue } from '../../virtio/device/net/net-control.ts';
-import { ReceiveFilter } from '../../virtio/device/net/net-filter.ts';
-import { OFFLOAD_DEPENDENCIES } from '../../virtio/device/net/net-offloads.ts';
-import type { HandlerContext, QueueHandler, QueueSpec } from '../../virtio/device.ts';
-import { featureSet, hasFeature } from '../../virtio/features.ts';
-import type { FrontendSession } from './frontend-session.ts';
-import type { DeviceKind } from './kind.ts';
+import * as net from '../../../abi/virtio-net.ts';
+import { generateMac, parseMac } from '../../../backend/mac-address.ts';
+import type { HandlerContext, QueueHandler, QueueSpec } from '../../device.ts';
+import { featureSet, hasFeature } from '../../features.ts';
+import type { BackendOffer, DeviceKind } from '../../frontend-device.ts';
+import { ControlQueue } from './net-control.ts';
+import { ReceiveFilter } from './net-filter.ts';
+import { OFFLOAD_DEPENDENCIES } from './net-offloads.ts';
 
 const PCI_CLASS_ETHERNET = 0x02_0000;
 const CONTROL_QUEUE_SIZE = 64;
@@ -52,7 +48,7 @@ export interface NetBackendOptions {
 
 /** @throws UsageError or PeerError */
 export async function netKind(
-  session: FrontendSession,
+  backend: BackendOffer,
   options: NetBackendOptions,
 ): Promise<DeviceKind> {
   const { pairs, queueSize } = options;
@@ -67,7 +63,7 @@ export async function netKind(
   return {
     deviceId: net.VIRTIO_ID_NET,
     pciClass: PCI_CLASS_ETHERNET,
-    backendFeatures: session.features & (pairs > 1 ? PACKET_FEATURES | PAIRS : PACKET_FEATURES),
+    backendFeatures: backend.features & (pairs > 1 ? PACKET_FEATURES | PAIRS : PACKET_FEATURES),
     ownFeatures: featureSet(...own),
     featureDependencies: [
       ...OFFLOAD_DEPENDENCIES,
@@ -78,18 +74,15 @@ export async function netKind(
     queues,
     servedQueues: 2 * pairs,
     countsPairs: true,
-    config: initialConfig(await macOf(session, options), pairs),
+    config: initialConfig(await macOf(backend, options), pairs),
     isEnabled: (queue) => queue < 2 * inUse.count,
     reset: () => inUse.set(1),
     ...(pairs === 1
       ? {}
       : {
-          createFallback: (
-            events: DatapathEvents,
-            enable: (queue: number, on: boolean) => void,
-          ) => {
+          createHandler: (enable: (queue: number, on: boolean) => void) => {
             inUse.changed = enable;
-            return new InProcessDatapath(() => new PairsHandler(inUse, 2 * pairs), events);
+            return new PairsHandler(inUse, 2 * pairs);
           },
         }),
   };
@@ -147,14 +140,11 @@ class PairsHandler implements QueueHandler {
   }
 }
 
-async function macOf(
-  session: FrontendSession,
-  { mac, seed }: NetBackendOptions,
-): Promise<Uint8Array> {
+async function macOf(backend: BackendOffer, { mac, seed }: NetBackendOptions): Promise<Uint8Array> {
   if (mac !== undefined) return parseMac(mac);
-  const told = hasFeature(session.features, net.VIRTIO_NET_F_MAC);
-  if (!told || !session.has(VHOST_USER_PROTOCOL_F_CONFIG)) return generateMac(seed);
-  return await session.getConfig(MAC_LENGTH);
+  const told = hasFeature(backend.features, net.VIRTIO_NET_F_MAC);
+  if (!told || !backend.hasConfig) return generateMac(seed);
+  return await backend.getConfig(MAC_LENGTH);
 }
 
 function initialConfig(mac: Uint8Array, pairs: number): Uint8Array {
