@@ -2,7 +2,7 @@
 
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { run } from '../../src/guest/run.ts';
+import { run } from '../../src/guest/programs.ts';
 import { CleanupStack } from '../../src/host/cleanup-stack.ts';
 import { onProcessExit } from '../../src/host/threads.ts';
 import { Child } from '../subjects/child.ts';

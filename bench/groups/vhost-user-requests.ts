@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import * as fuse from '../../src/abi/fuse.ts';
 import { VIRTIO_F_VERSION_1, VIRTQ_USED_F_NO_NOTIFY } from '../../src/abi/virtio-ring.ts';
-import { findProgram } from '../../src/guest/find-program.ts';
+import { findProgram } from '../../src/guest/programs.ts';
 import { EPOLLET, EPOLLIN, Epoll } from '../../src/host/epoll.ts';
 import { PeerError, UsageError } from '../../src/host/errors.ts';
 import { signalEventfd } from '../../src/host/fd.ts';

@@ -1,6 +1,6 @@
 /** What a host may lack for some of the rows. */
 import { accessSync, constants } from 'node:fs';
-import { findProgram } from '../../src/guest/find-program.ts';
+import { findProgram } from '../../src/guest/programs.ts';
 
 /** QEMU. */
 export function lacksQemu(): string | undefined {

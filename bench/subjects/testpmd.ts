@@ -1,5 +1,5 @@
 /** DPDK's testpmd: a driver or a backend of vhost-user with one thread that forwards, on a CPU of its own. */
-import { findProgram } from '../../src/guest/find-program.ts';
+import { findProgram } from '../../src/guest/programs.ts';
 import { Child } from './child.ts';
 
 export const TESTPMD = 'dpdk-testpmd';

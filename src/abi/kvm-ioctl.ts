@@ -1,6 +1,7 @@
 /** ioctl requests of /dev/kvm, of VMs and of vCPUs, and the flags in their structs (`linux/kvm.h`). */
-import { _IO, _IOR, _IOW, _IOWR } from './ioctl.ts';
+
 import * as k from './kvm.ts';
+import { _IO, _IOR, _IOW, _IOWR } from './struct.ts';
 
 const KVMIO = 0xae;
 

@@ -1,6 +1,5 @@
 /** linux/if_tun.h and the parts of linux/if.h and linux/sockios.h that taps need. */
-import { _IOR, _IOW } from './ioctl.ts';
-import { struct } from './struct.ts';
+import { _IOR, _IOW, struct } from './struct.ts';
 
 export const TUNSETIFF = _IOW(0x54, 202, 4);
 export const TUNSETOWNER = _IOW(0x54, 204, 4);

@@ -1,6 +1,5 @@
 /** linux/vhost.h and linux/vhost_types.h: virtqueues served by the host kernel. */
-import { _IO, _IOR, _IOW, _IOWR } from './ioctl.ts';
-import { struct } from './struct.ts';
+import { _IO, _IOR, _IOW, _IOWR, struct } from './struct.ts';
 
 export const vhost_vring_state = struct({ index: 4, num: 4 });
 export const vhost_vring_file = struct({ index: 4, fd: 4 });

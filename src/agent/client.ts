@@ -2,9 +2,16 @@
 import { randomBytes } from 'node:crypto';
 import type { Duplex, Readable } from 'node:stream';
 import { NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
-import { collect, TOO_MUCH } from './collect.ts';
-import { Command, type GuestProcess, type SendFrame, type SpawnOptions } from './command.ts';
-import { type Deferred, defer } from './deferred.ts';
+import {
+  Command,
+  collect,
+  type Deferred,
+  defer,
+  type GuestProcess,
+  type SendFrame,
+  type SpawnOptions,
+  TOO_MUCH,
+} from './command.ts';
 import {
   AGENT_VERSION,
   decodeCredit,

@@ -2,7 +2,6 @@
 import { constants as os } from 'node:os';
 import { type Readable, Writable } from 'node:stream';
 import { type NodeVmmError, UsageError } from '../host/errors.ts';
-import { defer } from './deferred.ts';
 import { Output } from './output.ts';
 import {
   decodeCredit,
@@ -231,4 +230,48 @@ function notStarted(name: string, payload: Buffer): UsageError {
     code,
     `cannot run ${name} in the guest: ${words} (${code}); check the command, its directory and the guest's PATH`,
   );
+}
+
+/** A promise whose end somebody else decides. */
+export interface Deferred<T> {
+  readonly promise: Promise<T>;
+  readonly resolve: (value: T) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** Makes one. A rejection that nobody awaits does not count as unhandled. */
+export function defer<T>(): Deferred<T> {
+  let resolve: (value: T) => void = () => {};
+  let reject: (error: Error) => void = () => {};
+  const promise = new Promise<T>((yes, no) => {
+    resolve = yes;
+    reject = no;
+  });
+  promise.catch(() => {});
+  return { promise, resolve, reject };
+}
+
+/** Stands for output beyond the limit. */
+export const TOO_MUCH: unique symbol = Symbol('more than the limit');
+
+/** Reads a stream to its end. @returns TOO_MUCH when it has more bytes than `limit` */
+export async function collect(
+  stream: AsyncIterable<Buffer>,
+  limit: number,
+): Promise<Buffer | typeof TOO_MUCH> {
+  // One buffer that doubles: a stream of single bytes takes no more room than its bytes.
+  let bytes = Buffer.alloc(0);
+  let length = 0;
+  for await (const chunk of stream) {
+    const end = length + chunk.length;
+    if (end > limit) return TOO_MUCH;
+    if (end > bytes.length) {
+      const larger = Buffer.allocUnsafe(Math.min(Math.max(end, 2 * bytes.length), limit));
+      bytes.copy(larger, 0, 0, length);
+      bytes = larger;
+    }
+    chunk.copy(bytes, length);
+    length = end;
+  }
+  return bytes.subarray(0, length);
 }

@@ -1,12 +1,12 @@
 /** A disk's raw file or block device: opened, locked and measured once, on the main thread. */
+
 import { fstatSync, readFileSync, type Stats, statfsSync, statSync } from 'node:fs';
 import { SECTOR_SIZE } from '../abi/virtio-blk.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
-import { logicalBlockSize } from './block-size.ts';
-import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from './sync-disk.ts';
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from './disk-engine.ts';
 
 const LOCK_SH = 1;
 const LOCK_EX = 2;
@@ -234,4 +234,44 @@ export class RawFile extends Fd {
       throw error;
     }
   }
+}
+
+/** What guests take: Linux before 6.15 knows none above its page size. */
+const SIZES: readonly number[] = [512, 1024, 2048, 4096];
+
+/** A disk, as far as it matters. Sizes in bytes. */
+export interface BlockSizeContext {
+  readonly path: string;
+  /** What a person asked for. */
+  readonly asked: number | undefined;
+  /** What it is without having been asked for. */
+  readonly natural: number;
+  /** The smallest unit of O_DIRECT; undefined when it is not opened so: the page cache takes any. */
+  readonly direct: number | undefined;
+  readonly size: number;
+  /** A file whose last block may be filled up with zeroes: it is only read. */
+  readonly fillsUp: boolean;
+  readonly isFile: boolean;
+}
+
+/** @throws UsageError in one line, when a guest or the host could not do with what was asked for */
+export function logicalBlockSize(context: BlockSizeContext): number {
+  const { path, asked, natural, direct, size, fillsUp, isFile } = context;
+  if (asked === undefined) return natural;
+  const refuse = (text: string): never => {
+    throw new UsageError('E_DISK_BLOCK_SIZE', `disk ${path}: ${text}`);
+  };
+  if (!SIZES.includes(asked)) {
+    refuse(`the block size must be 512, 1024, 2048, or 4096, not ${asked}`);
+  }
+  if (direct !== undefined && asked < direct) {
+    refuse(
+      `O_DIRECT needs blocks of at least ${direct} bytes there, not ${asked}; leave direct off, or set block-size=${direct}`,
+    );
+  }
+  if (size % asked !== 0 && !fillsUp) {
+    const remedy = isFile ? `pad it with: truncate -s %${asked} ${path}` : 'use a smaller one';
+    refuse(`its size, ${size} bytes, is not a multiple of the block size ${asked}; ${remedy}`);
+  }
+  return asked;
 }

@@ -4,6 +4,7 @@
  *
  * HOT: bench/groups/device.ts.
  */
+
 import {
   IORING_FSYNC_DATASYNC,
   IORING_OP_FALLOCATE,
@@ -12,10 +13,17 @@ import {
   IORING_OP_WRITEV,
 } from '../abi/io-uring.ts';
 import { CleanupStack } from '../host/cleanup-stack.ts';
+import { HostError } from '../host/errors.ts';
 import { IoUring } from '../host/io-uring.ts';
 import * as sys from '../host/syscall.ts';
-import { type DiskEngine, type DiskEngineOptions, IN_FLIGHT } from './disk-engine.ts';
-import { RWF_DSYNC, SyncDisk, zeroMode } from './sync-disk.ts';
+import {
+  type DiskEngine,
+  type DiskEngineOptions,
+  IN_FLIGHT,
+  RWF_DSYNC,
+  SyncDisk,
+  zeroMode,
+} from './disk-engine.ts';
 
 /** Requests that one system call carries; more are handed over in several. */
 const MAX_BATCH = 256;
@@ -133,4 +141,30 @@ export class RingDisk implements DiskEngine {
     this.#ring.close();
     this.#sync.close();
   }
+}
+
+/**
+ * Opens a disk's engine.
+ * @param depth the most requests that will be in flight
+ * @param log gets one line when `auto` cannot have io_uring
+ * @throws HostError when io_uring was asked for and the host does not permit it
+ */
+export function openDiskEngine(
+  options: DiskEngineOptions,
+  depth: number,
+  log: (text: string) => void,
+): DiskEngine {
+  if (options.engine === 'sync') return new SyncDisk(options);
+  try {
+    return new RingDisk(options, depth);
+  } catch (error) {
+    if (options.engine === 'io_uring' || !(error instanceof HostError)) throw error;
+    log(`the disk is served without io_uring: ${error.message}`);
+    return new SyncDisk(options);
+  }
+}
+
+/** Throws now what `openDiskEngine` would throw later. @throws HostError */
+export function probeDiskEngine(options: DiskEngineOptions): void {
+  if (options.engine === 'io_uring') new RingDisk(options, 2).close();
 }

@@ -4,6 +4,8 @@
  *
  * HOT.
  */
+
+import { EBADF, EBADFD, ENODEV, ENXIO } from '../abi/errno.ts';
 import {
   IFF_ATTACH_QUEUE,
   IFF_DETACH_QUEUE,
@@ -11,6 +13,7 @@ import {
   TUNSETOFFLOAD,
   TUNSETQUEUE,
 } from '../abi/tun.ts';
+import { Timerfd } from '../host/fd.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 
@@ -60,4 +63,75 @@ export class TapQueue {
     request.view.setUint16(ifreq.ifr_ifru.offset, flags, true);
     return sys.ioctl(this.fd, TUNSETQUEUE, request.address);
   }
+}
+
+/** Linux's tun returns EBADFD for a queue whose interface was removed. */
+const GONE: readonly number[] = [EBADF, EBADFD, ENODEV, ENXIO];
+/** Failures without a packet between them before the tap is left alone. */
+const PATIENCE = 8;
+const REST_NS = 100e6;
+
+/**
+ * Handles the errors of reading a tap, from one activation to its end, in the thread that serves it.
+ * Only certain errors mean that the tap is gone: after any other, a packet may arrive at any time.
+ * Since a failing tap may stay readable, one that only fails is left alone for a while.
+ */
+export class ReceiveErrors {
+  /** Nothing will ever come from the tap again. */
+  gone = false;
+  /** The tap is not to be read before `timerFd` is readable, and `rested` was called. */
+  resting = false;
+  readonly #log: (text: string) => void;
+  #inARow = 0;
+  #told = false;
+  #timer: Timerfd | undefined;
+
+  /** @param log gets one line for the first failure, and one when the tap is gone */
+  constructor(log: (text: string) => void) {
+    this.#log = log;
+  }
+
+  /** Readable when the rest is over; made by the first one. */
+  get timerFd(): number {
+    return this.#timer?.fd ?? -1;
+  }
+
+  /** @param result what reading returned: a negative errno, or 0 for its end */
+  failed(result: number): void {
+    if (result === 0 || GONE.includes(-result)) {
+      this.gone = true;
+      this.#log(
+        `receiving from the tap failed (${nameOf(result)}): the tap is gone; was it removed?`,
+      );
+      return;
+    }
+    if (!this.#told) {
+      this.#told = true;
+      this.#log(`receiving from the tap failed (${nameOf(result)}); retrying`);
+    }
+    if (++this.#inARow < PATIENCE) return;
+    this.#timer ??= new Timerfd();
+    this.#timer.arm(REST_NS);
+    this.resting = true;
+  }
+
+  /** A packet came. HOT. */
+  worked(): void {
+    this.#inARow = 0;
+  }
+
+  /** `timerFd` is readable. */
+  rested(): void {
+    if (this.#timer?.drain() === true) this.resting = false;
+  }
+
+  close(): void {
+    this.#timer?.close();
+    this.#timer = undefined;
+    this.resting = false;
+  }
+}
+
+function nameOf(result: number): string {
+  return result === 0 ? 'end of file' : sys.errnoName(-result);
 }

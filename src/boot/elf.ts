@@ -24,8 +24,7 @@ import {
   PT_TLS,
 } from '../abi/elf.ts';
 import { XEN_ELFNOTE_NAME, XEN_ELFNOTE_PHYS32_ENTRY } from '../abi/linux-boot.ts';
-import type { Field } from '../abi/struct.ts';
-import { readField } from '../abi/struct-view.ts';
+import { type Field, readField } from '../abi/struct.ts';
 import { UsageError } from '../host/errors.ts';
 import { type ByteSource, readView, truncated } from './byte-source.ts';
 import { isMultiboot, MULTIBOOT } from './pvh.ts';

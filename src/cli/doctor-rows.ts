@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { availableParallelism, freemem, totalmem } from 'node:os';
 import * as cap from '../abi/kvm-constants.ts';
-import { findProgram } from '../guest/find-program.ts';
+import { findProgram } from '../guest/programs.ts';
 import { messageOf } from '../host/errors.ts';
 import { IoUring } from '../host/io-uring.ts';
 import * as sys from '../host/syscall.ts';

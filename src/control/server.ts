@@ -7,8 +7,13 @@ import { isListening, ListenPath } from '../host/listen-path.ts';
 import { runtimeFolder } from '../host/private-folder.ts';
 import type { DatapathName } from '../machine/devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
-import { linesOf } from './lines.ts';
-import { type ControlOrder, type ControlReply, LINE_MAX, parseRequest } from './protocol.ts';
+import {
+  type ControlOrder,
+  type ControlReply,
+  LINE_MAX,
+  linesOf,
+  parseRequest,
+} from './protocol.ts';
 
 /** What a machine answers to. */
 export interface ControlledMachine {

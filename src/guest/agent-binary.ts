@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cacheFolder, contentHash, publishFolder } from './cache.ts';
-import { run } from './run.ts';
+import { run } from './programs.ts';
 
 /** The folder guests/ of the package. This module runs from dist/src/guest. */
 export const guestsFolder = fileURLToPath(new URL('../../../guests/', import.meta.url));

@@ -1,6 +1,6 @@
 /** The cache folder, and how things get into it: whole, under a name that is taken at once. */
 import { createHash, randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { cachePath, checkedCache } from '../host/private-folder.ts';
 
@@ -49,4 +49,43 @@ export async function publishFolder(
 /** Makes a folder of the cache, and those that it is in, for this user only. */
 export function makeFolder(folder: string): void {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
+}
+
+/** Size and time of each file, by path. */
+export type Fingerprint = Readonly<Record<string, string>>;
+
+/** Reads files and remembers which. */
+export class Inputs {
+  readonly #seen: Record<string, string> = {};
+
+  /** A file's bytes. */
+  read(path: string): Buffer {
+    this.see(path);
+    return readFileSync(path);
+  }
+
+  /** Remembers a file, or a folder's list of names, that is read otherwise. */
+  see(path: string): void {
+    this.#seen[path] = stampOf(path);
+  }
+
+  fingerprint(): Fingerprint {
+    return this.#seen;
+  }
+}
+
+/** Whether all files are as they were. */
+export function isUnchanged(fingerprint: Fingerprint): boolean {
+  return Object.entries(fingerprint).every(([path, stamp]) => {
+    try {
+      return stampOf(path) === stamp;
+    } catch {
+      return false;
+    }
+  });
+}
+
+function stampOf(path: string): string {
+  const { size, mtimeMs } = statSync(path);
+  return `${size} ${mtimeMs}`;
 }

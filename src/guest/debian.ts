@@ -3,7 +3,7 @@ import { readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
 import { cacheFolder, makeFolder } from './cache.ts';
-import { run } from './run.ts';
+import { run } from './programs.ts';
 
 const NO_APT =
   'guests are built from Debian packages: use a host with apt, or pass --kernel and --initrd';

@@ -4,8 +4,7 @@ import { join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
 import { cacheFolder, publishFolder } from './cache.ts';
 import { downloadPackage, unpackPackage } from './debian.ts';
-import { findProgram } from './find-program.ts';
-import { run } from './run.ts';
+import { findProgram, run } from './programs.ts';
 
 /**
  * Finds programs; installs the packages of those that are missing when it may.

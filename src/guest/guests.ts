@@ -13,9 +13,15 @@ import {
 import { dirname, join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
 import { guestsFolder } from './agent-binary.ts';
-import { cacheFolder, contentHash, publishFolder } from './cache.ts';
+import {
+  cacheFolder,
+  contentHash,
+  type Fingerprint,
+  Inputs,
+  isUnchanged,
+  publishFolder,
+} from './cache.ts';
 import { buildInitramfs } from './image.ts';
-import { type Fingerprint, Inputs, isUnchanged } from './inputs.ts';
 import { type KernelSeries, type Progress, prepareKernel } from './kernel.ts';
 import { type GuestName, recipes } from './recipe.ts';
 

@@ -3,12 +3,12 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { agentBinary, agentFolder, guestsFolder } from './agent-binary.ts';
+import type { Inputs } from './cache.ts';
 import { CpioArchive } from './cpio.ts';
 import { busyboxBinary, requirePrograms, sharedLibraries } from './executables.ts';
-import type { Inputs } from './inputs.ts';
 import { type Kernel, moduleGraph } from './kernel.ts';
+import { run } from './programs.ts';
 import type { Recipe } from './recipe.ts';
-import { run } from './run.ts';
 
 const emptyFolders = ['dev', 'proc', 'sys', 'tmp', 'run', 'mnt', 'root', 'var/log', 'etc'];
 

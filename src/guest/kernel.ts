@@ -15,7 +15,7 @@ import { messageOf, UsageError } from '../host/errors.ts';
 import { cacheFolder, makeFolder, publishFolder } from './cache.ts';
 import { compareVersions, downloadPackage, newestPackage, unpackPackage } from './debian.ts';
 import { ModuleGraph, moduleName, readModuleInfo } from './kernel-modules.ts';
-import { run } from './run.ts';
+import { run } from './programs.ts';
 
 /**
  * What guests are made with: a series of Debian's cloud kernel, or one of its kernel for real

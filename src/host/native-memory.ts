@@ -1,7 +1,12 @@
 /** Memory whose address may be handed to the kernel: it neither moves nor is collected while its owner lives. */
 import koffi from 'koffi';
-import type { Field } from '../abi/struct.ts';
-import { type AnyLayout, type FieldName, readField, writeField } from '../abi/struct-view.ts';
+import {
+  type AnyLayout,
+  type Field,
+  type FieldName,
+  readField,
+  writeField,
+} from '../abi/struct.ts';
 
 /** The address of a typed array's first byte. The caller keeps the array referenced while the kernel may use it. */
 export function addressOf(view: ArrayBufferView): number {

@@ -1,7 +1,12 @@
 /** A vCPU's general, system and model-specific registers as plain objects. */
 import { kvm_dtable, kvm_regs, kvm_segment, kvm_sregs } from '../abi/kvm.ts';
-import type { Field } from '../abi/struct.ts';
-import { type AnyLayout, type FieldName, readField, writeField } from '../abi/struct-view.ts';
+import {
+  type AnyLayout,
+  type Field,
+  type FieldName,
+  readField,
+  writeField,
+} from '../abi/struct.ts';
 import { UsageError } from '../host/errors.ts';
 import type { Msr, Vcpu } from './vcpu.ts';
 

@@ -16,7 +16,7 @@ import {
   kvm_xcrs,
 } from '../abi/kvm.ts';
 import * as request from '../abi/kvm-ioctl.ts';
-import { writeField } from '../abi/struct-view.ts';
+import { writeField } from '../abi/struct.ts';
 import { type NativeMemory, StructMemory, viewOf } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import { type CpuidEntry, CpuidTable } from './cpuid.ts';

@@ -18,9 +18,8 @@ import {
   DEBUGGER_SCRIPT,
 } from './bochs-command.ts';
 import { writeBochsImage } from './bochs-image.ts';
-import { Children } from './children.ts';
+import { Children, lastLines, lastLinesOf } from './children.ts';
 import type { LabOptions } from './lab.ts';
-import { lastLines, lastLinesOf } from './last-lines.ts';
 import { SerialListener } from './serial-listener.ts';
 
 const DEFAULT_MEMORY = 2 * 2 ** 30;

@@ -1,6 +1,6 @@
 /** The lab's processes on the host: none outlives us, however we end. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { findProgram } from '../guest/find-program.ts';
+import { findProgram } from '../guest/programs.ts';
 import { runtimeFolder } from '../host/private-folder.ts';
 import { TemporaryFolder } from '../host/temporary-folder.ts';
 
@@ -90,4 +90,27 @@ export class Children implements Disposable {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+/** A panic with its registers and its trace. */
+const LINES = 60;
+const CHARACTERS = 8192;
+
+/** The last lines of a text that may be long. */
+export function lastLinesOf(text: string): string[] {
+  const lines = text.slice(-CHARACTERS).split(/\r?\n/);
+  return lines
+    .filter((line) => line.trim() !== '' && !line.includes("TCG doesn't support"))
+    .slice(-LINES);
+}
+
+/** Keeps the end of a program's output and errors. @returns gives it */
+export function lastLines(child: ChildProcess): () => string[] {
+  let text = '';
+  const take = (chunk: Buffer): void => {
+    text = (text + chunk.toString('latin1')).slice(-CHARACTERS);
+  };
+  child.stdout?.on('data', take);
+  child.stderr?.on('data', take);
+  return () => lastLinesOf(text);
 }

@@ -10,8 +10,7 @@ import { CleanupStack } from '../host/cleanup-stack.ts';
 import { PeerError } from '../host/errors.ts';
 import { awaitAgent } from './await-agent.ts';
 import { bootBochs } from './bochs-lab.ts';
-import { Children } from './children.ts';
-import { lastLines } from './last-lines.ts';
+import { Children, lastLines } from './children.ts';
 import { findPrograms, sharesOf, startMachine } from './machine.ts';
 import type { Share } from './qemu-command.ts';
 

@@ -1,7 +1,7 @@
 /** Commands in a machine's guest: a conversation for as long as an agent lives, then the next. */
 import { Duplex } from 'node:stream';
 import { AgentClient, agentRestarted } from '../agent/client.ts';
-import { type Deferred, defer } from '../agent/deferred.ts';
+import { type Deferred, defer } from '../agent/command.ts';
 import { type NodeVmmError, PeerError } from '../host/errors.ts';
 import type { ConsolePort } from '../virtio/device/console/console-port.ts';
 import type { MachineExit } from './options.ts';

@@ -1,6 +1,5 @@
 /** An emulated network card, the Intel 82540EM that Linux drives as e1000: the control half. */
-import { formatMac, generateMac, parseMac } from '../backend/mac-address.ts';
-import { Tap } from '../backend/tap.ts';
+import { formatMac, generateMac, parseMac, Tap } from '../backend/tap.ts';
 import { UsageError } from '../host/errors.ts';
 import type { E1000HandlerOptions } from './e1000-handler.ts';
 

@@ -1,8 +1,7 @@
 /** The data half of an 82540EM: both rings on one queue of a tap, in the thread that it is made in. */
 
 import { RCTL, RCTL_EN, TCTL, TCTL_EN } from '../abi/e1000.ts';
-import { ReceiveErrors } from '../backend/receive-errors.ts';
-import { TapQueue } from '../backend/tap-queue.ts';
+import { ReceiveErrors, TapQueue } from '../backend/tap-queue.ts';
 import type { LineController } from '../bus/interrupt-controller.ts';
 import { drainEventfd, signalEventfd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
@@ -34,7 +33,7 @@ export interface E1000Socket {
 }
 
 /** The dependencies of a data half; tests inject their own. */
-export interface E1000Ground {
+export interface E1000Context {
   /** A tap's queue by its descriptor. */
   tap(fd: number): TapQueue;
   /** The interrupt lines of a VM. */
@@ -50,13 +49,13 @@ const REST = 3;
 
 class E1000Handler implements QueueHandler {
   readonly #tap: TapQueue;
-  readonly #ground: E1000Ground;
+  readonly #machine: E1000Context;
   #context: HandlerContext | null = null;
   #service: Service | null = null;
 
-  constructor({ fd }: E1000HandlerOptions, ground: E1000Ground) {
-    this.#tap = ground.tap(fd);
-    this.#ground = ground;
+  constructor({ fd }: E1000HandlerOptions, machine: E1000Context) {
+    this.#tap = machine.tap(fd);
+    this.#machine = machine;
   }
 
   start(context: HandlerContext): void {
@@ -68,7 +67,7 @@ class E1000Handler implements QueueHandler {
   message(message: unknown): void {
     if (this.#context === null || this.#service !== null) return;
     const socket = message as E1000Socket;
-    this.#service = new Service(this.#context, socket, this.#tap, this.#ground);
+    this.#service = new Service(this.#context, socket, this.#tap, this.#machine);
     this.#service.start();
   }
 
@@ -102,14 +101,14 @@ class Service {
   /** The timer of a rest that is waited for, or -1. */
   #restFd = -1;
 
-  constructor(context: HandlerContext, socket: E1000Socket, tap: TapQueue, ground: E1000Ground) {
+  constructor(context: HandlerContext, socket: E1000Socket, tap: TapQueue, machine: E1000Context) {
     this.#context = context;
     this.#socket = socket;
     this.#tap = tap;
     this.#file = new RegisterFile(socket.words);
-    const pin = new IntxPin(socket.pin, ground.lines(socket.vmFd));
+    const pin = new IntxPin(socket.pin, machine.lines(socket.vmFd));
     const lock = new RegisterLock(socket.lock);
-    this.#interrupts = new Interrupts(this.#file, lock, pin, ground.now);
+    this.#interrupts = new Interrupts(this.#file, lock, pin, machine.now);
     this.#transmitter = new Transmitter(context.memory, this.#file, tap);
     this.#errors = new ReceiveErrors((text) => context.log(text));
     this.#receiver = new Receiver(context.memory, this.#file, tap, this.#errors);
@@ -188,7 +187,7 @@ class Service {
   }
 }
 
-const KVM_GROUND: E1000Ground = {
+const KVM_CONTEXT: E1000Context = {
   tap: (fd) => new TapQueue(fd),
   lines: (vmFd) => ({
     setLine: (gsi, level) => {
@@ -199,6 +198,6 @@ const KVM_GROUND: E1000Ground = {
 };
 
 /** Makes the data half; called in the thread that serves it. */
-export function createHandler(options: unknown, ground: E1000Ground = KVM_GROUND): QueueHandler {
-  return new E1000Handler(options as E1000HandlerOptions, ground);
+export function createHandler(options: unknown, machine: E1000Context = KVM_CONTEXT): QueueHandler {
+  return new E1000Handler(options as E1000HandlerOptions, machine);
 }

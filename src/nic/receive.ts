@@ -44,8 +44,7 @@ import {
   VFTA,
 } from '../abi/e1000.ts';
 import { virtio_net_hdr } from '../abi/virtio-net.ts';
-import type { ReceiveErrors } from '../backend/receive-errors.ts';
-import { EAGAIN, type TapQueue } from '../backend/tap-queue.ts';
+import { EAGAIN, type ReceiveErrors, type TapQueue } from '../backend/tap-queue.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { RegisterFile } from './register-file.ts';

@@ -2,7 +2,7 @@
  * Encodes and decodes the payloads of vhost-user messages. Lengths were checked with the header; the
  * values are checked here.
  */
-import { readField, writeField } from '../abi/struct-view.ts';
+import { readField, writeField } from '../abi/struct.ts';
 import { vhost_vring_addr, vhost_vring_state } from '../abi/vhost.ts';
 import {
   VHOST_USER_CONFIG_LIVE_MIGRATION,

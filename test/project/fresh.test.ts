@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import { findProgram } from '../../src/guest/find-program.ts';
+import { findProgram } from '../../src/guest/programs.ts';
 import { testFolder } from '../support/rigs/files.ts';
 
 const skip =

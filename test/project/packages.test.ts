@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, realpathSync } from 'node:fs';
 import t from 'tap';
-import { findProgram } from '../../src/guest/find-program.ts';
+import { findProgram } from '../../src/guest/programs.ts';
 import { recipes } from '../../src/guest/recipe.ts';
 import { programPath } from '../support/rigs/host.ts';
 

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import { AgentBroker } from '../../../src/agent/broker.ts';
 import { AgentClient } from '../../../src/agent/client.ts';
-import { collect, TOO_MUCH } from '../../../src/agent/collect.ts';
+import { collect, TOO_MUCH } from '../../../src/agent/command.ts';
 import { Output } from '../../../src/agent/output.ts';
 import * as protocol from '../../../src/agent/protocol.ts';
 import { PeerError } from '../../../src/host/errors.ts';

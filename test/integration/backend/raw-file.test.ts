@@ -11,8 +11,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { logicalBlockSize } from '../../../src/backend/block-size.ts';
-import { RawFile } from '../../../src/backend/raw-file.ts';
+import { logicalBlockSize, RawFile } from '../../../src/backend/raw-file.ts';
 import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const folder = new TemporaryFolder();

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { cacheFolder, contentHash, publishFolder } from '../../../src/guest/cache.ts';
 import { compareVersions } from '../../../src/guest/debian.ts';
-import { run } from '../../../src/guest/run.ts';
+import { run } from '../../../src/guest/programs.ts';
 import { testFolder } from '../../support/rigs/files.ts';
 
 const folder = testFolder(t);

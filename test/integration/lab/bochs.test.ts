@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { findProgram } from '../../../src/guest/find-program.ts';
+import { findProgram } from '../../../src/guest/programs.ts';
 import { bochsConfiguration, bochsKernelCommandLine } from '../../../src/lab/bochs-command.ts';
 import { resetRom } from '../../../src/lab/bochs-rom.ts';
 import { rootArchive } from '../../../src/lab/bochs-root.ts';

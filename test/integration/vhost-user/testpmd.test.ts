@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { findProgram } from '../../../src/guest/find-program.ts';
+import { findProgram } from '../../../src/guest/programs.ts';
 import { programPath } from '../../support/rigs/host.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));

@@ -4,7 +4,7 @@ import { chmodSync, chownSync, mkdtempSync, readFileSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Tap } from '../../../src/backend/tap.ts';
-import { findProgram } from '../../../src/guest/find-program.ts';
+import { findProgram } from '../../../src/guest/programs.ts';
 
 /** `nobody` on every distribution. */
 export const OTHER_UID = 65_534;

@@ -3,7 +3,7 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import t from 'tap';
-import { findProgram } from '../../../src/guest/find-program.ts';
+import { findProgram } from '../../../src/guest/programs.ts';
 
 t.test('relative and empty entries of PATH are passed over', (t) => {
   const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-test-'));

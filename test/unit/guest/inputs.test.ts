@@ -2,7 +2,7 @@
 import { rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { Inputs, isUnchanged } from '../../../src/guest/inputs.ts';
+import { Inputs, isUnchanged } from '../../../src/guest/cache.ts';
 import { testFolder } from '../../support/rigs/files.ts';
 
 const folder = testFolder(t);

@@ -11,7 +11,7 @@ import {
   VIRTIO_BLK_F_WRITE_ZEROES,
 } from '../../../abi/virtio-blk.ts';
 import type { DiskEngine } from '../../../backend/disk-engine.ts';
-import { openDiskEngine } from '../../../backend/open-disk-engine.ts';
+import { openDiskEngine } from '../../../backend/ring-disk.ts';
 import { errnoName } from '../../../host/syscall.ts';
 import type { ActiveQueue } from '../../active-queue.ts';
 import { type HandlerContext, type QueueHandler, READABLE } from '../../device.ts';

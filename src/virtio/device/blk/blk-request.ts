@@ -19,8 +19,7 @@ import {
   VIRTIO_BLK_T_WRITE_ZEROES,
   virtio_blk_req,
 } from '../../../abi/virtio-blk.ts';
-import { BounceBuffer } from '../../../backend/bounce-buffer.ts';
-import { type DiskEngine, IN_FLIGHT } from '../../../backend/disk-engine.ts';
+import { BounceBuffer, type DiskEngine, IN_FLIGHT } from '../../../backend/disk-engine.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import type { BlkDisk } from './blk-disk.ts';
 import { BlkRanges } from './blk-ranges.ts';

@@ -15,8 +15,8 @@ import {
   virtio_blk_config,
 } from '../../../abi/virtio-blk.ts';
 import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
-import { probeDiskEngine } from '../../../backend/open-disk-engine.ts';
 import { RawFile } from '../../../backend/raw-file.ts';
+import { probeDiskEngine } from '../../../backend/ring-disk.ts';
 import { UsageError } from '../../../host/errors.ts';
 import type {
   DeviceHost,

@@ -4,7 +4,7 @@
  */
 
 import * as net from '../../../abi/virtio-net.ts';
-import { generateMac, parseMac } from '../../../backend/mac-address.ts';
+import { generateMac, parseMac } from '../../../backend/tap.ts';
 import type { HandlerContext, QueueHandler, QueueSpec } from '../../device.ts';
 import { featureSet, hasFeature } from '../../features.ts';
 import type { BackendOffer, DeviceKind } from '../../frontend-device.ts';

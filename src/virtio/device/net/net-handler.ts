@@ -6,8 +6,7 @@ import {
   VIRTIO_NET_F_MRG_RXBUF,
   virtio_net_hdr,
 } from '../../../abi/virtio-net.ts';
-import { ReceiveErrors } from '../../../backend/receive-errors.ts';
-import { TapQueue } from '../../../backend/tap-queue.ts';
+import { ReceiveErrors, TapQueue } from '../../../backend/tap-queue.ts';
 import { type HandlerContext, type QueueHandler, READABLE, WRITABLE } from '../../device.ts';
 import { hasFeature } from '../../features.ts';
 import { ControlQueue, type NetControls } from './net-control.ts';

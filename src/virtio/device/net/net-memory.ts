@@ -7,7 +7,7 @@ import {
   VIRTIO_NET_S_LINK_UP,
   virtio_net_config,
 } from '../../../abi/virtio-net.ts';
-import { parseMac } from '../../../backend/mac-address.ts';
+import { parseMac } from '../../../backend/tap.ts';
 import { UsageError } from '../../../host/errors.ts';
 import type { QueueSpec, VirtioDevice } from '../../device.ts';
 import { featureSet } from '../../features.ts';

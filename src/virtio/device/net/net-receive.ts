@@ -9,8 +9,7 @@
  * HOT, measured by bench/groups/net.ts.
  */
 import { virtio_net_hdr } from '../../../abi/virtio-net.ts';
-import type { ReceiveErrors } from '../../../backend/receive-errors.ts';
-import { EAGAIN, type TapQueue } from '../../../backend/tap-queue.ts';
+import { EAGAIN, type ReceiveErrors, type TapQueue } from '../../../backend/tap-queue.ts';
 import type { ActiveQueue } from '../../active-queue.ts';
 import type { HandlerContext } from '../../device.ts';
 import type { Virtqueue } from '../../queue/virtqueue.ts';

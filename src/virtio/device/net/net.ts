@@ -16,8 +16,7 @@ import {
   VIRTIO_NET_S_LINK_UP,
   virtio_net_config,
 } from '../../../abi/virtio-net.ts';
-import { formatMac, generateMac, parseMac } from '../../../backend/mac-address.ts';
-import { Tap } from '../../../backend/tap.ts';
+import { formatMac, generateMac, parseMac, Tap } from '../../../backend/tap.ts';
 import { UsageError } from '../../../host/errors.ts';
 import type { DeviceHost, QueueSpec, VhostSpec, VirtioDevice } from '../../device.ts';
 import { featureSet } from '../../features.ts';

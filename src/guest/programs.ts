@@ -1,7 +1,8 @@
-/** Runs the distribution's own tools. */
+/** Programs of the host: finds them, and runs the distribution's own tools. */
 import { spawn } from 'node:child_process';
+import { accessSync, constants } from 'node:fs';
+import { delimiter, isAbsolute, join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
-import { findProgram } from './find-program.ts';
 
 /**
  * Runs a program to its end.
@@ -42,4 +43,35 @@ export function run(
       );
     });
   });
+}
+
+const SEARCH = [
+  ...(process.env.PATH ?? '').split(delimiter),
+  '/usr/local/sbin',
+  '/usr/sbin',
+  '/sbin',
+  '/usr/bin',
+  '/bin',
+  // Where daemons are that people do not start by name.
+  '/usr/libexec',
+  '/usr/lib/qemu',
+];
+
+/**
+ * A program on the host's PATH or in its system folders.
+ * @param folders where to look instead
+ */
+export function findProgram(name: string, folders: readonly string[] = SEARCH): string | undefined {
+  for (const folder of folders) {
+    // A relative one means whatever folder we are in, which may be anybody's.
+    if (!isAbsolute(folder)) continue;
+    try {
+      const path = join(folder, name);
+      accessSync(path, constants.X_OK);
+      return path;
+    } catch {
+      // Not in this folder.
+    }
+  }
+  return undefined;
 }
