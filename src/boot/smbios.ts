@@ -296,7 +296,7 @@ export const SMBIOS: OptionSchema<SmbiosOptions> = options<SmbiosOptions>(
   { code: 'E_SMBIOS' },
 );
 
-/** The tables lie in 64 KiB and need less than 1 KiB for everything else. */
+/** The tables have 64 KiB, and need less than 1 KiB for everything else. */
 const STRINGS_MAX = 48 * 1024;
 /** A structure counts its strings in one byte. */
 const OEM_STRINGS_MAX = 255;

@@ -1,5 +1,5 @@
 /**
- * What register files ask of the machine, with the register lock held: message-signalled
+ * What register files ask of the machine, with the register lock held: message-signaled
  * interrupts, doorbells, and level-triggered lines, which several devices share. The machine
  * implements it with KVM; tests have their own.
  */
@@ -9,7 +9,7 @@ import type { SharedState } from '../state/shared-state.ts';
 export interface InterruptController {
   /** Drives a level-triggered interrupt line. */
   setLine(gsi: number, level: boolean): void;
-  /** Makes an eventfd raise a message-signalled interrupt by way of the route `gsi`. */
+  /** Makes an eventfd raise a message-signaled interrupt by way of the route `gsi`. */
   connectMsi(gsi: number, eventfd: number, address: number, data: number): void;
   /** Undoes `connectMsi`; from then on signals stay pending in the eventfd. */
   disconnectMsi(gsi: number, eventfd: number): void;

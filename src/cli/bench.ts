@@ -27,14 +27,14 @@ export function registerBenchCommand(program: Command, finish: (status: number) 
     .helpOption(false)
     .allowUnknownOption()
     .passThroughOptions()
-    .addHelpText('after', '\nnodevmm bench --help tells what can be measured, with examples.')
+    .addHelpText('after', '\nnodevmm bench --help lists what can be measured, with examples.')
     .action(async (args: string[]) => finish(await bench(args)));
 }
 
 async function bench(args: readonly string[]): Promise<number> {
   const path = join(packageFolder, PROGRAM);
   if (!existsSync(path)) {
-    throw new UsageError('E_BENCH', `${path} is not there; npm run build makes it`);
+    throw new UsageError('E_BENCH', `${path} is missing; build it with npm run build`);
   }
   const program = (await import(pathToFileURL(path).href)) as BenchProgram;
   return await program.bench(args);

@@ -33,7 +33,7 @@ export function registerDeviceCommand(program: Command, finish: (status: number)
     .addHelpText('after', EXAMPLES);
   device
     .command('new')
-    .description('write a starter: a device, its Linux driver, its test')
+    .description('create a starter: a device, its Linux driver, its test')
     .argument('<name>', 'of the folder, of the driver, and of its file in /dev')
     .action((name: string) => {
       const folder = path.resolve(name);
@@ -58,11 +58,11 @@ export function writeStarter(name: string, folder: string): void {
   if (!NAME.test(name) || name.length > MAX_NAME) {
     throw new UsageError(
       'E_NAME',
-      `${name} is no name for a device; take at most ${MAX_NAME} lower-case letters, digits and single dashes, as in my-device`,
+      `${name} is not a device name; use at most ${MAX_NAME} lower-case letters, digits, and single dashes, such as my-device`,
     );
   }
   if (existsSync(folder)) {
-    throw new UsageError('E_FILE', `${folder} is there already; take another name`);
+    throw new UsageError('E_FILE', `${folder} already exists; use another name`);
   }
   for (const file of filesBelow(EXAMPLE)) {
     const target = path.join(folder, renamed(file, name));
@@ -95,7 +95,7 @@ async function runTests(files: readonly string[]): Promise<number> {
   using folder = new TemporaryFolder('nodevmm-test-');
   const outputs: string[] = [];
   for (const [index, file] of files.entries()) {
-    if (!existsSync(file)) throw new UsageError('E_FILE', `there is no test ${file}`);
+    if (!existsSync(file)) throw new UsageError('E_FILE', `no such test: ${file}`);
     const output = path.join(
       folder.path,
       `${index}-${path.basename(file).replace(/\.\w+$/, '')}.mjs`,

@@ -51,7 +51,7 @@ Examples:
 export function registerDoctorCommand(program: Command, finish: (status: number) => void): void {
   program
     .command('doctor')
-    .description('what this host offers: KVM, devices, limits, packages')
+    .description('what this host supports: KVM, devices, limits, packages')
     .option('--json', 'print an array of {what, status, found, enables, remedy}')
     .addHelpText('after', EXAMPLES)
     .action(({ json }: { json?: boolean }) => {

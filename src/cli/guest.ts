@@ -21,7 +21,7 @@ Example:
  * @param finish gets the exit status
  */
 export function registerGuestCommand(program: Command, finish: (status: number) => void): void {
-  const guest = program.command('guest').description('make and list guest images');
+  const guest = program.command('guest').description('build and list guest images');
   guest
     .command('build')
     .description(

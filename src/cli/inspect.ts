@@ -52,17 +52,17 @@ export function registerInspectCommand(program: Command, finish: (status: number
   program
     .command('inspect')
     .description('look at the devices and queues of a running machine')
-    .argument('[machine]', 'its --name, else its process id; may be left out when only one runs')
+    .argument('[machine]', 'its --name, or else its process id; optional when only one is running')
     .option('--web', 'serve it as a page, on loopback only')
     .addOption(
-      new Option('--port <number>', 'of the page; default: a free one').argParser(parsePort),
+      new Option('--port <number>', 'port of the page; default: a free one').argParser(parsePort),
     )
-    .option('--json', 'print what is there now, and end; so it does without a terminal')
+    .option('--json', 'print a snapshot, and exit; the default without a terminal')
     .option('--device <name>', 'the rings of this device only, e.g. net0')
     .option('--queue <name>', 'the rings of this queue only, by name or index')
-    .addOption(order('hold', 'have the device take no buffer from this queue, and end'))
-    .addOption(order('step', 'have it take one more, and end'))
-    .addOption(order('release', 'let it go on, and end'))
+    .addOption(order('hold', 'stop the device from taking buffers from this queue, and exit'))
+    .addOption(order('step', 'let it take one more, and exit'))
+    .addOption(order('release', 'let it continue, and exit'))
     .addHelpText('after', EXAMPLES)
     .action(async (machine: string | undefined, flags: InspectFlags) => {
       const name = machine ?? (await onlyMachine());
@@ -126,7 +126,7 @@ async function printSnapshot(machine: Inspector, { device, queue }: InspectFlags
 function parsePort(text: string): number {
   const port = Number(text);
   if (/^\d{1,5}$/.test(text) && port < 65536) return port;
-  throw new UsageError('E_OPTION', `--port ${text} is no port; take a number up to 65535`);
+  throw new UsageError('E_OPTION', `--port must be 0 to 65535, not ${text}`);
 }
 
 function parseQueue(text: string): QueueName {

@@ -52,7 +52,7 @@ export function registerLabCommand(program: Command, finish: (status: number) =>
     .addOption(
       new Option(
         '--cpu <vendor>',
-        'whose CPU: amd, or intel, which is slow and copies what it runs',
+        'CPU vendor: amd, or intel, which is slow and sees copies of files only',
       )
         .choices(LAB_CPUS)
         .default('amd'),
@@ -69,8 +69,8 @@ export function registerLabCommand(program: Command, finish: (status: number) =>
       'a variable for the command, as here or with this value; may be repeated',
       collectVariable,
     )
-    .option('--keep', 'keep a lab running in the background for the commands that follow')
-    .option('--stop', 'end the lab that is kept')
+    .option('--keep', 'keep a lab running in the background for later commands')
+    .option('--stop', 'end the kept lab')
     .option('--machine <options>', "added to QEMU's -M q35, e.g. kernel-irqchip=split")
     .option('--qemu-arg <argument>', 'another argument for QEMU; may be repeated', gather)
     .option('--kernel-args <text>', "added to the lab's kernel command line")

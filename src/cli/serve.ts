@@ -37,13 +37,9 @@ export function registerServeCommand(program: Command, finish: (status: number) 
     )
     .requiredOption('--socket <path>', 'unix socket between frontend and backend')
     .option('--connect', 'frontends listen there; call them, and again when they leave')
-    .option(
-      '--peer-uid <uid>',
-      'a user besides root and you whose VMMs are served; others are hung up on',
-      parseUid,
-    )
-    .option('--poll', 'never sleep: look at the rings all the time')
-    .option('--no-poll', 'sleep as soon as the rings are empty (default: look for 50 us more)')
+    .option('--peer-uid <uid>', 'also serve VMMs of this user, besides root and you', parseUid)
+    .option('--poll', 'never sleep: poll the rings all the time')
+    .option('--no-poll', 'sleep as soon as the rings are empty (default: poll for 50 us more)')
     .addHelpText('after', EXAMPLES)
     .action(async (kind: string, text: string | undefined, flags: ServeFlags) => {
       finish(await serve(kind, text, flags));
@@ -51,7 +47,8 @@ export function registerServeCommand(program: Command, finish: (status: number) 
 }
 
 function parseUid(text: string): number {
-  if (!/^[0-9]{1,10}$/.test(text)) throw new InvalidArgumentError('Take a number, as of "id -u".');
+  if (!/^[0-9]{1,10}$/.test(text))
+    throw new InvalidArgumentError('It must be a number, such as from "id -u".');
   return Number(text);
 }
 

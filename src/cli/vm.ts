@@ -26,7 +26,7 @@ Machines in the lab answer in the lab: nodevmm lab -- npx nodevmm vm list`;
 export function registerVmCommand(program: Command, finish: (status: number) => void): void {
   const vm = program
     .command('vm')
-    .description('look at running machines, and give them orders')
+    .description('list and control running machines')
     .option('--vm <name>', 'which machine')
     .addHelpText('after', EXAMPLES);
   const chosen = async (): Promise<string> =>
@@ -38,7 +38,7 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
     finish(0);
   };
   vm.command('list')
-    .description('list the machines that run')
+    .description('list running machines')
     .option('--json', 'as JSON')
     .action(async ({ json }: { json?: boolean }) => {
       const machines = await listMachines();
@@ -48,10 +48,10 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
       finish(0);
     });
   vm.command('status')
-    .description('what a machine does, and where its queues are served')
+    .description('state of a machine, and where its queues are served')
     .action(() => order({ call: 'status' }));
   vm.command('statistics')
-    .description('what KVM counted of its vCPUs since power-on')
+    .description("KVM's counters of its vCPUs since power-on")
     .option('--json', 'as JSON, with the counters that are 0')
     .action(async ({ json }: { json?: boolean }) => {
       const { statistics } = await call({ call: 'status' });
@@ -62,7 +62,7 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
       finish(0);
     });
   vm.command('move')
-    .description('have the queues of a device served elsewhere, also under traffic')
+    .description('move the queues of a device to another datapath, also under traffic')
     .argument('<device>', 'e.g. net0')
     .addArgument(new Argument('<place>', 'where').choices([...DATAPATHS]))
     .action((device: string, datapath: DatapathName) => order({ call: 'move', device, datapath }));
@@ -79,9 +79,9 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
       finish(0);
     });
   for (const [call, description] of [
-    ['pause', 'bring a machine to rest'],
-    ['resume', 'let it go on'],
-    ['stop', 'end it, as if the power failed'],
+    ['pause', 'pause a machine'],
+    ['resume', 'resume it'],
+    ['stop', 'stop it, as if the power failed'],
   ] as const) {
     vm.command(call)
       .description(description)

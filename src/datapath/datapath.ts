@@ -1,7 +1,7 @@
 /**
  * Where a device's queues are served: in this thread, in a queue worker, in the host kernel, in
  * another process. The owner of a device starts a datapath at DRIVER_OK and stops it at reset;
- * the states that `stop` returns let another datapath go on where this one left off.
+ * the states that `stop` returns let another datapath continue where this one left off.
  */
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { Breach, Observation } from '../virtio/observe/observation.ts';
@@ -30,11 +30,11 @@ export interface Activation {
   readonly holds?: ReadonlyMap<number, number>;
 }
 
-/** What a datapath tells its owner. */
+/** What a datapath reports to its owner. */
 export interface DatapathEvents {
   /** The driver broke a rule; no queue is served any more until `stop` and `start`. */
   broken(reason: string): void;
-  /** One line for the person who runs the VM. */
+  /** One line for the user. */
   log(text: string): void;
   /** A message from the data half for the control half. @param key see `HandlerContext.post` */
   message(message: unknown, key: string): void;

@@ -27,7 +27,7 @@ export interface RunnerHost {
   broken(reason: string): void;
   log(text: string): void;
   post(message: unknown, key: string): void;
-  /** A rule was broken, by driver or device; both go on. */
+  /** A rule was broken, by driver or device; both continue. */
   breach?(breach: Breach): void;
 }
 
@@ -169,7 +169,7 @@ export class HandlerRunner {
   }
 
   /**
-   * The data half threw: its device is broken, the others go on.
+   * The data half threw: its device is broken, the others continue.
    * @returns false when it was broken already, so that it cannot have been the data half
    */
   failed(error: unknown): boolean {

@@ -13,7 +13,7 @@ import {
   type ToQueueWorker,
 } from './queue-worker-protocol.ts';
 
-/** Serves until it is told to close. */
+/** Serves until it is closed. */
 export class LoopWorker {
   readonly #port: MessagePort;
   readonly #datapath: InProcessDatapath;

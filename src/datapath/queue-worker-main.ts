@@ -35,7 +35,7 @@ const KICK_TOKENS = 0x1_0000;
 const CONTROL_TOKEN = 0x2_0000;
 /** Events that one epoll_wait returns. */
 const BATCH = 64;
-/** How long adaptive polling goes on after the last piece of work, in milliseconds. */
+/** How long adaptive polling continues after the last piece of work, in milliseconds. */
 const POLL_MS = 0.05;
 /** Looks at the queues between two at the descriptors, which cost a system call. */
 const LOOKS = 32;
@@ -116,7 +116,7 @@ class QueueWorker implements RunnerHost {
         const token = this.#epoll.token(i);
         if (token < KICK_TOKENS) {
           const events = this.#epoll.events(i);
-          // A hang-up or an error: both ways are "ready", the handler's system call tells which.
+          // A hang-up or an error: both ways are "ready", the handler's system call finds out which.
           const failed = (events & (EPOLLERR | EPOLLHUP)) !== 0;
           this.#runner.ready(token, failed ? READABLE | WRITABLE : events);
         } else if (token < CONTROL_TOKEN) {

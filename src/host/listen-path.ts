@@ -36,7 +36,7 @@ const FOR_ALL = 0o666;
 export interface ListenOptions {
   /** Room for it is left in the name: for the longest of other sockets beside it. */
   readonly suffix?: string;
-  /** Everybody may connect: whoever accepts looks who it is. Default false. */
+  /** Everybody may connect; the peer is checked on accept. Default false. */
   readonly forAll?: boolean;
 }
 

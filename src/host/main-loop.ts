@@ -63,7 +63,7 @@ export class LoopWatch implements Disposable {
     else this.#handle.start(options(events), (status, ready) => this.#event(status, ready));
   }
 
-  /** Whether the process goes on while this waits for something. */
+  /** Whether the process keeps running while this waits for something. */
   hold(alive: boolean): void {
     if (alive) this.#handle.ref();
     else this.#handle.unref();

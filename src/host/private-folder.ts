@@ -108,7 +108,7 @@ export function ownFolder(path: string, purpose: FolderPurpose): string {
   throw refusal({ ...purpose, remedy: `chmod go-w ${folder}` }, mayWrite(folder, stat));
 }
 
-/** @throws UsageError for a link, or what is no folder */
+/** @throws UsageError for a link, or what is not a folder */
 function open(folder: string, purpose: FolderPurpose): number {
   try {
     return openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);

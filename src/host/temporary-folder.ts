@@ -163,7 +163,7 @@ export function within(folder: number, name: string | Buffer): Buffer {
   return Buffer.concat([Buffer.from(`/proc/self/fd/${folder}/`), Buffer.from(name)]);
 }
 
-/** @returns undefined for what is no folder, -1 for nothing */
+/** @returns undefined for what is not a folder, -1 for nothing */
 function openFolder(path: Buffer): number | undefined {
   try {
     return openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);

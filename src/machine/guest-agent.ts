@@ -90,7 +90,7 @@ export class GuestAgent {
     return this.#client;
   }
 
-  /** The guest has ended or begins anew: so do its commands. */
+  /** The guest ended or restarts, and its commands with it. */
   guestEnded(reason: NodeVmmError): void {
     this.#guestEnd.resolve(reason);
     this.#guestEnd = defer();
@@ -126,14 +126,14 @@ function agentGone(): PeerError {
   );
 }
 
-/** What commands are told that a machine's end cut short. */
+/** The error of commands interrupted by the machine's end. */
 export function guestEnded({ reason, detail }: MachineExit): PeerError {
   const what = {
     'power-off': 'the guest powered off',
     reboot: 'the guest rebooted',
     panic: "the guest's kernel panicked",
     'triple-fault': 'the guest ended by a triple fault',
-    'internal-error': 'the machine could not go on',
+    'internal-error': 'the machine hit a KVM error',
     stopped: 'the machine was stopped',
   }[reason];
   const [why] = detail?.split('\n') ?? [];

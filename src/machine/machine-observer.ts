@@ -23,7 +23,7 @@ export class MachineObserver implements Disposable {
   readonly #told = new Map<string, RuleBreach>();
 
   /**
-   * @param log gets lines for the person who runs the machine
+   * @param log receives lines for the user
    * @param tell gets each breach, once for each rule, device and queue
    * @throws UsageError when the trace's file cannot be made
    */

@@ -232,7 +232,7 @@ function checkMemory(memory: number): void {
   if (memory < MEMORY_MIN) {
     throw new UsageError(
       'E_MEMORY',
-      `${inMiB} MiB of memory are too little for Linux; give at least ${MEMORY_MIN / MiB}`,
+      `${inMiB} MiB of memory are too little for Linux; the minimum is ${MEMORY_MIN / MiB}`,
     );
   }
   if (memory > totalmem()) {
@@ -240,7 +240,7 @@ function checkMemory(memory: number): void {
     const free = Math.floor(freemem() / MiB);
     throw new UsageError(
       'E_MEMORY',
-      `${inMiB} MiB of memory are more than the ${has} MiB that this host has; give at most ${free}`,
+      `${inMiB} MiB of memory are more than the ${has} MiB that this host has; use at most ${free}`,
     );
   }
 }

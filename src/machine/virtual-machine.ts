@@ -28,7 +28,7 @@ import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 export interface VirtualMachineEvents {
   /** The run ended: by the guest, by `stop`, or because something broke. */
   exit: [MachineExit];
-  /** One line for the person who runs the machine, e.g. that a driver broke a rule. */
+  /** One line for the user, e.g. that a driver broke a rule. */
   log: [string];
   /** The guest rebooted and runs again. */
   reboot: [];
@@ -47,7 +47,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   /**
    * The guest's virtio console, hvc0: write to type, read what it prints. The guest never waits for
    * a reader: beyond 1 MiB that waits to be read, output is dropped (see `droppedOutput`), and a
-   * line in the stream tells how much.
+   * line in the stream says how much.
    */
   readonly console: Duplex;
   /** The guest's first serial port, ttyS0; read or dropped as `console`. */
@@ -73,7 +73,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
 
   /**
    * Opens KVM, takes the memory, opens disks and taps. The guest does not run yet.
-   * @throws UsageError or HostError, in one line, when something of it cannot be had; nothing
+   * @throws UsageError or HostError, in one line, when something is not available; nothing
    *   stays behind then
    */
   static async create(options: MachineOptions): Promise<VirtualMachine> {
@@ -83,7 +83,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     if (resolved.cpus > kvm.maxVcpus) {
       throw new UsageError(
         'E_CPUS',
-        `this KVM supports at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}; ask for fewer`,
+        `this KVM supports at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}; reduce cpus`,
       );
     }
     const ram = stack.use(new Ram(resolved.memory, ramBacking(resolved)));

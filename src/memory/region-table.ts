@@ -3,7 +3,7 @@
  * addresses may be anything: a frontend without a guest uses its own virtual addresses.
  *
  * Each GiB of guest physical addresses that has RAM gets a chunk of the mapping, in order, so that
- * neighbouring regions are neighbours there too, and a range may span them.
+ * adjacent regions are adjacent there too, and a range may span them.
  *
  * HOT: `locate`. What was found last in each of 64 such GiB is remembered as small integers.
  */

@@ -51,7 +51,7 @@ export class VcpuControl {
     return Atomics.load(this.#machine, REQUEST);
   }
 
-  /** Which of REQUEST_* a ticket stands for. */
+  /** The REQUEST_* of a ticket. */
   static requestOf(ticket: number): number {
     return ticket & REQUEST_MASK;
   }

@@ -169,7 +169,7 @@ export class DriverPackedQueue extends DriverQueue {
   }
 }
 
-/** Writes a `struct pvirtq_desc` but for its flags. */
+/** Writes a `struct pvirtq_desc` except its flags. */
 function writePackedDescriptor(
   table: DataView,
   index: number,

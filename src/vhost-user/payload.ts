@@ -64,7 +64,7 @@ const make = (size: number): DataView<ArrayBuffer> => new DataView(new ArrayBuff
 
 export function readU64({ payload }: Message): bigint {
   if (payload.byteLength < 8) {
-    throw protocolError(`a payload of ${payload.byteLength} bytes, where a 64-bit number belongs`);
+    throw protocolError(`a payload of ${payload.byteLength} bytes instead of a 64-bit number`);
   }
   return payload.getBigUint64(0, true);
 }

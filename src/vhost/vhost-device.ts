@@ -148,7 +148,7 @@ export class VhostDevice implements Disposable {
     const memory = this.#memory;
     if (set === undefined || memory === undefined) return undefined;
     this.#rings.delete(ring);
-    // Without it, a kick would go on waking the kernel's worker.
+    // Without it, a kick would keep waking the kernel's worker.
     this.setFile(VHOST_SET_VRING_KICK, ring, VHOST_FILE_UNBIND, 'VHOST_SET_VRING_KICK');
     this.setFile(VHOST_SET_VRING_CALL, ring, VHOST_FILE_UNBIND, 'VHOST_SET_VRING_CALL');
     this.setFile(VHOST_SET_VRING_ERR, ring, VHOST_FILE_UNBIND, 'VHOST_SET_VRING_ERR');

@@ -88,7 +88,7 @@ export class ActiveQueue {
           this.publish();
           return true;
         }
-        // Whoever asks for the thread is not to wait for all that a driver has queued.
+        // A pending command must not wait for everything a driver has queued.
         if (this.host.isInterrupted?.() === true) left = 0;
       }
       this.publish();

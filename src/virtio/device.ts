@@ -130,7 +130,7 @@ export interface HandlerContext {
    * @param reason one line, with the clause
    */
   broken(reason: string): void;
-  /** One line for the person who runs the VM; a driver that causes more gets them counted. */
+  /** One line for the user; a driver that causes more gets them counted. */
   log(text: string): void;
   /**
    * Sends a cloneable message to the control half's `message`.

@@ -14,7 +14,7 @@ export interface RegisterObserver {
   featuresWritten(select: number, bits: number, status: number): void;
   /** The driver sets a queue's size or one of its addresses; lost on one that is enabled. */
   queueWritten(queue: number, status: number, enabled: boolean): void;
-  /** The driver writes a size that cannot be had. */
+  /** The driver writes an unsupported size. */
   queueSizeRefused(queue: number, size: number): void;
   /** The driver enables a queue. @param area guest physical address of its descriptor area */
   queueEnabled(queue: number, status: number, size: number, area: number): void;

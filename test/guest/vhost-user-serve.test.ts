@@ -178,7 +178,7 @@ t.test('a disk whose backend is killed under load, on packed rings', async (t) =
     const left = statSync(image).mtimeMs;
     while (statSync(image).mtimeMs === left) await Promise.race([delay(10), load]);
   }
-  const isTold = (): boolean => logs.some((line) => line.endsWith('the backend is back'));
+  const isTold = (): boolean => logs.some((line) => line.endsWith('the backend reconnected'));
   while (!isTold()) await Promise.race([delay(10), load]);
   await sh('touch /tmp/enough');
   t.ok(Number(await load) > 0, `${await load} rounds, each of them verified`);
@@ -187,7 +187,7 @@ t.test('a disk whose backend is killed under load, on packed rings', async (t) =
   t.same(
     logs.filter(
       (line) =>
-        !/closed the connection; waiting for it at|the backend is back|neither trace nor check|more lines? like these/.test(
+        !/closed the connection; waiting for it at|the backend reconnected|neither trace nor check|more lines? like these/.test(
           line,
         ),
     ),

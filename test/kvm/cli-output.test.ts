@@ -108,7 +108,7 @@ t.test('a console file on a full disk does not end the guest', { skip }, async (
   const [end, text] = await Promise.all([ended(t, run), textOf(run)]);
   t.equal(end, 200, 'the guest’s own end');
   t.match(text, /the console cannot be written to \/dev\/full: no space left on device \(ENOSPC\)/);
-  t.match(text, /5 bytes of console output are missing in \/dev\/full\n/);
+  t.match(text, /5 bytes of console output are missing from \/dev\/full\n/);
   t.notMatch(text, /bug/);
 });
 

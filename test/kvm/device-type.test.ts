@@ -29,7 +29,7 @@ function optionsOf(...args: string[]): MachineOptions {
 
 t.test('help shows its option and keys', async (t) => {
   const help = addMachineOptions(new Command('run')).helpInformation();
-  t.match(help, /--toy <size,...> +a toy; again for more; keys:\s+color=red\|blue\s+transport=/);
+  t.match(help, /--toy <size,...> +a toy; may be repeated; keys:\s+color=red\|blue\s+transport=/);
   const program = new Command();
   registerServeCommand(program, () => {});
   t.match(program.commands[0]?.helpInformation(), / toy,\s+or\s+a\s+file/);

@@ -54,7 +54,7 @@ export class BootDisplay implements Disposable {
     const where =
       serialTarget.to === 'file'
         ? `see ${serialTarget.path}`
-        : 'to have it here: --console none --serial tty';
+        : 'to see it here: --console none --serial tty';
     this.#progress.update(
       `guest: nothing on hvc0 yet (${where}); ttyS0 says: ${lastLine(serial.tail)}`,
     );

@@ -83,7 +83,7 @@ export function addDeviceOptions(command: Command): void {
         [cliName ?? [], keysHelp(schema, without)].flat().join(' '),
       );
     const said = `keys: ${keys.join('; or ')}`;
-    if (number === 'any') command.option(flags, `${summary}; again for more; ${said}`, collect);
+    if (number === 'any') command.option(flags, `${summary}; may be repeated; ${said}`, collect);
     else command.option(flags, `${summary}; ${said}`);
     if (number === 'by-default') {
       command.option(`--no-${cli.option.slice(2)}`, `no ${summary.replace(/^the /, '')}`);

@@ -110,18 +110,18 @@ export function addMachineOptions(command: Command): Command {
   return command
     .option(
       '--env <name[=value]>',
-      'a variable for the command in the guest, and for nodevmm in the lab, as here or with this value; again for more',
+      'a variable for the command in the guest, and for nodevmm in the lab, as here or with this value; may be repeated',
       collectVariable,
     )
-    .option('--watch', 'go on with the files of --device whenever they are saved')
+    .option('--watch', 'reload the files of --device whenever they are saved')
     .option(
       '--module <path>',
-      'a kernel module for the guest: a .ko file, or the folder of its sources, which is compiled; again for more',
+      'a kernel module for the guest: a .ko file, or the folder of its sources, which is compiled; may be repeated',
       collect,
     )
     .option(
       '--ring <device,...>',
-      `ring features of all, console or rng: ${RING_KEYS}; disks and the like have them as keys, too`,
+      `ring features of all, console or rng: ${RING_KEYS}; also accepted as keys of disks and other devices`,
       collect,
     )
     .addOption(
@@ -147,7 +147,7 @@ export function addMachineOptions(command: Command): Command {
     )
     .option(
       '--smbios <key=value,...>',
-      `what the guest is told of its computer; keys: ${SMBIOS_KEYS}; again for more`,
+      `strings of the SMBIOS tables; keys: ${SMBIOS_KEYS}; may be repeated`,
       collect,
     )
     .addOption(
@@ -163,19 +163,19 @@ export function addMachineOptions(command: Command): Command {
       ]),
     )
     .addOption(
-      new Option('--on-reboot <action>', 'what a reboot from inside does').choices([
+      new Option('--on-reboot <action>', 'what a reboot by the guest does').choices([
         'restart',
         'exit',
       ]),
     )
     .option(
       '--trace <file>',
-      'write what happens to a file for Perfetto; summary: print a table at the end; may be given twice',
+      'write a trace for Perfetto to a file; summary: print a table at the end; may be given twice',
       collect,
     )
-    .option('--check', 'tell when a driver or a device breaks a rule of virtio')
+    .option('--check', 'report violations of virtio by drivers and devices')
     .option('--lab', 'run in the emulated KVM host, see `nodevmm lab`')
-    .option('--no-lab', "never take the lab, even if the host's KVM cannot run Linux");
+    .option('--no-lab', "never use the lab, even if the host's KVM cannot run Linux");
 }
 
 /** What boots: a kernel and what goes with it. */
@@ -192,7 +192,7 @@ export interface BootImage {
  */
 export function machineOptions(flags: RunFlags, image: BootImage | undefined): MachineOptions {
   const kernel = flags.kernel ?? image?.kernel;
-  if (kernel === undefined) throw new UsageError('E_OPTION', 'no kernel; name one with --kernel');
+  if (kernel === undefined) throw new UsageError('E_OPTION', 'no kernel; set one with --kernel');
   const initrd = flags.initrd ?? (flags.kernel === undefined ? image?.initrd : undefined);
   const base = flags.cmdline ?? image?.commandLine ?? DEFAULT_COMMAND_LINE;
   const commandLine = [base, flags.append].filter((text) => text !== undefined).join(' ');

@@ -100,7 +100,7 @@ export function registerRunCommand(
     if (argv.length > 0 && !process.argv.includes('--')) {
       throw new UsageError(
         'E_OPTION',
-        `${argv[0]} is no option; a command for the guest goes after --, as in: nodevmm run -- ${argv[0]}`,
+        `${argv[0]} is not an option; put a command for the guest after --, such as: nodevmm run -- ${argv[0]}`,
       );
     }
     finish(await run(parts, flags, argv));

@@ -30,7 +30,7 @@ export function traceTable(summary: TraceSummary): string[] {
   };
   const seconds = duration / 1e3;
   const lines = [`trace of ${seconds.toFixed(1)} s`];
-  if (dropped > 0) lines.push(`${dropped} records were dropped: the numbers are too small`);
+  if (dropped > 0) lines.push(`${dropped} records were dropped: the numbers are too low`);
   const busy = queues.filter(({ kicks, chains }) => kicks + chains > 0);
   lines.push(
     '',

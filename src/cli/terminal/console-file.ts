@@ -44,7 +44,7 @@ export class ConsoleFile extends Writable {
     this.end();
     await closed;
     const { path, log } = this.#options;
-    if (this.#lost > 0) log(`${this.#lost} bytes of console output are missing in ${path}`);
+    if (this.#lost > 0) log(`${this.#lost} bytes of console output are missing from ${path}`);
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {

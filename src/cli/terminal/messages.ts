@@ -30,7 +30,7 @@ export class Messages {
     }
     const dropped = this.#dropped;
     this.#dropped = 0;
-    if (dropped > 0) this.#write(`nodevmm: ${dropped} messages that nobody read were dropped`);
+    if (dropped > 0) this.#write(`nodevmm: ${dropped} unread messages were dropped`);
     this.#write(text);
   }
 

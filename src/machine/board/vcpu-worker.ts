@@ -19,7 +19,7 @@ export interface VcpuWorkerData {
   readonly trace?: SharedArrayBuffer;
 }
 
-/** What it tells the main thread. */
+/** Its messages to the main thread. */
 export type VcpuMessage =
   | BoardMessage
   | { readonly kind: 'paused'; readonly vcpu: number }

@@ -9,7 +9,7 @@ import { VirtioMachineDevice } from './virtio-device.ts';
 
 /**
  * @param made gets the devices, also those made before one that fails; the caller closes them
- * @param log gets lines for the person who runs the machine
+ * @param log receives lines for the user
  * @throws UsageError or HostError when a file, tap or backend is not available
  */
 export async function createDevices(

@@ -97,7 +97,7 @@ export class E1000MachineDevice implements MachineDevice {
     }
   }
 
-  /** The driver reset a card that had been stopped: it starts anew. */
+  /** The driver reset a stopped card: it restarts. */
   message(message: DeviceMessage): void {
     if (message.kind !== 'changed') return;
     void this.#steps.run(async () => {
@@ -106,7 +106,7 @@ export class E1000MachineDevice implements MachineDevice {
     });
   }
 
-  /** Lets go of the rings; where they stand is in the registers. */
+  /** Releases the rings; their positions are in the registers. */
   pause(): Promise<void> {
     return this.#steps.run(async () => {
       this.#paused = true;

@@ -187,7 +187,7 @@ export class QueueService {
     return this.#datapaths.current.withheld;
   }
 
-  /** Where each queue stands, as far as whoever serves it can say. */
+  /** The position of each queue, if its datapath knows it. */
   async states(): Promise<ReadonlyMap<number, VringState>> {
     if (!this.#served) return this.#states;
     return (await this.#datapaths.current.states?.()) ?? new Map();
@@ -198,7 +198,7 @@ export class QueueService {
     this.#activation = activation;
   }
 
-  /** The driver reset a queue: it starts anew. It is not served. */
+  /** The driver reset a queue: it restarts from the beginning. It is not served. */
   forget(queue: number): void {
     this.#states = new Map([...this.#states].filter(([index]) => index !== queue));
   }

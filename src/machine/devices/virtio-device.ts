@@ -64,7 +64,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
   readonly #steps = new StepQueue();
 
   /**
-   * @param log gets lines for the person who runs the machine
+   * @param log receives lines for the user
    * @param datapaths tests put in their own
    */
   constructor(
@@ -231,12 +231,12 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     return this.#queues.credits(queue, state);
   }
 
-  /** Where each queue stands, as far as whoever serves it can tell. */
+  /** The position of each queue, if its datapath knows it. */
   states(): Promise<ReadonlyMap<number, VringState>> {
     return this.#queues.states();
   }
 
-  /** Has its file loaded anew. @throws UsageError when it has none, or what that says now cannot be */
+  /** Reloads its file. @throws UsageError when it has none, or what that says now cannot be */
   async reloadCode(): Promise<void> {
     const { code } = this.#options;
     if (code === undefined) {
@@ -333,7 +333,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     }
   }
 
-  /** Lets go of the queues that are to be reset; the others stand still meanwhile. */
+  /** Releases the queues to be reset; the others are stopped meanwhile. */
   async #resetQueues({ state, transport }: DeviceSlot): Promise<void> {
     const { registers } = transport;
     const queues = state.lock.with(() => registers.queuesResetting());
@@ -345,7 +345,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     });
   }
 
-  /** Lets the datapath see registers that changed; each queue goes on where it stood. */
+  /** Lets the datapath see registers that changed; each queue continues where it was. */
   async #restart(): Promise<void> {
     if (this.#queues.activation === undefined) return;
     await this.#halt('all');

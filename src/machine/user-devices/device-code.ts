@@ -75,7 +75,7 @@ function stamp(file: string): string {
   return stat === undefined ? '' : `${stat.mtimeMs} ${stat.size} ${stat.ino}`;
 }
 
-/** Whoever serves the device: `VirtioMachineDevice`. */
+/** The owner of the device: `VirtioMachineDevice`. */
 interface CodeOwner {
   /** Changes the code while nothing is served. */
   reload(change: () => void): Promise<void>;
@@ -144,7 +144,7 @@ export class DeviceCode {
         await this.reload();
         log(`${this.device.name}: runs ${module} as it was saved`);
       } catch (error) {
-        log(`${this.device.name}: goes on as it was: ${messageOf(error)}`);
+        log(`${this.device.name}: keeps its old code: ${messageOf(error)}`);
       }
       return this.#loaded.files;
     });

@@ -20,7 +20,7 @@ export type BundleEntry =
 /**
  * @param output the file to write; its source map is in it
  * @param modules files that stand in for modules, and are not bundled, by what is imported
- * @returns the files that went into it, but for those of npm packages
+ * @returns the files that went into it, except those of npm packages
  * @throws UsageError with file, line and reason
  */
 export async function bundleModule(
@@ -75,7 +75,7 @@ export interface LoadedDevice extends Disposable {
   readonly define: DeviceFactory;
   /** URL of a module with `createHandler({ options, config })`. */
   readonly url: string;
-  /** The files that it was made from, but for those of npm packages. */
+  /** The files that it was made from, except those of npm packages. */
   readonly files: readonly string[];
 }
 
@@ -92,7 +92,7 @@ export interface LoadedHandlerOptions {
 export async function loadDevice(file: string): Promise<LoadedDevice> {
   const source = path.resolve(file);
   if (!existsSync(source)) {
-    throw new UsageError('E_FILE', `there is no device ${file}; name a .ts or .js file`);
+    throw new UsageError('E_FILE', `no device file ${file}; use a .ts or .js file`);
   }
   // So that an error names the line that the person wrote.
   process.setSourceMapsEnabled(true);

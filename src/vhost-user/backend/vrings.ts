@@ -119,7 +119,7 @@ export class Vrings {
   #planned = false;
   /** Absent unless the frontend asked for it. */
   #inflight: InflightBuffer | undefined;
-  /** Kicks in place of a frontend that does not. */
+  /** Kicks instead of a frontend that does not. */
   #kicker: NodeJS.Timeout | undefined;
 
   constructor(device: BackendDevice, memory: FrontendMemory) {

@@ -268,7 +268,7 @@ export class FrontendSession implements BackendOffer, Disposable {
   /**
    * Sets a ring up, which is then enabled or not by `enableRing`.
    * @param features all that were negotiated
-   * @param errorFd eventfd that the backend signals when it cannot go on
+   * @param errorFd eventfd that the backend signals when it cannot continue
    * @throws PeerError when the driver placed the queue outside of RAM, or the backend refuses
    */
   async setUpRing(

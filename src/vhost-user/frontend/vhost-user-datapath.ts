@@ -53,7 +53,7 @@ export class VhostUserDatapath implements Datapath {
   readonly #connector: BackendConnector;
   readonly #device: FrontendDevice;
   readonly #events: DatapathEvents;
-  /** The backend signals it when it cannot go on. */
+  /** The backend signals it when it cannot continue. */
   readonly #error = new Eventfd();
   readonly #watch: LoopWatch;
   #run: VhostUserRun | undefined;
@@ -148,7 +148,7 @@ export class VhostUserDatapath implements Datapath {
         await this.#serve(run, session);
         // It may have died between using buffers and signalling that.
         for (const { callFd } of run.queues) if (callFd >= 0) signalEventfd(callFd);
-        this.#events.log('the backend is back');
+        this.#events.log('the backend reconnected');
       } catch (error) {
         // `disconnected` handles a backend that is gone again.
         if (!(error instanceof BackendGone)) this.#events.broken(messageOf(error));

@@ -65,7 +65,7 @@ export interface DeviceControl {
   getConfig(field: string): number;
   /** Changes a field; the driver gets a configuration change notification (§4.1.5.3). */
   setConfig(field: string, value: number): void;
-  /** One line for the person who runs the machine; the same one is told once a minute at most. */
+  /** One line for the user; the same one is told once a minute at most. */
   log(text: string): void;
 }
 
@@ -103,7 +103,7 @@ export interface DeviceDefinition {
 /** Options that a person gave, `key=value`. */
 export type DeviceOptions = Readonly<Record<string, string>>;
 
-/** Makes a definition, anew for each device and each thread that it is in. */
+/** Makes a definition, for each device and each thread that it is in. */
 export type DeviceFactory = (options: DeviceOptions) => DeviceDefinition;
 
 /**

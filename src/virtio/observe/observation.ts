@@ -14,7 +14,7 @@ export interface Observation {
 export interface Breach {
   /** Who broke it. */
   readonly side: 'driver' | 'device';
-  /** Names the rule; told once for each device and queue. */
+  /** Names the rule; reported once per device and queue. */
   readonly rule: string;
   /** Index of the queue; absent when it is about none. */
   readonly queue?: number;

@@ -1,4 +1,4 @@
-/** Puts together who watches a device's registers. */
+/** Combines the observers of a device's registers. */
 import type { RegisterObserver } from '../register-observer.ts';
 import { type CheckedDevice, CheckingRegisters } from './check/checking-registers.ts';
 import type { Breach } from './observation.ts';

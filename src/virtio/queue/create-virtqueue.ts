@@ -76,7 +76,7 @@ function checkState(config: QueueConfig, packed: boolean): void {
   if (bits && inRange && inFlight >= 0 && inFlight <= size) return;
   throw new PeerError(
     'E_QUEUE_STATE',
-    `queue ${config.index}: cannot go on at available ${nextAvail}, used ${nextUsed} with size ${size}`,
+    `queue ${config.index}: cannot continue at available ${nextAvail}, used ${nextUsed} with size ${size}`,
   );
 }
 

@@ -25,9 +25,9 @@ export interface QueueConfig {
   readonly kickFd: number;
   /** eventfd that interrupts the driver; -1 when the driver chose no vector. */
   readonly callFd: number;
-  /** Where to go on; absent for a fresh queue. */
+  /** Where to continue; absent for a fresh queue. */
   readonly state?: VringState;
-  /** A record to keep of what is in flight; where it tells of more than `state`, it is believed. */
+  /** A record to keep of what is in flight; where it knows more than `state`, it wins. */
   readonly inflight?: InflightPlace;
 }
 
@@ -59,7 +59,7 @@ const texts: Readonly<Record<number, string>> = {
   [FAULT_NOT_AVAILABLE]: 'a descriptor list became available before all of it was (§2.8.17)',
 };
 
-/** Says which rule a negative result of `pop` stands for. */
+/** The rule behind a negative result of `pop`. */
 export function faultText(fault: number): string {
   return texts[fault] ?? `fault ${fault}`;
 }

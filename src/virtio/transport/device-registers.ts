@@ -61,7 +61,7 @@ export const QUEUE_DEVICE = 8;
 const QUEUE_STOPPING = 10;
 const QUEUE_WORDS = 16;
 
-/** Waits, with the lock let go, for another thread. */
+/** Waits for another thread, with the lock released. */
 type RegisterLockWait = Pick<InterruptController, 'waitWhile'>;
 
 /** All status bits that a driver may set (§2.1). */
@@ -144,7 +144,7 @@ export class DeviceRegisters {
     this.#words[STATUS] = this.status & ~DEVICE_NEEDS_RESET;
   }
 
-  /** The owner let go of the queues: all registers take their initial values (§2.4.1). */
+  /** The owner released the queues: all registers take their initial values (§2.4.1). */
   completeReset(): void {
     this.#words.fill(0);
     this.#words[CONFIG_VECTOR] = VIRTIO_MSI_NO_VECTOR;
@@ -154,7 +154,7 @@ export class DeviceRegisters {
     Atomics.notify(this.#words, RESETTING);
   }
 
-  /** Returns when no reset goes on, with the lock let go meanwhile: not on the owner's thread. */
+  /** Returns when no reset is in progress, with the lock released meanwhile: not on the owner's thread. */
   awaitReset(lock: RegisterLockWait): void {
     lock.waitWhile(this.#words, RESETTING, 1);
   }
@@ -180,7 +180,7 @@ export class DeviceRegisters {
     return all.filter((queue) => this.isQueueResetting(queue));
   }
 
-  /** The owner let go of one queue (§2.6.1.1). */
+  /** The owner released one queue (§2.6.1.1). */
   completeQueueReset(queue: number): void {
     const at = QUEUES + queue * QUEUE_WORDS;
     const words = this.#words;

@@ -94,10 +94,10 @@ test('fails', async () => {
 
 t.test('what is there stays, and names have to fit', async (t) => {
   for (const [args, message] of [
-    [['new', 'my-first-device'], /my-first-device is there already; take another name\n$/],
-    [['new', 'My Device'], /My Device is no name for a device; take .* as in my-device\n$/],
-    [['new', 'a'.repeat(25)], /is no name/],
-    [['test', 'nowhere.ts'], /there is no test nowhere\.ts\n$/],
+    [['new', 'my-first-device'], /my-first-device already exists; use another name\n$/],
+    [['new', 'My Device'], /My Device is not a device name; use .* such as my-device\n$/],
+    [['new', 'a'.repeat(25)], /is not a device name/],
+    [['test', 'nowhere.ts'], /no such test: nowhere\.ts\n$/],
   ] as const) {
     const { status, stderr } = nodevmm('device', ...args);
     t.equal(status, 2);

@@ -34,7 +34,7 @@ t.test('bench finds its program and leaves options to it', (t) => {
 const REFUSED: readonly (readonly [string[], RegExp])[] = [
   [['bogus'], /unknown command 'bogus'/],
   [['run', '--bogus'], /unknown option '--bogus'/],
-  [['run', 'ls'], /ls is no option; a command for the guest goes after --/],
+  [['run', 'ls'], /ls is not an option; put a command for the guest after --/],
   [['run', '--memory', 'much'], /--memory.*512M or 4G/],
   [['run', '--cpus', '0'], /--cpus.*number from 1/],
   [['run', '--console', 'pty'], /--console.*tty, none, file:PATH or file:PATH,append/],

@@ -121,7 +121,7 @@ for (const [exit, says] of [
   [{ reason: 'reboot' }, /^the guest rebooted before/],
   [{ reason: 'panic', detail: 'no init' }, /^the guest's kernel panicked \(no init\) before/],
   [{ reason: 'triple-fault', detail: 'vCPU 0: rip 0\nrax 1' }, /triple fault \(vCPU 0: rip 0\) be/],
-  [{ reason: 'internal-error' }, /^the machine could not go on before/],
+  [{ reason: 'internal-error' }, /^the machine hit a KVM error before/],
   [{ reason: 'stopped' }, /^the machine was stopped before/],
 ] as const) {
   t.test(`the end of the guest: ${exit.reason}`, async (t) => {

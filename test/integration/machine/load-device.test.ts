@@ -85,7 +85,7 @@ t.test('JavaScript', async (t) => {
 
 t.test('what cannot be loaded says why, in one line', async (t) => {
   const cases: [string, RegExp][] = [
-    [join(folder, 'missing.ts'), /there is no device .*missing\.ts; name/],
+    [join(folder, 'missing.ts'), /no device file .*missing\.ts; use/],
     [file('export default 5 +;'), /cannot be compiled: .*device\d+\.ts:1: /],
     [file('export const x = 1;'), /No matching export|exports no device/],
     [file('export default 5;'), /exports no device/],

@@ -120,7 +120,7 @@ t.test('a file is read anew, and what was made of it before goes', async (t) => 
   t.not(place(), places[0]);
   t.notOk(existsSync(places[0] ?? ''));
   for (const [text, message] of [
-    [source('"three"', 'features: { NEW: 1 },'), /features, .* changed, .* start the machine anew/],
+    [source('"three"', 'features: { NEW: 1 },'), /features, .* changed, .* restart the machine/],
     ['export default ((;', /cannot be compiled: .*device\.ts:1: /],
     [source('"three"', 'pciClass: nowhere,'), /nowhere is not defined/],
   ] as const) {
@@ -153,7 +153,7 @@ t.test('a file that is watched is taken up when it, or what it imports, is saved
   t.equal(ask(code.device), 'two again');
   log = next();
   writeFileSync(other, 'export const text = ;');
-  t.match(await log, /^own0: goes on as it was: .*cannot be compiled: .*other\.ts:1: /);
+  t.match(await log, /^own0: keeps its old code: .*cannot be compiled: .*other\.ts:1: /);
   t.equal(ask(code.device), 'two again');
   log = next();
   writeFileSync(other, 'export const text = "three";');

@@ -238,7 +238,7 @@ t.test('a record of what is in flight is made once, and handed to the next backe
       rig.queues[0]?.deviceArea.setUint16(2, 3, true);
       backend.die();
       backend.listen();
-      await rig.until(() => rig.logs.includes('the backend is back'), 'backend');
+      await rig.until(() => rig.logs.includes('the backend reconnected'), 'backend');
       const calls = backend.take();
       t.notOk(calls.includes('GET_INFLIGHT_FD'));
       t.equal(backend.inflight, inflight);
@@ -277,7 +277,7 @@ t.test('one that is away when the driver starts is served as it comes', (t) =>
       await rig.start(VERSION_1, 16);
       backend.take();
       backend.listen();
-      await rig.until(() => rig.logs.includes('the backend is back'), 'backend');
+      await rig.until(() => rig.logs.includes('the backend reconnected'), 'backend');
       t.ok(backend.take().includes('SET_VRING_KICK'));
       t.same(rig.broken, []);
     },
@@ -319,7 +319,7 @@ async function server(t: Test): Promise<void> {
   backend.channel?.close();
   await rig.until(() => rig.logs.length > 0, 'line');
   backend.call();
-  await rig.until(() => rig.logs.includes('the backend is back'), 'backend');
+  await rig.until(() => rig.logs.includes('the backend reconnected'), 'backend');
 }
 
 t.test('a backend that connects, and connects again', server);

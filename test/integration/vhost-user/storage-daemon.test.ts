@@ -108,7 +108,7 @@ t.test('a backend that dies is told all anew when it comes back', (t) =>
     t.equal((await rig.completed(0))[0]?.writable[0], 39);
     await rig.until(() => rig.logs.length > 1, 'second line');
     t.match(rig.logs[0], /the backend closed the connection; waiting for it at/);
-    t.equal(rig.logs[1], 'the backend is back');
+    t.equal(rig.logs[1], 'the backend reconnected');
     t.same(rig.broken, []);
   }),
 );

@@ -2,7 +2,7 @@
 import type { InterruptController } from '../../../src/bus/interrupt-controller.ts';
 import { drainEventfd, isReadable } from '../../../src/host/fd.ts';
 
-/** Where a message-signalled interrupt goes. */
+/** Where a message-signaled interrupt goes. */
 export interface MsiRoute {
   readonly eventfd: number;
   readonly address: number;

@@ -79,7 +79,7 @@ for (const memory of [1.5 * MiB, 100 * MiB + 1, Number.NaN, Number.POSITIVE_INFI
 
 for (const memory of [0, -64 * MiB, 31 * MiB]) {
   t.test(`memory of ${memory} bytes is too little`, async (t) => {
-    t.throws(wrong({ memory }), { code: 'E_MEMORY', message: /too little.*at least 32/ });
+    t.throws(wrong({ memory }), { code: 'E_MEMORY', message: /too little.*minimum is 32/ });
   });
 }
 
@@ -104,7 +104,7 @@ t.test('the lowest and the highest context ID are taken', async (t) => {
   t.match(device, { options: { cid: 3 }, vhost: 'on' });
   for (const vhost of [undefined, 'off', 'auto'] as const) {
     const vsock = vhost === undefined ? { cid: 3 } : { cid: 3, vhost };
-    t.throws(wrong({ vsock }), { code: 'E_VSOCK', message: /give it a path, or use vhost=on/ });
+    t.throws(wrong({ vsock }), { code: 'E_VSOCK', message: /set its path, or use vhost=on/ });
   }
   t.equal(resolveOptions({ kernel }).devices.length, 1, 'none without the option');
   t.throws(wrong({ vsock: { cid: 3, path: 's', ring: { queueSize: 3 } } }), /power of two/);

@@ -41,7 +41,7 @@ export class BlkDisk {
   /** The driver negotiated these requests. */
   readonly discard: boolean;
   readonly writeZeroes: boolean;
-  /** The queues are about to be let go. */
+  /** The queues are about to be released. */
   stopping = false;
   /** The engine's calls block. */
   blocks = false;

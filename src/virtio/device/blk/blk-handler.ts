@@ -35,7 +35,7 @@ const KICK_BUDGET = 256;
 const REQUEST_BYTES = 64 * 1024;
 /** What requests may cost between two looks at who asks for the thread: 512 KiB, or 8 short ones. */
 const LOOK_COST = 8;
-/** Requests done after which the driver is told, so that it works on while the device does. */
+/** The driver is notified after this many requests, so that it can work in parallel. */
 const PUBLISH_BATCH = 16;
 
 /** Makes the disk's engine; tests put theirs in. */
@@ -191,7 +191,7 @@ export class BlkHandler implements QueueHandler {
     let look = LOOK_COST;
     while (taken < budget) {
       if (taken >= look) {
-        // Whoever asks for the thread is not to wait for all that a driver has queued.
+        // A pending command must not wait for everything a driver has queued.
         if (this.#isInterrupted()) {
           taken = budget;
           break;

@@ -70,7 +70,7 @@ export class BlkRequest {
   /** Index of its queue. */
   readonly queue: number;
   readonly chain: DescriptorChain;
-  /** What `Virtqueue.push` is to be told, once done. */
+  /** The length for `Virtqueue.push`, once done. */
   written = 0;
   /** Bytes that it moves on the disk, from end to end. */
   weight = 0;

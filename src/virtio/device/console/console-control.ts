@@ -62,7 +62,7 @@ export class ControlSession {
     return port;
   }
 
-  /** The terminal has another size; of several that wait only the last is told. */
+  /** The terminal was resized; of several pending sizes only the last is sent. */
   resized(): void {
     const stale = this.#waiting.findIndex((waiting) => {
       const view = new DataView(waiting.buffer);

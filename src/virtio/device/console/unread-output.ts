@@ -2,7 +2,7 @@
  * Output of a guest that never waits for its reader. Linux's hvc driver and its early serial console
  * spin, mostly with interrupts off, until a byte is taken: held back by a reader that stopped, they
  * would hang the guest. What nobody reads is kept up to a bound. Beyond it output is dropped and
- * counted, and a line in the stream tells how much is missing there.
+ * counted, and a line in the stream says how much is missing there.
  */
 import { Buffer } from 'node:buffer';
 import type { Readable } from 'node:stream';
@@ -12,7 +12,7 @@ export const UNREAD_MAX: number = 1024 * 1024;
 /** Bytes that are pushed at a time. */
 const PIECE = 0x10000;
 
-/** What stands in for output that was dropped. */
+/** Stands for dropped output. */
 export function dropNotice(bytes: number): string {
   return `\r\n[${bytes} bytes of console output dropped]\r\n`;
 }

@@ -1,4 +1,4 @@
-/** What statx(2) tells of a file. */
+/** The result of statx(2). */
 import { STATX_MNT_ID, statx } from '../../../abi/files.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
 

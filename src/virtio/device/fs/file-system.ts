@@ -93,7 +93,7 @@ export class FileSystem {
     return this.#dot.address;
   }
 
-  /** The guest unmounted, or mounts anew. */
+  /** The guest unmounted, or mounts again. */
   forgetAll(): void {
     this.handles.clear();
     this.inodes.clear();

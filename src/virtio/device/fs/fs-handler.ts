@@ -9,7 +9,7 @@ import { carryOut, isUnanswered } from './operations.ts';
 
 /** Requests of one queue that are carried out before other queues and events get their turn. */
 const KICK_BUDGET = 64;
-/** Requests done after which the driver is told, so that it works on while the device does. */
+/** The driver is notified after this many requests, so that it can work in parallel. */
 const PUBLISH_BATCH = 8;
 
 /** Serves all queues, the high priority one (§5.11.6.2) as the others: each kick has its budget. */
@@ -67,7 +67,7 @@ export class FsHandler implements QueueHandler {
     const { chain } = request;
     let taken = 0;
     while (taken < budget) {
-      // Whoever asks for the thread is not to wait for all that a driver has queued.
+      // A pending command must not wait for everything a driver has queued.
       if (taken > 0 && this.#fs.isInterrupted()) {
         taken = budget;
         break;

@@ -17,7 +17,7 @@ const CONTROL_QUEUE_SIZE = 64;
 const MAC_LENGTH = 6;
 const CONFIG = net.virtio_net_config;
 
-/** What those who touch packets have to know. */
+/** What whoever touches packets must know. */
 const PACKET_FEATURES = featureSet(
   net.VIRTIO_NET_F_CSUM,
   net.VIRTIO_NET_F_GUEST_CSUM,

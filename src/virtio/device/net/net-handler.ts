@@ -65,7 +65,7 @@ class QueuePair {
     this.#timerToken = timerToken;
   }
 
-  /** Waits for what the queues can go on with. */
+  /** Waits for something that lets the queues continue. */
   watch(context: HandlerContext): void {
     const { receive, transmit } = this;
     let events = 0;

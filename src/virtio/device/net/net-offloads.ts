@@ -22,7 +22,7 @@ import {
 } from '../../../abi/virtio-net.ts';
 import { featureSet, hasFeature } from '../../features.ts';
 
-/** What the driver can take, and what the tap is told for it. */
+/** What the driver can receive, and the tap's matching flags. */
 const GUEST = [
   [VIRTIO_NET_F_GUEST_CSUM, TUN_F_CSUM],
   [VIRTIO_NET_F_GUEST_TSO4, TUN_F_TSO4],

@@ -83,7 +83,7 @@ export class ReceiveQueue {
         break;
       }
       this.errors.worked();
-      // What has not even a header is no packet.
+      // Without even a header it is not a packet.
       if (length >= virtio_net_hdr.size) this.#received(length);
     }
     this.#publish();

@@ -1,6 +1,6 @@
 /**
  * One stream connection (virtio 1.3 §5.10.6.5): a port of the guest at one end, a byte stream of
- * the host at the other. It outlives the data half, which is made anew after every pause.
+ * the host at the other. It outlives the data half, which is remade after every pause.
  *
  * What a connection has to say to the guest is worked out when there is a buffer for it, so that
  * nothing is queued but at most `BUFFER` bytes towards the host, and what one read of the host's
@@ -91,7 +91,7 @@ export class VsockConnection {
     });
   }
 
-  /** The host's program accepted: the guest is told. */
+  /** The host's program accepted: the guest is notified. */
   accepted(): void {
     if (this.#state !== 'connecting') return;
     this.#state = 'open';

@@ -3,7 +3,7 @@ import type { PacketHeader } from './vsock-packet.ts';
 
 /** Bytes from the guest that may wait for the host's program: `buf_alloc` of every packet. */
 export const BUFFER: number = 128 * 1024;
-/** The guest is told of free space again when it knows of so much less. */
+/** The guest is sent a credit update when it knows of that much less space. */
 const UPDATE_STEP = BUFFER / 4;
 
 /** The credit of one connection, both ways. */

@@ -51,7 +51,7 @@ export class VsockHandler implements QueueHandler {
   kick(queue: number): void {
     if (queue === EVENT) this.#tell();
     else if (queue === TX) this.#transmit();
-    // Buffers for the guest also let its own packets go on.
+    // Buffers for the guest also let its own packets continue.
     else if (queue === RX && this.#receive()) this.#transmit();
   }
 
@@ -65,7 +65,7 @@ export class VsockHandler implements QueueHandler {
     const queue = this.#queue(TX);
     const hear = (chain: DescriptorChain): number => this.#hear(chain);
     this.#serve(queue, TURN, hear, () => !this.#broken && !this.#switch.isFull);
-    // Room for its answers lets the guest's packets go on.
+    // Room for its answers lets the guest's packets continue.
     if (this.#receive()) queue?.kickAgain();
   }
 

@@ -54,7 +54,7 @@ export const vsockType: DeviceType = {
         if (path !== undefined || vhost === 'on') return;
         throw new UsageError(
           'E_VSOCK',
-          'programs of the host cannot reach the socket device; give it a path, or use vhost=on',
+          'host programs cannot reach the socket device; set its path, or use vhost=on',
         );
       },
       create: ({ cid, path, peerUid }: VsockOptions, { name }) =>

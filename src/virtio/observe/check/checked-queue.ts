@@ -35,7 +35,7 @@ interface InFlight {
   readonly readable: { readonly offset: number; readonly bytes: Uint8Array } | undefined;
 }
 
-/** What a checked queue stands on. */
+/** The dependencies of a checked queue. */
 export interface CheckedGround {
   readonly memory: GuestMemory;
   readonly config: QueueConfig;

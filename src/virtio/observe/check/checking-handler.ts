@@ -11,7 +11,7 @@ const TICK_NS = 1e9;
 /** The last token that a handler may choose: told apart by the timer's having expired. */
 const TICK_TOKEN = 0xffff;
 
-/** Who is told of breaches, and what the queues are. */
+/** Who receives breaches, and what the queues are. */
 export interface CheckGround {
   readonly features: bigint;
   readonly queues: readonly QueueConfig[];

@@ -102,7 +102,7 @@ export class CheckingRegisters implements RegisterObserver {
     this.#tell(rules.readOnly, name);
   }
 
-  /** What was signalled before belongs to the time before: nothing is served now. */
+  /** Earlier signals are stale: nothing is served now. */
   resetCompleted(): void {
     for (const kick of this.#device.kicks) drainEventfd(kick);
   }

@@ -17,7 +17,7 @@ export function dumpRing(
   const snapshot = snapshotRing(memory, config, features, state);
   if (typeof snapshot === 'string') return [snapshot];
   const { size } = config;
-  const stands = `the device stands at available ${place(state.nextAvail, snapshot)}, used ${place(state.nextUsed, snapshot)}`;
+  const stands = `the device is at available ${place(state.nextAvail, snapshot)}, used ${place(state.nextUsed, snapshot)}`;
   return [
     `${snapshot.format} ring of ${size} descriptors; ${stands}`,
     ...linesOf(snapshot, state, head, size),

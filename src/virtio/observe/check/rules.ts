@@ -43,20 +43,16 @@ export const rules = {
   lateFeatures: driver('late-features', 'accepts features after FEATURES_OK', '§3.1.1 step 5'),
   earlyQueue: driver('early-queue', 'sets up a queue before FEATURES_OK', '§3.1.1 steps 5 to 7'),
   enabledQueue: driver('enabled-queue', 'changes a queue that is enabled', '§4.1.4.3.2, §4.2.2.2'),
-  queueSize: driver('queue-size', 'writes a queue size that cannot be had', '§4.1.4.3.2, §4.2.2.2'),
+  queueSize: driver('queue-size', 'writes an unsupported queue size', '§4.1.4.3.2, §4.2.2.2'),
   noRingReset: driver(
     'no-ring-reset',
     'resets a queue without VIRTIO_F_RING_RESET',
     '§2.6.1, §4.1.4.3.2',
   ),
-  readOnly: driver(
-    'read-only',
-    'writes a register that is only to be read',
-    '§4.1.4.3.2, §4.2.2.2',
-  ),
+  readOnly: driver('read-only', 'writes a read-only register', '§4.1.4.3.2, §4.2.2.2'),
   configReadOnly: driver(
     'config-read-only',
-    'writes configuration space where nothing is its to write',
+    'writes a read-only part of the configuration space',
     "§2.5, and the device's own clause of §5",
   ),
   earlyConfig: driver('early-config', 'writes configuration before FEATURES_OK', '§3.1.1 step 4'),
@@ -90,7 +86,7 @@ export const rules = {
   changed: driver('changed', 'changed descriptors that the device has', '§3.3.1, §2.8.16'),
   missingKick: driver(
     'missing-kick',
-    'made buffers available and did not notify the device, which had asked for it',
+    'made buffers available and did not send the requested notification',
     '§2.7.10.1, §2.8.21.2',
   ),
   // Queues, the device's side.
@@ -98,17 +94,17 @@ export const rules = {
   usedTwice: device('used-twice', 'used a buffer twice', '§2.7.8, §2.8.22'),
   writtenTooMuch: device(
     'written-too-much',
-    'says that it wrote more than the buffer has room for',
+    'reported more bytes written than the buffer has room for',
     '§2.7.8.2, §2.8.4',
   ),
   readableChanged: device(
     'readable-changed',
-    'has a buffer that is only to be read, and its bytes changed',
+    'changed a buffer that is read-only for the device',
     '§2.7.5.1, §2.8.15',
   ),
   missingInterrupt: device(
     'missing-interrupt',
-    'used buffers and did not notify the driver, which had asked for it',
+    'used buffers and did not send the requested interrupt',
     '§2.7.7.2, §2.8.10',
   ),
   unpublished: device(

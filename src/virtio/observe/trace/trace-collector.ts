@@ -51,7 +51,7 @@ export class TraceCollector implements Disposable {
 
   /**
    * @param path of the file to write, or undefined for none
-   * @param log gets lines for the person who runs the machine
+   * @param log receives lines for the user
    * @throws UsageError when the file cannot be made
    */
   constructor(names: TraceNames, path: string | undefined, log: (text: string) => void) {

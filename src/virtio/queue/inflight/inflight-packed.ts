@@ -32,7 +32,7 @@ export interface InflightList {
   readonly counter: number;
 }
 
-/** What a record tells. */
+/** The content of a record. */
 export interface PackedRecovery {
   /** In flight, the oldest first. */
   readonly lists: readonly InflightList[];

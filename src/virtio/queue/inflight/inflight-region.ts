@@ -59,7 +59,7 @@ export class InflightRegion {
     throw badRecord(`it has ${entries} entries where ${this.entries} belong`);
   }
 
-  /** Empties it, but for what follows from a version of 0. */
+  /** Empties it, except what follows from a version of 0. */
   clear(): void {
     Atomics.store(this.halves, VERSION, 0);
     this.bytes.fill(0);

@@ -18,7 +18,7 @@ const INFLIGHT = HEAD + DescStateSplit.inflight.offset;
 const NEXT = (HEAD + DescStateSplit.next.offset) / 2;
 const COUNTER = (HEAD + DescStateSplit.counter.offset) / 4;
 
-/** What a record tells when a queue starts. */
+/** The content of a record when a queue starts. */
 export interface SplitRecovery {
   /** Heads that are in flight, the oldest first. */
   readonly heads: readonly number[];

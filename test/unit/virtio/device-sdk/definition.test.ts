@@ -71,7 +71,7 @@ t.test('configuration fields are little-endian and bounded', (t) => {
   for (const value of [256, -1, 1.5, Number.NaN]) {
     t.throws(() => fields.set(view, 'a', value), { code: 'E_CONFIG' }, String(value));
   }
-  t.throws(() => fields.get(view, 'c'), { code: 'E_CONFIG', message: /there are: a, b$/ });
+  t.throws(() => fields.get(view, 'c'), { code: 'E_CONFIG', message: /the fields are: a, b$/ });
   t.same(fields.touched(0, 1), ['a']);
   t.same(fields.touched(0, 2), ['a', 'b']);
   t.same(fields.touched(5, 4), ['b']);

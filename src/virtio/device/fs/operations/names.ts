@@ -38,7 +38,7 @@ const MODE_BITS = 0o7777;
 /** Tries at a file that others make and remove. */
 const CREATE_TRIES = 4;
 
-/** Answers with what a name stands for. */
+/** Answers with what a name refers to. */
 function entry(fs: FileSystem, request: FuseRequest, folder: Inode, name: number): number {
   const inode = fs.lookUp(folder, name);
   if (typeof inode === 'number') return inode;
