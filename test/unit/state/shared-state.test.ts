@@ -98,6 +98,7 @@ t.test('waitWhile lets go of the lock until another thread has changed the word'
     workerData: { buffer },
     execArgv: [],
   });
+  const exit = once(waiter, 'exit');
   await once(waiter, 'message');
   // It told so with the lock held: whoever has the lock now has it from a thread that waits.
   state.lock.with(() => {
@@ -110,7 +111,7 @@ t.test('waitWhile lets go of the lock until another thread has changed the word'
     Atomics.notify(words, 1);
   });
   t.same(await once(waiter, 'message'), [{ held: true, value: 8 }]);
-  await once(waiter, 'exit');
+  await exit;
 });
 
 // Bytes that pass from a register to its owner: bounded, and what does not fit is counted.
