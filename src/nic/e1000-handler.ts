@@ -21,7 +21,7 @@ export interface E1000HandlerOptions {
 }
 
 /** Where the registers are, from power-on to the next: the first message after each start. */
-export interface E1000Socket {
+export interface E1000Location {
   /** Those of a `RegisterFile`. */
   readonly words: Int32Array<SharedArrayBuffer>;
   /** eventfd signaled by the driver's register writes. */
@@ -66,8 +66,8 @@ class E1000Handler implements QueueHandler {
 
   message(message: unknown): void {
     if (this.#context === null || this.#service !== null) return;
-    const socket = message as E1000Socket;
-    this.#service = new Service(this.#context, socket, this.#tap, this.#machine);
+    const location = message as E1000Location;
+    this.#service = new Service(this.#context, location, this.#tap, this.#machine);
     this.#service.start();
   }
 
@@ -89,7 +89,7 @@ class E1000Handler implements QueueHandler {
 /** From the message with the registers' location to the stop. */
 class Service {
   readonly #context: HandlerContext;
-  readonly #socket: E1000Socket;
+  readonly #location: E1000Location;
   readonly #tap: TapQueue;
   readonly #file: RegisterFile;
   readonly #interrupts: Interrupts;
@@ -101,13 +101,18 @@ class Service {
   /** The timer of a rest that is waited for, or -1. */
   #restFd = -1;
 
-  constructor(context: HandlerContext, socket: E1000Socket, tap: TapQueue, machine: E1000Context) {
+  constructor(
+    context: HandlerContext,
+    location: E1000Location,
+    tap: TapQueue,
+    machine: E1000Context,
+  ) {
     this.#context = context;
-    this.#socket = socket;
+    this.#location = location;
     this.#tap = tap;
-    this.#file = new RegisterFile(socket.words);
-    const pin = new IntxPin(socket.pin, machine.lines(socket.vmFd));
-    const lock = new RegisterLock(socket.lock);
+    this.#file = new RegisterFile(location.words);
+    const pin = new IntxPin(location.pin, machine.lines(location.vmFd));
+    const lock = new RegisterLock(location.lock);
     this.#interrupts = new Interrupts(this.#file, lock, pin, machine.now);
     this.#transmitter = new Transmitter(context.memory, this.#file, tap);
     this.#errors = new ReceiveErrors((text) => context.log(text));
@@ -116,14 +121,14 @@ class Service {
 
   start(): void {
     const { reactor } = this.#context;
-    reactor.watch(this.#socket.kick, READABLE, KICK);
+    reactor.watch(this.#location.kick, READABLE, KICK);
     reactor.watch(this.#interrupts.timerFd, READABLE, TIMER);
     this.#run();
   }
 
   stop(): void {
     const { reactor } = this.#context;
-    reactor.watch(this.#socket.kick, 0, KICK);
+    reactor.watch(this.#location.kick, 0, KICK);
     reactor.watch(this.#interrupts.timerFd, 0, TIMER);
     this.#watch(0);
     this.#watchRest(-1);
@@ -138,7 +143,7 @@ class Service {
       return;
     }
     if (token === REST) this.#errors.rested();
-    else if (token === KICK) drainEventfd(this.#socket.kick);
+    else if (token === KICK) drainEventfd(this.#location.kick);
     else if ((events & WRITABLE) !== 0) this.#transmitter.blocked = false;
     this.#run();
   }
@@ -162,7 +167,7 @@ class Service {
       this.#context.broken(fault);
       return;
     }
-    if (transmitter.unfinished) signalEventfd(this.#socket.kick);
+    if (transmitter.unfinished) signalEventfd(this.#location.kick);
     this.#watch((receiver.idle ? 0 : READABLE) | (transmitter.blocked ? WRITABLE : 0));
     this.#watchRest(this.#errors.resting ? this.#errors.timerFd : -1);
   }

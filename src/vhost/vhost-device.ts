@@ -25,7 +25,7 @@ import { NativeMemory, StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { hasFeature } from '../virtio/features.ts';
-import { placeVirtqueue } from '../virtio/queue/create-virtqueue.ts';
+import { locateRings } from '../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import { vringBase, vringState } from './vring-base.ts';
 
@@ -123,7 +123,7 @@ export class VhostDevice implements Disposable {
   setUpRing(ring: number, config: QueueConfig, features: bigint, errorFd: number): void {
     const memory = this.#memory;
     if (memory === undefined) return;
-    const place = placeVirtqueue(memory, config, features);
+    const place = locateRings(memory, config, features);
     this.#rings.set(ring, { config, used: place.device });
     this.#setState(VHOST_SET_VRING_NUM, ring, config.size, 'VHOST_SET_VRING_NUM');
     const base = vringBase(config.state, this.#packed);

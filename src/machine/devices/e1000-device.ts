@@ -8,7 +8,7 @@ import { InternalError, messageOf } from '../../host/errors.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { E1000Device } from '../../nic/device.ts';
-import type { E1000Socket } from '../../nic/e1000-handler.ts';
+import type { E1000Location } from '../../nic/e1000-handler.ts';
 import type { E1000Pci } from '../../nic/pci.ts';
 import type { DeviceMessage, DevicePlan } from '../board/board-devices.ts';
 import type { MachineDevice, PluggedBoard } from './machine-device.ts';
@@ -19,7 +19,7 @@ interface Plugged {
   readonly pci: E1000Pci;
   readonly memory: GuestMemoryShare;
   /** Where the data half finds the registers. */
-  readonly location: E1000Socket;
+  readonly location: E1000Location;
 }
 
 /** Makes the datapath that runs a card's data half. */

@@ -49,7 +49,7 @@ import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { vringBase, vringState } from '../../vhost/vring-base.ts';
 import { featureSet, hasFeature } from '../../virtio/features.ts';
 import type { BackendOffer } from '../../virtio/frontend-device.ts';
-import { placeVirtqueue } from '../../virtio/queue/create-virtqueue.ts';
+import { locateRings } from '../../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
 import { Channel } from '../channel.ts';
 import {
@@ -278,7 +278,7 @@ export class FrontendSession implements BackendOffer, Disposable {
     errorFd: number,
   ): Promise<void> {
     const { index, size, callFd, kickFd } = config;
-    const place = placeVirtqueue(memory, config, features);
+    const place = locateRings(memory, config, features);
     const base = vringBase(config.state, hasFeature(features, VIRTIO_F_RING_PACKED));
     const address = {
       index,
@@ -315,7 +315,7 @@ export class FrontendSession implements BackendOffer, Disposable {
       throw this.#broke(`its reply to GET_VRING_BASE is for ring ${stopped.index}, not ${index}`);
     }
     const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
-    return vringState(stopped.num, packed, memory, placeVirtqueue(memory, config, features).device);
+    return vringState(stopped.num, packed, memory, locateRings(memory, config, features).device);
   }
 
   async #negotiate(): Promise<void> {

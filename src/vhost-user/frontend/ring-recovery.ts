@@ -7,7 +7,7 @@ import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { FRESH_PACKED } from '../../vhost/vring-base.ts';
 import { hasFeature } from '../../virtio/features.ts';
-import { placeVirtqueue } from '../../virtio/queue/create-virtqueue.ts';
+import { locateRings } from '../../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
 
 /** `struct virtq_avail` and `virtq_used`: flags, index, then the entries (virtio 1.3 §2.7.6, §2.7.8). */
@@ -76,7 +76,7 @@ function inFlight({ size, availIndex, usedIndex, head, usedHead }: Rings): numbe
 
 function openRings(memory: GuestMemory, config: QueueConfig, features: bigint): Rings {
   const { size } = config;
-  const { driver, device } = placeVirtqueue(memory, config, features);
+  const { driver, device } = locateRings(memory, config, features);
   const entry = (position: number): number => driver + ENTRIES + 2 * (position & (size - 1));
   return {
     size,

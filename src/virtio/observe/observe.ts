@@ -1,6 +1,6 @@
 /** Puts the observers that are asked for around a device's data half. */
 import type { QueueHandler } from '../device.ts';
-import { type CheckGround, CheckingHandler } from './check/checking-handler.ts';
+import { CheckingHandler, type CheckOptions } from './check/checking-handler.ts';
 import type { Observation } from './observation.ts';
 import { TracingHandler } from './trace/tracing-handler.ts';
 
@@ -11,11 +11,11 @@ import { TracingHandler } from './trace/tracing-handler.ts';
 export function observe(
   handler: QueueHandler,
   observation: Observation | undefined,
-  ground: CheckGround,
+  options: CheckOptions,
 ): QueueHandler {
   if (observation === undefined) return handler;
   let outer = handler;
-  if (observation.check === true) outer = new CheckingHandler(outer, ground);
+  if (observation.check === true) outer = new CheckingHandler(outer, options);
   if (observation.trace !== undefined) {
     outer = new TracingHandler(outer, observation.trace, observation.device);
   }

@@ -88,7 +88,7 @@ function checkedRules(config: QueueConfig, features: bigint): Rules {
 }
 
 /** Where a queue's areas lie: offsets in guest RAM. */
-export interface QueuePlace {
+export interface RingOffsets {
   readonly descriptor: number;
   readonly driver: number;
   readonly device: number;
@@ -98,11 +98,11 @@ export interface QueuePlace {
  * Checks a queue as `createVirtqueue` does, for whoever serves it by other means.
  * @throws PeerError likewise
  */
-export function placeVirtqueue(
+export function locateRings(
   memory: GuestMemory,
   config: QueueConfig,
   features: bigint,
-): QueuePlace {
+): RingOffsets {
   const { index, descriptorArea, driverArea, deviceArea } = config;
   const rules = checkedRules(config, features);
   return {

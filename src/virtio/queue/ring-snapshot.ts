@@ -16,7 +16,7 @@ import {
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { hasFeature } from '../features.ts';
-import { placeVirtqueue, type QueuePlace } from './create-virtqueue.ts';
+import { locateRings, type RingOffsets } from './create-virtqueue.ts';
 import type { QueueConfig, VringState } from './virtqueue.ts';
 
 /** Entries of each area that a snapshot shows; of larger queues those that the indices are at. */
@@ -102,10 +102,10 @@ export function snapshotRing(
   features: bigint,
   state: VringState | undefined,
 ): RingSnapshot | string {
-  let place: QueuePlace;
+  let place: RingOffsets;
   try {
     const { state: _, ...fresh } = config;
-    place = placeVirtqueue(memory, fresh, features);
+    place = locateRings(memory, fresh, features);
   } catch (error) {
     if (error instanceof PeerError) return error.message;
     throw error;
@@ -117,7 +117,7 @@ export function snapshotRing(
 
 function snapshotSplit(
   memory: GuestMemory,
-  place: QueuePlace,
+  place: RingOffsets,
   size: number,
   eventIdx: boolean,
 ): SplitSnapshot {
@@ -228,7 +228,7 @@ function chainMembers(
 
 function snapshotPacked(
   memory: GuestMemory,
-  place: QueuePlace,
+  place: RingOffsets,
   size: number,
   state: VringState | undefined,
 ): PackedSnapshot {

@@ -79,18 +79,18 @@ t.test('a disk whose size is no multiple of its block size', async (t) => {
 });
 
 t.test('O_DIRECT takes no blocks that are smaller than the medium’s', async (t) => {
-  const ground = { path: 'disk', natural: 4096, size: 8192, fillsUp: false, isFile: true };
-  t.equal(logicalBlockSize({ ...ground, asked: undefined, direct: 4096 }), 4096);
-  t.equal(logicalBlockSize({ ...ground, asked: 4096, direct: 4096 }), 4096);
-  t.equal(logicalBlockSize({ ...ground, asked: 4096, direct: 512 }), 4096);
-  t.equal(logicalBlockSize({ ...ground, asked: 512, direct: undefined }), 512);
-  t.throws(() => logicalBlockSize({ ...ground, asked: 512, direct: 4096 }), {
+  const limits = { path: 'disk', natural: 4096, size: 8192, fillsUp: false, isFile: true };
+  t.equal(logicalBlockSize({ ...limits, asked: undefined, direct: 4096 }), 4096);
+  t.equal(logicalBlockSize({ ...limits, asked: 4096, direct: 4096 }), 4096);
+  t.equal(logicalBlockSize({ ...limits, asked: 4096, direct: 512 }), 4096);
+  t.equal(logicalBlockSize({ ...limits, asked: 512, direct: undefined }), 512);
+  t.throws(() => logicalBlockSize({ ...limits, asked: 512, direct: 4096 }), {
     code: 'E_DISK_BLOCK_SIZE',
     message:
       'disk disk: O_DIRECT needs blocks of at least 4096 bytes there, not 512; leave direct off, or set block-size=4096',
   });
   t.throws(
-    () => logicalBlockSize({ ...ground, asked: 4096, direct: undefined, size: 512, isFile: false }),
+    () => logicalBlockSize({ ...limits, asked: 4096, direct: undefined, size: 512, isFile: false }),
     {
       message: /use a smaller one$/,
     },

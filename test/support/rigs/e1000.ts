@@ -5,7 +5,7 @@ import { AddressSpace } from '../../../src/bus/address-space.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
-import { createHandler, type E1000Socket } from '../../../src/nic/e1000-handler.ts';
+import { createHandler, type E1000Location } from '../../../src/nic/e1000-handler.ts';
 import { E1000Pci } from '../../../src/nic/pci.ts';
 import { PciBus } from '../../../src/pci/bus.ts';
 import { IntxLines } from '../../../src/pci/intx.ts';
@@ -109,7 +109,7 @@ export class E1000Rig implements Disposable {
     const { words } = this.card.registers.file;
     const { pinShare: pin } = this.card;
     const socket = { words, kick: this.kick.fd, lock: this.state.lock.word, pin, vmFd: -1 };
-    handler.message?.(socket satisfies E1000Socket);
+    handler.message?.(socket satisfies E1000Location);
   }
 
   stop(): void {

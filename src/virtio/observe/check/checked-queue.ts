@@ -36,7 +36,7 @@ interface InFlight {
 }
 
 /** The dependencies of a checked queue. */
-export interface CheckedGround {
+export interface CheckedQueueOptions {
   readonly memory: GuestMemory;
   readonly config: QueueConfig;
   readonly features: bigint;
@@ -48,7 +48,7 @@ export class CheckedQueue implements Virtqueue {
   readonly index: number;
   readonly size: number;
   readonly #inner: Virtqueue;
-  readonly #ground: CheckedGround;
+  readonly #options: CheckedQueueOptions;
   readonly #view: RingView;
   readonly #told = new Set<string>();
   readonly #inFlight = new Map<number, InFlight>();
@@ -64,12 +64,12 @@ export class CheckedQueue implements Virtqueue {
   #pushed = 0;
   #waitedForPublish = 0;
 
-  constructor(inner: Virtqueue, ground: CheckedGround) {
+  constructor(inner: Virtqueue, options: CheckedQueueOptions) {
     this.#inner = inner;
-    this.#ground = ground;
+    this.#options = options;
     this.index = this.#inner.index;
     this.size = this.#inner.size;
-    this.#view = openRingView(ground.memory, ground.config, ground.features);
+    this.#view = openRingView(options.memory, options.config, options.features);
   }
 
   /** The driver notified the queue. */
@@ -159,7 +159,7 @@ export class CheckedQueue implements Virtqueue {
     const length = chain.length[0] as number;
     if (chain.readable !== 1 || length > COMPARED_BYTES) return undefined;
     const offset = chain.offset[0] as number;
-    return { offset, bytes: Uint8Array.from(this.#ground.memory.bytes(offset, length)) };
+    return { offset, bytes: Uint8Array.from(this.#options.memory.bytes(offset, length)) };
   }
 
   #used(id: number, written: number): void {
@@ -168,7 +168,7 @@ export class CheckedQueue implements Virtqueue {
       this.#tell(this.#known.has(id) ? rules.usedTwice : rules.notTaken, id);
       return;
     }
-    const { memory } = this.#ground;
+    const { memory } = this.#options;
     if (written > entry.writableLength) this.#tell(rules.writtenTooMuch, id);
     if (!isUnchanged(memory, entry.chain)) this.#tell(rules.changed, id);
     const { readable } = entry;
@@ -190,7 +190,7 @@ export class CheckedQueue implements Virtqueue {
   #tell({ side, rule, text }: Rule, head?: number): void {
     if (this.#told.has(rule)) return;
     this.#told.add(rule);
-    const { memory, config, features, breach } = this.#ground;
+    const { memory, config, features, breach } = this.#options;
     const dump = dumpRing(memory, config, features, this.#inner.state(), head);
     breach({ side, rule, text, queue: this.index, dump });
   }

@@ -12,7 +12,7 @@ const TICK_NS = 1e9;
 const TICK_TOKEN = 0xffff;
 
 /** Who receives breaches, and what the queues are. */
-export interface CheckGround {
+export interface CheckOptions {
   readonly features: bigint;
   readonly queues: readonly QueueConfig[];
   breach(breach: Breach): void;
@@ -20,14 +20,14 @@ export interface CheckGround {
 
 /** Checks every queue of a data half. */
 export class CheckingHandler extends ObservedHandler {
-  readonly #ground: CheckGround;
+  readonly #options: CheckOptions;
   readonly #queues: (CheckedQueue | undefined)[] = [];
   #context: HandlerContext | undefined;
   #timer: Timerfd | undefined;
 
-  constructor(inner: QueueHandler, ground: CheckGround) {
+  constructor(inner: QueueHandler, options: CheckOptions) {
     super(inner);
-    this.#ground = ground;
+    this.#options = options;
   }
 
   override start(context: HandlerContext): void {
@@ -62,11 +62,11 @@ export class CheckingHandler extends ObservedHandler {
 
   protected override wrap(queue: ActiveQueue): ActiveQueue {
     const { index } = queue.virtqueue;
-    const config = this.#ground.queues.find((one) => one.index === index);
+    const config = this.#options.queues.find((one) => one.index === index);
     const memory = this.#context?.memory;
     if (config === undefined || memory === undefined) return queue;
-    const { features } = this.#ground;
-    const breach = (one: Breach): void => this.#ground.breach(one);
+    const { features } = this.#options;
+    const breach = (one: Breach): void => this.#options.breach(one);
     const checked = new CheckedQueue(queue.virtqueue, { memory, config, features, breach });
     this.#queues[index] = checked;
     return new ActiveQueue(checked, {

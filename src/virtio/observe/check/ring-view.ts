@@ -13,7 +13,7 @@ import {
 } from '../../../abi/virtio-ring.ts';
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
 import { hasFeature } from '../../features.ts';
-import { placeVirtqueue } from '../../queue/create-virtqueue.ts';
+import { locateRings } from '../../queue/create-virtqueue.ts';
 import type { QueueConfig } from '../../queue/virtqueue.ts';
 import { type Rule, rules } from './rules.ts';
 
@@ -43,7 +43,7 @@ const TABLE_LIMIT = 1024;
 /** @throws PeerError as `createVirtqueue` does */
 export function openRingView(memory: GuestMemory, config: QueueConfig, features: bigint): RingView {
   const { state: _, ...fresh } = config;
-  const place = placeVirtqueue(memory, fresh, features);
+  const place = locateRings(memory, fresh, features);
   const eventIdx = hasFeature(features, VIRTIO_F_EVENT_IDX);
   return hasFeature(features, VIRTIO_F_RING_PACKED)
     ? new PackedView(memory, place.descriptor, place.driver, config.size, eventIdx)

@@ -129,7 +129,7 @@ t.test('code that fails breaks the device, and says where', async (t) => {
     try {
       add(rig, 'x', 10);
     } catch (error) {
-      // The thread around it hands this to \`Serving.failed\`.
+      // The thread around it hands this to \`HandlerRunner.failed\`.
       failure = error;
     }
     await turns();
