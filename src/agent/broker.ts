@@ -102,8 +102,9 @@ class BrokerClient {
     this.#stream.on('error', () => {});
     try {
       for await (const chunk of this.#stream as AsyncIterable<Buffer>) {
-        for (const frame of this.#decoder.push(chunk)) this.#take(frame);
+        // Before each piece: output may have come while this one was waited for.
         await Promise.all([this.#agent.drained(), this.#drained()]);
+        for (const frame of this.#decoder.push(chunk)) this.#take(frame);
       }
     } catch {
       // The stream failed, or its data is not a conversation: there is nobody left to notify.
