@@ -255,7 +255,7 @@ export class Channel implements Disposable {
     }
     for (const fd of message.fds) fd.close();
     const name = requestName(this.#rules.sent, message.request);
-    const error = protocolError(`a reply to ${name}, which was not asked now`);
+    const error = protocolError(`an unsolicited reply to ${name}`);
     awaited?.reject(error);
     throw error;
   }
