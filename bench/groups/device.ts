@@ -9,7 +9,7 @@ import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../src/testing/index.ts';
 import { createBlkDevice } from '../../src/virtio/device/blk/blk.ts';
-import { createRngDevice } from '../../src/virtio/device/rng.ts';
+import { createRngDevice } from '../../src/virtio/device/rng/rng.ts';
 import type { VirtioDevice } from '../../src/virtio/device.ts';
 import { DefinedDevice } from '../../src/virtio/device-sdk/defined-device.ts';
 import { featureSet } from '../../src/virtio/features.ts';

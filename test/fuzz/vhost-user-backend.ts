@@ -18,7 +18,7 @@ import { ListeningBackend } from '../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../src/vhost-user/backend/backend-device.ts';
 import { FRONTEND_REQUESTS } from '../../src/vhost-user/message.ts';
 import { createBlkDevice } from '../../src/virtio/device/blk/blk.ts';
-import { createRngDevice } from '../../src/virtio/device/rng.ts';
+import { createRngDevice } from '../../src/virtio/device/rng/rng.ts';
 import { FrontendRig } from '../support/rigs/frontend.ts';
 import { type FileKind, fileKind } from './peer-files.ts';
 import { MEMORY_BYTES, RawFrontend, RECORD_BYTES, USER } from './raw-frontend.ts';

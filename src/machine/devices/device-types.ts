@@ -2,10 +2,10 @@
 import type { E1000Device } from '../../nic/device.ts';
 import { fieldsOf } from '../../options/option-schema.ts';
 import { blkType } from '../../virtio/device/blk/blk-type.ts';
-import { consoleType } from '../../virtio/device/console/console-type.ts';
+import { consoleType } from '../../virtio/device/console/console.ts';
 import { fsType } from '../../virtio/device/fs/fs-type.ts';
 import { netType } from '../../virtio/device/net/net-type.ts';
-import { rngType } from '../../virtio/device/rng/rng-type.ts';
+import { rngType } from '../../virtio/device/rng/rng.ts';
 import { vsockType } from '../../virtio/device/vsock/vsock-type.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
 import type { DeviceBackend, DeviceType } from '../../virtio/device-type.ts';

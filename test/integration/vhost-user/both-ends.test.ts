@@ -19,7 +19,7 @@ import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { createBlkDevice } from '../../../src/virtio/device/blk/blk.ts';
 import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
-import { createRngDevice } from '../../../src/virtio/device/rng.ts';
+import { createRngDevice } from '../../../src/virtio/device/rng/rng.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
 import type { DeviceKind } from '../../../src/virtio/frontend-device.ts';

@@ -13,7 +13,7 @@ import { ringFeatures } from '../../../src/machine/devices/virtio-plan.ts';
 import { ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { FRONTEND_REQUESTS } from '../../../src/vhost-user/message.ts';
-import { createRngDevice } from '../../../src/virtio/device/rng.ts';
+import { createRngDevice } from '../../../src/virtio/device/rng/rng.ts';
 import { testFolder } from '../../support/rigs/files.ts';
 import { FrontendRig, USER_ADDRESS } from '../../support/rigs/frontend.ts';
 

@@ -10,7 +10,7 @@ import { ConnectingBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
-import { createRngDevice } from '../../../src/virtio/device/rng.ts';
+import { createRngDevice } from '../../../src/virtio/device/rng/rng.ts';
 import {
   asOtherUser,
   OTHER_UID,

@@ -5,7 +5,7 @@ import t, { type Test } from 'tap';
 import { ringFeatures } from '../../../src/machine/devices/virtio-plan.ts';
 import { ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
-import { createRngDevice } from '../../../src/virtio/device/rng.ts';
+import { createRngDevice } from '../../../src/virtio/device/rng/rng.ts';
 import { testFolder } from './files.ts';
 import type { RigRing } from './frontend.ts';
 

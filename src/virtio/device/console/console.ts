@@ -3,7 +3,9 @@
  * streams. Served on the main thread, where the streams are.
  */
 import * as abi from '../../../abi/virtio-console.ts';
+import { options } from '../../../options/option-schema.ts';
 import type { DeviceHost, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
+import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
 import { featureSet } from '../../features.ts';
 import { ControlSession } from './console-control.ts';
 import { ConsoleHandler, QUEUE_SIZE } from './console-handler.ts';
@@ -89,3 +91,19 @@ export class ConsoleDevice implements VirtioDevice {
     }
   }
 }
+
+export const consoleType: DeviceType = {
+  name: 'console',
+  summary: 'the console',
+  key: 'console',
+  number: 'always',
+  firstKey: 'transport',
+  backends: [
+    {
+      name: 'stream',
+      options: options<CarriedOptions>({}, CARRIED),
+      served: {},
+      create: (_, { name }) => new ConsoleDevice(name, []),
+    },
+  ],
+};

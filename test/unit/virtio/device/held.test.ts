@@ -6,7 +6,7 @@ import { VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC } from '../../../../src/
 import { VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { ActiveQueue } from '../../../../src/virtio/active-queue.ts';
-import { createRngDevice } from '../../../../src/virtio/device/rng.ts';
+import { createRngDevice } from '../../../../src/virtio/device/rng/rng.ts';
 import { VsockHandler } from '../../../../src/virtio/device/vsock/vsock-handler.ts';
 import type { QueueHandler } from '../../../../src/virtio/device.ts';
 import { DefinedDevice } from '../../../../src/virtio/device-sdk/defined-device.ts';

@@ -4,9 +4,11 @@
  * handler that serves the queue from DRIVER_OK to the reset.
  */
 import { randomFillSync } from 'node:crypto';
-import type { ActiveQueue } from '../active-queue.ts';
-import type { HandlerContext, QueueHandler, VirtioDevice } from '../device.ts';
-import type { DescriptorChain } from '../queue/descriptor-chain.ts';
+import { options } from '../../../options/option-schema.ts';
+import type { ActiveQueue } from '../../active-queue.ts';
+import type { HandlerContext, QueueHandler, VirtioDevice } from '../../device.ts';
+import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
+import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 
 const VIRTIO_ID_ENTROPY = 4;
 /** PCI: unclassified, what QEMU shows. */
@@ -67,3 +69,21 @@ class RngHandler implements QueueHandler {
     return written;
   }
 }
+
+/** As the registry lists it. */
+export const rngType: DeviceType = {
+  name: 'rng',
+  summary: 'the entropy device',
+  key: 'rng',
+  number: 'by-default',
+  cli: { option: '--rng', value: 'keys' },
+  firstKey: 'transport',
+  backends: [
+    {
+      name: 'getrandom',
+      options: options<CarriedOptions>({}, CARRIED),
+      served: {},
+      create: (_, { name }) => createRngDevice({ name }),
+    },
+  ],
+};
