@@ -4,6 +4,7 @@
  */
 import { constants as os } from 'node:os';
 import type { Duplex } from 'node:stream';
+import { EAGAIN } from '../abi/errno.ts';
 import type { NodeVmmError } from '../host/errors.ts';
 import type { AgentClient } from './client.ts';
 import type { SendFrame } from './command.ts';
@@ -137,7 +138,7 @@ class BrokerClient {
   #execute({ channel: id, payload }: Frame): void {
     if (this.#channels.has(id)) throw protocolError('EXEC on a channel in use');
     if (this.#commands >= COMMANDS_MAX) {
-      const error = Buffer.concat([encodeU32(os.errno.EAGAIN), Buffer.from('too many commands')]);
+      const error = Buffer.concat([encodeU32(EAGAIN), Buffer.from('too many commands')]);
       this.#stream.write(encodeFrame(FRAME_ERROR, id, error));
       return;
     }

@@ -2,6 +2,7 @@
 import { constants as os } from 'node:os';
 import { type Readable, Writable } from 'node:stream';
 import { type NodeVmmError, UsageError } from '../host/errors.ts';
+import { errnoName } from '../host/syscall.ts';
 import { Output } from './output.ts';
 import {
   decodeCredit,
@@ -216,15 +217,11 @@ function exitOf(status: number, signal: number): CommandExit {
   return { exitCode: 128 + signal, signal: name ?? `signal ${signal}` };
 }
 
-/** Node's names of errno, by number. */
-const errnoNames = new Map(Object.entries(os.errno).map(([name, value]) => [value, name]));
-
 /** The most of an agent's own words that a message takes. */
 const WORDS_MAX = 256;
 
 function notStarted(name: string, payload: Buffer): UsageError {
-  const errno = payload.readUInt32LE(0);
-  const code = errnoNames.get(errno) ?? `errno ${errno}`;
+  const code = errnoName(payload.readUInt32LE(0));
   const words = payload.toString('utf8', 4, 4 + WORDS_MAX);
   return new UsageError(
     code,

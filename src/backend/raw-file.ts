@@ -1,6 +1,7 @@
 /** A disk's raw file or block device: opened, locked and measured once, on the main thread. */
 
 import { fstatSync, readFileSync, type Stats, statfsSync, statSync } from 'node:fs';
+import { EAGAIN } from '../abi/errno.ts';
 import { SECTOR_SIZE } from '../abi/virtio-blk.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
@@ -14,7 +15,6 @@ const LOCK_NB = 4;
 /** `f_type` of statfs(2): TMPFS_MAGIC, RAMFS_MAGIC. */
 const IN_MEMORY: readonly number[] = [0x01021994, 0x858458f6];
 const O_EXCL = 0o200;
-const EWOULDBLOCK = 11;
 const BLKGETSIZE64 = 0x80081272;
 const BLKSSZGET = 0x1268;
 const BLKPBSZGET = 0x127b;
@@ -94,7 +94,7 @@ function stat(path: string): Stats {
 function lock(fd: number, options: RawFileOptions): void {
   const kind = options.readOnly ? LOCK_SH : LOCK_EX;
   const result = sys.flock(fd, kind | LOCK_NB);
-  if (result !== -EWOULDBLOCK) {
+  if (result !== -EAGAIN) {
     sys.check(result, 'flock', options.path);
     return;
   }

@@ -5,6 +5,7 @@
  * HOT: bench/groups/device.ts.
  */
 
+import { EOPNOTSUPP } from '../abi/errno.ts';
 import {
   IORING_FSYNC_DATASYNC,
   IORING_OP_FALLOCATE,
@@ -34,7 +35,6 @@ const MAX_BATCH = 256;
 const SMALL_BATCH = 2;
 
 const RWF_NOWAIT = 8;
-const EOPNOTSUPP = 95;
 
 function powerOfTwo(atLeast: number): number {
   return 2 ** Math.ceil(Math.log2(Math.max(atLeast, 2)));

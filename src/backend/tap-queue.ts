@@ -17,9 +17,6 @@ import { Timerfd } from '../host/fd.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 
-/** Nothing to read, or no room to write. */
-export const EAGAIN = 11;
-
 /** A tap's queue by its descriptor, which `Tap` owns. */
 export class TapQueue {
   readonly fd: number;

@@ -2,6 +2,7 @@
 
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
+import { ENODEV, ENOENT, ENXIO } from '../abi/errno.ts';
 import {
   IFF_MULTI_QUEUE,
   IFF_NO_PI,
@@ -163,7 +164,7 @@ function deviceFlags(existing: string | null, queues: number): number {
 
 function openTun(): Fd {
   const fd = sys.open(TUN, sys.O_RDWR | sys.O_NONBLOCK | sys.O_CLOEXEC);
-  const missing = fd === -2 || fd === -6 || fd === -19;
+  const missing = fd === -ENOENT || fd === -ENXIO || fd === -ENODEV;
   const remedy = missing
     ? 'load its module with "modprobe tun"'
     : 'run as a user that may open it, or as root';

@@ -3,6 +3,7 @@
  *
  * HOT. The event array is made once; `wait` fills it and the getters read it by index.
  */
+import { EINTR } from '../abi/errno.ts';
 import { Fd } from './fd.ts';
 import { NativeMemory } from './native-memory.ts';
 import * as sys from './syscall.ts';
@@ -21,8 +22,6 @@ export const EPOLLET = 0x8000_0000;
 
 /** 32-bit words of a struct epoll_event, which is packed on x86-64: events, data (u64). */
 const EVENT_WORDS = 3;
-
-const EINTR = 4;
 
 /** An epoll instance with an owner. */
 export class Epoll extends Fd {

@@ -3,6 +3,7 @@
  *
  * HOT: bench/groups/device.ts. Used by the thread that made it, and no other.
  */
+import { EAGAIN, EBUSY, EINTR, EINVAL } from '../abi/errno.ts';
 import * as abi from '../abi/io-uring.ts';
 import { HostError } from './errors.ts';
 import { Fd } from './fd.ts';
@@ -10,8 +11,6 @@ import { NativeMemory, viewOf } from './native-memory.ts';
 import * as sys from './syscall.ts';
 
 const MAP_POPULATE = 0x8000;
-const EINTR = 4;
-const EINVAL = 22;
 
 const P = abi.io_uring_params;
 const SQE = abi.io_uring_sqe;
@@ -190,8 +189,8 @@ export class IoUring implements Disposable {
     const { fd } = this.#fd;
     const done = sys.syscall(abi.SYS_io_uring_enter, fd, this.#unsubmitted, minimum, flags);
     if (done < 0) {
-      // EAGAIN and EBUSY: short of memory or completion space; the entries stay queued.
-      if (done !== -EINTR && done !== -11 && done !== -16) {
+      // Short of memory or completion space; the entries stay queued.
+      if (done !== -EINTR && done !== -EAGAIN && done !== -EBUSY) {
         sys.check(done, 'io_uring_enter', 'the ring');
       }
       return;

@@ -13,6 +13,7 @@ import {
   unlinkSync,
 } from 'node:fs';
 import path from 'node:path';
+import { EADDRINUSE, ECONNREFUSED, ENOENT } from '../abi/errno.ts';
 import { O_PATH } from '../abi/files.ts';
 import { UsageError } from './errors.ts';
 import type { Fd } from './fd.ts';
@@ -22,9 +23,6 @@ import { within } from './temporary-folder.ts';
 import { onProcessExit } from './threads.ts';
 import { openUnixSocket, SUN_PATH_SIZE, unixAddress } from './unix-socket.ts';
 
-const ENOENT = 2;
-const EADDRINUSE = 98;
-const ECONNREFUSED = 111;
 /** Connections that may wait to be accepted. */
 const BACKLOG = 128;
 

@@ -40,9 +40,6 @@ export const MAX_FDS = 8;
 /** `receive` found that the peer sent more descriptors than `MAX_FDS`; none of them is kept. */
 export const TOO_MANY_FDS = -4095;
 
-/** EAGAIN, as the functions return it: nothing to read, or no room to write, for now. */
-export const WOULD_BLOCK = -11;
-
 /** One end of a connection; owns its descriptor. Nothing here blocks. */
 export class UnixSocket extends Fd {
   readonly #header = new NativeMemory(MSGHDR_SIZE);

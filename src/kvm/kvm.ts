@@ -1,5 +1,6 @@
 /** /dev/kvm: whether this host can run virtual machines, and what its KVM offers. */
 
+import { EINTR } from '../abi/errno.ts';
 import { kvm_msr_list } from '../abi/kvm.ts';
 import * as cap from '../abi/kvm-constants.ts';
 import {
@@ -20,7 +21,6 @@ import { capabilityName } from './exit-names.ts';
 
 const DEVICE = '/dev/kvm';
 const MSR_LIST_MAXIMUM = 1024;
-const EINTR = 4;
 
 /** What nodevmm cannot do without. Every x86-64 KVM since Linux 4.13 has them. */
 export const REQUIRED_CAPABILITIES: readonly number[] = [

@@ -43,8 +43,9 @@ import {
   VET,
   VFTA,
 } from '../abi/e1000.ts';
+import { EAGAIN } from '../abi/errno.ts';
 import { virtio_net_hdr } from '../abi/virtio-net.ts';
-import { EAGAIN, type ReceiveErrors, type TapQueue } from '../backend/tap-queue.ts';
+import type { ReceiveErrors, TapQueue } from '../backend/tap-queue.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { RegisterFile } from './register-file.ts';

@@ -30,7 +30,8 @@ import {
   TXD_STAT_DD,
   tx_desc,
 } from '../abi/e1000.ts';
-import { EAGAIN, type TapQueue } from '../backend/tap-queue.ts';
+import { EAGAIN } from '../abi/errno.ts';
+import type { TapQueue } from '../backend/tap-queue.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { RegisterFile } from './register-file.ts';
 import { Ring } from './ring.ts';

@@ -1,11 +1,11 @@
 /** A reactor that only looks at its descriptors when a test says so, through poll(2). */
+import { EINTR } from '../abi/errno.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import type { Reactor } from '../virtio/device.ts';
 
 /** Bytes of a struct pollfd: fd, events, revents. */
 const POLLFD_SIZE = 8;
-const EINTR = 4;
 
 /** `READABLE` and `WRITABLE` have the values of POLLIN and POLLOUT. */
 export class PumpReactor implements Reactor {

@@ -1,5 +1,5 @@
 /** One vhost-user connection: whole messages in both directions, on the event loop. */
-import { EINTR } from '../abi/errno.ts';
+import { EAGAIN, EINTR } from '../abi/errno.ts';
 import {
   VHOST_USER_NEED_REPLY_MASK,
   VHOST_USER_REPLY_MASK,
@@ -9,7 +9,7 @@ import type { Fd } from '../host/fd.ts';
 import { LOOP_READABLE, LOOP_WRITABLE, LoopWatch } from '../host/main-loop.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
-import { MAX_FDS, TOO_MANY_FDS, type UnixSocket, WOULD_BLOCK } from '../host/unix-socket.ts';
+import { MAX_FDS, TOO_MANY_FDS, type UnixSocket } from '../host/unix-socket.ts';
 import {
   checkFds,
   checkHeader,
@@ -67,7 +67,7 @@ const NO_FDS: readonly number[] = [];
 const GONE: readonly string[] = ['EPIPE', 'ECONNRESET', 'ENOTCONN'];
 
 /** The call is to be repeated when the socket is ready, which an interrupted one still is. */
-const isForLater = (result: number): boolean => result === WOULD_BLOCK || result === -EINTR;
+const isForLater = (result: number): boolean => result === -EAGAIN || result === -EINTR;
 
 /** Owns the socket. It keeps the process alive only while a reply is awaited. */
 export class Channel implements Disposable {

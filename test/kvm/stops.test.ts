@@ -1,6 +1,7 @@
 /** Ends of a run: a kick, a triple fault, an internal error with its dump. */
 import { setImmediate } from 'node:timers/promises';
 import t from 'tap';
+import { EINTR } from '../../src/abi/errno.ts';
 import {
   KVM_EXIT_HLT,
   KVM_EXIT_INTERNAL_ERROR,
@@ -14,7 +15,6 @@ import { runInThread } from './run-thread.ts';
 import { CODE, kvmMissing, STACK_TOP, TinyGuest } from './tiny-guest.ts';
 
 const skip = kvmMissing();
-const EINTR = 4;
 const COUNTER = 0x3000;
 
 /** Counts in memory for ever. */

@@ -1,5 +1,6 @@
 /** Worker thread of tests: runs one vCPU until its next exit, and tells what it was. */
 import { parentPort, workerData } from 'node:worker_threads';
+import { EAGAIN } from '../../src/abi/errno.ts';
 import { kvm_run_io } from '../../src/abi/kvm.ts';
 import * as sys from '../../src/host/syscall.ts';
 import { Vcpu, type VcpuShare } from '../../src/kvm/vcpu.ts';
@@ -13,7 +14,6 @@ export interface Outcome {
   readonly port: number;
 }
 
-const EAGAIN = 11;
 const vcpu = new Vcpu(workerData as VcpuShare);
 parentPort?.postMessage({ tid: sys.gettid() });
 // An application processor that waits for its SIPI comes back once with -EAGAIN when that arrives.

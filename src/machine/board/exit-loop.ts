@@ -4,6 +4,7 @@
  * HOT. Numbers: bench/groups/exits.ts.
  */
 
+import { EAGAIN, EINTR } from '../../abi/errno.ts';
 import { kvm_run, kvm_run_io, kvm_run_mmio, kvm_run_system_event } from '../../abi/kvm.ts';
 import * as exit from '../../abi/kvm-constants.ts';
 import { KVM_EXIT_IO, KVM_EXIT_MMIO } from '../../abi/kvm-constants.ts';
@@ -35,9 +36,6 @@ const MMIO_DATA = kvm_run_mmio.data.offset;
 const MMIO_LENGTH = kvm_run_mmio.len.offset;
 const MMIO_IS_WRITE = kvm_run_mmio.is_write.offset;
 const SYSTEM_EVENT_TYPE = kvm_run_system_event.type.offset;
-
-const EINTR = 4;
-const EAGAIN = 11;
 
 /** Why a vCPU's loop ended. */
 export type LoopEnd =

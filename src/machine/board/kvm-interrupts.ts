@@ -1,4 +1,5 @@
 /** KVM beneath the register files: irqfd, ioeventfd and GSI routes, changed inline by any thread. */
+import { EEXIST, ENOENT } from '../../abi/errno.ts';
 import type { InterruptController } from '../../bus/interrupt-controller.ts';
 import { drainEventfd, isReadable } from '../../host/fd.ts';
 import * as sys from '../../host/syscall.ts';
@@ -64,6 +65,3 @@ export class KvmInterrupts implements InterruptController {
     this.#lock.waitWhile(words, index, value);
   }
 }
-
-const ENOENT = 2;
-const EEXIST = 17;

@@ -2,9 +2,10 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import t from 'tap';
+import { EAGAIN } from '../../../src/abi/errno.ts';
 import { IFF_MULTI_QUEUE, TUN_F_CSUM, TUN_F_TSO4 } from '../../../src/abi/tun.ts';
 import { Tap } from '../../../src/backend/tap.ts';
-import { EAGAIN, TapQueue } from '../../../src/backend/tap-queue.ts';
+import { TapQueue } from '../../../src/backend/tap-queue.ts';
 import { NativeMemory } from '../../../src/host/native-memory.ts';
 import { OTHER_UID, otherUserReason, tapReason } from '../../support/rigs/host.ts';
 

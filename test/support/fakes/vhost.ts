@@ -1,4 +1,5 @@
 /** A kernel's vhost device that keeps what it was told, for tests on hosts without one. */
+import { EINVAL } from '../../../src/abi/errno.ts';
 import * as abi from '../../../src/abi/vhost.ts';
 import { Fd } from '../../../src/host/fd.ts';
 import { viewOf } from '../../../src/host/native-memory.ts';
@@ -6,7 +7,6 @@ import * as sys from '../../../src/host/syscall.ts';
 import type { VhostBackend } from '../../../src/vhost/vhost-backend.ts';
 import { VhostDevice } from '../../../src/vhost/vhost-device.ts';
 
-const EINVAL = 22;
 const names = new Map<number, string>(
   Object.entries(abi).flatMap(([name, value]) =>
     name.startsWith('VHOST_') && typeof value === 'number' ? [[value, name] as const] : [],

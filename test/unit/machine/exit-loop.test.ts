@@ -1,5 +1,6 @@
 /** What a vCPU thread makes of exits, with a vCPU and a board that a test plays. */
 import t from 'tap';
+import { EAGAIN, EFAULT, EINTR } from '../../../src/abi/errno.ts';
 import { kvm_run, kvm_run_io, kvm_run_mmio, kvm_run_system_event } from '../../../src/abi/kvm.ts';
 import * as exit from '../../../src/abi/kvm-constants.ts';
 import {
@@ -19,9 +20,6 @@ import {
   VcpuControl,
 } from '../../../src/state/vcpu-control.ts';
 
-const EINTR = 4;
-const EAGAIN = 11;
-const EFAULT = 14;
 const DATA_OFFSET = 0x1000;
 
 /** One entry into the guest: fills kvm_run in and returns what KVM_RUN does. */

@@ -1,9 +1,8 @@
 /** vhost-vsock: the guest's context ID, and when the kernel serves its queues. */
 import t from 'tap';
+import { EADDRINUSE } from '../../../src/abi/errno.ts';
 import { VhostVsockBackend } from '../../../src/vhost/vhost-backend.ts';
 import { FakeVhost } from '../../support/fakes/vhost.ts';
-
-const EADDRINUSE = 98;
 
 t.test('the context ID is taken at once, the queues when they run', (t) => {
   const kernel = new FakeVhost(0n);

@@ -1,4 +1,5 @@
 /** The segments of a discard or write zeroes request (virtio 1.3 §5.2.6), one after another. */
+import { EOPNOTSUPP } from '../../../abi/errno.ts';
 import {
   SECTOR_SIZE,
   VIRTIO_BLK_S_IOERR,
@@ -12,7 +13,6 @@ import type { DiskEngine } from '../../../backend/disk-engine.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { type BlkDisk, MAX_RANGE_SECTORS, MAX_RANGE_SEGMENTS } from './blk-disk.ts';
 
-const EOPNOTSUPP = 95;
 const SEGMENT_SIZE = virtio_blk_discard_write_zeroes.size;
 const SEGMENT_SECTORS = virtio_blk_discard_write_zeroes.num_sectors.offset;
 const SEGMENT_FLAGS = virtio_blk_discard_write_zeroes.flags.offset;

@@ -5,6 +5,7 @@
  * HOT: bench/groups/device.ts. Data never passes through JavaScript: the engine gets the chain's own
  * iovecs, less the header in front and the status byte at the end.
  */
+import { EAGAIN, EINTR, EINVAL } from '../../../abi/errno.ts';
 import {
   SECTOR_SIZE,
   VIRTIO_BLK_ID_BYTES,
@@ -49,9 +50,6 @@ const PIECE = 2 ** 20;
 const WHOLE = PIECE * 1.5;
 /** Calls of an engine that blocks, before other queues and events get their turn. */
 const MAX_CALLS = 16;
-const EINTR = 4;
-const EAGAIN = 11;
-const EINVAL = 22;
 /** How often in a row a call may ask to be made again, before its request fails. */
 const RETRIES = 64;
 

@@ -8,8 +8,9 @@
  *
  * HOT, measured by bench/groups/net.ts.
  */
+import { EAGAIN } from '../../../abi/errno.ts';
 import { virtio_net_hdr } from '../../../abi/virtio-net.ts';
-import { EAGAIN, type ReceiveErrors, type TapQueue } from '../../../backend/tap-queue.ts';
+import type { ReceiveErrors, TapQueue } from '../../../backend/tap-queue.ts';
 import type { ActiveQueue } from '../../active-queue.ts';
 import type { HandlerContext } from '../../device.ts';
 import type { Virtqueue } from '../../queue/virtqueue.ts';

@@ -4,7 +4,8 @@
  *
  * HOT, measured by bench/groups/net.ts.
  */
-import { EAGAIN, type TapQueue } from '../../../backend/tap-queue.ts';
+import { EAGAIN } from '../../../abi/errno.ts';
+import type { TapQueue } from '../../../backend/tap-queue.ts';
 import type { ActiveQueue } from '../../active-queue.ts';
 import type { HandlerContext } from '../../device.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';

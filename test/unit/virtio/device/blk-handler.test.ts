@@ -1,5 +1,6 @@
 /** The block device over an engine that the test plays: order, caches, short transfers, ends. */
 import t from 'tap';
+import { EINTR, EIO, EOPNOTSUPP } from '../../../../src/abi/errno.ts';
 import * as abi from '../../../../src/abi/virtio-blk.ts';
 import {
   VIRTIO_F_IN_ORDER,
@@ -28,9 +29,6 @@ const ALL = [
   abi.VIRTIO_BLK_F_DISCARD,
   abi.VIRTIO_BLK_F_WRITE_ZEROES,
 ];
-const EINTR = 4;
-const EIO = 5;
-const EOPNOTSUPP = 95;
 
 interface Setup {
   readonly handler: BlkHandler;
