@@ -1,10 +1,6 @@
 /** An emulated network card, the Intel 82540EM that Linux drives as e1000: the control half. */
 import { formatMac, generateMac, parseMac, Tap } from '../backend/tap.ts';
-import { UsageError } from '../host/errors.ts';
 import type { E1000HandlerOptions } from './e1000-handler.ts';
-
-/** The longest packet that its driver takes, less what is not payload. */
-const MTU_MAX = 16110;
 
 /** A network interface of a machine. */
 export interface E1000Options {
@@ -32,9 +28,6 @@ export class E1000Device {
 
   /** @throws UsageError when the options or the tap cannot be used, HostError when the host fails */
   constructor({ name, tap, mac, hostAddress, mtu }: E1000Options) {
-    if (mtu !== undefined && (!Number.isInteger(mtu) || mtu < 68 || mtu > MTU_MAX)) {
-      throw new UsageError('E_NET_MTU', `the MTU of an e1000 must be 68 to ${MTU_MAX}, not ${mtu}`);
-    }
     const address = mac === undefined ? null : parseMac(mac);
     this.name = name;
     this.#tap = new Tap({

@@ -14,6 +14,7 @@ import { otherKind } from '../../vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../virtio/device/blk/frontend-blk.ts';
 import { fsKind } from '../../virtio/device/fs/frontend-fs.ts';
+import { isTag, TAG } from '../../virtio/device/fs/fs-type.ts';
 import { netKind } from '../../virtio/device/net/frontend-net.ts';
 import {
   CARRIED,
@@ -113,8 +114,6 @@ function vhostUserBackend<T extends VhostUserOptions>(
   };
 }
 
-const isTag = (tag: string): boolean => Buffer.byteLength(tag) <= 36;
-
 export const vhostUserBlk: DeviceBackend = vhostUserBackend<VhostUserOptions>(
   'vhost-user',
   {},
@@ -134,7 +133,7 @@ export const vhostUserNet: DeviceBackend = vhostUserBackend<VhostUserNetOptions>
 
 export const vhostUserFs: DeviceBackend = vhostUserBackend<VhostUserFsOptions>(
   'vhost-user',
-  { tag: text({ value: 'NAME', expected: 'a tag of 1 to 36 bytes' }, isTag) },
+  { tag: text(TAG, isTag) },
   {},
   (_, { tag, queues = 1 }, { queueSize }) => fsKind(tag, queues, queueSize),
 );

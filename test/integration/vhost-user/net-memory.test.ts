@@ -9,7 +9,9 @@ import { ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import { createNetMemoryDevice } from '../../../src/virtio/device/net/net-memory.ts';
 import type { MemoryNetwork } from '../../../src/virtio/device/net/net-memory-handler.ts';
+import { netType } from '../../../src/virtio/device/net/net-type.ts';
 import { featureSet } from '../../../src/virtio/features.ts';
+import { checkBackendOptions } from '../../support/rigs/backend-options.ts';
 import { testFolder } from '../../support/rigs/files.ts';
 import { FrontendRig, type RigRing } from '../../support/rigs/frontend.ts';
 
@@ -129,7 +131,7 @@ t.test('a sink takes all, and returns nothing', (t) =>
 
 t.test('frames that cannot be are refused', async (t) => {
   for (const frame of [59, 9019, 60.5]) {
-    t.throws(() => createNetMemoryDevice({ name: 'net0', network: 'source', frame }), {
+    t.throws(() => checkBackendOptions(netType, 'memory', { backend: 'source', frame }), {
       code: 'E_NET_FRAME',
     });
   }

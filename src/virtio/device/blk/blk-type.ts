@@ -1,4 +1,5 @@
 /** Disks, as a type of device. */
+import { VIRTIO_BLK_ID_BYTES } from '../../../abi/virtio-blk.ts';
 import { choice, flag, integer, options, text } from '../../../options/option-schema.ts';
 import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
 import { type BlkOptions, createBlkDevice } from './blk.ts';
@@ -29,7 +30,10 @@ export const blkType: DeviceType = {
         {
           readOnly: flag({ key: 'ro' }),
           queues: integer(1, 16, { code: 'E_DISK_QUEUES' }),
-          serial: text(),
+          serial: text(
+            { code: 'E_DISK_SERIAL', expected: 'at most 20 printable ASCII characters' },
+            (serial) => serial.length <= VIRTIO_BLK_ID_BYTES && /^[\x20-\x7e]*$/.test(serial),
+          ),
           direct: flag(),
           blockSize: choice([512, 1024, 2048, 4096]),
           engine: choice(['sync', 'io_uring']),

@@ -10,14 +10,12 @@ import {
   VIRTIO_BLK_F_SEG_MAX,
   VIRTIO_BLK_F_TOPOLOGY,
   VIRTIO_BLK_F_WRITE_ZEROES,
-  VIRTIO_BLK_ID_BYTES,
   VIRTIO_ID_BLOCK,
   virtio_blk_config,
 } from '../../../abi/virtio-blk.ts';
 import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
 import { RawFile } from '../../../backend/raw-file.ts';
 import { probeDiskEngine } from '../../../backend/ring-disk.ts';
-import { UsageError } from '../../../host/errors.ts';
 import type {
   DeviceHost,
   HandlerThread,
@@ -32,7 +30,6 @@ import { BlkHandler } from './blk-handler.ts';
 /** PCI: mass storage controller, SCSI; what Linux and other VMMs use for virtio disks. */
 const PCI_CLASS_STORAGE = 0x010000;
 const DEFAULT_QUEUE_SIZE = 256;
-const MAX_QUEUES = 16;
 const CONFIG = virtio_blk_config;
 
 /** A disk. */
@@ -86,16 +83,6 @@ class BlkDevice implements VirtioDevice {
 
   constructor(options: BlkOptions) {
     const { name, path, queues = 1, queueSize = DEFAULT_QUEUE_SIZE, serial = name } = options;
-    if (!Number.isInteger(queues) || queues < 1 || queues > MAX_QUEUES) {
-      throw new UsageError('E_DISK_QUEUES', `disk ${path}: queues must be 1 to 16, not ${queues}`);
-    }
-    if (serial.length > VIRTIO_BLK_ID_BYTES || !/^[\x20-\x7e]*$/.test(serial)) {
-      const rule = 'is not at most 20 printable ASCII characters';
-      throw new UsageError(
-        'E_DISK_SERIAL',
-        `disk ${path}: serial ${JSON.stringify(serial)} ${rule}`,
-      );
-    }
     this.name = name;
     const readOnly = options.readOnly ?? false;
     const { blockSize } = options;

@@ -8,6 +8,10 @@ type FolderOptions = Omit<FsOptions, 'name' | 'queueSize' | 'maxFiles' | 'device
 /** A folder of the host that the guest mounts: `mount -t virtiofs TAG /mnt`. */
 export interface FileSystemOptions extends FolderOptions, CarriedOptions {}
 
+/** What a tag is, for a field of 36 bytes (virtio 1.3 §5.11.4). */
+export const TAG = { value: 'NAME', expected: 'a tag of 1 to 36 bytes' };
+export const isTag = (tag: string): boolean => Buffer.byteLength(tag) <= 36;
+
 export const fsType: DeviceType = {
   name: 'fs',
   summary: 'a folder of the host that the guest mounts (-t virtiofs T)',
@@ -21,7 +25,7 @@ export const fsType: DeviceType = {
       name: 'folder',
       options: options<FileSystemOptions>(
         {
-          tag: text({ value: 'NAME' }),
+          tag: text({ ...TAG, code: 'E_FS_TAG' }, isTag),
           source: text({
             value: 'FOLDER',
             path: 'folder',
@@ -31,7 +35,7 @@ export const fsType: DeviceType = {
         {
           readOnly: flag({ key: 'readonly' }),
           submounts: flag(),
-          xattr: choice(['mapped', 'passthrough']),
+          xattr: choice(['mapped', 'passthrough'], { code: 'E_FS_XATTR' }),
           mknod: flag(),
           queues: integer(1, 16, { code: 'E_FS_QUEUES' }),
           ...CARRIED,

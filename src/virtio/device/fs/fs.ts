@@ -14,9 +14,6 @@ import type { XattrMode } from './xattr-names.ts';
 /** PCI: mass storage controller, other. */
 const PCI_CLASS_STORAGE_OTHER = 0x01_8000;
 const DEFAULT_QUEUE_SIZE = 1024;
-const MAX_QUEUES = 16;
-const TAG_MAX = 36;
-const XATTR_MODES: readonly XattrMode[] = ['mapped', 'passthrough'];
 /** Inodes and open files that a guest holds, whatever the host permits. */
 const MOST_DESCRIPTORS = 2 ** 20;
 
@@ -76,27 +73,13 @@ class FsDevice implements VirtioDevice {
 
   constructor(options: FsOptions) {
     const { name, tag, queues = 1, queueSize = DEFAULT_QUEUE_SIZE } = options;
-    const bytes = Buffer.from(tag);
-    if (bytes.length < 1 || bytes.length > TAG_MAX) {
-      throw refuse(options, 'TAG', `must have a tag of 1 to 36 bytes, not ${JSON.stringify(tag)}`);
-    }
-    if (!Number.isInteger(queues) || queues < 1 || queues > MAX_QUEUES) {
-      throw refuse(options, 'QUEUES', `must have 1 to ${MAX_QUEUES} queues, not ${queues}`);
-    }
-    if (options.xattr !== undefined && !XATTR_MODES.includes(options.xattr)) {
-      throw refuse(
-        options,
-        'XATTR',
-        `has xattr ${options.xattr}; take ${XATTR_MODES.join(' or ')}`,
-      );
-    }
     this.name = name;
     const names = ['hiprio', ...Array.from({ length: queues }, (_, i) => `requestq${i + 1}`)];
     this.queues = names.map((queue) => ({ name: queue, maxSize: queueSize }));
-    this.config.set(bytes, virtio_fs_config.tag.offset);
+    this.config.set(Buffer.from(tag), virtio_fs_config.tag.offset);
     const { offset } = virtio_fs_config.num_request_queues;
     new DataView(this.config.buffer).setUint32(offset, queues, true);
-    this.#root = openFolder(options);
+    this.#root = openFolder(options.source);
     const most = options.maxFiles ?? Math.floor(descriptorLimit() / 2 / (options.devices ?? 1));
     const files = Math.max(2, Math.min(most, MOST_DESCRIPTORS));
     this.#descriptors = new DescriptorTable(files);
@@ -131,20 +114,16 @@ class FsDevice implements VirtioDevice {
   }
 }
 
-function refuse({ source }: FsOptions, code: string, why: string): UsageError {
-  return new UsageError(`E_FS_${code}`, `shared folder ${source}: ${why}`);
-}
-
 const reasons: Readonly<Record<string, string>> = {
   ENOENT: 'no such folder; create it with: mkdir -p PATH',
   ENOTDIR: 'is not a folder',
   EACCES: 'permission denied; change its mode, or run as its owner',
 };
 
-function openFolder(options: FsOptions): Fd {
-  const fd = sys.open(options.source, O_PATH | O_DIRECTORY | O_CLOEXEC);
+function openFolder(source: string): Fd {
+  const fd = sys.open(source, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (fd >= 0) return new Fd(fd);
   const name = sys.errnoName(-fd);
   const why = reasons[name] ?? `cannot be opened (${name})`;
-  throw refuse(options, name, why.replace('PATH', options.source));
+  throw new UsageError(`E_FS_${name}`, `shared folder ${source}: ${why.replace('PATH', source)}`);
 }

@@ -8,7 +8,6 @@ import {
   virtio_net_config,
 } from '../../../abi/virtio-net.ts';
 import { parseMac } from '../../../backend/tap.ts';
-import { UsageError } from '../../../host/errors.ts';
 import type { QueueSpec, VirtioDevice } from '../../device.ts';
 import { featureSet } from '../../features.ts';
 import type { MemoryNetwork, NetMemoryOptions } from './net-memory-handler.ts';
@@ -17,7 +16,6 @@ const PCI_CLASS_ETHERNET = 0x02_0000;
 const QUEUE_SIZE = 1024;
 const MAC = '52:54:00:00:00:01';
 const FRAME_MIN = 60;
-const FRAME_MAX = 9018;
 
 /** A network in memory. */
 export interface NetMemoryDeviceOptions {
@@ -30,15 +28,9 @@ export interface NetMemoryDeviceOptions {
   readonly mac?: string;
 }
 
-/** @throws UsageError when the options cannot be */
+/** @throws UsageError for a MAC address that is none */
 export function createNetMemoryDevice(options: NetMemoryDeviceOptions): VirtioDevice {
   const { name, network, frame = FRAME_MIN } = options;
-  if (!Number.isInteger(frame) || frame < FRAME_MIN || frame > FRAME_MAX) {
-    throw new UsageError(
-      'E_NET_FRAME',
-      `frames must have ${FRAME_MIN} to ${FRAME_MAX} bytes, not ${frame}`,
-    );
-  }
   const config = new Uint8Array(virtio_net_config.size);
   config.set(parseMac(options.mac ?? MAC), virtio_net_config.mac.offset);
   new DataView(config.buffer).setUint16(

@@ -31,7 +31,12 @@ export interface NetOptions extends TapOptions, CarriedOptions {
 }
 
 const MAC = text({ value: 'MAC' });
+/** §5.1.4.2. */
 const MTU_MIN = 68;
+/** A packet and its Ethernet header must fit 65535 bytes (Linux's dev_set_mtu). */
+const MTU_MAX = 65521;
+/** The longest packet that Linux's e1000 driver takes, less what is not payload. */
+const E1000_MTU_MAX = 16110;
 const TAP = {
   tap: text({ value: 'TAP', unset: 'auto' }),
   mac: MAC,
@@ -46,7 +51,7 @@ const tapBackend: DeviceBackend = {
       ...TAP,
       model: choice(['virtio', 'e1000'], { code: 'E_NET_MODEL' }),
       queues: integer(1, 8, { code: 'E_NET_QUEUES' }),
-      mtu: integer(MTU_MIN, 65521, { code: 'E_NET_MTU' }),
+      mtu: integer(MTU_MIN, MTU_MAX, { code: 'E_NET_MTU' }),
       vhost: VHOST,
       offloads: flag({ on: true }),
       mergeableBuffers: flag({ on: true }),
@@ -83,7 +88,7 @@ const e1000Backend: DeviceBackend<E1000Device> = {
   selector: { option: 'model', value: 'e1000' },
   options: options<Omit<E1000Options, 'name'> & { readonly model: 'e1000' }>(
     { model: choice(['e1000']) },
-    { ...TAP, mtu: integer(MTU_MIN, 16110, { code: 'E_NET_MTU' }) },
+    { ...TAP, mtu: integer(MTU_MIN, E1000_MTU_MAX, { code: 'E_NET_MTU' }) },
     { code: 'E_NET_MODEL' },
   ),
   create: ({ model: _, ...card }: Omit<E1000Options, 'name'> & { model: string }, { name }) =>

@@ -17,7 +17,6 @@ import {
   virtio_net_config,
 } from '../../../abi/virtio-net.ts';
 import { formatMac, generateMac, parseMac, Tap } from '../../../backend/tap.ts';
-import { UsageError } from '../../../host/errors.ts';
 import type { DeviceHost, QueueSpec, VhostSpec, VirtioDevice } from '../../device.ts';
 import { featureSet } from '../../features.ts';
 import { macNumber } from './net-filter.ts';
@@ -29,7 +28,6 @@ const PCI_CLASS_ETHERNET = 0x02_0000;
 /** A full receive ring of pages holds eight of the largest packets. */
 const DATA_QUEUE_SIZE = 256;
 const CONTROL_QUEUE_SIZE = 64;
-const MAX_PAIRS = 8;
 /** What a tap of Linux says of itself, Mbit/s. */
 const SPEED_MBIT = 10_000;
 const FULL_DUPLEX = 1;
@@ -74,13 +72,6 @@ export function isNetDevice(device: VirtioDevice): device is NetDevice {
 /** @throws UsageError when the options or the tap cannot be used, HostError when the host fails */
 export function createNetDevice(options: NetDeviceOptions): NetDevice {
   const { queues = 1, mtu } = options;
-  if (!Number.isInteger(queues) || queues < 1 || queues > MAX_PAIRS) {
-    throw new UsageError('E_NET_QUEUES', `queue pairs must be 1 to 8, not ${queues}`);
-  }
-  // §5.1.4.2 wants at least 68; a packet and its Ethernet header must fit 65535 (dev_set_mtu).
-  if (mtu !== undefined && (!Number.isInteger(mtu) || mtu < 68 || mtu > 65521)) {
-    throw new UsageError('E_NET_MTU', `the MTU must be 68 to 65521, not ${mtu}`);
-  }
   const mac = options.mac === undefined ? null : parseMac(options.mac);
   const tap = new Tap({
     queues,

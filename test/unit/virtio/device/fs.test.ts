@@ -6,6 +6,8 @@ import { O_TRUNC } from '../../../../src/abi/files.ts';
 import * as fuse from '../../../../src/abi/fuse.ts';
 import { virtio_fs_config } from '../../../../src/abi/virtio-fs.ts';
 import { createFsDevice } from '../../../../src/virtio/device/fs/fs.ts';
+import { fsType } from '../../../../src/virtio/device/fs/fs-type.ts';
+import { checkBackendOptions } from '../../../support/rigs/backend-options.ts';
 import {
   attribute,
   field,
@@ -41,16 +43,24 @@ t.test('what cannot be shared is refused in one line', async (t) => {
   const make = (options: object) => () =>
     createFsDevice({ name: 'fs0', tag: 'a', source: folder.path, ...options });
   const wrong: readonly (readonly [object, string, RegExp])[] = [
-    [{ tag: '' }, 'E_FS_TAG', /must have a tag of 1 to 36 bytes/],
-    [{ tag: 'ä'.repeat(19) }, 'E_FS_TAG', /1 to 36 bytes/],
-    [{ xattr: 'all' }, 'E_FS_XATTR', /mapped or passthrough/],
-    [{ queues: 17 }, 'E_FS_QUEUES', /1 to 16/],
     [{ source: folder.at('none') }, 'E_FS_ENOENT', /mkdir -p .*none/],
     [{ source: folder.at('file') }, 'E_FS_ENOTDIR', /is not a folder/],
   ];
   const before = openDescriptors();
   for (const [options, code, message] of wrong) t.throws(make(options), { code, message });
   t.equal(openDescriptors(), before);
+});
+
+t.test('options that cannot be are refused in one line', async (t) => {
+  for (const [options, code, message] of [
+    [{ tag: '' }, 'E_FS_TAG', /must be a tag of 1 to 36 bytes/],
+    [{ tag: 'ä'.repeat(19) }, 'E_FS_TAG', /1 to 36 bytes/],
+    [{ xattr: 'all' }, 'E_FS_XATTR', /mapped or passthrough/],
+    [{ queues: 17 }, 'E_FS_QUEUES', /1 to 16/],
+  ] as const) {
+    const given = { tag: 'a', source: '/', ...options };
+    t.throws(() => checkBackendOptions(fsType, 'folder', given), { code, message });
+  }
 });
 
 t.test('INIT: versions and features', async (t) => {
@@ -151,6 +161,18 @@ t.test('a hand-over keeps what the guest knows, a reset and a mount do not', asy
   t.equal(attribute(fs.lookup(ROOT, 'renamed'), 'size_', ENTRY), CONTENT.length);
   fs[Symbol.dispose]();
   t.equal(openDescriptors(), before);
+});
+
+t.test('options that cannot be are refused in one line', async (t) => {
+  for (const [options, code, message] of [
+    [{ tag: '' }, 'E_FS_TAG', /must be a tag of 1 to 36 bytes/],
+    [{ tag: 'ä'.repeat(19) }, 'E_FS_TAG', /1 to 36 bytes/],
+    [{ xattr: 'all' }, 'E_FS_XATTR', /mapped or passthrough/],
+    [{ queues: 17 }, 'E_FS_QUEUES', /1 to 16/],
+  ] as const) {
+    const given = { tag: 'a', source: '/', ...options };
+    t.throws(() => checkBackendOptions(fsType, 'folder', given), { code, message });
+  }
 });
 
 t.test('a guest whose device is another one finds its names again', async (t) => {
