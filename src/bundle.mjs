@@ -46,3 +46,15 @@ await build({
   sourcesContent: false,
   logLevel: 'warning',
 });
+
+/** What the page of `inspect --web` holds: for a browser, from source. */
+await build({
+  entryPoints: ['client.ts', 'style.css'].map((name) =>
+    path.join(root, 'src/inspect/browser', name),
+  ),
+  outdir: path.join(root, 'dist/src/inspect/browser'),
+  format: 'iife',
+  target: 'es2023',
+  charset: 'utf8',
+  logLevel: 'warning',
+});

@@ -75,7 +75,7 @@ function* filesUnder(folder) {
 const sources = () =>
   SOURCE_FOLDERS.filter((folder) => fs.existsSync(at(folder)))
     .flatMap((folder) => [...filesUnder(folder)])
-    .filter((name) => name.endsWith('.ts'));
+    .filter((name) => /\.(ts|css)$/.test(name));
 
 /** A digest of names, sizes and times of all that the compiler reads. */
 function fingerprint() {

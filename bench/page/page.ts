@@ -1,6 +1,6 @@
 /** A report as one HTML page that needs nothing else: charts, tables, where and how it was measured. */
 import { readFileSync } from 'node:fs';
-import { element, escapeText } from '../../src/inspect/markup.ts';
+import { element, escapeText, htmlDocument } from '../../src/inspect/markup.ts';
 import { EMULATED_NOTE } from '../harness/host.ts';
 import { type Headline, headlines, type Result, type Row } from '../harness/measure.ts';
 import {
@@ -24,13 +24,6 @@ export function htmlReport(report: Report): string {
   const { version, date, sites } = report;
   const title = `nodevmm ${version}: benchmarks`;
   const warning = isEmulated(report) ? element('p', { class: 'warning' }, EMULATED_NOTE) : '';
-  const head = [
-    '<meta charset="utf-8">',
-    '<meta name="viewport" content="width=device-width, initial-scale=1">',
-    '<meta name="color-scheme" content="light dark">',
-    element('title', {}, escapeText(title)),
-    element('style', {}, STYLE),
-  ];
   const body = [
     element('h1', {}, escapeText(title)),
     element('p', { class: 'soft' }, escapeText(date.slice(0, 16).replace('T', ' '))),
@@ -40,11 +33,7 @@ export function htmlReport(report: Report): string {
     element('h2', {}, 'How to read this'),
     element('p', {}, escapeText(legend(report).join(' '))),
   ];
-  const page = [
-    element('head', {}, head.join('\n')),
-    element('body', {}, element('main', {}, body.join('\n'))),
-  ];
-  return `<!doctype html>\n${element('html', { lang: 'en' }, page.join('\n'))}\n`;
+  return htmlDocument(title, STYLE, [element('main', {}, body.join('\n'))]);
 }
 
 const sample = (shape: string): string =>

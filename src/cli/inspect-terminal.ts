@@ -4,7 +4,7 @@ import type { ReadStream } from 'node:tty';
 import type { QueueOrder } from '../control/protocol.ts';
 import { CleanupStack } from '../host/cleanup-stack.ts';
 import { messageOf } from '../host/errors.ts';
-import type { Inspector } from '../inspect/inspector.ts';
+import type { Inspector } from '../inspect/page.ts';
 import { type Selection, selectQueue } from '../inspect/page.ts';
 import { terminalView } from '../inspect/terminal-view.ts';
 import type { MachineInspection } from '../machine/inspect.ts';

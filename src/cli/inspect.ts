@@ -2,9 +2,9 @@
 import { constants as os } from 'node:os';
 import { type Command, Option } from 'commander';
 import { ask, askInspection, onlyMachine } from '../control/client.ts';
-import type { QueueOrder } from '../control/protocol.ts';
+import { QUEUE_ORDERS } from '../control/protocol.ts';
 import { UsageError } from '../host/errors.ts';
-import type { Inspector } from '../inspect/inspector.ts';
+import type { Inspector } from '../inspect/page.ts';
 import { InspectServer } from '../inspect/web-server.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { showInTerminal } from './inspect-terminal.ts';
@@ -39,8 +39,6 @@ interface InspectFlags {
   readonly step?: QueueName;
   readonly release?: QueueName;
 }
-
-const ORDERS: readonly QueueOrder[] = ['hold', 'step', 'release'];
 
 /**
  * Adds `inspect`.
@@ -107,7 +105,7 @@ async function serve(machine: Inspector, port: number): Promise<number> {
 
 /** Gives the orders that there are. @returns false when there are none */
 async function obey(name: string, flags: InspectFlags): Promise<boolean> {
-  const orders = ORDERS.flatMap((call) => {
+  const orders = QUEUE_ORDERS.flatMap((call) => {
     const target = flags[call];
     return target === undefined ? [] : [{ call, ...target }];
   });

@@ -9,7 +9,8 @@ import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
 export const LINE_MAX = 65536;
 
 /** `hold`: take no more buffers from a queue. `step`: take one more, then none. `release`: as ever. */
-export type QueueOrder = 'hold' | 'step' | 'release';
+export type QueueOrder = (typeof QUEUE_ORDERS)[number];
+export const QUEUE_ORDERS = ['hold', 'step', 'release'] as const;
 
 /** What is answered with how the machine is then. */
 export type ControlOrder =

@@ -24,3 +24,25 @@ export function element(
     .join('');
   return content === undefined ? `<${name}${list}/>` : `<${name}${list}>${content}</${name}>`;
 }
+
+/**
+ * A page.
+ * @param content of its body, already escaped
+ * @param nonce that its style is allowed by (Content-Security-Policy), if it needs one
+ */
+export function htmlDocument(
+  title: string,
+  style: string,
+  content: readonly string[],
+  nonce?: string,
+): string {
+  const head = [
+    '<meta charset="utf-8">',
+    '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    '<meta name="color-scheme" content="light dark">',
+    element('title', {}, escapeText(title)),
+    element('style', nonce === undefined ? {} : { nonce }, style),
+  ];
+  const page = [element('head', {}, head.join('\n')), element('body', {}, content.join('\n'))];
+  return `<!doctype html>\n${element('html', { lang: 'en' }, page.join('\n'))}\n`;
+}

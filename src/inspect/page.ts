@@ -1,10 +1,24 @@
 /** The page that shows a machine: whole by itself, and the part of it that is sent again as things change. */
-import type { InspectedDevice, InspectedQueue, MachineInspection } from '../machine/inspect.ts';
-import { CLIENT } from './client.ts';
-import { element, escapeText } from './markup.ts';
+import { readFileSync } from 'node:fs';
+import type { QueueOrder } from '../control/protocol.ts';
+import type {
+  InspectedDevice,
+  InspectedQueue,
+  InspectFilter,
+  MachineInspection,
+} from '../machine/inspect.ts';
+import { element, escapeText, htmlDocument } from './markup.ts';
 import { type Chain, type ChainBuffer, queueModel } from './queue-model.ts';
 import { ringFigures } from './ring-figure.ts';
-import { STYLE } from './style.ts';
+
+/** The inspected machine. */
+export interface Inspector {
+  readonly name: string;
+  /** @throws NodeVmmError in one line, when the machine is gone */
+  inspect(filter: InspectFilter): Promise<MachineInspection>;
+  /** @throws NodeVmmError in one line, when it refuses */
+  order(call: QueueOrder, device: string, queue: string): Promise<void>;
+}
 
 /** The selected queue. */
 export interface Selection {
@@ -50,21 +64,17 @@ export function inspectPage(
   selection: Selection | undefined,
   nonce: string,
 ): string {
-  const title = `${name}: nodevmm inspect`;
-  const head = [
-    '<meta charset="utf-8">',
-    '<meta name="viewport" content="width=device-width, initial-scale=1">',
-    '<meta name="color-scheme" content="light dark">',
-    element('title', {}, escapeText(title)),
-    element('style', { nonce }, STYLE),
-  ];
   const body = [
     element('main', { id: 'live' }, inspectView(name, inspection, selection)),
     element('p', { id: 'notice', role: 'status' }, ''),
-    element('script', { nonce }, CLIENT),
+    element('script', { nonce }, browserFile('client.js')),
   ];
-  const page = [element('head', {}, head.join('\n')), element('body', {}, body.join('\n'))];
-  return `<!doctype html>\n${element('html', { lang: 'en' }, page.join('\n'))}\n`;
+  return htmlDocument(`${name}: nodevmm inspect`, browserFile('style.css'), body, nonce);
+}
+
+/** What the bundle makes of `src/inspect/browser`. */
+function browserFile(name: string): string {
+  return readFileSync(new URL(`../../src/inspect/browser/${name}`, import.meta.url), 'utf8');
 }
 
 /** What changes on the page. */

@@ -7,9 +7,9 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { QueueOrder } from '../control/protocol.ts';
+import { QUEUE_ORDERS } from '../control/protocol.ts';
 import { messageOf, UsageError } from '../host/errors.ts';
-import type { Inspector } from './inspector.ts';
+import type { Inspector } from './page.ts';
 import { inspectPage, inspectView, selectQueue } from './page.ts';
 
 const ADDRESS = '127.0.0.1';
@@ -19,7 +19,6 @@ const PERIOD_MS = 250;
 /** Pages that are followed at once; browsers keep the connections of forgotten tabs. */
 const STREAMS = 16;
 const BODY_MAX = 1024;
-const ORDERS: readonly QueueOrder[] = ['hold', 'step', 'release'];
 
 const HEADERS = {
   'Cache-Control': 'no-store',
@@ -176,7 +175,7 @@ export class InspectServer implements Disposable {
   async #order(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = await readBody(request);
     const form = new URLSearchParams(body);
-    const call = ORDERS.find((order) => order === form.get('call'));
+    const call = QUEUE_ORDERS.find((order) => order === form.get('call'));
     const device = form.get('device');
     const queue = form.get('queue');
     if (body === undefined || call === undefined || device === null || queue === null) {

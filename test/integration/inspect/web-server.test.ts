@@ -6,7 +6,7 @@ import {
 } from 'node:http';
 import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
-import type { Inspector } from '../../../src/inspect/inspector.ts';
+import type { Inspector } from '../../../src/inspect/page.ts';
 import { InspectServer } from '../../../src/inspect/web-server.ts';
 import { anInspection } from '../../support/fixtures/inspection.ts';
 

@@ -4,7 +4,7 @@ import type { ReadStream } from 'node:tty';
 import t from 'tap';
 import { showInTerminal } from '../../../src/cli/inspect-terminal.ts';
 import { UsageError } from '../../../src/host/errors.ts';
-import type { Inspector } from '../../../src/inspect/inspector.ts';
+import type { Inspector } from '../../../src/inspect/page.ts';
 import { anInspection } from '../../support/fixtures/inspection.ts';
 
 class FakeTerminal {
