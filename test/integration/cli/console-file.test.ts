@@ -56,7 +56,7 @@ t.test('a full disk loses output, and says so once and at the end', async (t) =>
   t.equal(file.errored, null);
   t.equal(logs.length, 2);
   t.match(logs[0], /no space left on device \(ENOSPC\); its output is lost meanwhile/);
-  t.match(logs[1], /^1000 bytes of console output are missing in/);
+  t.match(logs[1], /^1000 bytes of console output are missing from/);
 });
 
 t.test('a FIFO whose reader leaves, and another that comes', async (t) => {

@@ -138,7 +138,7 @@ t.test('each way to be wrong has its line', async (t) => {
       act(U64, 17, 1, 1),
       /8 bytes and 1 file descriptors, not 8 bytes/,
     ],
-    [abi.VHOST_USER_GET_QUEUE_NUM, act(U64, 3, 0, 1), /a reply to SET_OWNER, which was not asked/],
+    [abi.VHOST_USER_GET_QUEUE_NUM, act(U64, 3, 0, 1), /an unsolicited reply to SET_OWNER/],
     [abi.VHOST_USER_GET_QUEUE_NUM, () => {}, /left GET_QUEUE_NUM unanswered for 2000 ms/],
     [abi.VHOST_USER_SET_OWNER, act(U64.slice().fill(1), 3, 0, 1), /it refused SET_OWNER/],
     [
