@@ -24,21 +24,21 @@ export interface Activation {
   readonly queues: readonly QueueConfig[];
   /** Default `never`. Other places than queue workers always wait for kicks. */
   readonly poll?: PollMode;
-  /** Who watches the queues; absent: nobody. */
+  /** The observer of the queues; absent: none. */
   readonly observe?: Observation;
-  /** Queues that somebody holds, by index: how many chains may still be taken from them. */
+  /** Held queues, by index: how many chains may still be taken from each. */
   readonly holds?: ReadonlyMap<number, number>;
 }
 
 /** What a datapath reports to its owner. */
 export interface DatapathEvents {
-  /** The driver broke a rule; no queue is served any more until `stop` and `start`. */
+  /** The driver broke a rule; no queue is served until `stop` and `start`. */
   broken(reason: string): void;
-  /** One line for the user. */
+  /** A line for the user. */
   log(text: string): void;
   /** A message from the data half for the control half. @param key see `HandlerContext.post` */
   message(message: unknown, key: string): void;
-  /** A rule of virtio was broken, by driver or device; the queues are served on. */
+  /** The driver or the device broke a rule of virtio; the queues are still served. */
   breach?(breach: Breach): void;
 }
 
@@ -50,17 +50,17 @@ export interface Datapath {
   start(activation: Activation): Promise<void>;
   /**
    * Resolves when no request is in flight and no queue will be touched again.
-   * @param continuing queues that will be served on from where they stand; the driver gives up the others.
+   * @param continuing queues that will resume where they stopped; the driver abandons the others.
    *   Default none
-   * @returns where each started queue stands, by queue index
+   * @returns the state of each started queue, by index
    */
   stop(continuing?: readonly number[]): Promise<ReadonlyMap<number, VringState>>;
   /**
-   * The driver reset the device, or the machine was powered on anew: what the data half remembers of
-   * the driver is forgotten. Not between `start` and `stop`. Absent: nothing outlives `stop`.
+   * The driver reset the device, or the machine was power-cycled: discards what the data half keeps
+   * for the driver. Not between `start` and `stop`. Absent: nothing outlives `stop`.
    */
   reset?(): Promise<void>;
-  /** Where each queue stands at the moment, as far as this place can tell without stopping. */
+  /** The current state of each queue, as far as this datapath knows it without stopping. */
   states?(): Promise<ReadonlyMap<number, VringState>>;
   /** Passes a message to the data half, if it is started and has one. @param key see `DeviceHost.post` */
   post(message: unknown, key?: string): void;

@@ -1,7 +1,7 @@
 /**
  * The life of a device's data half in the thread that serves it: made at the first start, started and
  * stopped as often as the driver or the owner wants, reset when the driver resets the device, and
- * replaced only after it threw. The thread around it brings the events.
+ * replaced only after it threw. The surrounding thread delivers the events.
  */
 import { describeError, InternalError } from '../host/errors.ts';
 import { signalEventfd } from '../host/fd.ts';
@@ -21,26 +21,26 @@ export interface RunnerHost {
   readonly reactor: Reactor;
   /** As `HandlerContext.isInterrupted`. */
   readonly isInterrupted?: () => boolean;
-  /** Kick the queue once more in the loop's next round. */
+  /** Kick the queue again in the loop's next round. */
   kickAgain(queue: number): void;
-  /** Nothing is served any more before the next start; called once. */
+  /** Nothing is served before the next start; called once. */
   broken(reason: string): void;
   log(text: string): void;
   post(message: unknown, key: string): void;
-  /** A rule was broken, by driver or device; both continue. */
+  /** The driver or the device broke a rule; both continue. */
   breach?(breach: Breach): void;
 }
 
-/** No number that `peekAvailable` gives. */
+/** Never a value of `peekAvailable`. */
 const NOT_PEEKED = -2;
 
 /** From one start to its stop. */
 interface Run {
-  /** The data half, or whoever watches it. */
+  /** The data half, or its observer. */
   readonly handler: QueueHandler;
   readonly memory: GuestMemory;
   readonly queues: readonly (ActiveQueue | undefined)[];
-  /** By queue: what a poll saw last. */
+  /** By queue: what the last poll saw. */
   readonly seen: number[];
   readonly lines: LogLimit;
   broken: boolean;
@@ -61,7 +61,7 @@ export class HandlerRunner {
 
   /**
    * Serves the queues from here on.
-   * @throws PeerError when the driver put a queue where there is no RAM, and what making the data
+   * @throws PeerError when the driver put a queue where there is no RAM, and whatever making the data
    *   half throws
    */
   start(activation: Activation): void {
@@ -73,14 +73,14 @@ export class HandlerRunner {
     const memory = new GuestMemory(activation.memory);
     let run: Run;
     try {
-      // An observer takes the place of the data half: unobserved, it costs nothing.
+      // An observer stands in for the data half: without one, observation costs nothing.
       const breach = (one: Breach): void => host.breach?.(one);
       run = {
         handler: observe(own, observation, { features, queues, breach }),
         memory,
         queues: this.#openQueues(activation, memory),
         seen: [],
-        // Here, in the thread that serves: each line to another one is a message.
+        // Posted from the thread that serves: each line is a message to another thread.
         lines: new LogLimit((text) => host.log(text)),
         broken: false,
       };
@@ -95,7 +95,7 @@ export class HandlerRunner {
       ...(config === undefined ? {} : { config }),
       queues: run.queues,
       reactor: {
-        // What is broken must not be woken: nobody would look at a descriptor that stays ready.
+        // A broken device must not be woken: nobody would read a descriptor that stays ready.
         watch: (fd, events, token) => {
           if (!run.broken || events === 0) host.reactor.watch(fd, events, token);
         },
@@ -156,36 +156,36 @@ export class HandlerRunner {
     return found;
   }
 
-  /** `poll` is called all the time from now on, and no kick is needed; or no longer. */
+  /** Suppresses kicks while `poll` is called all the time, or asks for them again. */
   suppressKicks(suppressed: boolean): void {
     const run = this.#run;
     if (run === undefined) return;
     for (const queue of run.queues) {
       if (queue === undefined) continue;
       run.seen[queue.virtqueue.index] = NOT_PEEKED;
-      // What came just before has been seen by nobody, and brings no kick.
+      // What came just before was not seen, and brings no kick.
       if (queue.virtqueue.suppressKicks?.(suppressed) === true) queue.kickAgain();
     }
   }
 
   /**
    * The data half threw: its device is broken, the others continue.
-   * @returns false when it was broken already, so that it cannot have been the data half
+   * @returns false when it was broken already, so that the data half cannot have thrown
    */
   failed(error: unknown): boolean {
     if (this.#run === undefined || this.#run.broken) return false;
-    // Nobody knows in what state it is: the next start makes another one.
+    // Its state is unknown: the next start makes another one.
     this.#handler = undefined;
     this.#break(`the data half failed: ${describeError(error)}`);
     return true;
   }
 
-  /** Queues are about to be handed over: see `QueueHandler.drain`. */
+  /** Queues are about to be handed over; see `QueueHandler.drain`. */
   async drain(queues: readonly number[]): Promise<void> {
     if (this.#run?.broken === false) await this.#run.handler.drain?.(queues);
   }
 
-  /** Ends serving. Returns where each queue stands. */
+  /** Stops serving. Returns the state of each queue. */
   stop(): Map<number, VringState> {
     const run = this.#run;
     if (run === undefined) return new Map();
@@ -212,7 +212,7 @@ export class HandlerRunner {
     }
   }
 
-  /** Where each queue stands. */
+  /** The state of each queue. */
   states(): Map<number, VringState> {
     const states = new Map<number, VringState>();
     for (const queue of this.#run?.queues ?? []) {

@@ -13,7 +13,7 @@ export class InProcessDatapath implements Datapath {
   readonly #kicks: LoopWatch[] = [];
   /** What the handler watches, by descriptor. */
   readonly #watches = new Map<number, { watch: LoopWatch; token: number }>();
-  /** Queues that want another kick. */
+  /** Queues to kick again. */
   readonly #again = new Set<number>();
 
   /** @param createHandler makes the data half, once */
@@ -98,7 +98,7 @@ export class InProcessDatapath implements Datapath {
   }
 
   #kickAgain(queue: number): void {
-    // One at a time: a driver that notifies a queue which is never empty would add one each time.
+    // One at a time: a driver that notifies a never-empty queue would add one each time.
     if (this.#again.has(queue)) return;
     this.#again.add(queue);
     setImmediate(() => {

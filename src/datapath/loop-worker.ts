@@ -18,7 +18,7 @@ export class LoopWorker {
   readonly #port: MessagePort;
   readonly #datapath: InProcessDatapath;
   readonly #outbox = new LatestMessages((messages) => this.#send({ op: 'post', messages }));
-  /** Messages are taken strictly one after the other, as they came. */
+  /** Messages are handled strictly in order. */
   #work: Promise<void> = Promise.resolve();
 
   constructor(port: MessagePort, createHandler: () => QueueHandler) {

@@ -1,7 +1,7 @@
 /**
  * The thread of a queue worker: blocked in epoll_wait on kick eventfds, on the descriptors that
  * the handler watches, and on a control eventfd. It does not return to its event loop before it
- * ends; messages are fetched when the control eventfd says so.
+ * ends; messages are fetched when the control eventfd is signaled.
  *
  * HOT: `#serve`. No allocation for a kick or a ready descriptor.
  */
@@ -30,14 +30,14 @@ import {
   type ToQueueWorker,
 } from './queue-worker-protocol.ts';
 
-/** Tokens: below this one the handler's own, from it on the queues' kicks. */
+/** Tokens: lower ones are the handler's own, the others are the queues' kicks. */
 const KICK_TOKENS = 0x1_0000;
 const CONTROL_TOKEN = 0x2_0000;
 /** Events that one epoll_wait returns. */
 const BATCH = 64;
 /** How long adaptive polling continues after the last piece of work, in milliseconds. */
 const POLL_MS = 0.05;
-/** Looks at the queues between two at the descriptors, which cost a system call. */
+/** Polls of the queues between two of the descriptors, which cost a system call. */
 const LOOKS = 32;
 /** When nothing polls. */
 const NEVER = 0;
@@ -52,11 +52,11 @@ class QueueWorker implements RunnerHost {
   /** Kick eventfds of the queues that are served. */
   #kicks: readonly number[] = [];
   #open = true;
-  /** Queues that want another kick: a list of `#againCount` numbers; and the list of the last round. */
+  /** Queues to kick again: a list of `#againCount` numbers; and the list of the last round. */
   #again: number[] = [];
   #kicked: number[] = [];
   #againCount = 0;
-  /** By queue: whether it is in the list. */
+  /** By queue: whether it is listed. */
   readonly #wanted: boolean[] = [];
   readonly #outbox = new LatestMessages((messages) => this.#send({ op: 'post', messages }));
   #poll: PollMode = 'never';
@@ -93,7 +93,7 @@ class QueueWorker implements RunnerHost {
   /** Returns when the worker is closed. */
   run(): void {
     while (this.#open) {
-      // Outside of the loop that serves, so that an exception costs nothing until it is thrown.
+      // Outside the serving loop, so that exceptions cost nothing until thrown.
       try {
         this.#serve();
       } catch (error) {
@@ -116,7 +116,7 @@ class QueueWorker implements RunnerHost {
         const token = this.#epoll.token(i);
         if (token < KICK_TOKENS) {
           const events = this.#epoll.events(i);
-          // A hang-up or an error: both ways are "ready", the handler's system call finds out which.
+          // A hang-up or an error: both count as ready, and the handler's system call reports which.
           const failed = (events & (EPOLLERR | EPOLLHUP)) !== 0;
           this.#runner.ready(token, failed ? READABLE | WRITABLE : events);
         } else if (token < CONTROL_TOKEN) {
@@ -127,15 +127,15 @@ class QueueWorker implements RunnerHost {
         }
       }
       if (this.#againCount > 0) this.#kickAgain();
-      // Last, since a stop makes what else the batch holds stale.
+      // Last: a stop makes the rest of the batch stale.
       if (control) this.#control();
     }
   }
 
-  /** Whether there is a message: the batch of events is then got over with. */
+  /** Whether there is a message: the rest of the batch of events comes first. */
   readonly isInterrupted = (): boolean => this.#data.steer[STEER_MESSAGE] !== 0;
 
-  /** Polls the queues for a round, or ends polling when that was in vain for long enough. */
+  /** Polls the queues once, or stops polling when it has been in vain for long enough. */
   #look(): void {
     let found = false;
     for (let look = 0; look < LOOKS; look++) {
@@ -160,7 +160,7 @@ class QueueWorker implements RunnerHost {
   #kickAgain(): void {
     const count = this.#againCount;
     const list = this.#again;
-    // Requests made meanwhile, of whichever queues, are for the next round.
+    // Requests made meanwhile, for any queue, are for the next round.
     this.#again = this.#kicked;
     this.#kicked = list;
     this.#againCount = 0;
@@ -173,7 +173,7 @@ class QueueWorker implements RunnerHost {
   }
 
   kickAgain(queue: number): void {
-    // Once: a driver that notifies a queue which is never empty would add one each time.
+    // Once: a driver that notifies a never-empty queue would add one each time.
     if (this.#wanted[queue] === true) return;
     this.#wanted[queue] = true;
     this.#again[this.#againCount++] = queue;
@@ -181,7 +181,7 @@ class QueueWorker implements RunnerHost {
 
   #control(): void {
     drainEventfd(this.#data.controlFd);
-    // Before the messages are looked at: what comes meanwhile is said anew.
+    // Cleared before the messages are read: later ones set it again.
     Atomics.store(this.#data.steer, STEER_MESSAGE, 0);
     if (Atomics.load(this.#data.steer, STEER_QUIT) !== 0) this.#open = false;
     while (this.#open) {

@@ -1,4 +1,4 @@
-/** What the two ends of a queue worker say to each other. */
+/** The messages between the two ends of a queue worker. */
 import { describeError, NodeVmmError } from '../host/errors.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
@@ -11,7 +11,7 @@ export interface QueueWorkerData {
   /** URL of the module with `createHandler(options)`. */
   readonly module: string;
   readonly options: unknown;
-  /** eventfd that says: look at `port` and at `steer`. */
+  /** Signaled when `port` and `steer` have news. */
   readonly controlFd: number;
   /** STEER_ words. */
   readonly steer: Int32Array<SharedArrayBuffer>;
@@ -19,7 +19,7 @@ export interface QueueWorkerData {
 
 /** Words that steer a worker: not 0 when the process ends; */
 export const STEER_QUIT = 0;
-/** not 0 while there is a message that the worker has not looked at. */
+/** not 0 while there is a message that the worker has not read. */
 export const STEER_MESSAGE = 1;
 export const STEER_WORDS = 2;
 
@@ -30,7 +30,7 @@ export type ToQueueWorker =
   | { readonly op: 'reset'; readonly id: number }
   | { readonly op: 'states'; readonly id: number }
   | { readonly op: 'post'; readonly messages: readonly unknown[] }
-  /** The messages that came last were heard. */
+  /** The last batch of messages was received. */
   | { readonly op: 'taken' }
   | { readonly op: 'close' };
 
@@ -60,9 +60,9 @@ export type FromQueueWorker =
   | { readonly op: 'breach'; readonly breach: Breach };
 
 /**
- * Messages to the other thread, of which at most one batch is under way, whatever a guest does. While
- * the receiver has not taken the last batch, what comes waits; of those that wait with the same
- * key only the last is kept.
+ * Messages to the other thread, with at most one batch under way, whatever a guest does. While the
+ * receiver has not taken the last batch, further messages wait; of those with the same key, only
+ * the last is kept.
  */
 export class LatestMessages {
   readonly #send: (messages: readonly unknown[]) => void;
@@ -74,7 +74,7 @@ export class LatestMessages {
     this.#send = send;
   }
 
-  /** @param key one of a few: what it says replaces what was said by the same one */
+  /** @param key one of a few: a message replaces a waiting one with the same key */
   post(message: unknown, key: string): void {
     // Replaced ones move to the end: the order is that of the last of each.
     this.#waiting.delete(key);
@@ -82,13 +82,13 @@ export class LatestMessages {
     if (this.#underWay === 0) this.flush();
   }
 
-  /** The receiver has taken a batch. */
+  /** The receiver took a batch. */
   taken(): void {
     this.#underWay--;
     if (this.#underWay === 0) this.flush();
   }
 
-  /** Sends what waits, taken or not: for what must come before an order that follows. */
+  /** Sends what waits, taken or not, ahead of a request that follows. */
   flush(): void {
     if (this.#waiting.size === 0) return;
     const messages = [...this.#waiting.values()];

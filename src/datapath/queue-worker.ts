@@ -78,7 +78,7 @@ export class QueueWorkerDatapath implements Datapath {
     try {
       return (await thread?.request((id) => ({ op: 'stop', id, continuing }))) ?? new Map();
     } catch (error) {
-      // The states of a thread that crashed are lost with it.
+      // A crashed thread takes the states with it.
       if (this.#thread !== thread) return new Map();
       throw error;
     }
@@ -91,7 +91,7 @@ export class QueueWorkerDatapath implements Datapath {
     try {
       await thread?.request((id) => ({ op: 'reset', id }));
     } catch (error) {
-      // What a thread that crashed remembered is lost with it.
+      // A crashed thread takes what it kept with it.
       if (this.#thread === thread) throw error;
     }
   }
@@ -137,7 +137,7 @@ class QueueThread {
   #closing = false;
   #error: unknown;
 
-  /** @param crashed called when the thread ends without having been asked to */
+  /** @param crashed called when the thread ends unasked */
   constructor(spec: QueueWorkerSpec, events: DatapathEvents, crashed: (reason: string) => void) {
     this.#events = events;
     const steer = new Int32Array(new SharedArrayBuffer(4 * STEER_WORDS));

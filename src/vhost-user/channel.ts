@@ -184,7 +184,7 @@ export class Channel implements Disposable {
 
   #receive(): void {
     try {
-      // Messages wait in the socket's buffer, so that a peer cannot have them use memory here.
+      // Messages wait in the socket's buffer, so that a peer cannot make them use memory here.
       while (this.#open && !this.#busy && this.#fill());
     } catch (error) {
       this.#end(error as Error);

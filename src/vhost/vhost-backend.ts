@@ -35,7 +35,7 @@ export interface VhostBackend extends Disposable {
 }
 
 /**
- * Feature bits that concern whoever touches rings and packets; all others are between the driver
+ * Feature bits that concern the user of rings and packets; all others are between the driver
  * and the device's control half, or the tap.
  */
 export const KERNEL_FEATURES: bigint = featureSet(

@@ -62,7 +62,7 @@ export class VhostDatapath implements Datapath {
     try {
       for (const backend of backends) this.#setUp(backend, activation, this.#run.memory);
       for (const backend of backends) backend.run();
-      // The kernel looks at a ring when it is kicked; the driver may have done so before.
+      // The kernel looks at a ring when it is kicked; the driver may already have done so.
       for (const { index, kickFd } of queues) if (taken.has(index)) signalEventfd(kickFd);
     } catch (error) {
       await this.stop();

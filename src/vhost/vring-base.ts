@@ -1,5 +1,5 @@
 /**
- * Where a ring goes on, as VHOST_SET_VRING_BASE and VHOST_USER_SET_VRING_BASE carry it. On a split
+ * Where a ring resumes, as VHOST_SET_VRING_BASE and VHOST_USER_SET_VRING_BASE carry it. On a split
  * ring the base is the next available index, and the next used one is in the ring itself; on a
  * packed ring it holds both, each with its wrap counter in bit 15.
  */

@@ -6,7 +6,7 @@ import { LogLimit } from '../../host/untrusted-text.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 import { featureSet } from '../../virtio/features.ts';
 
-/** How often a line is logged within a minute, whatever frontends do. */
+/** How often a line is logged per minute, whatever frontends do. */
 const REPEATS = 4;
 
 /** What the device reports to the session that uses it. */
@@ -24,7 +24,7 @@ export class BackendDevice implements DeviceHost, AsyncDisposable {
   readonly queueSizes: readonly number[];
   readonly datapath: Datapath;
   readonly poll: PollMode;
-  /** A frontend or its driver can provoke most lines as often as it likes. */
+  /** A frontend or its driver can provoke most of these lines at will. */
   readonly #lines: LogLimit;
   #config: Uint8Array;
   #session: DeviceEvents | undefined;

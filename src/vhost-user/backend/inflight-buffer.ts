@@ -1,6 +1,6 @@
 /**
- * The inflight buffer: memory in which rings track inflight requests for the backend that comes
- * after this one (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD). The frontend keeps it.
+ * The inflight buffer: memory in which rings track inflight requests for the next backend
+ * (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD). The frontend keeps it.
  */
 import { fstatSync, statfsSync } from 'node:fs';
 import { CleanupStack } from '../../host/cleanup-stack.ts';
@@ -78,7 +78,7 @@ export class InflightBuffer implements Disposable {
     return this.#guard.faults > 0;
   }
 
-  /** A ring's region; undefined when there is no room for it. */
+  /** A ring's region; undefined when there is no room for one. */
   place(ring: number): InflightPlace | undefined {
     if (ring >= this.#queues) return undefined;
     const address = this.#start + ring * inflightRegionSize(this.#queueSize);

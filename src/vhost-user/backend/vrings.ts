@@ -119,7 +119,7 @@ export class Vrings {
   #planned = false;
   /** Absent unless the frontend asked for it. */
   #inflight: InflightBuffer | undefined;
-  /** Kicks instead of a frontend that does not. */
+  /** Kicks for a frontend that sends none. */
   #kicker: NodeJS.Timeout | undefined;
 
   constructor(device: BackendDevice, memory: FrontendMemory) {
@@ -192,7 +192,7 @@ export class Vrings {
   /** VHOST_USER_GET_VRING_BASE. Once all rings are stopped, a failure is over. Within `change`. */
   stop(ring: Vring): void {
     ring.started = false;
-    // Unfinished requests stay recorded for whoever starts the ring again.
+    // Unfinished requests stay recorded for the next start of the ring.
     const { state } = ring;
     if (state !== undefined && state.nextAvail === state.nextUsed) {
       this.#inflight?.clearRing(ring.index);

@@ -7,7 +7,7 @@ import * as sys from '../../host/syscall.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
 import { BackendGone, FrontendSession } from './frontend-session.ts';
 
-/** The pause between attempts to reconnect: doubled from the first to the last. */
+/** The pause between attempts to reconnect: it doubles from the first to the last. */
 const FIRST_PAUSE_MS = 20;
 const LAST_PAUSE_MS = 1000;
 
@@ -114,7 +114,7 @@ export class BackendConnector implements Disposable {
   #accept(): Promise<UnixSocket> {
     return new Promise((resolve, reject) => {
       const { socket: file, timeoutMs, peerUid } = this.address;
-      // Keeps the process alive: somebody waits for it.
+      // Keeps the process alive: a caller is waiting.
       const timer = setTimeout(() => {
         watch.close();
         const waited = `no backend connected to ${file} within ${timeoutMs} ms`;
@@ -187,7 +187,7 @@ export class BackendConnector implements Disposable {
       this.events?.reconnected(session);
     } catch (error) {
       if (this.#closed) return;
-      // It may die again while it negotiates.
+      // It may crash again during negotiation.
       if (error instanceof BackendGone) again();
       else {
         this.#reconnecting = false;

@@ -1,6 +1,6 @@
 /**
- * A connection to one backend: what a frontend negotiates, and what it says of memory and rings
- * (vhost-user.rst). Whatever fails ends the session, and all later requests fail likewise.
+ * A connection to one backend: what a frontend negotiates, and how it passes on memory and rings
+ * (vhost-user.rst). Any failure ends the session, and all later requests fail with it.
  */
 import {
   VHOST_USER_ADD_MEM_REG,
@@ -78,7 +78,7 @@ const VRING_STATE_SIZE = 8;
 const CONFIG_HEADER_SIZE = 12;
 const INFLIGHT_SIZE = 20;
 
-/** The backend closed the connection or died, and may come back. */
+/** The backend closed the connection or crashed, and may come back. */
 export class BackendGone extends PeerError {}
 
 /** What a session reports to its owner, once it is open. */
@@ -89,7 +89,7 @@ export interface SessionEvents {
   configChanged(): void;
 }
 
-/** The inflight buffer as a backend made it. The file is the holder's; nothing in it is read here. */
+/** The inflight buffer a backend made. The file is its holder's; nothing in it is read here. */
 export interface InflightFile {
   readonly file: Fd;
   readonly area: payload.InflightArea;
@@ -99,7 +99,7 @@ export interface InflightFile {
 export class FrontendSession implements BackendOffer, Disposable {
   /** What the backend offers: virtio feature bits, and VHOST_USER_F_PROTOCOL_FEATURES. */
   features = 0n;
-  /** The most queues (network: queue pairs) that the backend serves, if it says. */
+  /** The most queues (network: queue pairs) that the backend serves, if it reports them. */
   maxQueues: number | undefined;
   #protocolFeatures = 0n;
   readonly #channel: Channel;
@@ -153,7 +153,7 @@ export class FrontendSession implements BackendOffer, Disposable {
     return hasFeature(this.#protocolFeatures, protocolFeature);
   }
 
-  /** Ends the session. @returns the error that it ended with, which may be an earlier one */
+  /** Ends the session. @returns the error that ended it, which may be an earlier one */
   fail(error: PeerError): PeerError {
     if (this.#error !== undefined) return this.#error;
     this.#error = error;
@@ -397,7 +397,7 @@ export class FrontendSession implements BackendOffer, Disposable {
     fds: readonly number[] = NO_FDS,
   ): Promise<Message> {
     if (this.#error !== undefined) throw this.#error;
-    // Keeps the process alive: somebody waits for the reply.
+    // Keeps the process alive: a caller is waiting.
     const timer = setTimeout(() => {
       const late = `the backend left ${nameOf(request)} unanswered for ${this.#timeoutMs} ms`;
       this.fail(new PeerError('E_VHOST_USER_TIMEOUT', late));

@@ -1,4 +1,4 @@
-/** Any device in another process: by its device ID, all else is the backend's. */
+/** Any device in another process: identified by its device ID, the rest is the backend's. */
 import { hasFeature } from '../../virtio/features.ts';
 import type { BackendOffer, DeviceKind } from '../../virtio/frontend-device.ts';
 
@@ -34,7 +34,7 @@ export async function otherKind(backend: BackendOffer, device: OtherDevice): Pro
   return {
     ...shape,
     config: await backend.getConfig(configSize),
-    // What of it may be written is the backend's affair.
+    // Which bytes may be written is up to the backend.
     configWriteMask: new Uint8Array(configSize).fill(0xff),
     readConfig: (current) => current.getConfig(configSize),
   };

@@ -1,5 +1,5 @@
 /**
- * Where a ring resumes whose backend is gone. What is in flight shows in the inflight buffer
+ * Where a ring resumes after its backend is gone. What is in flight shows in the inflight buffer
  * (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), or in a split ring itself, unless that is ambiguous.
  */
 import { VIRTIO_F_RING_PACKED, virtq_used_elem } from '../../abi/virtio-ring.ts';
@@ -99,12 +99,12 @@ function unknown({ index }: QueueConfig, why: string): PeerError {
 /*
  * Which buffers of a split ring are in flight, from the two rings alone.
  *
- * Each ring shows its last entries, as many as it has room for. What it does not show is when a buffer
+ * Each ring shows its last entries, as many as fit. What it does not show is when a buffer
  * became available between two uses: `reach(q)`, how many had become available when the q-th was
  * used. Each head becomes available and is used in turn, so that guessing whether its last place in
  * the available ring was used pairs all of its entries, and bounds `reach`: the paired place came
  * before that use, the head's next place after it. `reach` never falls, and is above q. A guess that
- * these bounds forbid is wrong, the other one right, and bounds `reach` further.
+ * these bounds rule out is wrong, so the other one is right, and bounds `reach` further.
  */
 
 /** The last entries of both rings: heads, the oldest first. */
@@ -129,7 +129,7 @@ type Bound = readonly [use: number, least: number, most: number];
 
 /**
  * The heads that are in flight, in the order in which they became available; undefined when the
- * rings are ambiguous. Limit: a buffer that a whole ring of others overtook left no trace.
+ * rings are ambiguous. Limit: a buffer overtaken by a whole ring of others left no trace.
  */
 function headsInFlight(history: RingHistory): number[] | undefined {
   const { availStart, avail, usedStart, used } = history;

@@ -21,7 +21,7 @@ import { recoverRing } from './ring-recovery.ts';
 
 const PROTOCOL_FEATURES_BIT = featureSet(VHOST_USER_F_PROTOCOL_FEATURES);
 
-/** What a device is to its datapath. */
+/** What a device provides to its datapath. */
 export interface FrontendDevice {
   /** Feature bits that the backend cannot serve. */
   readonly withheld: bigint;
@@ -32,9 +32,9 @@ export interface FrontendDevice {
   readonly queueSize: number;
   /** Serves the queues that the backend does not, if there are any. */
   readonly fallback?: Datapath;
-  /** False for a queue that is not to be used yet. */
+  /** False for a queue that must not be used yet. */
   isEnabled(queue: number): boolean;
-  /** There is a new session, which may differ from the one before. @throws PeerError */
+  /** A new session, which may differ from the one before. @throws PeerError */
   refresh(session: FrontendSession): Promise<void>;
 }
 
@@ -146,7 +146,7 @@ export class VhostUserDatapath implements Datapath {
         await this.#device.refresh(session);
         if (run === undefined || run.session === session) return;
         await this.#serve(run, session);
-        // It may have died between using buffers and signalling that.
+        // It may have crashed between using buffers and signaling it.
         for (const { callFd } of run.queues) if (callFd >= 0) signalEventfd(callFd);
         this.#events.log('the backend reconnected');
       } catch (error) {
@@ -187,7 +187,7 @@ export class VhostUserDatapath implements Datapath {
       this.#inflight ??= await session.getInflight(queueCount, queueSize);
       await session.setInflight(this.#inflight);
     }
-    // From here on its end loses rings.
+    // From here on, its end loses rings.
     run.session = session;
     for (const config of configs) {
       await session.setUpRing(memory, config, features, this.#error.fd);
@@ -198,7 +198,7 @@ export class VhostUserDatapath implements Datapath {
     await session.setStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     await session.sync();
     this.#lost.clear();
-    // A ring starts when it is kicked, which the driver may have done before.
+    // A ring starts when it is kicked, which the driver may already have done.
     for (const { kickFd } of configs) signalEventfd(kickFd);
   }
 

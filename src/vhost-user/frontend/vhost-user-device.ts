@@ -32,7 +32,7 @@ export class VhostUserDevice implements VirtioDevice {
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array;
   readonly configWriteMask: Uint8Array;
-  /** Not in this process: `createDatapath` has it. */
+  /** Not in this process: see `createDatapath`. */
   readonly thread = { kind: 'main' } as const;
   readonly #kind: DeviceKind;
   readonly #connector: BackendConnector;
@@ -40,7 +40,7 @@ export class VhostUserDevice implements VirtioDevice {
   readonly #backendFeatures: bigint;
   readonly #withheld: bigint;
   #host: DeviceHost | undefined;
-  /** Lengths, by offset, of what the driver wrote and the backend does not have yet. */
+  /** Lengths, by offset, of the driver's writes that the backend does not have yet. */
   readonly #unwritten = new Map<number, number>();
   #writing = false;
   /** The backend's configuration has changed; and it is being read. */
