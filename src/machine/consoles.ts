@@ -1,4 +1,4 @@
-/** What a guest prints, and what is typed for it: the virtio console with its ports, and the serial port. */
+/** What a guest prints and what is typed into it: the virtio console with its ports, and the serial port. */
 
 import { Duplex } from 'node:stream';
 import { InternalError } from '../host/errors.ts';
@@ -23,7 +23,7 @@ export class OutputTail {
     this.#text = '';
   }
 
-  /** The kernel's own line on its panic, printable, or undefined. */
+  /** The kernel's panic line, printable, or undefined. */
   get panic(): string | undefined {
     const line = /Kernel panic - not syncing: [^\r\n]*/.exec(this.#text)?.[0];
     return line === undefined ? undefined : printable(line);
@@ -35,7 +35,7 @@ const RETRY_MS = 10;
 
 /**
  * What is written is typed into the guest; what is read is what the guest printed. The
- * guest never waits for a reader: output that nobody reads is dropped in the end. It outlives reboots.
+ * guest never waits for a reader: unread output is eventually dropped. It outlives reboots.
  */
 export class SerialStream extends Duplex {
   readonly #observe: (bytes: Uint8Array) => void;
@@ -45,7 +45,7 @@ export class SerialStream extends Duplex {
 
   /**
    * @param observe sees all output as well
-   * @param dropping told once, when output is dropped for the first time
+   * @param dropping called once, when output is dropped for the first time
    */
   constructor(observe: (bytes: Uint8Array) => void, dropping: () => void = () => {}) {
     super({ decodeStrings: true });
@@ -53,7 +53,7 @@ export class SerialStream extends Duplex {
     this.#unread = new UnreadOutput(this, dropping);
   }
 
-  /** Bytes of output that were dropped because nobody read them. */
+  /** Bytes of output that were dropped unread. */
   get dropped(): number {
     return this.#unread.dropped;
   }
@@ -98,12 +98,12 @@ export class Consoles {
   readonly console: ConsolePort;
   /** ttyS0. */
   readonly serial: SerialStream;
-  /** The last of what was printed on either. */
+  /** The end of the output of both. */
   readonly tail: OutputTail = new OutputTail();
 
   /**
    * @param agentPort name of the port that the agent listens on; undefined for none
-   * @param log gets a line when output begins to be dropped
+   * @param log gets a line when output starts being dropped
    */
   constructor(agentPort: string | undefined, log: (text: string) => void) {
     const observe = (bytes: Uint8Array): void => this.tail.add(bytes);
@@ -121,12 +121,12 @@ export class Consoles {
     return this.device.ports[1];
   }
 
-  /** Bytes that were dropped, because nobody read them. */
+  /** Bytes of output that were dropped unread. */
   get dropped(): { readonly console: number; readonly serial: number } {
     return { console: this.console.dropped, serial: this.serial.dropped };
   }
 
-  /** Throws output away that nobody listens to. */
+  /** Discards output that nothing listens to. */
   flow(): void {
     for (const stream of [this.serial, ...this.device.ports]) {
       if (stream.readableFlowing === null) stream.resume();

@@ -1,4 +1,4 @@
-/** Commands in a machine's guest: a conversation for as long as an agent lives, then the next. */
+/** Commands in a machine's guest: a connection for as long as an agent lives, then the next. */
 import { Duplex } from 'node:stream';
 import { AgentClient, agentRestarted } from '../agent/client.ts';
 import { type Deferred, defer } from '../agent/command.ts';
@@ -6,12 +6,12 @@ import { type NodeVmmError, PeerError } from '../host/errors.ts';
 import type { ConsolePort } from '../virtio/device/console/console-port.ts';
 import type { MachineExit } from './options.ts';
 
-/** Bytes that wait in each direction before the writer is held back. */
+/** Bytes that may wait in each direction before the writer is throttled. */
 const HIGH_WATER_MARK = 64 * 1024;
 
 /**
- * Ends when the program in the guest that opened the port closes it, or is reset away with its
- * driver. Destroying it leaves the port beneath as it is.
+ * Ends when the program in the guest that opened the port closes it, or its driver is reset.
+ * Destroying it leaves the underlying port as it is.
  */
 export class PortConnection extends Duplex {
   readonly #port: Duplex;
@@ -26,7 +26,7 @@ export class PortConnection extends Duplex {
     this.#port.resume();
   };
 
-  /** @param port tells by `guestOpen` when the guest opens and closes it */
+  /** @param port reports through `guestOpen` when the guest opens and closes it */
   constructor(port: Duplex) {
     super({ highWaterMark: HIGH_WATER_MARK });
     this.#port = port;
@@ -39,8 +39,8 @@ export class PortConnection extends Duplex {
   }
 
   override _write(chunk: Buffer, _encoding: string, done: (error?: Error | null) => void): void {
-    // The guest's answer may come within the port's write: who writes here must not be in the
-    // middle of it then.
+    // The guest may answer within the port's write, which must not re-enter the caller's
+    // own write.
     process.nextTick(() => {
       if (this.destroyed || this.#guestGone) done();
       else this.#port.write(chunk, done);
@@ -55,10 +55,10 @@ export class PortConnection extends Duplex {
   }
 }
 
-/** The agent's port as it is needed here. */
+/** The parts of the agent's port that are used here. */
 export type AgentPort = Duplex & Pick<ConsolePort, 'guestOpen'>;
 
-/** How long a guest may take from the end of its agent to its own: a shutdown ends its programs first. */
+/** How long a guest may take to end after its agent: a shutdown ends its programs first. */
 const END_GRACE_MS = 2000;
 
 /** The agent behind a console port. */
@@ -66,20 +66,20 @@ export class GuestAgent {
   readonly #port: AgentPort;
   readonly #graceMs: number;
   #client: AgentClient | undefined;
-  /** Resolves with the end of the guest as it is now. */
+  /** Resolves with the end of the current guest. */
   #guestEnd: Deferred<NodeVmmError> = defer();
 
-  /** @param graceMs how long the guest's own end is waited for after its agent's */
+  /** @param graceMs how long to wait for the guest's own end after its agent's */
   constructor(port: AgentPort, graceMs: number = END_GRACE_MS) {
     this.#port = port;
     this.#graceMs = graceMs;
     port.on('guestOpen', (open) => {
-      // The conversation ends once its last words are read; no command is to join it till then.
+      // The connection ends once its last bytes are read; no command may join it until then.
       if (!open) this.#client = undefined;
     });
   }
 
-  /** The conversation with the agent that is there, or with the next one. */
+  /** The connection to the current agent, or to the next one. */
   connect(): AgentClient {
     if (this.#client === undefined || this.#client.ended) {
       const { promise } = this.#guestEnd;
@@ -90,7 +90,7 @@ export class GuestAgent {
     return this.#client;
   }
 
-  /** The guest ended or restarts, and its commands with it. */
+  /** The guest ended or restarts, and its commands end with it. */
   guestEnded(reason: NodeVmmError): void {
     this.#guestEnd.resolve(reason);
     this.#guestEnd = defer();
@@ -98,7 +98,7 @@ export class GuestAgent {
     this.#client = undefined;
   }
 
-  /** An agent that goes is mostly a guest that ends: how it did says more. */
+  /** When an agent ends, usually the guest does: the guest's end is the better reason. */
   async #whyEnded(guestEnd: Promise<NodeVmmError>): Promise<NodeVmmError> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<NodeVmmError>((resolve) => {

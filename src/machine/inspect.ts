@@ -1,4 +1,4 @@
-/** A machine's virtio devices as they are at a moment, for people to look at. */
+/** A snapshot of a machine's virtio devices, for display. */
 
 import { deviceTypeName, featureName, statusNames } from '../abi/virtio-names.ts';
 import { VIRTIO_MSI_NO_VECTOR } from '../abi/virtio-pci.ts';
@@ -23,7 +23,7 @@ import type { VirtioMachineDevice } from './devices/virtio-device.ts';
 export interface InspectedFeature {
   /** Its number. */
   readonly bit: number;
-  /** Absent for one of the device's own that has none. */
+  /** Absent for one of the device's own that is unnamed. */
   readonly name?: string;
   /** The driver accepted it. */
   readonly negotiated: boolean;
@@ -33,9 +33,9 @@ export interface InspectedFeature {
 export interface InspectedQueue {
   /** Index in the device. */
   readonly index: number;
-  /** What the specification or the device's author calls it, e.g. `transmitq1`. */
+  /** Its name in the specification or by the device's author, e.g. `transmitq1`. */
   readonly name: string;
-  /** Entries, as the driver set it. */
+  /** Entries, as the driver set the size. */
   readonly size: number;
   /** VIRTIO_F_RING_PACKED, once it is negotiated. */
   readonly format: 'split' | 'packed';
@@ -49,11 +49,11 @@ export interface InspectedQueue {
   readonly deviceArea: string;
   /** MSI-X vector; null when the driver chose none. */
   readonly vector: number | null;
-  /** Chains that the device may still take while somebody holds the queue; null when nobody does. */
+  /** Chains that the device may still take while the queue is held; null when it is not held. */
   readonly held: number | null;
-  /** Where the device stands, when whoever serves the queue can tell. */
+  /** The device's position, when its datapath knows it. */
   readonly state?: VringState;
-  /** What is in its areas; absent when it is not enabled, or was not asked for. */
+  /** The contents of its areas; absent when it is not enabled, or they were not requested. */
   readonly ring?: RingSnapshot;
   /** Why its areas cannot be read. */
   readonly problem?: string;
@@ -65,7 +65,7 @@ export interface InspectedDevice {
   readonly name: string;
   /** Device ID, virtio 1.3 §5. */
   readonly deviceId: number;
-  /** What that stands for, when the specification says it. */
+  /** The device type that the ID denotes, when the specification defines it. */
   readonly type?: string;
   /** How the guest finds it, e.g. `PCI 00:03.0`; absent while no guest runs. */
   readonly place?: string;
@@ -79,7 +79,7 @@ export interface InspectedDevice {
   readonly statusBits: readonly string[];
   /** What it offers, by bit number. */
   readonly features: readonly InspectedFeature[];
-  /** Configuration space, two hexadecimal digits a byte. */
+  /** Configuration space, two hexadecimal digits per byte. */
   readonly config: string;
   /** Config generation (§4.1.4.3.1). */
   readonly configGeneration: number;
@@ -95,7 +95,7 @@ export interface MachineInspection {
   readonly devices: readonly InspectedDevice[];
 }
 
-/** Which rings are to be shown; absent means all. All devices and queues are listed in any case. */
+/** Which rings to show; absent means all. All devices and queues are listed in any case. */
 export interface InspectFilter {
   /** Device name; no device has the empty one. */
   readonly device?: string;
@@ -103,10 +103,10 @@ export interface InspectFilter {
   readonly queue?: string;
 }
 
-/** A worker that is stuck in a device's code does not keep others from looking. */
+/** A worker that is stuck in a device's code does not block the snapshot. */
 const STATES_MS = 250;
 
-/** Looks at a device. Whatever its driver wrote is shown, and nothing of it fails. */
+/** Takes a snapshot of a device. Whatever its driver wrote is shown, and none of it makes this fail. */
 export async function inspectDevice(
   machineDevice: VirtioMachineDevice,
   memory: GuestMemory,
@@ -159,7 +159,7 @@ export async function inspectDevice(
   };
 }
 
-/** @returns where each queue stands that whoever serves it can tell of */
+/** @returns the state of each queue whose datapath knows it */
 async function statesOf(
   machineDevice: VirtioMachineDevice,
 ): Promise<ReadonlyMap<number, VringState>> {
@@ -167,7 +167,7 @@ async function statesOf(
   const late = new Promise<ReadonlyMap<number, VringState>>((resolve) => {
     timer = setTimeout(() => resolve(new Map()), STATES_MS);
   });
-  // A worker that crashes meanwhile knows no more.
+  // A worker that crashes meanwhile has no states.
   const states = machineDevice.states().catch(() => new Map<number, VringState>());
   try {
     return await Promise.race([states, late]);
@@ -185,7 +185,7 @@ interface QueueRegisters {
   readonly deviceArea: bigint;
 }
 
-/** All that is in the registers; with the lock held. */
+/** Everything in the registers; called with the lock held. */
 function readRegisters(registers: DeviceRegisters) {
   const address = (queue: number, word: number): bigint =>
     (BigInt(registers.queueWord(queue, word + 1) >>> 0) << 32n) |

@@ -1,4 +1,4 @@
-/** What watches a machine, when its options ask for it: the trace, and the check of the rules. */
+/** Observes a machine when its options ask for it: the trace, and the check of the rules. */
 
 import { statusText } from '../abi/virtio-names.ts';
 import { exitName } from '../kvm/exit-names.ts';
@@ -15,7 +15,7 @@ export interface RuleBreach extends Breach {
   readonly device: string;
 }
 
-/** Watches a machine from its creation to its end, over all of its power cycles. */
+/** Observes a machine from its creation to its end, over all of its power cycles. */
 export class MachineObserver implements Disposable {
   readonly collector: TraceCollector | undefined;
   readonly check: boolean;
@@ -24,7 +24,7 @@ export class MachineObserver implements Disposable {
 
   /**
    * @param log receives lines for the user
-   * @param tell gets each breach, once for each rule, device and queue
+   * @param tell gets each breach, once per rule, device and queue
    * @throws UsageError when the trace's file cannot be made
    */
   constructor(
@@ -45,7 +45,7 @@ export class MachineObserver implements Disposable {
     });
   }
 
-  /** What was seen so far; absent without a trace. */
+  /** The trace so far; absent without one. */
   get summary(): TraceSummary | undefined {
     return this.collector?.summary;
   }
@@ -55,7 +55,7 @@ export class MachineObserver implements Disposable {
     return [...this.#told.values()];
   }
 
-  /** Notes what the guest's clock is at this moment of the host's. */
+  /** Records which guest time matches this host time. */
   noteClock(vm: Vm): void {
     const clock = this.collector === undefined ? undefined : vm.clock();
     if (clock === undefined) return;
@@ -65,7 +65,7 @@ export class MachineObserver implements Disposable {
       guest_ns: nanoseconds,
       flags,
       ...(realtime === undefined ? {} : { host_realtime_ns: realtime }),
-      // More than a JSON number holds.
+      // More than a JSON number can hold.
       ...(hostTsc === undefined ? {} : { host_tsc: String(hostTsc) }),
     });
   }

@@ -1,4 +1,4 @@
-/** What a caller may ask of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
+/** The options of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
 import type { BootProtocol } from '../boot/boot.ts';
 import type { SmbiosOptions } from '../boot/smbios.ts';
 import type { DiskOptions } from '../virtio/device/blk/blk-type.ts';
@@ -33,7 +33,7 @@ export type {
 } from './devices/vhost-user-backends.ts';
 export type { OwnDeviceOptions } from './user-devices/user-devices.ts';
 
-/** Everything that a machine is made of. */
+/** Everything that makes up a machine. */
 export interface MachineOptions {
   /** Path of a bzImage or an ELF vmlinux. */
   readonly kernel: string;
@@ -42,12 +42,12 @@ export interface MachineOptions {
   /** Kernel command line. Default: console on hvc0, early console on ttyS0. */
   readonly commandLine?: string;
   /**
-   * How the kernel is entered. Default `auto`: PVH where the kernel has it, else Linux' 64-bit or
+   * How the kernel is entered. Default `auto`: PVH where the kernel supports it, else Linux's 64-bit or
    * 32-bit protocol. `linux64` or `linux32` on a bzImage starts the compressed kernel, which
    * unpacks itself and chooses its address at random (KASLR).
    */
   readonly bootProtocol?: BootProtocol;
-  /** What the guest is told of its computer; Linux has it below /sys/class/dmi/id. */
+  /** The SMBIOS strings that describe the computer; Linux has them below /sys/class/dmi/id. */
   readonly smbios?: SmbiosOptions;
   /** Bytes of RAM, a multiple of 1 MiB, at least 32 MiB. Default 512 MiB. */
   readonly memory?: number;
@@ -59,7 +59,7 @@ export interface MachineOptions {
   readonly hideCpuFeatures?: readonly string[];
   readonly disks?: readonly (DiskOptions | VhostUserOptions)[];
   readonly nets?: readonly (NetOptions | VhostUserNetOptions)[];
-  /** Folders that are shared with the guest; see docs/fs.md. */
+  /** Folders shared with the guest; see docs/fs.md. */
   readonly fileSystems?: readonly (FileSystemOptions | VhostUserFsOptions)[];
   /** Devices of your own, and any that another process serves. */
   readonly devices?: readonly (OwnDeviceOptions | VhostUserDeviceOptions)[];
@@ -68,9 +68,9 @@ export interface MachineOptions {
   readonly console?: CarriedOptions;
   /** Default none. */
   readonly vsock?: VsockOptions;
-  /** Port name of the agent that `exec` talks to; null: no such port. Default `org.nodevmm.agent`. */
+  /** Port name of the agent that `exec` uses; null: no such port. Default `org.nodevmm.agent`. */
   readonly agent?: string | null;
-  /** What carries the virtio devices that do not say. Default `pci`. */
+  /** The transport of virtio devices that do not set one. Default `pci`. */
   readonly transport?: TransportName;
   /**
    * Where drivers notify queues of PCI devices: I/O ports, or memory, for which KVM has to decode the guest's
@@ -79,7 +79,7 @@ export interface MachineOptions {
   readonly notify?: 'memory' | 'io';
   /**
    * Trace kicks, interrupts, requests, register accesses and exits: `VirtualMachine.traceSummary`
-   * tells what was seen. Default none. See docs/trace.md.
+   * reports what was seen. Default none. See docs/trace.md.
    */
   readonly trace?: {
     /** A file to write, which Perfetto opens. */
@@ -87,7 +87,7 @@ export interface MachineOptions {
   };
   /** Check that driver and device keep virtio's rules (docs/check.md). Default false. */
   readonly check?: boolean;
-  /** What a reboot from inside does: start again, or end the run. Default `restart`. */
+  /** What a reboot by the guest does: start again, or end the run. Default `restart`. */
   readonly onReboot?: 'restart' | 'exit';
 }
 
@@ -96,6 +96,6 @@ export interface MachineExit {
   readonly reason: 'power-off' | 'reboot' | 'panic' | 'triple-fault' | 'internal-error' | 'stopped';
   /** One line, or a register dump for internal errors. */
   readonly detail?: string;
-  /** The guest powered off after it was asked to by its power button. */
+  /** The guest powered off in response to its power button. */
   readonly asked?: boolean;
 }

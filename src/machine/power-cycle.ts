@@ -27,7 +27,7 @@ import { ResourceAllocator } from './devices/resource-allocator.ts';
 import type { MachineObserver } from './machine-observer.ts';
 import type { MachineExit } from './options.ts';
 
-/** What a cycle is made of. */
+/** What makes up a cycle. */
 export interface CyclePlan {
   readonly kvm: Kvm;
   readonly memory: GuestMemory;
@@ -55,7 +55,7 @@ export class PowerCycle {
 
   /**
    * Loads the guest and lets it run.
-   * @param ended called once or more when the guest ends by itself; the cycle is still to be closed
+   * @param ended called at least once when the guest ends on its own; the cycle still has to be closed
    * @throws UsageError for a guest that cannot be loaded, HostError when the host refuses
    */
   static async start(plan: CyclePlan, ended: (exit: MachineExit) => void): Promise<PowerCycle> {
@@ -87,7 +87,7 @@ export class PowerCycle {
     return cycle;
   }
 
-  /** @param stack gets what undoes it, in the order in which it is done */
+  /** @param stack gets the steps that undo it, in the order they were done */
   private constructor(
     plan: CyclePlan,
     vm: Vm,
@@ -136,7 +136,7 @@ export class PowerCycle {
     stack.defer(() => this.#threads.stop());
   }
 
-  /** Brings vCPUs and devices to rest. */
+  /** Quiesces vCPUs and devices. */
   async pause(): Promise<void> {
     await this.#threads.pause();
     for (const device of this.#plan.devices) await device.pause();
@@ -147,7 +147,7 @@ export class PowerCycle {
     this.#threads.resume();
   }
 
-  /** The guest may take it as the wish to be powered off. */
+  /** The guest may take it as a request to power off. */
   pressPowerButton(): void {
     this.#board.events.raise(GED_POWER_BUTTON);
   }
@@ -157,7 +157,7 @@ export class PowerCycle {
     return this.#threads.exitCounts();
   }
 
-  /** What KVM counted of all vCPUs so far. */
+  /** KVM's counters of all vCPUs so far. */
   statistics(): ReadonlyMap<string, number> {
     return this.#vm.statistics();
   }
@@ -199,7 +199,7 @@ export class PowerCycle {
   }
 }
 
-/** All at once; one that fails keeps none of the others. */
+/** All at once; a failure does not keep the others from closing. */
 async function unplugAll(devices: readonly MachineDevice[]): Promise<void> {
   const unplugged = await Promise.allSettled(devices.map((device) => device.unplug()));
   const failed = unplugged.find(({ status }) => status === 'rejected');

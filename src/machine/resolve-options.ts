@@ -1,4 +1,4 @@
-/** Checks what a caller asked for, once, and fills in what was left out. */
+/** Checks the caller's options, once, and fills in the defaults. */
 import { freemem, totalmem } from 'node:os';
 import type { BootProtocol } from '../boot/boot.ts';
 import { checkSmbios, SMBIOS, type SmbiosOptions } from '../boot/smbios.ts';
@@ -36,7 +36,7 @@ import type { MachineOptions } from './options.ts';
 
 /** The port that the agent of nodevmm's own guests listens on. */
 export const AGENT_PORT = 'org.nodevmm.agent';
-/** The console of nodevmm's guests; the serial port prints what comes before it. */
+/** The console of nodevmm's guests; the serial port shows what is printed before it works. */
 export const DEFAULT_COMMAND_LINE = 'earlycon=uart8250,io,0x3f8 console=hvc0 quiet panic=-1';
 
 const DEFAULT_MEMORY = 512 * MiB;
@@ -48,11 +48,11 @@ const DEVICES_MAX: Readonly<Record<TransportName, number>> = {
   mmio: VIRTIO_MMIO_WINDOWS,
 };
 
-/** A device as it was asked for, with what was left out. */
+/** A requested device, with the defaults filled in. */
 export interface ResolvedDevice {
   readonly type: MachineDeviceType;
   readonly backend: MachineBackend;
-  /** Those of the backend's own. */
+  /** The backend's own options. */
   readonly options: object;
   readonly context: DeviceContext;
   readonly transport: TransportName;
@@ -84,7 +84,7 @@ export interface ResolvedOptions {
 
 type TraceOptions = NonNullable<MachineOptions['trace']>;
 
-/** Values of a machine's options that the command line needs, too. */
+/** Values of a machine's options that the command line also needs. */
 export const BOOT_PROTOCOLS: readonly BootProtocol[] = ['auto', 'pvh', 'linux64', 'linux32'];
 
 const SCALARS = {
@@ -119,7 +119,7 @@ function shapeOf({ number: count }: MachineDeviceType): OptionSchema {
   );
 }
 
-/** @throws UsageError naming the option and what to do */
+/** @throws UsageError naming the option and how to fix it */
 export function resolveOptions(asked: MachineOptions): ResolvedOptions {
   const shapes = Object.fromEntries(DEVICE_TYPES.map((type) => [type.key, shapeOf(type)]));
   const schema = options({ kernel: text() }, { ...SCALARS, ...shapes } as object);
@@ -190,7 +190,7 @@ export function resolveDevices(
       backend,
       options: own,
       context: { name: `${prefix}${number}`, index, count: wanted.length },
-      // One without the choice is on the PCI bus.
+      // A device without the choice is on the PCI bus.
       transport: hasOption(backend.options, 'transport') ? transport : 'pci',
       ring,
       vhost,
@@ -200,7 +200,7 @@ export function resolveDevices(
 
 type Given = Readonly<Record<string, unknown>>;
 
-/** What a machine's options say of the devices of a type. */
+/** A machine's options for the devices of a type. */
 export function wantedOf(
   { key, number: count }: MachineDeviceType,
   asked: object,

@@ -26,17 +26,17 @@ import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 
 /** Events of a machine, by name. */
 export interface VirtualMachineEvents {
-  /** The run ended: by the guest, by `stop`, or because something broke. */
+  /** The run ended: by the guest, by `stop`, or because something failed. */
   exit: [MachineExit];
   /** One line for the user, e.g. that a driver broke a rule. */
   log: [string];
   /** The guest rebooted and runs again. */
   reboot: [];
-  /** A driver or a device broke a rule of virtio (option `check`); also told by `log`. */
+  /** A driver or a device broke a rule of virtio (option `check`); `log` reports it, too. */
   breach: [RuleBreach];
 }
 
-/** Where a machine is between its creation and its disposal. */
+/** The state of a machine between its creation and its disposal. */
 export type MachineState = 'created' | 'starting' | 'running' | 'paused' | 'ended' | 'disposed';
 
 /**
@@ -46,8 +46,8 @@ export type MachineState = 'created' | 'starting' | 'running' | 'paused' | 'ende
 export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implements AsyncDisposable {
   /**
    * The guest's virtio console, hvc0: write to type, read what it prints. The guest never waits for
-   * a reader: beyond 1 MiB that waits to be read, output is dropped (see `droppedOutput`), and a
-   * line in the stream says how much.
+   * a reader: beyond 1 MiB of unread output, more is dropped (see `droppedOutput`), and a
+   * line in the stream reports how much.
    */
   readonly console: Duplex;
   /** The guest's first serial port, ttyS0; read or dropped as `console`. */
@@ -57,7 +57,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   readonly #memory: GuestMemory;
   readonly #consoles: Consoles;
   readonly #devices: MachineDevices;
-  /** Lines from before anybody could listen. */
+  /** Lines from before a listener could be added. */
   readonly #notices: string[] = [];
   readonly #observer: MachineObserver;
   #owned = new AsyncCleanupStack();
@@ -68,13 +68,13 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   readonly #agent: GuestAgent | undefined;
   /** Since the guest's power-on. */
   #buttonPressed = false;
-  /** What changes the machine's state. */
+  /** Serializes changes of the machine's state. */
   readonly #steps = new StepQueue();
 
   /**
-   * Opens KVM, takes the memory, opens disks and taps. The guest does not run yet.
-   * @throws UsageError or HostError, in one line, when something is not available; nothing
-   *   stays behind then
+   * Opens KVM, allocates guest RAM, opens disks and taps. The guest does not run yet.
+   * @throws UsageError or HostError, in one line, when something is unavailable; everything
+   *   is released then
    */
   static async create(options: MachineOptions): Promise<VirtualMachine> {
     const resolved = resolveOptions(options);
@@ -101,7 +101,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     return vm;
   }
 
-  /** @param devices gets the console as well, in front */
+  /** @param devices gets the console as well, as the first */
   private constructor(
     options: ResolvedOptions,
     kvm: Kvm,
@@ -142,11 +142,11 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   /**
-   * Has another datapath serve a device's queues, also while they are busy: each continues where it
-   * stood.
+   * Switches a device's queues to another datapath, even while they are busy: each continues where it
+   * stopped.
    * @param device its name: `net0`
    * @throws UsageError when there is no such device, or that datapath cannot serve it; HostError when
-   *   the host fails. All is then as it was before.
+   *   the host fails. Everything is then as it was before.
    */
   async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
     this.#expectLife();
@@ -155,7 +155,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   /**
-   * Plugs the cable of a network interface in or pulls it, on both sides.
+   * Plugs in or unplugs the cable of a network interface, on both sides.
    * @param device its name: `net0`
    * @throws UsageError when there is no such network interface
    */
@@ -163,7 +163,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.#devices.setLink(device, up);
   }
 
-  /** The virtio devices as they are now: registers, features, rings. Changes nothing. */
+  /** A snapshot of the virtio devices: registers, features, rings. Changes nothing. */
   async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
     this.#expectLife();
     return { state: this.#state, devices: await this.#devices.inspect(this.#memory, filter) };
@@ -184,16 +184,16 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     await this.#withQueue(device, queue, (found, index) => found.stepQueue(index));
   }
 
-  /** Releases a queue that is held. @throws as `holdQueue` */
+  /** Releases a held queue. @throws as `holdQueue` */
   async releaseQueue(device: string, queue: string): Promise<void> {
     await this.#withQueue(device, queue, (found, index) => found.releaseQueue(index));
   }
 
   /**
-   * Has a device of your own served by what its file says now. The driver is asked to reset the
-   * device; one that does not finds its queues served on.
+   * Serves a device of your own with its file's current code. The driver is asked to reset the
+   * device; if it does not, its queues continue to be served.
    * @param device its name: `own0`
-   * @throws UsageError when it has no file, or that cannot be: all is then as it was before
+   * @throws UsageError when it has no file, or the file is unusable: everything is then as it was before
    */
   async reloadDevice(device: string): Promise<void> {
     await this.#devices.find(device).reloadCode();
@@ -203,7 +203,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   async start(): Promise<void> {
     this.#expect('start', 'created');
     this.#state = 'starting';
-    // Output that nobody listens to is dropped: it must not stop the guest.
+    // Unread output is dropped: it must not stop the guest.
     this.#consoles.flow();
     for (const text of this.#notices.splice(0)) this.emit('log', text);
     await this.#steps.run(async () => {
@@ -217,13 +217,13 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     });
   }
 
-  /** Resolves when the run has ended, with how it did. */
+  /** Resolves when the run has ended, with how it ended. */
   wait(): Promise<MachineExit> {
     return this.#exit;
   }
 
   /**
-   * Starts a command in the guest, by its agent; waits for the agent when it is not up yet.
+   * Starts a command in the guest through its agent; waits for the agent if it is not up yet.
    * @param argv program and arguments; no shell
    */
   spawn(argv: readonly string[], options: SpawnOptions = {}): GuestProcess {
@@ -244,14 +244,14 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     return this.#connectAgent().ready();
   }
 
-  /** Brings vCPUs and devices to rest; the guest notices nothing but the time. */
+  /** Quiesces vCPUs and devices; the guest notices only that time has passed. */
   async pause(): Promise<void> {
     this.#expect('pause', 'running');
     this.#state = 'paused';
     await this.#steps.run(async () => this.#cycle?.pause());
   }
 
-  /** Goes on where `pause` stopped. */
+  /** Resumes where `pause` stopped. */
   async resume(): Promise<void> {
     this.#expect('resume', 'paused');
     this.#state = 'running';
@@ -259,7 +259,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   /**
-   * Presses the power button (ACPI). Linux powers off when something in it listens: systemd-logind,
+   * Presses the power button (ACPI). Linux powers off when a program in it listens: systemd-logind,
    * acpid, or the init of nodevmm's own guests; else nothing happens.
    * @throws UsageError when the machine does not run
    */
@@ -279,7 +279,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     });
   }
 
-  /** Tells the guest the size of the terminal that shows its console. */
+  /** Sets the guest's idea of the size of the terminal that shows its console. */
   resizeConsole(columns: number, rows: number): void {
     this.#consoles.device.resize(columns, rows);
   }
@@ -290,24 +290,24 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 
   /**
-   * What KVM counted of all vCPUs since power-on, by KVM's own names, as `exits` and `halt_exits`
+   * KVM's counters for all vCPUs since power-on, by KVM's own names, such as `exits` and `halt_exits`
    * (KVM API 4.133). Empty while no guest runs, and before Linux 5.14.
    */
   statistics(): ReadonlyMap<string, number> {
     return this.#cycle?.statistics() ?? new Map();
   }
 
-  /** Bytes that the guest printed and that were dropped, because nobody read them. */
+  /** Bytes of guest output that were dropped unread. */
   get droppedOutput(): { readonly console: number; readonly serial: number } {
     return this.#consoles.dropped;
   }
 
-  /** What the trace has seen so far; undefined without the option `trace`. */
+  /** The trace so far; undefined without the option `trace`. */
   get traceSummary(): TraceSummary | undefined {
     return this.#observer.summary;
   }
 
-  /** The rules of virtio that were broken so far; none are looked for without the option `check`. */
+  /** The rules of virtio that were broken so far; empty without the option `check`. */
   get breaches(): readonly RuleBreach[] {
     return this.#observer.breaches;
   }
@@ -413,7 +413,7 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
     this.emit('exit', exit);
   }
 
-  /** Guests and peers have a part in what is said. */
+  /** Guests and peers can influence the text. */
   #log(text: string): void {
     if (this.#state === 'created') this.#notices.push(printable(text));
     else this.emit('log', printable(text));
@@ -433,13 +433,13 @@ export class VirtualMachine extends EventEmitter<VirtualMachineEvents> implement
   }
 }
 
-/** Last first; one that fails keeps none of the others. */
+/** In reverse order; a failure does not keep the others from closing. */
 async function closeAll(devices: readonly MachineDevice[]): Promise<void> {
   await using stack = new AsyncCleanupStack();
   for (const device of devices) stack.defer(() => device.close());
 }
 
-/** Only memory with a file can be seen by other processes; the rest is faster (docs/datapath.md). */
+/** Only memory with a file can be shared with other processes; the rest is faster (docs/datapath.md). */
 function ramBacking({ hugePages, devices }: ResolvedOptions): RamBacking {
   if (hugePages) return 'hugetlb';
   return devices.some(({ backend }) => backend.sharesMemory) ? 'memfd' : 'anonymous';

@@ -1,6 +1,6 @@
 /**
- * The device models that a board can have besides the platform's own. All that tells them apart for
- * a board is here: one line in `Plans`, in `Registers` and in `MODELS`.
+ * The device models that a board can have besides the platform's own. Everything that differs between
+ * them on a board is here: one line in `Plans`, in `Registers` and in `MODELS`.
  */
 import type { RegisterRegion } from '../../bus/address-space.ts';
 import type { InterruptController, InterruptLines } from '../../bus/interrupt-controller.ts';
@@ -58,7 +58,7 @@ export interface BoardDevice<M extends DeviceModel = DeviceModel> {
 
 /** What the guest did to a device that the main thread must act on. */
 export type DeviceMessage =
-  /** Its registers say what. At most one such message is unanswered. */
+  /** Its registers hold the details. At most one such message is unanswered. */
   | { readonly kind: 'changed'; readonly device: number }
   | { readonly kind: 'breach'; readonly device: number; readonly breach: Breach };
 
@@ -66,11 +66,11 @@ export type DeviceMessage =
 export interface BoardContext {
   readonly state: SharedState;
   readonly interrupts: InterruptController;
-  /** Of PCI functions. */
+  /** For PCI functions. */
   readonly intx: IntxLines;
-  /** Of devices in memory. */
+  /** For devices in memory. */
   readonly lines: InterruptLines;
-  /** Who watches what drivers do in this thread. */
+  /** Traces what drivers do in this thread. */
   readonly check: boolean;
   readonly tracer: TraceWriter | undefined;
 }
@@ -114,7 +114,7 @@ const MODELS: {
 
 /**
  * Builds a device's registers.
- * @param device its number in the board's plan
+ * @param device its index in the board's plan
  * @param post carries a message to the main thread
  */
 export function createBoardDevice<M extends DeviceModel>(
@@ -126,7 +126,7 @@ export function createBoardDevice<M extends DeviceModel>(
   return MODELS[model](context, plan, device, post);
 }
 
-/** An address as people read it. */
+/** An address in human-readable form. */
 export function addressText(address: DeviceAddress): string {
   if (address.kind === 'window') return `MMIO 0x${address.address.toString(16)}`;
   return `PCI 00:${address.slot.toString(16).padStart(2, '0')}.0`;
@@ -139,7 +139,7 @@ function functionAddress(
   return { kind: 'function', slot, pciFunction };
 }
 
-/** What a driver makes happen, as messages to the main thread. */
+/** Messages to the main thread about what a driver does. */
 function driverEvents(
   { tracer, check }: BoardContext,
   { shape, kicks }: { readonly shape: DeviceShape; readonly kicks: readonly number[] },

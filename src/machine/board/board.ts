@@ -1,5 +1,5 @@
 /**
- * The machine's registers, put together: buses, platform devices and all others over the
+ * The machine's registers, assembled: buses, platform devices and all others over the
  * state buffer. Every thread builds its own from the same plan; all show the same registers.
  */
 import { AddressSpace } from '../../bus/address-space.ts';
@@ -41,7 +41,7 @@ export interface BoardPlan {
   readonly buffer: SharedArrayBuffer;
   readonly vmFd: number;
   readonly cpus: number;
-  /** A timerfd for the interrupts of the clock, which has none without. */
+  /** A timerfd for the clock's interrupts; without one it has none. */
   readonly rtcTimer?: number;
   readonly devices: readonly DevicePlan[];
   /** Message-signaled interrupts of all devices. Default 0. */
@@ -70,12 +70,12 @@ export class Board {
   readonly #routing: GsiRouting;
   readonly #plan: BoardPlan;
 
-  /** Bytes of state that a machine with these devices takes. */
+  /** Bytes of state that a machine with these devices needs. */
   static stateSize(devices: number): number {
     return BOARD_STATE + devices * DEVICE_STATE;
   }
 
-  /** The devices that no bus finds: the guest is told where they are. */
+  /** The devices that no bus enumerates: the guest is given their addresses. */
   get windows(): readonly Extract<DeviceAddress, { kind: 'window' }>[] {
     return this.#devices.flatMap(({ address }) => (address.kind === 'window' ? [address] : []));
   }
@@ -84,7 +84,7 @@ export class Board {
     return this.#plan.vmFd;
   }
 
-  /** The device that was built from a plan, one of those of the board's own plan. */
+  /** The device built from a plan, which must be one of this board's. */
   device<M extends DeviceModel>(plan: DevicePlan<M>): BoardDevice<M> {
     return this.#devices[this.#plan.devices.indexOf(plan as DevicePlan)] as BoardDevice<M>;
   }
@@ -96,7 +96,7 @@ export class Board {
 
   /**
    * @param post carries a message to the main thread
-   * @param tracer of this thread; absent: what drivers do here is not traced
+   * @param tracer of this thread; absent: driver activity here is not traced
    */
   constructor(plan: BoardPlan, post: (message: BoardMessage) => void, tracer?: TraceWriter) {
     this.#plan = plan;
@@ -146,8 +146,8 @@ export class Board {
   }
 
   /**
-   * Power-on state of every register. Once for each VM, by the main thread, before vCPUs run.
-   * @returns 0, or a negative errno when KVM did not take the interrupt routes (KVM_SET_GSI_ROUTING)
+   * Resets every register to its power-on state. Once per VM, by the main thread, before vCPUs run.
+   * @returns 0, or a negative errno when KVM rejected the interrupt routes (KVM_SET_GSI_ROUTING)
    */
   reset(): number {
     return this.state.lock.with(() => {
@@ -209,7 +209,7 @@ export class Board {
 
   #addPlatform(post: (message: BoardMessage) => void): void {
     const ended = this.state.words(1);
-    // Each of them ends the cycle: the first one counts, however often the guest asks meanwhile.
+    // Any of them ends the cycle: the first one counts, however many more the guest requests.
     const power = (event: PowerEvent): void => {
       if (ended[0] === 1) return;
       ended[0] = 1;
@@ -232,7 +232,7 @@ function monotonicMs(): number {
   return seconds * 1000 + nanoseconds / 1e6;
 }
 
-/** A delay as a timerfd takes it, where 0 disarms. */
+/** A delay in a timerfd's terms, where 0 disarms. */
 function timerNs(delayMs: number): number {
   return delayMs === Infinity ? 0 : Math.max(1, Math.ceil(delayMs * 1e6));
 }

@@ -44,14 +44,14 @@ export type LoopEnd =
   | 'power-off'
   | 'reboot'
   | 'panic'
-  /** KVM returned an exit that nothing here serves: the caller makes a dump. */
+  /** KVM returned an exit that nothing here handles: the caller makes a dump. */
   | 'unhandled'
   /** KVM_RUN itself failed. */
   | 'failed';
 
 /** The loop of one vCPU, run by its own thread. */
 export class ExitLoop {
-  /** errno of KVM_RUN when it ended with `failed`. */
+  /** errno of KVM_RUN when the loop ended with `failed`. */
   errno = 0;
   readonly #vcpu: Vcpu;
   readonly #board: Board;
@@ -60,7 +60,7 @@ export class ExitLoop {
   readonly #counters: Int32Array;
   readonly #paused: () => void;
 
-  /** @param paused called whenever this vCPU has come to rest on request */
+  /** @param paused called whenever this vCPU has stopped on request */
   constructor(vcpu: Vcpu, board: Board, paused: () => void) {
     this.#vcpu = vcpu;
     this.#board = board;
@@ -112,7 +112,7 @@ export class ExitLoop {
     }
   }
 
-  /** Comes to rest while a pause is asked for. Returns true for a stop. */
+  /** Waits while a pause is requested. Returns true for a stop. */
   #rest(): boolean {
     let told = 0;
     for (;;) {
@@ -150,7 +150,7 @@ export class ExitLoop {
     const length = run.getUint32(MMIO_LENGTH, true);
     const isWrite = run.getUint8(MMIO_IS_WRITE) === 1;
     // Registers are 1, 2 or 4 bytes wide. A wider access is several, the low half first; any
-    // length comes of one that crossed a page.
+    // length can come from one that crossed a page.
     let size = 4;
     for (let at = 0; at < length; at += size) {
       const left = length - at;
@@ -188,7 +188,7 @@ export class ExitLoop {
 /** A vCPU that writes a record of each exit as it enters the guest again. HOT while tracing. */
 export class TracedVcpu extends Vcpu {
   readonly #writer: TraceWriter;
-  /** When the guest was left, or -1. */
+  /** When the vCPU left the guest, or -1. */
   #left = -1;
   #reason = 0;
   #bytes = 0;

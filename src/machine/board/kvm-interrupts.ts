@@ -30,7 +30,7 @@ export class KvmInterrupts implements InterruptController {
       sys.check(this.#routing.commit(this.#vmFd), 'KVM_SET_GSI_ROUTING', `GSI ${gsi}`);
     }
     sys.check(vm.assignIrqfd(this.#vmFd, gsi, eventfd), 'KVM_IRQFD', `GSI ${gsi}`);
-    // What was pending has just been injected, but its count stays until it is taken.
+    // KVM injected what was pending at this assignment, but the count stays until it is read.
     drainEventfd(eventfd);
   }
 
@@ -44,7 +44,7 @@ export class KvmInterrupts implements InterruptController {
         ? ({ address, length: 0, pio: isPort } as const)
         : ({ address, length: 4, pio: isPort, datamatch: value } as const);
     const result = vm.assignIoeventfd(this.#vmFd, match, eventfd);
-    // A guest that puts two BARs in one place gets the first one's doorbells; the second one's
+    // A guest that maps two BARs at one address gets the first one's doorbells; the second one's
     // notifications still arrive, by exits.
     if (result === -EEXIST) return;
     sys.check(result, 'KVM_IOEVENTFD', `0x${address.toString(16)}`);

@@ -12,10 +12,10 @@ import {
 import type { Board, BoardPlan } from './board.ts';
 import type { VcpuMessage, VcpuWorkerData } from './vcpu-worker.ts';
 
-/** What the threads tell their owner. */
+/** What the threads report to their owner. */
 export interface VcpuThreadEvents {
   message(message: VcpuMessage): void;
-  /** A thread died of an exception: a bug, or the host ran out of something. */
+  /** A thread ended with an exception: a bug, or the host ran out of a resource. */
   crashed(error: Error): void;
 }
 
@@ -29,7 +29,7 @@ export class VcpuThreads {
   readonly #resting = new Set<number>();
   #atRest: (() => void) | undefined;
 
-  /** @param trace gives a thread the ring for its trace records, if it is traced */
+  /** @param trace returns the ring for a thread's trace records, if it is traced */
   constructor(
     plan: BoardPlan,
     board: Board,
@@ -82,7 +82,7 @@ export class VcpuThreads {
   }
 
   resume(): void {
-    // A guest without kvm-clock cannot be told, and has no watchdog that asks.
+    // A guest without kvm-clock cannot be notified, and has no watchdog that checks.
     if (this.#board.control.request === REQUEST_PAUSE) {
       for (const vcpu of this.#vcpus) vcpu.notePause();
     }

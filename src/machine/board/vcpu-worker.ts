@@ -1,4 +1,4 @@
-/** The thread of one vCPU. Its module graph stays small: buses and registers, no device models. */
+/** The thread of one vCPU. Its module graph is small: buses and registers, no device models. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { InternalError } from '../../host/errors.ts';
 import * as sys from '../../host/syscall.ts';
@@ -27,9 +27,9 @@ export type VcpuMessage =
       readonly kind: 'ended';
       readonly vcpu: number;
       readonly end: LoopEnd;
-      /** One line on ends that are nobody's wish. */
+      /** A line about an unexpected end. */
       readonly summary?: string;
-      /** Registers and code of such an end. */
+      /** Registers and code at an unexpected end. */
       readonly dump?: string;
     };
 

@@ -8,7 +8,7 @@ import type { MachineDevice } from './machine-device.ts';
 import { VirtioMachineDevice } from './virtio-device.ts';
 
 /**
- * @param made gets the devices, also those made before one that fails; the caller closes them
+ * @param made gets the devices, including those made before one that fails; the caller closes them
  * @param log receives lines for the user
  * @throws UsageError or HostError when a file, tap or backend is not available
  */

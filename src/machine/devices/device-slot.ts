@@ -1,4 +1,4 @@
-/** Where a virtio device is plugged in, from power-on to the next: what is done to its registers. */
+/** Where a virtio device is plugged in, for one power cycle: the operations on its registers. */
 import { DEVICE_NEEDS_RESET, DRIVER_OK } from '../../abi/virtio-pci.ts';
 import type { Activation } from '../../datapath/datapath.ts';
 import { drainEventfd } from '../../host/fd.ts';
@@ -8,7 +8,7 @@ import type { SharedState } from '../../state/shared-state.ts';
 import type { QueueConfig } from '../../virtio/queue/virtqueue.ts';
 import type { VirtioTransport } from '../../virtio/transport/transport.ts';
 
-/** All under the lock that the vCPUs take. */
+/** All of them run under the lock that the vCPUs take. */
 export class DeviceSlot {
   /** Where the guest finds it, such as `PCI 00:03.0`. */
   readonly place: string;
@@ -53,7 +53,7 @@ export class DeviceSlot {
     });
   }
 
-  /** As `DeviceHost.updateConfig`. @param kept gets what is the device's own of it */
+  /** As `DeviceHost.updateConfig`. @param kept gets the fields that the driver cannot write */
   updateConfig(change: (config: DataView) => void, kept: Uint8Array): void {
     const { registers } = this.transport;
     this.state.lock.with(() => {
@@ -85,7 +85,7 @@ export class DeviceSlot {
     });
   }
 
-  /** The driver did not, and is to go on nonetheless. */
+  /** The driver did not reset the device, which continues nonetheless. */
   clearNeedsReset(): void {
     this.state.lock.with(() => this.transport.registers.clearNeedsReset());
   }

@@ -1,4 +1,4 @@
-/** Which types of devices there are: all else that knows of one finds it here. */
+/** The table of device types, which everything type-specific goes through. */
 import type { E1000Device } from '../../nic/device.ts';
 import { fieldsOf } from '../../options/option-schema.ts';
 import { blkType } from '../../virtio/device/blk/blk-type.ts';
@@ -13,7 +13,7 @@ import type { DeviceCode } from '../user-devices/device-code.ts';
 import { ownType } from '../user-devices/user-devices.ts';
 import { vhostUserBlk, vhostUserDevice, vhostUserFs, vhostUserNet } from './vhost-user-backends.ts';
 
-/** What the backends of this machine's devices make. */
+/** What a machine's device backends create. */
 export type MadeDevice = VirtioDevice | E1000Device | DeviceCode;
 export type MachineBackend = DeviceBackend<MadeDevice>;
 export type MachineDeviceType = DeviceType<MadeDevice>;
@@ -34,7 +34,7 @@ export const DEVICE_TYPES: MachineDeviceType[] = [
   withBackend(ownType, vhostUserDevice),
 ];
 
-/** Which backend options are for. @param has whether they have one, with this value if it is given */
+/** Which backend options are for. @param has whether an option is set, to this value if one is given */
 export function chooseBackend(
   { backends }: MachineDeviceType,
   has: (option: string, value?: string) => boolean,

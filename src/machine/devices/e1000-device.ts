@@ -1,4 +1,4 @@
-/** An emulated network card of a machine: its data half runs from power-on to the next. */
+/** An emulated network card of a machine: its data half runs for one power cycle at a time. */
 
 import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../../abi/e1000.ts';
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
@@ -14,7 +14,7 @@ import type { DeviceMessage, DevicePlan } from '../board/board-devices.ts';
 import type { MachineDevice, PluggedBoard } from './machine-device.ts';
 import type { ResourceAllocator } from './resource-allocator.ts';
 
-/** A card in its slot, from power-on to the next. */
+/** A card in its slot, for one power cycle. */
 interface Plugged {
   readonly pci: E1000Pci;
   readonly memory: GuestMemoryShare;
@@ -28,7 +28,7 @@ export type OpenNicDatapath = (device: E1000Device, events: DatapathEvents) => D
 /** Owns a card and the thread that moves its packets. */
 export class E1000MachineDevice implements MachineDevice {
   readonly device: E1000Device;
-  /** A driver can have most lines repeated. */
+  /** A driver can provoke most of these lines at will. */
   readonly #lines: LogLimit;
   readonly #datapath: Datapath;
   #plan: DevicePlan<'e1000'> | undefined;
@@ -38,7 +38,7 @@ export class E1000MachineDevice implements MachineDevice {
   /** What is done to the datapath. */
   readonly #steps = new StepQueue();
 
-  /** @param openDatapath tests put in their own */
+  /** @param openDatapath tests substitute their own */
   constructor(
     device: E1000Device,
     log: (text: string) => void,
@@ -87,7 +87,7 @@ export class E1000MachineDevice implements MachineDevice {
     void this.#steps.run(() => this.#serve());
   }
 
-  /** Lets go of the rings and takes the card out of its board; as at a reset of the machine. */
+  /** Releases the rings and takes the card out of its board, as a reset of the machine does. */
   async unplug(): Promise<void> {
     try {
       await this.#steps.run(() => this.#halt());
@@ -114,7 +114,7 @@ export class E1000MachineDevice implements MachineDevice {
     });
   }
 
-  /** Continues where `pause` left off. */
+  /** Resumes where `pause` left off. */
   resume(): Promise<void> {
     return this.#steps.run(async () => {
       this.#paused = false;
@@ -135,7 +135,7 @@ export class E1000MachineDevice implements MachineDevice {
   async #serve(): Promise<void> {
     if (this.#plugged === undefined || this.#paused || this.#running) return;
     const { pci, memory, location } = this.#plugged;
-    // Stopped: not before the driver's reset, which the registers report.
+    // A broken card restarts only after the driver's reset, which the registers report.
     if (pci.registers.file.broken) return;
     try {
       await this.#datapath.start({ memory, features: 0n, queues: [] });

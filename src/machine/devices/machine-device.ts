@@ -1,4 +1,4 @@
-/** What a device of a machine is to the rest of it, whatever it is made of. */
+/** What a device is to the rest of the machine, whatever implements it. */
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
 import type { Board } from '../board/board.ts';
@@ -10,15 +10,15 @@ import type { ResourceAllocator } from './resource-allocator.ts';
  * plans, and plugs it in; power-off and reset unplug it.
  */
 export interface MachineDevice {
-  /** For messages and orders, such as `blk0`. */
+  /** For messages and commands, such as `blk0`. */
   readonly name: string;
   /** Names of its virtqueues; an emulated card has none. */
   readonly queueNames: readonly string[];
-  /** Once, before the first power-on: settles what it offers the guest. @throws what makes it unusable */
+  /** Once, before the first power-on: settles what it offers the guest. @throws when it is unusable */
   prepare?(): Promise<void>;
   /**
-   * Has its queues watched from the next start on.
-   * @param breach gets the rules that were broken
+   * Observes its queues from the next start on.
+   * @param breach gets each breach of the rules
    */
   watch?(observation: Observation, breach: (breach: Breach) => void): void;
   /** Takes the addresses, eventfds and interrupts that it needs on the next board. */
@@ -27,15 +27,15 @@ export interface MachineDevice {
   plug(board: PluggedBoard, memory: GuestMemoryShare): void;
   /** The guest did something to its registers. */
   message(message: DeviceMessage): void;
-  /** Brings it to rest; it remembers where it stands. */
+  /** Quiesces it; it keeps its position. */
   pause(): Promise<void>;
-  /** Continues where `pause` left off. */
+  /** Resumes where `pause` left off. */
   resume(): Promise<void>;
-  /** Lets go of the board and its guest, as at a reset of the machine. */
+  /** Detaches from the board and its guest, as a reset of the machine does. */
   unplug(): Promise<void>;
   /** Releases everything. It is not plugged in. */
   close(): Promise<void>;
 }
 
-/** What of its board a device works with. */
+/** The parts of its board that a device uses. */
 export type PluggedBoard = Pick<Board, 'state' | 'vmFd' | 'device'>;

@@ -1,4 +1,4 @@
-/** A machine's devices, and what can be asked of them by name. */
+/** A machine's devices, and requests to them by name. */
 import { UsageError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { isNetDevice } from '../../virtio/device/net/net.ts';
@@ -7,7 +7,7 @@ import type { MachineDevice } from './machine-device.ts';
 import type { DatapathName } from './queue-service.ts';
 import { VirtioMachineDevice } from './virtio-device.ts';
 
-/** All of them, in the order of their places. */
+/** All of them, in the order of their slots. */
 export class MachineDevices {
   readonly all: readonly MachineDevice[];
 
@@ -28,7 +28,7 @@ export class MachineDevices {
     throw new UsageError('E_DEVICE', `this machine has no virtio device ${name}, only ${names}`);
   }
 
-  /** A virtio device's queue by name or index. @throws UsageError when there is no such one */
+  /** A virtio device's queue by name or index. @throws UsageError when there is none */
   findQueue(name: string, queue: string): { device: VirtioMachineDevice; index: number } {
     const device = this.find(name);
     const names = device.queueNames;

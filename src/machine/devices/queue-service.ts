@@ -1,6 +1,6 @@
 /**
  * How a device's queues are served from DRIVER_OK to the reset: by which of its datapaths, from
- * where each queue stands, and which of them somebody holds.
+ * which state, and which of them are held.
  */
 import { VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
 import { createDatapath } from '../../datapath/create-datapath.ts';
@@ -28,7 +28,7 @@ export type DatapathTable = ReadonlyMap<
   (events: DatapathEvents, fallback: () => Datapath) => Datapath
 >;
 
-/** The datapaths of a device, as it says itself. */
+/** The datapaths that a device supports. */
 export function datapathsOf(device: VirtioDevice): DatapathTable {
   if (device instanceof VhostUserDevice) {
     return new Map([['vhost-user', (events) => device.createDatapath(events)]]);
@@ -107,8 +107,8 @@ class DeviceDatapaths {
   }
 
   /**
-   * Closes those that serve no queue any more. The kernel may hold more than the rings: with
-   * vhost-vsock the guest's connections, whose programs see their end by it.
+   * Closes those that no longer serve a queue. The kernel may hold more than the rings: with
+   * vhost-vsock, the guest's connections, which end for their programs too.
    */
   async releaseOthers(): Promise<void> {
     for (const [name, datapath] of this.#open) {
@@ -118,12 +118,12 @@ class DeviceDatapaths {
     }
   }
 
-  /** The driver reset the device, and the device's own data half is to forget what it set. Nothing is started. */
+  /** The driver reset the device: its own data half discards what the driver set. Nothing is started. */
   async reset(): Promise<void> {
     await this.#open.get(this.#own)?.reset?.();
   }
 
-  /** The device's own data half is another one now. Nothing is started. */
+  /** The device's own data half was replaced. Nothing is started. */
   async renew(): Promise<void> {
     await this.#open.get(this.#own)?.close();
     this.#open.delete(this.#own);
@@ -140,16 +140,16 @@ class DeviceDatapaths {
 interface Hold {
   /** Chains that may still be taken: 0 or 1. */
   credits: number;
-  /** Where the queue stood when it was last started. */
+  /** The queue's position when it was last started. */
   from: number;
 }
 
-/** The chains that may still be taken from a held queue that stands there now. */
+/** The chains that may still be taken from a held queue in this state. */
 function creditsLeft({ credits, from }: Hold, { nextAvail }: VringState): number {
   return nextAvail === from ? credits : 0;
 }
 
-/** Which queues continue to be served from where they stand; the driver gives up the others. */
+/** Which queues will resume where they stopped; the driver abandons the others. */
 export type Continuing = 'all' | 'none' | { readonly except: readonly number[] };
 
 /** The queues of one device. */
@@ -193,7 +193,7 @@ export class QueueService {
     return (await this.#datapaths.current.states?.()) ?? new Map();
   }
 
-  /** The driver has set the queues up, or changed something of it. They are not served. */
+  /** The driver set the queues up, or changed part of their setup. They are not served. */
   setUp(activation: Activation): void {
     this.#activation = activation;
   }
@@ -210,7 +210,7 @@ export class QueueService {
   }
 
   /**
-   * Has the queues served, each from where it stands.
+   * Starts serving the queues, each from its last state.
    * @param config the configuration space
    * @throws HostError when they cannot be served
    */
@@ -238,8 +238,8 @@ export class QueueService {
   }
 
   /**
-   * Has the queues served no longer, and remembers where each stands.
-   * @throws HostError when that cannot be known: each starts anew then
+   * Stops serving the queues, and keeps the state of each.
+   * @throws HostError when that is unknown: each starts from the beginning then
    */
   async stop(continuing: Continuing): Promise<void> {
     if (!this.#served) return;
@@ -255,7 +255,7 @@ export class QueueService {
     }
     for (const [queue, hold] of this.#holds) {
       const state = this.#states.get(queue);
-      // One that went on has spent its credit.
+      // A queue that advanced has spent its credit.
       if (state !== undefined) hold.credits = creditsLeft(hold, state);
     }
   }
@@ -271,7 +271,7 @@ export class QueueService {
     this.#datapaths.name = name;
   }
 
-  /** Closes the datapaths that serve no queue any more. */
+  /** Closes the datapaths that no longer serve a queue. */
   releaseOthers(): Promise<void> {
     return this.#datapaths.releaseOthers();
   }
@@ -281,7 +281,7 @@ export class QueueService {
     return this.#datapaths.reset();
   }
 
-  /** The device's own data half is another one now. The queues are not served. */
+  /** The device's own data half was replaced. The queues are not served. */
   renew(): Promise<void> {
     return this.#datapaths.renew();
   }
@@ -291,25 +291,25 @@ export class QueueService {
     this.#datapaths.current.post(message, key);
   }
 
-  /** @throws UsageError when a datapath does not let queues be held */
+  /** @throws UsageError when a datapath does not support holding queues */
   checkHolds(name: DatapathName = this.datapath): void {
     const why = NO_HOLDS[name]?.(this.#device);
     if (why !== undefined) throw new UsageError('E_HELD', `${this.#device}: ${why}`);
   }
 
-  /** Lets so many more chains be taken from a queue, then none. The queues are not served. */
+  /** Allows this many more chains to be taken from a queue, then none. The queues are not served. */
   hold(queue: number, credits: 0 | 1): void {
     this.#holds.set(queue, { credits, from: -1 });
   }
 
-  /** Lets chains be taken again. The queues are not served. */
+  /** Allows chains to be taken again. The queues are not served. */
   release(queue: number): void {
     this.#holds.delete(queue);
   }
 
   /**
-   * Chains that may still be taken from a queue; undefined when nobody holds it.
-   * @param state where it stands now, if that is known
+   * Chains that may still be taken from a queue; undefined when it is not held.
+   * @param state its current state, if known
    */
   credits(queue: number, state?: VringState): number | undefined {
     const hold = this.#holds.get(queue);

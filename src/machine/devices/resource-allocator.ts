@@ -1,4 +1,4 @@
-/** Hands out what devices need on a board: bus slots, addresses, interrupts and eventfds. */
+/** Allocates what devices need on a board: bus slots, addresses, interrupts and eventfds. */
 import { Eventfd } from '../../host/fd.ts';
 import type { MsixVector } from '../../pci/msix.ts';
 import { PCI_MMIO32_BASE } from '../../platform/layout.ts';
@@ -25,7 +25,7 @@ export class ResourceAllocator implements Disposable {
     this.notify = notify;
   }
 
-  /** Routes of message-signaled interrupts handed out so far. */
+  /** Routes of message-signaled interrupts allocated so far. */
   get routes(): number {
     return this.#route;
   }
@@ -40,7 +40,7 @@ export class ResourceAllocator implements Disposable {
     return this.#window++;
   }
 
-  /** An address for a memory BAR. Each has pages of its own, so that guests may map them apart. */
+  /** An address for a memory BAR. Each has its own pages, so that guests may map them separately. */
   memory(size: number): number {
     const step = Math.max(size, PAGE_SIZE);
     const address = Math.ceil(this.#memory / step) * step;

@@ -29,15 +29,15 @@ const DEFAULT_QUEUE_SIZE = 256;
 /** Also as pairs no more than a message can name (VHOST_USER_VRING_IDX_MASK). */
 const QUEUES_MAX = 64;
 
-/** The way to the process that serves a device. */
+/** How to reach the process that serves a device. */
 export interface VhostUserSocket {
   /** Path of the unix socket between the two. */
   readonly socket: string;
   /** Listen on the socket, and wait for the backend to connect. Default false: it listens. */
   readonly server?: boolean;
-  /** How long the backend may take for an answer, in milliseconds. Default 10000. */
+  /** How long the backend may take to reply, in milliseconds. Default 10000. */
   readonly timeoutMs?: number;
-  /** User ID of a backend that is neither root's nor this user's: it gets all of the guest's memory. */
+  /** User ID of a backend that is neither root's nor this user's: it gets access to all guest memory. */
   readonly peerUid?: number;
 }
 
@@ -46,20 +46,20 @@ export interface VhostUserOptions extends CarriedOptions {
   readonly vhostUser: VhostUserSocket;
   /**
    * A network interface's queue pairs, request queues of a disk or a file system, else all queues.
-   * Default: what the backend's configuration says of a disk, else 1.
+   * Default: for a disk, what the backend's configuration specifies, else 1.
    */
   readonly queues?: number;
 }
 
 /** A network interface that another process serves. */
 export interface VhostUserNetOptions extends VhostUserOptions {
-  /** Default: the backend's, else one made from the socket's path. */
+  /** Default: the backend's, else one derived from the socket's path. */
   readonly mac?: string;
 }
 
 /** A file system that another process serves. */
 export interface VhostUserFsOptions extends VhostUserOptions {
-  /** What the guest mounts it by, at most 36 bytes. */
+  /** The tag that the guest mounts it by, at most 36 bytes. */
   readonly tag: string;
 }
 
@@ -67,7 +67,7 @@ export interface VhostUserFsOptions extends VhostUserOptions {
 export interface VhostUserDeviceOptions extends VhostUserOptions {
   /** Device ID (virtio 1.3 §5). */
   readonly deviceId: number;
-  /** Bytes of the configuration space, which the backend has. Default 0. */
+  /** Bytes of the configuration space, which the backend holds. Default 0. */
   readonly configSize?: number;
 }
 
@@ -75,7 +75,7 @@ interface KindContext extends DeviceContext {
   readonly queueSize: number;
 }
 
-/** A backend of vhost-user, by what is particular to a type of device. */
+/** A vhost-user backend: what is specific to a type of device. */
 function vhostUserBackend<T extends VhostUserOptions>(
   socketKey: string,
   required: RequiredOptions<Omit<T, keyof VhostUserOptions>>,

@@ -1,5 +1,5 @@
 /**
- * A virtio device of a machine: answers what the driver does to its registers by starting and
+ * A virtio device of a machine: acts on the driver's writes to its registers by starting and
  * stopping the datapath that serves its queues. It outlives resets and reboots.
  */
 import type { DatapathEvents } from '../../datapath/datapath.ts';
@@ -35,7 +35,7 @@ import { deviceShape, planVirtio, type VirtioPlan } from './virtio-plan.ts';
 /** How long a driver may take to reset a device whose code changed. */
 const RESET_PATIENCE_MS = 2000;
 
-/** What is asked of a device besides what it is. */
+/** Options of a device besides the device itself. */
 export interface VirtioDeviceOptions {
   readonly transport: TransportName;
   readonly ring?: RingOptions;
@@ -49,7 +49,7 @@ export interface VirtioDeviceOptions {
 export class VirtioMachineDevice implements MachineDevice, DeviceHost {
   readonly device: VirtioDevice;
   readonly #options: VirtioDeviceOptions;
-  /** A driver can have most lines repeated. */
+  /** A driver can provoke most of these lines at will. */
   readonly #lines: LogLimit;
   readonly #queues: QueueService;
   #plan: VirtioPlan | undefined;
@@ -65,7 +65,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
 
   /**
    * @param log receives lines for the user
-   * @param datapaths tests put in their own
+   * @param datapaths tests substitute their own
    */
   constructor(
     device: VirtioDevice,
@@ -110,7 +110,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     return this.#slot;
   }
 
-  /** Has vhost serve it if that is asked for: what it lacks is not offered to the driver then. */
+  /** Moves it to vhost if that is requested: the driver is then not offered what vhost lacks. */
   async prepare(): Promise<void> {
     const { vhost = 'off' } = this.#options;
     if (vhost === 'off') return;
@@ -140,7 +140,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     this.#slot = new DeviceSlot(addressText(address), board.state, registers, memory);
   }
 
-  /** Stops serving and takes the device out of its board; as at a reset of the machine. */
+  /** Stops serving and takes the device out of its board, as a reset of the machine does. */
   async unplug(): Promise<void> {
     try {
       await this.#steps.run(async () => {
@@ -163,7 +163,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     this.#steps.run(() => this.#look()).catch((error) => this.#broken(messageOf(error)));
   }
 
-  /** Stops serving, and remembers where each queue stands. */
+  /** Stops serving, and keeps the state of each queue. */
   pause(): Promise<void> {
     return this.#steps.run(async () => {
       this.#paused = true;
@@ -188,10 +188,10 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
   }
 
   /**
-   * Has another datapath serve the queues from now on; each continues where it stood, also under
+   * Switches to another datapath; each queue continues where it stopped, even under
    * traffic.
-   * @throws UsageError when it cannot serve the device, or not with what the driver negotiated;
-   *   HostError when it fails. All is then as it was before.
+   * @throws UsageError when it cannot serve the device, or not with the negotiated features;
+   *   HostError when it fails. Everything is then as it was before.
    */
   moveTo(name: DatapathName): Promise<void> {
     return this.#steps.run(async () => {
@@ -211,22 +211,22 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     });
   }
 
-  /** Lets no more chains be taken from a queue. @throws UsageError unless userspace serves it */
+  /** Stops taking chains from a queue. @throws UsageError unless userspace serves it */
   holdQueue(queue: number): Promise<void> {
     return this.#changeHolds(() => this.#queues.hold(queue, 0));
   }
 
-  /** Lets one more chain be taken, then none. @throws UsageError unless userspace serves it */
+  /** Takes one more chain, then none. @throws UsageError unless userspace serves it */
   stepQueue(queue: number): Promise<void> {
     return this.#changeHolds(() => this.#queues.hold(queue, 1));
   }
 
-  /** Lets chains be taken again. @throws UsageError unless userspace serves the queue */
+  /** Resumes taking chains. @throws UsageError unless userspace serves the queue */
   releaseQueue(queue: number): Promise<void> {
     return this.#changeHolds(() => this.#queues.release(queue));
   }
 
-  /** Chains that may still be taken from a held queue that stands there; undefined: nobody holds it. */
+  /** Chains that may still be taken from a held queue in this state; undefined when it is not held. */
   credits(queue: number, state?: VringState): number | undefined {
     return this.#queues.credits(queue, state);
   }
@@ -236,7 +236,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     return this.#queues.states();
   }
 
-  /** Reloads its file. @throws UsageError when it has none, or what that says now cannot be */
+  /** Reloads its file. @throws UsageError when it has none, or it now holds an unusable device */
   async reloadCode(): Promise<void> {
     const { code } = this.#options;
     if (code === undefined) {
@@ -247,9 +247,9 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
 
   /**
    * Continues with changed code. The driver is asked to reset the device (DEVICE_NEEDS_RESET, virtio
-   * 1.3 §2.1.2); under one that does not, as Linux's own drivers, the queues are served again after
-   * a while, each from where it stood.
-   * @param change makes it, while nothing is served; when it throws, all stays as it was
+   * 1.3 §2.1.2); under one that does not, such as Linux's own drivers, the queues are served again
+   * after a while, each from where it stopped.
+   * @param change makes it, while nothing is served; when it throws, nothing changes
    */
   reload(change: () => void, patienceMs = RESET_PATIENCE_MS): Promise<void> {
     return this.#steps.run(async () => {
@@ -281,7 +281,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
       change(new DataView(buffer, byteOffset, length));
       return;
     }
-    // The device keeps what is its own, so that it is still true after the next power-on.
+    // The device keeps its own fields, so that they still hold after the next power-on.
     slot.updateConfig(change, this.device.config);
   }
 
@@ -293,13 +293,13 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     this.#queues.post(message, key);
   }
 
-  /** Looks at what the driver made happen since the last time, and answers it. */
+  /** Handles what the driver did since the last time. */
   async #look(): Promise<void> {
     const slot = this.#slot;
     if (slot === undefined) return;
     const { registers } = slot.transport;
     const { lock } = slot.state;
-    // The changes only say where to look: what the registers hold may be later than they are.
+    // The changes only say where to look: the registers may hold newer values.
     const changes = lock.with(() => registers.changes.take());
     if ((changes & CHANGE_RESET) !== 0 && lock.with(() => registers.isResetting)) {
       try {
@@ -387,7 +387,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     if (this.#queues.isServed) this.#reportUnseen();
   }
 
-  /** Says once that whoever watches is not told of what others than this process serve. */
+  /** Reports once that the observer does not see what other processes and the kernel serve. */
   #reportUnseen(): void {
     const { datapath } = this;
     if (this.#observation === undefined || datapath === 'userspace' || this.#unseen) return;
@@ -417,7 +417,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     this.#slot?.askForReset();
   }
 
-  /** The driver did not reset a device whose code changed: it may not know how. */
+  /** The driver did not reset a device whose code changed: it may not support that. */
   async #continueUnreset(): Promise<void> {
     this.#slot?.clearNeedsReset();
     await this.#serve();

@@ -1,4 +1,4 @@
-/** What a board has to know of a virtio device: what its registers show, and where they are. */
+/** What a board must know about a virtio device: what its registers show, and where they are. */
 import * as ring from '../../abi/virtio-ring.ts';
 import { VIRTIO_MMIO_BASE } from '../../platform/layout.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
@@ -28,7 +28,7 @@ export function ringFeatures(options: RingOptions = {}): bigint {
 
 /**
  * The shape of a device with the given ring options.
- * @param withheld feature bits that are not offered, since nobody could serve them
+ * @param withheld feature bits that are not offered, since no datapath supports them
  */
 export function deviceShape(
   device: VirtioDevice,
@@ -48,7 +48,7 @@ export function deviceShape(
   };
 }
 
-/** The plan of a virtio device, whatever transports it. */
+/** The plan of a virtio device, for any transport. */
 export type VirtioPlan = DevicePlan<'virtio-pci' | 'virtio-mmio'>;
 
 /** Plans a device for its transport. */

@@ -1,4 +1,4 @@
-/** The code of a device that a person wrote, which may change while the device runs. */
+/** The code of a user's device, which may change while the device runs. */
 
 import { statSync } from 'node:fs';
 import { describeError, messageOf, UsageError } from '../../host/errors.ts';
@@ -25,13 +25,13 @@ const INTERVAL_MS = 200;
 export class FileWatch implements Disposable {
   readonly #timer: NodeJS.Timeout;
   readonly #changed: () => Promise<readonly string[]>;
-  /** Each file as it was when it was last told of, and as it was seen last. */
+  /** Each file as of its last report, and as last seen. */
   #told: ReadonlyMap<string, string>;
   #seen: ReadonlyMap<string, string>;
   #busy = false;
 
   /**
-   * @param changed told when files changed and then stayed the same for a moment: one may be caught
+   * @param changed called when files changed and then stayed the same for a moment: one may be caught
    *   half written. Awaited. Returns the files to watch from then on
    */
   constructor(
@@ -61,7 +61,7 @@ export class FileWatch implements Disposable {
     this.#busy = true;
     try {
       const files = await this.#changed();
-      // Known ones as they were before they were read, so that what came meanwhile is told next.
+      // Known files as they were before they were read, so that later changes are reported next.
       this.#told = new Map(files.map((file) => [file, now.get(file) ?? stamp(file)]));
       this.#seen = this.#told;
     } finally {
@@ -90,7 +90,7 @@ export class DeviceCode {
   #watch: FileWatch | undefined;
   #closed = false;
 
-  /** @throws UsageError when the file cannot be loaded, or what it defines cannot be carried */
+  /** @throws UsageError when the file cannot be loaded, or it defines an unusable device */
   static async open(name: string, from: ModuleDeviceOptions): Promise<DeviceCode> {
     const loaded = await loadDevice(from.module);
     try {
@@ -111,8 +111,8 @@ export class DeviceCode {
   }
 
   /**
-   * Has the device served by what the file says now.
-   * @throws UsageError with file, line and reason when that cannot be; all stays as it was then
+   * Serves the device with the file's current code.
+   * @throws UsageError with file, line and reason when it is unusable; nothing changes then
    */
   async reload(): Promise<void> {
     const loaded = await loadDevice(this.#from.module);
@@ -133,7 +133,7 @@ export class DeviceCode {
 
   /**
    * Called once, before the guest runs.
-   * @param log gets a line whenever a file was saved, when that is watched
+   * @param log gets a line whenever a watched file was saved
    */
   attach(owner: CodeOwner, log: (text: string) => void): void {
     this.#owner = owner;

@@ -1,4 +1,4 @@
-/** `nodevmm/device`: what a device of one's own is written with. */
+/** `nodevmm/device`: the module that a device of your own is written with. */
 
 export { ActiveQueue, KEEP_CHAIN, UNDO_POP } from '../../virtio/active-queue.ts';
 export type {

@@ -1,4 +1,4 @@
-/** Loads a device that a person wrote, from a file in TypeScript or JavaScript. */
+/** Loads a user's device from a file in TypeScript or JavaScript. */
 
 import { existsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -7,7 +7,7 @@ import { messageOf, UsageError } from '../../host/errors.ts';
 import { TemporaryFolder } from '../../host/temporary-folder.ts';
 import type { DeviceFactory, DeviceOptions } from '../../virtio/device-sdk/definition.ts';
 
-/** Where to begin. */
+/** The entry point. */
 export type BundleEntry =
   | { readonly file: string }
   | {
@@ -19,7 +19,7 @@ export type BundleEntry =
 
 /**
  * @param output the file to write; its source map is in it
- * @param modules files that stand in for modules, and are not bundled, by what is imported
+ * @param modules files that replace modules, unbundled, by import specifier
  * @returns the files that went into it, except those of npm packages
  * @throws UsageError with file, line and reason
  */
@@ -65,21 +65,21 @@ function firstMessage(error: unknown): string {
   return `the device cannot be compiled: ${place}${first.text}`;
 }
 
-/** What such files import, and what the loaded file imports in its place. */
+/** The modules that such files import, and their replacements in the loaded file. */
 const MODULE = 'nodevmm/device';
 const MODULE_FILE = fileURLToPath(new URL('./device-module.js', import.meta.url));
 
-/** A device's module, ready for any thread. Its files are gone after it. */
+/** A device's module, ready for any thread. Disposal deletes its files. */
 export interface LoadedDevice extends Disposable {
   /** Its default export. */
   readonly define: DeviceFactory;
   /** URL of a module with `createHandler({ options, config })`. */
   readonly url: string;
-  /** The files that it was made from, except those of npm packages. */
+  /** The files that it was built from, except those of npm packages. */
   readonly files: readonly string[];
 }
 
-/** What `createHandler` of a loaded module takes; cloneable. */
+/** The argument of a loaded module's `createHandler`; cloneable. */
 export interface LoadedHandlerOptions {
   readonly options: DeviceOptions;
 }
@@ -94,9 +94,9 @@ export async function loadDevice(file: string): Promise<LoadedDevice> {
   if (!existsSync(source)) {
     throw new UsageError('E_FILE', `no device file ${file}; use a .ts or .js file`);
   }
-  // So that an error names the line that the person wrote.
+  // So that an error names the line that the user wrote.
   process.setSourceMapsEnabled(true);
-  // Code of ours is loaded from there.
+  // Our own code is loaded from there.
   const folder = new TemporaryFolder('nodevmm-device-');
   const dispose = (): void => folder[Symbol.dispose]();
   try {
@@ -123,7 +123,7 @@ export async function loadDevice(file: string): Promise<LoadedDevice> {
   }
 }
 
-/** What main thread and workers take from the compiled file. */
+/** The exports of the compiled file that main thread and workers use. */
 function entryOf(source: string): string {
   return `
     import factory from ${JSON.stringify(source)};
@@ -136,7 +136,7 @@ function entryOf(source: string): string {
   `;
 }
 
-/** In a thread of its own, too, errors are to name the lines that the person wrote. */
+/** Errors in other threads, too, must name the lines that the user wrote. */
 function writeWorkerModule(compiled: string): string {
   const file = compiled.replace(/\.mjs$/, '.worker.mjs');
   const text = `process.setSourceMapsEnabled(true);

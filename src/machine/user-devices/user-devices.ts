@@ -1,4 +1,4 @@
-/** Devices that the caller brings: written by a person, in a file or in the calling program. */
+/** Devices that the caller provides, written in a file or in the calling program. */
 import { choice, flag, options, strings, text, value } from '../../options/option-schema.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
 import { DefinedDevice } from '../../virtio/device-sdk/defined-device.ts';
@@ -16,7 +16,7 @@ interface DefinitionOptions extends CarriedOptions {
   readonly options?: Readonly<Record<string, string>>;
 }
 
-/** A device of your own that is made already. */
+/** A device object of your own. */
 interface ObjectOptions extends CarriedOptions {
   readonly device: VirtioDevice;
 }
