@@ -1,4 +1,4 @@
-/** `nodevmm bench`: measurements against QEMU. Their program is no part of src: it is found when it is run. */
+/** `nodevmm bench`: measurements against QEMU. The program is not part of src: it is found at run time. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -6,9 +6,9 @@ import type { Command } from 'commander';
 import { UsageError } from '../host/errors.ts';
 import { packageFolder } from '../lab/package-folder.ts';
 
-/** What the program is, as far as it matters here. */
+/** The program's interface, as far as it is used here. */
 interface BenchProgram {
-  /** Tells errors by itself. @returns the exit status */
+  /** Reports its own errors. @returns the exit status */
   readonly bench: (args: readonly string[]) => Promise<number>;
 }
 

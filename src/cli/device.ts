@@ -1,4 +1,4 @@
-/** `nodevmm device`: a starter for a virtio device of one's own, and its tests. */
+/** `nodevmm device`: a starter for a virtio device of your own, and its tests. */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -9,7 +9,7 @@ import { TemporaryFolder } from '../host/temporary-folder.ts';
 import { packageFolder } from '../lab/package-folder.ts';
 import { bundleModule } from '../machine/user-devices/load-device.ts';
 
-/** The starter is the example under another name. */
+/** The starter is a renamed copy of the example. */
 const EXAMPLE = path.join(guestsFolder, 'example');
 const EXAMPLE_NAME = 'virtio-example';
 
@@ -52,7 +52,7 @@ export function registerDeviceCommand(program: Command, finish: (status: number)
 
 /**
  * Writes the example's files under another name.
- * @throws UsageError when the name does not fit, or the folder is there
+ * @throws UsageError when the name is invalid, or the folder exists
  */
 export function writeStarter(name: string, folder: string): void {
   if (!NAME.test(name) || name.length > MAX_NAME) {
@@ -76,7 +76,7 @@ function filesBelow(folder: string): string[] {
   return paths.filter((file) => statSync(path.join(folder, file)).isFile());
 }
 
-/** In all the ways in which a name is written. */
+/** Renames it in every form in which the name is written. */
 function renamed(text: string, name: string): string {
   const identifier = (from: string): string => from.replaceAll('-', '_');
   return text

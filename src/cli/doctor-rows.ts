@@ -1,4 +1,4 @@
-/** What `nodevmm doctor` looks at: each check is one row. */
+/** The checks of `nodevmm doctor`: each is one row. */
 
 import { readFileSync } from 'node:fs';
 import { availableParallelism, freemem, totalmem } from 'node:os';
@@ -15,11 +15,11 @@ import { MiB } from '../memory/ram-layout.ts';
 /** One line of the report. */
 export interface DoctorRow {
   readonly what: string;
-  /** `limited`: usable, with what `found` says. */
+  /** `limited`: usable, with the restrictions in `found`. */
   readonly status: 'ok' | 'limited' | 'missing';
-  /** What is there, or why it is not. */
+  /** What was found, or why it is missing. */
   readonly found: string;
-  /** What it is good for. */
+  /** What it is for. */
   readonly enables: string;
   /** How to get it; empty when there is nothing to do. */
   readonly remedy: string;
@@ -33,7 +33,7 @@ function row(what: string, enables: string, remedy: string, find: () => Finding)
   return { what, enables, status: finding.status, found: finding.found, remedy: advice };
 }
 
-/** Capabilities that nodevmm uses where they are there. */
+/** Capabilities that nodevmm uses where it has them. */
 const OPTIONAL_CAPABILITIES = [
   cap.KVM_CAP_TSC_DEADLINE_TIMER,
   cap.KVM_CAP_XSAVE,
@@ -158,7 +158,7 @@ function packageRows(): DoctorRow[] {
   );
 }
 
-/** Looks at this host; takes milliseconds and changes nothing. */
+/** Checks this host; takes milliseconds and changes nothing. */
 export function examineHost(): DoctorRow[] {
   return [
     row('KVM', 'virtual machines', '', findKvm),

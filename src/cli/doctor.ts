@@ -6,10 +6,10 @@ import { columns, remaining, wrap } from './terminal/text-table.ts';
 const NARROWEST = 30;
 const DEFAULT_WIDTH = 100;
 const STATUS_WIDTH = 'missing'.length;
-/** With less room for the last two columns, they stand below each other. */
+/** With less room for the last two columns, they are stacked. */
 const SIDE_BY_SIDE = 56;
 
-/** The report for people, as lines of at most `width` characters (at least 30). */
+/** The report in readable form, as lines of at most `width` characters (at least 30). */
 export function doctorTable(rows: readonly DoctorRow[], width: number): string[] {
   const wide = Math.max(NARROWEST, width);
   const nameWidth = Math.max(...rows.map(({ what }) => what.length));
@@ -46,7 +46,7 @@ Examples:
 
 /**
  * Adds `doctor`.
- * @param finish gets the exit status, 0: what is missing is no failure
+ * @param finish gets the exit status, always 0: missing features are not a failure
  */
 export function registerDoctorCommand(program: Command, finish: (status: number) => void): void {
   program

@@ -2,8 +2,8 @@
 import { InvalidArgumentError } from 'commander';
 
 /**
- * Adds one to those before it.
- * @param text `NAME=VALUE`, or `NAME` for the value that it has here; one that has none is left out
+ * Adds one variable to those before it.
+ * @param text `NAME=VALUE`, or `NAME` for its value here; an unset one is skipped
  */
 export function collectVariable(
   text: string,

@@ -1,31 +1,31 @@
 /**
- * Exit statuses of `nodevmm`, clear of those that commands in a guest commonly have. A run that
+ * Exit statuses of `nodevmm`, distinct from those that commands in a guest commonly have. A run that
  * was stopped by a signal ends with 128 + the signal's number.
  */
 import { constants as os } from 'node:os';
 import type { MachineExit } from '../machine/options.ts';
 
-/** The guest powered off, or a person left it with Ctrl-A x or stopped it with `nodevmm vm stop`. */
+/** The guest powered off, or the user left with Ctrl-A x or stopped it with `nodevmm vm stop`. */
 export const EXIT_OK = 0;
-/** Bad usage, or the host cannot do what was asked. */
+/** Bad usage, or the host cannot do what was requested. */
 export const EXIT_USAGE = 2;
 /** The guest's kernel panicked. */
 export const EXIT_PANIC = 200;
-/** A vCPU could not go on: an exception while it handled exceptions. */
+/** A vCPU could not continue: an exception while it handled exceptions. */
 export const EXIT_TRIPLE_FAULT = 201;
-/** KVM could not go on with a vCPU (KVM_EXIT_INTERNAL_ERROR or KVM_EXIT_FAIL_ENTRY). */
+/** KVM could not run a vCPU (KVM_EXIT_INTERNAL_ERROR or KVM_EXIT_FAIL_ENTRY). */
 export const EXIT_INTERNAL_ERROR = 202;
-/** The guest, or its agent, was gone before the command after `--` had ended. */
+/** The guest or its agent ended before the command after `--` did. */
 export const EXIT_COMMAND_LOST = 203;
 /**
- * The machine, or the lab, was stopped by order before the command had ended. Nothing failed, but
- * the command did not succeed either: the same as after SIGTERM, the other way to order it.
+ * The machine, or the lab, was stopped on request before the command had ended. Nothing failed, but
+ * the command did not succeed either: the same status as after SIGTERM, the other way to stop it.
  */
 export const EXIT_COMMAND_STOPPED: number = 128 + os.signals.SIGTERM;
 /** A bug in nodevmm. */
 export const EXIT_BUG = 204;
 
-/** The exit status that tells how a machine ended. */
+/** The exit status that shows how a machine ended. */
 export function statusOf(reason: MachineExit['reason']): number {
   switch (reason) {
     case 'power-off':
@@ -41,7 +41,7 @@ export function statusOf(reason: MachineExit['reason']): number {
   }
 }
 
-/** What `--help` says of them. */
+/** Their descriptions in `--help`. */
 export const EXIT_STATUS_HELP = `
 Exit status:
   0       the guest powered off, was left with Ctrl-A x, or was ended with vm stop or vm shutdown

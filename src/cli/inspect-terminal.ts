@@ -1,4 +1,4 @@
-/** The live view in a terminal: the alternate screen, keys, and the terminal as it was on every way out. */
+/** The live view in a terminal: the alternate screen, keys, and the terminal restored on every way out. */
 import { constants as os } from 'node:os';
 import type { ReadStream } from 'node:tty';
 import type { QueueOrder } from '../control/protocol.ts';
@@ -29,25 +29,25 @@ const MOVES: Readonly<Record<string, readonly [number, number]>> = {
 /** A control sequence (ECMA-48 §5.4) or a character. */
 const KEYS = /\p{Cc}\[[0-9;]*[A-Za-z~]|./gsu;
 
-/** The person's terminal, both ways. */
+/** The user's terminal, both ways. */
 export interface Terminal {
   readonly input: ReadStream;
   readonly output: NodeJS.WritableStream;
-  /** Asked for at every look. */
+  /** Fetched for every refresh. */
   size(): { readonly columns: number; readonly rows: number } | undefined;
 }
 
 /**
- * Shows a machine until the person has seen enough, or a signal ends it.
+ * Shows a machine until the user quits, or a signal ends it.
  * @returns the exit status
  */
 export async function showInTerminal(machine: Inspector, terminal: Terminal): Promise<number> {
   const { input, output } = terminal;
   const view = new LiveView(machine, terminal);
-  // The first look fails as any other command would, and not behind an alternate screen.
+  // The first request fails like any other command would, and not behind an alternate screen.
   await view.look();
   using cleanup = new CleanupStack();
-  // What is written to a terminal is out when `write` returns.
+  // Terminal output is complete when `write` returns.
   const leave = (): void => void output.write(LEAVE);
   process.on('exit', leave);
   cleanup.defer(() => {
@@ -79,12 +79,12 @@ export async function showInTerminal(machine: Inspector, terminal: Terminal): Pr
     output.on('resize', resized);
     cleanup.defer(() => output.removeListener('resize', resized));
     view.draw();
-    // Answers that come later have no screen any more.
+    // Later answers have no screen to go to.
     cleanup.defer(() => view.close());
   });
 }
 
-/** What is shown now. */
+/** The current selection. */
 class LiveView {
   readonly #machine: Inspector;
   readonly #terminal: Terminal;
@@ -111,7 +111,7 @@ class LiveView {
   }
 
   async refresh(): Promise<void> {
-    // A machine that is slow to answer is not asked again meanwhile.
+    // A machine that is slow to answer gets no further request meanwhile.
     if (this.#looking) return;
     this.#looking = true;
     try {
@@ -148,7 +148,7 @@ class LiveView {
       size,
       this.#notice,
     );
-    // In one piece, so that no half of a picture shows.
+    // In one write, so that no partial frame shows.
     this.#terminal.output.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`);
   }
 

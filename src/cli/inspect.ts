@@ -1,4 +1,4 @@
-/** `nodevmm inspect`: what goes on in the devices and queues of a running machine. */
+/** `nodevmm inspect`: the state of a running machine's devices and queues. */
 import { constants as os } from 'node:os';
 import { type Command, Option } from 'commander';
 import { ask, askInspection, onlyMachine } from '../control/client.ts';
@@ -22,7 +22,7 @@ Examples:
 
 Machines in the lab are looked at in the lab: nodevmm lab -- npx nodevmm inspect`;
 
-/** A queue as a person names it. */
+/** A queue as the user names it. */
 interface QueueName {
   readonly device: string;
   readonly queue: string;
@@ -92,7 +92,7 @@ async function show(name: string, flags: InspectFlags): Promise<number> {
 
 /** Until a signal ends it. */
 async function serve(machine: Inspector, port: number): Promise<number> {
-  // Nobody gets an address that shows nothing.
+  // No address is printed that shows nothing.
   await machine.inspect({ device: '' });
   using server = await InspectServer.open(machine, port);
   process.stdout.write(`${server.url}\n`);
@@ -103,7 +103,7 @@ async function serve(machine: Inspector, port: number): Promise<number> {
   });
 }
 
-/** Gives the orders that there are. @returns false when there are none */
+/** Carries out the requested commands. @returns false when there are none */
 async function obey(name: string, flags: InspectFlags): Promise<boolean> {
   const orders = QUEUE_ORDERS.flatMap((call) => {
     const target = flags[call];

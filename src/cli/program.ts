@@ -23,14 +23,14 @@ function fail(error: unknown): void {
   finish(reportError(error));
 }
 
-/** Does what the command line says, and ends the process. @param parts what runs are made of */
+/** Runs the command line, and ends the process. @param parts what runs are made of */
 export function runProgram(parts: RunParts): void {
   const program = new Command('nodevmm')
     .description(manifest.description)
     .version(manifest.version)
     .enablePositionalOptions()
     .exitOverride()
-    // One line, like every other error: what is wrong, and where to look.
+    // One line, like every other error: what is wrong, and where to read more.
     .configureOutput({
       outputError: (text, write) =>
         write(

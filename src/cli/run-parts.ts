@@ -1,4 +1,4 @@
-/** What `run` and `start` are put together from in the real program. */
+/** The parts that `run` and `start` use in the real program. */
 import { fileURLToPath } from 'node:url';
 import { withModules } from '../guest/guest-modules.ts';
 import { buildGuest } from '../guest/guests.ts';

@@ -83,7 +83,7 @@ async function serve(kind: string, text: string | undefined, flags: ServeFlags):
   return await signalled(signals);
 }
 
-/** Resolves with the exit status once the process is told to end. */
+/** Resolves with the exit status once the process is asked to end. */
 function signalled(signals: StopSignals): Promise<number> {
   return new Promise((resolve) =>
     signals.watch(() => {

@@ -12,13 +12,13 @@ import type { RingOptions } from '../virtio/device-type.ts';
 import { parseDevice } from './run/device-options.ts';
 import { MESSAGES } from './terminal/messages.ts';
 
-/** A device, and what was said of its rings. */
+/** A device, and its ring options. */
 export interface ServedDevice {
   readonly device: VirtioDevice;
   readonly ring: RingOptions;
 }
 
-/** What there is to serve, besides a file. */
+/** What can be served, besides a file. */
 export function servedTypes(): string[] {
   const types = DEVICE_TYPES.filter(
     ({ key, backends }) => key !== 'devices' && backends.some(({ served }) => served !== undefined),
@@ -28,7 +28,7 @@ export function servedTypes(): string[] {
 
 /**
  * Makes it.
- * @param kind the name of a type of device, or a file
+ * @param kind the name of a device type, or a file
  * @throws UsageError or HostError when it cannot be made
  */
 export async function createServedDevice(

@@ -1,23 +1,23 @@
-/** Signals and keys by which a person ends a run: the first one asks, the second one does not. */
+/** Signals and keys by which the user ends a run: the first one asks, the second one forces. */
 import { constants as os } from 'node:os';
 import { endAtOnce } from '../host/threads.ts';
 
 const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
-/** The exit status that tells of a signal. */
+/** The exit status for a signal. */
 export function signalStatus(signal: NodeJS.Signals): number {
   return 128 + os.signals[signal];
 }
 
 type Listener = (signal: NodeJS.Signals) => void;
 
-/** Who gets signals, the newest first. */
+/** The receivers of signals, the newest first. */
 const listeners: Listener[] = [];
 let installed = false;
 
 /**
- * Takes the signals over for the rest of the process. One listener that is never removed: Node delivers a
- * signal in its event loop, and would lose one that has come by then if its listener were gone.
+ * Handles the signals for the rest of the process. One listener that is never removed: Node delivers a
+ * signal in its event loop, and would lose one that is pending when its listener is removed.
  */
 function install(): void {
   if (installed) return;
@@ -25,7 +25,7 @@ function install(): void {
   for (const signal of SIGNALS) {
     process.on(signal, () => {
       const listener = listeners.at(-1);
-      // Nobody is left who would end the process in good order.
+      // Nothing is left that would end the process cleanly.
       if (listener === undefined) endAtOnce(signalStatus(signal));
       else listener(signal);
     });
@@ -39,7 +39,7 @@ export class StopSignals implements Disposable {
 
   /**
    * @param first gets the first signal
-   * @param atOnce called before the second one ends the process, whatever still runs in it
+   * @param atOnce called before the second one ends the process, whatever is still running in it
    */
   watch(first: (signal: NodeJS.Signals) => void, atOnce: () => void = () => {}): void {
     install();
@@ -54,7 +54,7 @@ export class StopSignals implements Disposable {
     listeners.push(this.#listener);
   }
 
-  /** Somebody wants an end, by a signal or otherwise. */
+  /** Requests the end, by a signal or otherwise. */
   ask(first: () => void, again: () => void): void {
     if (this.#asked) {
       again();

@@ -1,4 +1,4 @@
-/** `nodevmm vm`: looks at machines that run in other processes, and gives them orders. */
+/** `nodevmm vm`: queries and controls machines that run in other processes. */
 import { Argument, type Command, InvalidArgumentError } from 'commander';
 import { ask, listMachines, onlyMachine, shutDown } from '../control/client.ts';
 import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';

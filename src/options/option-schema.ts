@@ -1,5 +1,5 @@
 /**
- * Options as data: which there are, what each may be, what it is called on the command line. The
+ * Options as data: their names, their allowed values, their keys on the command line. The
  * program's API, its command line, help and documentation are checked against and made from these.
  */
 import * as v from 'valibot';
@@ -8,27 +8,27 @@ import { UsageError } from '../host/errors.ts';
 /** Checks a value of one type. */
 export type OptionSchema<T = unknown> = v.GenericSchema<T>;
 
-/** What a schema does not say of an option by itself. */
+/** What a schema alone does not express about an option. */
 export interface OptionDetails {
   /** Its key on the command line; null: none. Default: its name in kebab case. */
   readonly key?: string | null;
-  /** What its value stands for in messages and help, e.g. `FILE`. */
+  /** The placeholder for its value in messages and help, e.g. `FILE`. */
   readonly value?: string;
   /** What it must be, as in `must be ...`. Default: made from the schema. */
   readonly expected?: string;
-  /** A switch that is on unless it is turned off. */
+  /** A switch that is on unless turned off. */
   readonly on?: boolean;
-  /** Value on the command line that stands for leaving the option out. */
+  /** Value on the command line that means the option is absent. */
   readonly unset?: string;
-  /** The option collects all keys that no other one has. */
+  /** The option collects all keys that are not another option's. */
   readonly rest?: boolean;
-  /** Code of the error when the value is refused. Default: that of what it is part of, else E_OPTION. */
+  /** Code of the error when the value is refused. Default: that of its parent, else E_OPTION. */
   readonly code?: string;
-  /** Left out of the help of the options that it is among. */
+  /** Left out of the help of its parent's options. */
   readonly hidden?: boolean;
-  /** It names a file, or a folder, that must be seen as it changes when these options are used. */
+  /** It names a file or folder whose changes must be visible when these options are used. */
   readonly path?: 'file' | 'folder';
-  /** Whether it is; default: always. */
+  /** Whether that is so; default: always. */
   shared?(options: object): boolean;
 }
 
@@ -54,7 +54,7 @@ export function options<T extends object>(
   return schema as unknown as OptionSchema<T>;
 }
 
-/** An object without the keys whose values are undefined: options say what was asked, no more. */
+/** An object without the keys whose values are undefined: options contain only what was requested. */
 export function given<T extends object>(values: { [K in keyof T]: T[K] | undefined }): T {
   const entries = Object.entries(values).filter(([, value]) => value !== undefined);
   return Object.fromEntries(entries) as T;
@@ -110,17 +110,17 @@ export function list<T>(of: OptionSchema<T>, details: OptionDetails = {}): Optio
   return v.pipe(v.array(of), v.metadata({ ...details }));
 }
 
-/** Strings by keys that nobody here knows. */
+/** Strings by arbitrary keys. */
 export function strings(details: OptionDetails = {}): OptionSchema<Record<string, string>> {
   return v.pipe(v.record(v.string(), v.string()), v.metadata({ ...details }));
 }
 
-/** What only a program can give. */
+/** A value that only a program can pass. */
 export function value<T>(fits: (value: unknown) => boolean, expected: string): OptionSchema<T> {
   return v.pipe(v.custom<T>(fits), v.metadata({ expected, key: null }));
 }
 
-/** What the functions here need to know of a schema of valibot's. */
+/** The parts of a valibot schema that the functions here use. */
 interface SchemaParts {
   readonly type: string;
   readonly entries?: Readonly<Record<string, OptionSchema>>;
@@ -139,17 +139,17 @@ export function detailsOf(schema: OptionSchema): OptionDetails {
   return wrapped === undefined ? (v.getMetadata(schema) as OptionDetails) : detailsOf(wrapped);
 }
 
-/** An option, of an object or of one in it, as the command line knows it. */
+/** An option, of an object or nested in one, as the command line knows it. */
 export interface OptionField {
-  /** Names on the way to it. */
+  /** Path of names to it. */
   readonly path: readonly string[];
-  /** On the command line. */
+  /** Its key on the command line. */
   readonly key: string;
   readonly type: 'flag' | 'number' | 'text' | 'choice' | 'list' | 'strings';
   readonly choices: readonly (string | number)[];
   readonly required: boolean;
   readonly details: OptionDetails;
-  /** Whether it, or one of a list, may be this. */
+  /** Whether it, or an element of its list, may be this. */
   fits(value: unknown): boolean;
 }
 
@@ -170,7 +170,7 @@ export function fieldsOf(schema: OptionSchema, path: readonly string[] = []): Op
       return fieldsOf(entry, at).map((field) => ({
         ...field,
         required: required && field.required,
-        // In the help of what it is in, not in its own.
+        // In its parent's help, not in its own.
         details: { hidden, ...field.details },
       }));
     }
@@ -193,9 +193,9 @@ function kebab(name: string): string {
 
 /**
  * A copy of a value that keeps a schema's rules.
- * @param name what messages call the value: '' for all options of a machine, or `disks[0]`
- * @param note what they add when a key is not known
- * @throws UsageError for the first thing that is wrong, in one line
+ * @param name the value's name in messages: '' for all options of a machine, or `disks[0]`
+ * @param note added to messages about an unknown key
+ * @throws UsageError for the first error, in one line
  */
 export function checkOptions<T>(
   schema: OptionSchema<T>,
@@ -205,7 +205,7 @@ export function checkOptions<T>(
 ): T {
   const { success, output, issues } = v.safeParse(schema, value);
   if (success) return output;
-  // A misspelt key explains one that is missing.
+  // A misspelled key explains a missing one.
   const issue = issues.find(isUnknown) ?? issues[0];
   const keys = (issue.path ?? []).map(({ key }) => key as string | number);
   throw refusal(schema, issue, keys, name, note);
@@ -263,7 +263,7 @@ function placeOf(name: string, keys: readonly (string | number)[]): string {
   );
 }
 
-/** What an option may be, for help, documentation and messages. */
+/** The allowed values of an option, for help, documentation and messages. */
 export function expectation(schema: OptionSchema): string {
   const { expected, value: stands } = detailsOf(schema);
   if (expected !== undefined) return expected;
@@ -302,7 +302,7 @@ function shown(input: unknown): string {
   return typeof input === 'object' && input !== null ? 'an object' : String(input);
 }
 
-/** What to do about a key that there is not. */
+/** How to fix an unknown key. */
 export function suggestion(key: string, known: readonly string[]): string {
   const distances = known.map((name) => ({ name, distance: editDistance(key, name) }));
   const [nearest] = distances.sort((a, b) => a.distance - b.distance);
@@ -312,7 +312,7 @@ export function suggestion(key: string, known: readonly string[]): string {
   return known.length === 0 ? 'there are none' : `it takes ${known.join(', ')}`;
 }
 
-/** Levenshtein's. */
+/** Levenshtein distance. */
 function editDistance(from: string, to: string): number {
   let row = Array.from({ length: to.length + 1 }, (_, i) => i);
   for (const [i, a] of [...from.slice(0, LONGEST)].entries()) {

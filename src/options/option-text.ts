@@ -1,4 +1,4 @@
-/** Options as a person writes them: `first,key,key=value`, as in `--disk image.raw,ro,queues=2`. */
+/** Options in text form: `first,key,key=value`, as in `--disk image.raw,ro,queues=2`. */
 import { UsageError } from '../host/errors.ts';
 import {
   alternatives,
@@ -9,9 +9,9 @@ import {
 } from './option-schema.ts';
 
 /**
- * Takes a text apart.
- * @param option what messages call it, e.g. `--disk`
- * @param firstKey the key that the first part stands for when it is written without one
+ * Parses a text.
+ * @param option its name in messages, e.g. `--disk`
+ * @param firstKey the key of the first part when it is written without one
  * @throws UsageError on an empty or repeated part
  */
 export function splitKeys(option: string, text: string, firstKey: string): Map<string, string> {
@@ -19,7 +19,7 @@ export function splitKeys(option: string, text: string, firstKey: string): Map<s
   const refuse = (what: string): never => {
     throw new UsageError('E_OPTION', `${option} ${text} ${what}`);
   };
-  // A doubled comma is a comma in a value.
+  // A doubled comma is a literal comma in a value.
   const parts = text.split(/(?<!,),(?!,)/).map((part) => part.replaceAll(',,', ','));
   for (const [index, part] of parts.entries()) {
     const equals = part.indexOf('=');
@@ -34,7 +34,7 @@ export function splitKeys(option: string, text: string, firstKey: string): Map<s
 }
 
 /**
- * Options by name, from their keys; what is not a number or a word of the schema is refused here.
+ * Options by name, from their keys; values that are not a number or a word of the schema are refused.
  * @param said the option and its text, for messages
  * @throws UsageError
  */
@@ -78,7 +78,7 @@ export function optionsFromKeys(
   return found;
 }
 
-/** @returns undefined when the field cannot have it */
+/** @returns undefined when the field does not allow it */
 function parsed({ type, choices, fits }: OptionField, text: string): unknown {
   if (type === 'flag') return text === 'on' ? true : text === 'off' ? false : undefined;
   const value = type === 'number' || typeof choices[0] === 'number' ? numberOf(text) : text;
@@ -95,7 +95,7 @@ function wanted({ type, choices, details }: OptionField): string {
   return details.expected ?? 'a value';
 }
 
-/** The keys, as help shows them: `ro queues= engine=sync|io_uring offloads=off`. */
+/** The keys in the form that help shows: `ro queues= engine=sync|io_uring offloads=off`. */
 export function keysHelp(schema: OptionSchema, without: readonly string[] = []): string {
   return fieldsOf(schema)
     .filter(({ key, details }) => !(details.hidden || details.rest || without.includes(key)))

@@ -52,7 +52,7 @@ export class DeviceRig implements Disposable {
 
   /**
    * Lays out queues, starts the handler, and kicks each queue once, as a carrier does.
-   * @param features all negotiated feature bits: they choose the queues' format too
+   * @param features all negotiated feature bits: they select the queues' format too
    * @param queueSizes by queue index; undefined where the driver leaves a queue disabled
    * @param config the configuration space at the start
    */
@@ -74,8 +74,8 @@ export class DeviceRig implements Disposable {
   }
 
   /**
-   * Stops the handler and starts one where it left off: the same, as after a pause, or another, as
-   * when the place that serves the queues changes.
+   * Stops the handler and resumes with a handler: the same, as after a pause, or another, as
+   * when the datapath changes.
    * @param served the queues that it gets; absent: all
    */
   handOver(handler: QueueHandler, features: bigint, served?: readonly number[]): void {
@@ -95,7 +95,7 @@ export class DeviceRig implements Disposable {
     return this.#queue(index).driver;
   }
 
-  /** Notifies the device if it wants to be, for what was added. Returns whether it did. */
+  /** Notifies the device of the added buffers if it wants that. Returns whether it did. */
   kick(index: number): boolean {
     const due = this.#queue(index).driver.kick();
     if (due) this.#handler?.kick(index);
@@ -146,7 +146,7 @@ export class DeviceRig implements Disposable {
     return this.#brokenReason;
   }
 
-  /** Stops the handler. Returns where each queue stands. */
+  /** Stops the handler. Returns the state of each queue. */
   stop(): ReadonlyMap<number, VringState> {
     this.#handler?.stop();
     this.#handler = undefined;

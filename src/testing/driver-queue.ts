@@ -1,13 +1,13 @@
 /**
  * The driver's side of a virtqueue in guest RAM, for tests and benchmarks that run without a
- * guest. It follows the specification's driver requirements; tests that want to break them write
+ * guest. It follows the specification's driver requirements; tests that violate them write
  * to the three areas directly.
  */
 import { InternalError, UsageError } from '../host/errors.ts';
 import type { QueueConfig } from '../virtio/queue/virtqueue.ts';
 import type { GuestHeap } from './guest-heap.ts';
 
-/** What a test wants to send: bytes for the device to read, then room for it to write. */
+/** A buffer that a test sends: bytes for the device to read, then room for it to write. */
 export interface BufferRequest {
   readonly readable?: readonly Uint8Array[];
   /** Lengths in bytes. */
@@ -26,7 +26,7 @@ export interface CompletedBuffer {
   readonly written: number;
   /** Those bytes, out of the writable segments. */
   readonly data: Uint8Array;
-  /** The whole writable part, beyond `written` too. */
+  /** The whole writable part, including what follows `written`. */
   readonly writable: Uint8Array;
 }
 
@@ -74,7 +74,7 @@ export class DriverBuffer {
     return gpa;
   }
 
-  /** Collects what the device wrote, and frees the memory. */
+  /** Collects the device's output, and frees the memory. */
   complete(written: number): CompletedBuffer {
     const all = new Uint8Array(this.writableLength);
     let done = 0;
@@ -92,7 +92,7 @@ export class DriverBuffer {
   }
 }
 
-/** Where a queue lies, and the features that both formats know. */
+/** Where a queue lies, and the features that both formats use. */
 export interface DriverQueueLayout {
   readonly heap: GuestHeap;
   readonly config: QueueConfig;
@@ -112,9 +112,9 @@ export interface UsedBuffer {
 
 /** What both formats have in common. */
 export abstract class DriverQueue {
-  /** What the device side is made from. */
+  /** The device side is created from this. */
   readonly config: QueueConfig;
-  /** The areas' bytes, to look at and to corrupt. */
+  /** The areas' bytes, to inspect and to corrupt. */
   readonly descriptorArea: DataView;
   readonly driverArea: DataView;
   readonly deviceArea: DataView;
@@ -156,11 +156,11 @@ export abstract class DriverQueue {
     return buffer.token;
   }
 
-  /** True when the device wants a notification for what was added since the last call. */
+  /** True when the device wants a notification for the buffers added since the last call. */
   abstract kick(): boolean;
 
   /**
-   * Takes the buffers that the device has used since the last call, in the order of their use.
+   * Takes the buffers used since the last call, in the order of their use.
    * While interrupts are on it asks for the next one, as Linux does.
    */
   completed(): CompletedBuffer[] {
@@ -182,7 +182,7 @@ export abstract class DriverQueue {
     return this.peekUsed() !== undefined;
   }
 
-  /** Tells the device that interrupts are not needed for now. */
+  /** Turns interrupts off for now. */
   disableInterrupts(): void {
     this.#interruptsOn = false;
     this.suppressInterrupts();
@@ -191,7 +191,7 @@ export abstract class DriverQueue {
   /** Writes descriptors, and makes the buffer available. @returns the ID that the device returns */
   protected abstract place(buffer: DriverBuffer, indirect: boolean): number;
 
-  /** The next used buffer, if there is one; it is `release` that moves on. */
+  /** The next used buffer, if there is one; `release` advances past it. */
   protected abstract peekUsed(): UsedBuffer | undefined;
 
   /** Frees the descriptors of the next used buffer. */
@@ -201,7 +201,7 @@ export abstract class DriverQueue {
 
   protected abstract suppressInterrupts(): void;
 
-  /** §2.7.9, §2.8.8: the buffers before the one that is named were used completely. */
+  /** §2.7.9, §2.8.8: the buffers before the named one were used completely. */
   #completeSkipped(id: number, done: CompletedBuffer[]): void {
     if (!this.#buffers.has(id)) return;
     for (const [skipped, { writableLength }] of this.#buffers) {

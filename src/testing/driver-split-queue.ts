@@ -18,7 +18,7 @@ import {
 
 /** See `DriverQueue`. */
 export class DriverSplitQueue extends DriverQueue {
-  /** First freed, first used again: with VIRTIO_F_IN_ORDER that is ring order (§2.7.5). */
+  /** A FIFO: with VIRTIO_F_IN_ORDER that is ring order (§2.7.5). */
   readonly #freeDescriptors: number[];
   /** Of the buffers in flight, by head. */
   readonly #chains = new Map<number, readonly number[]>();

@@ -1,4 +1,4 @@
-/** A small allocator of guest memory, as a driver has one: power-of-two blocks with free lists. */
+/** A small allocator of guest memory, such as a driver has: power-of-two blocks with free lists. */
 import { UsageError } from '../host/errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 
@@ -40,7 +40,7 @@ export class GuestHeap {
     return gpa;
   }
 
-  /** Gives a block back; `length` as it was asked for. */
+  /** Frees a block; `length` as it was allocated. */
   free(gpa: number, length: number): void {
     const block = blockSize(length);
     const list = this.#free.get(block);

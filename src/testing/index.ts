@@ -1,4 +1,4 @@
-/** `nodevmm/testing`: what a device's tests stand on, without KVM or a guest. */
+/** `nodevmm/testing`: the basis of a device's tests, without KVM or a guest. */
 
 export { createDriverQueue, type DriverQueueOptions } from './create-driver-queue.ts';
 export { DeviceRig } from './device-rig.ts';

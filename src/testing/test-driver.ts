@@ -12,7 +12,7 @@ import type { BufferRequest, CompletedBuffer } from './driver-queue.ts';
 /** How long an answer may take before the test fails. */
 const DEADLINE_MS = 10_000;
 
-/** What the driver does at the start. */
+/** What the driver does at start-up. */
 export interface TestDriverOptions {
   /** The device's own options. */
   readonly options?: Readonly<Record<string, string>>;
@@ -24,7 +24,7 @@ export interface TestDriverOptions {
 
 /** From DRIVER_OK until it is disposed. */
 export class TestDriver implements Disposable {
-  /** The queues underneath, to look at and to corrupt. */
+  /** The underlying queues, to inspect and to corrupt. */
   readonly rig: DeviceRig;
   /** Configuration change notifications received. */
   configChanges = 0;
@@ -89,7 +89,7 @@ export class TestDriver implements Disposable {
     return `${index}.${token}`;
   }
 
-  /** Resolves to what the device did with a buffer. @throws PeerError when it broke, or takes ten seconds */
+  /** Resolves to what the device did with a buffer. @throws PeerError when it broke, or after ten seconds */
   async answer(sent: string): Promise<CompletedBuffer> {
     const deadline = Date.now() + DEADLINE_MS;
     for (;;) {

@@ -80,13 +80,13 @@ export class VhostUserRig implements AsyncDisposable {
     this.kick(queue);
   }
 
-  /** Notifies the device of what was added, if it asked for that. */
+  /** Notifies the device of the added buffers, if it asked for that. */
   kick(queue: number): void {
     const driver = this.queues[queue];
     if (driver?.kick() === true) signalEventfd(driver.config.kickFd);
   }
 
-  /** Resolves to the next buffers that are used. */
+  /** Resolves to the next used buffers. */
   async completed(queue: number, count = 1): Promise<CompletedBuffer[]> {
     const done: CompletedBuffer[] = [];
     await this.until(() => {

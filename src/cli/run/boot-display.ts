@@ -1,22 +1,22 @@
-/** Shows that something happens until the guest's console says something itself. */
+/** Shows progress until the guest's console has output of its own. */
 import type { Duplex } from 'node:stream';
 import { printable } from '../../host/untrusted-text.ts';
 import type { ConsoleOutput } from '../terminal/console-io.ts';
 import type { ConsoleTarget } from './run-options.ts';
 
-/** A console that says nothing for longer may not be the one that the guest uses. */
+/** A console silent for longer than this may not be the one that the guest uses. */
 const SILENCE_MS = 5000;
 const LOOK_MS = 1000;
-/** Characters of the serial port's last line. */
+/** Characters shown of the serial port's last line. */
 const LINE_MAX = 80;
 
-/** Where it is shown. */
+/** Where to show it. */
 export interface BootProgress {
   update(step: string): void;
   close(): void;
 }
 
-/** What it looks at. */
+/** What it monitors. */
 export interface BootConsoles {
   readonly console: Duplex;
   readonly serial: ConsoleOutput;
@@ -32,7 +32,7 @@ export class BootDisplay implements Disposable {
   readonly #timer: NodeJS.Timeout;
   readonly #close = (): void => this[Symbol.dispose]();
 
-  /** @param now milliseconds of a clock that never goes back */
+  /** @param now milliseconds of a monotonic clock */
   constructor(
     consoles: BootConsoles,
     progress: BootProgress,
@@ -47,7 +47,7 @@ export class BootDisplay implements Disposable {
     this.#timer = setInterval(() => this.look(), LOOK_MS).unref();
   }
 
-  /** Looks whether the guest talks on its serial port only. */
+  /** Checks whether the guest prints on its serial port only. */
   look(): void {
     const { serial, serialTarget } = this.#consoles;
     if (serial.bytes === 0 || this.#now() - this.#started < SILENCE_MS) return;

@@ -13,23 +13,23 @@ import { choice, hasOption, options } from '../../options/option-schema.ts';
 import { keysHelp, optionsFromKeys, splitKeys } from '../../options/option-text.ts';
 import { RING, type RingOptions } from '../../virtio/device-type.ts';
 
-/** A device as a text asks for it. */
+/** A device as requested by a text. */
 export interface AskedDevice {
   readonly type: MachineDeviceType;
   readonly backend: MachineBackend;
   readonly options: Readonly<Record<string, unknown>>;
 }
 
-/** How a text is read. */
+/** How to parse a text. */
 interface Reading {
   /** For messages: `--disk`. */
   readonly option: string;
   readonly firstKey: string;
-  /** Keys that may be left out, by the backend. */
+  /** Keys that may be left out, by backend. */
   defaults?(backend: MachineBackend): Readonly<Record<string, string>>;
 }
 
-/** A device from what its option says. @throws UsageError */
+/** A device from the text of its option. @throws UsageError */
 export function parseDevice(
   type: MachineDeviceType,
   text: string | undefined,
@@ -41,7 +41,7 @@ export function parseDevice(
   if (named !== undefined) {
     keys.delete(firstKey);
     const other = DEVICE_TYPES.find(({ name }) => name === keys.get('type'));
-    // `vhost-user,type=blk,socket=S` is another way to say `vhost-user=S` of that type.
+    // `vhost-user,type=blk,socket=S` is a synonym of `vhost-user=S` of that type.
     if (other !== undefined) return parseOther(other, keys, `${option} ${text}`);
   }
   const asksFor = (name: string, value?: string): boolean =>
@@ -91,10 +91,10 @@ export function addDeviceOptions(command: Command): void {
   }
 }
 
-/** What commander hands over of them, by the option's name. */
+/** Their values from commander, by option name. */
 export type DeviceFlags = Readonly<Record<string, unknown>>;
 
-/** What a machine has of devices, by the names of its options. @throws UsageError */
+/** A machine's devices, by the names of its options. @throws UsageError */
 export function deviceOptions(
   flags: DeviceFlags,
   rings: RingDefaults,
@@ -112,7 +112,7 @@ export function deviceOptions(
   return found as Partial<MachineOptions>;
 }
 
-/** What its option says, and what a machine has without one. */
+/** The devices of its option, and those that a machine has without one. */
 function askedFor(
   type: MachineDeviceType,
   flags: DeviceFlags,
@@ -127,7 +127,7 @@ function askedFor(
   return [{ type, backend, options: number === 'always' ? console : {} }];
 }
 
-/** Its options over what was said of all devices. */
+/** Its own ring options override those for all devices. */
 function withDefaults(
   { backend, options: own }: Omit<AskedDevice, 'type'>,
   { watch }: DeviceFlags,

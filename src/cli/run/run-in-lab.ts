@@ -12,13 +12,13 @@ import { ProgressLine } from '../terminal/progress.ts';
 import { hurry } from '../terminal/standard-streams.ts';
 
 const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
-/** How long a program may take to end after it was asked to. */
+/** How long a program may take to end once it was asked to. */
 const END_GRACE_MS = 10_000;
 
 /**
- * Runs one program in the lab that is kept, or in one that is booted for it and ends with it.
+ * Runs a program in the kept lab, or in one that is booted for it and ends with it.
  * @param argv program and arguments, with the host's paths
- * @param passEscapes the program obeys Ctrl-A x by itself
+ * @param passEscapes the program handles Ctrl-A x itself
  * @returns its exit status; 128 + n after signal n
  */
 export async function runProgramInLab(
@@ -43,7 +43,7 @@ export async function runProgramInLab(
   };
   for (const signal of SIGNALS) {
     const listener = (): void => {
-      // The second time there is no waiting.
+      // The second signal does not wait.
       if (signalled !== undefined) giveUp(128 + os.signals[signal]);
       signalled = signal;
       hurry();
@@ -57,7 +57,7 @@ export async function runProgramInLab(
     hurry();
     end(0);
   };
-  // Only for a person who waits: what scripts read stays what the program wrote.
+  // Only for an interactive user: scripts read nothing but the program's own output.
   if (tty === undefined) progress.close();
   else progress.update('lab: starting the program');
   const shown = (): void => progress.close();
@@ -66,7 +66,7 @@ export async function runProgramInLab(
 }
 
 async function openWithProgress(options: LabOptions, progress: ProgressLine): Promise<Lab> {
-  // A lab that is kept can write to its own folders only.
+  // A kept lab can only write to its own folders.
   const shares = (options.shares ?? []).filter((folder) => !isShared(folder, options.cpu));
   const all = {
     ...options,
@@ -77,7 +77,7 @@ async function openWithProgress(options: LabOptions, progress: ProgressLine): Pr
 }
 
 function isShared(folder: string, cpu: LabOptions['cpu']): boolean {
-  // With an Intel CPU even these are there in part only.
+  // With an Intel CPU some of these are missing, too.
   if (cpu === 'intel') return false;
   return [packageFolder, cacheFolder()].some(
     (shared) => folder === shared || folder.startsWith(`${shared}${path.sep}`),

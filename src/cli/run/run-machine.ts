@@ -1,4 +1,4 @@
-/** One run of a machine from the command line: its console or one command in it, to the end. */
+/** One run of a machine from the command line: its console or a command in it, to the end. */
 import type { Duplex } from 'node:stream';
 import type { CommandExit, GuestProcess, SpawnOptions } from '../../agent/command.ts';
 import { CleanupStack } from '../../host/cleanup-stack.ts';
@@ -25,12 +25,12 @@ export interface RunnableMachine {
   wait(): Promise<MachineExit>;
   spawn(argv: readonly string[], options?: SpawnOptions): GuestProcess | Promise<GuestProcess>;
   resizeConsole(columns: number, rows: number): void;
-  /** Bytes that were dropped because nobody read them. */
+  /** Bytes that were dropped unread. */
   readonly droppedOutput: { readonly console: number; readonly serial: number };
   on(event: 'log', listener: (text: string) => void): unknown;
 }
 
-/** What is done with the machine. */
+/** What to do with the machine. */
 export interface RunPlan {
   readonly console: ConsoleTarget;
   readonly serial: ConsoleTarget;
@@ -48,13 +48,13 @@ type End =
   | { readonly kind: 'signal'; readonly signal: NodeJS.Signals }
   | { readonly kind: 'quit' };
 
-/** How long the machine's own end may take to show after its agent went silent. */
+/** How long the machine's own end may take to show after its agent fell silent. */
 const LOST_GRACE_MS = 2000;
 
 /**
- * Runs a machine that was created, until it, the command in it, or the person ends it.
- * @param signals watches as long as the caller likes: what follows may take long, too
- * @returns the exit status; the machine is stopped by then, but not disposed
+ * Runs a created machine until it, the command in it, or the user ends it.
+ * @param signals the caller may keep them: what follows may take long, too
+ * @returns the exit status; the machine is then stopped, but not disposed
  */
 export async function runMachine(
   vm: RunnableMachine,
@@ -97,7 +97,7 @@ export async function runMachine(
   serial.finish();
   tellDropped(vm, log);
   return statusOfEnd(end, plan, log, () => {
-    // Before the virtio console is up, the serial port is where a kernel says what is wrong.
+    // Before the virtio console is up, the kernel reports problems on the serial port.
     if (output.bytes === 0 && plan.serial.to === 'none' && serial.bytes > 0) {
       messages.show(serial.tail.trimEnd());
     }
@@ -145,7 +145,7 @@ function statusOfEnd(
   }
 }
 
-/** Resolves when the person wants an end: by a signal or by Ctrl-A x. A second one is not waited for. */
+/** Resolves when the user stops the run, by a signal or by Ctrl-A x. A second one does not wait. */
 function waitForPerson(
   cleanup: CleanupStack,
   given: StopSignals | undefined,
@@ -158,7 +158,7 @@ function waitForPerson(
   if (given === undefined) cleanup.use(signals);
   const restore = (): void => cleanup.dispose();
   const leave = (how: End): void => {
-    // Also when the machine has just ended by itself: what is left then is its output.
+    // Also when the machine has just ended: what is left then is its output.
     hurry();
     resolve(how);
   };
@@ -194,7 +194,7 @@ async function runCommand(
   }
 }
 
-/** An agent that went silent is mostly a guest that ended: that says more. */
+/** When an agent falls silent, usually its guest ended: the guest's end is the better reason. */
 async function causeOfLoss(lost: End, error: unknown, machine: Promise<End>): Promise<End> {
   if (error instanceof NodeVmmError && error.code === 'E_GUEST_ENDED') return await machine;
   let timer: NodeJS.Timeout | undefined;

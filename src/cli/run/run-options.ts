@@ -1,4 +1,4 @@
-/** The options of `nodevmm run`, and what machine they ask for. */
+/** The options of `nodevmm run`, and the machine they describe. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { KERNEL_SERIES, type KernelSeries } from '../../guest/kernel.ts';
 import { UsageError } from '../../host/errors.ts';
@@ -8,16 +8,16 @@ import { collectVariable } from '../environment.ts';
 import { addDeviceOptions, deviceOptions, parseRings, RING_KEYS } from './device-options.ts';
 import { parseSmbios, SMBIOS_KEYS } from './smbios-option.ts';
 
-/** Where a console goes. */
+/** Where a console's output goes. */
 export type ConsoleTarget =
   | { readonly to: 'tty' }
   | { readonly to: 'none' }
   | { readonly to: 'file'; readonly path: string; readonly append?: boolean };
 
-/** The virtio console: where it goes, and what carries it. */
+/** The virtio console: where its output goes, and its transport. */
 export type ConsoleFlag = ConsoleTarget & { readonly transport?: TransportName };
 
-/** Option values as commander hands them over, besides those of devices. */
+/** Option values from commander, except those of devices. */
 export interface RunFlags {
   readonly kernel?: string;
   readonly initrd?: string;
@@ -47,7 +47,7 @@ export interface RunFlags {
   readonly env?: Readonly<Record<string, string>>;
 }
 
-/** Bytes of `512M`, `4G`, `65536K`; a bare number counts MiB. */
+/** Parses a size in bytes: `512M`, `4G`, `65536K`; a bare number counts MiB. */
 export function parseMemory(text: string): number {
   const match = /^([1-9][0-9]{0,9})([KMGT]?)(i?B)?$/i.exec(text);
   if (match === null) throw new InvalidArgumentError('Take for example 512M or 4G.');
@@ -90,7 +90,7 @@ const list = (value: string, before: readonly string[] | undefined): readonly st
   ...value.split(',').filter((name) => name !== ''),
 ];
 
-/** Adds the options that say what machine to run. */
+/** Adds the options that describe the machine. */
 export function addMachineOptions(command: Command): Command {
   command
     .option('--kernel <file>', 'bzImage or ELF vmlinux; default: the kernel of --guest')
@@ -178,7 +178,7 @@ export function addMachineOptions(command: Command): Command {
     .option('--no-lab', "never use the lab, even if the host's KVM cannot run Linux");
 }
 
-/** What boots: a kernel and what goes with it. */
+/** What to boot: a kernel and what goes with it. */
 export interface BootImage {
   readonly kernel: string;
   readonly initrd?: string;
@@ -186,7 +186,7 @@ export interface BootImage {
 }
 
 /**
- * The machine that the options ask for.
+ * The machine that the options describe.
  * @param image the guest image, or undefined when --kernel names the kernel
  * @throws UsageError when options contradict each other
  */
@@ -223,10 +223,10 @@ export function machineOptions(flags: RunFlags, image: BootImage | undefined): M
   };
 }
 
-/** What --trace takes in place of a file. */
+/** The value of --trace that is not a file. */
 const SUMMARY = 'summary';
 
-/** True when the table of --trace=summary is wanted. */
+/** True when --trace=summary requests the table. */
 export function wantsSummary(flags: RunFlags): boolean {
   return flags.trace?.includes(SUMMARY) ?? false;
 }

@@ -24,22 +24,22 @@ import {
 } from './run-options.ts';
 import { traceTable } from './trace-table.ts';
 
-/** What a run that is traced needs of a machine. */
+/** The parts of a machine that a traced run needs. */
 interface TracedMachine {
   readonly traceSummary?: TraceSummary | undefined;
 }
 
-/** What a run is put together from; tests give their own. */
+/** What a run uses; tests substitute their own. */
 export interface RunParts {
   createMachine(
     options: MachineOptions,
   ): Promise<RunnableMachine & ControlledMachine & TracedMachine & AsyncDisposable>;
-  /** Finds or makes a guest image. */
+  /** Finds or builds a guest image. */
   buildGuest(
     name: string,
     options: {
       readonly kernel?: KernelSeries;
-      /** Kernel modules that it gets besides its own. */
+      /** Kernel modules that it gets in addition to its own. */
       readonly modules?: readonly string[];
       readonly onProgress: (step: string, fraction: number) => void;
     },
@@ -54,17 +54,17 @@ export interface RunParts {
   runInLab(spec: RunSpec, streams: RunStreams, shares: readonly string[]): Promise<number>;
 }
 
-/** One run: what its options say, as data that JSON can carry. */
+/** One run: its options, as data that JSON can carry. */
 export interface RunSpec {
   readonly machine: MachineOptions;
   readonly plan: RunPlan;
-  /** What `nodevmm vm` calls it. Default: the process ID. */
+  /** Its name for `nodevmm vm`. Default: the process ID. */
   readonly name?: string;
-  /** Whether the table of --trace=summary is shown at the end. */
+  /** Whether to show the table of --trace=summary at the end. */
   readonly summary: boolean;
 }
 
-/** The variable that `run --spec` takes a run from, in the lab: neither ps nor a file shows it. */
+/** The variable that `run --spec` reads a run from, in the lab: neither ps nor a file shows it. */
 export const SPEC_VARIABLE = 'NODEVMM_RUN_SPEC';
 
 const EXAMPLES = `
@@ -125,7 +125,7 @@ export function registerStartCommand(
 
 /** One run, here or in the lab. @returns the exit status */
 async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): Promise<number> {
-  // Bad usage shows at once, before anything is built or booted.
+  // Bad usage is reported at once, before anything is built or booted.
   runSpec(flags, argv, { kernel: '-' });
   const inLab = takesLab(parts, flags);
   const spec = runSpec(flags, argv, await findImage(parts, flags));
@@ -133,7 +133,7 @@ async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): P
   return await runHere(parts, spec);
 }
 
-/** What a command line says. @throws UsageError */
+/** Parses a command line. @throws UsageError */
 export function runSpec(
   flags: RunFlags,
   argv: readonly string[],
@@ -153,7 +153,7 @@ export function runSpec(
   };
 }
 
-/** In the lab: the run that was parsed outside, of which the guest's programs hear nothing. */
+/** In the lab: the run that was parsed outside, hidden from the guest's programs. */
 function takeSpec(): RunSpec {
   const text = process.env[SPEC_VARIABLE];
   delete process.env[SPEC_VARIABLE];
@@ -165,7 +165,7 @@ async function runHere(
   parts: RunParts,
   { machine, plan, name, summary }: RunSpec,
 ): Promise<number> {
-  // Until the very end: also what the machine holds is given back by threads that may be busy.
+  // Until the very end: releasing the machine waits for threads that may be busy.
   using signals = new StopSignals();
   await using vm = await parts.createMachine(machine);
   using _control = await ControlServer.open(vm, name ?? String(process.pid));
@@ -175,7 +175,7 @@ async function runHere(
   return status;
 }
 
-/** @throws UsageError when neither the host nor the lab may be taken */
+/** @throws UsageError when neither the host nor the lab may be used */
 function takesLab(parts: RunParts, flags: RunFlags): boolean {
   if (flags.lab === true) return true;
   const why = parts.whyNoKvm();
@@ -188,8 +188,8 @@ function takesLab(parts: RunParts, flags: RunFlags): boolean {
 }
 
 /**
- * The folders that the lab has to share: those that a run writes to, and those where it has to see
- * what is written meanwhile.
+ * The folders that the lab has to share: those that a run writes to, and those whose files it has
+ * to see change meanwhile.
  */
 export function sharedFolders({ machine, plan }: RunSpec): string[] {
   const ofDevices = DEVICE_TYPES.flatMap((type) =>

@@ -1,4 +1,4 @@
-/** `--smbios`: what the guest is told of its computer. */
+/** `--smbios`: the strings that describe the computer to the guest. */
 import { SMBIOS, type SmbiosOptions } from '../../boot/smbios.ts';
 import { UsageError } from '../../host/errors.ts';
 import { keysHelp, optionsFromKeys, splitKeys } from '../../options/option-text.ts';
@@ -6,7 +6,7 @@ import { keysHelp, optionsFromKeys, splitKeys } from '../../options/option-text.
 export const SMBIOS_KEYS: string = keysHelp(SMBIOS);
 
 /**
- * All that is given by one or several `--smbios KEY=VALUE,...`; only `oem-string` may be repeated.
+ * Merges one or several `--smbios KEY=VALUE,...`; only `oem-string` may be repeated.
  * @throws UsageError
  */
 export function parseSmbios(texts: readonly string[]): SmbiosOptions {

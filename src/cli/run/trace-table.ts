@@ -21,7 +21,7 @@ const PERCENTILES = ['count', 'p50', 'p90', 'p99', 'max'];
 const TIMES = ['microseconds', ...PERCENTILES];
 const EXITS = ['exits, microseconds in user space', ...PERCENTILES];
 
-/** Lines for people: what each queue did, how long it took, and why vCPUs left the guest. */
+/** Readable lines: what each queue did, how long it took, and why vCPUs left the guest. */
 export function traceTable(summary: TraceSummary): string[] {
   const { duration, dropped, queues, exits, devices } = summary;
   const name = ({ device, queue }: QueueSummary): string => {

@@ -1,10 +1,10 @@
-/** Connects a command that an agent runs with the streams and the terminal of the person. */
+/** Connects a command that an agent runs with the user's streams and terminal. */
 import type { Writable } from 'node:stream';
 import type { CommandExit, GuestProcess } from '../../agent/command.ts';
 import type { CleanupStack } from '../../host/cleanup-stack.ts';
 import { attachInput, type InputOptions, type RunStreams } from './console-io.ts';
 
-/** The size of the person's terminal, when both input and output are one: then a command gets one too. */
+/** The size of the user's terminal, when both input and output are one: then the command gets one too. */
 export function terminalOf(
   streams: RunStreams,
 ): { readonly columns: number; readonly rows: number } | undefined {
@@ -13,7 +13,7 @@ export function terminalOf(
 
 /**
  * Streams a command's input and output until it ends.
- * @param cleanup lets go of the terminal at the latest
+ * @param cleanup releases the terminal at the latest
  * @param onOutput called before each piece of its output is passed on
  * @throws UsageError when the command can't be started, PeerError when its agent goes
  */
@@ -31,7 +31,7 @@ export async function streamCommand(
     copy(command.stdout, streams.output, onOutput),
     copy(command.stderr, streams.errorOutput, onOutput),
   ]);
-  // What is awaited first tells what went wrong; the others fail with it.
+  // The first one awaited reports the cause; the others fail with it.
   for (const other of [copied, command.exit]) other.catch(() => {});
   // Until the command runs the terminal stays as it is, and Ctrl-C works.
   await command.started;
@@ -57,7 +57,7 @@ async function copy(
   }
 }
 
-/** Tells a guest the terminal's size, now and whenever it changes. */
+/** Passes the terminal's size to a guest, now and whenever it changes. */
 export function followSize(
   streams: RunStreams,
   tell: (columns: number, rows: number) => void,

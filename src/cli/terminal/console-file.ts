@@ -1,30 +1,30 @@
-/** A file that a console's output goes to. What cannot be written is lost; the guest goes on. */
+/** A file for a console's output. What cannot be written is lost; the guest continues. */
 import { close, write } from 'node:fs';
 import { Writable } from 'node:stream';
 import { openOutputFile, reasonOf } from '../../host/output-file.ts';
 import { dropNotice } from '../../virtio/device/console/unread-output.ts';
 
-/** A FIFO is full: look again after this long. */
+/** The retry interval for a full FIFO. */
 const RETRY_MS = 20;
-/** How often, once the run has ended. */
+/** The number of retries, once the run has ended. */
 const LAST_TRIES = 25;
 
-/** How to write it, and to whom trouble is told. */
+/** How to write it, and where to report trouble. */
 export interface ConsoleFileOptions {
   readonly path: string;
-  /** Add to what the file holds. */
+  /** Append to the file. */
   readonly append: boolean;
   log(text: string): void;
 }
 
 /**
- * Goes on over errors: a full disk may have room again, a FIFO a new reader. Then a line in the file
- * tells how much is missing there. An error is told once.
+ * Continues after errors: a full disk may have room again, a FIFO a new reader. Then a line in the file
+ * reports how much is missing there. An error is reported once.
  */
 export class ConsoleFile extends Writable {
   readonly #fd: number;
   readonly #options: ConsoleFileOptions;
-  /** Bytes lost, all of them and those since the last that were written. */
+  /** Bytes lost, in total and since the last successful write. */
   #lost = 0;
   #gap = 0;
   #ending = false;
@@ -37,7 +37,7 @@ export class ConsoleFile extends Writable {
     this.#fd = openOutputFile('the console', options.path, 'E_CONSOLE_FILE', options.append);
   }
 
-  /** Writes what is left, and closes it. */
+  /** Writes the rest, and closes it. */
   async finish(): Promise<void> {
     this.#ending = true;
     const closed = new Promise<void>((resolve) => this.once('close', () => resolve()));
@@ -56,7 +56,7 @@ export class ConsoleFile extends Writable {
     this.#put(Buffer.concat([notice, chunk]), notice.length, done);
   }
 
-  /** @param notice bytes at the start that tell of a gap */
+  /** @param notice bytes at the start that report a gap */
   #put(bytes: Buffer, notice: number, done: () => void): void {
     write(this.#fd, bytes, 0, bytes.length, null, (error, written) => {
       if (error === null) {
@@ -85,7 +85,7 @@ export class ConsoleFile extends Writable {
   }
 
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
-    // Some file systems tell of a full disk only now.
+    // Some file systems report a full disk only now.
     close(this.#fd, (failed) => {
       const { path, log } = this.#options;
       if (failed) log(`the console's file ${path} may be incomplete: ${reasonOf(failed)}`);

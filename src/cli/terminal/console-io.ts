@@ -1,11 +1,11 @@
-/** Connects a guest's consoles and commands with the terminal, pipes and files of the person. */
+/** Connects a guest's consoles and commands with the user's terminal, pipes and files. */
 import type { Duplex, Readable, Writable } from 'node:stream';
 import type { ReadStream } from 'node:tty';
 import type { ConsoleTarget } from '../run/run-options.ts';
 import { ConsoleFile } from './console-file.ts';
 import { ESCAPE_HELP, EscapeFilter, RawTerminal, terminalInput, terminalSize } from './terminal.ts';
 
-/** What a run reads and writes: the process's own streams, or a test's. */
+/** The streams of a run: the process's own, or a test's. */
 export interface RunStreams {
   readonly input: Readable;
   readonly output: Writable;
@@ -25,19 +25,19 @@ export const PROCESS_STREAMS: RunStreams = {
   size: terminalSize,
 };
 
-/** How input is given to a guest. */
+/** How a guest gets its input. */
 export interface InputOptions {
   /** Ctrl-A x was typed. */
   onQuit(): void;
   /** The end of a piped input ends the target. */
   readonly endWithInput?: boolean;
-  /** Who gets the input obeys Ctrl-A commands by itself. */
+  /** The target handles Ctrl-A commands itself. */
   readonly passEscapes?: boolean;
 }
 
 /**
- * Gives what is typed to a guest: raw and with Ctrl-A commands from a terminal, as it is from a pipe.
- * @returns lets go of the input and the terminal
+ * Passes input to a guest: raw and with Ctrl-A commands from a terminal, unchanged from a pipe.
+ * @returns releases the input and the terminal
  */
 export function attachInput(
   streams: RunStreams,
@@ -73,7 +73,7 @@ export function attachInput(
 
 const TAIL_BYTES = 4096;
 
-/** Where the bytes of one console go, and the end of what came, for the case that the guest dies. */
+/** Where the bytes of one console go, and the end of its output in case the guest dies. */
 export class ConsoleOutput {
   readonly #console: Duplex;
   #tail = '';
@@ -91,7 +91,7 @@ export class ConsoleOutput {
     });
   }
 
-  /** Takes what is left once the guest has ended: a target that is slow gets it as it can. */
+  /** Writes the rest once the guest has ended: a slow target takes it at its own pace. */
   finish(): void {
     this.#console.pause();
     // A `data` event each. Bounded by what a console keeps for its reader.
@@ -103,7 +103,7 @@ export class ConsoleOutput {
     return this.#bytes;
   }
 
-  /** The last of what came. */
+  /** The end of the output. */
   get tail(): string {
     return this.#tail;
   }
@@ -117,7 +117,7 @@ export interface ConsoleSink extends AsyncDisposable {
 
 /**
  * Opens what a target names.
- * @param log gets a line when it is a file that cannot be written any more
+ * @param log gets a line when a file can no longer be written
  * @throws UsageError when it is a file that can't be opened
  */
 export function openTarget(

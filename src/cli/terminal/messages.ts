@@ -1,28 +1,28 @@
-/** What nodevmm says to the person on standard error: the one place where such lines are written. */
+/** nodevmm's messages to the user on standard error: the only place where such lines are written. */
 import type { Writable } from 'node:stream';
 import { printable } from '../../host/untrusted-text.ts';
 
-/** Bytes that may wait for a reader; what comes then is counted only. */
+/** Bytes that may wait for a reader; further ones are only counted. */
 const UNREAD_MAX = 256 * 1024;
 
-/** Lines on a stream. Guests and peers have a part in many of them: none gets at the terminal. */
+/** Lines on a stream. Guests and peers influence many of them: none may control the terminal. */
 export class Messages {
   readonly #stream: Writable;
   readonly #isRaw: () => boolean;
   #dropped = 0;
 
-  /** @param isRaw whether the stream is a terminal that does not return the carriage by itself */
+  /** @param isRaw whether the stream is a terminal in raw mode, which needs carriage returns */
   constructor(stream: Writable, isRaw: () => boolean = () => false) {
     this.#stream = stream;
     this.#isRaw = isRaw;
   }
 
-  /** Says something, which may have several lines. */
+  /** Prints a message, which may have several lines. */
   say(text: string): void {
     this.show(`nodevmm: ${text}`);
   }
 
-  /** Shows lines as they are, but for what a terminal would obey. */
+  /** Prints lines unchanged, except for control characters. */
   show(text: string): void {
     if (this.#stream.writableLength > UNREAD_MAX) {
       this.#dropped++;
@@ -40,5 +40,5 @@ export class Messages {
   }
 }
 
-/** Those of this process. */
+/** This process's messages. */
 export const MESSAGES: Messages = new Messages(process.stderr, () => process.stdin.isRaw === true);

@@ -22,11 +22,11 @@ export class ProgressLine implements Disposable {
   }
 
   /**
-   * Tells what is being done.
-   * @param fraction how much of the whole is done, 0 to 1; undefined when nobody knows
+   * Reports the current step.
+   * @param fraction how much of the whole is done, 0 to 1; undefined when unknown
    */
   update(step: string, fraction?: number): void {
-    // What is ready needs no line of its own.
+    // A finished step needs no line of its own.
     if (fraction !== undefined && fraction >= 1) return;
     this.#step = printable(step).replaceAll('\n', ' ');
     this.#bar = '';
@@ -42,7 +42,7 @@ export class ProgressLine implements Disposable {
     if (this.#step === '' || ms < FIRST_AFTER_MS) return;
     if (this.#stream.isTTY) {
       const seconds = ` ... ${Math.floor(ms / 1000)} s`;
-      // One line only: what is wrapped cannot be taken away again.
+      // One line only: a wrapped line cannot be erased.
       const room = (this.#stream.columns || DEFAULT_WIDTH) - 1 - seconds.length;
       this.#print(`\r\x1b[K${`${this.#bar}${this.#step}`.slice(0, room)}${seconds}`);
     } else {
@@ -51,13 +51,13 @@ export class ProgressLine implements Disposable {
   }
 
   #print(text: string): void {
-    // A terminal that was stopped shows the latest once it goes on.
+    // A stopped terminal shows the latest line once it resumes.
     if (text === this.#printed || this.#stream.writableNeedDrain) return;
     this.#printed = text;
     this.#stream.write(text);
   }
 
-  /** Takes the line away. */
+  /** Erases the line. */
   close(): void {
     clearInterval(this.#timer);
     if (this.#printed !== '' && this.#stream.isTTY) this.#stream.write('\r\x1b[K');

@@ -1,4 +1,4 @@
-/** How an error reaches the person: one line, and the exit status that goes with it. */
+/** How an error is reported to the user: one line, and its exit status. */
 import { CommanderError } from 'commander';
 import { HostError, InternalError, messageOf, NodeVmmError, PeerError } from '../../host/errors.ts';
 import { systemError } from '../../host/output-file.ts';
@@ -12,7 +12,7 @@ const debugging = (): boolean => process.env.NODEVMM_DEBUG === '1';
  * @returns the exit status
  */
 export function reportError(error: unknown): number {
-  // commander has said its line by itself, --help and --version included.
+  // commander has printed its own line, for --help and --version too.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_USAGE;
   const known =
     error instanceof NodeVmmError

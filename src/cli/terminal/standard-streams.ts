@@ -1,20 +1,20 @@
 /**
- * Standard output and standard error: what happens when they are slow, full or gone, and that a
- * process ends no sooner than what it wrote is out.
+ * Standard output and standard error: what happens when they are slow, full or gone, and how a
+ * process ends only after its output is written.
  */
 import { constants as os } from 'node:os';
 import type { Writable } from 'node:stream';
 import { systemError } from '../../host/output-file.ts';
 import { EXIT_USAGE } from '../exit-status.ts';
 
-/** How long the last output may take once a person asked to leave. */
+/** How long the last output may take once the user asked to leave. */
 const HURRY_MS = 500;
 
 let hurried = false;
-/** Something of what was to be on standard output is not. */
+/** Some standard output was lost. */
 let outputFailed = false;
 
-/** A person wants to leave: readers that are slow are not waited for. */
+/** The user wants to leave: slow readers are not waited for. */
 export function hurry(): void {
   hurried = true;
 }
@@ -26,11 +26,11 @@ interface StreamHandle {
 
 /**
  * Prepares the process's streams.
- * @param fail gets what makes it pointless to go on
+ * @param fail gets the error that makes it pointless to continue
  */
 export function guardStandardStreams(fail: (error: unknown) => void): void {
   for (const stream of [process.stdout, process.stderr]) {
-    // Node makes terminals blocking: one that was stopped (Ctrl-S) would stop this thread, and with
+    // Node makes terminals blocking: a stopped one (Ctrl-S) would stop this thread, and with
     // it the devices that it serves, their guest, and every signal.
     if (stream.isTTY) (stream as { _handle?: StreamHandle })._handle?.setBlocking?.(false);
   }
@@ -41,25 +41,25 @@ export function guardStandardStreams(fail: (error: unknown) => void): void {
     fail(systemError(error, 'standard output') ?? error);
   });
   process.stderr.on('error', (error: NodeJS.ErrnoException) => {
-    // Nobody can be told that a message cannot be written.
+    // There is nowhere to report that a message cannot be written.
     leaveIfGone(process.stderr, error);
   });
 }
 
-/** Ends as a signal would: whoever read the output has left, as in `nodevmm ... | head`. */
+/** Ends as a signal would: the reader of the output has left, as in `nodevmm ... | head`. */
 function leaveIfGone(stream: NodeJS.WriteStream, error: NodeJS.ErrnoException): void {
   if (error.code === 'EPIPE') process.exit(128 + os.signals.SIGPIPE);
   // A terminal that was hung up.
   if (error.code === 'EIO' && stream.isTTY) process.exit(128 + os.signals.SIGHUP);
 }
 
-/** Ends the process once what was written is out; a pipe's reader may be slow. */
+/** Ends the process once its output is written; a pipe's reader may be slow. */
 export function finish(status: number): void {
   process.exitCode = status;
   if (hurried) setTimeout(() => process.exit(status), HURRY_MS);
   whenWritten(process.stdout, () =>
     whenWritten(process.stderr, () => {
-      // An error of the last write is told of first.
+      // An error of the last write is reported first.
       setImmediate(() => process.exit(outputFailed ? status || EXIT_USAGE : status));
     }),
   );

@@ -1,25 +1,25 @@
 /**
- * The person's terminal while a guest's console has it: raw mode, Ctrl-A commands, and the state
- * from before on every way out.
+ * The user's terminal while a guest's console has it: raw mode, Ctrl-A commands, and the original
+ * state on every way out.
  */
 import { Transform, type TransformCallback } from 'node:stream';
 import { isatty, ReadStream } from 'node:tty';
 
 const ESCAPE = 0x01;
 
-/** What a person can ask with Ctrl-A. */
+/** The commands that follow Ctrl-A. */
 export type EscapeCommand = 'quit' | 'help';
 
 export const ESCAPE_HELP =
   '\r\nCtrl-A x  leave: stops the guest\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  sends Ctrl-A\r\n';
 
-/** Finds Ctrl-A commands in what is typed; passes the rest on. */
+/** Finds Ctrl-A commands in the input; passes the rest on. */
 export class EscapeFilter extends Transform {
   readonly #onCommand: (command: EscapeCommand) => void;
   readonly #watch: boolean;
   #escaped = false;
 
-  /** @param watch pass the commands on as well: another filter behind this one obeys them */
+  /** @param watch pass the commands on as well: another filter behind this one handles them */
   constructor(onCommand: (command: EscapeCommand) => void, watch = false) {
     super();
     this.#onCommand = onCommand;
@@ -38,7 +38,7 @@ export class EscapeFilter extends Transform {
       if (byte === 0x78 || byte === 0x58) this.#onCommand('quit');
       else if (byte === 0x68 || byte === 0x3f) this.#onCommand('help');
       else if (byte === ESCAPE) kept.push(ESCAPE);
-      // Whatever else follows Ctrl-A was meant for the guest as it was typed.
+      // Anything else after Ctrl-A was meant for the guest as typed.
       else kept.push(ESCAPE, byte);
     }
     if (this.#watch) done(null, chunk);
@@ -56,7 +56,7 @@ export class RawTerminal implements Disposable {
   constructor(input: ReadStream) {
     this.#input = input;
     input.setRawMode(true);
-    // Also when something throws past every handler: a terminal left raw is unusable.
+    // Also when an exception escapes every handler: a terminal left raw is unusable.
     process.on('exit', this.#restore);
   }
 

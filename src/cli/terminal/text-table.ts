@@ -37,12 +37,12 @@ export function columns(cells: readonly string[], widths: readonly number[]): st
   );
 }
 
-/** What is left of a line for the last columns. */
+/** The room that is left on a line for the last columns. */
 export function remaining(width: number, taken: readonly number[]): number {
   return width - taken.reduce((sum, column) => sum + column + GAP.length, 0);
 }
 
-/** Rows of cells in columns as wide as they need: names at the left, numbers at the right of theirs. */
+/** Rows of cells in columns as wide as needed: names left-aligned, numbers right-aligned. */
 export function aligned(rows: readonly (readonly string[])[]): string[] {
   const widths = (rows[0] ?? []).map((_, i) =>
     Math.max(...rows.map((row) => (row[i] ?? '').length)),
