@@ -1,4 +1,4 @@
-/** Two checkouts in turns, each in processes of its own: what differs between them is the code. */
+/** Two checkouts in turns, each in its own processes: the only difference between them is the code. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';

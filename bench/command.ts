@@ -34,7 +34,7 @@ import { summarize } from './summary.ts';
 
 const DEFAULT_WIDTH = 120;
 
-/** The width of the person's terminal; some say 0. */
+/** The width of the user's terminal; some report 0. */
 const terminalWidth = (): number => process.stdout.columns || DEFAULT_WIDTH;
 
 function version(): string {
@@ -49,7 +49,7 @@ function whyLab(groups: readonly Group[]): string | undefined {
   return usable ? undefined : detail;
 }
 
-/** Tells what is found out to the process outside of the lab. */
+/** Reports results to the process outside the lab. */
 async function stream(groups: readonly Group[], options: BenchOptions): Promise<void> {
   const send = (event: StreamEvent): void => void process.stdout.write(encodeEvent(event));
   send({ kind: 'host', host: describeHost() });
@@ -80,7 +80,7 @@ async function measureHere(
         omit: (omission) => void omissions.push(omission),
       });
     } catch (error) {
-      // What was measured before is worth having.
+      // What was measured before is worth keeping.
       omissions.push(lossOf(group.name, results, error));
     }
     progress.next();
@@ -100,7 +100,7 @@ async function prepareImages(
       try {
         await buildGuest(name, { onProgress, ...(kernel === undefined ? {} : { kernel }) });
       } catch (error) {
-        // The rows that need this kernel will say why they have none.
+        // The rows that need this kernel will report why they have none.
         if (kernel === undefined) throw error;
         progress.tell(`${group.name}: no guest with kernel ${kernel}: ${String(error)}`);
       }
@@ -108,13 +108,13 @@ async function prepareImages(
   }
 }
 
-/** What was measured, and why it is not in the files that were asked for, if it is not. */
+/** What was measured, and why the requested files do not contain it, if they do not. */
 interface Measured {
   readonly report: Report;
   readonly unsaved: unknown;
 }
 
-/** Measures as often as asked for. What is found out is written each time: the rest may be stopped. */
+/** Measures as often as requested. Results are written after each run: the rest may be interrupted. */
 async function measure(groups: readonly Group[], options: BenchOptions): Promise<Measured> {
   const { repeat } = options;
   using progress = new BenchProgress(groups.length * repeat);
@@ -170,7 +170,7 @@ async function measureOnce(
   return reportOf(version(), options, sites);
 }
 
-/** @returns what went wrong: minutes of measuring are still worth to be printed */
+/** @returns what went wrong: minutes of measuring are still worth printing */
 function save(report: Report, { json, html }: BenchOptions): unknown {
   const write = (path: string, text: string): void =>
     writeOutputFile('a report', path, 'E_REPORT', text);
@@ -195,7 +195,7 @@ function publish(report: Report, options: BenchOptions): number {
   return lost || rows.some(({ failure }) => failure !== undefined) ? 1 : 0;
 }
 
-/** Before minutes are spent on it. @throws UsageError when a report cannot be written there */
+/** Checked before minutes are spent on it. @throws UsageError when a report cannot be written there */
 function checkWritable(path: string | undefined): void {
   if (path === undefined) return;
   if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
@@ -243,12 +243,12 @@ async function run(args: readonly string[]): Promise<number> {
 }
 
 /**
- * Does what a command line says; errors are told on standard error.
+ * Runs a command line; errors go to standard error.
  * @returns the exit status
  */
 export async function bench(args: readonly string[]): Promise<number> {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    // What was started ends with this process.
+    // The processes that were started end with this one.
     process.on(signal, () => process.exit(1));
   }
   try {

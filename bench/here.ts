@@ -7,7 +7,7 @@ import type { Omission } from './harness/report.ts';
 import type { Progress } from './harness/rounds.ts';
 import { type BenchOptions, isNamed } from './options.ts';
 
-/** Gets what is found out, as it is found out. */
+/** Gets results as they come. */
 export interface Sink {
   readonly progress: Progress;
   readonly report: (results: readonly Result[]) => void;

@@ -1,4 +1,4 @@
-/** Runs groups in the lab: each in one of its own, and again in another one when that dies. */
+/** Runs groups in the lab: each in its own lab, and again in another one when that dies. */
 import { once } from 'node:events';
 import { closeSync, ftruncateSync, openSync } from 'node:fs';
 import { join } from 'node:path';
@@ -25,30 +25,30 @@ mount -t ext4 /dev/vda ${DISK_FOLDER}`;
 /** How often a group is measured at most: once, and twice more when the lab died. */
 const ATTEMPTS = 3;
 const LOST: readonly string[] = ['E_LAB_GONE', 'E_AGENT_GONE', 'E_LAB_SILENT'];
-/** The longest that a living lab says nothing: a guest that never comes up is given up after 5 minutes. */
+/** The longest silence of a living lab: it gives up on a guest that never comes up after 5 minutes. */
 const PATIENCE_MS = 330_000;
 
-/** A lab that is ready to measure, as far as it matters here. */
+/** The parts of a lab that are used here. */
 export interface BenchLab extends AsyncDisposable {
   /** Starts the program of bench/run.ts. */
   start(args: readonly string[]): GuestProcess;
 }
 
-/** What a group was measured with. */
+/** The setup that a group was measured with. */
 export interface LabRun {
   /** Boots a lab. */
   readonly boot: (progress: Progress) => Promise<BenchLab>;
   readonly progress: Progress;
   readonly options: BenchOptions;
   readonly labHost: Host;
-  /** How long a lab may say nothing before it counts as dead: its kernel can stop without a word. */
+  /** How long a lab may be silent before it counts as dead: its kernel can stop without a message. */
   readonly patienceMs?: number;
 }
 
 /**
  * Measures one group in the lab.
- * @returns what was found out, also when the lab died each time, or the program in it failed
- * @throws UsageError when this host cannot have a lab
+ * @returns the results, even when the lab died each time, or the program in it failed
+ * @throws UsageError when this host cannot run a lab
  */
 export async function measureInLab(group: string, run: LabRun): Promise<Site> {
   const results: Result[] = [];
@@ -76,7 +76,7 @@ export async function measureInLab(group: string, run: LabRun): Promise<Site> {
       run.progress(`${group}: again in another lab, for what is missing: ${why}`);
     }
   }
-  // Without one, no lab ever came to measuring.
+  // Without one, no lab ever got to measuring.
   return {
     host: host ?? { ...run.labHost, emulated: true },
     labHost: run.labHost,
@@ -111,7 +111,7 @@ async function measureOnce(
   });
   const told = once(command.stdout, 'end');
   const ended = command.exit.finally(() => told);
-  // A lab that was silent goes, and its command with it.
+  // A silent lab is closed, and its command ends with it.
   ended.catch(() => {});
   const { exitCode } = await Promise.race([ended, silence.lasts]);
   if (exitCode !== 0) {
@@ -122,7 +122,7 @@ async function measureOnce(
   }
 }
 
-/** Waits for nothing to happen. */
+/** Watches for silence. */
 class Silence implements Disposable {
   readonly #late = defer<never>();
   readonly #timer: NodeJS.Timeout;
@@ -133,7 +133,7 @@ class Silence implements Disposable {
     this.#timer = setTimeout(end, patienceMs);
   }
 
-  /** Rejects when nothing has happened for so long. */
+  /** Rejects when nothing has happened for this long. */
   get lasts(): Promise<never> {
     return this.#late.promise;
   }

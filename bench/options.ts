@@ -3,7 +3,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { UsageError } from '../src/host/errors.ts';
 import type { Wanted } from './subjects/selection.ts';
 
-/** A measurement that was asked for. */
+/** A requested measurement. */
 export interface BenchOptions extends Wanted {
   /** Names of groups and programs; empty: all groups. */
   readonly names: readonly string[];
@@ -11,7 +11,7 @@ export interface BenchOptions extends Wanted {
   readonly measures: readonly string[];
   readonly rounds: number;
   readonly seconds: number;
-  /** How often all of it is done, each time with guests of its own. */
+  /** How many times to repeat all of it, each time with new guests. */
   readonly repeat: number;
   readonly quick: boolean;
   readonly folder: string | undefined;
@@ -21,19 +21,19 @@ export interface BenchOptions extends Wanted {
   readonly html: string | undefined;
   readonly markdown: boolean;
   readonly profile: boolean;
-  /** Take the lab where it is needed. */
+  /** Use the lab where it is needed. */
   readonly lab: boolean;
-  /** Events on standard output in place of a report: what a run in the lab does. */
+  /** Write events to standard output instead of a report: the mode of a run in the lab. */
   readonly stream: boolean;
   /** Measures that need not be taken again. */
   readonly measured: readonly string[];
   /** Another checkout, built, that is measured in turns with this one. */
   readonly against: string | undefined;
-  /** What was typed. */
+  /** As typed. */
   readonly command: string;
 }
 
-/** What was asked for. */
+/** A parsed request. */
 export type Request =
   | { readonly kind: 'measure'; readonly options: BenchOptions }
   | { readonly kind: 'compare'; readonly before: string; readonly after: string }
@@ -86,7 +86,7 @@ interface Flags {
 }
 
 /**
- * Reads a command line; --help prints.
+ * Parses a command line; --help prints.
  * @param groups those that `all` means
  * @param programs what else may be named
  * @throws UsageError
@@ -131,7 +131,7 @@ export function parseRequest(
   return request;
 }
 
-/** True when a measure's name holds all words of one of the texts, or there are none. */
+/** True when a measure's name contains all words of one of the texts, or there are none. */
 export function isNamed(measure: string, texts: readonly string[]): boolean {
   const words = measure.toLowerCase().split(/[ ,:]+/);
   return (
@@ -232,7 +232,7 @@ function complete(
   };
 }
 
-/** The command line that measures the same, elsewhere. */
+/** The equivalent command line for another place. */
 export function argumentsOf(options: BenchOptions): string[] {
   const { rounds, seconds, quick, variants, subjects, measures } = options;
   return [

@@ -1,4 +1,4 @@
-/** bench/results: one file for each group's last measurements, and the tables that docs/benchmarks.md shows of them. */
+/** bench/results: one file for each group's latest measurements, and the tables that docs/benchmarks.md shows of them. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -35,7 +35,7 @@ export interface Summary {
   readonly command: string;
   readonly samples: string;
   readonly host: string;
-  /** True where the processor itself is emulated: only ratios mean something there. */
+  /** True where the processor itself is emulated: only ratios are meaningful there. */
   readonly emulated: boolean;
   readonly measures: readonly (Pick<Measure, 'name' | 'unit' | 'better'> & {
     readonly rows: readonly SummaryRow[];
@@ -122,7 +122,7 @@ export function withSummary(page: string, summaries: readonly Summary[]): string
 }
 
 /**
- * Keeps what reports say in bench/results, with `write`, and shows all that is there.
+ * Writes reports to bench/results, with `write`, and shows all that is there.
  * @returns the text for standard output
  */
 export function summarize(reports: readonly string[], write: boolean): string {
@@ -132,7 +132,7 @@ export function summarize(reports: readonly string[], write: boolean): string {
   const added = reports.flatMap(summariesOf);
   if (!write) return summaryText(added.length > 0 ? added : readSummaries());
   for (const one of added) {
-    // A row a line.
+    // One row per line.
     const text = JSON.stringify(one, null, 2).replace(/\{[^{}]*\}/g, (row) =>
       row.replace(/\s+/g, ' '),
     );

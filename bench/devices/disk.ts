@@ -1,4 +1,4 @@
-/** A disk (virtio 1.3 §5.2) as a person would define it: what the built-in one is set against. */
+/** A disk (virtio 1.3 §5.2) as a user would define it: the built-in one is compared with it. */
 import { fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { defineDevice } from '../../src/machine/user-devices/device-module.ts';
 

@@ -1,4 +1,4 @@
-/** The entropy device (virtio 1.3 §5.4) as a person would define it: what the built-in one is set against. */
+/** The entropy device (virtio 1.3 §5.4) as a user would define it: the built-in one is compared with it. */
 import { randomFillSync } from 'node:crypto';
 import { defineDevice } from '../../src/machine/user-devices/device-module.ts';
 

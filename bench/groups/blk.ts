@@ -19,12 +19,12 @@ const MEMORY_MIB = 512;
 const DISK_MIB = 256;
 const DEPTHS = [32, 1] as const;
 
-/** What fio's JSON says, as far as it matters. */
+/** The parts of fio's JSON that are used. */
 interface FioReport {
   readonly jobs: readonly { readonly error: number; readonly read: { readonly iops: number } }[];
 }
 
-/** Reads a second. @param disk e.g. vda */
+/** Reads per second. @param disk e.g. vda */
 async function fio(member: Booted, disk: string, depth: number, seconds: number): Promise<number> {
   const argv = [
     ...['fio', '--name=randread', `--filename=/dev/${disk}`, '--readonly', '--rw=randread'],
@@ -32,7 +32,7 @@ async function fio(member: Booted, disk: string, depth: number, seconds: number)
     ...['--time_based', `--runtime=${seconds}`, '--output-format=json'],
   ];
   const text = await run(guestOf(member), argv);
-  // fio may say something before its report.
+  // fio may print something before its report.
   const [job] = (JSON.parse(text.slice(text.indexOf('{'))) as FioReport).jobs;
   if (job === undefined || job.error !== 0) throw new Error(`fio: error ${job?.error}`);
   return job.read.iops;

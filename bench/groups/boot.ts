@@ -1,6 +1,6 @@
 /**
- * Time to boot: from the start of the VMM's process to the line that the guest's init prints
- * first, on the console. nodevmm is started through its command line, as a person does.
+ * Time to boot: from the start of the VMM's process to the first line that the guest's init
+ * prints on the console. nodevmm is started through its command line, as a user would.
  */
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,7 +16,7 @@ import { select } from '../subjects/selection.ts';
 import { COMMAND_LINE, type GuestSpec, type Selectable } from '../subjects/subject.ts';
 import type { Group, GroupContext } from './group.ts';
 
-/** Also says how long the kernel ran, by the guest's own clock. */
+/** Also prints how long the kernel ran, by the guest's own clock. */
 const MARKER = /nodevmm-init: userspace reached at ([0-9.]+) s/;
 const MEMORY_MIB = 512;
 
@@ -35,7 +35,7 @@ const EXIT: Measure = {
 };
 
 interface Bootable extends Selectable {
-  /** @param cache folder for what a VMM keeps from one start to the next */
+  /** @param cache folder for files that a VMM keeps between starts */
   readonly command: (spec: GuestSpec, cache: string) => string[];
 }
 
@@ -71,7 +71,7 @@ const CONTESTANTS: readonly Bootable[] = [
   nodevmm,
   qemu('QEMU q35', Q35),
   qemu('QEMU microvm PCI', MICROVM_PCI),
-  // A virtio console over MMIO comes only with a module, long after init has started.
+  // A virtio console over MMIO needs a module, which is loaded long after init has started.
   qemu('QEMU microvm ttyS0', { ...MICROVM, console: 'ttyS0' }),
 ];
 
@@ -106,7 +106,7 @@ export const bootGroup: Group = {
   async run(context: GroupContext): Promise<void> {
     if (context.skips(TOTAL.name)) return;
     const image = await context.image('minimal');
-    // In memory, as whatever is started a second time: in the lab, other folders come from its host.
+    // In memory, like anything that is started a second time: in the lab, other folders come from its host.
     using temporary = new TemporaryFolder('nodevmm-boot-');
     const folder = temporary.path;
     const kernel = join(folder, 'vmlinuz');

@@ -1,5 +1,5 @@
 /**
- * Requests a second of CPU time of a device that is defined in a page (bench/devices) beside the built-in one
+ * Requests per second of CPU time of a device defined in a page (bench/devices) and of the built-in one
  * of its kind: the same chains, on the same split virtqueue, without a guest.
  */
 import { writeFileSync } from 'node:fs';
@@ -24,10 +24,10 @@ const DEPTH = 32;
 const QUEUE_SIZE = 256;
 const DISK_SIZE = 64 * MiB;
 const SAMPLES_PER_ROUND = 4;
-/** Requests between two looks at the clock. */
+/** Requests between two reads of the clock. */
 const BURST = 2000;
 
-/** The rows, by name; the built-in device is what the others are set against. */
+/** The rows, by name; the built-in device is the reference. */
 type Rows = Readonly<Record<string, () => VirtioDevice>>;
 
 const rate = (name: string): Measure => ({ name, unit: 'requests/CPU s', better: 'higher' });
@@ -80,7 +80,7 @@ class Busy implements Contestant, Disposable {
     this.#driver = new RequestDriver(port, DEPTH, shape);
   }
 
-  /** Requests a second of CPU time: all is done in this thread, and neighbors do not count. */
+  /** Requests per second of CPU time: all work is in this thread, and neighbors do not count. */
   sample(seconds: number): number {
     const start = process.cpuUsage();
     let requests = 0;

@@ -6,11 +6,11 @@ import { CleanupStack } from '../../src/host/cleanup-stack.ts';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import type { DiskSpec } from '../subjects/subject.ts';
 
-/** Every tmpfs-backed disk lies here. */
+/** All tmpfs-backed disks are here. */
 const MEMORY_FOLDER = '/dev/shm';
 const MIB = 2 ** 20;
 
-/** A disk and where it lies. */
+/** A disk and its location. */
 export interface DiskFile extends DiskSpec {
   readonly label: string;
 }
@@ -36,7 +36,7 @@ export class DiskFiles implements Disposable {
     const folder = this.#folders.use(new TemporaryFolder('nodevmm-bench-', parent));
     const path = join(folder.path, 'disk');
     const file = openSync(path, 'w');
-    // Content that is not zero, so that no layer below may take it for a hole.
+    // Content that is not zero, so that no lower layer may treat it as a hole.
     const block = randomBytes(MIB);
     for (let i = 0; i < sizeMiB; i++) writeSync(file, block);
     fsyncSync(file);
@@ -45,7 +45,7 @@ export class DiskFiles implements Disposable {
   }
 }
 
-/** tmpfs takes O_DIRECT since Linux 6.6. */
+/** tmpfs supports O_DIRECT since Linux 6.6. */
 function takesDirect(path: string): boolean {
   try {
     closeSync(openSync(path, constants.O_RDONLY | constants.O_DIRECT));

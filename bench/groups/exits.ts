@@ -1,6 +1,6 @@
 /**
  * What a PIO exit costs: a guest that reads the serial port's scratch register in a loop, served by
- * the machine's exit loop with its bus and lock, by the same under trace, by a bare loop through
+ * the machine's exit loop with its bus and lock, by the same loop under trace, by a bare loop through
  * koffi, and by a bare loop in C. On a busy host only the lowest of many short samples counts.
  */
 import { kvm_run_io } from '../../src/abi/kvm.ts';
@@ -61,7 +61,7 @@ function bareLoop(vcpu: Vcpu): void {
   }
 }
 
-/** A VM with the guest, and what may serve it. */
+/** A VM with the guest, and what its loops need. */
 class Rig implements Disposable {
   readonly #ram = new Ram(RAM_SIZE);
   readonly #kvm = Kvm.open();
@@ -80,14 +80,14 @@ class Rig implements Disposable {
     this.#traced = new TracedVcpu(this.#vcpu.share, new TraceWriter(ring));
   }
 
-  /** Each makes what runs the guest to its end, by the row's name. */
+  /** Each makes a function that runs the guest to its end, by the row's name. */
   readonly loops: Readonly<Record<string, () => () => void>> = {
     'exit loop': () => this.#exitLoop(this.#vcpu),
     traced: () => this.#exitLoop(this.#traced),
     koffi: () => () => bareLoop(this.#vcpu),
   };
 
-  /** Microseconds an exit. */
+  /** Microseconds per exit. */
   sample(loop: () => () => void): number {
     const serve = loop();
     enterFlatMode(this.#vcpu, CODE, STACK_TOP);
@@ -98,7 +98,7 @@ class Rig implements Disposable {
     return Number(process.hrtime.bigint() - start) / 1000 / (EXITS + 1);
   }
 
-  /** With a board of its own, since a board reports the end of its guest once. */
+  /** With its own board, since a board reports the end of its guest once. */
   #exitLoop(vcpu: Vcpu): () => void {
     const buffer = SharedState.allocate(Board.stateSize(0));
     const board: Board = new Board({ buffer, vmFd: this.#vm.fd, cpus: 1, devices: [] }, () => {

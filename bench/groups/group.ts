@@ -9,20 +9,20 @@ import type { Processes } from '../harness/usage.ts';
 import type { Wanted } from '../subjects/selection.ts';
 import type { GuestSpec, RunningGuest, Subject } from '../subjects/subject.ts';
 
-/** How a group is to be run. */
+/** How to run a group. */
 export interface GroupContext extends Rounds {
   /** How long one sample of throughput takes. */
   readonly seconds: number;
-  /** Only what matters most. */
+  /** Only the most important measures. */
   readonly quick: boolean;
   /** A folder on a real file system, for disks. */
   readonly folder: string;
   readonly wanted: Wanted;
-  /** True for a measure that is not to be taken: nobody asked for it, or it was taken before. */
+  /** True for a measure to skip: it was not requested, or was taken before. */
   readonly skips: (measure: string) => boolean;
-  /** Takes results as soon as there are some, so that a lost lab cannot take them along. */
+  /** Takes results as soon as there are some, so that a lost lab does not lose them too. */
   readonly report: (results: readonly Result[]) => void;
-  /** Takes note of what is left out. */
+  /** Records what is left out. */
   readonly omit: (what: string, why: string) => void;
   readonly image: (name: 'minimal' | 'tools', kernel?: KernelSeries) => Promise<Guest>;
 }
@@ -73,12 +73,12 @@ class Member implements Booted {
     this.#boot = boot;
   }
 
-  /** True when it was booted as often as may be. */
+  /** True when it was booted as often as allowed. */
   get isSpent(): boolean {
     return this.#boots >= BOOTS;
   }
 
-  /** Boots, and again when that fails. @param tell gets why it failed */
+  /** Boots, and retries when that fails. @param tell gets the reason of each failure */
   async boot(tell: (why: string) => void): Promise<void> {
     while (this.guest === undefined && this.#boots < BOOTS) {
       this.#boots += 1;
@@ -99,7 +99,7 @@ class Member implements Booted {
   }
 }
 
-/** How much of a group's time its boots take, about. */
+/** The approximate share of a group's time that its boots take. */
 export const BOOTING = 0.15;
 
 /** Guests that all run at once; those that are not measured idle. */
@@ -116,7 +116,7 @@ export class Fleet implements AsyncDisposable {
 
   /**
    * Boots one guest for each subject, one after the other.
-   * @param specOf the guest of the subject with this number, but for its kernel and initramfs
+   * @param specOf the guest of the subject with this index, except its kernel and initramfs
    */
   static async boot(
     group: string,
@@ -141,7 +141,7 @@ export class Fleet implements AsyncDisposable {
     return fleet;
   }
 
-  /** Boots another guest for a member that failed: its own may have died, or hang. @returns false when it cannot */
+  /** Boots another guest for a member that failed: its own may have crashed or hung. @returns false when it cannot */
   readonly revive = async (member: Booted): Promise<boolean> => {
     const own = this.#own.find((one) => one === member);
     if (own?.guest === undefined || own.isSpent) return false;
@@ -165,7 +165,7 @@ export function spanOf(index: number, count: number): Span {
 /** The part of a group without boots that one of its measures takes. */
 export const partOf = (index: number, count: number): Span => [index / count, (index + 1) / count];
 
-/** Several short samples, so that some escape what else the host does. */
+/** Several short samples, so that some escape the host's other work. */
 export const manySamples = (count: number, sample: () => number): number[] =>
   Array.from({ length: count }, sample);
 
@@ -178,7 +178,7 @@ export function guestOf({ guest, failure, name }: Booted): RunningGuest {
 /** The processes to watch while a member is measured; 0, which none has, without a guest. */
 export const processesOf = ({ guest }: Booted): Processes => guest ?? { pid: 0 };
 
-/** Measures a member while all that belongs to it is awake. */
+/** Measures a member while all of its processes are awake. */
 export async function awake<T>({ guest }: Booted, work: () => Promise<T>): Promise<T> {
   await guest?.rest?.(false);
   try {

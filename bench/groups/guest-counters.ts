@@ -1,10 +1,10 @@
-/** What the guest itself counts around a command: CPU time, interrupts and kicks of its interface. */
+/** The guest's own counters around a command: CPU time, interrupts and kicks of its interface. */
 import { INTERFACE, run } from '../subjects/subject.ts';
 import { type Booted, guestOf } from './group.ts';
 
 /** Differences over a command's run. */
 export interface GuestCounts {
-  /** Seconds that the vCPU was not idle, as the guest's kernel accounts for them. */
+  /** Seconds that the vCPU was not idle, by the guest kernel's accounting. */
   readonly cpuSeconds: number;
   /** Of the interface. */
   readonly interrupts: number;
@@ -34,7 +34,7 @@ echo "@output"
 cat /tmp/bench-output
 exit $status`;
 
-/** Runs a command in a member's guest, for at most so long. @returns its output, and what the guest counted meanwhile */
+/** Runs a command in a member's guest, with a timeout. @returns its output, and the guest's counters for that time */
 export async function runCounted(
   member: Booted,
   argv: readonly string[],
@@ -44,7 +44,7 @@ export async function runCounted(
   return parseCounted(text);
 }
 
-/** Reads what the script says. @throws Error when it says something else */
+/** Parses the script's output. @throws Error when it is invalid */
 export function parseCounted(text: string): { output: string; counts: GuestCounts } {
   const [head, before, after] = text.split('@counters\n');
   const end = after?.indexOf('@output\n') ?? -1;

@@ -1,23 +1,23 @@
-/** What a packet and a gigabyte cost: measures that go with those of the network. */
+/** The cost of a packet and of a gigabyte: measures that accompany those of the network. */
 import type { Measure } from '../harness/measure.ts';
 import type { Sample } from '../harness/rounds.ts';
 import { ALL_EXITS, EXITS_TO_USERSPACE } from '../harness/usage.ts';
 import type { HostCounters, NetRun } from './net-runs.ts';
 
-/** What CPU time is set against. */
+/** The unit that CPU time is divided by. */
 export type CpuPer = 'gigabyte' | 'packet';
 
 interface Cost {
   readonly label: string;
   readonly unit: string;
-  /** Left out of the table, for it explains more than it tells. */
+  /** Left out of the table without `--profile`. */
   readonly detail: boolean;
   readonly of: (run: NetRun<unknown>, per: CpuPer) => number;
 }
 
 const PACKET = '/packet';
 
-/** Seconds a gigabyte, or microseconds a packet. */
+/** Seconds per gigabyte, or microseconds per packet. */
 function cpuCost(
   seconds: number,
   traffic: { bytes: number; packets: number },
@@ -93,12 +93,12 @@ const COSTS: readonly Cost[] = [
 
 const nameOf = (of: string, { label }: Cost): string => `${of}: ${label}`;
 
-/** The measures of what another one's runs cost. */
+/** The measures of the cost of another one's runs. */
 export function costMeasures(of: string, per: CpuPer): Measure[] {
   return COSTS.map((cost) => ({
     name: nameOf(of, cost),
     unit: cost.unit === '' ? (per === 'gigabyte' ? 's/GB' : 'us/packet') : cost.unit,
-    // More bytes in a packet mean less to do for each.
+    // More bytes in a packet mean less work per byte.
     better: cost.label === 'size' ? 'higher' : 'lower',
     aspect: { of, label: cost.label, ...(cost.detail ? { detail: true } : {}) },
   }));

@@ -1,4 +1,4 @@
-/** One run of iperf3 or ping between a guest and the host, and what it cost meanwhile. */
+/** One run of iperf3 or ping between a guest and the host, and its cost. */
 import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { readUsage, type UsageCounters } from '../harness/usage.ts';
@@ -6,13 +6,13 @@ import { type Booted, processesOf } from './group.ts';
 import { type GuestCounts, runCounted } from './guest-counters.ts';
 import type { IperfServer, TapNetwork } from './taps.ts';
 
-/** A member and where its interface ends. */
+/** A member and the host end of its interface. */
 export interface Wired {
   readonly member: Booted;
   readonly network: TapNetwork;
 }
 
-/** What the host counts of a guest at one moment. */
+/** The host's counters for a guest at one moment. */
 export interface HostCounters {
   readonly usage: UsageCounters;
   /** Through the tap, both ways. */
@@ -20,7 +20,7 @@ export interface HostCounters {
   readonly bytes: number;
 }
 
-/** A run: what it yielded and what it cost. */
+/** A run: its result and its cost. */
 export interface NetRun<T> {
   readonly value: T;
   readonly before: HostCounters;
@@ -35,11 +35,11 @@ export interface Traffic {
   readonly reverse: boolean;
   /** TCP connections. */
   readonly streams?: number;
-  /** Bytes in a UDP datagram, as many as go. */
+  /** Bytes in a UDP datagram, sent at the full rate. */
   readonly datagram?: number;
 }
 
-/** What iperf3 -J says of a run, as far as it matters. */
+/** The parts of iperf3 -J's output that are used. */
 export interface IperfReport {
   readonly error?: string;
   readonly end: {
@@ -51,14 +51,14 @@ export interface IperfReport {
   };
 }
 
-/** What a run may take beyond its time: more is a guest that hangs. */
+/** The time that a run may take beyond its duration: a longer one means that the guest hangs. */
 const GRACE_MS = 60_000;
 const START_POLL_MS = 20;
-/** More than iperf3 says to arrange a run. */
+/** More than iperf3 needs to set up a run. */
 const UNDER_WAY_BYTES = 30_000;
-/** What is slower than that is under way by then, as a part of the asked time. */
+/** Slow starters are under way by then, as a fraction of the requested time. */
 const UNDER_WAY_AT = 0.5;
-/** The part of the asked time in which the host's counters are read: iperf3's start and end are its own. */
+/** The part of the requested time over which the host's counters are read: iperf3's start and end are its own. */
 const COUNTED = 0.8;
 
 function readTap(tap: string, counter: string): number {
@@ -73,7 +73,7 @@ async function readHost({ member, network: { tap } }: Wired): Promise<HostCounte
   };
 }
 
-/** iperf3 in the guest, against a server of its own on the host. */
+/** iperf3 in the guest, with its own server on the host. */
 export async function iperf(
   server: IperfServer,
   wired: Wired,
@@ -93,7 +93,7 @@ export async function iperf(
   const running = runCounted(member, argv, seconds * 1000 + GRACE_MS).finally(() => {
     ended = true;
   });
-  // Told below; meanwhile it is waited for elsewhere.
+  // Reported below; meanwhile it is awaited elsewhere.
   running.catch(() => {});
   let before = await readHost(wired);
   while (
@@ -110,7 +110,7 @@ export async function iperf(
   return { value: parseIperf(output), before, after, guest: counts };
 }
 
-/** @throws Error with what iperf3 says when it failed */
+/** @throws Error with iperf3's message when it failed */
 export function parseIperf(output: string): IperfReport {
   const begin = output.indexOf('{');
   if (begin < 0) throw new Error(`iperf3 says: ${output.slice(0, 300)}`);
@@ -121,7 +121,7 @@ export function parseIperf(output: string): IperfReport {
 
 const PING_INTERVAL_SECONDS = 0.005;
 
-/** Round trips from the guest to the host, in microseconds, of so many pings. */
+/** Round-trip times from the guest to the host, in microseconds, of this many pings. */
 export async function ping(wired: Wired, count: number): Promise<NetRun<readonly number[]>> {
   const argv = [
     ...['ping', '-c', String(count), '-i', String(PING_INTERVAL_SECONDS)],
@@ -132,7 +132,7 @@ export async function ping(wired: Wired, count: number): Promise<NetRun<readonly
   return { value: parsePing(output), before, after: await readHost(wired), guest: counts };
 }
 
-/** Of lines as `64 bytes from 10.0.2.1: seq=0 ttl=64 time=0.512 ms`. @throws Error without any */
+/** Parses lines such as `64 bytes from 10.0.2.1: seq=0 ttl=64 time=0.512 ms`. @throws Error without any */
 export function parsePing(output: string): number[] {
   const times = [...output.matchAll(/ time=([0-9.]+) ms/g)].map((match) => Number(match[1]) * 1000);
   if (times.length === 0) throw new Error(`ping says: ${output.slice(0, 300)}`);

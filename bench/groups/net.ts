@@ -1,4 +1,4 @@
-/** The network: TCP with one and with four streams, small UDP packets, round trips; what each costs. */
+/** The network: TCP with one and with four streams, small UDP packets, round trips; the cost of each. */
 import { quantile } from 'simple-statistics';
 import type { Measure } from '../harness/measure.ts';
 import { measureInRounds, type Sample } from '../harness/rounds.ts';
@@ -22,10 +22,10 @@ const PINGS = 300;
 const DATAGRAM = 64;
 const WARM_UP_SECONDS = 1;
 
-/** Some measures that the same runs yield. */
+/** Measures that the same runs yield. */
 interface Step {
   readonly headline: Measure;
-  /** The headline and what goes with it. */
+  /** The headline and its accompanying measures. */
   readonly measures: readonly Measure[];
   /** Left out with `--quick`. */
   readonly long?: boolean;

@@ -1,7 +1,7 @@
 /**
- * What one descriptor chain costs: pop, lay out as iovecs, push, publish every 32 chains; on both
- * formats, with direct and indirect descriptors, and without the iovecs, as devices that copy have
- * it; beside the same loop with iovecs in C.
+ * The cost of one descriptor chain: pop, lay out as iovecs, push, publish every 32 chains; on both
+ * formats, with direct and indirect descriptors, and without the iovecs, for devices that copy;
+ * next to the same loop with iovecs in C.
  */
 import { VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED } from '../../src/abi/virtio-ring.ts';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
@@ -20,7 +20,7 @@ import { compilePeer } from './peer-program.ts';
 
 const SIZE = 4096;
 const BATCH = 32;
-/** A sample is the median of these: other load on the host counts little then. */
+/** A sample is the median of this many: other load on the host then matters little. */
 const LAPS = 100;
 const SAMPLES_PER_ROUND = 4;
 const SEGMENT = new Uint8Array(64);
@@ -44,7 +44,7 @@ const measureOf = ({ format, table, segments }: Case): Measure => {
   return { name: `chain, ${format}, ${table}, ${what}`, unit: 'ns', better: 'lower' };
 };
 
-/** A ring that can be made available again and again at little cost, and its device side. */
+/** A ring that can be made available repeatedly at little cost, and its device side. */
 class Walk implements Disposable {
   readonly #ram = new Ram(64 * MiB);
   readonly #queue: Virtqueue;
@@ -101,7 +101,7 @@ class Walk implements Disposable {
     this.#chain = new DescriptorChain(memory);
   }
 
-  /** Nanoseconds a chain. */
+  /** Nanoseconds per chain. */
   sample(): number {
     let done = 0;
     for (let lap = 0; lap < LAPS; lap++) {

@@ -1,4 +1,4 @@
-/** A driver that costs next to nothing: chains are laid out once, and only a few of their words change. */
+/** A driver of negligible cost: chains are laid out once, and only a few of their words change. */
 import { VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, virtq_desc } from '../../src/abi/virtio-ring.ts';
 import type { DriverQueue } from '../../src/testing/driver-queue.ts';
 import type { GuestHeap } from '../../src/testing/guest-heap.ts';
@@ -14,9 +14,9 @@ export interface DevicePort {
   readonly wait: () => void;
 }
 
-/** What all requests of a driver look like. */
+/** The common layout of a driver's requests. */
 export interface RequestShape {
-  /** What the device reads, one buffer each. */
+  /** Buffers that the device reads. */
   readonly readable: readonly Uint8Array[];
   /** Lengths of the buffers that the device writes. */
   readonly writable: readonly number[];
@@ -46,7 +46,7 @@ export class RequestDriver {
     for (let chain = 0; chain < depth; chain++) this.#layOut(chain);
   }
 
-  /** Runs until that many requests are done. @throws Error when one of the last failed */
+  /** Runs until this many requests are done. @throws Error when one of the last failed */
   run(requests: number): void {
     const { notify, wait, queue } = this.#port;
     const { driverArea, deviceArea, config } = queue;

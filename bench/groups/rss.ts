@@ -1,4 +1,4 @@
-/** Memory that a VMM takes for itself: resident pages outside of guest RAM, guest idle. */
+/** The memory of a VMM itself: resident pages outside guest RAM, guest idle. */
 import { readFileSync } from 'node:fs';
 import type { Measure } from '../harness/measure.ts';
 import { measureInRounds } from '../harness/rounds.ts';
@@ -36,10 +36,10 @@ function mappings(pid: number): Mapping[] {
   });
 }
 
-/** Allocators may join guest RAM's mapping with a neighbour. */
+/** Allocators may merge guest RAM's mapping with a neighbor. */
 const SLACK_KIB = 32 * 1024;
 
-/** All mappings but guest RAM's, which its size and its many resident pages show. */
+/** All mappings except guest RAM's, which is recognized by its size and its many resident pages. */
 function beyondRam(pid: number): { resident: number; own: number } {
   const all = mappings(pid);
   const ramKiB = MEMORY_MIB * 1024;

@@ -1,4 +1,4 @@
-/** Taps and addresses for guests that run side by side: a subnet of its own for each. */
+/** Taps and addresses for guests that run side by side: each has its own subnet. */
 
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -56,11 +56,11 @@ async function ip(...args: string[]): Promise<void> {
   await run(['ip', ...args], REMEDY);
 }
 
-/** An iperf3 server that listens, and another one after a run that failed: the first may be busy for good. */
+/** A listening iperf3 server, replaced after a run that failed: the old one may stay busy forever. */
 export class IperfServer implements AsyncDisposable {
   #child: Child | undefined;
 
-  /** Makes sure that one listens. */
+  /** Makes sure that a server listens. */
   async listen(): Promise<void> {
     if (this.#child !== undefined) return;
     const child = new Child(['iperf3', '-s', '--forceflush']);

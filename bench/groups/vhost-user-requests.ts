@@ -1,5 +1,5 @@
 /**
- * Requests a second through vhost-user: one driver, in this process, in front of `nodevmm serve` and
+ * Requests per second through vhost-user: one driver, in this process, in front of `nodevmm serve` and
  * of another program that serves the same file or folder, in turns.
  */
 import { execFileSync } from 'node:child_process';
@@ -36,8 +36,8 @@ const WAIT_MS = 5000;
 const SOCKET_MS = 20_000;
 const SETTLE_MS = 100;
 /**
- * Where the programs run, and where the driver does. Left alone, the scheduler puts both on one CPU
- * at times, which makes waking cheap and polling useless: figures differ by a half then.
+ * The CPUs of the programs and of the driver. Left alone, the scheduler sometimes puts both on one
+ * CPU, which makes waking cheap and polling useless: results then differ by a half.
  */
 const SERVER_CPU = '0';
 const DRIVER_CPU = '1';
@@ -50,7 +50,7 @@ interface Case {
   readonly commands: Readonly<Record<string, (socket: string) => readonly string[]>>;
   /** The device, and its queue that takes requests. */
   readonly device: 'blk' | 'fs';
-  /** What a driver of the device does first, and the requests to measure. */
+  /** The driver's setup of the device, and the requests to measure. */
   readonly begin: (port: DevicePort) => RequestShape;
 }
 
@@ -79,7 +79,7 @@ class Server implements Contestant, AsyncDisposable {
       );
       const rig = new VhostUserRig(device);
       await rig.start(featureSet(VIRTIO_F_VERSION_1), QUEUE_SIZE);
-      // The front end's last messages leave from the event loop, where the driver does not return.
+      // The frontend's last messages are sent from the event loop, to which the driver does not return.
       await delay(SETTLE_MS);
       return new Server(name, peer, child, rig, one);
     } catch (error) {
@@ -116,7 +116,7 @@ class Server implements Contestant, AsyncDisposable {
     this.#rate = this.#driver.rate(WARM_UP);
   }
 
-  /** Requests a second. */
+  /** Requests per second. */
   sample(seconds: number): number {
     return this.#driver.rate(Math.max(1, Math.round(this.#rate * seconds)));
   }
@@ -222,7 +222,7 @@ function fuseRequest(
   const head = new DataView(new ArrayBuffer(header.size));
   head.setUint32(header.len.offset, header.size + body.length, true);
   head.setUint32(header.opcode.offset, opcode, true);
-  // 0 is for what is no answer.
+  // 0 marks what is not a reply.
   head.setUint32(header.unique.offset, 1, true);
   head.setBigUint64(header.nodeid.offset, nodeid, true);
   return {

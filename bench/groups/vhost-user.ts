@@ -1,7 +1,7 @@
 /**
- * Packets a second through vhost-user: DPDK's driver (testpmd, net_virtio_user) in front of
+ * Packets per second through vhost-user: DPDK's driver (testpmd, net_virtio_user) in front of
  * `nodevmm serve net`, and in front of DPDK's own backend (net_vhost), both polling, on the same
- * two CPUs in turns: those that are not measured are stopped.
+ * two CPUs in turns: those that are not being measured are stopped.
  */
 import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -16,16 +16,16 @@ import { NODEVMM } from '../subjects/nodevmm-program.ts';
 import { lacksTestpmd, Testpmd, type TestpmdOptions } from '../subjects/testpmd.ts';
 import { type Group, type GroupContext, partOf } from './group.ts';
 
-/** Where the backend's thread runs, and the driver's. */
+/** The CPUs of the backend's thread and of the driver's. */
 const BACKEND_CPU = 0;
 const DRIVER_CPU = 1;
 const SOCKET_MS = 20_000;
 const TRAFFIC_MS = 30_000;
-/** From going on to the start of a sample: caches, and queues that filled meanwhile. */
+/** From resuming to the start of a sample: caches, and queues that filled meanwhile. */
 const SETTLE_MS = 50;
 const WAIT_MS = 50;
 
-/** What the network behind the backend does, and what both ends of DPDK call it. */
+/** The behavior of the network behind the backend, and its name at both ends of DPDK. */
 interface Network {
   readonly name: 'sink' | 'source' | 'echo';
   readonly driver: TestpmdOptions['mode'];
@@ -40,7 +40,7 @@ const NETWORKS: readonly Network[] = [
 ];
 const FRAMES: readonly number[] = [64, 1500];
 
-/** What is measured by itself. */
+/** A separate measurement. */
 export interface Case {
   readonly measure: Measure;
   /** The same in bits of frames. */
@@ -51,7 +51,7 @@ export interface Case {
   readonly frame: number;
 }
 
-/** All there is to measure. */
+/** All measurements. */
 export function vhostUserCases(): Case[] {
   return FRAMES.flatMap((frame) =>
     NETWORKS.flatMap((network) =>
@@ -131,7 +131,7 @@ class Pair implements Contestant, AsyncDisposable {
     this.#driver = driver;
   }
 
-  /** @returns millions of packets a second */
+  /** @returns millions of packets per second */
   async sample(seconds: number): Promise<number> {
     this.#pause(false);
     try {
@@ -144,7 +144,7 @@ class Pair implements Contestant, AsyncDisposable {
     }
   }
 
-  /** Packets a second since the last call. */
+  /** Packets per second since the last call. */
   async #rate(): Promise<number> {
     const rates = this.#driver.rates();
     return (await this.#backend.during('the backend', rates))[this.#case.network.counter];

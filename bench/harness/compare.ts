@@ -1,4 +1,4 @@
-/** Two reports side by side: what changed, and whether by more than the samples scatter. */
+/** Compares two reports: what changed, and whether by more than the samples scatter. */
 import { EMULATED_NOTE } from './host.ts';
 import { figure, type Measure, type Result, timesAsGood } from './measure.ts';
 import { figureText, title } from './notes.ts';
@@ -6,10 +6,10 @@ import { isEmulated, type Report } from './report.ts';
 import { sameSource, spread } from './statistics.ts';
 import { aligned } from './text-bars.ts';
 
-/** Samples that differ so much come from one source with at most this probability. */
+/** Samples that differ this much come from one source with at most this probability. */
 const NOISE_LEVEL = 0.03;
 
-/** What became of a row. */
+/** How a row changed. */
 export type Verdict = 'better' | 'worse' | 'same' | 'unknown';
 
 /** One row of both reports. */
@@ -44,7 +44,7 @@ export function changeOf(
 
 function verdictOf(before: readonly number[], after: readonly number[], times: number): Verdict {
   if (before.length === 0 || after.length === 0) return 'unknown';
-  // What the test says of samples that do not overlap at all, where they are as many as these.
+  // The test's result for samples that do not overlap at all, where there are as many as these.
   const most = sameSource(
     before.map(() => 0),
     after.map(() => 1),

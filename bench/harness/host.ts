@@ -1,4 +1,4 @@
-/** Says on what host figures were taken. */
+/** Describes the host that results were taken on. */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { availableParallelism, loadavg, release, totalmem } from 'node:os';
@@ -8,7 +8,7 @@ import { findProgram } from '../../src/guest/programs.ts';
 export interface Host {
   readonly cpu: string;
   readonly cpus: number;
-  /** True where the processor itself is emulated: only ratios mean something there. */
+  /** True where the processor itself is emulated: only ratios are meaningful there. */
   readonly emulated: boolean;
   readonly memoryMiB: number;
   readonly kernel: string;
@@ -43,7 +43,7 @@ function qemuVersion(): string {
   return /version (\S+)/.exec(text)?.[1] ?? 'unknown';
 }
 
-/** What every form of a report says of figures from the lab. */
+/** The note in every report with results from the lab. */
 export const EMULATED_NOTE =
   'Measured on an emulated CPU (the lab): ratios mean something, absolute figures do not.';
 

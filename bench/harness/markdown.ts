@@ -53,5 +53,5 @@ function table({ result, aspects }: Headline): string[] {
   return notes.length === 0 ? lines : [...lines, '', ...notes];
 }
 
-/** A line that is no markup. */
+/** A line with markup escaped. */
 const textOf = (line: string): string => line.replace(/\s+/g, ' ').replace(/[\\`*_<|]/g, '\\$&');

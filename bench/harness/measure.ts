@@ -1,4 +1,4 @@
-/** What a benchmark yields: measures, each with a row of samples for every subject. */
+/** The results of a benchmark: measures, each with a row of samples for every subject. */
 import { spread } from './statistics.ts';
 import type { Usage } from './usage.ts';
 
@@ -8,9 +8,9 @@ export interface Measure {
   readonly name: string;
   readonly unit: string;
   readonly better: 'lower' | 'higher';
-  /** What ratios are made of. Default the median; the lowest where samples are many and short. */
+  /** The statistic for ratios. Default the median; the lowest where samples are many and short. */
   readonly by?: 'lowest';
-  /** Set for what the runs of another measure also told, e.g. their CPU time. */
+  /** Set for values that another measure's runs also yield, e.g. their CPU time. */
   readonly aspect?: Aspect;
 }
 
@@ -20,16 +20,16 @@ export interface Aspect {
   readonly of: string;
   /** Heading of its column. */
   readonly label: string;
-  /** Not in the table unless `--profile` asks. */
+  /** Not in the table without `--profile`. */
   readonly detail?: boolean;
 }
 
 /** The samples of one subject. */
 export interface Row {
   readonly subject: string;
-  /** The others are set against the best of these. */
+  /** The others are compared with the best of these. */
   readonly reference: boolean;
-  /** The reference that does its work in the same place, which this one is set against. */
+  /** The reference that does its work in the same place, which this one is compared with. */
   readonly peer?: string;
   /** In the measure's unit, in the order in which they were taken. */
   readonly samples: readonly number[];
@@ -39,7 +39,7 @@ export interface Row {
   readonly usage?: Usage;
   /** Why there are no samples, or not all of them. */
   readonly failure?: string;
-  /** What happened to it on the way to its samples. */
+  /** What happened while its samples were taken. */
   readonly remark?: string;
 }
 
@@ -50,13 +50,13 @@ export interface Result {
   readonly rows: readonly Row[];
 }
 
-/** What stands for a row in ratios; NaN without samples. */
+/** A row's value for ratios; NaN without samples. */
 export function figure(measure: Measure, samples: readonly number[]): number {
   const { low, median } = spread(samples);
   return measure.by === 'lowest' ? low : median;
 }
 
-/** How many times as good one figure is as another; above 1 it is better. */
+/** How many times as good one value is as another; above 1 it is better. */
 export function timesAsGood({ better }: Measure, own: number, other: number): number {
   return better === 'lower' ? other / own : own / other;
 }
@@ -71,7 +71,7 @@ function samplesOf(row: Row, run: number): readonly number[] {
   return row.samples.slice(before, before + (runs[run] ?? 0));
 }
 
-/** How many times as good a row is as its peer, else as the best reference, in each run that tells. */
+/** How many times as good a row is as its peer, else as the best reference, in each run with both. */
 export function ratios({ measure, rows }: Result, row: Row): number[] {
   return runsOf(row)
     .map((_, run) => {
@@ -91,7 +91,7 @@ export function ratios({ measure, rows }: Result, row: Row): number[] {
 /** How many times as good a row is, above 1 it is better: the median of its runs; NaN for none. */
 export const ratio = (result: Result, row: Row): number => spread(ratios(result, row)).median;
 
-/** A measure and what else its runs told. */
+/** A measure and its aspects from the same runs. */
 export interface Headline {
   readonly result: Result;
   readonly aspects: readonly Result[];

@@ -1,10 +1,10 @@
-/** What a report says in words: where and how it was measured, what is missing, what ratios are. */
+/** The text of a report: where and how it was measured, what is missing, what ratios are. */
 import { EMULATED_NOTE, hostLine } from './host.ts';
 import { type Measure, type Result, type Row, ratios } from './measure.ts';
 import type { Report, Site } from './report.ts';
 import { spread } from './statistics.ts';
 
-/** Where, one line each; the warning first. */
+/** The hosts, one line each; the warning first. */
 export function siteLines({ host, labHost }: Site): string[] {
   const warning = host.emulated ? [EMULATED_NOTE] : [];
   if (labHost === undefined) return [...warning, `Host: ${hostLine(host)}`];
@@ -22,7 +22,7 @@ export function omissionLines({ omissions }: Site): string[] {
   );
 }
 
-/** What kept a row from its samples, or happened on the way to them, one line each. */
+/** What kept a row from its samples, or happened while they were taken, one line each. */
 export function rowLines({ subject, failure, remark }: Row): string[] {
   return [
     ...(failure === undefined ? [] : [`${subject} failed: ${failure}`]),
@@ -34,7 +34,7 @@ export function rowLines({ subject, failure, remark }: Row): string[] {
 export const ratioHeads = ({ rows }: Result): string[] =>
   rows.some(({ runs }) => runs !== undefined) ? ['ratio', 'from', 'to'] : ['ratio'];
 
-/** What stands below `ratioHeads`. */
+/** The cells below `ratioHeads`. */
 export function ratioCells(result: Result, row: Row): string[] {
   const { low, median, high } = spread(ratios(result, row));
   return [median, low, high].slice(0, ratioHeads(result).length).map(figureText);
@@ -59,7 +59,7 @@ export function title({ name, unit, better }: Measure): string {
   return `${name}, ${unit} (${better} is better)`;
 }
 
-/** Of a column: `host CPU s/GB`, `exits/packet`. */
+/** The heading of a column: `host CPU s/GB`, `exits/packet`. */
 export function columnTitle({ name, unit, aspect }: Measure): string {
   const label = aspect?.label ?? name;
   return unit.startsWith('/') ? `${label}${unit}` : `${label} ${unit}`;

@@ -1,9 +1,9 @@
-/** Several runs as one report: what differs from one boot to the next is then in its spread. */
+/** Pools several runs in one report: the differences between boots are then in its spread. */
 import { type Result, type Row, runsOf } from './measure.ts';
 import type { Omission, Report, Site } from './report.ts';
 
 /**
- * Puts runs together that had the same options.
+ * Pools runs that had the same options.
  * @param reports at least one
  */
 export function poolReports(reports: readonly [Report, ...Report[]]): Report {
@@ -71,7 +71,7 @@ function poolRows(runs: readonly (Row | undefined)[]): Row[] {
   ];
 }
 
-/** What was said, and in which run. */
+/** The notes, and the runs they came from. */
 function told(texts: readonly (string | undefined)[]): string | undefined {
   const lines = texts.flatMap((text, run) =>
     text === undefined ? [] : [`run ${run + 1}: ${text}`],

@@ -1,4 +1,4 @@
-/** What a person sees while it runs: a line with a bar on a terminal, else a line for each step. */
+/** What the user sees while it runs: a line with a bar on a terminal, else a line for each step. */
 import { ProgressLine } from '../../src/cli/terminal/progress.ts';
 import { printable } from '../../src/host/untrusted-text.ts';
 
@@ -14,7 +14,7 @@ export class BenchProgress implements Disposable {
     this.#line = process.stderr.isTTY ? new ProgressLine() : undefined;
   }
 
-  /** Tells what is being done. @param fraction of the group; without, a remark that stays */
+  /** Reports the current step. @param fraction of the group; without, a remark that stays */
   tell(said: string, fraction?: number): void {
     const text = printable(said);
     if (this.#line === undefined) {

@@ -1,4 +1,4 @@
-/** Everything that a run found out, as `--json` writes it. */
+/** All results of a run, as `--json` writes them. */
 import { readFileSync } from 'node:fs';
 import { messageOf, UsageError } from '../../src/host/errors.ts';
 import type { Host } from './host.ts';
@@ -12,18 +12,18 @@ export interface Omission {
   /** A row's name, or what was lost. */
   readonly what: string;
   readonly why: string;
-  /** It was to be measured, and could not: the command fails. */
+  /** It was requested and could not be measured: the command fails. */
   readonly lost?: boolean;
 }
 
-/** What an error kept from being measured. @param results of before the error */
+/** Marks what an error kept from being measured. @param results of before the error */
 export function lossOf(group: string, results: readonly Result[], error: unknown): Omission {
   const some = results.some((result) => result.group === group);
   const what = some ? 'all that is not shown' : 'everything';
   return { group, what, why: messageOf(error), lost: true };
 }
 
-/** What was measured in one place. */
+/** The results from one place. */
 export interface Site {
   readonly host: Host;
   /** The host that carries the lab, when this is one. */
@@ -39,7 +39,7 @@ export interface Report {
   readonly version: string;
   /** ISO 8601, when it ended. */
   readonly date: string;
-  /** As it was typed. */
+  /** As typed. */
   readonly command: string;
   readonly rounds: number;
   readonly seconds: number;
@@ -48,7 +48,7 @@ export interface Report {
   readonly sites: readonly Site[];
 }
 
-/** The report of now. */
+/** A report as of now. */
 export function reportOf(
   version: string,
   { command, rounds, seconds }: Pick<Report, 'command' | 'rounds' | 'seconds'>,
@@ -58,12 +58,12 @@ export function reportOf(
   return { format: FORMAT, version, date, command, rounds, seconds, sites };
 }
 
-/** True when figures of it come from an emulated CPU. */
+/** True when some of its results come from an emulated CPU. */
 export function isEmulated({ sites }: Report): boolean {
   return sites.some(({ host }) => host.emulated);
 }
 
-/** Reads what `--json` wrote. @throws UsageError when it is something else */
+/** Parses the output of `--json`. @throws UsageError when it is something else */
 export function readReport(path: string): Report {
   let report: Partial<Report> | null;
   try {

@@ -1,30 +1,30 @@
-/** Takes samples so that what else the host does hits all subjects alike. */
+/** Takes samples so that the host's other work affects all subjects alike. */
 import { messageOf } from '../../src/host/errors.ts';
 import type { Measure, Result, Row } from './measure.ts';
 import { type Processes, readUsage, type Usage, usageBetween } from './usage.ts';
 
-/** Something that is measured by itself. */
+/** Something that is measured separately. */
 export interface Contestant {
   readonly name: string;
-  /** The others are set against the best of these. */
+  /** The others are compared with the best of these. */
   readonly reference: boolean;
-  /** The reference that this one is set against. */
+  /** The reference that this one is compared with. */
   readonly peer?: string;
 }
 
-/** Tells what is being done. @param fraction how much of the group is done, 0 to 1 */
+/** Reports the current step. @param fraction how much of the group is done, 0 to 1 */
 export type Progress = (text: string, fraction?: number) => void;
 
-/** How often, and what the person sees meanwhile. */
+/** The number of rounds, and what the user sees meanwhile. */
 export interface Rounds {
   readonly rounds: number;
   readonly progress: Progress;
 }
 
-/** Which part of a group some rounds are, as fractions of it. */
+/** The part of a group that some rounds are, as fractions of it. */
 export type Span = readonly [begin: number, end: number];
 
-/** A sample, or several, of one or more measures, in their units, by the measure's name; NaN is none. */
+/** One or several samples of one or more measures, in their units, by the measure's name; NaN is none. */
 export type Sample = Readonly<Record<string, number | readonly number[]>>;
 
 /** What is measured in some rounds, and how. */
@@ -37,15 +37,15 @@ export interface Taking<C extends Contestant> {
   /** Which processes to watch meanwhile. */
   readonly processes?: (contestant: C) => Processes;
   readonly span?: Span;
-  /** Makes a contestant that failed fit again, if that is what it takes. */
+  /** Makes a failed contestant usable again, where that is possible. */
   readonly revive?: (contestant: C) => Promise<boolean>;
 }
 
 /**
- * Every subject in each round, in turn; the order is reversed from round to round. One round more
- * goes before, whose samples are discarded: caches fill, and just-in-time compilers compile.
+ * Every subject in each round, in turn; the order is reversed from round to round. One extra round
+ * runs first, whose samples are discarded: caches fill, and just-in-time compilers compile.
  * A subject that fails is left out from then on, unless it can be revived: then its sample is taken
- * again, and a remark tells.
+ * again, and a remark says so.
  */
 export async function measureInRounds<C extends Contestant>(
   { group, measures, contestants, take, processes, revive, span = [0, 1] }: Taking<C>,

@@ -1,4 +1,4 @@
-/** What is said of samples: their spread, and whether two sets of them differ by more than chance. */
+/** Statistics of samples: their spread, and whether two sets differ by more than chance. */
 import {
   combinations,
   errorFunction,
@@ -23,13 +23,13 @@ export function spread(samples: readonly number[]): Spread {
   return { low: min(all), median: median(all), high: max(all) };
 }
 
-/** Up to this many samples on both sides, all ways of parting them are counted: 12,870 at most. */
+/** Up to this many samples on both sides, all partitions are counted: 12,870 at most. */
 const EXACT_SAMPLES = 16;
 
 /**
- * The two-sided Mann-Whitney test: how likely samples from one source are to be parted at least as
- * much as these two sets. It assumes nothing about their distribution, and of few samples it
- * can say little: of 3 and 3 never less than 0.1, of 4 and 4 never less than 0.029.
+ * The two-sided Mann-Whitney test: how likely samples from one source are to be separated at least as
+ * much as these two sets. It assumes nothing about their distribution, and has little power for few
+ * samples: for 3 and 3 never less than 0.1, for 4 and 4 never less than 0.029.
  * @returns a probability; 1 when there is nothing to compare
  */
 export function sameSource(a: readonly number[], b: readonly number[]): number {
@@ -43,7 +43,7 @@ export function sameSource(a: readonly number[], b: readonly number[]): number {
     const ways = combinations(ranks, a.length);
     return ways.filter((one) => Math.abs(sum(one) - expected) >= distance).length / ways.length;
   }
-  // The sum of ranks drawn at random is nearly normal; half a rank less, for sums are whole.
+  // The sum of ranks drawn at random is nearly normal; half a rank less, since sums are whole.
   const variance = ((a.length * b.length) / sorted.length) * sampleVariance(ranks);
   if (variance === 0) return 1;
   const z = Math.max(0, distance - 0.5) / Math.sqrt(variance);

@@ -1,4 +1,4 @@
-/** What a run in the lab tells the one outside as it goes: a line of JSON each, so that it survives the lab. */
+/** A run's events from the lab to the process outside: a JSON line each, so that they survive the lab. */
 import type { Host } from './host.ts';
 import type { Result } from './measure.ts';
 import type { Omission } from './report.ts';
@@ -13,7 +13,7 @@ export type StreamEvent =
 /** One line, with its end. NaN and infinities do not occur: samples are finite. */
 export const encodeEvent = (event: StreamEvent): string => `${JSON.stringify(event)}\n`;
 
-/** Gets pieces of a stream and tells the events; a line that never ended was lost with its sender. */
+/** Parses the pieces of a stream into events; a line that never ended was lost with its sender. */
 export class EventReader {
   readonly #take: (event: StreamEvent) => void;
   #rest = '';

@@ -21,9 +21,9 @@ const INDENT = '  ';
 
 /** How a report is shown. */
 export interface TerminalOptions {
-  /** Also where the time went, and all that the runs of a measure told. */
+  /** Also where the time went, and all other values from the measure's runs. */
   readonly profile: boolean;
-  /** Characters in a line. */
+  /** Characters per line. */
   readonly width: number;
 }
 
@@ -70,7 +70,7 @@ function table({ result, aspects }: Headline, { profile, width }: TerminalOption
   return [...lines, ...detailTable(rows, details), ...rows.flatMap((row) => notes(row, profile))];
 }
 
-/** What explains more than it tells, below the table. */
+/** Explanatory values, below the table. */
 function detailTable(rows: readonly Row[], details: readonly Result[]): string[] {
   if (details.length === 0) return [];
   const heads = ['', ...details.map((aspect) => columnTitle(aspect.measure))];

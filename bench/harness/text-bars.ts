@@ -7,7 +7,7 @@ const FULL = '█';
 /** A bar of value/longest of a width, in eighths of a character; padded to the width. */
 export function bar(value: number, longest: number, width: number): string {
   const part = longest > 0 && value > 0 ? Math.min(1, value / longest) : 0;
-  // What is there shows.
+  // Nonzero values are visible.
   const eighths = value > 0 && part > 0 ? Math.max(1, Math.round(part * width * 8)) : 0;
   const text = FULL.repeat(eighths >> 3) + (EIGHTHS[eighths & 7] ?? '');
   return text.padEnd(width);

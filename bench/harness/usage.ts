@@ -1,4 +1,4 @@
-/** Where a process's time goes, from outside: CPU by thread, and what KVM counts for its VM. */
+/** Where a process's time goes, from outside: CPU by thread, and KVM's counters for its VM. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
@@ -9,22 +9,22 @@ export interface Processes {
   readonly pid: number;
   /** Those that serve its devices, over vhost-user. */
   readonly backends?: readonly number[];
-  /** What KVM counts for its VM, where the VMM tells. */
+  /** KVM's counters for its VM, where the VMM reports them. */
   statistics?(): Promise<ReadonlyMap<string, number>>;
 }
 
-/** Counters of a stretch of time. */
+/** Counters over an interval. */
 export interface Usage {
   readonly seconds: number;
   /** CPU seconds by thread name. */
   readonly threads: Readonly<Record<string, number>>;
-  /** Exits and interrupts by KVM's names, per second; empty where nobody tells. */
+  /** Exits and interrupts by KVM's names, per second; empty where they are unavailable. */
   readonly kvm: Readonly<Record<string, number>>;
 }
 
 type Counters = ReadonlyMap<string, number>;
 
-/** What the counters of a VMM's processes said at one moment. */
+/** The counters of a VMM's processes at one moment. */
 export interface UsageCounters {
   /** Milliseconds, from performance.now(). */
   readonly at: number;
@@ -34,7 +34,7 @@ export interface UsageCounters {
   readonly kvm: Counters;
 }
 
-/** The counter of returns from KVM_RUN: KVM puts the guest's FPU state away at each of them. */
+/** The counter of returns from KVM_RUN: KVM saves the guest's FPU state at each of them. */
 export const EXITS_TO_USERSPACE = 'fpu_reload';
 /** The counter of all exits from guest mode. */
 export const ALL_EXITS = 'exits';
@@ -116,7 +116,7 @@ function readThreads(pid: number): Counters | undefined {
 
 function readThread(folder: string): { name: string; seconds: number } {
   const stat = readFileSync(`${folder}/stat`, 'latin1');
-  // The name may hold anything, also blanks and parentheses.
+  // The name may hold anything, including blanks and parentheses.
   const end = stat.lastIndexOf(')');
   const name = stat.slice(stat.indexOf('(') + 1, end);
   try {
@@ -150,7 +150,7 @@ function vhostThreads(pid: number): string[] {
     });
 }
 
-/** The same counters from the VMM itself, which needs no debugfs for it. */
+/** The same counters from the VMM itself, which needs no debugfs for them. */
 async function ask({ statistics }: Processes): Promise<Counters> {
   const told = await statistics?.();
   return new Map([...(told ?? [])].filter(([name]) => KVM_COUNTERS.includes(name)));
@@ -167,7 +167,7 @@ function readKvm(pid: number): Counters {
       }
     }
   } catch {
-    // No debugfs, or not for us.
+    // No debugfs, or no permission.
   }
   return sums;
 }

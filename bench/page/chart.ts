@@ -17,11 +17,11 @@ const TICKS = 5;
 /** More samples than this are shown by their line alone. */
 const MOST_DOTS = 40;
 
-/** Which colour a row has. */
+/** The color of a row. */
 export const familyOf = ({ subject }: Row): string =>
   subject.startsWith('nodevmm') ? 'own' : subject.startsWith('QEMU') ? 'qemu' : 'other';
 
-/** The chart as an SVG element; colours and fonts come from the page's style. */
+/** The chart as an SVG element; colors and fonts come from the page's style. */
 export function chart(result: Result): string {
   const { measure, rows } = result;
   const highest = Math.max(0, ...rows.flatMap(({ samples }) => samples));

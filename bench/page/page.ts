@@ -1,4 +1,4 @@
-/** A report as one HTML page that needs nothing else: charts, tables, where and how it was measured. */
+/** A report as one self-contained HTML page: charts, tables, where and how it was measured. */
 import { readFileSync } from 'node:fs';
 import { element, escapeText, htmlDocument } from '../../src/inspect/markup.ts';
 import { EMULATED_NOTE } from '../harness/host.ts';
@@ -75,7 +75,7 @@ function section(group: string, results: readonly Result[]): string[] {
   ];
 }
 
-/** Medians of all rows and measures; the nearer to the best, the stronger the colour. */
+/** Medians of all rows and measures; the nearer to the best, the stronger the color. */
 function overview(measures: readonly Headline[]): string {
   const names = [
     ...new Set(measures.flatMap(({ result }) => result.rows.map(({ subject }) => subject))),
@@ -152,7 +152,7 @@ function figures(result: Result, aspects: readonly Result[], whole = false): str
 
 const medianOf = ({ samples }: Row): number => spread(samples).median;
 
-/** A figure over a bar that shows its share of the column's highest. */
+/** A value over a bar that shows its share of the column's highest. */
 function aspectCell({ rows }: Result, subject: string): string {
   const row = rows.find((one) => one.subject === subject);
   const median = row === undefined ? Number.NaN : medianOf(row);

@@ -1,4 +1,4 @@
-/** The subjects of each group; what is added here shows in the tables. */
+/** The subjects of each group; those that are added here appear in the tables. */
 import { lacksVhostNet } from './lacking.ts';
 import { nodevmm } from './nodevmm.ts';
 import { MICROVM, MICROVM_PCI, Q35, Q35_E1000, Q35_VHOST, qemu } from './qemu.ts';
@@ -10,14 +10,14 @@ const PEER_VHOST = 'QEMU q35 vhost';
 const PEER_VHOST_USER = 'QEMU q35 vhost-user';
 const PEER_E1000 = 'QEMU q35 e1000';
 const DEFAULT = nodevmm('nodevmm', { peer: PEER });
-/** What a default is worth: only when asked for. */
+/** What a default contributes: measured on request only. */
 const VARIANTS: readonly Subject[] = [
   nodevmm('nodevmm notify-memory', { peer: PEER, variant: true, notify: 'memory' }),
   nodevmm('nodevmm notify-io', { peer: PEER, variant: true, notify: 'io' }),
   nodevmm('nodevmm packed', { peer: PEER, variant: true, ring: { packed: true } }),
 ];
 
-/** How the backend finds out that there is work. */
+/** How the backend learns of new work. */
 const VHOST_USER: readonly Subject[] = [
   served(nodevmm('nodevmm vhost-user', { peer: PEER_VHOST_USER }), 'adaptive'),
   served(nodevmm('nodevmm vhost-user kicks', { peer: PEER_VHOST_USER, variant: true }), 'never'),
@@ -28,7 +28,7 @@ const QEMU_Q35 = qemu(PEER, Q35);
 const QEMU_MICROVM = qemu('QEMU microvm', MICROVM);
 const QEMU_MICROVM_PCI = qemu('QEMU microvm PCI', MICROVM_PCI);
 
-/** For the network: each of nodevmm's rows beside the QEMU row whose queues are served alike. */
+/** For the network: each of nodevmm's rows next to the QEMU row whose queues are served alike. */
 export const NET_SUBJECTS: readonly Subject[] = [
   DEFAULT,
   ...VARIANTS,

@@ -1,4 +1,4 @@
-/** The process of a VMM that is measured: its output, its end, and what it said when it failed. */
+/** The process of a VMM that is measured: its output, its end, and its message when it failed. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -51,7 +51,7 @@ export class Child implements AsyncDisposable {
     throw new Error(`${this.process.spawnargs[0]} ended with ${how}: ${this.#output.trim()}`);
   }
 
-  /** Rejects with an error, or better with the process's end, when that is what it comes from. */
+  /** Rejects with an error, or preferably with the process's end, when that is its cause. */
   readonly explain = async (error: unknown): Promise<never> => {
     const late = delay(EXPLANATION_MS);
     await Promise.race([this.#closed, late]);
@@ -64,7 +64,7 @@ export class Child implements AsyncDisposable {
     return pid === undefined || exitCode !== null || signalCode !== null;
   }
 
-  /** Waits until it has made a file, such as its socket. */
+  /** Waits until it has created a file, such as its socket. */
   async makes(file: string, timeoutMs: number): Promise<void> {
     const late = performance.now() + timeoutMs;
     while (!existsSync(file)) {
@@ -76,7 +76,7 @@ export class Child implements AsyncDisposable {
     }
   }
 
-  /** Waits for something as long as the process lives, at most so long. */
+  /** Waits for a condition as long as the process lives, with a timeout. */
   async during<T>(what: string, done: Promise<T>, timeoutMs = 300_000): Promise<T> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_resolve, reject) => {
@@ -94,12 +94,12 @@ export class Child implements AsyncDisposable {
     }
   }
 
-  /** Stops it where it is, or lets it go on. */
+  /** Stops it (SIGSTOP) or continues it. */
   pause(paused: boolean): void {
     this.process.kill(paused ? 'SIGSTOP' : 'SIGCONT');
   }
 
-  /** Asks it to end, and makes it. */
+  /** Terminates it, by force if necessary. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.pause(false);
     const timer = setTimeout(this.#kill, END_GRACE_MS);

@@ -8,7 +8,7 @@ export function lacksQemu(): string | undefined {
   return found === undefined ? 'no qemu-system-x86_64; apt-get install qemu-system-x86' : undefined;
 }
 
-/** Queues of the network that the kernel serves. */
+/** Network queues that the kernel serves. */
 export function lacksVhostNet(): string | undefined {
   try {
     accessSync('/dev/vhost-net', constants.R_OK | constants.W_OK);

@@ -1,4 +1,4 @@
-/** nodevmm as a subject: a process of its own that does nothing else. */
+/** nodevmm as a subject: its own process, which does nothing else. */
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { ExecResult } from '../../src/agent/client.ts';
@@ -25,18 +25,18 @@ export interface Variant extends Pick<Subject, 'peer' | 'variant' | 'kernel' | '
   readonly notify?: NonNullable<MachineOptions['notify']>;
   readonly engine?: NonNullable<DiskOptions['engine']>;
   readonly ring?: RingOptions;
-  /** What its network interface is. Default virtio, its queues served by a worker. */
+  /** Its network interface. Default virtio, its queues served by a worker. */
   readonly nic?: Nic;
 }
 
-/** What the parent asks of the process. */
+/** A request of the parent to the process. */
 export interface ProcessRequest {
   readonly id: number;
-  /** A command for the guest; absent: what KVM counted is asked for. */
+  /** A command for the guest; absent: KVM's counters are requested. */
   readonly argv?: readonly string[];
 }
 
-/** What the process answers; the first message, with id 0, says that the guest's agent is up. */
+/** A reply of the process; the first message, with id 0, reports that the guest's agent is up. */
 export type ProcessReply =
   | { readonly id: number; readonly result: ExecResult }
   | { readonly id: number; readonly statistics: ReadonlyMap<string, number> }

@@ -26,7 +26,7 @@ export interface QemuMachine {
   readonly bus: 'pci' | 'mmio';
   /** Of the command line's `console=`. Default hvc0, a virtio console. */
   readonly console?: 'hvc0' | 'ttyS0';
-  /** What its network interface is. Default virtio, its queues served by QEMU. */
+  /** Its network interface. Default virtio, its queues served by QEMU. */
   readonly nic?: Nic;
 }
 

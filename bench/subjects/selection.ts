@@ -1,15 +1,15 @@
-/** Which rows are measured: those that were asked for and that this host can run. */
+/** Which rows are measured: those that were requested and that this host can run. */
 import type { Selectable } from './subject.ts';
 
-/** What the person asked for. */
+/** The user's selection. */
 export interface Wanted {
-  /** Names of rows, or parts of names; empty: all that are no variants. */
+  /** Names of rows, or parts of names; empty: all except variants. */
   readonly subjects: readonly string[];
   /** Variants as well. */
   readonly variants: boolean;
 }
 
-/** True for a row whose name was given, or holds what was given where that is no row's name. */
+/** True for a row whose name was given, or contains a given text that is no row's name. */
 function isWanted(
   { name, variant = false }: Selectable,
   all: readonly Selectable[],
@@ -26,7 +26,7 @@ function isWanted(
 
 /**
  * The rows to measure.
- * @param omit told of each that was wanted and that this host lacks something for
+ * @param omit called for each requested row that this host lacks something for
  */
 export function select<S extends Selectable>(
   all: readonly S[],

@@ -7,7 +7,7 @@ import { type GuestSpec, INTERFACE, type RunningGuest, run, type Subject } from 
 
 const LISTENING_MS = 60_000;
 
-/** How a backend finds out that there is work: by kicks, by looking all the time, or by looking a little before it sleeps. */
+/** How a backend learns of new work: by kicks, by polling always, or by polling briefly before it sleeps. */
 export type Polling = 'never' | 'always' | 'adaptive';
 
 const FLAGS: Readonly<Record<Polling, readonly string[]>> = {
@@ -22,7 +22,7 @@ export function serveCommand(tap: string, polling: Polling, socket: string): str
   return [process.execPath, NODEVMM, ...serve];
 }
 
-/** The same subject, with a backend of its own between its network interface and the tap. */
+/** The same subject, with its own backend between its network interface and the tap. */
 export function served<S extends Subject>(subject: S, polling: Polling): S {
   return { ...subject, boot: (spec) => bootServed(subject, polling, spec) };
 }
@@ -46,7 +46,7 @@ async function bootServed(
     const exec: RunningGuest['exec'] = (argv, timeoutMs) =>
       backend.during('nodevmm serve', guest.exec(argv, timeoutMs), timeoutMs);
     const rest = async (resting: boolean): Promise<void> => {
-      // The driver complains of packets that are not sent.
+      // The driver logs packets that are not sent.
       const setLink = (state: 'up' | 'down') =>
         run({ exec }, ['ip', 'link', 'set', INTERFACE, state]);
       if (resting) await setLink('down');
@@ -57,10 +57,10 @@ async function bootServed(
       pid: guest.pid,
       backends: [backend.process.pid ?? 0],
       exec,
-      // The others sleep when there is nothing to do.
+      // The others sleep when they are idle.
       ...(polling === 'always' ? { rest } : {}),
       async [Symbol.asyncDispose]() {
-        // The frontend has its last questions.
+        // Shutdown sends the frontend's last requests to it.
         backend.pause(false);
         await guest[Symbol.asyncDispose]();
         await end();

@@ -1,14 +1,14 @@
-/** The contract of what is compared: a VMM, set up in one certain way. */
+/** The contract of a subject: a VMM in one particular configuration. */
 import type { ExecResult } from '../../src/agent/client.ts';
 import type { KernelSeries } from '../../src/guest/kernel.ts';
 import { isInLab } from '../harness/host.ts';
 import type { Contestant } from '../harness/rounds.ts';
 import type { Processes } from '../harness/usage.ts';
 
-/** A disk that the guest finds as vda, vdb ... It is only read. */
+/** A disk that the guest has as vda, vdb ... It is only read. */
 export interface DiskSpec {
   readonly path: string;
-  /** Whether its file system takes O_DIRECT; every subject then opens it so. */
+  /** Whether its file system supports O_DIRECT; every subject then uses it. */
   readonly direct: boolean;
 }
 
@@ -22,13 +22,13 @@ export interface GuestSpec {
   readonly disks?: readonly DiskSpec[];
   /** A tap that exists. */
   readonly tap?: string;
-  /** In its place: the socket of a vhost-user backend that listens. */
+  /** Instead of it: the socket of a vhost-user backend that listens. */
   readonly vhostUser?: string;
 }
 
 /**
- * What every guest's kernel is told. In the lab speculation is emulated too: nothing to mitigate, and
- * what mitigations cost there (each return is an indirect jump) no processor knows.
+ * The kernel command line of every guest. In the lab speculation is emulated too: there is nothing to
+ * mitigate, and no processor has the costs of mitigations there (each return is an indirect jump).
  */
 export const COMMAND_LINE = `console=hvc0 quiet panic=-1${isInLab() ? ' mitigations=off' : ''}`;
 
@@ -45,11 +45,11 @@ export const E1000_KERNEL: KernelSeries = '6.12-amd64';
 export interface RunningGuest extends Processes, AsyncDisposable {
   /** Runs a command in the guest to its end; rejects when that takes too long. */
   exec(argv: readonly string[], timeoutMs?: number): Promise<ExecResult>;
-  /** Stops what takes CPU time although the guest is idle, or lets it go on: others are measured meanwhile. */
+  /** Stops or continues what takes CPU time although the guest is idle: others are measured meanwhile. */
   rest?(resting: boolean): Promise<void>;
 }
 
-/** Something that can be asked for by name. */
+/** Something that can be requested by name. */
 export interface Selectable extends Contestant {
   /** Only measured when it is named, or with `--variants`. */
   readonly variant?: boolean;
@@ -64,7 +64,7 @@ export interface Subject extends Selectable {
   boot(spec: GuestSpec): Promise<RunningGuest>;
 }
 
-/** Runs a command in the guest. @throws Error with what it said when it fails */
+/** Runs a command in the guest. @throws Error with its output when it fails */
 export async function run(
   guest: Pick<RunningGuest, 'exec'>,
   argv: readonly string[],

@@ -1,4 +1,4 @@
-/** DPDK's testpmd: a driver or a backend of vhost-user with one thread that forwards, on a CPU of its own. */
+/** DPDK's testpmd: a driver or a backend of vhost-user with one thread that forwards, on its own CPU. */
 import { findProgram } from '../../src/guest/programs.ts';
 import { Child } from './child.ts';
 
@@ -12,17 +12,17 @@ export function lacksTestpmd(): string | undefined {
   return found === undefined ? `no ${TESTPMD}; apt-get install dpdk-dev` : undefined;
 }
 
-/** What one of them does. */
+/** The configuration of one instance. */
 export interface TestpmdOptions {
-  /** Distinguishes it from the others that run. */
+  /** Distinguishes it from the other instances. */
   readonly prefix: string;
-  /** Where it forwards. */
+  /** The CPU that it forwards on. */
   readonly cpu: number;
-  /** Where its other threads are, which do next to nothing. */
+  /** The CPU of its other threads, which are nearly idle. */
   readonly mainCpu: number;
   readonly vdev: string;
   readonly mode: 'txonly' | 'rxonly' | 'flowgen' | 'io';
-  /** Bytes of the frames that it makes. */
+  /** Bytes of the frames that it generates. */
   readonly frame: number;
 }
 
@@ -38,7 +38,7 @@ export function testpmdCommand(options: TestpmdOptions): string[] {
   ];
 }
 
-/** Packets a second, as its port counts them. */
+/** Packets per second, as its port counts them. */
 export interface PortRates {
   readonly received: number;
   readonly transmitted: number;
@@ -46,14 +46,14 @@ export interface PortRates {
 
 const RATES = /Rx-pps: +(\d+)[\s\S]*?Tx-pps: +(\d+)[\s\S]*?\n *#{20,}/;
 
-/** Reads what `show port stats` says; undefined while that is not whole. */
+/** Parses the output of `show port stats`; undefined while that is incomplete. */
 export function parsePortRates(text: string): PortRates | undefined {
   const [, received, transmitted] = RATES.exec(text) ?? [];
   if (received === undefined || transmitted === undefined) return undefined;
   return { received: Number(received), transmitted: Number(transmitted) };
 }
 
-/** One that runs, and takes commands. */
+/** A running instance that takes commands. */
 export class Testpmd extends Child {
   #said = '';
   #heard: (() => void) | undefined;
@@ -64,11 +64,11 @@ export class Testpmd extends Child {
       this.#said += chunk.toString('latin1');
       this.#heard?.();
     });
-    // Its end is told elsewhere.
+    // Its end is reported elsewhere.
     this.process.stdin?.on('error', () => {});
   }
 
-  /** Since they were asked for the last time: it divides by the time between the two. */
+  /** Since they were last requested: it divides by the time between two requests. */
   async rates(): Promise<PortRates> {
     this.#said = '';
     this.process.stdin?.write('show port stats 0\n');
@@ -81,7 +81,7 @@ export class Testpmd extends Child {
     return await this.during(TESTPMD, answer, ANSWER_MS);
   }
 
-  /** It does not hear a signal while it waits for a command. */
+  /** It ignores signals while it waits for a command. */
   override async [Symbol.asyncDispose](): Promise<void> {
     this.process.stdin?.end('quit\n');
     await super[Symbol.asyncDispose]();
