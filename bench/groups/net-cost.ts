@@ -31,7 +31,7 @@ const between = (before: HostCounters, after: HostCounters) => ({
   bytes: after.bytes - before.bytes,
 });
 
-/** Of the VMM's process and its backends: the vCPU's time in the guest, and vhost's threads, are part of it. */
+/** Of the VMM's process and its backends, including the vCPU's time in the guest and vhost's threads. */
 function hostCpu({ before, after }: NetRun<unknown>, per: CpuPer): number {
   if (before.usage.threads === undefined || after.usage.threads === undefined) return Number.NaN;
   let seconds = 0;

@@ -96,7 +96,7 @@ export function qemuCommand(
   ];
 }
 
-/** QEMU, a machine type of it. */
+/** QEMU with one of its machine types. */
 export function qemu(name: string, machine: QemuMachine): Subject {
   return {
     name,

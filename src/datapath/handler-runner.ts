@@ -116,7 +116,7 @@ export class HandlerRunner {
     }
   }
 
-  /** HOT. An exception goes to the caller, who hands it to `failed`. */
+  /** HOT. An exception goes to the caller, which passes it to `failed`. */
   kick(queue: number): void {
     const run = this.#run;
     if (run !== undefined && !run.broken) run.handler.kick(queue);

@@ -150,7 +150,7 @@ class QueueWorker implements RunnerHost {
     }
   }
 
-  /** There was work: more of it may be near. */
+  /** There was work: more may follow soon. */
   #worked(): void {
     const polling = this.#pollUntil !== NEVER;
     this.#pollUntil = performance.now() + POLL_MS;

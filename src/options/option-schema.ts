@@ -139,7 +139,7 @@ export function detailsOf(schema: OptionSchema): OptionDetails {
   return wrapped === undefined ? (v.getMetadata(schema) as OptionDetails) : detailsOf(wrapped);
 }
 
-/** An option, of an object or nested in one, as the command line knows it. */
+/** An option, of an object or nested in one, as the command line sees it. */
 export interface OptionField {
   /** Path of names to it. */
   readonly path: readonly string[];

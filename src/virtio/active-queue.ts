@@ -11,7 +11,7 @@ export const UNDO_POP = -1;
 /** the chain is kept, and passed to `complete` later. */
 export const KEEP_CHAIN = -2;
 
-/** What stands around a queue. */
+/** The surroundings of a queue. */
 export interface QueueHost {
   readonly memory: GuestMemory;
   /** Interrupts the driver. */
@@ -31,7 +31,7 @@ function always(): boolean {
 export class ActiveQueue {
   readonly virtqueue: Virtqueue;
   readonly host: QueueHost;
-  /** Chains that nobody keeps; a device that answers each at once needs one. */
+  /** Chains that are not kept; a device that answers each at once needs one. */
   readonly #free: DescriptorChain[] = [];
 
   constructor(virtqueue: Virtqueue, host: QueueHost) {
@@ -45,7 +45,7 @@ export class ActiveQueue {
   }
 
   /**
-   * Has the handler's `kick` called once more, after the other events that wait: for a handler
+   * Calls the handler's `kick` again after the other pending events: for a handler
    * that leaves work behind, so that the rest of its thread gets a turn.
    */
   kickAgain(): void {
@@ -54,10 +54,10 @@ export class ActiveQueue {
 
   /**
    * Serves what the driver made available, one chain after another, until the queue is empty or the
-   * budget is used up, and publishes it; `kickAgain` sees to the rest.
+   * budget is used up, and publishes the results; `kickAgain` handles the rest.
    * @param budget chains that are served before the rest of the thread gets its turn
-   * @param answer carries out a chain; returns the bytes written, UNDO_POP or KEEP_CHAIN
-   * @param wants asked before each chain; false ends serving, without asking for kicks. Default always
+   * @param answer processes a chain; returns the bytes written, UNDO_POP or KEEP_CHAIN
+   * @param wants called before each chain; false ends serving, without enabling kicks. Default always
    * @returns false when the driver broke a rule of the ring, which has been reported
    */
   serve(

@@ -1,11 +1,11 @@
 /**
- * The contract of a device type: all that the API, the command line, `serve`, help and documentation
- * have to know of one. Each device's folder exports one; `machine/devices/device-types.ts` lists them.
+ * The contract of a device type: everything that the API, the command line, `serve`, help and documentation
+ * need to know about one. Each device's folder exports one; `machine/devices/device-types.ts` lists them.
  */
 import { choice, flag, number, type OptionSchema, options } from '../options/option-schema.ts';
 import type { VirtioDevice } from './device.ts';
 
-/** Ring features that may be switched for each device, to measure what each is worth (virtio 1.3 §6). */
+/** Ring features that may be switched for each device, to measure their effects (virtio 1.3 §6). */
 export interface RingOptions {
   /** Offer packed queues, VIRTIO_F_RING_PACKED. Default false. */
   readonly packed?: boolean;
@@ -19,7 +19,7 @@ export interface RingOptions {
   readonly notificationData?: boolean;
   /** Offer VIRTIO_F_RING_RESET. Default true. */
   readonly ringReset?: boolean;
-  /** Descriptors of each queue, a power of two. Default: the device's own choice. */
+  /** Descriptors of each queue, a power of two. Default: chosen by the device. */
   readonly queueSize?: number;
 }
 
@@ -32,7 +32,7 @@ export type TransportName = 'pci' | 'mmio';
 /** Whether the host kernel serves a device's queues. */
 export type VhostMode = 'on' | 'off' | 'auto';
 
-/** What all virtio devices have: their transport and ring features. */
+/** Options of all virtio devices: their transport and ring features. */
 export interface CarriedOptions {
   /** Default: that of the machine. */
   readonly transport?: TransportName;
@@ -66,36 +66,36 @@ export const RING: OptionSchema<RingOptions> = options<RingOptions>(
 export const CARRIED = { transport: TRANSPORT, ring: RING };
 export const VHOST: OptionSchema<VhostMode> = choice(['on', 'off', 'auto']);
 
-/** What a device is made with besides its options. */
+/** The context in which a device is made, besides its options. */
 export interface DeviceContext {
-  /** For messages, threads and orders: `blk0`. */
+  /** For messages, threads and commands: `blk0`. */
   readonly name: string;
-  /** Its number among those of its type, from 0, and how many there are. */
+  /** Its index among those of its type, from 0, and how many there are. */
   readonly index: number;
   readonly count: number;
-  /** Descriptors of each queue, when its ring options say. */
+  /** Descriptors of each queue, when its ring options set it. */
   readonly queueSize?: number;
 }
 
-/** One way in which a type of device is there: its options, and what makes it. */
+/** One implementation of a device type: its options, and how to create it. */
 export interface DeviceBackend<Device = VirtioDevice> {
   /** For messages and documentation: `file`. */
   readonly name: string;
-  /** The option that asks for this one, by being there or by a value. Absent: it is the default. */
+  /** The option that selects this backend, by its presence or by a value. Absent: it is the default. */
   readonly selector?: { readonly option: string; readonly value?: string };
-  /** What asks for it in place of the first key's value on the command line. */
+  /** Selects it on the command line, instead of the first key's value. */
   readonly cliName?: string;
   /** Another process maps the guest's memory. */
   readonly sharesMemory?: boolean;
   readonly options: OptionSchema;
-  /** The keys that `serve` gives it when they are left out. Absent: it cannot be served. */
+  /** The keys that `serve` adds when they are left out. Absent: it cannot be served. */
   readonly served?: Readonly<Record<string, string>>;
-  /** What its devices are called, where that is not the type's name. */
+  /** The name of its devices, where that is not the type's. */
   prefix?(options: object): string;
-  /** What no schema says. @throws UsageError */
+  /** Checks that no schema covers. @throws UsageError */
   check?(options: object): void;
   /**
-   * @param options those of its own: without transport, ring and vhost
+   * @param options its own: without transport, ring and vhost
    * @throws UsageError or HostError, in one line, when it cannot be made
    */
   create(options: object, context: DeviceContext): Device | Promise<Device>;
@@ -103,17 +103,17 @@ export interface DeviceBackend<Device = VirtioDevice> {
 
 /** A type of device. */
 export interface DeviceType<Device = VirtioDevice> {
-  /** What its devices are called, before a number; also for `serve`. */
+  /** The name of its devices, before a number; also for `serve`. */
   readonly name: string;
   /** In a few words, for help: `a disk`. */
   readonly summary: string;
-  /** Its name among a machine's options. */
+  /** Its key among a machine's options. */
   readonly key: string;
-  /** A machine has any number of them, one on request, one unless it is refused, or always one, which it makes. */
+  /** A machine has any number of them, one on request, one unless disabled, or always one, which it makes itself. */
   readonly number: 'any' | 'on-request' | 'by-default' | 'always';
-  /** On the command line, with what help shows of its value. Absent: not as other devices. */
+  /** Its option on the command line, and the placeholder of its value. Absent: unlike other devices. */
   readonly cli?: { readonly option: string; readonly value: string };
-  /** The key that the first part of a text has, and where that is another one, with `serve`. */
+  /** The key of the first part of a text, and the one with `serve` where that differs. */
   readonly firstKey: string;
   readonly servedFirstKey?: string;
   /** The default one first. */

@@ -9,22 +9,22 @@ import type { ActiveQueue } from './active-queue.ts';
 /** A queue that a device has. */
 export interface QueueSpec {
   readonly name: string;
-  /** The most descriptors that the driver may ask for: a power of two, at most 32768. */
+  /** The most descriptors that the driver may set: a power of two, at most 32768. */
   readonly maxSize: number;
 }
 
-/** What the carrier of a device lets its control half do. */
+/** The operations that a device's carrier offers its control half. */
 export interface DeviceHost {
   /**
    * Changes the device configuration space: the driver sees all or nothing of it (config
    * generation, virtio 1.3 §4.1.4.3.1), and gets a configuration change notification.
    */
   updateConfig(change: (config: DataView) => void): void;
-  /** The configuration space as it is now, the driver's writes included. */
+  /** The current configuration space, including the driver's writes. */
   readConfig(): Uint8Array;
   /**
    * Sends a cloneable message to the data half's `message`; dropped while it is not started.
-   * @param key of several messages with the same one that wait, only the last arrives; default ''
+   * @param key of several waiting messages with the same one, only the last arrives; default ''
    */
   post(message: unknown, key?: string): void;
 }
@@ -42,8 +42,8 @@ export type HandlerThread =
     };
 
 /**
- * What of a device the host kernel's vhost can serve in the data half's place. `net`: queue pair n
- * on the queue of a tap that descriptor n is. `vsock`: the receive and transmit queue of the guest
+ * What the host kernel's vhost can serve instead of the data half. `net`: queue pair n
+ * on the tap queue of descriptor n. `vsock`: the receive and transmit queue of the guest
  * with a context ID.
  */
 export type VhostSpec =
@@ -56,7 +56,7 @@ export interface VirtioDevice {
   readonly name: string;
   /** Device ID, virtio 1.3 §5. */
   readonly deviceId: number;
-  /** PCI class code (24 bits) that transports over PCI show. */
+  /** PCI class code (24 bits), shown by transports over PCI. */
   readonly pciClass: number;
   /** Device-specific feature bits that are offered; ring and transport bits are the carrier's. */
   readonly features: bigint;
@@ -69,7 +69,7 @@ export interface VirtioDevice {
   readonly config: Uint8Array;
   /** Which bytes of it the driver may write: 0xff where it may. Absent: none. */
   readonly configWriteMask?: Uint8Array;
-  /** Offset of a field of which every write counts, and carries a byte: see `emergencyWritten`. */
+  /** Offset of a field whose every write counts, and carries a byte: see `emergencyWritten`. */
   readonly emergencyWrite?: number;
   readonly thread: HandlerThread;
   /** Absent: vhost cannot serve it. */
@@ -79,13 +79,13 @@ export interface VirtioDevice {
   /** Makes the data half on the `main` thread: once, and anew only after it threw. */
   createHandler?(): QueueHandler;
   /**
-   * The driver wrote writable bytes of the configuration space, once or more since it was last told
-   * of: `readConfig` tells what they are now.
+   * The driver wrote writable bytes of the configuration space, once or more since the last call:
+   * `readConfig` returns their current values.
    */
   configWritten?(offset: number, length: number): void;
   /**
    * The driver wrote to the field at `emergencyWrite`.
-   * @param bytes the lower byte of each write; those that came too fast are lost
+   * @param bytes the low byte of each write; those that came too fast are lost
    */
   emergencyWritten?(bytes: Uint8Array): void;
   /** A message from the data half. */
@@ -105,24 +105,24 @@ export interface Reactor {
   /**
    * Calls the handler's `ready(token, events)` whenever the descriptor is ready (level triggered).
    * Watching it again changes the events; 0 stops the watch.
-   * @param token a small number of the handler's choice, 0 to 65535
+   * @param token a small number chosen by the handler, 0 to 65535
    */
   watch(fd: number, events: number, token: number): void;
 }
 
-/** What a data half works with from `start` to `stop`. */
+/** The context of a data half from `start` to `stop`. */
 export interface HandlerContext {
   readonly memory: GuestMemory;
   /** All negotiated feature bits. */
   readonly features: bigint;
-  /** The configuration space as it is at the start, the driver's writes included. */
+  /** The configuration space at the start, including the driver's writes. */
   readonly config?: Uint8Array;
   /** By queue index; undefined where the driver did not enable the queue. */
   readonly queues: readonly (ActiveQueue | undefined)[];
   readonly reactor: Reactor;
   /**
-   * Whether somebody asks for this thread, to stop for example: what takes long is then left in the
-   * middle, with `kickAgain`. Absent where nobody can ask meanwhile. HOT.
+   * Whether this thread is needed elsewhere, to stop for example: long work is then left
+   * unfinished, with `kickAgain`. Absent where that cannot happen meanwhile. HOT.
    */
   isInterrupted?(): boolean;
   /**
@@ -130,20 +130,20 @@ export interface HandlerContext {
    * @param reason one line, with the clause
    */
   broken(reason: string): void;
-  /** One line for the user; a driver that causes more gets them counted. */
+  /** A line for the user; a driver that causes more than the limit gets them counted. */
   log(text: string): void;
   /**
    * Sends a cloneable message to the control half's `message`.
-   * @param key one of a few: of several messages with the same one that wait, only the last arrives;
-   *   default ''. A driver that has it sent again and again is thereby held to one of each.
+   * @param key one of a few: of several waiting messages with the same one, only the last arrives;
+   *   default ''. A driver that provokes repeats is thereby limited to one of each.
    */
   post(message: unknown, key?: string): void;
 }
 
 /**
- * A device's data half. It is made once in the thread that serves it, and started and stopped there
- * as often as the driver wants, or the machine pauses or moves: what is to survive a stop is a field
- * of it. Never throws for what the guest does: it calls `broken`.
+ * A device's data half. It is created once in the thread that serves it, and started and stopped there
+ * as often as the driver wants, or the machine pauses or moves: state that survives a stop is a field
+ * of it. Never throws because of the guest: it calls `broken`.
  */
 export interface QueueHandler {
   /** The driver is ready (DRIVER_OK). Each queue is kicked once after it. */
@@ -153,9 +153,9 @@ export interface QueueHandler {
   /** A watched descriptor is ready. HOT. Absent: it watches none. */
   ready?(token: number, events: number): void;
   /**
-   * Queues are about to be handed over, here or elsewhere: take no more chains of any. Resolves when
+   * Queues are about to be handed over, here or elsewhere: take no more chains from any. Resolves when
    * those of these queues that cannot be given back are answered, after a second at most. `stop`
-   * follows. Not called when the driver gives all of them up.
+   * follows. Not called when the driver abandons all of them.
    */
   drain?(queues: readonly number[]): Promise<void> | undefined;
   /**
@@ -164,7 +164,7 @@ export interface QueueHandler {
    */
   stop(): void;
   /**
-   * The driver reset the device, or is another one: what it had set is forgotten. Not between `start`
+   * The driver reset the device, or was replaced: discards what it had set. Not between `start`
    * and `stop`. Absent: nothing survives a stop anyway.
    */
   reset?(): void;

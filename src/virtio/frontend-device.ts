@@ -1,11 +1,11 @@
-/** What a frontend has to know of a kind of device: all that its backend does not tell. */
+/** What a frontend must know about a kind of device: everything that its backend does not report. */
 import type { QueueHandler, QueueSpec } from './device.ts';
 
-/** What a backend offers. */
+/** A backend's offer. */
 export interface BackendOffer {
   /** Virtio feature bits. */
   readonly features: bigint;
-  /** The most queues (network: queue pairs) that it serves, if it says. */
+  /** The most queues (network: queue pairs) that it serves, if it reports them. */
   readonly maxQueues: number | undefined;
   /** Whether it has a configuration space. */
   readonly hasConfig: boolean;
@@ -13,7 +13,7 @@ export interface BackendOffer {
   getConfig(length: number): Promise<Uint8Array>;
 }
 
-/** One device of a kind, as its first backend made it. */
+/** One device of a kind, as its first backend described it. */
 export interface DeviceKind {
   /** virtio 1.3 §5. */
   readonly deviceId: number;
@@ -21,7 +21,7 @@ export interface DeviceKind {
   readonly pciClass: number;
   /** Of the backend's features for this kind of device, those that may be offered. */
   readonly backendFeatures: bigint;
-  /** Features that the frontend has by itself. */
+  /** Features that the frontend implements itself. */
   readonly ownFeatures: bigint;
   readonly featureDependencies?: readonly (readonly [bit: number, needs: number])[];
   /** Those that the backend serves come first. */
@@ -32,9 +32,9 @@ export interface DeviceKind {
   readonly countsPairs?: boolean;
   readonly config: Uint8Array;
   readonly configWriteMask?: Uint8Array;
-  /** The configuration as a backend tells it now. Absent: it does not. @throws PeerError */
+  /** Reads a backend's current configuration. Absent: it has none. @throws PeerError */
   readConfig?(backend: BackendOffer): Promise<Uint8Array>;
-  /** Makes what serves the other queues, on the main thread. @param enable has a queue of the backend served, or not */
+  /** Makes the data half for the other queues. @param enable enables or disables a queue at the backend */
   createHandler?(enable: (queue: number, enabled: boolean) => void): QueueHandler;
   /** False for a queue that is not used yet. Absent: all are. */
   isEnabled?(queue: number): boolean;

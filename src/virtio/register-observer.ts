@@ -1,28 +1,28 @@
-/** Who watches what a driver does to a device's registers. */
+/** Observes a driver's accesses to a device's registers. */
 
 /** All methods run with the register lock held, in any thread: they must neither throw nor wait. */
 export interface RegisterObserver {
   /**
    * The driver wrote the status (virtio 1.3 §2.1).
-   * @param after what it reads back as
+   * @param after the value that reads back
    * @param accepted the feature bits that the driver has accepted
    */
   statusWritten(before: number, value: number, after: number, accepted: bigint): void;
   /** The driver read 32 offered feature bits. */
   featuresRead(select: number, bits: number): void;
-  /** The driver accepts 32 feature bits; they are lost when the status has FEATURES_OK. */
+  /** The driver accepts 32 feature bits; ignored when the status has FEATURES_OK. */
   featuresWritten(select: number, bits: number, status: number): void;
-  /** The driver sets a queue's size or one of its addresses; lost on one that is enabled. */
+  /** The driver sets a queue's size or one of its addresses; ignored on one that is enabled. */
   queueWritten(queue: number, status: number, enabled: boolean): void;
   /** The driver writes an unsupported size. */
   queueSizeRefused(queue: number, size: number): void;
   /** The driver enables a queue. @param area guest physical address of its descriptor area */
   queueEnabled(queue: number, status: number, size: number, area: number): void;
-  /** The driver resets or stops a queue. @param negotiated whether the driver may */
+  /** The driver resets or stops a queue. @param negotiated whether that is allowed */
   queueReset(queue: number, negotiated: boolean): void;
   /** The driver reads configuration space (§2.5). */
   configRead(offset: number, size: number, value: number): void;
-  /** The driver writes configuration space. @param writable whether a byte of it is its to write */
+  /** The driver writes configuration space. @param writable whether any byte of it is writable */
   configWritten(
     offset: number,
     size: number,
@@ -30,7 +30,7 @@ export interface RegisterObserver {
     writable: boolean,
     status: number,
   ): void;
-  /** The driver wrote a register that is only to be read. @param name the specification's */
+  /** The driver wrote a read-only register. @param name the specification's */
   readOnlyWritten(name: string): void;
   /** All registers took their initial values. */
   resetCompleted(): void;

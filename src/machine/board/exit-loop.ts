@@ -214,7 +214,7 @@ export class TracedVcpu extends Vcpu {
     this.#writer.write(record.EXIT, id, this.#reason, this.#bytes, left, this.#address);
   }
 
-  /** Before the exit is served: that overwrites some of it. */
+  /** Before the exit is served, which overwrites some of it. */
   #note(): void {
     const { run } = this;
     this.#left = this.#writer.now();

@@ -81,7 +81,7 @@ interface CodeOwner {
   reload(change: () => void): Promise<void>;
 }
 
-/** A file, and the device made of it; the device releases it. */
+/** A file, and the device built from it; the device releases it. */
 export class DeviceCode {
   readonly device: DefinedDevice;
   readonly #from: ModuleDeviceOptions;

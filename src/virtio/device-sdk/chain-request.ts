@@ -3,16 +3,16 @@ import { UsageError } from '../../host/errors.ts';
 import type { DescriptorChain } from '../queue/descriptor-chain.ts';
 import type { DeviceRequest } from './definition.ts';
 
-/** Bytes that one `read` copies: a chain that names memory twice is as long as 4 GiB. */
+/** Bytes that one `read` copies: a chain that repeats memory can be 4 GiB long. */
 const MOST_READ = 16 * 2 ** 20;
 
 /**
- * HOT: one is made for each request, so that one that was kept is dead and not somebody else's; the
- * chain under it is used again.
+ * HOT: one is made for each request, so that a kept one goes stale instead of becoming another's; the
+ * underlying chain is reused.
  */
 export class ChainRequest implements DeviceRequest {
   readonly chain: DescriptorChain;
-  /** Its place among all that were taken from the queue. */
+  /** Its position among all that were taken from the queue. */
   readonly order: number;
   /** How far the device has written. */
   written = 0;
@@ -23,7 +23,7 @@ export class ChainRequest implements DeviceRequest {
     this.order = order;
   }
 
-  /** It must not be touched any more: the driver may have reused the memory. */
+  /** It must no longer be touched: the driver may have reused the memory. */
   end(why: string): void {
     this.#over = why;
   }

@@ -6,7 +6,7 @@ interface Placed extends ConfigField {
   readonly offset: number;
 }
 
-/** Where each field lies. Values are numbers: 8-byte fields are exact below 2^53. */
+/** The offset of each field. Values are numbers: 8-byte fields are exact below 2^53. */
 export class ConfigFields {
   readonly size: number;
   readonly #fields = new Map<string, Placed>();
@@ -20,7 +20,7 @@ export class ConfigFields {
     this.size = offset;
   }
 
-  /** The bytes at the start. */
+  /** The initial bytes. */
   initial(): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(this.size);
     const view = new DataView(bytes.buffer);

@@ -17,14 +17,14 @@ import type { DeviceDefinition } from './definition.ts';
 const PCI_CLASS_OTHERS = 0x00ff00;
 const DEFAULT_QUEUE_SIZE = 256;
 
-/** What carries it. */
+/** Its carrier's settings. */
 export interface DefinedDeviceOptions {
   /** Where its functions run. Default: the main thread. */
   readonly thread?: HandlerThread;
   readonly onClose?: () => void;
 }
 
-/** Makes a device of a definition. */
+/** Makes a device from a definition. */
 export class DefinedDevice implements VirtioDevice {
   readonly name: string;
   readonly deviceId: number;
@@ -69,7 +69,7 @@ export class DefinedDevice implements VirtioDevice {
   }
 
   /**
-   * Whether other code may take over: the guest has seen what the device looks like.
+   * Whether other code may take over: the guest has seen the device's shape.
    * @throws UsageError when it has other queues, features or fields
    */
   checkReplacement(definition: DeviceDefinition): void {
@@ -113,7 +113,7 @@ export class DefinedDevice implements VirtioDevice {
   }
 }
 
-/** What a guest sees of a definition: initial values are those of the first one. */
+/** The parts of a definition that a guest sees: initial values are those of the first one. */
 function shapeOf(definition: DeviceDefinition): unknown {
   const { deviceId, pciClass, features = {}, config = {}, queues } = definition;
   const fields = Object.entries(config).map(([name, { bytes, writable = false }]) => [

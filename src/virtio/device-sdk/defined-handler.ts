@@ -1,6 +1,6 @@
 /**
- * The data half of a defined device: hands each chain to the queue's function, and answers it when
- * that is done.
+ * The data half of a defined device: passes each chain to the queue's function, and answers it when
+ * the function is done.
  *
  * HOT: `kick`, measured by `nodevmm bench device`.
  */
@@ -16,16 +16,16 @@ import type { DeviceControl, DeviceDefinition, DeviceRequest } from './definitio
 /** Requests served before the rest of the thread gets its turn. */
 const BUDGET = 64;
 
-/** How long requests that were overtaken may still take when the queues are to be handed over. */
+/** How long overtaken requests may still take when the queues are handed over. */
 const DRAIN_MS = 1000;
 
-/** To the control half: a field is to change. */
+/** To the control half: change a field. */
 export interface ConfigChange {
   readonly field: string;
   readonly value: number;
 }
 
-/** From the control half: the configuration space as it is now, and the field that the driver wrote. */
+/** From the control half: the current configuration space, and the field that the driver wrote. */
 export interface ConfigSnapshot {
   readonly config: Uint8Array;
   readonly written: string;
@@ -37,11 +37,11 @@ interface Lane {
   readonly handle: (request: DeviceRequest, device: DeviceControl) => void | Promise<void>;
   /** Requests taken so far. */
   taken: number;
-  /** The latest of them that was answered: what was taken before it cannot be given back. */
+  /** The latest of them that was answered: those taken before it cannot be given back. */
   answered: number;
-  /** The one whose function runs, or failed. */
+  /** The request whose function runs, or failed. */
   current: ChainRequest | null;
-  /** Those that wait for a promise. */
+  /** Those that await a promise. */
   readonly waiting: Set<ChainRequest>;
   /** Serves one chain. */
   readonly serve: (chain: DescriptorChain) => number;
@@ -57,9 +57,9 @@ export class DefinedHandler implements QueueHandler {
   #lanes: (Lane | undefined)[] = [];
   /** No more requests are taken: the device is broken, or about to be handed over. */
   #closed = false;
-  /** Resolves a `drain`, once nothing that was overtaken waits. */
+  /** Resolves a `drain`, once no overtaken request is pending. */
   #drained: (() => void) | null = null;
-  /** The queues that somebody will serve on. */
+  /** The queues that will continue to be served. */
   #handedOver: readonly number[] = [];
 
   constructor(definition: DeviceDefinition) {
@@ -107,7 +107,7 @@ export class DefinedHandler implements QueueHandler {
   }
 
   /**
-   * A queue can take back only what was taken last. So requests that others overtook are waited
+   * A queue can take back only the latest chains. So overtaken requests are waited
    * for, and `stop` gives back the rest.
    */
   drain(queues: readonly number[]): Promise<void> | undefined {
@@ -123,12 +123,12 @@ export class DefinedHandler implements QueueHandler {
     });
   }
 
-  /** Requests without an answer go back to the queue, to be handled anew by whoever serves it next. */
+  /** Unanswered requests return to the queue, to be handled again by its next datapath. */
   stop(): void {
     this.#closed = true;
     this.#drained = null;
     if (this.#hasOvertaken()) {
-      // Given back it cannot be, and half an answer would be taken for a whole one.
+      // It cannot be given back, and half an answer would pass for a whole one.
       this.#context?.broken(
         'a request that later ones overtook was still without an answer when its queue was to be served elsewhere',
       );
@@ -163,7 +163,7 @@ export class DefinedHandler implements QueueHandler {
         if (this.#drained !== null && !this.#hasOvertaken()) this.#drained();
       },
       (error: unknown) => {
-        // It stays among those that wait, to be given back.
+        // It stays among the pending ones, to be given back.
         if (lane.waiting.has(request)) this.#break(`its code failed: ${describeError(error)}`);
       },
     );
@@ -205,7 +205,7 @@ export class DefinedHandler implements QueueHandler {
   }
 }
 
-/** Latest first, as far as none of them was answered; the others are lost to a driver that goes on. */
+/** Latest first, until one was answered; a driver that continues loses the others. */
 function giveBack(lane: Lane): void {
   const { virtqueue } = lane.queue;
   const left = [...lane.waiting, ...(lane.current === null ? [] : [lane.current])];

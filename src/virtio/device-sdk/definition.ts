@@ -1,7 +1,7 @@
 /**
- * A virtio device in a page of code: what a person writes, and what the parts of it are given.
- * `defineDevice` checks it; `DefinedDevice` and `DefinedHandler` make a device of it that any
- * carrier takes.
+ * A virtio device in a page of code: what its author writes, and what its functions are given.
+ * `defineDevice` checks it; `DefinedDevice` and `DefinedHandler` turn it into a device for any
+ * carrier.
  */
 import { UsageError } from '../../host/errors.ts';
 
@@ -22,12 +22,12 @@ export interface DeviceRequest {
   /**
    * Copies out of the readable part.
    * @param position first byte, default 0
-   * @param length default: all from there on
-   * @throws UsageError when that is more than 16 MiB: a driver can name the same memory again and again
+   * @param length default: everything from there on
+   * @throws UsageError when that is more than 16 MiB: a driver can repeat the same memory
    */
   read(position?: number, length?: number): Uint8Array;
   /**
-   * Copies into the writable part, and remembers how far it reached.
+   * Copies into the writable part, and tracks how far it reached.
    * @param position first byte, default: where the last write ended
    * @throws UsageError when the driver gave less room
    */
@@ -43,29 +43,29 @@ export interface DeviceRequest {
    */
   writeUint(value: number, bytes: 1 | 2 | 4 | 8, position?: number): void;
   /**
-   * The readable part where it lies in guest memory, segment by segment: nothing is copied, and the
+   * The readable part in guest memory, segment by segment: nothing is copied, and the
    * driver may change it meanwhile. Not to be used once the request is answered.
    * @param position first byte, default 0
-   * @param length default: all from there on
+   * @param length default: everything from there on
    */
   readParts(position?: number, length?: number): Uint8Array[];
   /**
-   * The next bytes of the writable part where they lie, to be filled; they count as written.
+   * The next bytes of the writable part in guest memory, to be filled; they count as written.
    * @param position first byte, default: where the last write ended
    * @throws UsageError when the driver gave less room
    */
   writeParts(length: number, position?: number): Uint8Array[];
 }
 
-/** What a definition's functions can do with the device. */
+/** The operations that a definition's functions have on the device. */
 export interface DeviceControl {
   /** Whether the driver accepted a feature, by the definition's own name. */
   has(feature: string): boolean;
-  /** A field of the configuration space as it is now. */
+  /** A field of the current configuration space. */
   getConfig(field: string): number;
   /** Changes a field; the driver gets a configuration change notification (§4.1.5.3). */
   setConfig(field: string, value: number): void;
-  /** One line for the user; the same one is told once a minute at most. */
+  /** A line for the user; repeats of it are logged once a minute at most. */
   log(text: string): void;
 }
 
@@ -74,16 +74,16 @@ export interface QueueDefinition {
   /** Descriptors at most, a power of two. Default 256. */
   readonly size?: number;
   /**
-   * Serves a request. It is answered when the function returns, or when its promise resolves:
-   * also out of order. What it throws breaks the device (DEVICE_NEEDS_RESET, §2.1.2), which
-   * starts anew when the driver resets it.
+   * Serves a request, which is answered when the function returns, or when its promise resolves:
+   * out of order, too. An exception breaks the device (DEVICE_NEEDS_RESET, §2.1.2), which
+   * restarts when the driver resets it.
    */
   handle(request: DeviceRequest, device: DeviceControl): void | Promise<void>;
 }
 
 /** A device. */
 export interface DeviceDefinition {
-  /** Device ID (§5); 42 and others that §5 leaves out are free for experiments. */
+  /** Device ID (§5); 42 and other IDs that §5 does not assign are free for experiments. */
   readonly deviceId: number;
   /** 24 bits, for PCI. Default: unclassified. */
   readonly pciClass?: number;
@@ -94,20 +94,20 @@ export interface DeviceDefinition {
   readonly queues: Readonly<Record<string, QueueDefinition>>;
   /** The driver is ready (DRIVER_OK). */
   start?(device: DeviceControl): void;
-  /** The driver wrote a writable field; of several writes in quick succession only the last may be told. */
+  /** The driver wrote a writable field; of several writes in quick succession only the last may be reported. */
   configWritten?(field: string, value: number, device: DeviceControl): void;
   /** The queues are no longer served: a reset, a pause, or the end. */
   stop?(): void;
 }
 
-/** Options that a person gave, `key=value`. */
+/** The user's options, `key=value`. */
 export type DeviceOptions = Readonly<Record<string, string>>;
 
-/** Makes a definition, for each device and each thread that it is in. */
+/** Makes a definition, for each device and each thread that uses it. */
 export type DeviceFactory = (options: DeviceOptions) => DeviceDefinition;
 
 /**
- * Says that a function defines a device: the default export of a device's module.
+ * Declares a device: the default export of a device's module.
  * @param definition the device, or a function that makes it from options
  */
 export function defineDevice(definition: DeviceDefinition | DeviceFactory): DeviceFactory {
@@ -119,7 +119,7 @@ const MAX_DEVICE_ID = 63;
 const MAX_QUEUES = 64;
 const MAX_CONFIG = 4096;
 
-/** @throws UsageError when a carrier could not take it */
+/** @throws UsageError when no carrier supports it */
 function checkDefinition(definition: DeviceDefinition): DeviceDefinition {
   const { deviceId, features = {}, config = {}, queues } = definition;
   const must = (holds: boolean, what: string): void => {

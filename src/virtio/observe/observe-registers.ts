@@ -5,15 +5,15 @@ import type { Breach } from './observation.ts';
 import type { TraceWriter } from './trace/trace-ring.ts';
 import { TracingRegisters } from './trace/tracing-registers.ts';
 
-/** Who is to watch a device's registers, of those that are asked for. */
+/** The requested observers of a device's registers. */
 export interface RegisterWatch {
-  /** Number of the device in its machine. */
+  /** Index of the device in its machine. */
   readonly device: number;
   readonly tracer: TraceWriter | undefined;
   readonly check: { readonly device: CheckedDevice; breach(breach: Breach): void } | undefined;
 }
 
-/** @returns undefined when nobody is to watch */
+/** @returns undefined when there are none */
 export function observeRegisters({
   device,
   tracer,

@@ -1,12 +1,12 @@
-/** Puts the observers that are asked for around a device's data half. */
+/** Wraps a device's data half in the requested observers. */
 import type { QueueHandler } from '../device.ts';
 import { CheckingHandler, type CheckOptions } from './check/checking-handler.ts';
 import type { Observation } from './observation.ts';
 import { TracingHandler } from './trace/tracing-handler.ts';
 
 /**
- * The handler with its observers, innermost first: what holds a device back stands next to it, the
- * trace outermost, so that it shows what reaches the rings.
+ * The handler with its observers, innermost first: the check, then the trace, which thus
+ * shows what reaches the rings.
  */
 export function observe(
   handler: QueueHandler,

@@ -1,17 +1,17 @@
 /**
- * A data half under observation. It stands in the place of the handler that it wraps, and puts a
- * wrapper around each queue: so a device that nobody watches pays nothing. Wrappers nest.
+ * A data half under observation. It replaces the handler that it wraps, and puts a
+ * wrapper around each queue: so a device without observers pays nothing. Wrappers nest.
  */
 import type { ActiveQueue } from '../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../device.ts';
 
-/** Passes everything on; observers override what they want to see. */
+/** Passes everything on; observers override what they need to see. */
 export class ObservedHandler implements QueueHandler {
   readonly #inner: QueueHandler;
   readonly message?: (message: unknown) => void;
   readonly drain?: (queues: readonly number[]) => Promise<void> | undefined;
 
-  /** @param inner the handler that is watched */
+  /** @param inner the handler under observation */
   constructor(inner: QueueHandler) {
     this.#inner = inner;
     if (inner.message !== undefined) this.message = (message) => inner.message?.(message);
@@ -37,7 +37,7 @@ export class ObservedHandler implements QueueHandler {
     this.#inner.stop();
   }
 
-  /** The queue as the inner handler is to see it. */
+  /** The queue that the inner handler gets. */
   protected wrap(queue: ActiveQueue): ActiveQueue {
     return queue;
   }

@@ -1,4 +1,4 @@
-/** What a trace shows of a device's registers: each record as an event's name and arguments. */
+/** A trace's view of a device's registers: each record as an event's name and arguments. */
 import { type Args, hex } from './trace/trace-events.ts';
 import * as record from './trace/trace-record.ts';
 import { queueOf } from './trace/trace-record.ts';
@@ -6,7 +6,7 @@ import type { TraceRecord } from './trace/trace-ring.ts';
 
 /**
  * @param status names the bits of a device's status
- * @returns undefined for a record that is about no register
+ * @returns undefined for a record that concerns no register
  */
 export function registerEvent(
   { whom, what, a, b, x }: TraceRecord,

@@ -95,7 +95,7 @@ export interface RingOffsets {
 }
 
 /**
- * Checks a queue as `createVirtqueue` does, for whoever serves it by other means.
+ * Checks a queue as `createVirtqueue` does, for datapaths that serve it by other means.
  * @throws PeerError likewise
  */
 export function locateRings(
@@ -116,8 +116,8 @@ export function locateRings(
  * Opens a queue in the format that was negotiated.
  * @param features all negotiated feature bits
  * @param region of the record that `config` names, if it does
- * @throws PeerError with the clause, when size, state, placement of the areas or the record of what
- *   is in flight cannot be
+ * @throws PeerError with the clause, when size, state, placement of the areas or the inflight record
+ *   are invalid
  */
 export function createVirtqueue(
   memory: GuestMemory,

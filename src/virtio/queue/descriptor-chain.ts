@@ -2,8 +2,8 @@
  * One descriptor chain, snapshot by a queue's `pop` (virtio 1.3 §2.6, §2.7.5, §2.8.5): readable
  * segments first, then writable ones (§2.7.4.2), each checked to lie in guest RAM.
  *
- * HOT, measured by bench/groups/queue-walk.ts. One object is made once and filled again by each `pop`. The
- * segments are also laid out as an iovec array when it is asked for, so that readv, writev and
+ * HOT, measured by bench/groups/queue-walk.ts. One object is made once and refilled by each `pop`. The
+ * segments are also laid out as an iovec array on demand, so that readv, writev and
  * io_uring move the data and JavaScript does not.
  */
 import { NativeMemory } from '../../host/native-memory.ts';
@@ -31,7 +31,7 @@ const MAX_CHAIN_BYTES = 2 ** 32;
 
 /** A chain's segments; filled by a virtqueue, read by a device. */
 export class DescriptorChain {
-  /** What `push` wants back. Opaque: neither an array index, nor unique when the driver cheats. */
+  /** The argument of `push`. Opaque: neither an array index, nor unique when the driver cheats. */
   id = 0;
   /** Number of segments. */
   count = 0;
@@ -55,7 +55,7 @@ export class DescriptorChain {
 
   /**
    * @param capacity the most segments a chain may have; `pop` faults on longer ones. A device that
-   *   keeps many chains and tells the driver its own limit (e.g. `seg_max`) may pass less.
+   *   keeps many chains and offers the driver its own limit (e.g. `seg_max`) may pass less.
    */
   constructor(memory: GuestMemory, capacity = MAX_SEGMENTS) {
     this.memory = memory;
@@ -76,7 +76,7 @@ export class DescriptorChain {
     this.#laidOut = 0;
   }
 
-  /** As `clear` and one `add`, at half of their cost: for a chain of one descriptor. */
+  /** As `clear` and one `add`, at half the cost: for a chain of one descriptor. */
   fill(low: number, high: number, bytes: number, writable: boolean): number {
     const chunk = this.memory.locate(low, high, bytes);
     if (chunk < 0 || bytes === 0) {
@@ -97,8 +97,8 @@ export class DescriptorChain {
 
   /**
    * Checks a descriptor's buffer and appends it. A buffer without bytes is left out: no clause
-   * forbids it, and it names no memory. The numbers are signed 32-bit integers, bit for bit what
-   * the descriptor holds, so that none has to be allocated for the call.
+   * forbids it, and it names no memory. The numbers are signed 32-bit integers, bit for bit those of
+   * the descriptor, so that none has to be allocated for the call.
    * @param low lower half of the guest physical address
    * @param high its upper half
    * @param bytes length
@@ -156,8 +156,8 @@ export class DescriptorChain {
   }
 
   /**
-   * Takes bytes off the front of the iovecs, from `first` on: what a system call has moved.
-   * @returns the first iovec with something left
+   * Takes bytes off the front of the iovecs, from `first` on: those that a system call has moved.
+   * @returns the first iovec with bytes left
    */
   cutIovecs(first: number, bytes: number): number {
     const { iovec } = this;
@@ -183,7 +183,7 @@ export class DescriptorChain {
   /**
    * Copies out of the readable part.
    * @param position where to start, in bytes from the start of the readable part
-   * @returns bytes copied: fewer than asked for when the part ends before
+   * @returns bytes copied: fewer than requested when the part ends before
    */
   read(position: number, into: Uint8Array): number {
     return this.#copy(0, this.readable, position, into, false);
@@ -195,7 +195,7 @@ export class DescriptorChain {
   }
 
   /**
-   * The bytes of a range of the readable (or writable) part where they lie, a view for each
+   * The bytes of a range of the readable (or writable) part in place, a view for each
    * segment; fewer when the part ends before.
    */
   parts(writable: boolean, position: number, length: number): Uint8Array[] {
@@ -234,11 +234,11 @@ export class DescriptorChain {
     if (this.read(position, field) < bytes) return -1;
     const number = (part: Uint8Array): number =>
       part.reduceRight((value, byte) => value * 256 + byte, 0);
-    // Beyond 2^53 rounded once, as by `readU64`: the same however the driver cut it.
+    // Beyond 2^53 rounded once, as by `readU64`: the same however the driver split it.
     return number(field.subarray(4)) * 2 ** 32 + number(field.subarray(0, 4));
   }
 
-  /** Writes a little-endian number of 1, 2, 4 or 8 bytes into the writable part, as far as it goes. */
+  /** Writes a little-endian number of 1, 2, 4 or 8 bytes into the writable part, as far as it fits. */
   writeUint(position: number, bytes: number, value: number): void {
     const { memory } = this;
     const offset = this.#locateField(true, position, bytes);
@@ -253,7 +253,7 @@ export class DescriptorChain {
     this.write(position, field);
   }
 
-  /** RAM offset of a field that lies in one segment, else -1. */
+  /** RAM offset of a field that is within one segment, else -1. */
   #locateField(writable: boolean, position: number, bytes: number): number {
     const last = writable ? this.count : this.readable;
     let skip = position;

@@ -1,8 +1,8 @@
-/** A virtqueue with a gate in front of it: chains pass one credit at a time, for whoever watches. */
+/** A virtqueue with a gate before it: chains pass one credit at a time, for interactive inspection. */
 import type { DescriptorChain } from './descriptor-chain.ts';
 import { POP_CHAIN, POP_EMPTY, type Virtqueue, type VringState } from './virtqueue.ts';
 
-/** Takes no more chains than it has credits for; what was taken goes back to the driver as ever. */
+/** Takes no more chains than it has credits for; chains that were taken return to the driver normally. */
 export class HeldQueue implements Virtqueue {
   readonly index: number;
   readonly size: number;

@@ -1,7 +1,7 @@
 /**
  * VIRTIO_F_IN_ORDER (virtio 1.3 §2.7.9, §2.8.8): chains are used in the order in which they were
  * made available. A device may finish them in any order; this list holds back those that overtook
- * others, and joins what may be reported by a single used element.
+ * others, and joins those that a single used element can report.
  *
  * HOT, measured by bench/groups/queue-walk.ts.
  */
@@ -36,7 +36,7 @@ export class InOrderList {
     this.#status = new Uint8Array(size);
   }
 
-  /** Notes a popped chain. Returns its place in bits 16 and up, with its id below, for `complete`. */
+  /** Records a popped chain. Returns its place in bits 16 and up, with its id below, for `complete`. */
   add(id: number, slots: number, writableLength: number): number {
     let place = this.#first + this.#length;
     if (place >= this.#size) place -= this.#size;
@@ -48,12 +48,12 @@ export class InOrderList {
     return place * 2 ** 16 + id;
   }
 
-  /** Forgets the newest chain. */
+  /** Removes the newest chain. */
   removeLast(): void {
     this.#length--;
   }
 
-  /** Notes that the device is done with a chain. */
+  /** Records that the device is done with a chain. */
   complete(idWithPlace: number, written: number): void {
     const place = idWithPlace >>> 16;
     this.#written[place] = written;
@@ -61,7 +61,7 @@ export class InOrderList {
   }
 
   /**
-   * Takes the oldest chains that one used element may stand for. A chain may be skipped only when
+   * Takes the oldest chains that one used element may represent. A chain may be skipped only when
    * all of its writable part was written, for that is what the driver will assume.
    * @returns false when the oldest chain is not complete
    */

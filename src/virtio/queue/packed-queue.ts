@@ -2,10 +2,10 @@
  * Device side of a packed virtqueue (virtio 1.3 §2.8).
  *
  * HOT, measured by bench/groups/queue-walk.ts. The ring is a small typed-array window over guest RAM.
- * Each word that the driver can change is read once. Atomics stand where §2.8.21 and §2.8.22 name
+ * Each word that the driver can change is read once. Atomics are used where §2.8.21 and §2.8.22 require
  * a barrier between stores and loads: one store of a batch's first flags, and a pair around each of
  * the event suppression structures. Between the load of a list's first flags and the loads of the
- * rest behind it, x86-64 keeps the order by itself; Atomics.load is a call of 9 ns in Node 20.
+ * rest behind it, x86-64 keeps the order; Atomics.load is a call of 9 ns in Node 20.
  */
 import {
   pvirtq_desc,
@@ -76,7 +76,7 @@ export class PackedQueue implements Virtqueue {
   #firstFlags = 0;
   #fault = 0;
   #kicksSuppressed = false;
-  /** The device asked for notifications. */
+  /** The device enabled notifications. */
   #kicksWanted = true;
   /** Lists taken so far, in 30 bits. */
   #taken = 0;
@@ -151,7 +151,7 @@ export class PackedQueue implements Virtqueue {
     if (pending === 0) return false;
     this.#pending = 0;
     // §2.8.22: the driver looks at this descriptor only, until it is used; so its flags come after
-    // all else. Sequentially consistent, so they are also ahead of the load below.
+    // everything else. Sequentially consistent, so they are also ahead of the load below.
     Atomics.store(this.#ringHalves, this.#firstPlace * 8 + 7, this.#firstFlags);
     const event = Atomics.load(this.#driverEvent, 0);
     const flags = (event >>> 16) & RESERVED_EVENT_FLAGS;
@@ -184,7 +184,7 @@ export class PackedQueue implements Virtqueue {
     return false;
   }
 
-  /** Which list is the next, if it is available. */
+  /** The next list, if it is available. */
   peekAvailable(): number {
     const first = Atomics.load(this.#ring, this.#nextAvail * 4 + 3);
     return (first & LAP_FLAGS) === lapFlags(this.#availWrap) ? this.#taken : -1;
@@ -210,7 +210,7 @@ export class PackedQueue implements Virtqueue {
   /** Writes a used descriptor; the first one's flags of a batch wait for `publish`. */
   #write(id: number, slots: number, written: number): void {
     const place = this.#nextUsed;
-    // §2.8.3: WRITE says whether anything was written, and so whether the length counts (§2.8.4).
+    // §2.8.3: WRITE shows whether anything was written, and so whether the length counts (§2.8.4).
     const flags = (this.#usedWrap === 0 ? 0 : USED_LAP_1) | (written > 0 ? VIRTQ_DESC_F_WRITE : 0);
     this.#ring[place * 4 + 2] = written;
     if (this.#pending === 0) {
@@ -309,12 +309,12 @@ export class PackedQueue implements Virtqueue {
   }
 }
 
-/** What an available descriptor's pair of flags is in a lap (§2.8.1). */
+/** An available descriptor's pair of flags in a given lap (§2.8.1). */
 function lapFlags(wrap: number): number {
   return wrap === 0 ? AVAIL_LAP_0 : AVAIL_LAP_1;
 }
 
-/** Slots between the next used descriptor and the next available one: negative for no good state. */
+/** Slots between the next used descriptor and the next available one: negative for an invalid state. */
 export function packedInFlight({ nextAvail, nextUsed }: VringState, size: number): number {
   const ahead = (nextAvail & ~WRAP) - (nextUsed & ~WRAP);
   return ((nextAvail ^ nextUsed) & WRAP) === 0 ? ahead : ahead + size;

@@ -1,6 +1,6 @@
 /**
- * A virtqueue's areas as they are at a moment, for people to look at: read beside whoever serves
- * the queue, and never written. What the driver put there is shown, right or wrong.
+ * A snapshot of a virtqueue's areas, for display: read concurrently with the handler or backend,
+ * and never written. The driver's values are shown, valid or not.
  */
 import {
   pvirtq_desc,
@@ -19,9 +19,9 @@ import { hasFeature } from '../features.ts';
 import { locateRings, type RingOffsets } from './create-virtqueue.ts';
 import type { QueueConfig, VringState } from './virtqueue.ts';
 
-/** Entries of each area that a snapshot shows; of larger queues those that the indices are at. */
+/** Entries of each area that a snapshot shows; for larger queues, those around the indices. */
 const WINDOW = 256;
-/** Larger queues: what is in flight is told by the indices alone. */
+/** Larger queues: only the indices show what is in flight. */
 const MATCHED_SIZE = 4096;
 
 /** A descriptor of a split queue (virtio 1.3 §2.7.5). */
@@ -83,18 +83,18 @@ export interface PackedSnapshot {
   readonly descriptors: readonly PackedDescriptor[];
   readonly driverEvent: EventSuppression;
   readonly deviceEvent: EventSuppression;
-  /** Descriptors that the device can take, from where it stands; absent when that is not known. */
+  /** Descriptors that the device can take, from its position on; absent when that is unknown. */
   readonly waiting?: number;
 }
 
-/** What is in a queue's areas. */
+/** The contents of a queue's areas. */
 export type RingSnapshot = SplitSnapshot | PackedSnapshot;
 
 /**
  * Reads a queue's areas.
  * @param features all negotiated feature bits
- * @param state where the device stands, if that is known
- * @returns or why they cannot be read, in one line
+ * @param state the device's position, if known
+ * @returns the snapshot, or why the areas cannot be read, in one line
  */
 export function snapshotRing(
   memory: GuestMemory,
@@ -181,9 +181,9 @@ interface SplitIndices {
 }
 
 /**
- * The heads that are in flight. The available ring's last lap held all of them; what the used ring
- * gave back since that lap began is taken off it. Where that does not come out even, chains
- * overtook others across a whole lap (or the driver broke the rules): then what the indices say.
+ * The heads that are in flight. The available ring's last lap held all of them; those that the used ring
+ * returned since that lap began are removed. Where that is inconsistent, chains
+ * overtook others across a whole lap (or the driver broke the rules): the indices decide then.
  */
 function findInFlight({ size, head, id, availIdx, usedIdx }: SplitIndices): number[] {
   const count = (availIdx - usedIdx) & 0xffff;
@@ -195,7 +195,7 @@ function findInFlight({ size, head, id, availIdx, usedIdx }: SplitIndices): numb
   for (let i = 0; i < size; i++) {
     const one = head(slot(availIdx + i));
     const times = open.get(one) ?? 0;
-    // To the map's end: it goes by when each was made available last.
+    // Moved to the map's end: the order is that of the last time each was made available.
     open.delete(one);
     open.set(one, times + 1);
   }
@@ -207,7 +207,7 @@ function findInFlight({ size, head, id, availIdx, usedIdx }: SplitIndices): numb
   return left.length === count ? left : between;
 }
 
-/** Descriptors of the chains that start with these heads, as far as the window goes. */
+/** Descriptors of the chains that start with these heads, as far as the window reaches. */
 function chainMembers(
   heads: readonly number[],
   size: number,
@@ -282,7 +282,7 @@ function eventSuppression(memory: GuestMemory, offset: number): EventSuppression
   };
 }
 
-/** A copy: what is read twice of it is the same twice. */
+/** A copy: reading the same bytes twice yields the same values. */
 function copy(memory: GuestMemory, offset: number, length: number): ArrayBuffer {
   return new Uint8Array(memory.bytes(offset, length)).buffer;
 }

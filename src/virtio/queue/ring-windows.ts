@@ -22,7 +22,7 @@ export interface RingWindows {
   readonly device: AreaWindow;
 }
 
-/** What the specification asks of an area. */
+/** The specification's requirements for an area. */
 export interface AreaRule {
   readonly name: string;
   /** Of the first byte's guest physical address. */
@@ -34,7 +34,7 @@ export interface AreaRule {
 }
 
 /**
- * Checks where the driver put an area.
+ * Checks the placement of an area.
  * @param queue index of the queue, for the error
  * @returns the area's offset in guest RAM
  * @throws PeerError when the area is misaligned or not in RAM
@@ -57,7 +57,7 @@ export function placeArea(memory: GuestMemory, queue: number, gpa: number, rule:
   return offset;
 }
 
-/** Opens an area; the words of one that is only aligned to 2 bytes are empty. As `placeArea`. */
+/** Opens an area; the 32-bit words of one that is only aligned to 2 bytes are empty. As `placeArea`. */
 export function openArea(
   memory: GuestMemory,
   queue: number,

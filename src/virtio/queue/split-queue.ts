@@ -2,7 +2,7 @@
  * Device side of a split virtqueue (virtio 1.3 §2.7).
  *
  * HOT, measured by bench/groups/queue-walk.ts. The rings are small typed-array windows over guest RAM.
- * Each field that the driver can change is read once. Atomics stand where §2.7.13 and §2.7.14 name
+ * Each field that the driver can change is read once. Atomics are used where §2.7.13 and §2.7.14 require
  * a barrier, and nowhere else: one load of the available index and one store of the used index a
  * batch, and a pair around each of the notification suppression fields.
  */
@@ -60,7 +60,7 @@ export class SplitQueue implements Virtqueue {
   #publishedUsed = 0;
   #fault = 0;
   #kicksSuppressed = false;
-  /** The device asked for notifications. */
+  /** The device enabled notifications. */
   #kicksWanted = true;
 
   /** The windows were checked by `createVirtqueue`. */
@@ -219,7 +219,7 @@ export class SplitQueue implements Virtqueue {
       const high = (desc[word + 1] as number) | 0;
       const length = (desc[word + 2] as number) | 0;
       if ((flagsAndNext & VIRTQ_DESC_F_INDIRECT) !== 0) {
-        // §2.7.5.3.1 forbids NEXT beside it; §2.7.5.3.2 lets it end a chain, and ignores WRITE.
+        // §2.7.5.3.1 forbids NEXT with it; §2.7.5.3.2 lets it end a chain, and ignores WRITE.
         if (!this.#indirect || (flagsAndNext & VIRTQ_DESC_F_NEXT) !== 0) return FAULT_INDIRECT;
         return this.#walkIndirect(chain, low, high, length);
       }

@@ -1,9 +1,9 @@
-/** What a device sees of a virtqueue, whichever its format (virtio 1.3 §2.6). */
+/** A device's view of a virtqueue, in either format (virtio 1.3 §2.6). */
 import type { DescriptorChain } from './descriptor-chain.ts';
 import type { InflightPlace } from './inflight/inflight-region.ts';
 
 /**
- * Where a queue stands, for a hand-over between the places that can serve it. On packed queues bit
+ * A queue's position, to hand over between datapaths. On packed queues bit
  * 15 is the wrap counter, as in vhost's VHOST_SET_VRING_BASE.
  */
 export interface VringState {
@@ -21,13 +21,13 @@ export interface QueueConfig {
   readonly descriptorArea: number;
   readonly driverArea: number;
   readonly deviceArea: number;
-  /** eventfd that the driver's notifications land on. */
+  /** eventfd that the driver's notifications signal. */
   readonly kickFd: number;
   /** eventfd that interrupts the driver; -1 when the driver chose no vector. */
   readonly callFd: number;
-  /** Where to continue; absent for a fresh queue. */
+  /** Where to resume; absent for a fresh queue. */
   readonly state?: VringState;
-  /** A record to keep of what is in flight; where it knows more than `state`, it wins. */
+  /** An inflight record to keep; where it knows more than `state`, it takes precedence. */
   readonly inflight?: InflightPlace;
 }
 
@@ -74,7 +74,7 @@ export interface Virtqueue {
    */
   pop(chain: DescriptorChain): number;
   /**
-   * Gives back the chain taken last, as if it had not been popped. Repeated calls give back the
+   * Gives back the last chain taken, as if it had not been popped. Repeated calls give back the
    * ones before it, latest first; none of them may have been pushed.
    */
   undoPop(chain: DescriptorChain): void;
@@ -92,23 +92,23 @@ export interface Virtqueue {
    */
   publish(): boolean;
   /**
-   * Asks the driver for notifications; true when chains became available meanwhile: pop again. A
-   * queue starts with notifications asked for. With VIRTIO_F_EVENT_IDX the driver's next
+   * Enables the driver's notifications; true when chains became available meanwhile: pop again. A
+   * queue starts with notifications enabled. With VIRTIO_F_EVENT_IDX the driver's next
    * notification is the last until this is called again.
    */
   enableKicks(): boolean;
-  /** Tells the driver that notifications are not needed for now. */
+  /** Disables the driver's notifications for now. */
   disableKicks(): void;
   /**
-   * While suppressed, the driver sees that notifications are not needed, whatever `enableKicks` asks
-   * for: the queue is being polled. What was asked for meanwhile takes effect at the end.
+   * While suppressed, the driver sees that notifications are not needed, whatever `enableKicks` sets:
+   * the queue is being polled. Settings made meanwhile take effect at the end.
    * @returns true when suppression has ended, notifications are enabled, and chains are available
    */
   suppressKicks?(suppressed: boolean): boolean;
   /** For polling: a number that changes when chains become available. HOT. */
   peekAvailable?(): number;
   /**
-   * Where the queue stands: the next chain to take, and the next used entry to write. To be asked
+   * The queue's position: the next chain to take, and the next used entry to write. To be called
    * when every popped chain was pushed and published, or given back.
    */
   state(): VringState;

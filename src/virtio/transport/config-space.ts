@@ -20,7 +20,7 @@ export interface ConfigRange {
 
 /** The bytes that the driver reads, and may write where the shape's mask lets it. */
 export class ConfigSpace {
-  /** The bytes as they are now. */
+  /** The current bytes. */
   readonly view: DataView;
   readonly #shape: DeviceShape;
   readonly #bytes: Uint8Array;
@@ -48,7 +48,7 @@ export class ConfigSpace {
   }
 
   /**
-   * The device changed its configuration. The generation follows when the driver reads of it, so
+   * The device changed its configuration. The generation changes when the driver reads the space, so
    * that it cannot wrap around between two reads (§4.1.4.3.1).
    */
   changed(): void {
@@ -78,7 +78,7 @@ export class ConfigSpace {
     return size === 2 ? this.view.getUint16(offset, true) : this.view.getUint32(offset, true);
   }
 
-  /** Returns false when no byte of it is the driver's to write. */
+  /** Returns false when the driver may write none of its bytes. */
   write(offset: number, size: number, value: number): boolean {
     if (offset + size > this.#bytes.length) return false;
     let writable = 0;
@@ -94,7 +94,7 @@ export class ConfigSpace {
     return writable !== 0;
   }
 
-  /** What the driver wrote since the last time, once or more. */
+  /** Ranges that the driver wrote since the last time, once or more. */
   takeWritten(): ConfigRange[] {
     const written = this.#written;
     const ranges: ConfigRange[] = [];

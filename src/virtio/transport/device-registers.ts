@@ -1,5 +1,5 @@
 /**
- * The registers that every transport has, whatever it calls them: device status, feature bits,
+ * The registers that every transport has, under whatever name: device status, feature bits,
  * queue set-up, configuration space (virtio 1.3 §2.1 to §2.6, §3). They lie in the state buffer;
  * all methods run with the register lock held, in any thread.
  */
@@ -26,11 +26,11 @@ export const CHANGE_DRIVER_OK = 1;
 /** 0 was written to the status; it reads back as before until `completeReset`. */
 export const CHANGE_RESET = 2;
 /**
- * A queue was enabled after DRIVER_OK (VIRTIO_F_RING_RESET), or is to be reset: that reads back as
+ * A queue was enabled after DRIVER_OK (VIRTIO_F_RING_RESET), or is being reset: that reads back as
  * ongoing until `completeQueueReset`.
  */
 export const CHANGE_QUEUES = 4;
-/** Served queues interrupt elsewhere now. */
+/** Served queues now interrupt elsewhere. */
 export const CHANGE_INTERRUPTS = 8;
 /** Writable bytes of the configuration were written. */
 export const CHANGE_CONFIG = 16;
@@ -57,7 +57,7 @@ export const QUEUE_RESET = 3;
 export const QUEUE_DESC = 4;
 export const QUEUE_DRIVER = 6;
 export const QUEUE_DEVICE = 8;
-/** The owner is to stop serving the queue, which keeps its other registers (§4.2.2.2). */
+/** The owner is asked to stop serving the queue, which keeps its other registers (§4.2.2.2). */
 const QUEUE_STOPPING = 10;
 const QUEUE_WORDS = 16;
 
@@ -78,7 +78,7 @@ export class DeviceRegisters {
   readonly #events: DriverEvents;
   readonly #wasReset: () => void;
 
-  /** @param wasReset called whenever a reset has completed, for what the transport adds to it */
+  /** @param wasReset called whenever a reset has completed, for the transport's own state */
   constructor(
     state: SharedState,
     shape: DeviceShape,
@@ -119,7 +119,7 @@ export class DeviceRegisters {
     }
     if (this.#get(RESETTING) === 1) return;
     const old = this.status;
-    // Drivers never clear a bit (§2.1.1); one that tries has it ignored.
+    // Drivers never clear a bit (§2.1.1); an attempt is ignored.
     let next = old | (value & DRIVER_STATUS_BITS);
     if ((old & FEATURES_OK) === 0 && (next & FEATURES_OK) !== 0 && !this.#featuresValid()) {
       next &= ~FEATURES_OK;
@@ -164,17 +164,17 @@ export class DeviceRegisters {
     return this.#get(ACTIVE) === 1 && this.#get(RESETTING) === 0;
   }
 
-  /** True while `completeReset` is waited for. */
+  /** True while `completeReset` is awaited. */
   get isResetting(): boolean {
     return this.#get(RESETTING) === 1;
   }
 
-  /** True while `completeQueueReset` is waited for. */
+  /** True while `completeQueueReset` is awaited. */
   isQueueResetting(queue: number): boolean {
     return this.queueWord(queue, QUEUE_RESET) === 1 || this.queueWord(queue, QUEUE_STOPPING) === 1;
   }
 
-  /** The queues for which `completeQueueReset` is waited for. */
+  /** The queues for which `completeQueueReset` is awaited. */
   queuesResetting(): number[] {
     const all = Array.from({ length: this.queueCount }, (_, queue) => queue);
     return all.filter((queue) => this.isQueueResetting(queue));
@@ -236,7 +236,7 @@ export class DeviceRegisters {
     return select > 1 ? 0 : this.#get(DRIVER_FEATURE + select) >>> 0;
   }
 
-  /** Accepts feature bits; lost once FEATURES_OK is set (§3.1.1). */
+  /** Accepts feature bits; ignored once FEATURES_OK is set (§3.1.1). */
   writeDriverFeature(value: number): void {
     const select = this.driverFeatureSelect;
     this.#events.observer?.featuresWritten(select, value, this.status);
@@ -255,7 +255,7 @@ export class DeviceRegisters {
     return queue < this.queueCount ? this.#get(QUEUES + queue * QUEUE_WORDS + word) : 0;
   }
 
-  /** The driver sets a word of a queue; lost while the queue is enabled (§4.1.4.3.2). */
+  /** The driver sets a word of a queue; ignored while the queue is enabled (§4.1.4.3.2). */
   setQueueWord(queue: number, word: number, value: number): void {
     if (queue >= this.queueCount) return;
     const enabled = this.queueWord(queue, QUEUE_ENABLE) === 1;
@@ -274,12 +274,12 @@ export class DeviceRegisters {
     if (this.queueWord(queue, QUEUE_ENABLE) === 1) this.interruptsChanged();
   }
 
-  /** Tells the owner, if it serves queues, that they interrupt elsewhere now. */
+  /** Notifies the owner, if it serves queues, that they now interrupt elsewhere. */
   interruptsChanged(): void {
     if (this.isActive) this.changes.add(CHANGE_INTERRUPTS);
   }
 
-  /** The driver sets a queue's size: refused unless it can be had. */
+  /** The driver sets a queue's size: ignored if unsupported. */
   writeQueueSize(queue: number, size: number): void {
     if (queue >= this.queueCount) return;
     const packed = hasFeature(this.driverFeatures, VIRTIO_F_RING_PACKED);
@@ -303,7 +303,7 @@ export class DeviceRegisters {
     if (this.isActive) this.changes.add(CHANGE_QUEUES);
   }
 
-  /** The driver resets a queue (§2.6.1); the register exists if it was negotiated (§4.1.4.3). */
+  /** The driver resets a queue (§2.6.1); the register exists if the feature was negotiated (§4.1.4.3). */
   resetQueue(queue: number): void {
     if (queue >= this.queueCount) return;
     const negotiated = hasFeature(this.driverFeatures, VIRTIO_F_RING_RESET);
@@ -329,7 +329,7 @@ export class DeviceRegisters {
     else this.completeQueueReset(queue);
   }
 
-  /** As `awaitReset`, for a queue that is to stop or to be reset. */
+  /** As `awaitReset`, for a queue that is being stopped or reset. */
   awaitQueueStop(queue: number, lock: RegisterLockWait): void {
     if (queue >= this.queueCount) return;
     const at = QUEUES + queue * QUEUE_WORDS;
@@ -358,12 +358,12 @@ export class DeviceRegisters {
     if (writable) this.changes.add(CHANGE_CONFIG);
   }
 
-  /** The driver wrote a register that takes no writes: they are lost. */
+  /** The driver wrote a read-only register: ignored. */
   readOnlyWritten(name: string): void {
     this.#events.observer?.readOnlyWritten(name);
   }
 
-  /** Interrupt status as it is (§4.1.4.5). */
+  /** The current interrupt status (§4.1.4.5). */
   get isr(): number {
     return this.#get(ISR);
   }
@@ -402,8 +402,8 @@ export class DeviceRegisters {
 
 /**
  * What a driver caused and the device's owner has not handled yet, as CHANGE_ bits; a reset of the
- * device leaves them. However often a driver repeats something, the owner has at most one message
- * that it has not answered.
+ * device leaves them. However often a driver repeats something, the owner has at most one
+ * unanswered message.
  */
 export class PendingChanges {
   readonly #word: Int32Array;

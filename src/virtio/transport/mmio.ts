@@ -1,6 +1,6 @@
 /**
  * virtio over MMIO, version 2 (virtio 1.3 §4.2): a window of control registers, 32 bits each, with
- * the configuration space behind them, one register for all notifications, one interrupt line.
+ * the configuration space after them, one register for all notifications, one interrupt line.
  */
 import * as mmio from '../../abi/virtio-mmio.ts';
 import { PCI_VENDOR_ID_REDHAT_QUMRANET } from '../../abi/virtio-pci.ts';
@@ -27,7 +27,7 @@ const NO_REGION = 0xffff_ffff;
 /** Bits of a notification that name the queue (§4.2.3.3); the others are NOTIFICATION_DATA's. */
 const NOTIFY_QUEUE_MASK = 0xffff;
 
-/** Registers that take no writes, by the specification's names. */
+/** Read-only registers, by the specification's names. */
 const READ_ONLY: ReadonlyMap<number, string> = new Map([
   [mmio.VIRTIO_MMIO_MAGIC_VALUE, 'MagicValue'],
   [mmio.VIRTIO_MMIO_VERSION, 'Version'],
@@ -54,7 +54,7 @@ export interface VirtioMmioPlan {
   readonly address: number;
   /** eventfd of each queue's notifications. */
   readonly kicks: readonly number[];
-  /** Signalled by whoever serves the device; leads to `assertQueueInterrupt`. */
+  /** Signaled by the device's datapath; leads to `assertQueueInterrupt`. */
   readonly lineEventfd: number;
 }
 
@@ -122,7 +122,7 @@ export class VirtioMmio implements VirtioTransport {
     },
   };
 
-  /** Registers that are written only read as 0. */
+  /** Write-only registers read as 0. */
   #read(offset: number): number {
     const { registers, plan } = this;
     const queue = registers.queueSelect >>> 0;
@@ -206,8 +206,8 @@ export class VirtioMmio implements VirtioTransport {
   }
 
   /**
-   * The driver reads QueueReady back for synchronization (§4.2.2.2), which Linux takes for the end
-   * of a reset as well, and frees the rings: hence both are over when the write is.
+   * The driver reads QueueReady back for synchronization (§4.2.2.2), which Linux also takes for the end
+   * of a reset, and frees the rings: hence both are complete when the write returns.
    */
   #stopQueue(queue: number): void {
     this.registers.stopQueue(queue);
@@ -215,13 +215,13 @@ export class VirtioMmio implements VirtioTransport {
     this.registers.awaitQueueStop(queue, this.#interrupts);
   }
 
-  /** Notifications that no doorbell took: those with data, whose value is not the queue alone. */
+  /** Notifications without a doorbell: those with data, whose value is not the queue alone. */
   #notify(value: number): void {
     const kick = this.kicks[value & NOTIFY_QUEUE_MASK];
     if (kick !== undefined) signalEventfd(kick);
   }
 
-  /** An event shows from the moment it takes place (§4.2.2.1), before its signal has come round. */
+  /** An event shows from the moment it takes place (§4.2.2.1), before its signal arrives. */
   #readInterruptStatus(): number {
     if (drainEventfd(this.lineEventfd)) this.assertQueueInterrupt();
     return this.registers.isr;
@@ -237,7 +237,7 @@ export class VirtioMmio implements VirtioTransport {
     this.#line.set(this.registers.isr !== 0);
   }
 
-  /** After a reset nothing is notified that happened before (§2.4.1). */
+  /** After a reset no earlier event is notified (§2.4.1). */
   #silence(): void {
     drainEventfd(this.lineEventfd);
     this.#updateLine();

@@ -22,7 +22,7 @@ import {
   QUEUE_VECTOR,
 } from './device-registers.ts';
 
-/** Widths of the fields by offset: an access of any other place or width is none (§4.1.3.1). */
+/** Widths of the fields by offset: an access with any other offset or width is ignored (§4.1.3.1). */
 const widths = new Uint8Array(cfg.size);
 const names = new Map<number, string>();
 for (const [name, field] of Object.entries(cfg)) {
@@ -134,7 +134,7 @@ export class PciCommonConfig implements RegisterRegion {
   }
 }
 
-/** The queue's word that a half of an address field stands for, or -1. */
+/** The queue's word for a half of an address field, or -1. */
 function addressWord(offset: number): number {
   switch (offset & ~7) {
     case cfg.queue_desc.offset:

@@ -56,7 +56,7 @@ export interface VirtioPciPlan {
   readonly vectors: readonly MsixVector[];
   /** eventfd of each queue's notifications. */
   readonly kicks: readonly number[];
-  /** Signalled by whoever serves the device while it has no MSI-X; leads to `assertQueueInterrupt`. */
+  /** Signaled by the device's datapath while the device has no MSI-X; leads to `assertQueueInterrupt`. */
   readonly intxEventfd: number;
 }
 
@@ -149,7 +149,7 @@ export class VirtioPci implements VirtioTransport {
     return this.#msix.eventfd(this.registers.queueWord(queue, QUEUE_VECTOR));
   }
 
-  /** Sends a configuration change notification (§4.1.5.3); the ISR has it even with MSI-X. */
+  /** Sends a configuration change notification (§4.1.5.3); the ISR shows it even with MSI-X. */
   notifyConfigChange(): void {
     this.#assert(VIRTIO_PCI_ISR_CONFIG);
     if (!this.#msix.enabled) return;
@@ -167,12 +167,12 @@ export class VirtioPci implements VirtioTransport {
     this.#updatePin();
   }
 
-  /** The pin follows the ISR (§4.1.4.5.1), unless MSI-X has its place (PCI 3.0 §6.8.2.3). */
+  /** The pin follows the ISR (§4.1.4.5.1), unless MSI-X replaces it (PCI 3.0 §6.8.2.3). */
   #updatePin(): void {
     this.#pin.set(this.registers.isr !== 0 && !this.#msix.enabled);
   }
 
-  /** After a reset nothing is notified that happened before (§2.4.1). */
+  /** After a reset no earlier event is notified (§2.4.1). */
   #silence(): void {
     drainEventfd(this.plan.intxEventfd);
     this.#msix.dropPending();
@@ -209,7 +209,7 @@ export class VirtioPci implements VirtioTransport {
     return isr;
   }
 
-  /** Notifications that no doorbell took: through the configuration window, or ones that moved. */
+  /** Notifications without a doorbell: through the configuration window, or to BARs that moved. */
   #notify(): RegisterRegion {
     return {
       read: () => 0,

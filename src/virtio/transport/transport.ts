@@ -1,14 +1,14 @@
-/** What a transport shows of a device, and what connects it with the device's owner. */
+/** A transport's view of a device, and its connection to the device's owner. */
 import type { RegisterObserver } from '../register-observer.ts';
 import type { DeviceRegisters } from './device-registers.ts';
 
-/** What carries a device. All methods run with the register lock held. */
+/** A device's transport. All methods run with the register lock held. */
 export interface VirtioTransport {
   readonly registers: DeviceRegisters;
   /** eventfd of each queue's driver notifications. */
   readonly kicks: readonly number[];
   /**
-   * eventfd that stands for the level-triggered interrupt, which has a status register to go with
+   * eventfd for the level-triggered interrupt, which has a status register to go with
    * it: a signal leads to `assertQueueInterrupt`.
    */
   readonly lineEventfd: number;
@@ -20,7 +20,7 @@ export interface VirtioTransport {
   notifyConfigChange(): void;
 }
 
-/** What a transport shows of a device; a plain, cloneable message. */
+/** The shape of a device that a transport shows; a plain, cloneable message. */
 export interface DeviceShape {
   readonly name: string;
   readonly deviceId: number;
@@ -34,7 +34,7 @@ export interface DeviceShape {
   readonly config: Uint8Array;
   readonly configWriteMask: Uint8Array;
   /**
-   * Offset of a field of which every write counts and not the last alone: each carries a byte
+   * Offset of a field whose every write counts, not only the last: each carries a byte
    * (`emerg_wr`, virtio 1.3 §5.3.4).
    */
   readonly emergencyWrite?: number;
@@ -44,6 +44,6 @@ export interface DeviceShape {
 export interface DriverEvents {
   /** The driver caused something; not repeated until `DeviceRegisters.changes` are taken. */
   changed(): void;
-  /** Who watches the registers; absent: nobody. */
+  /** The observer of the registers; absent: none. */
   readonly observer?: RegisterObserver;
 }

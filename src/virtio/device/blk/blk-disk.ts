@@ -1,14 +1,14 @@
-/** What the data half of a block device knows of its disk. */
+/** The data half's view of a block device's disk. */
 import { VIRTIO_BLK_ID_BYTES } from '../../../abi/virtio-blk.ts';
 import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
 
 /**
- * Bytes that may be under way on a disk: what a stop waits for at most. A request that is longer than
- * that goes alone, and a stop gives it back to its queue.
+ * Bytes that may be in flight on a disk: the most that a stop waits for. A longer request goes
+ * alone, and a stop gives it back to its queue.
  */
 export const MAX_WEIGHT = 32 * 2 ** 20;
-/** The most segments of a discard or write zeroes request, and sectors of each of them: MAX_WEIGHT. */
+/** The most segments of a discard or write zeroes request, and sectors in each: MAX_WEIGHT. */
 export const MAX_RANGE_SEGMENTS = 32;
 export const MAX_RANGE_SECTORS = 2 ** 16;
 
@@ -25,8 +25,8 @@ export interface BlkHandlerOptions {
   /** An Int32: the configuration's `writeback` field as the driver last wrote it. */
   readonly writeback: SharedArrayBuffer;
   /**
-   * Segments of the longest request by `seg_max`, header and status included. Linux puts as many into
-   * an indirect table also when it, or the frontend of vhost-user, made the queue smaller.
+   * Segments of the longest request by `seg_max`, including header and status. Linux puts as many into
+   * an indirect table even when it, or the vhost-user frontend, made the queue smaller.
    */
   readonly chainLength?: number;
 }
@@ -77,7 +77,7 @@ export class BlkDisk {
   }
 
   /**
-   * Whether a request is left in the middle. Where calls block, none was taken after it; where they do
+   * Whether a request is left unfinished. Where calls block, none was taken after it; where they do
    * not, others may have been, and only one that goes alone can be given back.
    * @param enough it has had its turn
    */
@@ -87,8 +87,8 @@ export class BlkDisk {
   }
 
   /**
-   * §5.2.6.2: a write is on stable storage when it completes, if the driver cannot flush, or if
-   * it switched `writeback` off.
+   * §5.2.6.2: a write is on stable storage when it completes, if the driver cannot flush, or has
+   * switched `writeback` off.
    */
   writethrough(): boolean {
     return !this.#flushes || (this.#toggles && Atomics.load(this.#writeback, 0) === 0);

@@ -29,22 +29,22 @@ import {
 
 const COMPLETIONS = 0;
 
-/** Requests of one queue that are carried out before other queues and events get their turn. */
+/** Requests of one queue that are processed before other queues and events get their turn. */
 const KICK_BUDGET = 256;
-/** A longer request counts as so many more: 16 MiB a turn. */
+/** A longer request counts as this many more: 16 MiB a turn. */
 const REQUEST_BYTES = 64 * 1024;
-/** What requests may cost between two looks at who asks for the thread: 512 KiB, or 8 short ones. */
+/** The cost of requests between two checks whether the thread is needed: 512 KiB, or 8 short ones. */
 const LOOK_COST = 8;
 /** The driver is notified after this many requests, so that it can work in parallel. */
 const PUBLISH_BATCH = 16;
 
-/** Makes the disk's engine; tests put theirs in. */
+/** Makes the disk's engine; tests substitute their own. */
 export type OpenEngine = typeof openDiskEngine;
 
 /** One queue: its free request slots, and what is not published yet. */
 class RequestQueue {
   readonly served: ActiveQueue;
-  /** Slots that hold no request; made as the driver's depth grows, at most one a descriptor. */
+  /** Slots that hold no request; made as the driver's depth grows, at most one per descriptor. */
   readonly free: BlkRequest[] = [];
   slots = 0;
   unpublished = 0;
@@ -61,7 +61,7 @@ class RequestQueue {
     this.served.publish();
   }
 
-  /** After completions: publishes them, and goes on with the chains that had to wait for them. */
+  /** After completions: publishes them, and continues with the chains that had to wait for them. */
   completed(): void {
     this.publish();
     if (!this.starved) return;
@@ -81,9 +81,9 @@ export class BlkHandler implements QueueHandler {
   #inFlight = 0;
   /** Bytes of the requests in flight. */
   #weight = 0;
-  /** In flight, and longer than all may be: none is taken after it. */
+  /** In flight, and above the limit for all: none is taken after it. */
   #heavy: BlkRequest | null = null;
-  /** Left in the middle, and the last that was taken: none is taken before it is done. */
+  /** Left unfinished, and the last that was taken: none is taken before it is done. */
   #parked: BlkRequest | null = null;
   #isInterrupted: () => boolean = () => false;
   #broken = false;
@@ -133,7 +133,7 @@ export class BlkHandler implements QueueHandler {
       budget -= this.#take(queue, engine, budget);
       engine.submit();
       const { starved } = queue;
-      // What the page cache holds is complete already.
+      // The page cache's contents are complete already.
       this.#reap(engine);
       if (this.#broken || starved) return;
       if (budget <= 0) {
@@ -147,7 +147,7 @@ export class BlkHandler implements QueueHandler {
     if (this.#engine !== null) this.#reap(this.#engine);
   }
 
-  /** The driver switched `writeback` off: also what it wrote a moment before is made stable. */
+  /** The driver switched `writeback` off: its recent writes are made stable, too. */
   message(_message: unknown): void {
     const result = this.#engine?.flushNow() ?? 0;
     if (result >= 0) return;
@@ -169,14 +169,14 @@ export class BlkHandler implements QueueHandler {
     this.#engine = null;
   }
 
-  /** Goes on with the request that was left in the middle. */
+  /** Continues the unfinished request. */
   #goOn(request: BlkRequest): void {
     this.#parked = null;
     this.#started(this.#queues[request.queue] as RequestQueue, request, request.start());
     if (this.#parked === null) for (const queue of this.#queues) queue?.completed();
   }
 
-  /** A request that was left in the middle is whoever's who serves the queue next. */
+  /** An unfinished request belongs to the queue's next datapath. */
   #giveBack(): void {
     const request = this.#parked;
     if (request === null) return;
@@ -184,7 +184,7 @@ export class BlkHandler implements QueueHandler {
     this.#queues[request.queue]?.served.virtqueue.undoPop(request.chain);
   }
 
-  /** Takes requests off a queue, up to a cost of `budget`. Returns what they cost. */
+  /** Takes requests off a queue, up to a cost of `budget`. Returns their cost. */
   #take(queue: RequestQueue, engine: DiskEngine, budget: number): number {
     const { virtqueue } = queue.served;
     let taken = 0;

@@ -31,7 +31,7 @@ export class BlkRanges {
   /** What is left of the current segment, in bytes. */
   #position = 0;
   #remaining = 0;
-  /** The disk cannot zero by itself: zeroes are written. */
+  /** The disk has no zeroing operation: zeroes are written. */
   #writing = false;
 
   constructor(chain: DescriptorChain, disk: BlkDisk, engine: DiskEngine, token: number) {
@@ -70,7 +70,7 @@ export class BlkRanges {
     return sectors * SECTOR_SIZE;
   }
 
-  /** Hands the current segment, or a part of it, to the engine. */
+  /** Passes the current segment, or a part of it, to the engine. */
   issue(): number {
     const engine = this.#engine;
     if (this.#writing) return this.#writeZeroes();
@@ -78,7 +78,7 @@ export class BlkRanges {
     return engine.zero(this.#token, this.#position, this.#remaining, this.#unmap(this.#current));
   }
 
-  /** Takes the engine's result in. Returns the request's status, or -1 when there is more to do. */
+  /** Processes the engine's result. Returns the request's status, or -1 when there is more to do. */
   absorb(result: number): number {
     if (this.#writing) {
       if (result <= 0) return VIRTIO_BLK_S_IOERR;
@@ -95,7 +95,7 @@ export class BlkRanges {
     return this.#next() ? -1 : VIRTIO_BLK_S_OK;
   }
 
-  /** The chain's first iovec has served its purpose, and holds what is written from now on. */
+  /** The chain's first iovec is no longer needed, and from now on holds what is written. */
   #writeZeroes(): number {
     const engine = this.#engine;
     const { iovec, iovecAddress } = this.#chain;

@@ -1,6 +1,6 @@
 /**
  * One request of a block device (virtio 1.3 §5.2.6), from its descriptor chain to its status byte.
- * The layout is free (§2.6.4): header, data and status may be split over descriptors anyhow.
+ * The layout is free (§2.6.4): header, data and status may be split over descriptors in any way.
  *
  * HOT: bench/groups/device.ts. Data never passes through JavaScript: the engine gets the chain's own
  * iovecs, less the header in front and the status byte at the end.
@@ -27,9 +27,9 @@ import { BlkRanges } from './blk-ranges.ts';
 
 /** `start` or `resume`: the engine holds the request. */
 export const REQUEST_PENDING = 0;
-/** `prepare`: nothing is wrong with it; `start` it. */
+/** `prepare`: the request is valid; `start` it. */
 export const REQUEST_READY = 2;
-/** `start` or `resume`: it was left in the middle; `start` goes on, or the queue gets it back. */
+/** `start` or `resume`: it was left unfinished; `start` continues, or the queue gets it back. */
 export const REQUEST_PARKED = 3;
 /** The request is over; its status byte is written. */
 export const REQUEST_DONE = 1;
@@ -43,12 +43,12 @@ const SECTOR_HIGH = SECTOR_LOW + 4;
 /** UIO_MAXIOV: the most iovecs that a system call takes. */
 const MAX_IOVECS = 1024;
 /**
- * Bytes that one call of the engine moves, of a request that is more than half as long again: nothing
- * ends a call before that. Linux's own are up to 1.25 MiB.
+ * Bytes that one engine call moves, of a request more than half again as long: a call cannot be
+ * interrupted earlier. Linux's own are up to 1.25 MiB.
  */
 const PIECE = 2 ** 20;
 const WHOLE = PIECE * 1.5;
-/** Calls of an engine that blocks, before other queues and events get their turn. */
+/** Calls of a blocking engine, before other queues and events get their turn. */
 const MAX_CALLS = 16;
 /** How often in a row a call may ask to be made again, before its request fails. */
 const RETRIES = 64;
@@ -61,9 +61,9 @@ const PHASE_FLUSH = 3;
 const header = new Uint8Array(HEADER_SIZE);
 const headerView = new DataView(header.buffer);
 
-/** A slot for one request; used again and again. */
+/** A reusable slot for one request. */
 export class BlkRequest {
-  /** Names the request in the engine's completions. */
+  /** Identifies the request in the engine's completions. */
   readonly token: number;
   /** Index of its queue. */
   readonly queue: number;
@@ -75,20 +75,20 @@ export class BlkRequest {
   readonly #disk: BlkDisk;
   readonly #engine: DiskEngine;
   #ranges: BlkRanges | null = null;
-  /** O_DIRECT refused the guest's own buffers: data goes through one that it takes. */
+  /** O_DIRECT refused the guest's own buffers: data goes through an aligned one. */
   #bounce: BounceBuffer | null = null;
   #bouncing = false;
   #phase = PHASE_READ;
   /** Where the status byte goes, an offset in guest RAM. */
   #status = 0;
-  /** Data: iovecs `first` to `end`, where on the disk they go, and bytes still to be moved. */
+  /** Data: iovecs `first` to `end`, their position on the disk, and bytes still to be moved. */
   #first = 0;
   #end = 0;
   #position = 0;
   #remaining = 0;
   /** Bytes written to the start of the writable part. */
   #filled = 0;
-  /** Calls in a row that came back with nothing done. */
+  /** Consecutive calls that returned with nothing done. */
   #retries = 0;
   /** The iovec that a piece ends in, and its own length; -1 for none. */
   #cutIovec = -1;
@@ -103,7 +103,7 @@ export class BlkRequest {
     this.#engine = engine;
   }
 
-  /** Looks at the chain that was popped. Returns a REQUEST_ number. */
+  /** Checks the chain that was popped. Returns a REQUEST_ number. */
   prepare(): number {
     const { chain } = this;
     this.weight = 0;
@@ -124,14 +124,14 @@ export class BlkRequest {
     return this.#dispatch(headerView.getUint32(0, true), sector);
   }
 
-  /** Goes on after the engine reported the request's `result`. Returns a REQUEST_ number. */
+  /** Continues after the engine reported the request's `result`. Returns a REQUEST_ number. */
   resume(result: number): number {
     const status = this.#absorb(result);
     if (status >= 0) return this.#finish(status);
     return this.#disk.parks(this.weight, false) ? REQUEST_PARKED : this.start();
   }
 
-  /** Has the engine carry it out, from where it stands. Returns a REQUEST_ number. */
+  /** Starts it in the engine, from its current position. Returns a REQUEST_ number. */
   start(): number {
     this.#calls = 0;
     return this.#run();
@@ -141,7 +141,7 @@ export class BlkRequest {
     const { chain } = this;
     switch (type) {
       case VIRTIO_BLK_T_IN: {
-        // The status byte is no data: the last iovec gives it up.
+        // The status byte is not data: the last iovec excludes it.
         const last = this.#end - 1;
         (chain.iovec[last * 4 + 2] as number) -= 1;
         this.#first = chain.readable;
@@ -198,7 +198,7 @@ export class BlkRequest {
     return REQUEST_READY;
   }
 
-  /** Works until the engine holds the request, it is done, or others want their turn. */
+  /** Works until the engine holds the request, it is done, or others need their turn. */
   #run(): number {
     for (;;) {
       const result = this.#issue();
@@ -246,7 +246,7 @@ export class BlkRequest {
     this.#cutIovec = -1;
   }
 
-  /** Takes a result in. Returns the request's status, or -1 when there is more to do. */
+  /** Processes a result. Returns the request's status, or -1 when there is more to do. */
   #absorb(result: number): number {
     if (this.#cutIovec >= 0) this.#mend();
     if (result === -EINTR || result === -EAGAIN) {
@@ -280,7 +280,7 @@ export class BlkRequest {
     }
   }
 
-  /** EINVAL is what O_DIRECT says to buffers that are not aligned for the medium. */
+  /** EINVAL is how O_DIRECT rejects buffers that are not aligned for the medium. */
   #refused(result: number): number {
     if (result !== -EINVAL || this.#bouncing || !this.#disk.direct) return VIRTIO_BLK_S_IOERR;
     this.#bounce ??= new BounceBuffer();
@@ -308,7 +308,7 @@ export class BlkRequest {
     return VIRTIO_BLK_S_OK;
   }
 
-  /** §5.2.6: the status is the last writable byte. Sets `end` behind its iovec. */
+  /** §5.2.6: the status is the last writable byte. Sets `end` after its iovec. */
   #findStatus(): void {
     const { chain } = this;
     let last = chain.count - 1;

@@ -45,7 +45,7 @@ export interface BlkOptions {
   readonly serial?: string;
   /** Open with O_DIRECT. Default false. */
   readonly direct?: boolean;
-  /** The unit in which the guest addresses it: 512, 1024, 2048 or 4096 bytes. Default: 512, or what the host demands. */
+  /** The block size that the guest uses: 512, 1024, 2048 or 4096 bytes. Default: 512, or what the host requires. */
   readonly blockSize?: number;
   /** Default: sync for files in memory, else io_uring where the host permits it. */
   readonly engine?: 'sync' | 'io_uring';
@@ -60,8 +60,8 @@ export function createHandler(options: unknown): QueueHandler {
 
 /**
  * Opens, locks and measures a disk, and makes its device.
- * @throws UsageError in one line, when the options or the file cannot be
- * @throws HostError when io_uring was asked for and the host does not permit it
+ * @throws UsageError in one line, when the options or the file cannot be used
+ * @throws HostError when io_uring was requested and the host does not permit it
  */
 export function createBlkDevice(options: BlkOptions): VirtioDevice {
   return new BlkDevice(options);

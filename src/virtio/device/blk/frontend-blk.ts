@@ -14,10 +14,10 @@ import type { BackendOffer, DeviceKind } from '../../frontend-device.ts';
 const PCI_CLASS_STORAGE = 0x01_0000;
 const CONFIG = virtio_blk_config;
 const MAX_QUEUES = 16;
-/** All whose fields in the configuration space are known here. */
+/** All features whose configuration fields are known here. */
 const KNOWN = featureSet(...Array.from({ length: VIRTIO_BLK_F_WRITE_ZEROES + 1 }, (_, bit) => bit));
 
-/** @param queues undefined: as many as the backend's configuration says @throws UsageError or PeerError */
+/** @param queues undefined: as many as the backend's configuration has @throws UsageError or PeerError */
 export async function blkKind(
   name: string,
   backend: BackendOffer,
@@ -60,7 +60,7 @@ export async function blkKind(
   };
 }
 
-/** Backends refuse to be asked for fields that none of their features has. */
+/** Backends reject reads of fields that none of their features has. */
 function configSize(features: bigint): number {
   const end = ({ offset, length }: { offset: number; length: number }): number => offset + length;
   if (hasFeature(features, VIRTIO_BLK_F_WRITE_ZEROES)) return end(CONFIG.unused1);

@@ -1,5 +1,5 @@
 /**
- * What is said over a console's control queues (virtio 1.3 §5.3.6.2), from one reset to the next.
+ * The messages on a console's control queues (virtio 1.3 §5.3.6.2), from one reset to the next.
  */
 import * as abi from '../../../abi/virtio-console.ts';
 import type { ConsolePort } from './console-port.ts';
@@ -11,21 +11,21 @@ export const CONTROL_SIZE: number = control.size;
 /** Messages that wait for the driver's buffers; a driver that posts none loses the rest. */
 const BACKLOG = 256;
 
-/** The device's side of the conversation. */
+/** The device's side of the protocol. */
 export class ControlSession {
   /** Size of the terminal that shows the console. */
   columns = 80;
   rows = 25;
   readonly #ports: readonly ConsolePort[];
   readonly #waiting: Uint8Array[] = [];
-  /** The driver was told of the ports: §5.3.6.2.1 forbids to tell it again. */
+  /** The driver was notified of the ports, which §5.3.6.2.1 forbids to repeat. */
   #announced = false;
 
   constructor(ports: readonly ConsolePort[]) {
     this.#ports = ports;
   }
 
-  /** Nothing was said yet. */
+  /** No message was sent yet. */
   reset(): void {
     this.#waiting.length = 0;
     this.#announced = false;
@@ -42,7 +42,7 @@ export class ControlSession {
   }
 
   /**
-   * Hears what the driver says of a port.
+   * Handles the driver's message about a port.
    * @param message at least CONTROL_SIZE bytes
    * @returns the port, if it is one that the driver opened or closed
    */

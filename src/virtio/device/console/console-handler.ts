@@ -15,8 +15,8 @@ const CONTROL_TX = 3;
 /** Chains, or pieces of one, that a queue is served at a time: then others get their turn. */
 const TURN = 64;
 /**
- * The most bytes of a chain that are delivered when serving stops, although nobody reads them.
- * Limit: what a longer chain has beyond them is lost then; Linux sends at most 32 KiB.
+ * The most bytes of a chain that are delivered when serving stops, even unread.
+ * Limit: the rest of a longer chain is lost then; Linux sends at most 32 KiB.
  */
 const LAST_WORDS = 1024 * 1024;
 
@@ -100,7 +100,7 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
     this.#context = undefined;
   }
 
-  /** The terminal has another size. */
+  /** The terminal was resized. */
   resized(): void {
     const { features } = this.#context ?? { features: 0n };
     if (!hasFeature(features, VIRTIO_CONSOLE_F_MULTIPORT)) return;
@@ -114,7 +114,7 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
     if (queue === undefined) return;
     let pieces = 0;
     const isServed = (): boolean => !port.outputFull && pieces < TURN;
-    /** Delivers what is left of a chain, as far as it may. */
+    /** Delivers the rest of a chain, as far as the limit. */
     const transmit = (chain: DescriptorChain): number => {
       while (outgoing.position < chain.readableLength) {
         if (!isServed()) {
@@ -167,7 +167,7 @@ export class ConsoleHandler implements QueueHandler, PortDriver {
     this.#serve(this.#queue(CONTROL_RX), TURN, send, () => this.#session.hasMessage);
   }
 
-  /** A queue that the driver enabled, as long as the device is well. */
+  /** A queue that the driver enabled, unless the device is broken. */
   #queue(index: number): ActiveQueue | undefined {
     return this.#broken ? undefined : this.#context?.queues[index];
   }

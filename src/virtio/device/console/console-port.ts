@@ -2,7 +2,7 @@
 import { Duplex } from 'node:stream';
 import { UnreadOutput } from './unread-output.ts';
 
-/** The most bytes that one read of the guest's output takes: bounds what a hostile chain costs. */
+/** The most bytes of guest output per read: bounds the cost of a hostile chain. */
 const PIECE = 0x10000;
 
 /** Where a port's bytes come from and go to while a driver is there. */
@@ -12,9 +12,9 @@ export interface PortDriver {
 }
 
 /**
- * What was written to the stream is typed into the guest; what is read from it the guest printed.
- * Port 0 is the console and never makes the guest wait: output that nobody reads is dropped in the
- * end (`UnreadOutput`). The other ports hold their guest back until they are read.
+ * Writes to the stream are typed into the guest; reads return what the guest printed.
+ * Port 0 is the console and never makes the guest wait: unread output is eventually
+ * dropped (`UnreadOutput`). The other ports block their guest until they are read.
  */
 export class ConsolePort extends Duplex {
   readonly index: number;
@@ -24,7 +24,7 @@ export class ConsolePort extends Duplex {
   driver: PortDriver | undefined;
   /** Sees all output as well. */
   observe: (bytes: Uint8Array) => void = () => {};
-  /** Told once, when output of the console is dropped for the first time. */
+  /** Called once, when output of the console is dropped for the first time. */
   dropping: () => void = () => {};
   readonly #unread: UnreadOutput | undefined;
   #input: Buffer | undefined;
@@ -40,12 +40,12 @@ export class ConsolePort extends Duplex {
     this.#unread = index === 0 ? new UnreadOutput(this, () => this.dropping()) : undefined;
   }
 
-  /** Bytes of output that were dropped because nobody read them. */
+  /** Bytes of output that were dropped unread. */
   get dropped(): number {
     return this.#unread?.dropped ?? 0;
   }
 
-  /** Whether a process in the guest holds the port open. A change is told by the event `guestOpen`. */
+  /** Whether a process in the guest holds the port open. The event `guestOpen` reports changes. */
   get guestOpen(): boolean {
     return this.#guestOpen;
   }
@@ -76,18 +76,18 @@ export class ConsolePort extends Duplex {
     if (this.waiting === 0) this.#finishInput();
   }
 
-  /** What the guest printed; the next piece may follow when `outputFull` is false. */
+  /** The guest's output; the next piece may follow when `outputFull` is false. */
   deliver(bytes: Uint8Array): void {
     this.observe(bytes);
     if (this.#unread !== undefined) {
       this.#unread.add(bytes);
       return;
     }
-    // Nobody will ever read a stream that was destroyed.
+    // A destroyed stream will never be read.
     this.#outputFull = !this.destroyed && !this.push(bytes);
   }
 
-  /** Forgets input that nobody in the guest will read any more. */
+  /** Discards input that nothing in the guest will read any more. */
   dropInput(): void {
     if (this.#input !== undefined) this.#finishInput();
   }

@@ -60,12 +60,12 @@ export class ConsoleDevice implements VirtioDevice {
     return this.#handler;
   }
 
-  /** Emergency writes: bytes without queues, as early consoles print (§5.3.4, §5.3.5.1). */
+  /** Emergency writes: bytes without queues, for early consoles (§5.3.4, §5.3.5.1). */
   emergencyWritten(bytes: Uint8Array): void {
     if (bytes.length > 0) this.ports[0]?.deliver(bytes);
   }
 
-  /** Tells the guest the size of the terminal that shows the console. */
+  /** Sends the guest the size of the terminal that shows the console. */
   resize(columns: number, rows: number): void {
     this.#host?.updateConfig((view) => {
       view.setUint16(config.cols.offset, columns, true);

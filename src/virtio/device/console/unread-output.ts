@@ -1,34 +1,34 @@
 /**
  * Output of a guest that never waits for its reader. Linux's hvc driver and its early serial console
- * spin, mostly with interrupts off, until a byte is taken: held back by a reader that stopped, they
- * would hang the guest. What nobody reads is kept up to a bound. Beyond it output is dropped and
- * counted, and a line in the stream says how much is missing there.
+ * spin, mostly with interrupts off, until a byte is taken: blocked by a reader that stopped, they
+ * would hang the guest. Unread output is kept up to a limit. Beyond it output is dropped and
+ * counted, and a line in the stream reports how much is missing there.
  */
 import { Buffer } from 'node:buffer';
 import type { Readable } from 'node:stream';
 
-/** Bytes that are kept beside the stream's own buffer. */
+/** Bytes that are kept in addition to the stream's own buffer. */
 export const UNREAD_MAX: number = 1024 * 1024;
 /** Bytes that are pushed at a time. */
 const PIECE = 0x10000;
 
-/** Stands for dropped output. */
+/** Replaces dropped output. */
 export function dropNotice(bytes: number): string {
   return `\r\n[${bytes} bytes of console output dropped]\r\n`;
 }
 
-/** Stands between a guest and the stream that its output is read from. */
+/** Sits between a guest and the stream that its output is read from. */
 export class UnreadOutput {
   readonly #stream: Readable;
   readonly #dropping: () => void;
   #dropped = 0;
-  /** A ring, made when the stream is full for the first time and let go of when all was read. */
+  /** A ring, allocated when the stream is first full and freed when all was read. */
   #ring: Buffer | undefined;
   #head = 0;
   #length = 0;
   /** Bytes dropped after what the ring holds. */
   #gap = 0;
-  /** The stream wants no more at present. */
+  /** The stream is full at present. */
   #full = false;
 
   /**
@@ -47,20 +47,20 @@ export class UnreadOutput {
 
   /** The guest printed something. */
   add(bytes: Uint8Array): void {
-    // Nobody will ever read a stream that was destroyed.
+    // A destroyed stream will never be read.
     if (this.#stream.destroyed || bytes.length === 0) return;
     if (!this.#full && this.#length === 0 && this.#gap === 0) {
       this.#full = !this.#stream.push(bytes);
       return;
     }
-    // A gap goes on until it is worth to end it, or the notices would be more than the output.
+    // A gap continues until ending it is worthwhile, or the notices would outnumber the output.
     if (this.#gap > 0 && this.#length <= UNREAD_MAX / 2) this.#keep(this.#takeNotice());
     const room = this.#gap > 0 ? 0 : UNREAD_MAX - this.#length;
     if (room > 0) this.#keep(bytes.subarray(0, room));
     if (bytes.length > room) this.#drop(bytes.length - room);
   }
 
-  /** The reader wants more. */
+  /** The reader is ready for more. */
   flow(): void {
     if (!this.#full) return;
     this.#full = false;

@@ -1,13 +1,13 @@
-/** A file's attributes, as FUSE has them. */
+/** A file's attributes in FUSE's format. */
 import { S_IFDIR, statx } from '../../../abi/files.ts';
 import { FUSE_ATTR_SUBMOUNT, fuse_attr, fuse_attr_out, fuse_entry_out } from '../../../abi/fuse.ts';
 import type { FileStat } from './file-stat.ts';
 import type { Inode } from './inode-table.ts';
 
-/** How long the guest may keep names and attributes, in seconds. */
+/** How long the guest may cache names and attributes, in seconds. */
 const VALID_SECONDS = 1;
 
-/** Fields that are the same in both, where they are, and how many 32-bit words they have. */
+/** Fields that are the same in both, their offsets, and their numbers of 32-bit words. */
 const COPIED = [
   [statx.stx_ino, fuse_attr.ino],
   [statx.stx_size, fuse_attr.size_],
@@ -24,10 +24,10 @@ const COPIED = [
   [statx.stx_blksize, fuse_attr.blksize],
 ] as const;
 
-/** Size of a block where there are none. */
+/** The block size of a mount point that is not crossed. */
 const BLOCK = 4096;
 
-/** Of a mount point that is not crossed: an empty folder, or a file that cannot be opened. */
+/** For a mount point that is not crossed: an empty folder, or a file that cannot be opened. */
 function writeUncrossed(to: DataView, at: number, inode: Inode): void {
   const isFolder = inode.kind === S_IFDIR;
   new Uint8Array(to.buffer, to.byteOffset + at, fuse_attr.size).fill(0);

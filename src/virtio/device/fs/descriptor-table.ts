@@ -1,11 +1,11 @@
 /**
- * The descriptors that a file system device holds for its guest, in memory that both its halves see:
- * the data half opens and closes them, and the control half closes what is left at a reset, or when
+ * The descriptors that a file system device holds for its guest, in memory shared by both halves:
+ * the data half opens and closes them, and the control half closes the rest at a reset, or when
  * the data half's thread is gone.
  */
 import * as sys from '../../../host/syscall.ts';
 
-/** Words in front of the slots. */
+/** Words before the slots. */
 const USED = 0;
 const SLOTS = 1;
 
@@ -16,13 +16,13 @@ export class DescriptorTable {
   /** Slots below USED that are free, as far as this half knows. */
   readonly #free: number[] = [];
 
-  /** @param shared what another half's table shares, or how many slots to make */
+  /** @param shared another half's `shared`, or how many slots to make */
   constructor(shared: SharedArrayBuffer | number) {
     this.shared = typeof shared === 'number' ? new SharedArrayBuffer(4 * (SLOTS + shared)) : shared;
     this.#words = new Int32Array(this.shared);
   }
 
-  /** Takes a descriptor. Returns its slot, or -1: the table is full, and the descriptor the caller's. */
+  /** Stores a descriptor. Returns its slot, or -1: the table is full, and the descriptor the caller's. */
   add(fd: number): number {
     const slot = this.#free.pop() ?? this.#grow();
     if (slot >= 0) Atomics.store(this.#words, slot, fd + 1);

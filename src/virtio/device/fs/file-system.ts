@@ -1,5 +1,5 @@
 /**
- * A shared folder as one guest sees it: what its kernel holds, from its mount to the unmount. It
+ * A shared folder as one guest sees it: the state of its kernel, from mount to unmount. It
  * outlives the data half, so that a guest that was paused, or whose queues moved, finds its files.
  */
 import { ENOSYS, ESTALE, EXDEV } from '../../../abi/errno.ts';
@@ -33,12 +33,12 @@ export interface FsHandlerOptions {
   /** The shared folder, opened with O_PATH; stays its opener's. */
   readonly rootFd: number;
   readonly readOnly: boolean;
-  /** What is mounted below the folder is shared as well. */
+  /** File systems mounted below the folder are shared as well. */
   readonly submounts: boolean;
   readonly xattr: XattrMode;
   /** The guest may make device nodes. */
   readonly mknod: boolean;
-  /** Of the `DescriptorTable`. */
+  /** For the `DescriptorTable`. */
   readonly descriptors: SharedArrayBuffer;
   /** The most inodes, and the most open files. */
   readonly maxInodes: number;
@@ -49,18 +49,18 @@ export interface FsHandlerOptions {
 export class FileSystem {
   readonly readOnly: boolean;
   /**
-   * The guest can show folders as file systems of their own (FUSE_SUBMOUNTS): Linux 5.10. True until
-   * a mount says otherwise.
+   * The guest can show folders as separate file systems (FUSE_SUBMOUNTS): Linux 5.10. True until
+   * a mount negotiates otherwise.
    */
   showsSubmounts = true;
-  /** As that: it heeds ACLs, and leaves the umask to the host where a folder has a default one. */
+  /** Likewise: it supports ACLs, and leaves the umask to the host where a folder has a default one. */
   heedsAcls = true;
   readonly makesDevices: boolean;
   readonly xattrs: XattrNames;
   readonly inodes: InodeTable;
   readonly handles: HandleTable;
   readonly credentials = new FileCredentials();
-  /** Of the file that was looked at last. */
+  /** Of the file that was examined last. */
   readonly stat = new FileStat(STATX_LENGTH);
   readonly #submounts: boolean;
   readonly #descriptors: DescriptorTable;
@@ -81,7 +81,7 @@ export class FileSystem {
     this.handles = new HandleTable(this.#descriptors, maxHandles);
   }
 
-  /** As `HandlerContext.isInterrupted`, of whoever serves the queues. */
+  /** As `HandlerContext.isInterrupted`, of the current handler. */
   isInterrupted: () => boolean = () => false;
 
   /** Addresses of an empty name, and of the name of a folder within itself. */
@@ -112,12 +112,12 @@ export class FileSystem {
     return this.handles.folder(request.u32(at), request.u32(at + 4));
   }
 
-  /** Address of a path that stands for a descriptor's file; good until the next call. */
+  /** Address of a path that denotes a descriptor's file; good until the next call. */
   pathOf(fd: number): number {
     return this.#paths.of(fd);
   }
 
-  /** Has `stat` tell of a descriptor's file. Returns 0 or a negative errno. */
+  /** Fills `stat` for a descriptor's file. Returns 0 or a negative errno. */
   look(fd: number): number {
     const flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
     const mask = STATX_BASIC_STATS | STATX_MNT_ID;
@@ -125,7 +125,7 @@ export class FileSystem {
   }
 
   /**
-   * Looks a name up in a folder, to tell the guest: `stat` tells of it, too.
+   * Looks a name up in a folder for the guest, and fills `stat` for it.
    * @param name address of one component of a path
    */
   lookUp(folder: Inode, name: number): Inode | number {
@@ -144,16 +144,16 @@ export class FileSystem {
     return looked < 0 ? looked : this.inodes.lookUpUncrossed(this.stat);
   }
 
-  /** Whether the guest gets to see the file that `stat` tells of, for all that is known of mounts. */
+  /** Whether the guest may see the file in `stat`, as far as mounts are concerned. */
   #crosses({ volume }: Inode): boolean {
     const { stat } = this;
     if (stat.mount !== volume.mount && !this.#submounts) return false;
-    // Of a btrfs subvolume that is no mount, too: numbers in it are those of other files outside.
+    // Btrfs subvolumes that are not mounts, too: their inode numbers repeat those of other files outside.
     const isElsewhere = stat.mount !== volume.mount || stat.device !== volume.device;
     return !isElsewhere || this.showsSubmounts || (stat.mode & S_IFMT) !== S_IFDIR;
   }
 
-  /** Of what is mounted there only the kind is asked: its server may be gone, or be another user's. */
+  /** Only the type of what is mounted there is read: its server may be gone, or be another user's. */
   #lookUpUncrossed(folder: Inode, name: number): Inode | number {
     const fd = files.openat(folder.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) return fd;
@@ -164,11 +164,11 @@ export class FileSystem {
     return looked < 0 ? looked : this.inodes.lookUpUncrossed(this.stat);
   }
 
-  /** Opens the file of an inode, which is a regular one, once more. Returns a descriptor or errno. */
+  /** Opens the regular file of an inode again. Returns a descriptor or errno. */
   reopen(fd: number, flags: number): number {
     return files.openat(-1, this.pathOf(fd), flags | O_CLOEXEC);
   }
 }
 
-/** What an operation on a node ID that the guest does not hold is answered with. */
+/** The result of an operation on a node ID that the guest does not hold. */
 export const UNKNOWN = -ESTALE;

@@ -7,7 +7,7 @@ const PCI_CLASS_STORAGE_OTHER = 0x01_8000;
 
 /**
  * @param tag at most 36 bytes in UTF-8
- * @param requestQueues beside the high priority queue
+ * @param requestQueues in addition to the high priority queue
  */
 export function fsKind(tag: string, requestQueues: number, queueSize: number): DeviceKind {
   const config = new Uint8Array(virtio_fs_config.size);

@@ -7,21 +7,21 @@ import { ANSWER, FuseRequest, REQUEST_MALFORMED } from './fuse-request.ts';
 import { INTERRUPTED, NO_ANSWER } from './operations/operation.ts';
 import { carryOut, isUnanswered } from './operations.ts';
 
-/** Requests of one queue that are carried out before other queues and events get their turn. */
+/** Requests of one queue that are processed before other queues and events get their turn. */
 const KICK_BUDGET = 64;
 /** The driver is notified after this many requests, so that it can work in parallel. */
 const PUBLISH_BATCH = 8;
 
-/** Serves all queues, the high priority one (§5.11.6.2) as the others: each kick has its budget. */
+/** Serves all queues, including the high priority one (§5.11.6.2), alike: each kick has its budget. */
 export class FsHandler implements QueueHandler {
   readonly #options: FsHandlerOptions;
-  /** What the guest holds, from one reset to the next. */
+  /** The guest's state, from one reset to the next. */
   #fs: FileSystem;
   #context: HandlerContext | null = null;
   #request: FuseRequest | null = null;
   #broken = false;
 
-  /** @throws HostError when the shared folder cannot be looked at */
+  /** @throws HostError when the shared folder cannot be accessed */
   constructor(options: FsHandlerOptions) {
     this.#options = options;
     this.#fs = new FileSystem(options);
@@ -56,12 +56,12 @@ export class FsHandler implements QueueHandler {
     this.#request = null;
   }
 
-  /** The control half has closed what the guest held. */
+  /** The control half closed what the guest held. */
   reset(): void {
     this.#fs = new FileSystem(this.#options);
   }
 
-  /** Carries out up to `budget` requests. Returns how many there were. */
+  /** Processes up to `budget` requests. Returns how many there were. */
   #serve(queue: ActiveQueue, request: FuseRequest, budget: number): number {
     const { virtqueue } = queue;
     const { chain } = request;

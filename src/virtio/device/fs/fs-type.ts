@@ -41,7 +41,7 @@ export const fsType: DeviceType = {
           ...CARRIED,
         },
       ),
-      // To other VMMs the tag is their own affair.
+      // Other VMMs set the tag themselves.
       served: { tag: 'nodevmm' },
       create: (folder: FolderOptions, { index: _, count, ...context }) =>
         createFsDevice({ ...folder, ...context, devices: count }),

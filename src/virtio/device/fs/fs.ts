@@ -21,17 +21,17 @@ const MOST_DESCRIPTORS = 2 ** 20;
 export interface FsOptions {
   /** Short name for messages, e.g. `fs0`. */
   readonly name: string;
-  /** What the guest mounts it by, 1 to 36 bytes. */
+  /** The tag that the guest mounts it by, 1 to 36 bytes. */
   readonly tag: string;
   /** The folder. */
   readonly source: string;
   /** Default false. */
   readonly readOnly?: boolean;
-  /** Share what is mounted below the folder as well, as file systems of their own. Default false. */
+  /** Share file systems mounted below the folder as well, as separate ones. Default false. */
   readonly submounts?: boolean;
   /**
-   * What becomes of extended attributes that mean something to the host, as `security.capability`: kept
-   * under names that do not (`mapped`), or set as they are (`passthrough`). Default `mapped`.
+   * How extended attributes that have a meaning on the host, such as `security.capability`, are stored:
+   * under names that have none (`mapped`), or unchanged (`passthrough`). Default `mapped`.
    */
   readonly xattr?: XattrMode;
   /** The guest may make device nodes on the host, if the process may (CAP_MKNOD). Default false. */
@@ -40,7 +40,7 @@ export interface FsOptions {
   readonly queues?: number;
   /** Descriptors of each queue, a power of two. Default 1024. */
   readonly queueSize?: number;
-  /** Files that the guest may hold at a time. Default: half of what the process may open. */
+  /** Files that the guest may hold at a time. Default: half of the process's limit. */
   readonly maxFiles?: number;
   /** Devices of this kind in the process, which share that half. Default 1. */
   readonly devices?: number;
@@ -53,7 +53,7 @@ export function createHandler(options: unknown): QueueHandler {
 
 /**
  * Opens a folder, and makes its device.
- * @throws UsageError in one line, when the options or the folder cannot be
+ * @throws UsageError in one line, when the options or the folder cannot be used
  */
 export function createFsDevice(options: FsOptions): VirtioDevice {
   return new FsDevice(options);
@@ -90,7 +90,7 @@ class FsDevice implements VirtioDevice {
       xattr: options.xattr ?? 'mapped',
       mknod: options.mknod ?? false,
       descriptors: this.#descriptors.shared,
-      // Names that the guest remembers leave room for files that it opens.
+      // Names that the guest caches leave room for files that it opens.
       maxInodes: Math.ceil(files * 0.75),
       maxHandles: files,
     };

@@ -1,5 +1,5 @@
 /**
- * One FUSE request (virtio 1.3 §5.11.6): a header, a struct of its own and names or data, to be
+ * One FUSE request (virtio 1.3 §5.11.6): a header, its own struct and names or data, to be
  * read; room for a header and an answer. The layout over descriptors is free (§2.6.4).
  *
  * HOT: data of READ and WRITE never passes through here.
@@ -12,30 +12,30 @@ import type { GuestMemory } from '../../../memory/guest-memory.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { IovecRange } from './iovec-range.ts';
 
-/** Where the node ID is that a request is about. */
+/** Offset of the node ID that a request is about. */
 export const NODEID = fuse_in_header.nodeid.offset;
-/** Where a request's own struct starts, and where its answer's. */
+/** Offset of a request's own struct, and of its answer's. */
 export const BODY = fuse_in_header.size;
 export const ANSWER = fuse_out_header.size;
 /** Bytes in front of a WRITE's data. */
 export const WRITE_HEAD = BODY + fuse_write_in.size;
-/** The longest request, data of WRITE aside: an extended attribute with its name. */
+/** The longest request, except a WRITE's data: an extended attribute with its name. */
 const INPUT_SIZE = 72 * 1024;
-/** The longest answer, data of READ aside. */
+/** The longest answer, except a READ's data. */
 export const OUTPUT_SIZE = 64 * 1024;
 
 const SLASH = 0x2f;
 const DOT = 0x2e;
 
-/** `begin`: what the chain holds. */
+/** `begin`: the contents of the chain. */
 export const REQUEST_GOOD = 0;
-/** No header fits into what is to be read. */
+/** The readable part is too short for a header. */
 export const REQUEST_MALFORMED = -1;
 
 const U32 = 2 ** 32;
 const { len, opcode, unique, uid, gid } = fuse_in_header;
 
-/** Used again for each request. Numbers of 64 bits are doubles: beyond 2^53 none is good for anything. */
+/** Reused for each request. 64-bit numbers are doubles: none beyond 2^53 is valid anywhere. */
 export class FuseRequest {
   readonly chain: DescriptorChain;
   readonly data: IovecRange;
@@ -46,9 +46,9 @@ export class FuseRequest {
   opcode = 0;
   uid = 0;
   gid = 0;
-  /** Bytes of the request by its header; at most those that are there. */
+  /** Bytes of the request by its header; at most those that the chain has. */
   length = 0;
-  /** What `name` found, an address; and where the next one starts. */
+  /** The name that `name` found, an address; and where the next one starts. */
   nameAddress = 0;
   /** An operation's answer is in the chain already. */
   placed = false;
@@ -69,7 +69,7 @@ export class FuseRequest {
     return this.chain.writableLength - ANSWER;
   }
 
-  /** Takes in the chain that was popped. Returns a REQUEST_ number or a negative errno to answer. */
+  /** Reads the popped chain. Returns a REQUEST_ number or a negative errno to answer. */
   begin(): number {
     const { readableLength } = this.chain;
     if (readableLength < BODY) return REQUEST_MALFORMED;
@@ -99,8 +99,8 @@ export class FuseRequest {
   }
 
   /**
-   * Finds the next name, a single component of a path, from `from` on or behind the one before.
-   * Nothing leads out of a folder by it: not a slash, not `..`.
+   * Finds the next name, a single component of a path, from `from` on or after the one before.
+   * It cannot lead out of a folder: neither a slash nor `..` is valid.
    * @returns 0 with `nameAddress` set, or a negative errno
    */
   name(from: number): number {
@@ -160,7 +160,7 @@ export class FuseRequest {
     return ANSWER + payload;
   }
 
-  /** Copies the start of the chain to `input`: by words where it is cut at words, as drivers do. */
+  /** Copies the start of the chain to `input`: by words where it is split at words, as drivers do. */
   #read(length: number): void {
     const { chain } = this;
     const words = this.#words;

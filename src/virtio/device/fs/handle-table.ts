@@ -6,15 +6,15 @@ import { IdMap } from './id-map.ts';
 
 /** An open file or folder. */
 export class FileHandle {
-  /** Halves of the number that the guest has of it. */
+  /** Halves of the guest's number for it. */
   readonly low: number;
   readonly high: number;
   readonly fd: number;
   readonly slot: number;
   readonly isFolder: boolean;
-  /** Of a file that the host takes writes of at its end alone. */
+  /** For a file that the host only accepts appends to. */
   appendOnly = false;
-  /** Of a folder: the offset that the next entry has, two halves; -1 when that is not known. */
+  /** For a folder: the offset of the next entry, two halves; -1 when unknown. */
   offsetLow = 0;
   offsetHigh = 0;
 
@@ -32,7 +32,7 @@ export class HandleTable {
   readonly #most: number;
   readonly #handles = new IdMap<FileHandle>();
 
-  /** @param most how many there may be */
+  /** @param most the maximum number of handles */
   constructor(descriptors: DescriptorTable, most: number) {
     this.#descriptors = descriptors;
     this.#most = most;
@@ -55,7 +55,7 @@ export class HandleTable {
     return handle;
   }
 
-  /** A file's. HOT. */
+  /** For a file. HOT. */
   file(low: number, high: number): FileHandle | undefined {
     const handle = this.#handles.get(low, high);
     return handle?.isFolder === false ? handle : undefined;

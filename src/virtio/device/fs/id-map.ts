@@ -1,20 +1,20 @@
 /**
- * What the guest knows by 64-bit numbers of ours, in two halves: small integers, of which V8 makes
- * no objects. No number is used twice, nor, but for a chance of one in a million, one that another
- * process gave out who served the same guest before: what the guest says of a file that is gone is
- * about none.
+ * Objects that the guest knows by our 64-bit numbers, in two halves: small integers, for which V8
+ * allocates no objects. No number is used twice, nor, except by a one-in-a-million chance, one from
+ * another process that served the same guest before: a guest's request for a file that is gone then
+ * matches none.
  */
 import { randomInt } from 'node:crypto';
 
-/** What has such a number. */
+/** An object with such a number. */
 interface Numbered {
   readonly low: number;
   readonly high: number;
 }
 
-/** From here on a number is no small integer. */
+/** From here on a number is not a small integer. */
 const MOST_LOW = 2 ** 30;
-/** Where the upper half starts at most: the whole number is exact in a double for long. */
+/** The upper limit for the start of the upper half: the whole number stays exact in a double for long. */
 const MOST_HIGH = 2 ** 20;
 
 export class IdMap<T extends Numbered> {
@@ -32,7 +32,7 @@ export class IdMap<T extends Numbered> {
     return found?.high === high ? found : undefined;
   }
 
-  /** Takes a number that nothing has: it is `low` and `high` until the next call. */
+  /** Takes an unused number: it is `low` and `high` until the next call. */
   take(): void {
     do {
       this.#low += 1;

@@ -1,4 +1,4 @@
-/** The files that the guest's kernel knows, by node ID: each with a descriptor opened with O_PATH. */
+/** The files that the guest's kernel knows, by node ID: each with an O_PATH descriptor. */
 import { ENFILE } from '../../../abi/errno.ts';
 import { S_IFDIR, S_IFMT, S_IFREG } from '../../../abi/files.ts';
 import { FUSE_ROOT_ID } from '../../../abi/fuse.ts';
@@ -8,8 +8,8 @@ import type { FileStat, InodeNumber } from './file-stat.ts';
 import { IdMap } from './id-map.ts';
 
 /**
- * Bits above the 48 that file systems use: of mount points that are not crossed, whose numbers are
- * exact in a double that way, and of volumes, whose are beyond.
+ * Bits above the 48 that file systems use: for mount points that are not crossed, whose numbers
+ * stay exact in a double, and above these for volumes.
  */
 const UNCROSSED = 0x10_0000;
 const FIRST_VOLUME = 0x20;
@@ -20,21 +20,21 @@ export class Inode {
   /** Halves of the node ID. */
   readonly low: number;
   readonly high: number;
-  /** -1 of a mount point that is not crossed: no file of the host is behind it. */
+  /** -1 for a mount point that is not crossed: it has no file on the host. */
   readonly fd: number;
   readonly slot: number;
   /** S_IFREG and so on. */
   readonly kind: number;
   readonly volume: Volume;
   readonly ino: InodeNumber;
-  /** The guest shows it as a file system of its own, with a device number of its own. */
+  /** The guest shows it as a separate file system, with its own device number. */
   readonly isSubmount: boolean;
-  /** Bits that the upper half of its number is told with: to the guest all but submounts is one device. */
+  /** The upper bits of its reported inode number: except for submounts, the guest sees one device. */
   readonly numberBits: number;
-  /** How often it was told to the guest, less what was forgotten. */
+  /** The guest's reference count: its lookups less its forgets. */
   lookups = 1;
 
-  /** @param folder that it was found in, or null: it is the shared one */
+  /** @param folder in which it was found, or null: it is the shared one */
   constructor(
     id: { readonly low: number; readonly high: number },
     fd: number,
@@ -53,26 +53,26 @@ export class Inode {
     this.ino = ino;
     const isElsewhere = folder !== null && folder.volume !== volume;
     this.isSubmount = isElsewhere && kind === S_IFDIR && fd >= 0;
-    // A file that is mounted by itself, or that overlayfs shows with the device of one of its layers.
+    // A file that is itself a mount point, or that overlayfs shows with the device of one of its layers.
     const alien =
       isElsewhere && !this.isSubmount ? (FIRST_VOLUME + volume.index) << VOLUME_SHIFT : 0;
     this.numberBits = fd < 0 ? UNCROSSED : alien;
   }
 
-  /** Something is mounted there that the guest does not get to see. */
+  /** Something is mounted there that the guest may not see. */
   get isUncrossed(): boolean {
     return this.fd < 0;
   }
 }
 
 /**
- * Within which the numbers of files are unique: one device within one mount. A mount has more than one
- * where btrfs has subvolumes, and a device more than one where folders are bound to several places.
+ * The scope in which file numbers are unique: one device within one mount. A mount has more than one
+ * where btrfs has subvolumes, and a device more than one where folders are bind-mounted.
  */
 class Volume {
   readonly mount: number;
   readonly device: number;
-  /** Less than 32512, and no other volume's as long as there are less. */
+  /** Below 32512, and unique as long as there are fewer volumes. */
   readonly index: number;
   readonly inodes = new Map<InodeNumber, Inode>();
 
@@ -85,7 +85,7 @@ class Volume {
 
 const INDICES = 0x7f00;
 
-/** As many as the host has had at a time: the numbers of mounts that are gone are given out anew. */
+/** As many as the host has had at a time: the IDs of mounts that are gone are reused. */
 class VolumeTable {
   readonly #byMount = new Map<number, Map<number, Volume>>();
   #next = 0;
@@ -95,7 +95,7 @@ class VolumeTable {
     return this.#byMount.get(mount)?.get(device);
   }
 
-  /** The one that a file lies on, made when it is the first. */
+  /** The volume of a file, created for the first one. */
   take({ mount, device }: FileStat): Volume {
     const devices = this.#byMount.get(mount) ?? new Map<number, Volume>();
     const known = devices.get(device);
@@ -108,7 +108,7 @@ class VolumeTable {
   }
 }
 
-/** All of them, by their node IDs and by what they are on the host. */
+/** All of them, by their node IDs and by their identity on the host. */
 export class InodeTable {
   readonly root: Inode;
   readonly #descriptors: DescriptorTable;
@@ -121,7 +121,7 @@ export class InodeTable {
   /**
    * @param rootFd the shared folder; stays the caller's
    * @param rootStat of it
-   * @param most how many there may be
+   * @param most the maximum number of inodes
    */
   constructor(descriptors: DescriptorTable, rootFd: number, rootStat: FileStat, most: number) {
     this.#descriptors = descriptors;
@@ -137,7 +137,7 @@ export class InodeTable {
   }
 
   /**
-   * The guest is going to be told of a file.
+   * The guest is about to be given a file.
    * @param fd opened with O_PATH; owned from here on
    * @param stat of it
    * @param folder that it was found in
@@ -164,12 +164,12 @@ export class InodeTable {
   }
 
   /**
-   * The guest is going to be told of a mount point, and not of what is mounted there.
-   * @param stat of that: of it is told whether it is a folder
+   * The guest is about to be given a mount point, without what is mounted there.
+   * @param stat of that: only whether it is a folder is reported
    * @returns its inode, or a negative errno
    */
   lookUpUncrossed(stat: FileStat): Inode | number {
-    // There is no mode where looking is denied, as of a user's FUSE mount: those are folders.
+    // There is no mode where access is denied, as for a user's FUSE mount: those are folders.
     const isFile = stat.mode !== 0 && (stat.mode & S_IFMT) !== S_IFDIR;
     const kind = isFile ? S_IFREG : S_IFDIR;
     const known = this.#uncrossed.find(stat)?.inodes.get(kind);
@@ -179,20 +179,20 @@ export class InodeTable {
     }
     if (this.#byId.size >= this.#most) return -ENFILE;
     this.#byId.take();
-    // The mount is not held, so that its number may come to stand for another: the kind tells them apart.
+    // The mount is not held, so its ID may be reused for another: the type distinguishes them.
     const inode = new Inode(this.#byId, -1, -1, kind, kind, this.#uncrossed.take(stat), this.root);
     this.#insert(inode);
     return inode;
   }
 
-  /** The guest forgets so many of the times that it was told of a file. */
+  /** The guest forgets this many of its lookups of a file. */
   forget(inode: Inode | undefined, times: number): void {
     if (inode === undefined || inode === this.root) return;
     inode.lookups -= times;
     if (inode.lookups <= 0) this.#drop(inode);
   }
 
-  /** All but the root. */
+  /** All except the root. */
   clear(): void {
     for (const inode of this.#byId.values()) if (inode !== this.root) this.#drop(inode);
   }

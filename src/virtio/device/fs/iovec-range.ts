@@ -1,7 +1,7 @@
-/** Part of a chain's data, as iovecs for one system call after the other. HOT. */
+/** Part of a chain's data, as iovecs for successive system calls. HOT. */
 import { type DescriptorChain, IOVEC_SIZE } from '../../queue/descriptor-chain.ts';
 
-/** Cuts the chain's own iovecs to measure: it is the last who uses them. */
+/** Modifies the chain's own iovecs in place: it is their last user. */
 export class IovecRange {
   readonly #chain: DescriptorChain;
   #first = 0;

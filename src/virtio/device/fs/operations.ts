@@ -1,4 +1,4 @@
-/** Carries out one request: the operation by its opcode, after what all of them need was checked. */
+/** Processes one request: the operation for its opcode, after the checks common to all of them. */
 import { EINVAL, ENOSYS, EROFS } from '../../../abi/errno.ts';
 import { FUSE_BATCH_FORGET, FUSE_FORGET, FUSE_INTERRUPT } from '../../../abi/fuse.ts';
 import type { FileSystem } from './file-system.ts';
@@ -24,7 +24,7 @@ for (const group of [
   for (const [opcode, operation] of group) operations[opcode] = operation;
 }
 
-/** Requests that are never answered, good or bad. */
+/** Requests that are never answered, valid or not. */
 export function isUnanswered(opcode: number): boolean {
   return opcode === FUSE_FORGET || opcode === FUSE_BATCH_FORGET || opcode === FUSE_INTERRUPT;
 }

@@ -1,19 +1,19 @@
 /**
- * Names of extended attributes, the guest's and the host's. Some mean something to the host: by
- * `security.capability` a guest could give programs there capabilities. Unless such are asked for,
- * they are kept under names that mean nothing there, as virtiofsd's xattrmap does it.
+ * Names of extended attributes, the guest's and the host's. Some have a meaning on the host: with
+ * `security.capability` a guest could give programs there capabilities. Unless passthrough is enabled,
+ * they are stored under names without a meaning there, as virtiofsd's xattrmap does.
  */
 import { EOPNOTSUPP, ERANGE } from '../../../abi/errno.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
 
-/** What becomes of attributes that mean something to the host. */
+/** How attributes that have a meaning on the host are stored. */
 export type XattrMode = 'mapped' | 'passthrough';
 
 /** XATTR_NAME_MAX of linux/limits.h. */
 const NAME_MAX = 255;
 const USER = Buffer.from('user.');
 const PREFIX = Buffer.from('user.virtiofs.');
-/** The prefix among them, so that no user of the guest gets at what is kept by it, and mappings nest. */
+/** The prefix among them, so that no guest user can access what is stored under it, and mappings nest. */
 const MAPPED = [Buffer.from('security.'), Buffer.from('trusted.'), PREFIX];
 const ACLS = ['access', 'default'].map((kind) => Buffer.from(`system.posix_acl_${kind}\0`));
 const ACCESS_ACL = ACLS.slice(0, 1);
@@ -22,7 +22,7 @@ function startsWithAny(bytes: Uint8Array, at: number, starts: readonly Buffer[])
   return starts.some((start) => start.every((byte, i) => bytes[at + i] === byte));
 }
 
-/** True for the name of a POSIX ACL. The host carries it out, as it does chmod(2): it is never mapped. */
+/** True for the name of a POSIX ACL. The host enforces it, as it does chmod(2): it is never mapped. */
 export function isAcl(bytes: Uint8Array, at: number): boolean {
   return startsWithAny(bytes, at, ACLS);
 }
@@ -50,8 +50,8 @@ export class XattrNames {
   }
 
   /**
-   * Address of the name under which file capabilities are kept, or 0: the host has them as its own, and
-   * takes them away by itself.
+   * Address of the name under which file capabilities are stored, or 0: the host has them as its own, and
+   * clears them itself.
    */
   get keptCapability(): number {
     return this.mode === 'mapped' ? this.#capability.address : 0;
@@ -59,7 +59,7 @@ export class XattrNames {
 
   /**
    * Address of the host's name for one of the guest's, good until the next call, or a negative errno.
-   * @param bytes that hold it, with a NUL behind; they lie at `address`
+   * @param bytes that hold it, with a NUL after it; they are at `address`
    */
   toHost(bytes: Uint8Array, address: number, at: number, length: number): number {
     if (length > NAME_MAX) return -ERANGE;

@@ -1,6 +1,6 @@
 /**
  * A network interface in another process (virtio 1.3 §5.1). Backends serve queue pairs; the
- * control queue, which there is for the number of pairs only, is the frontend's.
+ * control queue, whose only use is to set the number of pairs, is the frontend's.
  */
 
 import * as net from '../../../abi/virtio-net.ts';
@@ -17,7 +17,7 @@ const CONTROL_QUEUE_SIZE = 64;
 const MAC_LENGTH = 6;
 const CONFIG = net.virtio_net_config;
 
-/** What whoever touches packets must know. */
+/** Features that concern the user of packets. */
 const PACKET_FEATURES = featureSet(
   net.VIRTIO_NET_F_CSUM,
   net.VIRTIO_NET_F_GUEST_CSUM,
@@ -33,10 +33,10 @@ const PACKET_FEATURES = featureSet(
   net.VIRTIO_NET_F_HOST_USO,
 );
 
-/** Some backends, as DPDK's, have one pair without it. */
+/** Some backends, such as DPDK's, have one pair without it. */
 const PAIRS = featureSet(net.VIRTIO_NET_F_MQ);
 
-/** What was asked of an interface. */
+/** The options of an interface. */
 export interface NetBackendOptions {
   /** Queue pairs. */
   readonly pairs: number;
@@ -98,7 +98,7 @@ class PairsInUse {
     this.#most = most;
   }
 
-  /** Returns false when there are not so many. */
+  /** Returns false when there are not that many. */
   set(count: number): boolean {
     if (count < 1 || count > this.#most) return false;
     const before = this.count;

@@ -33,17 +33,17 @@ import { hasFeature } from '../../features.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { macNumber, type ReceiveFilter } from './net-filter.ts';
 
-/** Commands between two looks at the thread's other events. */
+/** Commands between two checks of the thread's other events. */
 const BUDGET = 16;
-/** The longest command: a driver with more addresses than this holds asks for all instead. */
+/** The longest command: a driver with more addresses than fit asks for all packets instead. */
 const MAX_COMMAND = 64 * 1024;
 const HEADER = virtio_net_ctrl_hdr.size;
 const MAC_LENGTH = 6;
 
-/** What the commands change beside the filter. Each returns false when it cannot be. */
+/** What the commands change besides the filter. Each returns false when it is not possible. */
 export interface NetControls {
   setPairs(pairs: number): boolean;
-  /** @param features the VIRTIO_NET_F_GUEST_* bits that are to stay on */
+  /** @param features the VIRTIO_NET_F_GUEST_* bits that stay on */
   setGuestOffloads(features: bigint): boolean;
   setMac(mac: Uint8Array): boolean;
 }
@@ -84,7 +84,7 @@ export class ControlQueue {
     return chain.write(0, this.#ack);
   }
 
-  /** Carries out one command. Returns false when it is none, or was not negotiated. */
+  /** Carries out one command. Returns false when it is unknown, or was not negotiated. */
   #command(bytes: Uint8Array): boolean {
     if (bytes.length < HEADER) return false;
     const command = bytes[virtio_net_ctrl_hdr.command.offset] as number;

@@ -12,7 +12,7 @@ const VLAN_COUNT = 4096;
 
 /** The filters as the control queue sets them. */
 export class ReceiveFilter {
-  /** Everything is wanted, as long as the driver has not said otherwise. */
+  /** Accepts everything until the driver sets a filter. */
   promiscuous = true;
   allMulticast = false;
   allUnicast = false;

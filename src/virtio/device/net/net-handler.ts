@@ -19,7 +19,7 @@ import { TransmitQueue } from './net-transmit.ts';
 const ETHERNET_HEADER = 18;
 const LARGEST_IP_PACKET = 65535;
 
-/** What the control half passes on; cloneable. */
+/** Options from the control half; cloneable. */
 export interface NetHandlerOptions {
   /** A descriptor for each queue pair of the tap. */
   readonly fds: readonly number[];
@@ -34,7 +34,7 @@ export interface MacChanged {
   readonly mac: Uint8Array;
 }
 
-/** What the control queue set, from one reset of the device to the next. */
+/** The control queue's settings, from one reset of the device to the next. */
 class NetState {
   readonly filter: ReceiveFilter;
   pairs = 1;
@@ -47,7 +47,7 @@ class NetState {
   }
 }
 
-/** A receive queue, a transmit queue, and what they wait for on the tap. */
+/** A receive queue, a transmit queue, and the tap events that they wait for. */
 class QueuePair {
   readonly tap: TapQueue;
   receive: ReceiveQueue | null = null;
@@ -131,7 +131,7 @@ class NetHandler implements QueueHandler, NetControls {
       this.setPairs(state.pairs);
     } else {
       const pairs = this.#servedPairs();
-      // A handler before this one may have detached some of them.
+      // An earlier handler may have detached some of them.
       for (const pair of this.#pairs.slice(0, pairs)) pair.tap.setAttached(true);
       this.setPairs(pairs);
     }
@@ -220,13 +220,13 @@ class NetHandler implements QueueHandler, NetControls {
     return true;
   }
 
-  /** False with several pairs whose driver's control queue is somebody else's: a frontend's. */
+  /** False with several pairs whose control queue belongs to a frontend. */
   #controlled({ features, queues }: HandlerContext): boolean {
     const mq = hasFeature(features, VIRTIO_NET_F_MQ);
     return !mq || queues[2 * this.#pairs.length] !== undefined;
   }
 
-  /** Pairs whose queues are served, from the first on: who has the control queue enables them. */
+  /** Pairs whose queues are served, from the first on: the owner of the control queue enables them. */
   #servedPairs(): number {
     const missing = this.#pairs.findIndex(({ transmit }) => transmit === null);
     return Math.max(1, missing < 0 ? this.#pairs.length : missing);
@@ -247,7 +247,7 @@ class NetHandler implements QueueHandler, NetControls {
   }
 }
 
-/** Takes a tap's queue by its descriptor; tests give their own. */
+/** Opens a tap's queue by its descriptor; tests substitute their own. */
 type OpenTapQueue = (fd: number) => TapQueue;
 
 /** Makes the data half; called in the thread that serves it. */

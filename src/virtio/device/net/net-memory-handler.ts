@@ -1,6 +1,6 @@
 /**
- * The data half of a network device whose network is this thread's memory: a sink that throws
- * packets away, a source that has one at any time, or an echo that sends each one back.
+ * The data half of a network device whose network is this thread's memory: a sink that discards
+ * packets, a source that always has one, or an echo that sends each one back.
  *
  * HOT, measured by bench/groups/vhost-user.ts.
  */
@@ -18,10 +18,10 @@ import type { HandlerContext, QueueHandler } from '../../device.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN, POP_EMPTY, type Virtqueue } from '../../queue/virtqueue.ts';
 
-/** What the network does. */
+/** The network's behavior. */
 export type MemoryNetwork = 'sink' | 'source' | 'echo';
 
-/** What the control half passes on; cloneable. */
+/** Options from the control half; cloneable. */
 export interface NetMemoryOptions {
   readonly network: MemoryNetwork;
   /** Bytes of the source's frames. */
@@ -31,14 +31,14 @@ export interface NetMemoryOptions {
 const RECEIVE = 0;
 const TRANSMIT = 1;
 const HEADER = virtio_net_hdr.size;
-/** Packets between two looks at the thread's other events. */
+/** Packets between two checks of the thread's other events. */
 const BUDGET = 256;
 /** Packets that are returned to the driver together. */
 const BATCH = 32;
 
 class NetMemoryHandler implements QueueHandler {
   readonly #network: MemoryNetwork;
-  /** What every packet that is received starts with, §5.1.6.4.1. */
+  /** The header of every received packet, §5.1.6.4.1. */
   readonly #header = new NativeMemory(HEADER);
   /** Header and frame of the source. */
   readonly #packet: NativeMemory;
@@ -59,7 +59,7 @@ class NetMemoryHandler implements QueueHandler {
     this.#packet = new NativeMemory(HEADER + frame);
     const { bytes } = this.#packet;
     bytes.set(this.#header.bytes);
-    // To everybody, from a locally administered address, of an EtherType for experiments.
+    // Broadcast, from a locally administered address, of an EtherType for experiments.
     bytes.fill(0xff, HEADER, HEADER + 6);
     bytes.set([0x02, 0, 0, 0, 0, 1, 0x88, 0xb5], HEADER + 6);
   }
@@ -88,7 +88,7 @@ class NetMemoryHandler implements QueueHandler {
     this.#transmit = null;
   }
 
-  /** Serves one queue alone. @param supplies whether its buffers are filled with the source's packet */
+  /** Serves one queue. @param supplies whether its buffers are filled with the source's packet */
   #serve(served: ActiveQueue | null, chain: DescriptorChain | null, supplies: boolean): void {
     if (served === null || chain === null) return;
     const queue = served.virtqueue;
@@ -150,7 +150,7 @@ class NetMemoryHandler implements QueueHandler {
     this.#noted = 0;
   }
 
-  /** The queue is empty, or broken. Returns true when it is not empty any more. */
+  /** The queue is empty, or broken. Returns true when it is no longer empty. */
   #ask(queue: Virtqueue, popped: number): boolean {
     if (popped < 0) {
       this.#context?.broken(faultText(popped));

@@ -1,4 +1,4 @@
-/** A network device without a network, to measure what is around it (virtio 1.3 §5.1). */
+/** A network device without a network, to measure everything around it (virtio 1.3 §5.1). */
 import {
   VIRTIO_ID_NET,
   VIRTIO_NET_F_MAC,
@@ -22,7 +22,7 @@ export interface NetMemoryDeviceOptions {
   /** For messages and the thread: `net0`. */
   readonly name: string;
   readonly network: MemoryNetwork;
-  /** Bytes of the frames that a source has, 60 to 9018. Default 60, a shortest frame without its checksum. */
+  /** Bytes of the source's frames, 60 to 9018. Default 60, a shortest frame without its checksum. */
   readonly frame?: number;
   /** Default 52:54:00:00:00:01. */
   readonly mac?: string;
@@ -41,7 +41,7 @@ export function createNetMemoryDevice(options: NetMemoryDeviceOptions): VirtioDe
   const queues: QueueSpec[] = [
     { name: 'receiveq1', maxSize: QUEUE_SIZE },
     { name: 'transmitq1', maxSize: QUEUE_SIZE },
-    // Not without VIRTIO_NET_F_CTRL_VQ (§5.1.2); frontends count on the place.
+    // Not without VIRTIO_NET_F_CTRL_VQ (§5.1.2); frontends rely on its index.
     { name: 'controlq', maxSize: 64 },
   ];
   return {

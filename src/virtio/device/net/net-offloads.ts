@@ -1,4 +1,4 @@
-/** Offloads as virtio names them, and as a tap does. */
+/** Offloads by virtio's names, and by a tap's. */
 import {
   TUN_F_CSUM,
   TUN_F_TSO_ECN,
@@ -32,7 +32,7 @@ const GUEST = [
   [VIRTIO_NET_F_GUEST_USO6, TUN_F_USO6],
 ] as const;
 
-/** What a tap of a kernel that knows the flag takes from the driver. */
+/** What a tap of a kernel that knows the flag accepts from the driver. */
 const HOST = [
   [VIRTIO_NET_F_CSUM, TUN_F_CSUM],
   [VIRTIO_NET_F_HOST_TSO4, TUN_F_TSO4],
@@ -41,7 +41,7 @@ const HOST = [
   [VIRTIO_NET_F_HOST_USO, TUN_F_USO4],
 ] as const;
 
-/** Those by which a received packet can be longer than the MTU. */
+/** Those that allow received packets longer than the MTU. */
 const GUEST_SEGMENTATION = featureSet(
   VIRTIO_NET_F_GUEST_TSO4,
   VIRTIO_NET_F_GUEST_TSO6,
@@ -52,13 +52,13 @@ const GUEST_SEGMENTATION = featureSet(
 /** All features that VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET may name (§5.1.6.5.6). */
 export const GUEST_OFFLOADS = featureSet(...GUEST.map(([feature]) => feature));
 
-/** Features to offer on a tap that can do these TUN_F_*. */
+/** Features to offer on a tap that supports these TUN_F_*. */
 export function offloadFeatures(tun: number): bigint {
   const can = [...GUEST, ...HOST].filter(([, flag]) => (tun & flag) !== 0);
   return featureSet(...can.map(([feature]) => feature));
 }
 
-/** TUN_F_* for what the driver can take. */
+/** TUN_F_* for what the driver can receive. */
 export function tunOffloads(features: bigint): number {
   return GUEST.reduce(
     (all, [feature, flag]) => all | (hasFeature(features, feature) ? flag : 0),

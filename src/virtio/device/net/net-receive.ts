@@ -3,8 +3,8 @@
  * packets, and the kernel puts each packet straight into guest RAM.
  *
  * A packet's length is not known before it is read. So each read offers all staged buffers, and
- * behind them a spill area of this process: what a packet has more than was staged lands there,
- * and is copied once the driver made enough buffers available.
+ * behind them a spill area of this process: the part of a packet beyond the staged buffers lands there,
+ * and is copied once the driver has made enough buffers available.
  *
  * HOT, measured by bench/groups/net.ts.
  */
@@ -17,12 +17,12 @@ import type { Virtqueue } from '../../queue/virtqueue.ts';
 import type { ReceiveFilter } from './net-filter.ts';
 import { STAGE_EMPTY, STAGE_FAULT, STAGE_FULL, StagedBuffers } from './net-staging.ts';
 
-/** Packets between two looks at the thread's other events. */
+/** Packets between two checks of the thread's other events. */
 const BUDGET = 64;
 /** Bytes that are returned to the driver together, so that it works while we read on. */
 const BATCH_BYTES = 256 * 1024;
 const NUM_BUFFERS = virtio_net_hdr.num_buffers.offset;
-/** Bytes of header, MAC addresses, and VLAN tag: what the filter looks at. */
+/** Bytes of header, MAC addresses, and VLAN tag: what the filter reads. */
 const FILTER_BYTES = virtio_net_hdr.size + 16;
 const DESTINATION = virtio_net_hdr.size;
 const ETHERTYPE = virtio_net_hdr.size + 12;
@@ -32,7 +32,7 @@ const ETH_P_8021Q = 0x8100;
 export class ReceiveQueue {
   /** Packets that did not fit into the driver's buffers. */
   dropped = 0;
-  /** Packets that the driver's filters did not want. */
+  /** Packets that the driver's filters rejected. */
   filtered = 0;
   /** The driver has to add buffers before anything can be received. */
   starved = true;
@@ -51,7 +51,7 @@ export class ReceiveQueue {
 
   /**
    * @param mergeable VIRTIO_NET_F_MRG_RXBUF: a packet may take several buffers
-   * @param largest bytes of the largest packet that the tap gives, header included
+   * @param largest bytes of the largest packet from the tap, including its header
    */
   constructor(
     served: ActiveQueue,
@@ -72,7 +72,7 @@ export class ReceiveQueue {
     this.#staged = new StagedBuffers(served.virtqueue, context);
   }
 
-  /** Receives what the tap has. Sets `starved` when the driver's buffers are used up. */
+  /** Receives the tap's packets. Sets `starved` when the driver's buffers are used up. */
   run(): void {
     const staged = this.#staged;
     for (let budget = BUDGET; budget > 0; budget--) {
@@ -90,7 +90,7 @@ export class ReceiveQueue {
     this.#publish();
   }
 
-  /** The driver added buffers. Returns true when that makes it worth to run. */
+  /** The driver added buffers. Returns true when it is worth running. */
   kicked(): boolean {
     if (!this.starved) return false;
     this.starved = false;
@@ -120,7 +120,7 @@ export class ReceiveQueue {
     }
   }
 
-  /** Stages enough for a packet, or what there is. Returns false when there is nothing. */
+  /** Stages enough for a packet, or all there is. Returns false when there is nothing. */
   #stage(): boolean {
     const staged = this.#staged;
     while (staged.bytes < this.#wanted) {

@@ -1,5 +1,5 @@
 /**
- * Receive buffers that were taken from the queue and wait for packets, as one iovec array over all
+ * Receive buffers that were taken from the queue and await packets, as one iovec array over all
  * of them: a packet that takes several buffers is one read.
  *
  * HOT.
@@ -13,10 +13,10 @@ import { faultText, POP_CHAIN, type Virtqueue } from '../../queue/virtqueue.ts';
 
 /** UIO_MAXIOV, and one of them is the spill area. */
 const MAX_SEGMENTS = 1023;
-/** Places in the arrays: twice that, so that they are moved to the front seldom. */
+/** Size of the arrays: twice that, so that entries are rarely moved to the front. */
 const PLACES = 2 * MAX_SEGMENTS;
 const IOVEC_WORDS = IOVEC_SIZE / 4;
-/** The largest packet with its header, by far: 16 bits of IP length. */
+/** More than the largest packet with its header: 16 bits of IP length. */
 const SPILL_SIZE = 68 * 1024;
 
 /** A buffer was staged. */
@@ -81,7 +81,7 @@ export class StagedBuffers {
       this.#virtqueue.undoPop(chain);
       return STAGE_FULL;
     }
-    // Only one buffer alone can have more segments than a system call takes: the rest stays empty.
+    // Only a single buffer can have more segments than a system call takes: the rest stays empty.
     this.#append(chain, Math.min(wanted, free));
     return STAGE_ADDED;
   }
@@ -130,7 +130,7 @@ export class StagedBuffers {
     }
   }
 
-  /** How many buffers, from the first, a packet of this length takes. */
+  /** How many buffers, from the first, a packet of this length needs. */
   count(length: number): number {
     let room = 0;
     let at = this.#head;

@@ -11,7 +11,7 @@ import type { HandlerContext } from '../../device.ts';
 import { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN, type Virtqueue } from '../../queue/virtqueue.ts';
 
-/** Packets between two looks at the thread's other events. */
+/** Packets between two checks of the thread's other events. */
 const BUDGET = 256;
 /** Packets that are returned to the driver together. */
 const BATCH = 32;
@@ -20,7 +20,7 @@ const MAX_SEGMENTS = 1024;
 
 /** From one activation to its end. */
 export class TransmitQueue {
-  /** Packets that the host refused. */
+  /** Packets that the host rejected. */
   dropped = 0;
   /** The tap was full: nothing is sent until it is writable. */
   blocked = false;
@@ -62,7 +62,7 @@ export class TransmitQueue {
         this.#served.publish();
         return;
       }
-      // The header comes from the guest: the kernel checks it and refuses what makes no sense.
+      // The header comes from the guest: the kernel checks it and rejects invalid ones.
       if (sent <= 0) this.dropped++;
       queue.push(chain.id, chain.slots, 0);
       if (++pending === BATCH) {

@@ -19,13 +19,13 @@ type TapOptions = Omit<NetDeviceOptions, 'name' | 'queueSize'>;
 /** A network interface on a tap. */
 export interface NetOptions extends TapOptions, CarriedOptions {
   /**
-   * What the guest sees: a virtio device, or an Intel 82540EM, each of whose register accesses is
+   * The device that the guest sees: virtio, or an Intel 82540EM, each of whose register accesses is
    * an exit; the latter takes `tap`, `mac`, `hostAddress` and `mtu` only. Default `virtio`.
    */
   readonly model?: 'virtio' | 'e1000';
   /**
-   * Whether the host kernel's vhost-net moves the packets, once the driver is up; `auto`: when it
-   * can. Ring features that it cannot serve are not offered then. Default `off`.
+   * Whether the host kernel's vhost-net moves the packets, once the driver is up; `auto`: if
+   * possible. Ring features that it cannot serve are not offered then. Default `off`.
    */
   readonly vhost?: VhostMode;
 }
@@ -63,7 +63,7 @@ const tapBackend: DeviceBackend = {
     createNetDevice({ ...net, name }),
 };
 
-/** A network in memory, to measure what is around it. */
+/** A network in memory, to measure everything around it. */
 interface MemoryNetOptions
   extends Omit<NetMemoryDeviceOptions, 'name' | 'network'>,
     CarriedOptions {
@@ -82,7 +82,7 @@ const memoryBackend: DeviceBackend = {
     createNetMemoryDevice({ ...net, name, network: backend }),
 };
 
-/** Why it is there: every register access is an exit (docs/net.md). */
+/** The reason to allow it: every register access is an exit (docs/net.md). */
 const e1000Backend: DeviceBackend<E1000Device> = {
   name: 'e1000',
   selector: { option: 'model', value: 'e1000' },

@@ -36,15 +36,15 @@ const FULL_DUPLEX = 1;
 export interface NetDeviceOptions {
   /** For messages and the thread: `net0`. */
   readonly name: string;
-  /** Used when it exists, else made. Default: made, with a free name. */
+  /** Used when it exists, else created. Default: created, with a free name. */
   readonly tap?: string;
   /** `52:54:00:12:34:56`. Default: locally administered, from the tap's name. */
   readonly mac?: string;
   /** Queue pairs, 1 to 8. Default 1. */
   readonly queues?: number;
-  /** For the host's side of a tap made here: `10.0.2.1/24`. */
+  /** For the host's side of a tap created here: `10.0.2.1/24`. */
   readonly hostAddress?: string;
-  /** Bytes, 68 to 65521. Default: the tap's own, 1500 when made here. */
+  /** Bytes, 68 to 65521. Default: the tap's own, 1500 when created here. */
   readonly mtu?: number;
   /** Offer checksum and segmentation offloads. Default true. */
   readonly offloads?: boolean;
@@ -54,13 +54,13 @@ export interface NetDeviceOptions {
   readonly queueSize?: number;
 }
 
-/** What a machine can do with its network interface. */
+/** A machine's operations on its network interface. */
 export interface NetDevice extends VirtioDevice {
   /** The tap's name on the host. */
   readonly tapName: string;
   /** The device's address at the start, `52:54:00:12:34:56`. */
   readonly mac: string;
-  /** Plugs the cable in or pulls it, on both sides. */
+  /** Plugs in or unplugs the cable, on both sides. */
   setLink(up: boolean): void;
 }
 

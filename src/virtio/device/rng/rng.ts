@@ -1,6 +1,6 @@
 /**
  * The entropy device (virtio 1.3 §5.4): fills the driver's buffers from the host's getrandom(2). It
- * is the smallest whole device, and shows the contract of device.ts: what the driver sees, and a
+ * is the smallest complete device, and shows the contract of device.ts: what the driver sees, and a
  * handler that serves the queue from DRIVER_OK to the reset.
  */
 import { randomFillSync } from 'node:crypto';
@@ -64,7 +64,7 @@ class RngHandler implements QueueHandler {
     const bytes = this.#random.subarray(0, Math.min(chain.writableLength, MAX_BYTES));
     randomFillSync(bytes);
     const written = chain.write(0, bytes);
-    // The guest's random bytes must not stay readable on the host.
+    // The guest's random bytes must not remain readable on the host.
     bytes.fill(0);
     return written;
   }

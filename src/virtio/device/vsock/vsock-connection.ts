@@ -2,9 +2,9 @@
  * One stream connection (virtio 1.3 §5.10.6.5): a port of the guest at one end, a byte stream of
  * the host at the other. It outlives the data half, which is remade after every pause.
  *
- * What a connection has to say to the guest is worked out when there is a buffer for it, so that
+ * A packet for the guest is composed when there is a buffer for it, so that
  * nothing is queued but at most `BUFFER` bytes towards the host, and what one read of the host's
- * stream brought towards the guest.
+ * stream returned towards the guest.
  */
 import type { Duplex } from 'node:stream';
 import * as abi from '../../../abi/virtio-vsock.ts';
@@ -23,20 +23,20 @@ export interface Patience {
   readonly close: number;
 }
 
-/** Who keeps connections. */
+/** The owner of connections. */
 export interface ConnectionOwner {
   readonly patience: Patience;
   /** The connection may have a packet for the guest. */
   ready(connection: VsockConnection): void;
-  /** The two ports are free again. @param reset whether the guest must be told, by RST */
+  /** The two ports are free again. @param reset whether to send the guest an RST */
   ended(connection: VsockConnection, reset: boolean): void;
-  /** The host's stream is closed too. */
+  /** The host's stream is closed, too. */
   released(connection: VsockConnection): void;
 }
 
 /**
- * `connecting`: the guest asked, the host's program has not answered. `asking`: the host's program
- * asked, the guest was not told yet. `asked`: it was. `closing`: both directions are shut down, the
+ * `connecting`: the guest sent a REQUEST, the host's program has not answered. `asking`: the host's
+ * program connected, no REQUEST is sent yet. `asked`: it was sent. `closing`: both are shut down, the
  * guest's RST is due.
  */
 type State = 'connecting' | 'asking' | 'asked' | 'open' | 'closing' | 'ended';
@@ -57,13 +57,13 @@ export class VsockConnection {
   #guestShutdown = 0;
   #toldShutdown = 0;
   #responseDue = false;
-  /** The guest asked for our credit; it should hear of it; ours was asked for. */
+  /** The guest requested our credit; it should get an update; we requested its credit. */
   #creditQueried = false;
   #creditDue = false;
   #creditAsked = false;
   readonly #credit = new VsockCredit();
 
-  /** @param request the guest's REQUEST; undefined when the host's program asks */
+  /** @param request the guest's REQUEST; undefined when the host's program connects */
   constructor(
     owner: ConnectionOwner,
     stream: Duplex,
@@ -85,7 +85,7 @@ export class VsockConnection {
     stream.on('error', () => this.#end(true));
     stream.on('close', () => {
       this.#closed = true;
-      // After both directions ended the guest still has to say so; else the host has gone.
+      // After both directions ended the guest still has to reply; otherwise the host is gone.
       if (this.#state === 'ended') owner.released(this);
       else if (this.#state !== 'closing' && !this.#shutdownDue) this.#end(true);
     });
@@ -99,12 +99,12 @@ export class VsockConnection {
     this.#owner.ready(this);
   }
 
-  /** Whether the guest has heard of this connection. */
+  /** Whether the guest knows of this connection. */
   get known(): boolean {
     return this.#state !== 'asking';
   }
 
-  /** Whether `compose` has a packet to make. */
+  /** Whether `compose` has a packet. */
   get hasPacket(): boolean {
     if (this.#state === 'asking') return true;
     if (this.#state !== 'open') return false;
@@ -114,7 +114,7 @@ export class VsockConnection {
   }
 
   /**
-   * Makes the next packet for the guest. Only when `hasPacket`.
+   * Composes the next packet for the guest. Only when `hasPacket`.
    * @param header gets op, flags and credit
    * @param room the most bytes of payload, at least 1
    * @returns the payload
@@ -154,8 +154,8 @@ export class VsockConnection {
   }
 
   /**
-   * Takes a packet of the guest.
-   * @param payload reads the packet's payload, `header.len` bytes, to where it is told
+   * Handles a packet of the guest.
+   * @param payload copies the packet's payload, `header.len` bytes, to its argument
    */
   hear(header: PacketHeader, payload: (into: Uint8Array) => void): void {
     if (header.op === abi.VIRTIO_VSOCK_OP_RST) {
@@ -169,7 +169,7 @@ export class VsockConnection {
     }
   }
 
-  /** Ends it without a word to the guest, which is gone or started anew. */
+  /** Ends it without a packet to the guest, which is gone or was restarted. */
   destroy(): void {
     this.#end(false);
     this.#stream.destroy();
@@ -207,7 +207,7 @@ export class VsockConnection {
     this.#owner.ready(this);
   }
 
-  /** Guest to host. @returns false when the guest had said no more would come, or has no credit */
+  /** Guest to host. @returns false when the guest had shut down this direction, or has no credit */
   #forward(length: number, payload: (into: Uint8Array) => void): boolean {
     if ((this.#guestShutdown & abi.VIRTIO_VSOCK_SHUTDOWN_SEND) !== 0) return false;
     if (!this.#credit.received(length)) return false;
@@ -230,7 +230,7 @@ export class VsockConnection {
     }
     const added = this.#guestShutdown & ~before;
     if ((added & abi.VIRTIO_VSOCK_SHUTDOWN_SEND) !== 0) this.#outbox.end();
-    // The host's program may go on writing: node cannot shut that direction down.
+    // The host's program may continue to write: node cannot shut that direction down.
     if ((added & abi.VIRTIO_VSOCK_SHUTDOWN_RCV) !== 0) this.#readable();
     this.#owner.ready(this);
   }
@@ -240,12 +240,12 @@ export class VsockConnection {
       while (this.#stream.read() !== null);
       return;
     }
-    // With nothing left this makes the stream tell its end.
+    // With nothing left this makes the stream report its end.
     if (this.#stream.readableLength === 0) this.#stream.read(0);
     else this.#owner.ready(this);
   }
 
-  /** Bytes from the host that the guest would still take. */
+  /** Bytes from the host that the guest has room for. */
   get #waiting(): number {
     if ((this.#guestShutdown & abi.VIRTIO_VSOCK_SHUTDOWN_RCV) !== 0) return 0;
     return this.#stream.readableLength;
@@ -254,13 +254,13 @@ export class VsockConnection {
   #take(length: number): Uint8Array {
     const bytes: unknown = this.#stream.read(length);
     if (this.#stream.readableLength === 0) this.#stream.read(0);
-    // A stream that was destroyed meanwhile gives nothing.
+    // A stream that was destroyed meanwhile returns nothing.
     const data = bytes instanceof Uint8Array ? bytes : EMPTY;
     this.#credit.sent(data.length);
     return data;
   }
 
-  /** Flags that the guest is to be told: of our side's end, and that both sides have ended. */
+  /** Shutdown flags that the guest still has to get: our side's end, and the end of both. */
   get #shutdownFlags(): number {
     if (!this.#hostEnded) return 0;
     const guestEnded = (this.#guestShutdown & abi.VIRTIO_VSOCK_SHUTDOWN_SEND) !== 0;
@@ -292,7 +292,7 @@ export class VsockConnection {
     this.#timer.unref();
   }
 
-  /** The ports are free from now on; what the host has not taken yet it still gets. */
+  /** The ports are free from now on; the host still gets what it has not read yet. */
   #end(reset: boolean): void {
     if (this.#state === 'ended') return;
     const { known } = this;

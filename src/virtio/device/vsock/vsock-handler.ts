@@ -16,7 +16,7 @@ const EVENT = 2;
 const TURN = 64;
 
 /**
- * Moves packets. When the packets' queues come from elsewhere or go there, the event queue tells the
+ * Moves packets. When their queues move to or from another datapath, the event queue reports to the
  * guest that its connections are lost (§5.10.6.7).
  */
 export class VsockHandler implements QueueHandler {
@@ -41,7 +41,7 @@ export class VsockHandler implements QueueHandler {
       !hasFeature(context.features, abi.VIRTIO_VSOCK_F_NO_IMPLIED_STREAM);
     this.#switch.serve(context.queues[RX] !== undefined);
     this.#switch.wake = () => {
-      // Many streams may have something in one turn of the event loop.
+      // Many streams may be ready in one turn of the event loop.
       if (this.#woken) return;
       this.#woken = true;
       this.#queue(RX)?.kickAgain();
@@ -65,7 +65,7 @@ export class VsockHandler implements QueueHandler {
     const queue = this.#queue(TX);
     const hear = (chain: DescriptorChain): number => this.#hear(chain);
     this.#serve(queue, TURN, hear, () => !this.#broken && !this.#switch.isFull);
-    // Room for its answers lets the guest's packets continue.
+    // Room for its replies lets the guest's packets continue.
     if (this.#receive()) queue?.kickAgain();
   }
 
@@ -82,7 +82,7 @@ export class VsockHandler implements QueueHandler {
     return 0;
   }
 
-  /** Host to guest. @returns true when the guest's packets had to wait for it and need not now */
+  /** Host to guest. @returns true when the guest's packets had to wait for it and no longer do */
   #receive(): boolean {
     this.#woken = false;
     const wasFull = this.#switch.isFull;
@@ -105,7 +105,7 @@ export class VsockHandler implements QueueHandler {
     return HEADER_SIZE + payload.length;
   }
 
-  /** The one event that there is. */
+  /** The only event. */
   #tell(): void {
     const reset = (chain: DescriptorChain): number => {
       const event = new Uint8Array(abi.virtio_vsock_event.size);
@@ -116,7 +116,7 @@ export class VsockHandler implements QueueHandler {
     this.#serve(this.#queue(EVENT), TURN, reset, () => this.#switch.transportReset);
   }
 
-  /** A queue that the driver enabled, as long as the device is well. */
+  /** A queue that the driver enabled, unless the device is broken. */
   #queue(index: number): ActiveQueue | undefined {
     return this.#broken ? undefined : this.#context?.queues[index];
   }
@@ -131,7 +131,7 @@ export class VsockHandler implements QueueHandler {
     return UNDO_POP;
   }
 
-  /** The host's programs hear at once that their guest is gone. */
+  /** Closes the streams of the host's programs at once, since their guest is gone. */
   #drop(): void {
     this.#broken = true;
     this.#switch.drop();

@@ -1,12 +1,12 @@
 /**
- * Bytes on their way to a stream of the host. While one write is under way all that comes is
+ * Bytes on their way to a stream of the host. While one write is under way, further bytes are
  * collected for the next, so that a guest that sends single bytes costs no more memory than one
- * that sends all it may at once.
+ * that sends its whole credit at once.
  */
 import { Buffer } from 'node:buffer';
 import type { Writable } from 'node:stream';
 
-/** The least that is made room for. */
+/** The minimum allocation. */
 const FIRST_ROOM = 4096;
 
 /** See the file. */
@@ -21,7 +21,7 @@ export class VsockOutbox {
 
   /**
    * @param limit the most bytes that will ever wait
-   * @param taken hears how many bytes the stream took
+   * @param taken called with the number of bytes that the stream took
    */
   constructor(stream: Writable, limit: number, taken: (bytes: number) => void) {
     this.#stream = stream;
@@ -31,7 +31,7 @@ export class VsockOutbox {
 
   /**
    * Adds bytes.
-   * @param fill puts all of them where it is told
+   * @param fill copies all of them to its argument
    */
   add(length: number, fill: (into: Uint8Array) => void): void {
     const end = this.#length + length;
@@ -46,7 +46,7 @@ export class VsockOutbox {
     this.#write();
   }
 
-  /** Ends the stream after all that was added. @param done called when the stream took it, or broke */
+  /** Ends the stream after everything that was added. @param done called when the stream took it, or broke */
   end(done: () => void = () => {}): void {
     if (this.#stream.writableFinished || this.#stream.destroyed) done();
     else this.#stream.once('finish', done);
@@ -66,7 +66,7 @@ export class VsockOutbox {
     this.#writing = true;
     this.#stream.write(bytes, (error) => {
       this.#writing = false;
-      // A stream that broke is not written to again: it says so by itself.
+      // A broken stream is not written to again: it reports its own error.
       if (error) return;
       this.#taken(bytes.length);
       this.#write();

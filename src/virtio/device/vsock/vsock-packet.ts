@@ -1,12 +1,12 @@
-/** The header of a socket device's packets (virtio 1.3 §5.10.6), taken apart and put together. */
+/** The header of a socket device's packets (virtio 1.3 §5.10.6), decoded and encoded. */
 import { virtio_vsock_hdr as hdr, VIRTIO_VSOCK_TYPE_STREAM } from '../../../abi/virtio-vsock.ts';
 
 /** Bytes of a header; the payload follows it. */
 export const HEADER_SIZE: number = hdr.size;
 
-/** One header; filled again for each packet. */
+/** One header; reused for each packet. */
 export class PacketHeader {
-  /** Context IDs. Above 2^53 they are rounded, which makes none of them one that is in use. */
+  /** Context IDs. Above 2^53 they are rounded, which cannot yield one that is in use. */
   srcCid = 0;
   dstCid = 0;
   srcPort = 0;
@@ -18,11 +18,11 @@ export class PacketHeader {
   flags = 0;
   bufAlloc = 0;
   fwdCnt = 0;
-  /** The header as it lies in guest memory. */
+  /** The header in guest memory's format. */
   readonly bytes = new Uint8Array(HEADER_SIZE);
   readonly #view = new DataView(this.bytes.buffer);
 
-  /** Reads `bytes`. */
+  /** Decodes `bytes`. */
   decode(): void {
     const view = this.#view;
     this.srcCid = this.#cid(hdr.src_cid.offset);
@@ -37,7 +37,7 @@ export class PacketHeader {
     this.fwdCnt = view.getUint32(hdr.fwd_cnt.offset, true);
   }
 
-  /** Writes `bytes`. Context IDs have 32 bits here: the upper ones are zero (§5.10.6). */
+  /** Encodes `bytes`. Context IDs have 32 bits here: the upper ones are zero (§5.10.6). */
   encode(): void {
     const view = this.#view;
     this.bytes.fill(0);

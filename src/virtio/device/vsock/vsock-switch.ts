@@ -1,6 +1,6 @@
 /**
- * All connections of a socket device (virtio 1.3 §5.10.6): finds the one that a packet is for, makes
- * new ones, and chooses what the guest hears next. It outlives the data half.
+ * All connections of a socket device (virtio 1.3 §5.10.6): finds the one that a packet is for, opens
+ * new ones, and chooses the guest's next packet. It outlives the data half.
  */
 import type { Duplex } from 'node:stream';
 import * as abi from '../../../abi/virtio-vsock.ts';
@@ -8,16 +8,16 @@ import { InternalError } from '../../../host/errors.ts';
 import { type ConnectionOwner, type Patience, VsockConnection } from './vsock-connection.ts';
 import type { PacketHeader } from './vsock-packet.ts';
 
-/** The most connections, those included whose last bytes the host has not read yet. */
+/** The most connections, including those whose last bytes the host has not read yet. */
 export const MAX_CONNECTIONS = 1024;
-/** RST packets that wait for a buffer; with so many the guest's own packets wait too. */
+/** RST packets that wait for a buffer; above it the guest's own packets wait too. */
 const RESETS_HIGH = 256;
-/** Ports of the host's ends of connections that the host asked for: from here to 2^32 - 2. */
+/** Ports of the host's ends of connections that the host opened: from here to 2^32 - 2. */
 const FIRST_HOST_PORT = 2 ** 30;
 const LAST_HOST_PORT = 2 ** 32 - 2;
 const EMPTY = new Uint8Array(0);
 
-/** What the host's side offers. */
+/** The host side's services. */
 export interface HostSide {
   /**
    * Connects to the host's program that listens on a port. The stream emits 'error' when there is
@@ -27,7 +27,7 @@ export interface HostSide {
   connect(port: number, accepted: () => void): Duplex;
 }
 
-/** An RST for a connection that is no more, or never was. */
+/** An RST for a connection that is gone, or never existed. */
 interface Reset {
   readonly cid: number;
   readonly hostPort: number;
@@ -38,9 +38,9 @@ interface Reset {
 /** See the file. */
 export class VsockSwitch implements ConnectionOwner {
   readonly patience: Patience;
-  /** An event that the guest has not been told yet: connections were lost (§5.10.6.7). */
+  /** An event that was not sent to the guest yet: connections were lost (§5.10.6.7). */
   transportReset = false;
-  /** Called when there may be a packet for the guest, out of the event loop. */
+  /** Called when there may be a packet for the guest, from the event loop. */
   wake: () => void = () => {};
   readonly #guestCid: number;
   readonly #host: HostSide | undefined;
@@ -51,10 +51,10 @@ export class VsockSwitch implements ConnectionOwner {
   readonly #ready = new Set<VsockConnection>();
   #resets: Reset[] = [];
   #nextHostPort = FIRST_HOST_PORT;
-  /** Whether the packets come here; undefined after a reset. */
+  /** Whether packets are processed here; undefined after a reset. */
   #here: boolean | undefined;
 
-  /** @param host undefined when there is no way to the host's programs: each is refused */
+  /** @param host undefined when there is no way to the host's programs: each connection is refused */
   constructor(guestCid: number, host: HostSide | undefined, patience: Patience) {
     this.#guestCid = guestCid;
     this.#host = host;
@@ -73,18 +73,18 @@ export class VsockSwitch implements ConnectionOwner {
     this.#add(new VsockConnection(this, stream, { guestPort, hostPort }));
   }
 
-  /** True when packets of the guest have to wait (§5.10.6.1): too much waits for buffers already. */
+  /** True when packets of the guest have to wait (§5.10.6.1): too many replies wait for buffers already. */
   get isFull(): boolean {
     return this.#resets.length >= RESETS_HIGH;
   }
 
   /**
-   * A packet of the guest.
+   * Handles a packet of the guest.
    * @param streams whether stream sockets were negotiated
-   * @param payload reads its payload to where it is told
+   * @param payload copies its payload to its argument
    */
   hear(header: PacketHeader, streams: boolean, payload: (into: Uint8Array) => void): void {
-    // §5.10.6.4: nobody else's packets come this way, and there is nobody to answer.
+    // §5.10.6.4: packets from any other CID do not belong here, and get no reply.
     if (header.srcCid !== this.#guestCid) return;
     if (header.dstCid !== abi.VMADDR_CID_HOST) {
       this.#refuse(header);
@@ -100,7 +100,7 @@ export class VsockSwitch implements ConnectionOwner {
     else this.#refuse(header);
   }
 
-  /** Whether `compose` has a packet to make. */
+  /** Whether `compose` has a packet. */
   get hasPacket(): boolean {
     if (this.#resets.length > 0) return true;
     for (const connection of this.#ready) {
@@ -111,7 +111,7 @@ export class VsockSwitch implements ConnectionOwner {
   }
 
   /**
-   * Makes the next packet for the guest: connections take turns. Only when `hasPacket`.
+   * Composes the next packet for the guest: connections take turns. Only when `hasPacket`.
    * @param room the most bytes of payload, at least 1
    * @returns the payload
    */
@@ -141,8 +141,8 @@ export class VsockSwitch implements ConnectionOwner {
   }
 
   /**
-   * Packets come here from now on, or go elsewhere. Whose they were before knows the connections
-   * that the guest has, and they are lost with it.
+   * Packets are processed here from now on, or elsewhere. The guest's connections are known only
+   * where they were processed before, and are lost with it.
    */
   serve(here: boolean): void {
     if (this.#here !== undefined && this.#here !== here) this.transportReset = true;
@@ -150,14 +150,14 @@ export class VsockSwitch implements ConnectionOwner {
     if (!here) this.close();
   }
 
-  /** The guest has forgotten everything. What it was never told of waits on. */
+  /** The guest has reset its state. Connections that were not announced to it wait on. */
   reset(): void {
     this.#here = undefined;
     this.transportReset = false;
     this.drop();
   }
 
-  /** Ends what the guest knows of. */
+  /** Ends the connections known to the guest. */
   drop(): void {
     for (const connection of [...this.#all]) {
       if (connection.known) connection.destroy();

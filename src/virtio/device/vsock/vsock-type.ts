@@ -16,16 +16,16 @@ export interface VsockOptions extends CarriedOptions {
   /** The guest's context ID, 3 to 2^32 - 2. */
   readonly cid: number;
   /**
-   * Unix socket that is made: who connects and writes `CONNECT PORT\n` reaches that port of the
-   * guest. Guests that connect to port N of the host reach who listens on `PATH_N`. May be left
+   * Unix socket to create: clients that connect and write `CONNECT PORT\n` reach that port of the
+   * guest. Guests that connect to port N of the host reach the listener on `PATH_N`. May be left
    * out with `vhost: 'on'`. Only this user and root can connect to it.
    */
   readonly path?: string;
-  /** User ID of who may listen on `PATH_N`, besides root and this user. */
+  /** User ID that may listen on `PATH_N`, besides root and this user. */
   readonly peerUid?: number;
   /**
-   * Whether the host kernel's vhost-vsock serves the device: programs of the host use AF_VSOCK then,
-   * and the unix sockets refuse. `auto`: when it can. Default `off`.
+   * Whether the host kernel's vhost-vsock serves the device: programs of the host then use AF_VSOCK,
+   * and the unix sockets refuse. `auto`: if possible. Default `off`.
    */
   readonly vhost?: VhostMode;
 }

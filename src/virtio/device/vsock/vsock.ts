@@ -13,7 +13,7 @@ import { MAX_CONNECTIONS, VsockSwitch } from './vsock-switch.ts';
 
 /** Communication controller, other. */
 const PCI_CLASS = 0x07_8000;
-/** What Linux gives a peer for the close. An emulated guest may be slow to answer a call. */
+/** The timeout that Linux gives a peer for the close. An emulated guest may be slow to answer a call. */
 const PATIENCE: Patience = { answer: 10_000, close: 8000 };
 
 /** A socket device. */
@@ -22,13 +22,13 @@ export interface VsockOptions {
   readonly name: string;
   /** The guest's context ID, 3 to 2^32 - 2. */
   readonly cid: number;
-  /** Path of the unix socket that is made for programs of the host; absent: none of them comes. */
+  /** Path of the unix socket that is created for programs of the host; absent: none can connect. */
   readonly path?: string;
-  /** User ID of whose programs the guest may connect to, besides root's and this user's. */
+  /** User ID whose programs the guest may connect to, besides root's and this user's. */
   readonly peerUid?: number;
 }
 
-/** Makes a socket device. @throws UsageError when the unix socket cannot be made */
+/** Makes a socket device. @throws UsageError when the unix socket cannot be created */
 export function createVsockDevice(options: VsockOptions): VirtioDevice {
   return new VsockDevice(options);
 }

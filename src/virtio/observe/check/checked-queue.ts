@@ -1,6 +1,6 @@
 /**
- * Checks what driver and device do with a queue. It only looks: what is broken goes on as it would
- * without. Times are counted in ticks, of which `tick` is told.
+ * Checks what driver and device do with a queue. It only observes: after a breach everything continues
+ * as it would without. Time is counted in calls of `tick`.
  */
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
 
@@ -18,20 +18,20 @@ import { isUnchanged, openRingView, type RingView, type TakenChain } from './rin
 import { type Rule, rules } from './rules.ts';
 
 /**
- * Ticks that a side may leave the other one waiting. A device answers in its own thread; a driver may
- * lose its processor between the ring and the notification, for seconds in a guest that is emulated.
+ * Ticks that a side may let the other wait. A device answers in its own thread; a driver may
+ * lose its processor between the ring and the notification, for seconds in an emulated guest.
  */
 const DEVICE_PATIENCE = 5;
 const DRIVER_PATIENCE = 20;
-/** A readable part of up to this many bytes is compared: what a driver writes for the device alone. */
+/** A readable part of up to this many bytes is compared: the driver writes it for the device alone. */
 const COMPARED_BYTES = 64;
-/** What of a chain's id is the head, or the packed ring's buffer id: in-order queues add a place. */
+/** The bits of a chain's id that are the head, or the packed ring's buffer id: in-order queues add a place. */
 const ID_BITS = 0xffff;
 
 interface InFlight {
   readonly chain: TakenChain;
   readonly writableLength: number;
-  /** The readable part, as it was; undefined when it is not compared. */
+  /** The original readable part; undefined when it is not compared. */
   readonly readable: { readonly offset: number; readonly bytes: Uint8Array } | undefined;
 }
 
@@ -52,11 +52,11 @@ export class CheckedQueue implements Virtqueue {
   readonly #view: RingView;
   readonly #told = new Set<string>();
   readonly #inFlight = new Map<number, InFlight>();
-  /** Ids that were taken at some time. */
+  /** Ids that were ever taken. */
   readonly #known = new Set<number>();
-  /** Who has each descriptor of the table. */
+  /** The chain that holds each descriptor of the table. */
   readonly #owners = new Map<number, number>();
-  /** Where the device waits for a notification that it asked for; -1: it does not wait. */
+  /** Where the device waits for a notification that it enabled; -1: it does not wait. */
   #asked = -1;
   #waitedForKick = 0;
   #interruptDue = false;
@@ -77,7 +77,7 @@ export class CheckedQueue implements Virtqueue {
     this.#asked = -1;
   }
 
-  /** A second went by. */
+  /** A second passed. */
   tick(): void {
     const missed = this.#asked >= 0 && this.#view.isAvailable(this.#asked);
     this.#waitedForKick = missed ? this.#waitedForKick + 1 : 0;
@@ -124,7 +124,7 @@ export class CheckedQueue implements Virtqueue {
   enableKicks(): boolean {
     const more = this.#inner.enableKicks();
     const { nextAvail } = this.#inner.state();
-    // A queue that is held back has chains that it does not give away: no kick is missing then.
+    // A held queue has chains that it does not pass on: no kick is missing then.
     this.#asked = more || this.#view.isAvailable(nextAvail) ? -1 : nextAvail;
     return more;
   }
@@ -140,7 +140,7 @@ export class CheckedQueue implements Virtqueue {
 
   #taken(nextAvail: number, chain: DescriptorChain): void {
     const id = chain.id & ID_BITS;
-    // What is taken is no longer waited for.
+    // A chain that was taken is no longer waited for.
     this.#asked = -1;
     const taken = this.#view.taken(nextAvail, chain.slots);
     if (taken.fault !== undefined) this.#tell(taken.fault, id);
@@ -196,7 +196,7 @@ export class CheckedQueue implements Virtqueue {
   }
 }
 
-/** What `pop` found by itself. */
+/** A fault that `pop` found. */
 function faultRule(fault: number): Rule {
   const text = faultText(fault).replace('(§', '(virtio 1.3 §');
   return { side: 'driver', rule: `fault${fault}`, text };

@@ -1,4 +1,4 @@
-/** A data half whose queues are checked; a timer tells them when a side lets the other one wait. */
+/** A data half whose queues are checked; a timer detects when a side lets the other wait. */
 import { Timerfd } from '../../../host/fd.ts';
 import { ActiveQueue } from '../../active-queue.ts';
 import { type HandlerContext, type QueueHandler, READABLE } from '../../device.ts';
@@ -8,10 +8,10 @@ import { ObservedHandler } from '../observed-handler.ts';
 import { CheckedQueue } from './checked-queue.ts';
 
 const TICK_NS = 1e9;
-/** The last token that a handler may choose: told apart by the timer's having expired. */
+/** The last token that a handler may choose: the timer's expiry distinguishes them. */
 const TICK_TOKEN = 0xffff;
 
-/** Who receives breaches, and what the queues are. */
+/** The receiver of breaches, and the queues. */
 export interface CheckOptions {
   readonly features: bigint;
   readonly queues: readonly QueueConfig[];

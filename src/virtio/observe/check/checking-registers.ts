@@ -1,4 +1,4 @@
-/** Checks what a driver does to a device's registers. */
+/** Checks a driver's accesses to a device's registers. */
 
 import { statusText } from '../../../abi/virtio-names.ts';
 import {
@@ -16,7 +16,7 @@ import type { RegisterObserver } from '../../register-observer.ts';
 import type { Breach } from '../observation.ts';
 import { type Rule, rules } from './rules.ts';
 
-/** What is checked of a device. */
+/** The checked properties of a device. */
 export interface CheckedDevice {
   /** Feature bits that are offered. */
   readonly features: bigint;

@@ -1,4 +1,4 @@
-/** A queue's rings in a few lines, for a report: what the indices say, and what they are at. */
+/** A queue's rings in a few lines, for a report: the indices, and the entries around them. */
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
 import { type RingSnapshot, snapshotRing } from '../../queue/ring-snapshot.ts';
 import type { QueueConfig, VringState } from '../../queue/virtqueue.ts';
@@ -6,7 +6,7 @@ import type { QueueConfig, VringState } from '../../queue/virtqueue.ts';
 /** Entries of each part that are shown. */
 const SHOWN = 6;
 
-/** @param head index of the descriptor that it is about; without one those that come next */
+/** @param head index of the descriptor in question; without one, those that come next */
 export function dumpRing(
   memory: GuestMemory,
   config: QueueConfig,

@@ -1,4 +1,4 @@
-/** What the checker reads of a queue's rings beside whoever serves it, whichever their format. */
+/** The checker's view of a queue's rings, independent of the handler, in either format. */
 import {
   RING_EVENT_FLAGS_DESC,
   VIRTIO_F_EVENT_IDX,
@@ -19,11 +19,11 @@ import { type Rule, rules } from './rules.ts';
 
 /** A chain that was taken, as the driver wrote it. */
 export interface TakenChain {
-  /** Indices of its descriptors, when nobody else may use them before it is used. */
+  /** Indices of its descriptors, when no other chain may use them before it is used. */
   readonly descriptors: readonly number[];
   /** A rule that its descriptors break. */
   readonly fault: Rule | undefined;
-  /** Descriptors that must stay as they are: where in RAM, and the bytes. */
+  /** Descriptors that must not change: their location in RAM, and the bytes. */
   readonly kept: readonly { readonly offset: number; readonly bytes: Uint8Array }[];
 }
 
@@ -31,7 +31,7 @@ export interface TakenChain {
 export interface RingView {
   /** True when the driver has made a chain available at this place. */
   isAvailable(nextAvail: number): boolean;
-  /** What the driver breaks as it asks for interrupts or not. */
+  /** The rule that the driver breaks when it enables or disables interrupts. */
   suppressionFault(): Rule | undefined;
   /** The chain that starts at this place. @param slots of the ring that it takes */
   taken(nextAvail: number, slots: number): TakenChain;
@@ -183,7 +183,7 @@ function keepTable(memory: GuestMemory, descriptor: number) {
   return offset < 0 ? [] : [keep(memory, offset, Math.min(length, TABLE_LIMIT))];
 }
 
-/** True when the bytes that must stay are what they were. */
+/** True when the bytes that must not change are unchanged. */
 export function isUnchanged(memory: GuestMemory, { kept }: TakenChain): boolean {
   return kept.every(({ offset, bytes }) => {
     const now = memory.bytes(offset, bytes.length);

@@ -1,7 +1,7 @@
 /** The rules of virtio 1.3 that are checked at run time, with their clauses. */
 import type { Breach } from '../observation.ts';
 
-/** A rule, and how its breach reads. */
+/** A rule, and the text of its breach. */
 export interface Rule {
   readonly side: Breach['side'];
   readonly rule: string;

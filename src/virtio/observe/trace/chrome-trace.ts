@@ -17,7 +17,7 @@ export interface TracedDevice {
   readonly queues: readonly string[];
 }
 
-/** What a trace tells of who is in it. */
+/** The names that appear in a trace. */
 export interface TraceNames {
   readonly devices: readonly TracedDevice[];
   readonly cpus: number;
@@ -48,19 +48,19 @@ interface OpenChain {
   readonly segments: Segment[];
 }
 
-/** What is under way on a queue. */
+/** The open work of a queue. */
 class QueueTrack {
   readonly chains = new Map<number, OpenChain>();
   last: OpenChain | undefined;
   /** Chains popped and not yet used; more than `chains` when a driver cheats with ids. */
   inFlight = 0;
-  /** When the kick that is being served began, and the one that the open span is about. */
+  /** When the kick being served began, and the one that the open span is for. */
   kick: number | undefined;
   span: number | undefined;
   served = 0;
 }
 
-/** Makes events of records, which must come in the order of their times. */
+/** Converts records to events; they must come in the order of their times. */
 export class ChromeTrace {
   readonly #names: TraceNames;
   readonly #events: TraceEvents;
@@ -232,12 +232,12 @@ export class ChromeTrace {
     track.last = chain;
     track.chains.set(a, chain);
     track.inFlight++;
-    // What is taken while a kick is served is that kick's work, until the driver hears of it.
+    // Chains taken while a kick is served are that kick's work, until the driver is notified.
     if (track.kick !== undefined) track.span ??= track.kick;
     this.#counter(whom, track, time);
   }
 
-  /** From a chain's being taken to its being used. */
+  /** From taking a chain to using it. */
   #request(whom: number, chain: OpenChain, time: number, more: Args): void {
     const { id, at, readable, writable, segments } = chain;
     const args = { head: id, descriptors: segments, readable, writable, ...more };
@@ -247,8 +247,8 @@ export class ChromeTrace {
   }
 
   /**
-   * The span that a kick began: to the interrupt for what it brought, or to the publishing when the
-   * driver wanted none.
+   * The span that a kick began: to the interrupt for its results, or to the publishing when the
+   * driver wanted no interrupt.
    */
   #span(whom: number, track: QueueTrack, time: number, interrupt?: number): void {
     const start = track.span;

@@ -1,5 +1,5 @@
 /**
- * Collects what all threads of a machine write into their rings: into a file for Perfetto, into
+ * Collects the records that all threads of a machine write into their rings: into a file for Perfetto, into
  * counts for a summary, or both. On the main thread.
  */
 import { closeSync } from 'node:fs';
@@ -22,10 +22,10 @@ const MOST_CLOCKS = 256;
 /** Characters that are written to the file at once. */
 const CHUNK = 0x1_0000;
 
-/** What a trace has seen, and what it has missed. */
+/** What a trace has recorded, and what it has missed. */
 export interface TraceSummary extends TraceStatistics {
   readonly devices: TraceNames['devices'];
-  /** Records that found their ring full. */
+  /** Records lost to a full ring. */
   readonly dropped: number;
 }
 
@@ -79,18 +79,18 @@ export class TraceCollector implements Disposable {
 
   /** A reading of the guest's clock with those of the host at the same moment, for the file's end. */
   noteClock(reading: Readonly<Record<string, number | string>>): void {
-    // A guest that reboots without end: the first one stays, and the latest.
+    // A guest that reboots endlessly: the first one stays, and the latest.
     if (this.#clocks.length === MOST_CLOCKS) this.#clocks.splice(1, 1);
     this.#clocks.push({ host_monotonic_ns: Math.round(this.#now() * 1e6), ...reading });
   }
 
-  /** What was seen so far. */
+  /** What was recorded so far. */
   get summary(): TraceSummary {
     const { devices } = this.#names;
     return { ...this.#counter.statistics, devices, dropped: this.#dropped };
   }
 
-  /** Takes what is left and closes the file. Nothing is collected after it. */
+  /** Collects the rest and closes the file. Nothing is collected after it. */
   finish(): void {
     if (this.#finished) return;
     this.#finished = true;
@@ -120,7 +120,7 @@ export class TraceCollector implements Disposable {
   #collect(until: number): void {
     const records: TraceRecord[] = [];
     const take = (one: TraceRecord): void => void records.push(one);
-    // Of every ring the same stretch of time, so that they can be put in one order.
+    // From every ring the same stretch of time, so that the records can be sorted.
     for (const { reader } of this.#sources.values()) reader.drain(until, take);
     records.sort((a, b) => a.time - b.time);
     for (const one of records) {
@@ -130,7 +130,7 @@ export class TraceCollector implements Disposable {
   }
 }
 
-/** The JSON object format: `traceEvents`, then what there is to say about the trace. */
+/** The JSON object format: `traceEvents`, then data about the trace. */
 class TraceFile {
   readonly #path: string;
   readonly #fd: number;

@@ -3,7 +3,7 @@
 /** Fields of an event, or what it has in `args`. */
 export type Args = Readonly<Record<string, unknown>>;
 
-/** Makes events, and knows which B events are open. */
+/** Makes events, and tracks which B events are open. */
 export class TraceEvents {
   readonly #emit: (json: string) => void;
   readonly #open = new Map<string, number>();
@@ -13,13 +13,13 @@ export class TraceEvents {
     this.#emit = emit;
   }
 
-  /** Names a process; they stand in the order of their ids. */
+  /** Names a process; they are sorted by their ids. */
   process(pid: number, name: string): void {
     this.#metadata('process_name', pid, 0, { name });
     this.#metadata('process_sort_index', pid, 0, { sort_index: pid });
   }
 
-  /** Names a thread; they stand in the order of their ids. */
+  /** Names a thread; they are sorted by their ids. */
   thread(pid: number, tid: number, name: string): void {
     this.#metadata('thread_name', pid, tid, { name });
     this.#metadata('thread_sort_index', pid, tid, { sort_index: tid });
@@ -63,7 +63,7 @@ export class TraceEvents {
   }
 }
 
-/** Microseconds with nanoseconds behind the point, of milliseconds. */
+/** Microseconds with nanoseconds after the point, from milliseconds. */
 export const micros = (ms: number): number => Math.round(ms * 1e6) / 1e3;
 
 /** `0x1f` */

@@ -19,7 +19,7 @@ export const READY = 3;
 export const READY_END = 4;
 /** A chain was taken. a: head or buffer id, b: segments, x: readable bytes, y: writable bytes. */
 export const POP = 5;
-/** A segment of the chain before. a: its number, b: 1 if writable, x: address, y: bytes. */
+/** A segment of the chain before. a: its index, b: 1 if writable, x: address, y: bytes. */
 export const SEGMENT = 6;
 /** The chain was given back untouched. a: as for POP */
 export const UNDO_POP = 7;
@@ -28,7 +28,7 @@ export const PUSH = 8;
 /** Used chains became visible. a: how many, b: 1 if the driver wants an interrupt. */
 export const PUBLISH = 9;
 export const INTERRUPT = 10;
-/** Notifications were asked for. a: 1 if chains had come meanwhile. */
+/** Notifications were enabled. a: 1 if chains had come meanwhile. */
 export const KICKS_ON = 11;
 export const KICKS_OFF = 12;
 /** The data half was started, and stopped. */
@@ -53,10 +53,10 @@ export const NEEDS_RESET = 23;
 export const CONFIG_CHANGED = 24;
 /** A vCPU enters the guest again. a: KVM_EXIT_*, b: bytes, x: when it left, y: port or address. */
 export const EXIT = 25;
-/** A piece of guest and host time. x: guest clock in ns; y: its flags. */
+/** Simultaneous guest and host times. x: guest clock in ns; y: its flags. */
 export const CLOCK = 26;
 
-/** What `whom` is for a queue, or for a device as a whole. */
+/** The value of `whom` for a queue, or for a device as a whole. */
 export const DEVICE_ITSELF = 0xffff;
 export const whomOf = (device: number, queue: number = DEVICE_ITSELF): number =>
   (device << 16) | queue;

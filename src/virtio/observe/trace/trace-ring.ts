@@ -1,6 +1,6 @@
 /**
  * A ring of trace records in shared memory: one thread writes, the main thread reads. A full ring
- * drops what comes, and counts it.
+ * drops new ones, and counts them.
  *
  * HOT: `TraceWriter.write`. No allocation, no lock, no BigInt.
  */
@@ -63,7 +63,7 @@ export class TraceWriter {
     return this.#origin + performance.now();
   }
 
-  /** Writes a record of now. Arguments: trace-record.ts. */
+  /** Writes a record with the current time. Arguments: trace-record.ts. */
   write(what: number, whom: number, a = 0, b = 0, x = 0, y = 0): void {
     const { header, words, doubles, mask } = this.#ring;
     const written = this.#written;
@@ -108,14 +108,14 @@ export class TraceReader {
     this.#ring = new TraceRing(buffer);
   }
 
-  /** Records that found the ring full, so far. */
+  /** Records dropped because the ring was full, so far. */
   get dropped(): number {
     return (this.#ring.header[DROPPED] as number) >>> 0;
   }
 
   /**
-   * Takes what was written, oldest first.
-   * @param until leaves records that are younger, in CLOCK_MONOTONIC milliseconds
+   * Takes the records, oldest first.
+   * @param until leaves later records, in CLOCK_MONOTONIC milliseconds
    */
   drain(until: number, take: (record: TraceRecord) => void): void {
     const { header, words, doubles, mask } = this.#ring;

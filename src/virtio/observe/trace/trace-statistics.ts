@@ -1,4 +1,4 @@
-/** Counts what a trace's records say, for a summary. */
+/** Counts a trace's records, for a summary. */
 import * as record from './trace-record.ts';
 import { deviceOf, queueOf } from './trace-record.ts';
 import type { TraceRecord } from './trace-ring.ts';
@@ -31,7 +31,7 @@ export class LatencyHistogram {
     return this.#max;
   }
 
-  /** The upper bound of the bucket that holds it, 0 of none. @param share 0 to 1 */
+  /** The upper bound of the bucket that holds it, 0 for none. @param share 0 to 1 */
   percentile(share: number): number {
     let left = Math.ceil(share * this.#count);
     if (left === 0) return 0;
@@ -44,7 +44,7 @@ export class LatencyHistogram {
   }
 }
 
-/** Durations in milliseconds; of none all are 0. */
+/** Durations in milliseconds; all 0 without any. */
 export interface LatencySummary {
   readonly count: number;
   readonly p50: number;
@@ -53,9 +53,9 @@ export interface LatencySummary {
   readonly max: number;
 }
 
-/** What happened on one queue. */
+/** The activity of one queue. */
 export interface QueueSummary {
-  /** Number of the device, and of its queue. */
+  /** Index of the device, and of its queue. */
   readonly device: number;
   readonly queue: number;
   /** Kicks that the serving thread woke for; the first one of each start is its own. */
@@ -68,11 +68,11 @@ export interface QueueSummary {
   /** Interrupts sent, and publishes that the driver wanted none for. */
   readonly interrupts: number;
   readonly suppressed: number;
-  /** From a kick to the publish of what it brought. */
+  /** From a kick to the publish of its results. */
   readonly kickToServed: LatencySummary;
   /** From the publish to the interrupt for it. */
   readonly servedToInterrupt: LatencySummary;
-  /** From a chain's being taken to its being used. */
+  /** From taking a chain to using it. */
   readonly request: LatencySummary;
 }
 
@@ -85,7 +85,7 @@ export interface ExitSummary {
   readonly time: LatencySummary;
 }
 
-/** What a trace has seen so far. */
+/** What a trace has recorded so far. */
 export interface TraceStatistics {
   /** Milliseconds from the first record to the last. */
   readonly duration: number;
@@ -105,7 +105,7 @@ class QueueCounts {
   readonly request = new LatencyHistogram();
   readonly popped = new Map<number, number>();
   kick: number | undefined;
-  /** The kick that brought what is not published yet. */
+  /** The kick whose results are not published yet. */
   due: number | undefined;
   served: number | undefined;
 }

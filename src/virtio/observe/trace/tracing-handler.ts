@@ -1,4 +1,4 @@
-/** Writes a record of all that happens between a data half and its queues. HOT while tracing. */
+/** Writes a record of everything that happens between a data half and its queues. HOT while tracing. */
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
 import { ActiveQueue } from '../../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../device.ts';
@@ -63,7 +63,7 @@ export class TracingHandler extends ObservedHandler {
   }
 }
 
-/** What of a chain's id is the head, or the packed ring's buffer id: in-order queues add a place. */
+/** The bits of a chain's id that are the head, or the packed ring's buffer id: in-order queues add a place. */
 const ID_BITS = 0xffff;
 
 class TracingQueue implements Virtqueue {

@@ -1,4 +1,4 @@
-/** Writes a record of what a driver does to a device's registers. */
+/** Writes a record of a driver's accesses to a device's registers. */
 import type { RegisterObserver } from '../../register-observer.ts';
 import * as record from './trace-record.ts';
 import { whomOf } from './trace-record.ts';

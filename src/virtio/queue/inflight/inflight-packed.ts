@@ -1,4 +1,4 @@
-/** What the record of a packed queue tells when the queue starts (vhost-user.rst, "When reconnecting"). */
+/** The contents of a packed queue's record when the queue starts (vhost-user.rst, "When reconnecting"). */
 import { DescStatePacked, QueueRegionPacked } from '../../../abi/vhost-user-inflight.ts';
 import { VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED } from '../../../abi/virtio-ring.ts';
 import type { AreaWindow } from '../ring-windows.ts';
@@ -42,7 +42,7 @@ export interface PackedRecovery {
 }
 
 /**
- * Takes over a region that an earlier backend left, or makes a fresh one.
+ * Takes over a region that an earlier backend left, or initializes one.
  * @param ring the descriptor ring
  * @throws PeerError when no backend can have left it
  */
@@ -95,8 +95,8 @@ function initialize(region: InflightRegion, nextUsed: number): void {
 }
 
 /**
- * Has the last batch of used buffers be used or not, as the driver sees it. Who dies on the way
- * leaves what this understands again.
+ * Completes or undoes the last batch of used buffers, as the driver sees it. A crash on the way
+ * leaves a record that this handles again.
  */
 function settleLastBatch(
   { bytes, halves, doubles }: InflightRegion,
@@ -126,7 +126,7 @@ const positions = new Float64Array(1);
 const positionHalves = new Uint16Array(positions.buffer);
 
 /**
- * Where the ring is, and where it was before, for one store: at no moment may half of a position be
+ * The ring's current and previous positions, for one store: at no moment may half of a position be
  * an old one. The bits are those of a tiny double, which keeps them.
  */
 export function usedPositions(
@@ -141,7 +141,7 @@ export function usedPositions(
   return positions[0] as number;
 }
 
-/** Which entries hold nothing. @throws PeerError when their list has no end */
+/** Which entries are free. @throws PeerError when their list has no end */
 function freeEntries({ halves, entries }: InflightRegion): Uint8Array {
   const isFree = new Uint8Array(entries);
   let entry = halves[PACKED.oldFreeHead] as number;
@@ -155,7 +155,7 @@ function freeEntries({ halves, entries }: InflightRegion): Uint8Array {
   return isFree;
 }
 
-/** @param seen entries that belong to something; marked @throws PeerError */
+/** @param seen entries that belong to a list; marked @throws PeerError */
 function readList(region: InflightRegion, head: number, seen: Uint8Array): InflightList {
   const { halves, words } = region;
   const half = (entry: number, { offset }: { readonly offset: number }): number =>
@@ -177,8 +177,8 @@ function readList(region: InflightRegion, head: number, seen: Uint8Array): Infli
 }
 
 /**
- * Takes back what a batch wrote behind its first descriptor, whose flags it did not live to write:
- * the driver would take it for used as soon as the first one is.
+ * Undoes what a batch wrote behind its first descriptor, whose flags it crashed before writing:
+ * the driver would take these for used as soon as the first one is.
  */
 function unmarkUsed(
   { halves }: AreaWindow,

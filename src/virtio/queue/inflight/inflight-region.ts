@@ -1,6 +1,6 @@
 /**
- * One queue's part of the record in which a vhost-user backend notes what is in flight, in memory
- * that the frontend keeps for the backend that comes next (vhost-user.rst, "Inflight I/O
+ * One queue's part of the record in which a vhost-user backend tracks inflight buffers, in memory
+ * that the frontend keeps for the next backend (vhost-user.rst, "Inflight I/O
  * tracking"). The frontend can write to it at any time: it is read once, when a queue starts.
  */
 import {
@@ -25,7 +25,7 @@ export interface InflightPlace {
   readonly entries: number;
 }
 
-/** Bytes of a region, whichever the queue's format. */
+/** Bytes of a region, in either format of the queue. */
 export function inflightRegionSize(entries: number): number {
   const bytes = QueueRegionPacked.size + DescStatePacked.size * entries;
   return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
@@ -49,7 +49,7 @@ export class InflightRegion {
     this.doubles = new Float64Array(buffer);
   }
 
-  /** False as long as nothing was written. @throws PeerError when it is no region of this size */
+  /** False as long as nothing was written. @throws PeerError when it is not a region of this size */
   get isWritten(): boolean {
     const version = this.halves[VERSION];
     if (version === 0) return false;
@@ -59,20 +59,20 @@ export class InflightRegion {
     throw badRecord(`it has ${entries} entries where ${this.entries} belong`);
   }
 
-  /** Empties it, except what follows from a version of 0. */
+  /** Clears it: first the version, so that a crash in between leaves it unwritten. */
   clear(): void {
     Atomics.store(this.halves, VERSION, 0);
     this.bytes.fill(0);
   }
 
-  /** All that is needed is in it from here on. */
+  /** From here on, it is complete. */
   setWritten(): void {
     this.halves[DESC_NUM] = this.entries;
     Atomics.store(this.halves, VERSION, INFLIGHT_VERSION);
   }
 }
 
-/** The frontend, or who had it before, has broken the record. */
+/** The frontend, or an earlier backend, corrupted the record. */
 export function badRecord(why: string): PeerError {
   return new PeerError(
     'E_INFLIGHT',

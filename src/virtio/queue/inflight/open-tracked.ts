@@ -1,4 +1,4 @@
-/** Opens a queue that keeps a record of what is in flight, and takes up what is in it. */
+/** Opens a queue that keeps an inflight record, and resumes from the record's contents. */
 import { DescStatePacked } from '../../../abi/vhost-user-inflight.ts';
 import {
   VIRTQ_DESC_F_AVAIL,
@@ -20,7 +20,7 @@ import { recoverSplit, TrackedSplitQueue } from './tracked-split-queue.ts';
 
 /** The used index, behind the used ring's flags (virtio 1.3 §2.7.8). */
 const USED_IDX = 1;
-/** Flags of a descriptor that say what it is. */
+/** Flags of a descriptor that give its type. */
 const KIND = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT;
 
 /**
@@ -35,7 +35,7 @@ export function openTracked(
   windows: RingWindows,
   packed: boolean,
 ): Virtqueue {
-  // Held back chains are used without having been pushed; the rings alone tell what is in flight.
+  // Chains held back are used without having been pushed; only the rings show what is in flight.
   if (features.inOrder) throw new InternalError('a queue in order needs no record');
   if (region.entries < config.size) {
     throw badRecord(`it has ${region.entries} entries for queue ${config.index} of ${config.size}`);
@@ -57,7 +57,7 @@ function openSplit(
   const { heads, state } = recovery;
   const queue = new SplitQueue(memory, { ...config, state }, features, windows);
   if (heads.length === 0) return new TrackedSplitQueue(queue, region, recovery);
-  // An available ring of our own, with the heads in flight in it.
+  // Our own available ring, with the heads in flight.
   const driver = scratch(6 + 2 * size);
   driver.halves[1] = heads.length;
   driver.halves.set(heads, 2);
@@ -80,7 +80,7 @@ function openPacked(
   return new TrackedPackedQueue(queue, region, words, recovery, leftover);
 }
 
-/** A descriptor ring of our own, with the lists in flight in it as they were. */
+/** Our own descriptor ring, with the lists in flight as they were. */
 function packedLeftover(
   memory: GuestMemory,
   config: QueueConfig,
@@ -120,7 +120,7 @@ function fresh(config: QueueConfig): QueueConfig {
   return rest;
 }
 
-/** Nobody is told of a queue that is no driver's. */
+/** No notifications for a queue that has no driver. */
 const plain = ({ indirect }: RingFeatures): RingFeatures => ({
   indirect,
   eventIdx: false,

@@ -35,7 +35,7 @@ export class TrackedPackedQueue extends TrackedQueue {
   /** The descriptor ring, and where the queue's next list starts. */
   readonly #ring: Uint32Array;
   #place: number;
-  /** What the record says of its lists, as we wrote it: it is not read again. */
+  /** The record's contents for its lists, as we wrote them: it is not read again. */
   readonly #next: Uint16Array;
   readonly #last: Uint16Array;
   #free: number;
@@ -148,13 +148,13 @@ export class TrackedPackedQueue extends TrackedQueue {
     for (let i = 0; i < length; i++) {
       this.#bytes[INFLIGHT + ENTRY * (this.#batch[i] as number)] = 0;
     }
-    // Before the positions: as long as those differ, the driver's ring says which head is meant.
+    // Before the positions: as long as those differ, the driver's ring shows which head is valid.
     this.#setFree(this.#free);
     this.#setPositions(this.#used, this.#usedWrap);
     return interrupt;
   }
 
-  /** Notes the ring's descriptor at `#place`. */
+  /** Records the ring's descriptor at `#place`. */
   #copy(entry: number): void {
     const to = (ENTRY / 4) * entry;
     const from = this.#place * 4;
@@ -164,7 +164,7 @@ export class TrackedPackedQueue extends TrackedQueue {
     this.#words[ID_AND_FLAGS + to] = this.#ring[from + 3] as number;
   }
 
-  /** Puts a list of entries in front of the free ones, as soon as it is their head. */
+  /** Links a list of entries to the free ones; it joins them once it is their head. */
   #link(entry: number): void {
     const last = this.#last[entry] as number;
     this.#next[last] = this.#free;

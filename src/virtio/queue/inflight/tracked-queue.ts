@@ -1,6 +1,6 @@
 /**
- * A virtqueue that keeps a record of what is in flight. What an earlier owner of the record left
- * in it is taken again, before anything else.
+ * A virtqueue that keeps an inflight record. Chains that an earlier owner of the record left
+ * in it are taken again, before anything else.
  *
  * HOT. No system call, no allocation.
  */
@@ -10,22 +10,22 @@ import { POP_CHAIN, type Virtqueue, type VringState } from '../virtqueue.ts';
 /** More than a queue can have in flight. */
 const MANY = 0xffff;
 
-/** What is left over from before, as a queue of its own. */
+/** Left-over chains, as a queue of their own. */
 export interface Leftover {
   /** Chains in it. */
   readonly count: number;
   readonly queue: Virtqueue;
 }
 
-/** Stands in front of the queue; the two formats note different things. */
+/** Wraps the queue; the two formats record different things. */
 export abstract class TrackedQueue implements Virtqueue {
   readonly index: number;
   readonly size: number;
   protected readonly queue: Virtqueue;
-  /** Where the left over chains come from; their number is how many are still to be taken. */
+  /** The source of the left-over chains; their number is how many are still to be taken. */
   readonly #leftover: Virtqueue | undefined;
   #left: number;
-  /** Chains taken after the left over ones and not given back; no more are counted than MANY. */
+  /** Chains taken after the left-over ones and not given back; counted up to MANY. */
   #fresh = 0;
 
   constructor(queue: Virtqueue, leftover?: Leftover) {
@@ -38,11 +38,11 @@ export abstract class TrackedQueue implements Virtqueue {
 
   /** A chain was taken. */
   protected abstract taken(chain: DescriptorChain): void;
-  /** A chain that was left over was taken. */
+  /** A left-over chain was taken. */
   protected abstract takenAgain(chain: DescriptorChain): void;
   /** The chain taken last is about to be given back. */
   protected abstract givenBack(chain: DescriptorChain): void;
-  /** As `givenBack`, for one that was left over: it stays in flight. */
+  /** As `givenBack`, for a left-over one: it stays in flight. */
   protected abstract givenBackAgain(chain: DescriptorChain): void;
 
   pop(chain: DescriptorChain): number {
@@ -87,14 +87,14 @@ export abstract class TrackedQueue implements Virtqueue {
     return this.queue.peekAvailable?.() ?? -1;
   }
 
-  /** What was given back after it was left over counts as taken, as it did at the start. */
+  /** A left-over chain that was given back counts as taken, as it did at the start. */
   state(): VringState {
     return this.queue.state();
   }
 
   #popLeftover(chain: DescriptorChain): number {
     const popped = this.#leftover?.pop(chain) ?? 0;
-    // A queue that says "empty" where chains are known to be: it has said its fault before.
+    // A queue that reports "empty" where chains are known to be: it has reported its fault before.
     if (popped !== POP_CHAIN) return popped;
     this.#left--;
     this.takenAgain(chain);

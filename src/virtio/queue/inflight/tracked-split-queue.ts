@@ -9,7 +9,7 @@ import type { QueueConfig, Virtqueue, VringState } from '../virtqueue.ts';
 import { badRecord, type InflightRegion } from './inflight-region.ts';
 import { type Leftover, TrackedQueue } from './tracked-queue.ts';
 
-/** Places in 16-bit words of the head, and in bytes, halves and words of an entry. */
+/** Offsets in 16-bit words of the head, and in bytes, halves and words of an entry. */
 const LAST_BATCH_HEAD = QueueRegionSplit.last_batch_head.offset / 2;
 const USED_IDX = QueueRegionSplit.used_idx.offset / 2;
 const HEAD = QueueRegionSplit.size;
@@ -28,7 +28,7 @@ export interface SplitRecovery {
 }
 
 /**
- * Takes over a region that an earlier backend left, or makes a fresh one.
+ * Takes over a region that an earlier backend left, or initializes one.
  * @param usedIdx as the used ring has it
  * @throws PeerError when no backend can have left it
  */
@@ -77,7 +77,7 @@ export class TrackedSplitQueue extends TrackedQueue {
   readonly #bytes: Uint8Array;
   readonly #halves: Uint16Array;
   readonly #words: Uint32Array;
-  /** Heads pushed since `publish`. Our own: what the record says is not read again. */
+  /** Heads pushed since `publish`. Our own copy: the record is not read again. */
   readonly #batch: Uint16Array;
   #batchLength = 0;
   #lastBatchHead: number;
@@ -108,7 +108,7 @@ export class TrackedSplitQueue extends TrackedQueue {
     this.#bytes[INFLIGHT + ENTRY * id] = 1;
   }
 
-  /** It is noted already, at the place that it has among the others. */
+  /** It is recorded already, at its place among the others. */
   protected takenAgain(): void {}
 
   protected givenBack({ id }: DescriptorChain): void {
@@ -134,7 +134,7 @@ export class TrackedSplitQueue extends TrackedQueue {
       this.#bytes[INFLIGHT + ENTRY * (this.#batch[i] as number)] = 0;
     }
     this.#usedIdx = (this.#usedIdx + length) & 0xffff;
-    // After the flags: else a crash in between leaves flags of what was used.
+    // After the flags: otherwise a crash in between leaves flags of used chains.
     Atomics.store(this.#halves, USED_IDX, this.#usedIdx);
     return interrupt;
   }

@@ -42,7 +42,7 @@ import { INTERRUPTED, type Operation, onFile, onInode, release } from './operati
 import { mayNotKeepIds, takePrivileges } from './privileges.ts';
 import { MAX_WRITE } from './session.ts';
 
-/** What a double tells exactly; more than any file has. */
+/** The largest number exact in a double; more than any file has. */
 const LARGEST = Number.MAX_SAFE_INTEGER;
 /** Bytes of one COPY_FILE_RANGE: other requests wait meanwhile. */
 const MOST_COPIED = 16 * 2 ** 20;
@@ -50,11 +50,11 @@ const MOST_COPIED = 16 * 2 ** 20;
 const MOST_ALLOCATED = 256 * 2 ** 20;
 /** From here on an offset is negative to the system calls. */
 const OFFSET_END = 2 ** 63;
-/** Not O_NONBLOCK and O_DIRECT, which fcntl(2) may change: the guest's own kernel heeds them. */
+/** Not O_NONBLOCK and O_DIRECT, which fcntl(2) may change: the guest's own kernel handles them. */
 const FLAGS = O_ACCMODE | O_APPEND | O_TRUNC | O_SYNC | O_DSYNC | O_NOATIME;
 const F_GETFL = 3;
 
-/** What an offset or length that no double tells exactly is refused with. */
+/** The errno for an offset or length that is not exact in a double. */
 export function beyond(bytes: number): number {
   return bytes >= OFFSET_END ? -EINVAL : -EFBIG;
 }
@@ -65,8 +65,8 @@ export function permittedFlags(asked: number): number {
 }
 
 /**
- * Opens an inode anew. Only regular files are opened on the host: a FIFO would block the thread, and
- * a device act. Guests serve both by themselves.
+ * Opens an inode again. Only regular files are opened on the host: a FIFO would block the thread, and
+ * a device have side effects. Guests handle both themselves.
  * @param opening `open_flags` of the request
  * @returns a descriptor, or a negative errno
  */
@@ -84,16 +84,16 @@ export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening
 }
 
 /**
- * Without O_APPEND: the handle also carries what the guest stored into mapped pages, and fcntl(2) may
- * take the flag back. Each WRITE tells of its own.
+ * Without O_APPEND: the handle also carries the guest's writes to mapped pages, and fcntl(2) may
+ * clear the flag. Each WRITE has its own.
  */
 function reopenAs(fs: FileSystem, inode: Inode, flags: number): number {
   const fd = fs.reopen(inode.fd, flags & ~O_APPEND);
   if (fd !== -EPERM) return fd;
-  // A file with the attribute "a" (chattr(1)) is opened no other way.
+  // A file with the attribute "a" (chattr(1)) can be opened no other way.
   const appending = (flags & O_APPEND) === 0 ? fd : fs.reopen(inode.fd, flags);
   if (appending !== -EPERM || (flags & O_NOATIME) === 0) return appending;
-  // Who may leave the access time alone is its owner, which nodevmm need not be.
+  // Only the owner may use O_NOATIME, and nodevmm need not be the owner.
   return reopenAs(fs, inode, flags & ~O_NOATIME);
 }
 
@@ -113,7 +113,7 @@ export function openHandle(
   const handle = fs.handles.open(fd, false);
   if (typeof handle === 'number') return handle;
   handle.appendOnly = (flags & O_APPEND) !== 0 && (sys.fcntl(fd, F_GETFL) & O_APPEND) !== 0;
-  // Who wrote nothing has nothing to hear of when it closes.
+  // A handle that was not written to has no errors to report when it closes.
   const writes = (flags & O_ACCMODE) !== O_RDONLY;
   return writeOpenOut(request, at, handle, writes ? 0 : fuse.FOPEN_NOFLUSH);
 }
@@ -162,7 +162,7 @@ const read = onFile(
     if (!data.take(true, ANSWER, size)) return -EINVAL;
     request.placed = true;
     let done = 0;
-    // To the driver a short read is the end of the file, so that it has to be that.
+    // The driver takes a short read for the end of the file, so it must be the end.
     while (done < size) {
       const got = sys.preadv(handle.fd, data.address, data.count, position + done);
       if (got === -EINTR) continue;
@@ -187,8 +187,8 @@ const write = onFile(
     if (position + size > LARGEST) return beyond(position + size);
     const how = request.u32(BODY + fuse.fuse_write_in.write_flags.offset);
     const flags = request.u32(BODY + fuse.fuse_write_in.flags.offset);
-    // Who appends does so behind what others on the host appended meanwhile. Pages of a mapping have
-    // their places, whatever handle they come by.
+    // Appends go after what others on the host appended meanwhile. Pages of a mapping have
+    // fixed positions, whatever handle they come by.
     let appends = (flags & O_APPEND) !== 0 && (how & fuse.FUSE_WRITE_CACHE) === 0;
     if (handle.appendOnly && !appends) return -EPERM;
     takePrivileges(fs, handle.fd, (how & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0);
@@ -224,7 +224,7 @@ function writeCount(request: FuseRequest, count: number): number {
 
 const releaseFile = onFile({ takes: fuse.fuse_release_in.size, gives: 0 }, release);
 
-/** Some file systems, as NFS, tell only who closes a file that a write failed. */
+/** Some file systems, such as NFS, report a failed write only at close. */
 const flush = onFile(
   {
     takes: fuse.fuse_flush_in.size,

@@ -24,13 +24,13 @@ import { type Operation, onFolder, onInode, release } from './operation.ts';
 const ENTRY = fuse.fuse_entry_out.size;
 const DIRENT = fuse.fuse_dirent.size;
 const HOST_DIRENT = linux_dirent64.size;
-/** Room for one entry of the host's at least. */
+/** The minimum room for one entry of the host's. */
 const SMALLEST_BATCH = HOST_DIRENT + NAME_MAX + 16;
 const DOT = 0x2e;
 
 const batch = new NativeMemory(OUTPUT_SIZE);
 
-/** For what is always empty. No handle has this number. */
+/** For replies that are always empty. No handle has this number. */
 const EMPTY = new FileHandle(0, 0, -1, -1, true);
 
 const opendir = onInode(
@@ -52,14 +52,14 @@ const opendir = onInode(
   },
 );
 
-/** Has the next getdents64 go on at an offset. Offsets are the host's, and may be any 64 bits. */
+/** Makes the next getdents64 continue at an offset. Offsets are the host's, and may be any 64 bits. */
 function seek(handle: FileHandle, low: number, high: number): number {
   if (handle.offsetLow === low && handle.offsetHigh === high) return 0;
   const offset = BigInt.asIntN(64, (BigInt(high) << 32n) | BigInt(low));
   return Math.min(files.lseek(handle.fd, offset, SEEK_SET), 0);
 }
 
-/** @param plus with the attributes of each entry, which the guest holds from then on */
+/** @param plus with the attributes of each entry, which the guest then holds */
 function readEntries(fs: FileSystem, request: FuseRequest, plus: boolean): number {
   const folder = fs.inodeAt(request, NODEID);
   const handle = fs.folderAt(request, BODY);
@@ -72,7 +72,7 @@ function readEntries(fs: FileSystem, request: FuseRequest, plus: boolean): numbe
   const found = seek(handle, request.u32(at), request.u32(at + 4));
   if (found < 0) return found;
   handle.offsetLow = -1;
-  // Entries of READDIRPLUS are several times as long; what does not fit is read once more.
+  // Entries of READDIRPLUS are several times as long; those that do not fit are read again.
   const length = Math.max(plus ? room / 4 : room, SMALLEST_BATCH);
   const got = files.getdents(handle.fd, batch.address, length & ~7);
   if (got < 0) return got;
@@ -85,7 +85,7 @@ function readEntries(fs: FileSystem, request: FuseRequest, plus: boolean): numbe
     handle.offsetHigh = batch.view.getUint32(from + linux_dirent64.d_off.offset + 4, true);
     const low = batch.view.getUint32(from + linux_dirent64.d_off.offset, true);
     from += batch.view.getUint16(from + linux_dirent64.d_reclen.offset, true);
-    // Only where the host stands as well is there no seek needed.
+    // No seek is needed only if the host's position is the same.
     handle.offsetLow = from < got ? -1 : low;
   }
   return done === 0 && got > 0 ? -EINVAL : done;
@@ -109,13 +109,13 @@ function writeEntry(
   const { bytes, view } = request.output;
   bytes.fill(0, to, to + whole);
   if (plus && !isDots(name, length)) {
-    // One that is gone, or that there is no descriptor for, has no node ID: the guest looks it up.
+    // An entry that is gone, or that has no descriptor left for it, has no node ID: the guest looks it up.
     const inode = fs.lookUp(folder, batch.address + name);
     if (typeof inode !== 'number') writeEntryOut(view, to, inode, fs.stat);
   }
   const dirent = to + head;
   const { namelen, type } = fuse.fuse_dirent;
-  // Inode number and offset stand in front of both structs.
+  // Inode number and offset come first in both structs.
   bytes.set(batch.bytes.subarray(from, from + namelen.offset), dirent);
   view.setUint32(dirent + namelen.offset, length, true);
   view.setUint32(

@@ -35,10 +35,10 @@ import { type Operation, onInode } from './operation.ts';
 
 const ENTRY = fuse.fuse_entry_out.size;
 const MODE_BITS = 0o7777;
-/** Tries at a file that others make and remove. */
+/** Attempts at a file that others create and remove. */
 const CREATE_TRIES = 4;
 
-/** Answers with what a name refers to. */
+/** Answers with the file that a name refers to. */
 function entry(fs: FileSystem, request: FuseRequest, folder: Inode, name: number): number {
   const inode = fs.lookUp(folder, name);
   if (typeof inode === 'number') return inode;
@@ -67,8 +67,8 @@ function onName(
 }
 
 /**
- * Makes a file in the caller's name.
- * @param umask the caller's: the host leaves it out where the folder has a default ACL (FUSE_DONT_MASK)
+ * Creates a file as the caller.
+ * @param umask the caller's: the host ignores it where the folder has a default ACL (FUSE_DONT_MASK)
  */
 function asCaller(fs: FileSystem, request: FuseRequest, umask: number, make: () => number): number {
   const entered = fs.credentials.enter(request.uid, request.gid, umask & 0o777);
@@ -90,17 +90,17 @@ const mkdir = onName(
   },
 );
 
-/** Kinds that anybody may make. */
+/** Types that any user may create. */
 const PLAIN = [S_IFREG, S_IFIFO, S_IFSOCK];
 
-/** Devices are the host's, and made only where that was asked for. */
+/** Devices are the host's, and only made if that is enabled. */
 const mknod = onName(
   { takes: fuse.fuse_mknod_in.size, gives: ENTRY, writes: true },
   (fs, request, folder, name) => {
     const mode = request.u32(BODY) & (S_IFMT | MODE_BITS);
     const kind = mode & S_IFMT;
     const device = request.u32(BODY + fuse.fuse_mknod_in.rdev.offset);
-    // Overlayfs marks what was removed by a character device of number 0, which is none.
+    // Overlayfs marks removed files by a character device of number 0, which is no device.
     const isWhiteout = kind === S_IFCHR && device === 0;
     const isDevice = kind === S_IFCHR || kind === S_IFBLK;
     const permitted = isDevice ? fs.makesDevices || isWhiteout : PLAIN.includes(kind);
@@ -171,7 +171,7 @@ const rename2 = onName(
   },
 );
 
-/** Makes a file and opens it, or opens the one that is there. */
+/** Creates a file and opens it, or opens an existing one. */
 const create = onName(
   {
     takes: fuse.fuse_create_in.size,
@@ -186,7 +186,7 @@ const create = onName(
     const creating = (flags & ~O_APPEND) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     const umask = request.u32(BODY + fuse.fuse_create_in.umask.offset);
     for (let tries = 0; ; tries++) {
-      // A file that is there already may be one that must not be opened: see `openRegular`.
+      // An existing file may be one that must not be opened: see `openRegular`.
       const fd = asCaller(fs, request, umask, () => files.openat(folder.fd, name, creating, mode));
       if (fd >= 0) return created(fs, request, folder, fd, flags);
       if (fd !== -EEXIST || (asked & O_EXCL) !== 0 || tries === CREATE_TRIES) return fd;
@@ -197,7 +197,7 @@ const create = onName(
   },
 );
 
-/** Makes a file without a name, which LINK may give it later unless O_EXCL was asked for. */
+/** Creates an unnamed file, which LINK may name later unless O_EXCL is set. */
 const tmpfile = onInode(
   {
     takes: fuse.fuse_create_in.size,
@@ -217,7 +217,7 @@ const tmpfile = onInode(
   },
 );
 
-/** @param fd of the new file, whatever its name stands for by now */
+/** @param fd of the new file, whatever its name refers to by now */
 function created(
   fs: FileSystem,
   request: FuseRequest,
@@ -237,7 +237,7 @@ function created(
 function opened(fs: FileSystem, request: FuseRequest, inode: Inode, flags: number): number {
   const opening = request.u32(BODY + fuse.fuse_create_in.open_flags.offset);
   const fd = openRegular(fs, inode, flags, opening);
-  // It may have been truncated by that.
+  // That may have truncated it.
   const looked = fd < 0 ? fd : fs.look(fd);
   if (looked >= 0) return answerCreate(fs, request, inode, fd, flags);
   if (fd >= 0) sys.close(fd);

@@ -1,4 +1,4 @@
-/** What an operation is: one FUSE opcode, carried out. */
+/** The form of an operation: one FUSE opcode and its implementation. */
 import { EBADF, EXDEV } from '../../../../abi/errno.ts';
 import { type FileSystem, UNKNOWN } from '../file-system.ts';
 import { BODY, type FuseRequest, NODEID } from '../fuse-request.ts';
@@ -8,24 +8,24 @@ import type { Inode } from '../inode-table.ts';
 /** The request gets no answer. */
 export const NO_ANSWER = -0x10000;
 
-/** Somebody asked for the thread meanwhile: the request is carried out once more, later. */
+/** The thread was needed meanwhile: the request is processed again, later. */
 export const INTERRUPTED = -0x10001;
 
-/** How one opcode is carried out. */
+/** The implementation of one opcode. */
 export interface Operation {
-  /** Bytes of the struct behind the header; as many are there when it runs. */
+  /** Bytes of the struct after the header; at least that many are there when it runs. */
   readonly takes: number;
-  /** Room for an answer that there has to be. */
+  /** The minimum room for an answer. */
   readonly gives: number;
   /** Refused while the folder is read-only. */
   readonly writes?: boolean;
-  /** Carried out on a mount point that is not crossed as well; EXDEV by default. */
+  /** Also allowed on a mount point that is not crossed; EXDEV by default. */
   readonly onUncrossed?: boolean;
   /** Returns the bytes of its answer in `output`, a negative errno, NO_ANSWER or INTERRUPTED. */
   run(fs: FileSystem, request: FuseRequest): number;
 }
 
-/** All of it but what it does. */
+/** All except the implementation. */
 type About = Omit<Operation, 'run'>;
 
 /** An operation on the file that the request is about. */
@@ -60,7 +60,7 @@ function onHandle(
   });
 }
 
-/** An operation on an open file, whose number its struct begins with. */
+/** An operation on an open file, whose number is first in its struct. */
 export const onFile = onHandle((fs, request) => fs.fileAt(request, BODY));
 
 /** As `onFile`, of an open folder. */

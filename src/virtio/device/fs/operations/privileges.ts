@@ -1,13 +1,13 @@
-/** What a file loses when somebody changes it: set-user-ID, set-group-ID and capabilities. */
+/** What a file loses when it is changed: set-user-ID, set-group-ID and capabilities. */
 import { S_ISGID, S_ISUID, S_IXGRP } from '../../../../abi/files.ts';
 import * as files from '../../../../host/file-system.ts';
 import type { FileSystem } from '../file-system.ts';
 import type { FuseRequest } from '../fuse-request.ts';
 
 /**
- * The content of an open file changes. The host takes capabilities that are its own, and does not take
- * the IDs: nodevmm may keep them.
- * @param kills the IDs go as well
+ * The content of an open file changes. The host clears its own capabilities, but not
+ * the IDs, since nodevmm may be allowed to keep them.
+ * @param kills the IDs are cleared as well
  */
 export function takePrivileges(fs: FileSystem, fd: number, kills: boolean): void {
   const kept = fs.xattrs.keptCapability;
@@ -15,13 +15,13 @@ export function takePrivileges(fs: FileSystem, fd: number, kills: boolean): void
   if (kills) killIds(fs, fd);
 }
 
-/** The owner of a file changes, which is known by a descriptor opened with O_PATH. */
+/** The owner of a file changes, which is given by an O_PATH descriptor. */
 export function takeCapability(fs: FileSystem, fd: number): void {
   const kept = fs.xattrs.keptCapability;
   if (kept !== 0) files.removexattr(fs.pathOf(fd), kept);
 }
 
-/** For requests that do not tell whether their caller has CAP_FSETID. */
+/** For requests that do not show whether their caller has CAP_FSETID. */
 export function mayNotKeepIds(request: FuseRequest): boolean {
   return request.uid !== 0;
 }

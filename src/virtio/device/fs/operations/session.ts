@@ -1,6 +1,6 @@
 /**
- * INIT and DESTROY: a mount, from begin to end; and what the guest forgets. Nothing else depends on
- * INIT, so that a guest whose backend was started anew finds its names again.
+ * INIT and DESTROY: a mount, from begin to end; and FORGET. Nothing else depends on
+ * INIT, so that a guest whose backend was restarted finds its names again.
  */
 import { EINVAL, EPROTO } from '../../../../abi/errno.ts';
 import * as fuse from '../../../../abi/fuse.ts';
@@ -10,11 +10,11 @@ import { NO_ANSWER, type Operation } from './operation.ts';
 
 /** Linux 5.4, the first with a driver for this device. */
 const OLDEST_MINOR = 31;
-/** Pages of 4 KiB that a request may carry; drivers lower it to what fits into a queue. */
+/** Pages of 4 KiB that a request may carry; drivers lower it to what a queue can hold. */
 const MAX_PAGES = 256;
-/** Data of one READ or WRITE; a driver that asks for more is not the one that INIT told so. */
+/** Data of one READ or WRITE; a driver that asks for more is not the one that received our INIT. */
 export const MAX_WRITE = MAX_PAGES * 4096;
-/** Requests that nobody waits for, as read-ahead: as many as keep the device busy. */
+/** Background requests, such as read-ahead: as many as keep the device busy. */
 const MAX_BACKGROUND = 64;
 const CONGESTION_THRESHOLD = 48;
 
@@ -31,7 +31,7 @@ const FLAGS =
   fuse.FUSE_SUBMOUNTS |
   fuse.FUSE_HANDLE_KILLPRIV_V2;
 
-/** POSIX ACLs, and what they need: taken all or none. Linux 5.12. */
+/** POSIX ACLs, and their prerequisites: all or none are enabled. Linux 5.12. */
 const ACL_FLAGS = fuse.FUSE_POSIX_ACL | fuse.FUSE_DONT_MASK | fuse.FUSE_SETXATTR_EXT;
 
 const init: Operation = {
@@ -46,7 +46,7 @@ const init: Operation = {
     bytes.fill(0, 0, out.size);
     view.setUint32(out.major.offset, fuse.FUSE_KERNEL_VERSION, true);
     view.setUint32(out.minor.offset, fuse.FUSE_KERNEL_MINOR_VERSION, true);
-    // A newer driver asks again, with what we know.
+    // A newer driver asks again, with our version.
     if (version > fuse.FUSE_KERNEL_VERSION) return out.size;
     if (request.u32(BODY + minor.offset) < OLDEST_MINOR) return -EPROTO;
     fs.forgetAll();
@@ -99,7 +99,7 @@ const batchForget: Operation = {
   },
 };
 
-/** Nothing takes long enough to be interrupted: each request is done before the next is looked at. */
+/** Nothing takes long enough to be interrupted: each request is done before the next is read. */
 const interrupt: Operation = { takes: 0, gives: 0, run: () => NO_ANSWER };
 
 export const sessionOperations: ReadonlyMap<number, Operation> = new Map([

@@ -26,19 +26,19 @@ function attribute(fs: FileSystem, request: FuseRequest, from: number): number {
   const refused = request.text(from);
   if (refused < 0) return refused;
   const { bytes, address } = request.input;
-  // Without FUSE_POSIX_ACL the guest's kernel would go by the mode, which tells another story then.
+  // Without FUSE_POSIX_ACL the guest's kernel would use the mode, which means something else then.
   if (!fs.heedsAcls && isAcl(bytes, from)) return -EOPNOTSUPP;
   return fs.xattrs.toHost(bytes, address, from, request.rest - 1 - from);
 }
 
-/** Answers with how long something is, to who asked for no byte of it. */
+/** Answers with a length, for a request of size 0. */
 function answerLength(request: FuseRequest, length: number): number {
   request.output.view.setUint32(0, length, true);
   request.output.view.setUint32(4, 0, true);
   return fuse.fuse_getxattr_out.size;
 }
 
-/** Bytes of the struct, which FUSE_SETXATTR_EXT makes longer by flags: no name starts with such a byte. */
+/** Bytes of the struct, which FUSE_SETXATTR_EXT extends with flags: no name starts with such a byte. */
 function headSize(request: FuseRequest): number {
   const { size, setxattr_flags } = fuse.fuse_setxattr_in;
   const byte = request.input.bytes[BODY + setxattr_flags.offset] ?? 0;
@@ -65,7 +65,7 @@ const setxattr = onInode(
   },
 );
 
-/** As Linux does when somebody sets an ACL who is not in the file's group. */
+/** As Linux does when the user who sets an ACL is not in the file's group. */
 function killGroup(fs: FileSystem, inode: Inode): void {
   if (fs.look(inode.fd) < 0 || (fs.stat.mode & S_ISGID) === 0) return;
   files.fchmodat(AT_FDCWD, fs.pathOf(inode.fd), fs.stat.mode & 0o7777 & ~S_ISGID);
@@ -88,11 +88,11 @@ const getxattr = onInode(
   },
 );
 
-/** What an attribute that cannot be had is to the guest's kernel, which asks for some by itself. */
+/** The errno for an attribute that is unavailable: the guest's kernel requests some on its own. */
 function absence(error: number, request: FuseRequest, from: number, name: number): number {
-  // A file system without ACLs has none on any file, else nobody but its owner would get at one.
+  // A file system without ACLs has none on any file; otherwise only its owner could access one.
   if (error === -EOPNOTSUPP && isAcl(request.input.bytes, from)) return -ENODATA;
-  // Under another name it is the file's mode that decides who reads it.
+  // Access to a mapped name is subject to the file's mode.
   const isMapped = name !== request.nameAddress;
   return isMapped && (error === -EACCES || error === -EPERM) ? -ENODATA : error;
 }
