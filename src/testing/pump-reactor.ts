@@ -1,4 +1,4 @@
-/** A reactor that only looks at its descriptors when a test says so, through poll(2). */
+/** A reactor that polls its descriptors only when a test pumps it, through poll(2). */
 import { EINTR } from '../abi/errno.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';

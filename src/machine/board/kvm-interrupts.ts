@@ -1,4 +1,4 @@
-/** KVM beneath the register files: irqfd, ioeventfd and GSI routes, changed inline by any thread. */
+/** KVM underneath the register files: irqfd, ioeventfd and GSI routes, changed inline by any thread. */
 import { EEXIST, ENOENT } from '../../abi/errno.ts';
 import type { InterruptController } from '../../bus/interrupt-controller.ts';
 import { drainEventfd, isReadable } from '../../host/fd.ts';

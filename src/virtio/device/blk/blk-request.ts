@@ -50,7 +50,7 @@ const PIECE = 2 ** 20;
 const WHOLE = PIECE * 1.5;
 /** Calls of a blocking engine, before other queues and events get their turn. */
 const MAX_CALLS = 16;
-/** How often in a row a call may ask to be made again, before its request fails. */
+/** How many times in a row a call may be retried before its request fails. */
 const RETRIES = 64;
 
 const PHASE_READ = 0;

@@ -28,7 +28,7 @@ export interface NetMemoryDeviceOptions {
   readonly mac?: string;
 }
 
-/** @throws UsageError for a MAC address that is none */
+/** @throws UsageError for an invalid MAC address */
 export function createNetMemoryDevice(options: NetMemoryDeviceOptions): VirtioDevice {
   const { name, network, frame = FRAME_MIN } = options;
   const config = new Uint8Array(virtio_net_config.size);

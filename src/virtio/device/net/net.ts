@@ -28,7 +28,7 @@ const PCI_CLASS_ETHERNET = 0x02_0000;
 /** A full receive ring of pages holds eight of the largest packets. */
 const DATA_QUEUE_SIZE = 256;
 const CONTROL_QUEUE_SIZE = 64;
-/** What a tap of Linux says of itself, Mbit/s. */
+/** The speed that a Linux tap reports, Mbit/s. */
 const SPEED_MBIT = 10_000;
 const FULL_DUPLEX = 1;
 
