@@ -1,4 +1,7 @@
-/** linux/fuse.h: the messages that the file system device carries (virtio 1.3 §5.11.6). */
+/**
+ * The file system device (virtio 1.3 §5.11): linux/fuse.h, the messages that it carries, and
+ * linux/virtio_fs.h.
+ */
 import { struct } from './struct.ts';
 
 export const FUSE_KERNEL_VERSION = 7;
@@ -227,3 +230,7 @@ export const fuse_kstatfs = struct({
 });
 /** The name follows, and room up to a multiple of 8. */
 export const fuse_dirent = struct({ ino: 8, off: 8, namelen: 4, type: 4 });
+
+export const VIRTIO_ID_FS = 26;
+/** Without `notify_buf_size`, which goes with VIRTIO_FS_F_NOTIFICATION. */
+export const virtio_fs_config = struct({ tag: [1, 36], num_request_queues: 4 }, true);

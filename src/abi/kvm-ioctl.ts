@@ -109,6 +109,11 @@ export const KVM_SYSTEM_EVENT_SHUTDOWN = 1;
 export const KVM_SYSTEM_EVENT_RESET = 2;
 export const KVM_SYSTEM_EVENT_CRASH = 3;
 
+/** In `kvm_stats_desc.flags`. */
+export const KVM_STATS_TYPE_MASK = 0xf;
+/** It only grows. */
+export const KVM_STATS_TYPE_CUMULATIVE = 0;
+
 /** `linux/kvm_para.h` and `asm/kvm_para.h`: the paravirtual CPUID leaves. */
 export const KVM_CPUID_SIGNATURE = 0x4000_0000;
 export const KVM_CPUID_FEATURES = 0x4000_0001;

@@ -264,3 +264,21 @@ export const kvm_clock_data = struct({
   pad: [4, 4],
 });
 export const kvm_signal_mask = struct({ len: 4 });
+
+/** What the file of KVM_GET_STATS_FD begins with (KVM API 4.133). */
+export const kvm_stats_header = struct({
+  flags: 4,
+  name_size: 4,
+  num_desc: 4,
+  id_offset: 4,
+  desc_offset: 4,
+  data_offset: 4,
+});
+/** `name_size` bytes of the name follow. */
+export const kvm_stats_desc = struct({
+  flags: 4,
+  exponent: 2,
+  size_: 2,
+  offset: 4,
+  bucket_size: 4,
+});

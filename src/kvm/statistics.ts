@@ -1,11 +1,7 @@
 /** What KVM counts of a vCPU: exits by cause, halts, interrupts. Needs neither root nor debugfs. */
 import { readSync } from 'node:fs';
-import {
-  KVM_STATS_TYPE_CUMULATIVE,
-  KVM_STATS_TYPE_MASK,
-  kvm_stats_desc,
-  kvm_stats_header,
-} from '../abi/kvm-statistics.ts';
+import { kvm_stats_desc, kvm_stats_header } from '../abi/kvm.ts';
+import { KVM_STATS_TYPE_CUMULATIVE, KVM_STATS_TYPE_MASK } from '../abi/kvm-ioctl.ts';
 import type { Fd } from '../host/fd.ts';
 
 interface Counter {

@@ -2,7 +2,6 @@
 import t from 'tap';
 import * as files from '../../../src/abi/files.ts';
 import * as fuse from '../../../src/abi/fuse.ts';
-import { virtio_fs_config } from '../../../src/abi/virtio-fs.ts';
 import {
   compilerMissing,
   expectedLines,
@@ -40,7 +39,7 @@ const cases: StructCase[] = [
     type: `struct ${name}`,
     path,
   })),
-  { name: 'config', layout: virtio_fs_config, type: 'struct virtio_fs_config', path },
+  { name: 'config', layout: fuse.virtio_fs_config, type: 'struct virtio_fs_config', path },
   { name: 'open_how', layout: files.open_how, type: 'struct open_how', path },
   { name: 'statfs', layout: files.statfs, type: 'struct statfs', path },
   { name: 'statx', layout: files.statx, type: 'struct statx', path },

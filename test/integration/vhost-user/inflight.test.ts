@@ -3,7 +3,7 @@ import { ftruncateSync, readdirSync, readSync, writeSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import * as vu from '../../../src/abi/vhost-user.ts';
-import { QueueRegionPacked, QueueRegionSplit } from '../../../src/abi/vhost-user-inflight.ts';
+import { QueueRegionPacked, QueueRegionSplit } from '../../../src/abi/vhost-user.ts';
 import { VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
 import type { Fd } from '../../../src/host/fd.ts';
 import { Ram } from '../../../src/memory/ram.ts';

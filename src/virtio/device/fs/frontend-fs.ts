@@ -1,5 +1,5 @@
 /** A file system in another process (virtio 1.3 §5.11); its configuration is the frontend's. */
-import { VIRTIO_ID_FS, virtio_fs_config } from '../../../abi/virtio-fs.ts';
+import { VIRTIO_ID_FS, virtio_fs_config } from '../../../abi/fuse.ts';
 import type { DeviceKind } from '../../frontend-device.ts';
 
 /** PCI: mass storage controller, other. */

@@ -1,6 +1,6 @@
 /** The file system device (virtio 1.3 §5.11): a folder of the host, as guests mount it with virtiofs. */
 import { O_CLOEXEC, O_DIRECTORY, O_PATH } from '../../../abi/files.ts';
-import { VIRTIO_ID_FS, virtio_fs_config } from '../../../abi/virtio-fs.ts';
+import { VIRTIO_ID_FS, virtio_fs_config } from '../../../abi/fuse.ts';
 import { UsageError } from '../../../host/errors.ts';
 import { Fd } from '../../../host/fd.ts';
 import { descriptorLimit } from '../../../host/file-system.ts';

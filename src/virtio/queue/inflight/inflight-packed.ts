@@ -1,5 +1,5 @@
 /** The contents of a packed queue's record when the queue starts (vhost-user.rst, "When reconnecting"). */
-import { DescStatePacked, QueueRegionPacked } from '../../../abi/vhost-user-inflight.ts';
+import { DescStatePacked, QueueRegionPacked } from '../../../abi/vhost-user.ts';
 import { VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED } from '../../../abi/virtio-ring.ts';
 import type { AreaWindow } from '../ring-windows.ts';
 import type { QueueConfig, VringState } from '../virtqueue.ts';

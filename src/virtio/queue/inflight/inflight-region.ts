@@ -8,7 +8,7 @@ import {
   INFLIGHT_VERSION,
   QueueRegionPacked,
   QueueRegionSplit,
-} from '../../../abi/vhost-user-inflight.ts';
+} from '../../../abi/vhost-user.ts';
 import { PeerError } from '../../../host/errors.ts';
 import { viewOf } from '../../../host/native-memory.ts';
 

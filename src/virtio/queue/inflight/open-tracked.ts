@@ -1,5 +1,5 @@
 /** Opens a queue that keeps an inflight record, and resumes from the record's contents. */
-import { DescStatePacked } from '../../../abi/vhost-user-inflight.ts';
+import { DescStatePacked } from '../../../abi/vhost-user.ts';
 import {
   VIRTQ_DESC_F_AVAIL,
   VIRTQ_DESC_F_INDIRECT,

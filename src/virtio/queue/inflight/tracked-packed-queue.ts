@@ -4,7 +4,7 @@
  *
  * HOT: `taken`, `push`, `publish`.
  */
-import { DescStatePacked } from '../../../abi/vhost-user-inflight.ts';
+import { DescStatePacked } from '../../../abi/vhost-user.ts';
 import type { DescriptorChain } from '../descriptor-chain.ts';
 import type { Virtqueue } from '../virtqueue.ts';
 import { PACKED, type PackedRecovery, usedPositions } from './inflight-packed.ts';

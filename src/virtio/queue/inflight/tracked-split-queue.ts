@@ -3,7 +3,7 @@
  *
  * HOT: `taken`, `push`, `publish`.
  */
-import { DescStateSplit, QueueRegionSplit } from '../../../abi/vhost-user-inflight.ts';
+import { DescStateSplit, QueueRegionSplit } from '../../../abi/vhost-user.ts';
 import type { DescriptorChain } from '../descriptor-chain.ts';
 import type { QueueConfig, Virtqueue, VringState } from '../virtqueue.ts';
 import { badRecord, type InflightRegion } from './inflight-region.ts';

@@ -4,7 +4,7 @@ import t from 'tap';
 import * as errno from '../../../../src/abi/errno.ts';
 import { O_TRUNC } from '../../../../src/abi/files.ts';
 import * as fuse from '../../../../src/abi/fuse.ts';
-import { virtio_fs_config } from '../../../../src/abi/virtio-fs.ts';
+import { virtio_fs_config } from '../../../../src/abi/fuse.ts';
 import { createFsDevice } from '../../../../src/virtio/device/fs/fs.ts';
 import { fsType } from '../../../../src/virtio/device/fs/fs-type.ts';
 import { checkBackendOptions } from '../../../support/rigs/backend-options.ts';
