@@ -1,5 +1,7 @@
 /** A report as one self-contained HTML page: charts, tables, where and how it was measured. */
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { packageFolder } from '../../src/host/package-folder.ts';
 import { element, escapeText, htmlDocument } from '../../src/inspect/markup.ts';
 import { EMULATED_NOTE } from '../harness/host.ts';
 import { type Headline, headlines, type Result, type Row } from '../harness/measure.ts';
@@ -17,7 +19,7 @@ import { isEmulated, type Report, type Site } from '../harness/report.ts';
 import { spread } from '../harness/statistics.ts';
 import { chart } from './chart.ts';
 
-const STYLE = readFileSync(new URL('../../../bench/page/style.css', import.meta.url), 'utf8');
+const STYLE = readFileSync(join(packageFolder, 'bench/page/style.css'), 'utf8');
 
 /** The page. */
 export function htmlReport(report: Report): string {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { Command } from 'commander';
 import { UsageError } from '../host/errors.ts';
-import { packageFolder } from '../lab/package-folder.ts';
+import { packageFolder } from '../host/package-folder.ts';
 
 /** The program's interface, as far as it is used here. */
 interface BenchProgram {

@@ -3,10 +3,10 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import type { Command } from 'commander';
-import { guestsFolder } from '../guest/agent-binary.ts';
+import { guestsFolder } from '../guest/executables.ts';
 import { UsageError } from '../host/errors.ts';
+import { packageFolder } from '../host/package-folder.ts';
 import { TemporaryFolder } from '../host/temporary-folder.ts';
-import { packageFolder } from '../lab/package-folder.ts';
 import { bundleModule } from '../machine/user-devices/load-device.ts';
 
 /** The starter is a renamed copy of the example. */

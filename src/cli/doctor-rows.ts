@@ -2,10 +2,12 @@
 
 import { readFileSync } from 'node:fs';
 import { availableParallelism, freemem, totalmem } from 'node:os';
+import { join } from 'node:path';
 import * as cap from '../abi/kvm-constants.ts';
 import { findProgram } from '../guest/programs.ts';
 import { messageOf } from '../host/errors.ts';
 import { IoUring } from '../host/io-uring.ts';
+import { packageFolder } from '../host/package-folder.ts';
 import * as sys from '../host/syscall.ts';
 import { capabilityName } from '../kvm/exit-names.ts';
 import { Kvm } from '../kvm/kvm.ts';
@@ -146,7 +148,7 @@ interface Package {
 }
 
 function packageRows(): DoctorRow[] {
-  const file = new URL('../../../src/packages.json', import.meta.url);
+  const file = join(packageFolder, 'src/packages.json');
   const packages = JSON.parse(readFileSync(file, 'utf8')) as readonly Package[];
   return packages.map(({ name, probe, for: purpose }) =>
     row(name, purpose, `apt-get install ${name}`, () => {

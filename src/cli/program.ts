@@ -1,6 +1,8 @@
 /** The program: registers its subcommands, reports errors, ends with their status. */
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { Command } from 'commander';
+import { packageFolder } from '../host/package-folder.ts';
 import { printable } from '../host/untrusted-text.ts';
 import { registerBenchCommand } from './bench.ts';
 import { registerDeviceCommand } from './device.ts';
@@ -15,9 +17,10 @@ import { reportError } from './terminal/report-error.ts';
 import { finish, guardStandardStreams } from './terminal/standard-streams.ts';
 import { registerVmCommand } from './vm.ts';
 
-const manifest = JSON.parse(
-  readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'),
-) as { version: string; description: string };
+const manifest = JSON.parse(readFileSync(join(packageFolder, 'package.json'), 'utf8')) as {
+  version: string;
+  description: string;
+};
 
 function fail(error: unknown): void {
   finish(reportError(error));

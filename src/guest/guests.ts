@@ -12,7 +12,6 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
-import { guestsFolder } from './agent-binary.ts';
 import {
   cacheFolder,
   contentHash,
@@ -21,6 +20,7 @@ import {
   isUnchanged,
   publishFolder,
 } from './cache.ts';
+import { guestsFolder } from './executables.ts';
 import { buildInitramfs } from './image.ts';
 import { type KernelSeries, type Progress, prepareKernel } from './kernel.ts';
 import { type GuestName, recipes } from './recipe.ts';

@@ -1,11 +1,17 @@
 /** Makes an initramfs from a recipe: the same inputs give the same bytes. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { agentBinary, agentFolder, guestsFolder } from './agent-binary.ts';
+import { packageFolder } from '../host/package-folder.ts';
 import type { Inputs } from './cache.ts';
 import { CpioArchive } from './cpio.ts';
-import { busyboxBinary, requirePrograms, sharedLibraries } from './executables.ts';
+import {
+  agentBinary,
+  agentFolder,
+  busyboxBinary,
+  guestsFolder,
+  requirePrograms,
+  sharedLibraries,
+} from './executables.ts';
 import { type Kernel, moduleGraph } from './kernel.ts';
 import { run } from './programs.ts';
 import type { Recipe } from './recipe.ts';
@@ -23,7 +29,7 @@ export async function buildInitramfs(
 ): Promise<Buffer> {
   const cpio = new CpioArchive();
   for (const module of ['image', 'recipe', 'cpio', 'executables', 'kernel-modules']) {
-    inputs.see(fileURLToPath(new URL(`../../../dist/src/guest/${module}.js`, import.meta.url)));
+    inputs.see(join(packageFolder, `dist/src/guest/${module}.js`));
   }
   inputs.see(agentFolder);
   for (const name of readdirSync(agentFolder)) inputs.see(join(agentFolder, name));

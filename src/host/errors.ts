@@ -1,5 +1,5 @@
 /** Errors by who must act on them. Each carries a stable code and one line: what, why, what to do. */
-import { fileURLToPath } from 'node:url';
+import { packageFolder } from './package-folder.ts';
 
 /** Base of all errors that nodevmm throws on purpose. */
 export class NodeVmmError extends Error {
@@ -58,9 +58,7 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** Where the package lies. This module runs from dist/src/host, or from dist/bundle/bin. */
-const root = fileURLToPath(new URL('../../../', import.meta.url));
-const OWN = ['dist/', 'src/', 'node_modules/'].map((folder) => `${root}${folder}`);
+const OWN = ['dist/', 'src/', 'node_modules/'].map((folder) => `${packageFolder}/${folder}`);
 
 /**
  * One line for a caught value: its message and the file and line that it comes from. Where code

@@ -4,9 +4,10 @@
  */
 
 import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import { UsageError } from './errors.ts';
 import { NativeMemory } from './native-memory.ts';
+import { packageFolder } from './package-folder.ts';
 import * as sys from './syscall.ts';
 
 /** The addon's functions. Each returns a number, or a negative errno. */
@@ -28,8 +29,8 @@ export interface NativeAddon {
   unmapAtExit(address: number, size: number): number;
 }
 
-/** Where node-gyp puts the addon, seen from dist/src/host. */
-const ADDON = fileURLToPath(new URL('../../../build/Release/nodevmm.node', import.meta.url));
+/** Where node-gyp puts the addon. */
+const ADDON = join(packageFolder, 'build/Release/nodevmm.node');
 
 let loaded: NativeAddon | undefined;
 

@@ -1,6 +1,8 @@
 /** The page that shows a machine: whole by itself, and the part of it that is sent again as things change. */
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { QueueOrder } from '../control/protocol.ts';
+import { packageFolder } from '../host/package-folder.ts';
 import type {
   InspectedDevice,
   InspectedQueue,
@@ -74,7 +76,7 @@ export function inspectPage(
 
 /** What the bundle makes of `src/inspect/browser`. */
 function browserFile(name: string): string {
-  return readFileSync(new URL(`../../src/inspect/browser/${name}`, import.meta.url), 'utf8');
+  return readFileSync(join(packageFolder, 'dist/src/inspect/browser', name), 'utf8');
 }
 
 /** What changes on the page. */

@@ -6,7 +6,7 @@ import { cacheFolder } from '../guest/cache.ts';
 import { CpioArchive } from '../guest/cpio.ts';
 import { sharedLibraries } from '../guest/executables.ts';
 import { frozenStamp, type Guest } from '../guest/guests.ts';
-import { packageFolder } from './package-folder.ts';
+import { packageFolder } from '../host/package-folder.ts';
 
 /** What runs of the package, below its folder. */
 const PACKAGE = [

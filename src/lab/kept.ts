@@ -10,9 +10,9 @@ import { contentHash } from '../guest/cache.ts';
 import type { Progress } from '../guest/kernel.ts';
 import { PeerError } from '../host/errors.ts';
 import { ListenPath } from '../host/listen-path.ts';
+import { packageFolder } from '../host/package-folder.ts';
 import { runtimeFolder } from '../host/private-folder.ts';
 import { Lab, type LabCpu, type LabOptions } from './lab.ts';
-import { packageFolder } from './package-folder.ts';
 
 /** Where the lab of this checkout with such a CPU is shared. */
 export function keptSocket(cpu: LabCpu = 'amd'): string {

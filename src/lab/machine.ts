@@ -10,10 +10,10 @@ import { findProgram } from '../guest/programs.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { ListenPath } from '../host/listen-path.ts';
+import { packageFolder } from '../host/package-folder.ts';
 import * as sys from '../host/syscall.ts';
 import { UnixSocket } from '../host/unix-socket.ts';
 import { type Children, FIRST_FD } from './children.ts';
-import { packageFolder } from './package-folder.ts';
 import { type MachineShape, qemuCommand, type Share, virtiofsdCommand } from './qemu-command.ts';
 import { type MountTools, mountedCommand, parseMounts } from './share-mounts.ts';
 

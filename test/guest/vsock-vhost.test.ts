@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import path from 'node:path';
 import t from 'tap';
-import { agentBinary } from '../../src/guest/agent-binary.ts';
+import { agentBinary } from '../../src/guest/executables.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { sha256, testFolder } from '../support/rigs/files.ts';
 import { bootGuest, createGuest, guestShell } from '../support/rigs/guest.ts';

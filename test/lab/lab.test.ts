@@ -20,8 +20,8 @@ import { buildInitramfs } from '../../src/guest/image.ts';
 import { prepareKernel } from '../../src/guest/kernel.ts';
 import { recipes } from '../../src/guest/recipe.ts';
 import { PeerError } from '../../src/host/errors.ts';
+import { packageFolder } from '../../src/host/package-folder.ts';
 import { Lab } from '../../src/lab/lab.ts';
-import { packageFolder } from '../../src/lab/package-folder.ts';
 
 // Emulation takes its time on a busy host; a hang is the runner's to see.
 t.setTimeout(600_000);

@@ -1,8 +1,8 @@
 /** More of nodevmm on Intel's virtualization than fits into each run: devices, power, exit statuses. */
 import t from 'tap';
 import { buildGuest } from '../../src/guest/guests.ts';
+import { packageFolder } from '../../src/host/package-folder.ts';
 import { Lab } from '../../src/lab/lab.ts';
-import { packageFolder } from '../../src/lab/package-folder.ts';
 
 // A processor emulated step by step, on a host that has other things to do.
 t.setTimeout(3_600_000);

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import type { Duplex } from 'node:stream';
 import t from 'tap';
-import { agentBinary } from '../../../src/guest/agent-binary.ts';
+import { agentBinary } from '../../../src/guest/executables.ts';
 import { awaitAgent } from '../../../src/lab/await-agent.ts';
 
 for (const [last, message] of [

@@ -4,11 +4,11 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { findProgram } from '../../../src/guest/programs.ts';
+import { packageFolder } from '../../../src/host/package-folder.ts';
 import { bochsConfiguration, bochsKernelCommandLine } from '../../../src/lab/bochs-command.ts';
 import { resetRom } from '../../../src/lab/bochs-rom.ts';
 import { rootArchive } from '../../../src/lab/bochs-root.ts';
 import { Lab } from '../../../src/lab/lab.ts';
-import { packageFolder } from '../../../src/lab/package-folder.ts';
 import { testFolder } from '../../support/rigs/files.ts';
 
 const shape = { memoryMiB: 2048, port: 4711 };

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { Duplex } from 'node:stream';
-import { agentBinary } from '../../../src/guest/agent-binary.ts';
+import { agentBinary } from '../../../src/guest/executables.ts';
 
 /** An agent and the stream to it. Ending the stream ends the agent. */
 export interface AgentRig {
