@@ -1,5 +1,6 @@
-/** Structs and constants of FUSE and of file system calls, against the kernel headers. */
+/** Structs and constants of FUSE and of file system calls, and errno, against the kernel headers. */
 import t from 'tap';
+import * as errno from '../../../src/abi/errno.ts';
 import * as files from '../../../src/abi/files.ts';
 import * as fuse from '../../../src/abi/fuse.ts';
 import {
@@ -12,6 +13,7 @@ import {
 } from './c-program.ts';
 
 const headers = [
+  'linux/errno.h',
   'linux/fuse.h',
   'linux/openat2.h',
   'linux/virtio_fs.h',
@@ -53,7 +55,7 @@ t.test("offsets and sizes are the C compiler's", { skip: compilerMissing(headers
 });
 
 t.test('so are constants', { skip: compilerMissing(headers) }, async (t) => {
-  const constants = Object.entries({ ...fuse, ...files }).filter(
+  const constants = Object.entries({ ...errno, ...fuse, ...files }).filter(
     ([, value]) => typeof value === 'number',
   );
   // Opcodes are members of an enumeration, which the preprocessor does not know.
@@ -64,6 +66,6 @@ t.test('so are constants', { skip: compilerMissing(headers) }, async (t) => {
     ...runC(headers, printConstants(constants.map(([name]) => name))),
     ...runC(headers, names.map((name) => `printf("${name} %d\\n", ${name});`).join('\n')),
   ];
-  t.ok(printed.length > 60, `${printed.length} constants`);
+  t.ok(printed.length > 60 + Object.keys(errno).length, `${printed.length} constants`);
   for (const line of printed) t.ok(wanted.includes(line), line);
 });
