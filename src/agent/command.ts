@@ -60,7 +60,7 @@ export interface GuestProcess {
   readonly exit: Promise<CommandExit>;
   /** Signals its process group. @param signal default SIGTERM */
   kill(signal?: NodeJS.Signals): void;
-  /** Tells a command with a terminal its new size. */
+  /** Sends a command with a terminal its new size. */
   resize(columns: number, rows: number): void;
 }
 
@@ -229,7 +229,7 @@ function notStarted(name: string, payload: Buffer): UsageError {
   );
 }
 
-/** A promise whose end somebody else decides. */
+/** A promise that is settled from outside. */
 export interface Deferred<T> {
   readonly promise: Promise<T>;
   readonly resolve: (value: T) => void;

@@ -43,7 +43,7 @@ export class FileSource implements ByteSource {
   }
 
   /**
-   * Tells this version of the file from every other, cheaply. Without the device, whose number
+   * Distinguishes this version of the file from all others, cheaply. Without the device, whose number
    * differs between a host and a guest that see the same file.
    */
   identity(): string {

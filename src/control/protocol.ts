@@ -8,7 +8,7 @@ import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
 /** Bytes of the longest line. */
 export const LINE_MAX = 65536;
 
-/** `hold`: take no more buffers from a queue. `step`: take one more, then none. `release`: as ever. */
+/** `hold`: take no more buffers from a queue. `step`: take one more, then none. `release`: end the hold. */
 export type QueueOrder = (typeof QUEUE_ORDERS)[number];
 export const QUEUE_ORDERS = ['hold', 'step', 'release'] as const;
 

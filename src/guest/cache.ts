@@ -24,7 +24,7 @@ export function contentHash(parts: Iterable<Uint8Array | string>): string {
 }
 
 /**
- * Fills a new folder beside the target, then moves it there. Whoever comes first wins; a failure
+ * Fills a new folder next to the target, then moves it there. The first one wins; a failure
  * leaves nothing behind.
  * @param replace take an existing target's place
  */

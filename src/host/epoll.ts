@@ -42,7 +42,7 @@ export class Epoll extends Fd {
   /**
    * Starts to watch a descriptor.
    * @param events EPOLL* bits
-   * @param token any 32-bit number, what `token` tells when the descriptor is ready
+   * @param token any 32-bit number, returned by `token` when the descriptor is ready
    * @throws HostError
    */
   add(fd: number, events: number, token: number): void {

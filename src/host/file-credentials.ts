@@ -1,6 +1,6 @@
 /**
- * Making files in somebody else's name, by the calling thread alone (setfsuid(2), credentials(7)).
- * What may be done stays as before: only new files' owner is another, from the first moment on.
+ * Makes files as another user, in the calling thread alone (setfsuid(2), credentials(7)).
+ * Permissions stay as before: only the owner of new files differs, from the first moment on.
  */
 import { isMainThread } from 'node:worker_threads';
 import { EPERM } from '../abi/errno.ts';

@@ -38,7 +38,7 @@ export interface ListenOptions {
   readonly forAll?: boolean;
 }
 
-/** The owner of the socket's file, and of the socket until somebody takes it. */
+/** The owner of the socket's file, and of the socket until it is taken. */
 export class ListenPath implements Disposable {
   /** Absolute. */
   readonly path: string;
@@ -106,7 +106,7 @@ export class ListenPath implements Disposable {
     this.close();
   }
 
-  /** Not a file that somebody else put there meanwhile. */
+  /** Not a file that another user put there meanwhile. */
   #remove(): void {
     const file = within(this.#folder, path.basename(this.path));
     try {
@@ -156,7 +156,7 @@ function bind(file: string, folder: number): Fd {
 
 /** Lets everybody connect. @throws HostError */
 function openToAll(name: Buffer, inode: bigint): void {
-  // Not by the name: somebody else's symbolic link may have taken its place.
+  // Not by the name: another user's symbolic link may have taken its place.
   const fd = openSync(name, O_PATH | constants.O_NOFOLLOW);
   try {
     if (fstatSync(fd, { bigint: true }).ino === inode) chmodSync(`/proc/self/fd/${fd}`, FOR_ALL);

@@ -43,7 +43,7 @@ export class LoopWatch implements Disposable {
    * @param fd becomes non-blocking
    * @param events LOOP_READABLE and LOOP_WRITABLE, added up; 0 for neither
    * @param callback gets those that are ready (both on an error or a hang-up: the system call
-   *   on the descriptor then tells which); may throw, as any callback of the event loop
+   *   on the descriptor then reports which); may throw, as any callback of the event loop
    */
   constructor(fd: number, events: number, callback: (events: number) => void) {
     this.#callback = callback;

@@ -14,7 +14,7 @@ export function addressOf(view: ArrayBufferView): number {
 }
 
 /**
- * An ArrayBuffer over memory that somebody else owns (a mapping).
+ * An ArrayBuffer over memory with another owner (a mapping).
  * @param address host virtual address
  * @param length bytes, at most 2^32 - 1 on Node 20
  */

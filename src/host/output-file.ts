@@ -23,7 +23,7 @@ const REASONS: Readonly<Record<string, string>> = {
  * gives EAGAIN.
  * @param what is written to it, for the message: `the console`
  * @param code of the error
- * @param append add to what the file holds, in place of beginning anew
+ * @param append append to the file instead of replacing it
  * @returns its descriptor, the caller's to close
  * @throws UsageError when that cannot be
  */

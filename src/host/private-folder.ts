@@ -1,6 +1,6 @@
 /**
  * Folders that no other user of the host can change or exchange. A path is only as good as the
- * folders on the way to it: whoever may write to one of them, or owns it, decides what the path
+ * folders on the way to it: a user who may write to one of them, or owns it, decides what the path
  * means. So each of them, and each symbolic link, must be root's or ours.
  */
 import {
@@ -160,7 +160,7 @@ function mayWrite(path: string, { mode }: Stats): string {
 
 /**
  * True for the owner that a user namespace shows for all whom it does not map, the host's root among
- * them (user_namespaces(7)). Limit: one of them cannot be told from another.
+ * them (user_namespaces(7)). Limit: one of them cannot be distinguished from another.
  */
 function isHidden(uid: number): boolean {
   const map = readFileSync('/proc/self/uid_map', 'latin1').trim().split(/\s+/);

@@ -71,7 +71,7 @@ const syscallNative = bind(
   'int64_t syscall(int64_t number, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f)',
 );
 
-/** What a call returned, or the negative errno in place of -1. */
+/** A call's result, or the negative errno instead of -1. */
 export function result(value: number): number {
   return value < 0 ? -nativeErrno() : value;
 }

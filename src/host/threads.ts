@@ -50,7 +50,7 @@ export function onProcessExit(wake: () => void): () => void {
  * Kicks: a real-time signal whose handler does nothing takes a thread out of a system call (KVM_RUN,
  * epoll_wait, read). Neither Node nor libuv blocks signals in workers, so no mask is needed.
  *
- * A signal that arrives just before the call is lost. So whoever kicks first sets what the call
+ * A signal that arrives just before the call is lost. So the kicker first sets what the call
  * itself checks: `kvm_run.immediate_exit` for KVM_RUN (KVM API 5).
  */
 

@@ -55,10 +55,10 @@ export class UnixSocket extends Fd {
   }
 
   /**
-   * Connects to a socket that listens at a path. In a folder like /tmp anybody may listen in the
-   * place of who is meant: it has to be this user, or root.
-   * @param trusted another user who may be there
-   * @throws HostError when nobody listens; UsageError when somebody else does
+   * Connects to a socket that listens at a path. In a folder like /tmp any user may listen there
+   * first: the listener must be this user, or root.
+   * @param trusted another user that may be there
+   * @throws HostError when nothing listens; UsageError when another user does
    */
   static connect(file: string, trusted?: number): UnixSocket {
     const socket = openUnixSocket(file);
@@ -108,7 +108,7 @@ export class UnixSocket extends Fd {
   /**
    * Takes a connection from a listening socket: of this user, or of root. Others are hung up on.
    * @param trusted another user who may connect
-   * @returns undefined when none waits (any more), or somebody else's did
+   * @returns undefined when none waits (any more), or it was another user's
    * @throws HostError when there is no descriptor left for it
    */
   static accept(listening: number, trusted?: number): UnixSocket | undefined {

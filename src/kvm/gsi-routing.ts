@@ -1,6 +1,6 @@
 /**
  * The GSI routing table, laid out as KVM_SET_GSI_ROUTING takes it, in memory that all threads of
- * the machine share: whoever holds the machine's register lock may change a route and hand the
+ * the machine share: the holder of the machine's register lock may change a route and hand the
  * table to KVM. The PIC's and IOAPIC's pins come first and stay, GSI n at pin n as in
  * KVM's default table (so the MADT needs no interrupt source override); MSI routes follow, one for each GSI.
  */

@@ -98,7 +98,7 @@ export class Vcpu {
   }
 
   /**
-   * Tells the guest that it was stopped, so that its watchdogs do not take the pause for a lockup.
+   * Notifies the guest that it was stopped, so that its watchdogs do not take the pause for a lockup.
    * KVM API 4.70; only while no thread runs the vCPU.
    * @returns 0 or a negative errno: -EINVAL when the guest uses no kvm-clock
    */

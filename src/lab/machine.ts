@@ -82,7 +82,7 @@ export interface StartedMachine {
 }
 
 /**
- * Starts them. QEMU has nothing of this user's but what it is handed: whoever breaks out of the
+ * Starts them. QEMU has nothing of this user's but what it is handed: a process that escapes the
  * machine is nobody.
  */
 export function startMachine(

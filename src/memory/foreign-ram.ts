@@ -28,7 +28,7 @@ const refuse = (why: string): PeerError =>
 
 /**
  * Owns the mapping. The other program may truncate a file under it: loads and stores of ours then
- * meet zeroes, and `truncated` tells.
+ * read zeroes, and `truncated` reports it.
  */
 export class ForeignRam implements Disposable {
   readonly share: GuestMemoryShare;

@@ -25,7 +25,7 @@ export class Ram implements Disposable {
 
   /**
    * @param size bytes, a multiple of the page size
-   * @param sealed false: whoever gets the file may change its length
+   * @param sealed false: a process that gets the file may change its length
    * @throws HostError when the host cannot give that much
    */
   constructor(size: number, backing: RamBacking = 'anonymous', sealed = true) {
@@ -81,7 +81,7 @@ const SIZE_SEALS = 7;
 export interface MemoryFileOptions {
   /** On huge pages that the host's administrator reserved. */
   readonly huge?: boolean;
-  /** False: whoever gets the file may change its length. */
+  /** False: a process that gets the file may change its length. */
   readonly sealed?: boolean;
   /** What to do when there is no room. */
   readonly remedy?: string;

@@ -39,7 +39,7 @@ export class Interrupts {
     return this.#timer.fd;
   }
 
-  /** Tells the driver of causes, now or later. The gate is not held. */
+  /** Interrupts the driver for causes, now or later. The gate is not held. */
   raise(causes: number): void {
     this.#held |= causes;
     if (this.#held === 0) return;
@@ -66,7 +66,7 @@ export class Interrupts {
     this.#held = 0;
   }
 
-  /** Tells what waits, and releases the timer. */
+  /** Raises pending causes, and releases the timer. */
   close(): void {
     if (this.#held !== 0) this.#tell();
     this.#timer.close();

@@ -185,7 +185,7 @@ export class Receiver {
       memory.bytes(offset, length).set(this.#buffer.bytes.subarray(from, from + length));
       from += length;
       at = ring.next(at);
-      // Length and checksum first: the status tells the driver that they are valid.
+      // Length and checksum first: the status makes them valid for the driver.
       memory.writeU32(descriptor + LENGTH, length);
       const last = from === end ? RXD_STAT_EOP : 0;
       memory.writeU32(descriptor + STATUS, status | last | (tag << 16));

@@ -50,9 +50,9 @@ interface Placed {
 export class PciFunction {
   readonly name: string;
   readonly bars: BarSet;
-  /** Tells the bus that a BAR moved or decoding was switched. */
+  /** Called for the bus when a BAR moved or decoding was switched. */
   decodeChanged: () => void = () => {};
-  /** Tells the device that the command register was written. */
+  /** Called for the device when the command register was written. */
   commandWritten: () => void = () => {};
   readonly #config: DataView;
   readonly #image = new Uint8Array(pci.PCI_CFG_SPACE_SIZE);

@@ -33,7 +33,7 @@ export class Msix implements PciCapability, RegisterRegion {
   readonly body = new Uint8Array(10);
   readonly writeMask = new Uint8Array(10);
   readonly vectors: readonly MsixVector[];
-  /** Tells that the guest switched MSI-X on or off. */
+  /** Called when the guest switched MSI-X on or off. */
   enabledChanged: () => void = () => {};
   readonly #interrupts: InterruptController;
   readonly #table: DataView;

@@ -71,8 +71,8 @@ export class RegisterLock {
   }
 
   /**
-   * With the lock held: lets go of it until a shared word has another value, and takes it again.
-   * Whoever changes the word holds the lock too, and calls `Atomics.notify`.
+   * With the lock held: releases it until a shared word has another value, and takes it again.
+   * The writer of the word holds the lock too, and calls `Atomics.notify`.
    */
   waitWhile(words: Int32Array, index: number, value: number): void {
     while (words[index] === value) {

@@ -104,7 +104,7 @@ function unknown({ index }: QueueConfig, why: string): PeerError {
  * used. Each head becomes available and is used in turn, so that guessing whether its last place in
  * the available ring was used pairs all of its entries, and bounds `reach`: the paired place came
  * before that use, the head's next place after it. `reach` never falls, and is above q. A guess that
- * these bounds rule out is wrong, so the other one is right, and bounds `reach` further.
+ * these bounds rule out is wrong, so the other is right, and bounds `reach` further.
  */
 
 /** The last entries of both rings: heads, the oldest first. */
