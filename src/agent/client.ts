@@ -75,9 +75,9 @@ export interface ChannelReceiver {
 export interface AgentClientOptions {
   /** How long one greeting waits for its answer. Default 500 ms. */
   readonly helloRetryMs?: number;
-  /** The other end shares its agent with others, and reports by itself why it ends. */
+  /** The other end shares its agent with others, and reports on its own why it ends. */
   readonly shared?: boolean;
-  /** Why the stream ended by itself; answered by the owner of the machine behind it. */
+  /** Why the stream ended on its own; answered by the owner of the machine behind it. */
   readonly whyEnded?: () => Promise<NodeVmmError>;
 }
 

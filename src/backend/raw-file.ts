@@ -242,7 +242,7 @@ const SIZES: readonly number[] = [512, 1024, 2048, 4096];
 /** A disk, as far as it matters. Sizes in bytes. */
 export interface BlockSizeContext {
   readonly path: string;
-  /** What a person asked for. */
+  /** The caller's request. */
   readonly asked: number | undefined;
   /** What it is without having been asked for. */
   readonly natural: number;

@@ -1,4 +1,4 @@
-/** The owner of a tap: made here and gone at the end, or one that the person made before. */
+/** The owner of a tap: created here and removed at the end, or one that existed before. */
 
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';

@@ -11,7 +11,7 @@ import { buildModules } from './module-build.ts';
 import { type Recipe, recipes } from './recipe.ts';
 
 /**
- * A guest with more kernel modules, which it loads by itself where it finds their devices.
+ * A guest with more kernel modules, which it loads on its own where it finds their devices.
  * @param modules .ko files, or folders to compile
  * @returns the guest with an initramfs of its own, in the cache
  * @throws UsageError when a module cannot be made, or is for another kernel

@@ -6,7 +6,7 @@ import { UsageError } from '../host/errors.ts';
 
 /**
  * Runs a program to its end.
- * @param remedy what a person can do when it is missing or fails
+ * @param remedy what the user can do when it is missing or fails
  * @returns its standard output
  * @throws UsageError when it is missing or fails, with the last line of its standard error
  */

@@ -54,7 +54,7 @@ export class Epoll extends Fd {
     this.#control(EPOLL_CTL_MOD, fd, events, token);
   }
 
-  /** Ends the watch of a descriptor; one that was closed has ended it by itself. */
+  /** Ends the watch of a descriptor; closing the descriptor already ends it. */
   remove(fd: number): void {
     sys.epollCtl(this.fd, EPOLL_CTL_DEL, fd, 0);
   }

@@ -62,7 +62,7 @@ const OWN = ['dist/', 'src/', 'node_modules/'].map((folder) => `${packageFolder}
 
 /**
  * One line for a caught value: its message and the file and line that it comes from. Where code
- * that a person wrote called into ours, that is the person's line.
+ * that a user wrote called into ours, that is the user's line.
  */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

@@ -1,5 +1,5 @@
 /**
- * Files that a person asks to be written. They can hold what a guest printed or did, so a new one is
+ * Files that the user asks for. They can hold what a guest printed or did, so a new one is
  * its owner's alone (0600), and none is reached through a symbolic link, which another user of the
  * host may have put there.
  */

@@ -30,7 +30,7 @@ export interface FolderPurpose {
   readonly code: string;
   /** What the folder is, e.g. `the cache folder`. */
   readonly name: string;
-  /** What a person can do, when it is not for the folder itself. */
+  /** What the user can do, when it is not for the folder itself. */
   readonly remedy: string;
 }
 

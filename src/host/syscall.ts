@@ -242,7 +242,7 @@ const remedies: Readonly<Record<string, string>> = {
  * @param result what one of the functions above returned
  * @param call the system call's or ioctl's name
  * @param object what it was applied to
- * @param remedy what the person can do about it
+ * @param remedy what the user can do about it
  * @returns the result when it is not negative
  * @throws HostError naming call, object, errno and remedy
  */

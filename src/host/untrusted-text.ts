@@ -1,6 +1,6 @@
 /**
- * Text that a guest, a peer or a file had a part in, as it may be shown to a person: printable,
- * because a terminal obeys escapes (they move the cursor, rewrite lines, or type for the person),
+ * Text that a guest, a peer or a file had a part in, as it may be shown to the user: printable,
+ * because a terminal obeys escapes (they move the cursor, rewrite lines, or type for the user),
  * and not so much of it that it fills a log.
  */
 

@@ -1,4 +1,4 @@
-/** The page that shows a machine: whole by itself, and the part of it that is sent again as things change. */
+/** The page that shows a machine: complete on its own, and the part of it that is sent again as things change. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { QueueOrder } from '../control/protocol.ts';

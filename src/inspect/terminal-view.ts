@@ -22,7 +22,7 @@ const FEATURE_LINES = 8;
 
 /**
  * A screen of text.
- * @param notice one line that the person must see, e.g. that an order was refused
+ * @param notice one line that the user must see, e.g. that an order was refused
  * @returns no more lines than `rows`, none longer than `columns`, with their styles
  */
 export function terminalView(

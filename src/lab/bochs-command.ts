@@ -76,7 +76,7 @@ export function bochsConfiguration(shape: BochsShape, images: readonly RamImage[
   ].join('\n');
 }
 
-/** The command line. Debian's Bochs has its debugger built in, which must be told to continue. */
+/** The command line. Debian's Bochs has its debugger built in, which needs a command to continue. */
 export function bochsCommand(bochs: string): string[] {
   return [bochs, '-q', '-f', BOCHS_FILES.configuration, '-rc', BOCHS_FILES.script];
 }

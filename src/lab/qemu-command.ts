@@ -44,7 +44,7 @@ export function virtiofsdCommand(
   ];
 }
 
-/** Descriptors that QEMU inherits: it opens none of our files by itself. */
+/** Descriptors that QEMU inherits: it opens none of our files itself. */
 export interface QemuFds {
   readonly kernel: number;
   readonly initrd: number;

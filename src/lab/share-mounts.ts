@@ -1,5 +1,5 @@
 /**
- * What a share shows of the host: its folder and the file systems mounted below it, bound anew in a
+ * What a share shows of the host: its folder and the file systems mounted below it, bind-mounted again in a
  * mount namespace of the server's own. There the lab's root is read-only for the host's kernel too,
  * no device node can be opened, and kernel file systems (/proc, /sys, /dev) are absent.
  */

@@ -9,7 +9,7 @@ const NO_FILE = -1;
 
 /**
  * What guest RAM is made of.
- * - `anonymous`: memory of this process, which the kernel may give in huge pages by itself: the
+ * - `anonymous`: memory of this process, which the kernel may give in huge pages on its own: the
  *   guest's page walks, and its first touch of each page, then cost least.
  * - `memfd`: a file that other processes can map. Only where one must: by default kernels back
  *   such files with small pages.

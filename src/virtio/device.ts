@@ -76,7 +76,7 @@ export interface VirtioDevice {
   readonly vhost?: VhostSpec;
   /** Called once, before the guest runs. */
   attach?(host: DeviceHost): void;
-  /** Makes the data half on the `main` thread: once, and anew only after it threw. */
+  /** Makes the data half on the `main` thread: once, and again only after it threw. */
   createHandler?(): QueueHandler;
   /**
    * The driver wrote writable bytes of the configuration space, once or more since the last call:
