@@ -42,7 +42,7 @@ export type ProcessReply =
   | { readonly id: number; readonly statistics: ReadonlyMap<string, number> }
   | { readonly id: number; readonly error: string };
 
-/** The machine that a process is to run. */
+/** The machine that a process runs. */
 export function machineOptions(spec: GuestSpec, variant: Variant): MachineOptions {
   const { notify, engine, ring = {}, nic = 'virtio' } = variant;
   return {

@@ -80,7 +80,7 @@ export class HandlerRunner {
         memory,
         queues: this.#openQueues(activation, memory),
         seen: [],
-        // Posted from the thread that serves: each line is a message to another thread.
+        // Limited here, in the serving thread: each line is a message to another one.
         lines: new LogLimit((text) => host.log(text)),
         broken: false,
       };

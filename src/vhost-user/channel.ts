@@ -66,7 +66,7 @@ const NO_FDS: readonly number[] = [];
 /** What a socket returns when the peer is gone; any other errno is a failure. */
 const GONE: readonly string[] = ['EPIPE', 'ECONNRESET', 'ENOTCONN'];
 
-/** The call is to be repeated when the socket is ready, which an interrupted one still is. */
+/** The call is repeated when the socket is ready, which an interrupted one still is. */
 const isForLater = (result: number): boolean => result === -EAGAIN || result === -EINTR;
 
 /** Owns the socket. It keeps the process alive only while a reply is awaited. */

@@ -69,7 +69,7 @@ export class DefinedDevice implements VirtioDevice {
   }
 
   /**
-   * Whether other code may take over: the guest has seen the device's shape.
+   * Whether other code may take over, since the guest has seen the device's shape.
    * @throws UsageError when it has other queues, features or fields
    */
   checkReplacement(definition: DeviceDefinition): void {
@@ -113,7 +113,7 @@ export class DefinedDevice implements VirtioDevice {
   }
 }
 
-/** The parts of a definition that a guest sees: initial values are those of the first one. */
+/** The parts of a definition that a guest sees. Initial values stay those of the first definition. */
 function shapeOf(definition: DeviceDefinition): unknown {
   const { deviceId, pciClass, features = {}, config = {}, queues } = definition;
   const fields = Object.entries(config).map(([name, { bytes, writable = false }]) => [

@@ -96,7 +96,7 @@ export interface RingOffsets {
 
 /**
  * Checks a queue as `createVirtqueue` does, for datapaths that serve it by other means.
- * @throws PeerError likewise
+ * @throws PeerError as `createVirtqueue`
  */
 export function locateRings(
   memory: GuestMemory,

@@ -41,7 +41,7 @@ const WRITE = VIRTQ_DESC_F_WRITE << FLAGS_SHIFT;
 const INDIRECT = VIRTQ_DESC_F_INDIRECT << FLAGS_SHIFT;
 /** Flags of a descriptor that is not a whole list. */
 const MORE = NEXT | INDIRECT;
-/** §2.8.1: the pair of flags says whether a descriptor is available or used, in which lap. */
+/** §2.8.1: the pair of flags shows whether a descriptor is available or used, in which lap. */
 const LAP_FLAGS = (VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED) << FLAGS_SHIFT;
 const AVAIL_LAP_1 = VIRTQ_DESC_F_AVAIL << FLAGS_SHIFT;
 const AVAIL_LAP_0 = VIRTQ_DESC_F_USED << FLAGS_SHIFT;

@@ -33,7 +33,7 @@ const COMPLETIONS = 0;
 const KICK_BUDGET = 256;
 /** A longer request counts as this many more: 16 MiB a turn. */
 const REQUEST_BYTES = 64 * 1024;
-/** The cost of requests between two checks whether the thread is needed: 512 KiB, or 8 short ones. */
+/** The cost of requests between two checks of `isInterrupted`: 512 KiB, or 8 short ones. */
 const LOOK_COST = 8;
 /** The driver is notified after this many requests, so that it can work in parallel. */
 const PUBLISH_BATCH = 16;
