@@ -89,7 +89,7 @@ const rings: readonly (readonly [name: string, net: NetOptions, args: readonly s
 
 t.test('testpmd drives every kind of ring, and gives the device back', async (t) => {
   const nets = rings.map(([, net], index) => ({ hostAddress: `10.0.${index}.1/24`, ...net }));
-  const fileSystems = [{ tag: 'usr', source: '/usr', readonly: true }];
+  const fileSystems = [{ tag: 'usr', source: '/usr', readOnly: true }];
   const machine = { memory: 1024 * MiB, cpus: 2, nets, fileSystems };
   await using vm = await bootGuest({ image: 'tools', machine });
   await guestShell(vm, PREPARE);

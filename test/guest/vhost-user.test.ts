@@ -168,5 +168,5 @@ t.test('a backend that dies under load is told all anew when it comes back', asy
   const said = logs.filter((line) => line.startsWith('blk0: the backend'));
   t.equal(said.length, 2);
   t.match(said[0], /closed the connection; waiting for it at/);
-  t.match(said[1], /is back$/);
+  t.match(said[1], /the backend reconnected$/);
 });

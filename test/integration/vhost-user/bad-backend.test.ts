@@ -14,6 +14,9 @@ import { featureSet } from '../../../src/virtio/features.ts';
 import { type Act, FakeBackend } from '../../support/fakes/backend.ts';
 import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
+/** Long enough for a backend on a busy host. */
+const TIMEOUT_MS = 6000;
+
 const VERSION_1 = featureSet(VIRTIO_F_VERSION_1);
 const SHAPE = { deviceId: 42, queues: 2, queueSize: 64, configSize: 4 };
 const PROTOCOL = featureSet(
@@ -59,7 +62,7 @@ async function live(prepare: (backend: FakeBackend) => void): Promise<string[]> 
   backend.protocolFeatures = PROTOCOL;
   backend.config = new Uint8Array(4);
   prepare(backend);
-  const address = { socket, server: false, timeoutMs: 2000 };
+  const address = { socket, server: false, timeoutMs: TIMEOUT_MS };
   let device: VhostUserDevice;
   try {
     device = await VhostUserDevice.open('test0', address, (session) => otherKind(session, SHAPE));
@@ -139,7 +142,7 @@ t.test('each way to be wrong has its line', async (t) => {
       /8 bytes and 1 file descriptors, not 8 bytes/,
     ],
     [abi.VHOST_USER_GET_QUEUE_NUM, act(U64, 3, 0, 1), /an unsolicited reply to SET_OWNER/],
-    [abi.VHOST_USER_GET_QUEUE_NUM, () => {}, /left GET_QUEUE_NUM unanswered for 2000 ms/],
+    [abi.VHOST_USER_GET_QUEUE_NUM, () => {}, /left GET_QUEUE_NUM unanswered for 6000 ms/],
     [abi.VHOST_USER_SET_OWNER, act(U64.slice().fill(1), 3, 0, 1), /it refused SET_OWNER/],
     [
       abi.VHOST_USER_GET_CONFIG,
