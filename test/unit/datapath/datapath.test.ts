@@ -111,6 +111,8 @@ for (const [place, open] of Object.entries(places)) {
     using rig = new DatapathRig();
     const datapath = open({}, rig.events);
     await datapath.start(rig.activation());
+    // Reports are not ordered with what breaks: the first ones may come after it.
+    for (const what of ['start', 'kick', 'kick']) await rig.report(what);
     datapath.post('throw');
     const heard = await rig.hear(({ kind }) => kind === 'broken');
     t.match(heard, { reason: /^the data half failed: TypeError: thrown by the probe \(.*:\d+\)$/ });
