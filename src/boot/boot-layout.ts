@@ -2,7 +2,9 @@
  * Where the loader puts its structures in the guest's first MiB, the memory map that it reports, and
  * the registers that a boot protocol wants the first vCPU to start with, as plain data.
  */
+
 import { E820_TYPE_RAM, E820_TYPE_RESERVED } from '../abi/linux-boot.ts';
+import type { EntryState } from '../kvm/entry.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import {
   KVM_IDENTITY_MAP_ADDRESS,
@@ -94,20 +96,9 @@ export interface SegmentState {
  * All that differs from a vCPU's state at reset. Registers that are not named are 0, rflags is
  * 2 (interrupts off), the IDT is empty.
  */
-export interface CpuEntryState {
+export interface CpuEntryState extends EntryState {
   readonly mode: 'protected32' | 'long64';
-  readonly rip: number;
-  readonly rsp: number;
-  readonly rbx: number;
-  readonly rsi: number;
-  readonly cr0: number;
-  readonly cr3: number;
-  readonly cr4: number;
-  readonly efer: number;
-  /** The GDT lies in guest memory already. `limit` is its length less 1. */
-  readonly gdt: { readonly base: number; readonly limit: number };
   readonly cs: SegmentState;
-  /** For DS, ES, FS, GS and SS. */
   readonly ds: SegmentState;
   readonly tr: SegmentState;
 }

@@ -18,6 +18,7 @@ export interface EntryState {
   readonly cr3: number;
   readonly cr4: number;
   readonly efer: number;
+  /** The GDT is in guest memory already. `limit` is its length less 1. */
   readonly gdt: { readonly base: number; readonly limit: number };
   readonly cs: EntrySegment;
   /** For DS, ES, FS, GS and SS. */
