@@ -3,7 +3,6 @@
 import { E1000_IO_SIZE, E1000_MEMORY_SIZE } from '../../abi/e1000.ts';
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { QueueWorkerDatapath } from '../../datapath/queue-worker.ts';
-import { StepQueue } from '../../datapath/step-queue.ts';
 import { InternalError, messageOf } from '../../host/errors.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
@@ -11,7 +10,7 @@ import type { E1000Device } from '../../nic/device.ts';
 import type { E1000Location } from '../../nic/e1000-handler.ts';
 import type { E1000Pci } from '../../nic/pci.ts';
 import type { DeviceMessage, DevicePlan } from '../board/board-devices.ts';
-import type { MachineDevice, PluggedBoard } from './machine-device.ts';
+import { type MachineDevice, type PluggedBoard, SteppedDevice } from './machine-device.ts';
 import type { ResourceAllocator } from './resource-allocator.ts';
 
 /** A card in its slot, for one power cycle. */
@@ -26,7 +25,7 @@ interface Plugged {
 export type OpenNicDatapath = (device: E1000Device, events: DatapathEvents) => Datapath;
 
 /** Owns a card and the thread that moves its packets. */
-export class E1000MachineDevice implements MachineDevice {
+export class E1000MachineDevice extends SteppedDevice implements MachineDevice {
   readonly device: E1000Device;
   /** A driver can provoke most of these lines at will. */
   readonly #lines: LogLimit;
@@ -34,9 +33,6 @@ export class E1000MachineDevice implements MachineDevice {
   #plan: DevicePlan<'e1000'> | undefined;
   #plugged: Plugged | undefined;
   #running = false;
-  #paused = false;
-  /** What is done to the datapath. */
-  readonly #steps = new StepQueue();
 
   /** @param openDatapath tests substitute their own */
   constructor(
@@ -44,6 +40,7 @@ export class E1000MachineDevice implements MachineDevice {
     log: (text: string) => void,
     openDatapath: OpenNicDatapath = openWorker,
   ) {
+    super();
     this.device = device;
     this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`));
     this.#datapath = openDatapath(device, {
@@ -84,13 +81,13 @@ export class E1000MachineDevice implements MachineDevice {
     const lock = board.state.lock.word;
     const location = { words, kick, lock, pin: pci.pinShare, vmFd: board.vmFd };
     this.#plugged = { pci, memory, location };
-    void this.#steps.run(() => this.#serve());
+    void this.steps.run(() => this.serve());
   }
 
   /** Releases the rings and takes the card out of its board, as a reset of the machine does. */
   async unplug(): Promise<void> {
     try {
-      await this.#steps.run(() => this.#halt());
+      await this.steps.run(() => this.halt());
     } finally {
       this.#plugged = undefined;
       this.#lines.flush();
@@ -100,40 +97,18 @@ export class E1000MachineDevice implements MachineDevice {
   /** The driver reset a stopped card: it restarts. */
   message(message: DeviceMessage): void {
     if (message.kind !== 'changed') return;
-    void this.#steps.run(async () => {
-      await this.#halt();
-      await this.#serve();
+    void this.steps.run(async () => {
+      await this.halt();
+      await this.serve();
     });
   }
 
-  /** Releases the rings; their positions are in the registers. */
-  pause(): Promise<void> {
-    return this.#steps.run(async () => {
-      this.#paused = true;
-      await this.#halt();
-    });
+  protected closeDatapath(): Promise<void> {
+    return this.#datapath.close();
   }
 
-  /** Resumes where `pause` left off. */
-  resume(): Promise<void> {
-    return this.#steps.run(async () => {
-      this.#paused = false;
-      await this.#serve();
-    });
-  }
-
-  /** Releases the tap and the thread. The card is not plugged in. */
-  async close(): Promise<void> {
-    await this.#steps.ended();
-    try {
-      await this.#datapath.close();
-    } finally {
-      this.device.close();
-    }
-  }
-
-  async #serve(): Promise<void> {
-    if (this.#plugged === undefined || this.#paused || this.#running) return;
+  protected async serve(): Promise<void> {
+    if (this.#plugged === undefined || this.paused || this.#running) return;
     const { pci, memory, location } = this.#plugged;
     // A broken card restarts only after the driver's reset, which the registers report.
     if (pci.registers.file.broken) return;
@@ -146,7 +121,7 @@ export class E1000MachineDevice implements MachineDevice {
     }
   }
 
-  async #halt(): Promise<void> {
+  protected async halt(): Promise<void> {
     if (!this.#running) return;
     this.#running = false;
     try {

@@ -1,4 +1,5 @@
 /** What a device is to the rest of the machine, whatever implements it. */
+import { StepQueue } from '../../datapath/step-queue.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
 import type { Board } from '../board/board.ts';
@@ -39,3 +40,40 @@ export interface MachineDevice {
 
 /** The parts of its board that a device uses. */
 export type PluggedBoard = Pick<Board, 'state' | 'vmFd' | 'device'>;
+
+/** What every device does alike: one step at a time, rest, continue and close. */
+export abstract class SteppedDevice {
+  abstract readonly device: { close(): void };
+  protected paused = false;
+  /** What is done to the datapath. */
+  protected readonly steps = new StepQueue();
+
+  /** Serves the device, if it is plugged in and not paused. */
+  protected abstract serve(): Promise<void>;
+  /** Stops serving, and keeps where the device stands. */
+  protected abstract halt(): Promise<void>;
+  protected abstract closeDatapath(): Promise<void>;
+
+  pause(): Promise<void> {
+    return this.steps.run(async () => {
+      this.paused = true;
+      await this.halt();
+    });
+  }
+
+  resume(): Promise<void> {
+    return this.steps.run(async () => {
+      this.paused = false;
+      await this.serve();
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.steps.ended();
+    try {
+      await this.closeDatapath();
+    } finally {
+      this.device.close();
+    }
+  }
+}

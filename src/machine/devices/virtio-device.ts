@@ -3,7 +3,6 @@
  * stopping the datapath that serves its queues. It outlives resets and reboots.
  */
 import type { DatapathEvents } from '../../datapath/datapath.ts';
-import { StepQueue } from '../../datapath/step-queue.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../../host/errors.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
@@ -21,7 +20,7 @@ import { addressText, type DeviceMessage } from '../board/board-devices.ts';
 import type { RingOptions, TransportName, VhostMode } from '../options.ts';
 import type { DeviceCode } from '../user-devices/device-code.ts';
 import { DeviceSlot } from './device-slot.ts';
-import type { MachineDevice, PluggedBoard } from './machine-device.ts';
+import { type MachineDevice, type PluggedBoard, SteppedDevice } from './machine-device.ts';
 import {
   type Continuing,
   type DatapathName,
@@ -46,7 +45,7 @@ export interface VirtioDeviceOptions {
 }
 
 /** A virtio device of a machine. */
-export class VirtioMachineDevice implements MachineDevice, DeviceHost {
+export class VirtioMachineDevice extends SteppedDevice implements MachineDevice, DeviceHost {
   readonly device: VirtioDevice;
   readonly #options: VirtioDeviceOptions;
   /** A driver can provoke most of these lines at will. */
@@ -59,9 +58,6 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
   #breach: (breach: Breach) => void = () => {};
   /** Counts resets and reloads. */
   #generation = 0;
-  #paused = false;
-  /** What is done to the datapath. */
-  readonly #steps = new StepQueue();
 
   /**
    * @param log receives lines for the user
@@ -73,6 +69,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     log: (text: string) => void,
     datapaths: DatapathTable = datapathsOf(device),
   ) {
+    super();
     this.device = device;
     this.#options = options;
     this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`));
@@ -143,7 +140,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
   /** Stops serving and takes the device out of its board, as a reset of the machine does. */
   async unplug(): Promise<void> {
     try {
-      await this.#steps.run(async () => {
+      await this.steps.run(async () => {
         await this.#deactivate();
         this.device.reset?.();
         await this.#queues.reset();
@@ -160,31 +157,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
       this.#breach(message.breach);
       return;
     }
-    this.#steps.run(() => this.#look()).catch((error) => this.#broken(messageOf(error)));
-  }
-
-  /** Stops serving, and keeps the state of each queue. */
-  pause(): Promise<void> {
-    return this.#steps.run(async () => {
-      this.#paused = true;
-      await this.#halt('all');
-    });
-  }
-
-  resume(): Promise<void> {
-    return this.#steps.run(async () => {
-      this.#paused = false;
-      await this.#serve();
-    });
-  }
-
-  async close(): Promise<void> {
-    await this.#steps.ended();
-    try {
-      await this.#queues.close();
-    } finally {
-      this.device.close();
-    }
+    this.steps.run(() => this.#look()).catch((error) => this.#broken(messageOf(error)));
   }
 
   /**
@@ -194,17 +167,17 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
    *   HostError when it fails. Everything is then as it was before.
    */
   moveTo(name: DatapathName): Promise<void> {
-    return this.#steps.run(async () => {
+    return this.steps.run(async () => {
       const before = this.#queues.datapath;
       if (name === before) return;
       this.#queues.checkMove(name);
-      await this.#halt('all');
+      await this.halt('all');
       this.#queues.choose(name);
       try {
         await this.#start();
       } catch (error) {
         this.#queues.choose(before);
-        await this.#serve();
+        await this.serve();
         throw error;
       }
       await this.#queues.releaseOthers();
@@ -252,13 +225,13 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
    * @param change makes it, while nothing is served; when it throws, nothing changes
    */
   reload(change: () => void, patienceMs = RESET_PATIENCE_MS): Promise<void> {
-    return this.#steps.run(async () => {
-      await this.#halt('all');
+    return this.steps.run(async () => {
+      await this.halt('all');
       try {
         change();
         await this.#queues.renew();
       } catch (error) {
-        await this.#serve();
+        await this.serve();
         throw error;
       }
       if (this.#queues.activation === undefined) return;
@@ -266,7 +239,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
       this.#generation += 1;
       const generation = this.#generation;
       const patience = setTimeout(() => {
-        void this.#steps.run(async () => {
+        void this.steps.run(async () => {
           if (this.#generation === generation) await this.#continueUnreset();
         });
       }, patienceMs);
@@ -338,7 +311,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     const { registers } = transport;
     const queues = state.lock.with(() => registers.queuesResetting());
     if (queues.length === 0) return;
-    await this.#halt({ except: queues });
+    await this.halt({ except: queues });
     for (const queue of queues) this.#queues.forget(queue);
     state.lock.with(() => {
       for (const queue of queues) registers.completeQueueReset(queue);
@@ -348,7 +321,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
   /** Lets the datapath see registers that changed; each queue continues where it was. */
   async #restart(): Promise<void> {
     if (this.#queues.activation === undefined) return;
-    await this.#halt('all');
+    await this.halt('all');
     await this.#activate();
   }
 
@@ -358,19 +331,23 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     if (slot === undefined) return;
     const observe = this.#observation === undefined ? {} : { observe: this.#observation };
     this.#queues.setUp({ ...slot.activation(), ...observe });
-    await this.#serve();
+    await this.serve();
   }
 
   #changeHolds(change: () => void): Promise<void> {
-    return this.#steps.run(async () => {
+    return this.steps.run(async () => {
       this.#queues.checkHolds();
-      await this.#halt('all');
+      await this.halt('all');
       change();
-      await this.#serve();
+      await this.serve();
     });
   }
 
-  async #serve(): Promise<void> {
+  protected closeDatapath(): Promise<void> {
+    return this.#queues.close();
+  }
+
+  protected async serve(): Promise<void> {
     try {
       await this.#start();
     } catch (error) {
@@ -380,7 +357,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
 
   async #start(): Promise<void> {
     const slot = this.#slot;
-    if (slot === undefined || this.#paused) return;
+    if (slot === undefined || this.paused) return;
     // A broken device is not served before its reset.
     if (slot.needsReset) return;
     await this.#queues.start(this.readConfig());
@@ -397,7 +374,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
     );
   }
 
-  async #halt(continuing: Continuing): Promise<void> {
+  protected async halt(continuing: Continuing = 'all'): Promise<void> {
     try {
       await this.#queues.stop(continuing);
     } catch (error) {
@@ -407,7 +384,7 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
 
   async #deactivate(): Promise<void> {
     this.#generation += 1;
-    await this.#halt('none');
+    await this.halt('none');
     this.#queues.clear();
   }
 
@@ -420,6 +397,6 @@ export class VirtioMachineDevice implements MachineDevice, DeviceHost {
   /** The driver did not reset a device whose code changed: it may not support that. */
   async #continueUnreset(): Promise<void> {
     this.#slot?.clearNeedsReset();
-    await this.#serve();
+    await this.serve();
   }
 }
