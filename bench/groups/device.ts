@@ -4,7 +4,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../src/testing/index.ts';
@@ -12,7 +12,6 @@ import { createBlkDevice } from '../../src/virtio/device/blk/blk.ts';
 import { createRngDevice } from '../../src/virtio/device/rng/rng.ts';
 import type { VirtioDevice } from '../../src/virtio/device.ts';
 import { DefinedDevice } from '../../src/virtio/device-sdk/defined-device.ts';
-import { featureSet } from '../../src/virtio/features.ts';
 import { disk } from '../devices/disk.ts';
 import { entropy } from '../devices/entropy.ts';
 import type { Measure } from '../harness/measure.ts';

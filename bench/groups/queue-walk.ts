@@ -3,13 +3,16 @@
  * formats, with direct and indirect descriptors, and without the iovecs, for devices that copy;
  * next to the same loop with iovecs in C.
  */
-import { VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED } from '../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_RING_PACKED,
+} from '../../src/abi/virtio-ring.ts';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { Ram } from '../../src/memory/ram.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { createDriverQueue } from '../../src/testing/create-driver-queue.ts';
 import { GuestHeap } from '../../src/testing/guest-heap.ts';
-import { featureSet } from '../../src/virtio/features.ts';
 import { createVirtqueue } from '../../src/virtio/queue/create-virtqueue.ts';
 import { DescriptorChain } from '../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN, type Virtqueue } from '../../src/virtio/queue/virtqueue.ts';

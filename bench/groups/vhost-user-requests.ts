@@ -7,7 +7,11 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import * as fuse from '../../src/abi/fuse.ts';
-import { VIRTIO_F_VERSION_1, VIRTQ_USED_F_NO_NOTIFY } from '../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_VERSION_1,
+  VIRTQ_USED_F_NO_NOTIFY,
+} from '../../src/abi/virtio-ring.ts';
 import { findProgram } from '../../src/guest/programs.ts';
 import { EPOLLET, EPOLLIN, Epoll } from '../../src/host/epoll.ts';
 import { PeerError, UsageError } from '../../src/host/errors.ts';
@@ -19,7 +23,6 @@ import { VhostUserRig } from '../../src/testing/vhost-user-rig.ts';
 import { VhostUserDevice } from '../../src/vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../src/virtio/device/blk/frontend-blk.ts';
 import { fsKind } from '../../src/virtio/device/fs/frontend-fs.ts';
-import { featureSet } from '../../src/virtio/features.ts';
 import type { Measure } from '../harness/measure.ts';
 import { type Contestant, measureInRounds } from '../harness/rounds.ts';
 import { Child } from '../subjects/child.ts';

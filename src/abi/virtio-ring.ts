@@ -29,3 +29,13 @@ export const VIRTIO_F_SR_IOV = 37;
 export const VIRTIO_F_NOTIFICATION_DATA = 38;
 export const VIRTIO_F_NOTIF_CONFIG_DATA = 39;
 export const VIRTIO_F_RING_RESET = 40;
+
+/** A set of feature bits, which may be those of a device too, for set-up code; hot code keeps booleans. */
+export function featureSet(...bits: number[]): bigint {
+  return bits.reduce((set, bit) => set | (1n << BigInt(bit)), 0n);
+}
+
+/** True when a bit number is in the set. */
+export function hasFeature(set: bigint, bit: number): boolean {
+  return ((set >> BigInt(bit)) & 1n) === 1n;
+}

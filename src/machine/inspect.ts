@@ -2,9 +2,8 @@
 
 import { deviceTypeName, featureName, statusNames } from '../abi/virtio-names.ts';
 import { VIRTIO_MSI_NO_VECTOR } from '../abi/virtio-pci.ts';
-import { VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
+import { hasFeature, VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { hasFeature } from '../virtio/features.ts';
 import { type RingSnapshot, snapshotRing } from '../virtio/queue/ring-snapshot.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import {

@@ -1,5 +1,6 @@
 /** Makes the driver's side of a virtqueue of either format. */
 import {
+  hasFeature,
   pvirtq_event_suppress,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
@@ -8,7 +9,6 @@ import {
   virtq_desc,
   virtq_used_elem,
 } from '../abi/virtio-ring.ts';
-import { hasFeature } from '../virtio/features.ts';
 import { DriverPackedQueue } from './driver-packed-queue.ts';
 import type { DriverQueue, DriverQueueLayout } from './driver-queue.ts';
 import { DriverSplitQueue } from './driver-split-queue.ts';

@@ -1,11 +1,10 @@
 /** The driver's part for a device of `defineDevice`: features, configuration space, requests. No KVM, no guest. */
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../abi/virtio-ring.ts';
 import { describeError, PeerError, UsageError } from '../host/errors.ts';
 import type { DeviceHost } from '../virtio/device.ts';
 import { ConfigFields } from '../virtio/device-sdk/config-fields.ts';
 import { DefinedDevice } from '../virtio/device-sdk/defined-device.ts';
 import type { DeviceDefinition, DeviceFactory } from '../virtio/device-sdk/definition.ts';
-import { featureSet } from '../virtio/features.ts';
 import { DeviceRig } from './device-rig.ts';
 import type { BufferRequest, CompletedBuffer } from './driver-queue.ts';
 

@@ -7,6 +7,7 @@ import {
 } from '../abi/vhost.ts';
 import { VIRTIO_NET_F_MRG_RXBUF } from '../abi/virtio-net.ts';
 import {
+  featureSet,
   VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
@@ -18,7 +19,6 @@ import { CleanupStack } from '../host/cleanup-stack.ts';
 import { HostError, UsageError } from '../host/errors.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import type { VhostSpec } from '../virtio/device.ts';
-import { featureSet } from '../virtio/features.ts';
 import { VhostDevice } from './vhost-device.ts';
 
 /** Ring n of the vhost device is the n-th of `queues`. */

@@ -18,13 +18,12 @@ import {
   vhost_vring_file,
   vhost_vring_state,
 } from '../abi/vhost.ts';
-import { VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
+import { hasFeature, VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { NativeMemory, StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { hasFeature } from '../virtio/features.ts';
 import { locateRings } from '../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import { vringBase, vringState } from './vring-base.ts';

@@ -2,6 +2,7 @@
 import { writeSync } from 'node:fs';
 import * as vu from '../../src/abi/vhost-user.ts';
 import {
+  featureSet,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
   VIRTQ_DESC_F_AVAIL,
@@ -9,7 +10,6 @@ import {
 import { NativeMemory } from '../../src/host/native-memory.ts';
 import { UnixSocket } from '../../src/host/unix-socket.ts';
 import * as payload from '../../src/vhost-user/payload.ts';
-import { featureSet } from '../../src/virtio/features.ts';
 import { inflightRegionSize } from '../../src/virtio/queue/inflight/inflight-region.ts';
 import { type FileKind, PeerFiles } from './peer-files.ts';
 

@@ -8,7 +8,7 @@ import path from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import fc from 'fast-check';
 import * as vu from '../../src/abi/vhost-user.ts';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../src/abi/virtio-ring.ts';
 import { messageOf } from '../../src/host/errors.ts';
 import { NativeMemory } from '../../src/host/native-memory.ts';
 import { VhostUserRig } from '../../src/testing/vhost-user-rig.ts';
@@ -19,7 +19,6 @@ import { VhostUserDevice } from '../../src/vhost-user/frontend/vhost-user-device
 import { FRONTEND_REQUESTS, type Message } from '../../src/vhost-user/message.ts';
 import { blkKind } from '../../src/virtio/device/blk/frontend-blk.ts';
 import { netKind } from '../../src/virtio/device/net/frontend-net.ts';
-import { featureSet } from '../../src/virtio/features.ts';
 import { FakeBackend } from '../support/fakes/backend.ts';
 import { type FileKind, fileKind, PeerFiles } from './peer-files.ts';
 import { Belongings, checkLines, type FuzzSubject, type FuzzTarget, inTime } from './target.ts';

@@ -2,7 +2,7 @@
  * How a device's queues are served from DRIVER_OK to the reset: by which of its datapaths, from
  * which state, and which of them are held.
  */
-import { VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
+import { hasFeature, VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
 import { createDatapath } from '../../datapath/create-datapath.ts';
 import type { Activation, Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { InternalError, UsageError } from '../../host/errors.ts';
@@ -10,7 +10,6 @@ import { openVhostBackends } from '../../vhost/vhost-backend.ts';
 import { VhostDatapath } from '../../vhost/vhost-datapath.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
-import { hasFeature } from '../../virtio/features.ts';
 import type { VringState } from '../../virtio/queue/virtqueue.ts';
 
 /**

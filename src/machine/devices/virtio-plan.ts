@@ -1,8 +1,8 @@
 /** What a board must know about a virtio device: what its registers show, and where they are. */
 import * as ring from '../../abi/virtio-ring.ts';
+import { featureSet } from '../../abi/virtio-ring.ts';
 import { VIRTIO_MMIO_BASE } from '../../platform/layout.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
-import { featureSet } from '../../virtio/features.ts';
 import { VIRTIO_MMIO_WINDOW_SIZE } from '../../virtio/transport/mmio.ts';
 import {
   notifyBarSize,

@@ -1,10 +1,10 @@
 /** A device for other VMMs: its configuration, its datapath, and the session that uses it. */
 import { VIRTIO_ID_NET, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ } from '../../abi/virtio-net.ts';
+import { featureSet } from '../../abi/virtio-ring.ts';
 import { createDatapath } from '../../datapath/create-datapath.ts';
 import type { Datapath, PollMode } from '../../datapath/datapath.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
-import { featureSet } from '../../virtio/features.ts';
 
 /** How often a line is logged per minute, whatever frontends do. */
 const REPEATS = 4;

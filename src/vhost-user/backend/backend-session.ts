@@ -40,10 +40,9 @@ import {
   VHOST_USER_SET_VRING_NUM,
 } from '../../abi/vhost-user.ts';
 import { DEVICE_NEEDS_RESET } from '../../abi/virtio-pci.ts';
-import { VIRTIO_F_IN_ORDER } from '../../abi/virtio-ring.ts';
+import { featureSet, hasFeature, VIRTIO_F_IN_ORDER } from '../../abi/virtio-ring.ts';
 import type { Fd } from '../../host/fd.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
-import { featureSet, hasFeature } from '../../virtio/features.ts';
 import { Channel } from '../channel.ts';
 import {
   BACKEND_REQUESTS,

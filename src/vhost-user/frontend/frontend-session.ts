@@ -41,13 +41,12 @@ import {
   VHOST_USER_SET_VRING_NUM,
 } from '../../abi/vhost-user.ts';
 import { FEATURES_OK } from '../../abi/virtio-pci.ts';
-import { VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
+import { featureSet, hasFeature, VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
 import { InternalError, messageOf, PeerError } from '../../host/errors.ts';
 import type { Fd } from '../../host/fd.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { vringBase, vringState } from '../../vhost/vring-base.ts';
-import { featureSet, hasFeature } from '../../virtio/features.ts';
 import type { BackendOffer } from '../../virtio/frontend-device.ts';
 import { locateRings } from '../../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';

@@ -1,5 +1,5 @@
 /** Any device in another process: identified by its device ID, the rest is the backend's. */
-import { hasFeature } from '../../virtio/features.ts';
+import { hasFeature } from '../../abi/virtio-ring.ts';
 import type { BackendOffer, DeviceKind } from '../../virtio/frontend-device.ts';
 
 /** PCI: unclassified. */

@@ -2,11 +2,10 @@
  * Where a ring resumes after its backend is gone. What is in flight shows in the inflight buffer
  * (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), or in a split ring itself, unless that is ambiguous.
  */
-import { VIRTIO_F_RING_PACKED, virtq_used_elem } from '../../abi/virtio-ring.ts';
+import { hasFeature, VIRTIO_F_RING_PACKED, virtq_used_elem } from '../../abi/virtio-ring.ts';
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { FRESH_PACKED } from '../../vhost/vring-base.ts';
-import { hasFeature } from '../../virtio/features.ts';
 import { locateRings } from '../../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
 

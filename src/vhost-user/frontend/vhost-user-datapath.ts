@@ -7,13 +7,13 @@ import {
   VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
 } from '../../abi/vhost-user.ts';
 import { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } from '../../abi/virtio-pci.ts';
+import { featureSet, hasFeature } from '../../abi/virtio-ring.ts';
 import type { Activation, Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { StepQueue } from '../../datapath/step-queue.ts';
 import { InternalError, messageOf, type PeerError, UsageError } from '../../host/errors.ts';
 import { Eventfd, signalEventfd } from '../../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import { GuestMemory } from '../../memory/guest-memory.ts';
-import { featureSet, hasFeature } from '../../virtio/features.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
 import type { BackendConnector } from './backend-connector.ts';
 import { BackendGone, type FrontendSession, type InflightFile } from './frontend-session.ts';

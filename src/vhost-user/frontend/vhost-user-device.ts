@@ -1,10 +1,10 @@
 /** A device whose queues another process serves: the control half (vhost-user.rst). */
 import * as ring from '../../abi/virtio-ring.ts';
+import { featureSet, hasFeature } from '../../abi/virtio-ring.ts';
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { InProcessDatapath } from '../../datapath/in-process.ts';
 import { PeerError, UsageError } from '../../host/errors.ts';
 import type { DeviceHost, QueueSpec, VirtioDevice } from '../../virtio/device.ts';
-import { featureSet, hasFeature } from '../../virtio/features.ts';
 import type { DeviceKind } from '../../virtio/frontend-device.ts';
 import { protocolError } from '../message.ts';
 import { type BackendAddress, BackendConnector } from './backend-connector.ts';

@@ -1,5 +1,6 @@
 /** The control half of a defined device. */
 
+import { featureSet } from '../../abi/virtio-ring.ts';
 import { UsageError } from '../../host/errors.ts';
 import type {
   DeviceHost,
@@ -8,7 +9,6 @@ import type {
   QueueSpec,
   VirtioDevice,
 } from '../device.ts';
-import { featureSet } from '../features.ts';
 import { ConfigFields } from './config-fields.ts';
 import { type ConfigChange, type ConfigSnapshot, DefinedHandler } from './defined-handler.ts';
 import type { DeviceDefinition } from './definition.ts';

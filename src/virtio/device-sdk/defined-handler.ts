@@ -4,10 +4,11 @@
  *
  * HOT: `kick`, measured by `nodevmm bench device`.
  */
+
+import { hasFeature } from '../../abi/virtio-ring.ts';
 import { describeError } from '../../host/errors.ts';
 import { type ActiveQueue, KEEP_CHAIN } from '../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../device.ts';
-import { hasFeature } from '../features.ts';
 import type { DescriptorChain } from '../queue/descriptor-chain.ts';
 import { ChainRequest } from './chain-request.ts';
 import { ConfigFields } from './config-fields.ts';

@@ -1,5 +1,6 @@
 /** Makes the virtqueue that a driver configured, once its areas are checked. */
 import {
+  hasFeature,
   pvirtq_desc,
   pvirtq_event_suppress,
   VIRTIO_F_EVENT_IDX,
@@ -11,7 +12,6 @@ import {
 } from '../../abi/virtio-ring.ts';
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
-import { hasFeature } from '../features.ts';
 import { InflightRegion } from './inflight/inflight-region.ts';
 import { openTracked } from './inflight/open-tracked.ts';
 import { PackedQueue, packedInFlight } from './packed-queue.ts';

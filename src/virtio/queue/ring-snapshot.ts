@@ -3,6 +3,7 @@
  * and never written. The driver's values are shown, valid or not.
  */
 import {
+  hasFeature,
   pvirtq_desc,
   pvirtq_event_suppress,
   VIRTIO_F_EVENT_IDX,
@@ -15,7 +16,6 @@ import {
 } from '../../abi/virtio-ring.ts';
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
-import { hasFeature } from '../features.ts';
 import { locateRings, type RingOffsets } from './create-virtqueue.ts';
 import type { QueueConfig, VringState } from './virtqueue.ts';
 

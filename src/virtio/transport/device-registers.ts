@@ -10,13 +10,13 @@ import {
   VIRTIO_MSI_NO_VECTOR,
 } from '../../abi/virtio-pci.ts';
 import {
+  hasFeature,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
   VIRTIO_F_VERSION_1,
 } from '../../abi/virtio-ring.ts';
 import type { InterruptController } from '../../bus/interrupt-controller.ts';
 import type { SharedState } from '../../state/shared-state.ts';
-import { hasFeature } from '../features.ts';
 import type { QueueConfig } from '../queue/virtqueue.ts';
 import { ConfigSpace } from './config-space.ts';
 import type { DeviceShape, DriverEvents } from './transport.ts';

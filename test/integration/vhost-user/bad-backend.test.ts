@@ -4,13 +4,12 @@ import path from 'node:path';
 import fc from 'fast-check';
 import t from 'tap';
 import * as abi from '../../../src/abi/vhost-user.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { messageOf } from '../../../src/host/errors.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { type Act, FakeBackend } from '../../support/fakes/backend.ts';
 import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 

@@ -8,6 +8,7 @@ import {
   virtio_blk_config,
 } from '../../../src/abi/virtio-blk.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
+import { featureSet } from '../../../src/abi/virtio-ring.ts';
 import { signalEventfd } from '../../../src/host/fd.ts';
 import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
@@ -21,7 +22,6 @@ import { createBlkDevice } from '../../../src/virtio/device/blk/blk.ts';
 import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng/rng.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import type { DeviceKind } from '../../../src/virtio/frontend-device.ts';
 import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 

@@ -2,12 +2,16 @@
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import * as abi from '../../../src/abi/vhost-user.ts';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  hasFeature,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../src/abi/virtio-ring.ts';
 import { isReadable } from '../../../src/host/fd.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
-import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
 import { FakeBackend } from '../../support/fakes/backend.ts';
 import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 

@@ -4,12 +4,11 @@ import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import * as vu from '../../../src/abi/vhost-user.ts';
 import { QueueRegionPacked, QueueRegionSplit } from '../../../src/abi/vhost-user.ts';
-import { VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
 import type { Fd } from '../../../src/host/fd.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { FrontendRig } from '../../support/rigs/frontend.ts';
 import { fill, isRandom, path, withBackend } from '../../support/rigs/rng-backend.ts';
 

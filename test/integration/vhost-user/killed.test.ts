@@ -11,10 +11,10 @@ import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../../src/abi/virtio-blk.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
+import { featureSet } from '../../../src/abi/virtio-ring.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));

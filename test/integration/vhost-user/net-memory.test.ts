@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
-import { VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
 import type { PollMode } from '../../../src/datapath/datapath.ts';
 import { ringFeatures } from '../../../src/machine/devices/virtio-plan.ts';
 import { ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
@@ -10,7 +10,6 @@ import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts
 import { createNetMemoryDevice } from '../../../src/virtio/device/net/net-memory.ts';
 import type { MemoryNetwork } from '../../../src/virtio/device/net/net-memory-handler.ts';
 import { netType } from '../../../src/virtio/device/net/net-type.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { checkBackendOptions } from '../../support/rigs/backend-options.ts';
 import { testFolder } from '../../support/rigs/files.ts';
 import { FrontendRig, type RigRing } from '../../support/rigs/frontend.ts';

@@ -3,7 +3,7 @@ import path from 'node:path';
 import t, { type Test } from 'tap';
 import * as vu from '../../../src/abi/vhost-user.ts';
 import * as net from '../../../src/abi/virtio-net.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, hasFeature, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
@@ -12,7 +12,6 @@ import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-dev
 import * as payload from '../../../src/vhost-user/payload.ts';
 import { netKind } from '../../../src/virtio/device/net/frontend-net.ts';
 import type { HandlerContext, QueueHandler, VirtioDevice } from '../../../src/virtio/device.ts';
-import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN } from '../../../src/virtio/queue/virtqueue.ts';
 import { FakeBackend } from '../../support/fakes/backend.ts';

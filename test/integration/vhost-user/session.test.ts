@@ -3,10 +3,13 @@ import { ftruncateSync, readdirSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import t from 'tap';
 import * as vu from '../../../src/abi/vhost-user.ts';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../src/abi/virtio-ring.ts';
 import { UnixSocket } from '../../../src/host/unix-socket.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { FrontendRig, USER_ADDRESS } from '../../support/rigs/frontend.ts';
 import { fill, isRandom, path, withBackend } from '../../support/rigs/rng-backend.ts';
 

@@ -7,11 +7,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../../src/abi/virtio-blk.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
+import { featureSet } from '../../../src/abi/virtio-ring.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 import { programPath } from '../../support/rigs/host.ts';
 

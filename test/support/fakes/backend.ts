@@ -1,7 +1,7 @@
 /** A backend that does what a test says, in the test's own process: it serves no queue. */
 import { fstatSync } from 'node:fs';
 import * as abi from '../../../src/abi/vhost-user.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { Fd } from '../../../src/host/fd.ts';
 import { ListenPath } from '../../../src/host/listen-path.ts';
 import { LOOP_READABLE, LoopWatch } from '../../../src/host/main-loop.ts';
@@ -15,7 +15,6 @@ import {
   requestName,
 } from '../../../src/vhost-user/message.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 
 /** What a test has it do in place of an answer. */
 export type Act = (message: Message, channel: Channel) => void;

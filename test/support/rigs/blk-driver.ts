@@ -9,12 +9,11 @@ import {
   virtio_blk_discard_write_zeroes,
   virtio_blk_req,
 } from '../../../src/abi/virtio-blk.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { type CompletedBuffer, DeviceRig } from '../../../src/testing/index.ts';
 import { type BlkOptions, createBlkDevice } from '../../../src/virtio/device/blk/blk.ts';
 import type { QueueHandler, VirtioDevice } from '../../../src/virtio/device.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 
 /** A folder that goes when the test is over. */
 export class TemporaryFolder implements Disposable {

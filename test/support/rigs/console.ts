@@ -1,11 +1,10 @@
 /** A console device with one named port, a driver that a test plays, and what the host sees. */
 import { Buffer } from 'node:buffer';
 import * as abi from '../../../src/abi/virtio-console.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { DeviceRig } from '../../../src/testing/index.ts';
 import { ConsoleDevice } from '../../../src/virtio/device/console/console.ts';
 import type { ConsolePort } from '../../../src/virtio/device/console/console-port.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 
 const { virtio_console_control: control } = abi;
 

@@ -15,7 +15,7 @@ import {
   VHOST_USER_SET_VRING_KICK,
   VHOST_USER_SET_VRING_NUM,
 } from '../../../src/abi/vhost-user.ts';
-import { VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, hasFeature, VIRTIO_F_RING_PACKED } from '../../../src/abi/virtio-ring.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
 import { UnixSocket } from '../../../src/host/unix-socket.ts';
 import { Ram } from '../../../src/memory/ram.ts';
@@ -30,7 +30,6 @@ import {
   type Message,
 } from '../../../src/vhost-user/message.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
-import { featureSet, hasFeature } from '../../../src/virtio/features.ts';
 
 const RAM_SIZE = 8 * MiB;
 /** Where this frontend says that it has its memory. */

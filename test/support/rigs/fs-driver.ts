@@ -3,12 +3,11 @@ import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import * as fuse from '../../../src/abi/fuse.ts';
 import type { Field } from '../../../src/abi/struct.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { type CompletedBuffer, DeviceRig } from '../../../src/testing/index.ts';
 import { createFsDevice, type FsOptions } from '../../../src/virtio/device/fs/fs.ts';
 import type { QueueHandler, VirtioDevice } from '../../../src/virtio/device.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { TemporaryFolder } from './blk-driver.ts';
 
 type Layout = { readonly size: number };

@@ -9,6 +9,7 @@ import {
   VIRTIO_NET_OK,
 } from '../../../src/abi/virtio-net.ts';
 import {
+  featureSet,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
@@ -22,7 +23,6 @@ import {
   type NetHandlerOptions,
 } from '../../../src/virtio/device/net/net-handler.ts';
 import type { QueueHandler } from '../../../src/virtio/device.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { FaultyTapQueue, PacketPair } from '../fakes/tap.ts';
 
 export const RX = 0;

@@ -1,11 +1,14 @@
 /** Virtio devices in memory without a VM: a test plays the guest by addresses. */
 import * as mmio from '../../../src/abi/virtio-mmio.ts';
-import { VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_RESET,
+  VIRTIO_F_VERSION_1,
+} from '../../../src/abi/virtio-ring.ts';
 import { AddressSpace } from '../../../src/bus/address-space.ts';
 import { InterruptLines } from '../../../src/bus/interrupt-controller.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import type { RegisterObserver } from '../../../src/virtio/register-observer.ts';
 import { VIRTIO_MMIO_WINDOW_SIZE, VirtioMmio } from '../../../src/virtio/transport/mmio.ts';
 import type { DeviceShape } from '../../../src/virtio/transport/transport.ts';

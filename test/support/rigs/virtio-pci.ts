@@ -8,13 +8,16 @@ import {
   virtio_pci_cap,
   virtio_pci_common_cfg,
 } from '../../../src/abi/virtio-pci.ts';
-import { VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_RESET,
+  VIRTIO_F_VERSION_1,
+} from '../../../src/abi/virtio-ring.ts';
 import { AddressSpace } from '../../../src/bus/address-space.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
 import { PciBus } from '../../../src/pci/bus.ts';
 import { IntxLines } from '../../../src/pci/intx.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import {
   CHANGE_CONFIG,
   CHANGE_DRIVER_OK,

@@ -1,5 +1,6 @@
 /** Both sides of one virtqueue in a little guest RAM. */
 import {
+  featureSet,
   VIRTIO_F_RING_PACKED,
   VIRTQ_DESC_F_AVAIL,
   VIRTQ_DESC_F_USED,
@@ -9,7 +10,6 @@ import { MiB } from '../../../src/memory/ram-layout.ts';
 import { createDriverQueue } from '../../../src/testing/create-driver-queue.ts';
 import type { DriverQueue } from '../../../src/testing/driver-queue.ts';
 import { GuestHeap } from '../../../src/testing/guest-heap.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { createVirtqueue } from '../../../src/virtio/queue/create-virtqueue.ts';
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN, type Virtqueue } from '../../../src/virtio/queue/virtqueue.ts';

@@ -2,14 +2,13 @@
 import { Buffer } from 'node:buffer';
 import { type Duplex, duplexPair } from 'node:stream';
 import { setImmediate as turn } from 'node:timers/promises';
-import { VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
 import * as abi from '../../../src/abi/virtio-vsock.ts';
 import { DeviceRig } from '../../../src/testing/index.ts';
 import type { Patience } from '../../../src/virtio/device/vsock/vsock-connection.ts';
 import { VsockHandler } from '../../../src/virtio/device/vsock/vsock-handler.ts';
 import { HEADER_SIZE, PacketHeader } from '../../../src/virtio/device/vsock/vsock-packet.ts';
 import { type HostSide, VsockSwitch } from '../../../src/virtio/device/vsock/vsock-switch.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 
 export const RX = 0;
 export const TX = 1;

@@ -1,5 +1,6 @@
 import t from 'tap';
 import {
+  featureSet,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
@@ -9,7 +10,6 @@ import { Eventfd } from '../../../src/host/fd.ts';
 import { DeviceRig } from '../../../src/testing/index.ts';
 import type { ActiveQueue } from '../../../src/virtio/active-queue.ts';
 import { type HandlerContext, type QueueHandler, READABLE } from '../../../src/virtio/device.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN } from '../../../src/virtio/queue/virtqueue.ts';
 

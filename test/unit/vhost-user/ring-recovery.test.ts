@@ -1,11 +1,14 @@
 /** What a frontend makes of the rings of a backend that is gone, against what really happened. */
 import fc from 'fast-check';
 import t from 'tap';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../src/abi/virtio-ring.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { recoverRing } from '../../../src/vhost-user/frontend/ring-recovery.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 
 const SIZE = 16;
 const CONFIG = {

@@ -2,11 +2,11 @@
 import t from 'tap';
 import { VIRTIO_NET_F_MRG_RXBUF } from '../../../src/abi/virtio-net.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
+import { featureSet } from '../../../src/abi/virtio-ring.ts';
 import { Eventfd, isReadable, signalEventfd } from '../../../src/host/fd.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostDatapath } from '../../../src/vhost/vhost-datapath.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import type { QueueConfig } from '../../../src/virtio/queue/virtqueue.ts';
 import { FakeVhost } from '../../support/fakes/vhost.ts';
 import { FakeDatapath } from '../../support/rigs/machine-device.ts';

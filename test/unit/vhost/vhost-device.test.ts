@@ -1,11 +1,11 @@
 /** What the kernel is told of rings and memory, against the layout that its header says. */
 import t from 'tap';
 import * as ring from '../../../src/abi/virtio-ring.ts';
+import { featureSet } from '../../../src/abi/virtio-ring.ts';
 import { GuestMemory } from '../../../src/memory/guest-memory.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { GiB, HIGH_RAM_BASE, LOW_RAM_LIMIT, MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostDevice } from '../../../src/vhost/vhost-device.ts';
-import { featureSet } from '../../../src/virtio/features.ts';
 import type { QueueConfig } from '../../../src/virtio/queue/virtqueue.ts';
 import { FakeVhost } from '../../support/fakes/vhost.ts';
 

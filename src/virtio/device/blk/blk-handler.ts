@@ -10,12 +10,12 @@ import {
   VIRTIO_BLK_F_FLUSH,
   VIRTIO_BLK_F_WRITE_ZEROES,
 } from '../../../abi/virtio-blk.ts';
+import { hasFeature } from '../../../abi/virtio-ring.ts';
 import type { DiskEngine } from '../../../backend/disk-engine.ts';
 import { openDiskEngine } from '../../../backend/ring-disk.ts';
 import { errnoName } from '../../../host/syscall.ts';
 import type { ActiveQueue } from '../../active-queue.ts';
 import { type HandlerContext, type QueueHandler, READABLE } from '../../device.ts';
-import { hasFeature } from '../../features.ts';
 import { faultText, POP_CHAIN } from '../../queue/virtqueue.ts';
 import { BlkDisk, type BlkHandlerOptions, MAX_WEIGHT } from './blk-disk.ts';
 import {

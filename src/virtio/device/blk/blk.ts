@@ -13,6 +13,7 @@ import {
   VIRTIO_ID_BLOCK,
   virtio_blk_config,
 } from '../../../abi/virtio-blk.ts';
+import { featureSet } from '../../../abi/virtio-ring.ts';
 import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
 import { RawFile } from '../../../backend/raw-file.ts';
 import { probeDiskEngine } from '../../../backend/ring-disk.ts';
@@ -23,7 +24,6 @@ import type {
   QueueSpec,
   VirtioDevice,
 } from '../../device.ts';
-import { featureSet } from '../../features.ts';
 import { type BlkHandlerOptions, MAX_RANGE_SECTORS, MAX_RANGE_SEGMENTS } from './blk-disk.ts';
 import { BlkHandler } from './blk-handler.ts';
 

@@ -7,8 +7,8 @@ import {
   VIRTIO_ID_BLOCK,
   virtio_blk_config,
 } from '../../../abi/virtio-blk.ts';
+import { featureSet, hasFeature } from '../../../abi/virtio-ring.ts';
 import { UsageError } from '../../../host/errors.ts';
-import { featureSet, hasFeature } from '../../features.ts';
 import type { BackendOffer, DeviceKind } from '../../frontend-device.ts';
 
 const PCI_CLASS_STORAGE = 0x01_0000;

@@ -1,8 +1,8 @@
 /** The console's data half: moves bytes between queues and ports (virtio 1.3 §5.3.6). */
 import { VIRTIO_CONSOLE_F_MULTIPORT } from '../../../abi/virtio-console.ts';
+import { hasFeature } from '../../../abi/virtio-ring.ts';
 import { type ActiveQueue, KEEP_CHAIN } from '../../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../device.ts';
-import { hasFeature } from '../../features.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { CONTROL_SIZE, type ControlSession } from './console-control.ts';
 import { ConsolePort, type PortDriver } from './console-port.ts';

@@ -3,10 +3,10 @@
  * streams. Served on the main thread, where the streams are.
  */
 import * as abi from '../../../abi/virtio-console.ts';
+import { featureSet } from '../../../abi/virtio-ring.ts';
 import { options } from '../../../options/option-schema.ts';
 import type { DeviceHost, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
 import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
-import { featureSet } from '../../features.ts';
 import { ControlSession } from './console-control.ts';
 import { ConsoleHandler, QUEUE_SIZE } from './console-handler.ts';
 import { ConsolePort } from './console-port.ts';

@@ -4,9 +4,9 @@
  */
 
 import * as net from '../../../abi/virtio-net.ts';
+import { featureSet, hasFeature } from '../../../abi/virtio-ring.ts';
 import { generateMac, parseMac } from '../../../backend/tap.ts';
 import type { HandlerContext, QueueHandler, QueueSpec } from '../../device.ts';
-import { featureSet, hasFeature } from '../../features.ts';
 import type { BackendOffer, DeviceKind } from '../../frontend-device.ts';
 import { ControlQueue } from './net-control.ts';
 import { ReceiveFilter } from './net-filter.ts';

@@ -27,9 +27,9 @@ import {
   VIRTIO_NET_OK,
   virtio_net_ctrl_hdr,
 } from '../../../abi/virtio-net.ts';
+import { hasFeature } from '../../../abi/virtio-ring.ts';
 import { type ActiveQueue, UNDO_POP } from '../../active-queue.ts';
 import type { HandlerContext } from '../../device.ts';
-import { hasFeature } from '../../features.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { macNumber, type ReceiveFilter } from './net-filter.ts';
 

@@ -6,9 +6,9 @@ import {
   VIRTIO_NET_F_MRG_RXBUF,
   virtio_net_hdr,
 } from '../../../abi/virtio-net.ts';
+import { hasFeature } from '../../../abi/virtio-ring.ts';
 import { ReceiveErrors, TapQueue } from '../../../backend/tap-queue.ts';
 import { type HandlerContext, type QueueHandler, READABLE, WRITABLE } from '../../device.ts';
-import { hasFeature } from '../../features.ts';
 import { ControlQueue, type NetControls } from './net-control.ts';
 import { ReceiveFilter } from './net-filter.ts';
 import { GUEST_OFFLOADS, receivesLargePackets, tunOffloads } from './net-offloads.ts';

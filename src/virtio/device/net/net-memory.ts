@@ -7,9 +7,9 @@ import {
   VIRTIO_NET_S_LINK_UP,
   virtio_net_config,
 } from '../../../abi/virtio-net.ts';
+import { featureSet } from '../../../abi/virtio-ring.ts';
 import { parseMac } from '../../../backend/tap.ts';
 import type { QueueSpec, VirtioDevice } from '../../device.ts';
-import { featureSet } from '../../features.ts';
 import type { MemoryNetwork, NetMemoryOptions } from './net-memory-handler.ts';
 
 const PCI_CLASS_ETHERNET = 0x02_0000;

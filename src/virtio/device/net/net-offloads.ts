@@ -20,7 +20,7 @@ import {
   VIRTIO_NET_F_HOST_TSO6,
   VIRTIO_NET_F_HOST_USO,
 } from '../../../abi/virtio-net.ts';
-import { featureSet, hasFeature } from '../../features.ts';
+import { featureSet, hasFeature } from '../../../abi/virtio-ring.ts';
 
 /** What the driver can receive, and the tap's matching flags. */
 const GUEST = [

@@ -16,9 +16,9 @@ import {
   VIRTIO_NET_S_LINK_UP,
   virtio_net_config,
 } from '../../../abi/virtio-net.ts';
+import { featureSet } from '../../../abi/virtio-ring.ts';
 import { formatMac, generateMac, parseMac, Tap } from '../../../backend/tap.ts';
 import type { DeviceHost, QueueSpec, VhostSpec, VirtioDevice } from '../../device.ts';
-import { featureSet } from '../../features.ts';
 import { macNumber } from './net-filter.ts';
 import type { MacChanged, NetHandlerOptions } from './net-handler.ts';
 import { OFFLOAD_DEPENDENCIES, offloadFeatures } from './net-offloads.ts';

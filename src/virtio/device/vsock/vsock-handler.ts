@@ -1,8 +1,9 @@
 /** The socket device's data half: moves packets between queues and connections (virtio 1.3 §5.10.6). */
+
+import { hasFeature } from '../../../abi/virtio-ring.ts';
 import * as abi from '../../../abi/virtio-vsock.ts';
 import { type ActiveQueue, UNDO_POP } from '../../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../device.ts';
-import { hasFeature } from '../../features.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { HEADER_SIZE, PacketHeader } from './vsock-packet.ts';
 import type { VsockSwitch } from './vsock-switch.ts';

@@ -3,10 +3,10 @@
  * host. Served on the main thread, where the sockets are.
  */
 import type { Duplex } from 'node:stream';
+import { featureSet } from '../../../abi/virtio-ring.ts';
 import * as abi from '../../../abi/virtio-vsock.ts';
 import { VsockSockets } from '../../../backend/vsock-sockets.ts';
 import type { QueueHandler, QueueSpec, VhostSpec, VirtioDevice } from '../../device.ts';
-import { featureSet } from '../../features.ts';
 import type { Patience } from './vsock-connection.ts';
 import { QUEUE_SIZE, VsockHandler } from './vsock-handler.ts';
 import { MAX_CONNECTIONS, VsockSwitch } from './vsock-switch.ts';

@@ -9,9 +9,8 @@ import {
   FAILED,
   FEATURES_OK,
 } from '../../../abi/virtio-pci.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../abi/virtio-ring.ts';
+import { hasFeature, VIRTIO_F_VERSION_1 } from '../../../abi/virtio-ring.ts';
 import { drainEventfd, isReadable } from '../../../host/fd.ts';
-import { hasFeature } from '../../features.ts';
 import type { RegisterObserver } from '../../register-observer.ts';
 import type { Breach } from '../observation.ts';
 import { type Rule, rules } from './rules.ts';

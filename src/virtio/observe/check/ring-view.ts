@@ -1,5 +1,6 @@
 /** The checker's view of a queue's rings, independent of the handler, in either format. */
 import {
+  hasFeature,
   RING_EVENT_FLAGS_DESC,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
@@ -12,7 +13,6 @@ import {
   virtq_desc,
 } from '../../../abi/virtio-ring.ts';
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
-import { hasFeature } from '../../features.ts';
 import { locateRings } from '../../queue/create-virtqueue.ts';
 import type { QueueConfig } from '../../queue/virtqueue.ts';
 import { type Rule, rules } from './rules.ts';

@@ -14,14 +14,13 @@ import {
   VIRTIO_NET_F_MRG_RXBUF,
   VIRTIO_NET_OK,
 } from '../../../../src/abi/virtio-net.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import { featureSet, hasFeature, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { TapQueue } from '../../../../src/backend/tap-queue.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { createNetDevice, type NetDevice } from '../../../../src/virtio/device/net/net.ts';
 import { createHandler } from '../../../../src/virtio/device/net/net-handler.ts';
 import { netType } from '../../../../src/virtio/device/net/net-type.ts';
 import type { DeviceHost, QueueHandler } from '../../../../src/virtio/device.ts';
-import { featureSet, hasFeature } from '../../../../src/virtio/features.ts';
 import { checkBackendOptions } from '../../../support/rigs/backend-options.ts';
 import { tapReason } from '../../../support/rigs/host.ts';
 

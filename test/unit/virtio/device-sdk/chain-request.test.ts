@@ -1,14 +1,17 @@
 /** What a handler reads and writes of a request, however the driver cut it. */
 import fc from 'fast-check';
 import t from 'tap';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../../src/abi/virtio-ring.ts';
 import { DeviceRig } from '../../../../src/testing/device-rig.ts';
 import { DefinedHandler } from '../../../../src/virtio/device-sdk/defined-handler.ts';
 import {
   type DeviceDefinition,
   defineDevice,
 } from '../../../../src/virtio/device-sdk/definition.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 
 const SPLIT = featureSet(VIRTIO_F_VERSION_1);
 const PACKED = featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_RING_PACKED);

@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import t from 'tap';
 import {
+  featureSet,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
@@ -13,7 +14,6 @@ import {
   type DeviceDefinition,
   defineDevice,
 } from '../../../../src/virtio/device-sdk/definition.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 
 const SPLIT = featureSet(VIRTIO_F_VERSION_1);
 const PACKED = featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_RING_PACKED);

@@ -3,6 +3,7 @@ import t from 'tap';
 import { EINTR, EIO, EOPNOTSUPP } from '../../../../src/abi/errno.ts';
 import * as abi from '../../../../src/abi/virtio-blk.ts';
 import {
+  featureSet,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_RING_PACKED,
@@ -12,7 +13,6 @@ import { IN_FLIGHT } from '../../../../src/backend/disk-engine.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { BlkHandler } from '../../../../src/virtio/device/blk/blk-handler.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import { FakeDisk, type FakeRequest } from '../../../support/fakes/disk.ts';
 import {
   type BlkResult,

@@ -1,14 +1,17 @@
 /** A disk whose driver keeps its thread busy for hours: stopped where it runs, in a queue worker. */
 import t from 'tap';
 import { VIRTIO_BLK_T_IN } from '../../../../src/abi/virtio-blk.ts';
-import { VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_VERSION_1,
+} from '../../../../src/abi/virtio-ring.ts';
 import { QueueWorkerDatapath } from '../../../../src/datapath/queue-worker.ts';
 import { Eventfd } from '../../../../src/host/fd.ts';
 import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue, GuestHeap } from '../../../../src/testing/index.ts';
 import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import { CALLS, GO, type WatchedDiskOptions } from '../../../support/fakes/disk.ts';
 import { blkHeader, TemporaryFolder } from '../../../support/rigs/blk-driver.ts';
 

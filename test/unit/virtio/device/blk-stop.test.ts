@@ -14,6 +14,7 @@ import {
   VIRTIO_BLK_T_WRITE_ZEROES,
 } from '../../../../src/abi/virtio-blk.ts';
 import {
+  featureSet,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_RING_PACKED,
@@ -23,7 +24,6 @@ import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
 import { BlkHandler } from '../../../../src/virtio/device/blk/blk-handler.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import { CountingDisk } from '../../../support/fakes/disk.ts';
 import {
   BlkDriver,

@@ -2,7 +2,11 @@
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-blk.ts';
-import { VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_VERSION_1,
+} from '../../../../src/abi/virtio-ring.ts';
 import { QueueWorkerDatapath } from '../../../../src/datapath/queue-worker.ts';
 import { Eventfd } from '../../../../src/host/fd.ts';
 import { NativeMemory } from '../../../../src/host/native-memory.ts';
@@ -11,7 +15,6 @@ import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue, GuestHeap } from '../../../../src/testing/index.ts';
 import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import { blkHeader, blkResult, TemporaryFolder } from '../../../support/rigs/blk-driver.ts';
 
 const POLLIN = 1;

@@ -3,12 +3,12 @@ import { readFileSync, statSync, truncateSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import * as abi from '../../../../src/abi/virtio-blk.ts';
 import {
+  hasFeature,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_RING_PACKED,
 } from '../../../../src/abi/virtio-ring.ts';
-import { hasFeature } from '../../../../src/virtio/features.ts';
 import {
   BlkDriver,
   type BlkDriverOptions,

@@ -1,8 +1,11 @@
 /** Console device: bytes in and out of ports (virtio 1.3 §5.3.6), and what hostile drivers try. */
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-console.ts';
-import { VIRTIO_F_EVENT_IDX, VIRTIO_F_RING_PACKED } from '../../../../src/abi/virtio-ring.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
+import {
+  featureSet,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_RING_PACKED,
+} from '../../../../src/abi/virtio-ring.ts';
 import {
   BASE,
   ConsoleRig,

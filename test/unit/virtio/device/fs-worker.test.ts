@@ -3,7 +3,7 @@ import { statSync } from 'node:fs';
 import t from 'tap';
 import { O_RDWR } from '../../../../src/abi/files.ts';
 import * as fuse from '../../../../src/abi/fuse.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { QueueWorkerDatapath } from '../../../../src/datapath/queue-worker.ts';
 import { Eventfd } from '../../../../src/host/fd.ts';
 import { NativeMemory } from '../../../../src/host/native-memory.ts';
@@ -12,7 +12,6 @@ import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue, GuestHeap } from '../../../../src/testing/index.ts';
 import { createFsDevice } from '../../../../src/virtio/device/fs/fs.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import {
   createdHandle,
   type FuseResult,

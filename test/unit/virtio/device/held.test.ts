@@ -3,14 +3,13 @@
 import t, { type Test } from 'tap';
 import { VIRTIO_BLK_T_IN } from '../../../../src/abi/virtio-blk.ts';
 import { VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC } from '../../../../src/abi/virtio-net.ts';
-import { VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { ActiveQueue } from '../../../../src/virtio/active-queue.ts';
 import { createRngDevice } from '../../../../src/virtio/device/rng/rng.ts';
 import { VsockHandler } from '../../../../src/virtio/device/vsock/vsock-handler.ts';
 import type { QueueHandler } from '../../../../src/virtio/device.ts';
 import { DefinedDevice } from '../../../../src/virtio/device-sdk/defined-device.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import { HeldQueue } from '../../../../src/virtio/queue/held-queue.ts';
 import { BlkDriver, blkHeader, TemporaryFolder } from '../../../support/rigs/blk-driver.ts';
 import { BASE, TX as CONSOLE_TX, ConsoleRig } from '../../../support/rigs/console.ts';

@@ -1,10 +1,13 @@
 /** The entropy device (virtio 1.3 §5.4). */
 import t from 'tap';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../../src/abi/virtio-ring.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { createRngDevice } from '../../../../src/virtio/device/rng/rng.ts';
 import type { QueueHandler } from '../../../../src/virtio/device.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 
 function start(...ring: number[]): DeviceRig {
   const device = createRngDevice({ name: 'rng0' });

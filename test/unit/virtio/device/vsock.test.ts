@@ -2,14 +2,17 @@
 import { Buffer } from 'node:buffer';
 import type { Duplex } from 'node:stream';
 import t from 'tap';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../../src/abi/virtio-ring.ts';
 import * as abi from '../../../../src/abi/virtio-vsock.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
 import { BUFFER } from '../../../../src/virtio/device/vsock/vsock-credit.ts';
 import { VsockHandler } from '../../../../src/virtio/device/vsock/vsock-handler.ts';
 import { PacketHeader } from '../../../../src/virtio/device/vsock/vsock-packet.ts';
 import { MAX_CONNECTIONS, VsockSwitch } from '../../../../src/virtio/device/vsock/vsock-switch.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import {
   EVENT,
   GUEST,

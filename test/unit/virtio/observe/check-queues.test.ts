@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import t from 'tap';
 import {
+  featureSet,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
@@ -14,7 +15,6 @@ import { createDriverQueue } from '../../../../src/testing/create-driver-queue.t
 import type { DriverQueue } from '../../../../src/testing/driver-queue.ts';
 import { writeDescriptor } from '../../../../src/testing/driver-split-queue.ts';
 import { GuestHeap } from '../../../../src/testing/guest-heap.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import { CheckedQueue } from '../../../../src/virtio/observe/check/checked-queue.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
 import { createVirtqueue } from '../../../../src/virtio/queue/create-virtqueue.ts';

@@ -1,10 +1,13 @@
 /** Each rule of the registers that is checked, over both transports' common part. */
 import t from 'tap';
 import { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } from '../../../../src/abi/virtio-pci.ts';
-import { VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_RESET,
+  VIRTIO_F_VERSION_1,
+} from '../../../../src/abi/virtio-ring.ts';
 import { Eventfd } from '../../../../src/host/fd.ts';
 import { SharedState } from '../../../../src/state/shared-state.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
 import { observeRegisters } from '../../../../src/virtio/observe/observe-registers.ts';
 import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';

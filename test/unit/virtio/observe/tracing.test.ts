@@ -2,6 +2,7 @@
 
 import t from 'tap';
 import {
+  featureSet,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_RING_PACKED,
@@ -12,7 +13,6 @@ import { createDriverQueue } from '../../../../src/testing/create-driver-queue.t
 import { GuestHeap } from '../../../../src/testing/guest-heap.ts';
 import { ActiveQueue } from '../../../../src/virtio/active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../../../src/virtio/device.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
 import {
   allocateTraceRing,

@@ -1,11 +1,14 @@
 /** Queues that are polled: the driver is told to be quiet, and nothing is missed at either end. */
 import t from 'tap';
-import { VIRTIO_F_EVENT_IDX, VIRTIO_F_RING_PACKED } from '../../../../src/abi/virtio-ring.ts';
+import {
+  featureSet,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_RING_PACKED,
+} from '../../../../src/abi/virtio-ring.ts';
 import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
 import { createDriverQueue } from '../../../../src/testing/create-driver-queue.ts';
 import { GuestHeap } from '../../../../src/testing/guest-heap.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import { createVirtqueue } from '../../../../src/virtio/queue/create-virtqueue.ts';
 import { DescriptorChain } from '../../../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN, POP_EMPTY } from '../../../../src/virtio/queue/virtqueue.ts';

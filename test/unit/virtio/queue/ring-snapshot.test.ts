@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import t from 'tap';
 import {
+  featureSet,
   RING_EVENT_FLAGS_DESC,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_RING_PACKED,
@@ -11,7 +12,6 @@ import {
 } from '../../../../src/abi/virtio-ring.ts';
 import { Ram } from '../../../../src/memory/ram.ts';
 import { MiB } from '../../../../src/memory/ram-layout.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import {
   type PackedSnapshot,
   type RingSnapshot,

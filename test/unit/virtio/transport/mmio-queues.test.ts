@@ -2,12 +2,12 @@
 import t from 'tap';
 import * as mmio from '../../../../src/abi/virtio-mmio.ts';
 import {
+  featureSet,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
 } from '../../../../src/abi/virtio-ring.ts';
 import { drainEventfd, signalEventfd } from '../../../../src/host/fd.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import { type MmioRigOptions, VirtioMmioRig } from '../../../support/rigs/virtio-mmio.ts';
 
 const ADDRESSES = [

@@ -2,8 +2,11 @@
 import t from 'tap';
 import * as mmio from '../../../../src/abi/virtio-mmio.ts';
 import * as abi from '../../../../src/abi/virtio-pci.ts';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../../src/abi/virtio-ring.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
 import { observeRegisters } from '../../../../src/virtio/observe/observe-registers.ts';
 import { VirtioMmioRig } from '../../../support/rigs/virtio-mmio.ts';

@@ -2,8 +2,11 @@
 import t from 'tap';
 import * as pci from '../../../../src/abi/pci.ts';
 import { VIRTIO_MSI_NO_VECTOR } from '../../../../src/abi/virtio-pci.ts';
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../../../src/abi/virtio-ring.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
+import {
+  featureSet,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../../src/abi/virtio-ring.ts';
 import { type RigOptions, VirtioPciRig } from '../../../support/rigs/virtio-pci.ts';
 
 /** A device whose features are negotiated. */

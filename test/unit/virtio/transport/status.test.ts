@@ -2,11 +2,11 @@
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-pci.ts';
 import {
+  featureSet,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
   VIRTIO_F_VERSION_1,
 } from '../../../../src/abi/virtio-ring.ts';
-import { featureSet } from '../../../../src/virtio/features.ts';
 import { VirtioPciRig } from '../../../support/rigs/virtio-pci.ts';
 
 const { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, DEVICE_NEEDS_RESET, FAILED } = abi;
