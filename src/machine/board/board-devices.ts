@@ -9,7 +9,7 @@ import type { PciFunction } from '../../pci/function.ts';
 import type { IntxLines } from '../../pci/intx.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import type { Breach } from '../../virtio/observe/observation.ts';
-import { observeRegisters } from '../../virtio/observe/observe-registers.ts';
+import { observeRegisters } from '../../virtio/observe/observe.ts';
 import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
 import {
   VIRTIO_MMIO_WINDOW_SIZE,

@@ -1,6 +1,8 @@
-/** What observes a device, and its reports; plain, cloneable messages. */
+/** Observation of a device: what is asked for, what is reported, and a data half under observation. */
+import type { ActiveQueue } from '../active-queue.ts';
+import type { HandlerContext, QueueHandler } from '../device.ts';
 
-/** What observes a device's queues while they are served. */
+/** What observes a device's queues while they are served; a plain, cloneable message. */
 export interface Observation {
   /** Index of the device in its machine, for records. */
   readonly device: number;
@@ -10,7 +12,7 @@ export interface Observation {
   readonly check?: boolean;
 }
 
-/** A breach of a rule of virtio. */
+/** A breach of a rule of virtio; likewise. */
 export interface Breach {
   /** Which side broke it. */
   readonly side: 'driver' | 'device';
@@ -22,4 +24,46 @@ export interface Breach {
   readonly text: string;
   /** The relevant part of the ring, in lines; empty when there is none. */
   readonly dump: readonly string[];
+}
+
+/**
+ * A data half under observation. It replaces the handler that it wraps, and puts a
+ * wrapper around each queue: so a device without observers pays nothing. Wrappers nest.
+ * Passes everything on; observers override what they need to see.
+ */
+export class ObservedHandler implements QueueHandler {
+  readonly #inner: QueueHandler;
+  readonly message?: (message: unknown) => void;
+  readonly drain?: (queues: readonly number[]) => Promise<void> | undefined;
+
+  /** @param inner the handler under observation */
+  constructor(inner: QueueHandler) {
+    this.#inner = inner;
+    if (inner.message !== undefined) this.message = (message) => inner.message?.(message);
+    if (inner.drain !== undefined) this.drain = (queues) => inner.drain?.(queues);
+  }
+
+  start(context: HandlerContext): void {
+    this.#inner.start({
+      ...context,
+      queues: context.queues.map((queue) => (queue === undefined ? queue : this.wrap(queue))),
+    });
+  }
+
+  kick(queue: number): void {
+    this.#inner.kick(queue);
+  }
+
+  ready(token: number, events: number): void {
+    this.#inner.ready?.(token, events);
+  }
+
+  stop(): void {
+    this.#inner.stop();
+  }
+
+  /** The queue that the inner handler gets. */
+  protected wrap(queue: ActiveQueue): ActiveQueue {
+    return queue;
+  }
 }

@@ -1,8 +1,12 @@
-/** Wraps a device's data half in the requested observers. */
+/** Sets up the observers that were asked for: of a device's data half, and of its registers. */
 import type { QueueHandler } from '../device.ts';
+import type { RegisterObserver } from '../register-observer.ts';
 import { CheckingHandler, type CheckOptions } from './check/checking-handler.ts';
-import type { Observation } from './observation.ts';
+import { type CheckedDevice, RegisterChecker } from './check/checking-registers.ts';
+import type { Breach, Observation } from './observation.ts';
+import type { TraceWriter } from './trace/trace-ring.ts';
 import { TracingHandler } from './trace/tracing-handler.ts';
+import { traceRegisters } from './trace/tracing-registers.ts';
 
 /**
  * The handler with its observers, innermost first: the check, then the trace, which thus
@@ -20,4 +24,24 @@ export function observe(
     outer = new TracingHandler(outer, observation.trace, observation.device);
   }
   return outer;
+}
+
+/** The requested observers of a device's registers. */
+export interface RegisterWatch {
+  /** Index of the device in its machine. */
+  readonly device: number;
+  readonly tracer: TraceWriter | undefined;
+  readonly check: { readonly device: CheckedDevice; breach(breach: Breach): void } | undefined;
+}
+
+/** @returns undefined when there are none */
+export function observeRegisters(watch: RegisterWatch): RegisterObserver | undefined {
+  const { device, tracer, check } = watch;
+  const trace = tracer && traceRegisters(tracer, device);
+  const checker = check && new RegisterChecker(check.device, (breach) => check.breach(breach));
+  if (trace === undefined || checker === undefined) return trace ?? checker?.observe;
+  return (event) => {
+    trace(event);
+    checker.observe(event);
+  };
 }

@@ -53,7 +53,7 @@ export class ConfigSpace {
    */
   changed(): void {
     this.#words[CHANGED] = 1;
-    this.#observer?.configChanged();
+    this.#observer?.({ what: 'config changed' });
   }
 
   /** 8 bits. */
@@ -64,7 +64,7 @@ export class ConfigSpace {
   /** @param size 1, 2 or 4; 0 is read past the end */
   read(offset: number, size: number): number {
     const value = this.#read(offset, size);
-    this.#observer?.configRead(offset, size, value);
+    this.#observer?.({ what: 'config read', offset, size, value });
     return value;
   }
 

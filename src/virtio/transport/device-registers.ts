@@ -109,7 +109,7 @@ export class DeviceRegisters {
     const before = this.status;
     const accepted = this.driverFeatures;
     this.#writeStatus(value);
-    this.#events.observer?.statusWritten(before, value, this.status, accepted);
+    this.#events.observer?.({ what: 'status', before, value, after: this.status, accepted });
   }
 
   #writeStatus(value: number): void {
@@ -135,7 +135,7 @@ export class DeviceRegisters {
   setNeedsReset(): boolean {
     if ((this.status & DEVICE_NEEDS_RESET) !== 0) return false;
     this.#words[STATUS] = this.status | DEVICE_NEEDS_RESET;
-    this.#events.observer?.needsReset();
+    this.#events.observer?.({ what: 'needs reset' });
     return true;
   }
 
@@ -150,7 +150,7 @@ export class DeviceRegisters {
     this.#words[CONFIG_VECTOR] = VIRTIO_MSI_NO_VECTOR;
     for (let queue = 0; queue < this.queueCount; queue++) this.completeQueueReset(queue);
     this.#wasReset();
-    this.#events.observer?.resetCompleted();
+    this.#events.observer?.({ what: 'reset completed' });
     Atomics.notify(this.#words, RESETTING);
   }
 
@@ -226,7 +226,7 @@ export class DeviceRegisters {
     const select = this.deviceFeatureSelect;
     const bits =
       select > 1 ? 0 : Number((this.shape.features >> BigInt(32 * select)) & 0xffff_ffffn);
-    this.#events.observer?.featuresRead(select, bits);
+    this.#events.observer?.({ what: 'features read', select, bits });
     return bits;
   }
 
@@ -239,8 +239,9 @@ export class DeviceRegisters {
   /** Accepts feature bits; ignored once FEATURES_OK is set (§3.1.1). */
   writeDriverFeature(value: number): void {
     const select = this.driverFeatureSelect;
-    this.#events.observer?.featuresWritten(select, value, this.status);
-    if (select > 1 || (this.status & FEATURES_OK) !== 0) return;
+    const { status } = this;
+    this.#events.observer?.({ what: 'features written', select, bits: value, status });
+    if (select > 1 || (status & FEATURES_OK) !== 0) return;
     this.#words[DRIVER_FEATURE + select] = value;
   }
 
@@ -259,7 +260,7 @@ export class DeviceRegisters {
   setQueueWord(queue: number, word: number, value: number): void {
     if (queue >= this.queueCount) return;
     const enabled = this.queueWord(queue, QUEUE_ENABLE) === 1;
-    this.#events.observer?.queueWritten(queue, this.status, enabled);
+    this.#events.observer?.({ what: 'queue written', queue, status: this.status, enabled });
     if (!enabled) this.#setWord(queue, word, value);
   }
 
@@ -285,7 +286,7 @@ export class DeviceRegisters {
     const packed = hasFeature(this.driverFeatures, VIRTIO_F_RING_PACKED);
     const fits = size > 0 && size <= (this.shape.queueSizes[queue] ?? 0);
     if (!fits || (!packed && (size & (size - 1)) !== 0)) {
-      this.#events.observer?.queueSizeRefused(queue, size);
+      this.#events.observer?.({ what: 'queue size refused', queue, size });
       return;
     }
     this.setQueueWord(queue, QUEUE_SIZE, size);
@@ -296,8 +297,9 @@ export class DeviceRegisters {
     if (queue >= this.queueCount) return;
     const size = this.queueWord(queue, QUEUE_SIZE);
     const area = this.#address(queue, QUEUE_DESC);
-    this.#events.observer?.queueEnabled(queue, this.status, size, area);
-    if ((this.status & FEATURES_OK) === 0) return;
+    const { status } = this;
+    this.#events.observer?.({ what: 'queue enabled', queue, status, size, area });
+    if ((status & FEATURES_OK) === 0) return;
     if (this.isResetting || this.queueWord(queue, QUEUE_ENABLE) === 1) return;
     this.#setWord(queue, QUEUE_ENABLE, 1);
     if (this.isActive) this.changes.add(CHANGE_QUEUES);
@@ -307,7 +309,7 @@ export class DeviceRegisters {
   resetQueue(queue: number): void {
     if (queue >= this.queueCount) return;
     const negotiated = hasFeature(this.driverFeatures, VIRTIO_F_RING_RESET);
-    this.#events.observer?.queueReset(queue, negotiated);
+    this.#events.observer?.({ what: 'queue reset', queue, negotiated });
     if (this.isResetting || !negotiated) return;
     if (this.queueWord(queue, QUEUE_ENABLE) === 0) return;
     if (this.queueWord(queue, QUEUE_RESET) === 1) return;
@@ -323,7 +325,7 @@ export class DeviceRegisters {
   stopQueue(queue: number): void {
     if (this.isResetting || this.queueWord(queue, QUEUE_ENABLE) === 0) return;
     if (this.isQueueResetting(queue)) return;
-    this.#events.observer?.queueReset(queue, true);
+    this.#events.observer?.({ what: 'queue reset', queue, negotiated: true });
     this.#words[QUEUES + queue * QUEUE_WORDS + QUEUE_STOPPING] = 1;
     if (this.isActive) this.changes.add(CHANGE_QUEUES);
     else this.completeQueueReset(queue);
@@ -354,13 +356,14 @@ export class DeviceRegisters {
   /** The driver writes configuration space. */
   writeConfig(offset: number, size: number, value: number): void {
     const writable = this.config.write(offset, size, value);
-    this.#events.observer?.configWritten(offset, size, value, writable, this.status);
+    const { status } = this;
+    this.#events.observer?.({ what: 'config written', offset, size, value, writable, status });
     if (writable) this.changes.add(CHANGE_CONFIG);
   }
 
   /** The driver wrote a read-only register: ignored. */
   readOnlyWritten(name: string): void {
-    this.#events.observer?.readOnlyWritten(name);
+    this.#events.observer?.({ what: 'read-only written', name });
   }
 
   /** The current interrupt status (§4.1.4.5). */

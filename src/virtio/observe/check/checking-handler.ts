@@ -3,8 +3,7 @@ import { Timerfd } from '../../../host/fd.ts';
 import { ActiveQueue } from '../../active-queue.ts';
 import { type HandlerContext, type QueueHandler, READABLE } from '../../device.ts';
 import type { QueueConfig } from '../../queue/virtqueue.ts';
-import type { Breach } from '../observation.ts';
-import { ObservedHandler } from '../observed-handler.ts';
+import { type Breach, ObservedHandler } from '../observation.ts';
 import { CheckedQueue } from './checked-queue.ts';
 
 const TICK_NS = 1e9;

@@ -11,7 +11,7 @@ import {
 } from '../../../abi/virtio-pci.ts';
 import { hasFeature, VIRTIO_F_VERSION_1 } from '../../../abi/virtio-ring.ts';
 import { drainEventfd, isReadable } from '../../../host/fd.ts';
-import type { RegisterObserver } from '../../register-observer.ts';
+import type { RegisterEvent, RegisterObserver } from '../../register-observer.ts';
 import type { Breach } from '../observation.ts';
 import { type Rule, rules } from './rules.ts';
 
@@ -28,8 +28,12 @@ export interface CheckedDevice {
 const DRIVER_BITS = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 const KNOWN_BITS = DRIVER_BITS | DEVICE_NEEDS_RESET;
 
-/** One device's registers, checked. */
-export class CheckingRegisters implements RegisterObserver {
+type StatusWrite = Extract<RegisterEvent, { what: 'status' }>;
+
+const hex = (value: number): string => `0x${(value >>> 0).toString(16)}`;
+
+/** Checks one device's registers. */
+export class RegisterChecker {
   readonly #device: CheckedDevice;
   readonly #breach: (breach: Breach) => void;
   readonly #told = new Set<string>();
@@ -39,8 +43,46 @@ export class CheckingRegisters implements RegisterObserver {
     this.#breach = breach;
   }
 
-  statusWritten(before: number, value: number, _after: number, accepted: bigint): void {
-    if (value === 0) return;
+  readonly observe: RegisterObserver = (event) => {
+    const early = 'status' in event && (event.status & FEATURES_OK) === 0;
+    switch (event.what) {
+      case 'status':
+        if (event.value !== 0) this.#statusWritten(event);
+        return;
+      case 'features written':
+        if (early) return;
+        this.#tell(rules.lateFeatures, `word ${event.select}: ${hex(event.bits)}`);
+        return;
+      case 'queue written':
+        if (event.enabled) this.#tell(rules.enabledQueue, '', event.queue);
+        else if (early) this.#tell(rules.earlyQueue, statusText(event.status), event.queue);
+        return;
+      case 'queue size refused':
+        this.#tell(rules.queueSize, `size ${event.size}`, event.queue);
+        return;
+      case 'queue enabled':
+        if (early) this.#tell(rules.earlyQueue, statusText(event.status), event.queue);
+        return;
+      case 'queue reset':
+        if (!event.negotiated) this.#tell(rules.noRingReset, '', event.queue);
+        return;
+      case 'config written': {
+        const { offset, size, value, writable } = event;
+        const note = `offset ${offset}, ${size} bytes, value ${hex(value)}`;
+        if (!writable) this.#tell(rules.configReadOnly, note);
+        else if (early) this.#tell(rules.earlyConfig, note);
+        return;
+      }
+      case 'read-only written':
+        this.#tell(rules.readOnly, event.name);
+        return;
+      case 'reset completed':
+        // Earlier signals are stale: nothing is served now.
+        for (const kick of this.#device.kicks) drainEventfd(kick);
+    }
+  };
+
+  #statusWritten({ before, value, accepted }: StatusWrite): void {
     const note = `${statusText(before)}, then ${statusText(value)} was written`;
     if ((before & DRIVER_BITS & ~value) !== 0) this.#tell(rules.statusCleared, note);
     if ((value & ~KNOWN_BITS) !== 0) this.#tell(rules.statusUnknown, note);
@@ -58,56 +100,6 @@ export class CheckingRegisters implements RegisterObserver {
       });
     }
   }
-
-  featuresRead(): void {}
-
-  featuresWritten(select: number, bits: number, status: number): void {
-    if ((status & FEATURES_OK) === 0) return;
-    this.#tell(rules.lateFeatures, `word ${select}: 0x${(bits >>> 0).toString(16)}`);
-  }
-
-  queueWritten(queue: number, status: number, enabled: boolean): void {
-    if (enabled) this.#tell(rules.enabledQueue, '', queue);
-    else if ((status & FEATURES_OK) === 0) this.#tell(rules.earlyQueue, statusText(status), queue);
-  }
-
-  queueSizeRefused(queue: number, size: number): void {
-    this.#tell(rules.queueSize, `size ${size}`, queue);
-  }
-
-  queueEnabled(queue: number, status: number): void {
-    if ((status & FEATURES_OK) === 0) this.#tell(rules.earlyQueue, statusText(status), queue);
-  }
-
-  queueReset(queue: number, negotiated: boolean): void {
-    if (!negotiated) this.#tell(rules.noRingReset, '', queue);
-  }
-
-  configRead(): void {}
-
-  configWritten(
-    offset: number,
-    size: number,
-    value: number,
-    writable: boolean,
-    status: number,
-  ): void {
-    const note = `offset ${offset}, ${size} bytes, value 0x${(value >>> 0).toString(16)}`;
-    if (!writable) this.#tell(rules.configReadOnly, note);
-    else if ((status & FEATURES_OK) === 0) this.#tell(rules.earlyConfig, note);
-  }
-
-  readOnlyWritten(name: string): void {
-    this.#tell(rules.readOnly, name);
-  }
-
-  /** Earlier signals are stale: nothing is served now. */
-  resetCompleted(): void {
-    for (const kick of this.#device.kicks) drainEventfd(kick);
-  }
-
-  needsReset(): void {}
-  configChanged(): void {}
 
   #checkFeatures(accepted: bigint): void {
     const { features, featureDependencies } = this.#device;

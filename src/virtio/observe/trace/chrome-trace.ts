@@ -4,7 +4,6 @@
  * threads of a process of their own. Time is the host's CLOCK_MONOTONIC in microseconds.
  */
 
-import { registerEvent } from '../register-events.ts';
 import { type Args, hex, micros, TraceEvents } from './trace-events.ts';
 import * as record from './trace-record.ts';
 import { deviceOf, queueOf } from './trace-record.ts';
@@ -161,7 +160,7 @@ export class ChromeTrace {
 
   /** Written with the register lock held, but by several threads: clocks may differ by a little. */
   #registers(one: TraceRecord): void {
-    const event = registerEvent(one, this.#names.status);
+    const event = registerRecord(one, this.#names.status);
     if (event === undefined) return;
     const pid = FIRST_DEVICE_PID + deviceOf(one.whom);
     const time = Math.max(one.time, this.#registerTimes.get(pid) ?? 0);
@@ -301,5 +300,46 @@ export class ChromeTrace {
       this.#tracks.set(whom, track);
     }
     return track;
+  }
+}
+
+/**
+ * A record of a device's registers as an event's name and arguments.
+ * @param status names the bits of a device's status
+ * @returns undefined for a record that concerns no register
+ */
+function registerRecord(
+  { whom, what, a, b, x }: TraceRecord,
+  status: (value: number) => string,
+): { readonly name: string; readonly args: Args } | undefined {
+  switch (what) {
+    case record.STATUS:
+      return {
+        name: `status ${status(b)}`,
+        args: { written: hex(b), before: status(a), after: status(x) },
+      };
+    case record.FEATURES_OFFERED:
+      return { name: 'features offered', args: { select: a, bits: hex(x) } };
+    case record.FEATURES_ACCEPTED:
+      return { name: 'features accepted', args: { select: a, bits: hex(x) } };
+    case record.CONFIG_READ:
+      return { name: 'config read', args: { offset: a, bytes: b, value: hex(x) } };
+    case record.CONFIG_WRITE:
+      return { name: 'config write', args: { offset: a, bytes: b, value: hex(x) } };
+    case record.QUEUE_ENABLED:
+      return {
+        name: 'queue enabled',
+        args: { queue: queueOf(whom), size: a, descriptor_area: hex(x) },
+      };
+    case record.QUEUE_RESET:
+      return { name: 'queue reset', args: { queue: queueOf(whom) } };
+    case record.DEVICE_RESET:
+      return { name: 'reset', args: {} };
+    case record.NEEDS_RESET:
+      return { name: 'device needs reset', args: {} };
+    case record.CONFIG_CHANGED:
+      return { name: 'config changed', args: {} };
+    default:
+      return undefined;
   }
 }

@@ -4,7 +4,7 @@ import { ActiveQueue } from '../../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../device.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { POP_CHAIN, type Virtqueue, type VringState } from '../../queue/virtqueue.ts';
-import { ObservedHandler } from '../observed-handler.ts';
+import { ObservedHandler } from '../observation.ts';
 import * as record from './trace-record.ts';
 import { whomOf } from './trace-record.ts';
 import { TraceWriter } from './trace-ring.ts';

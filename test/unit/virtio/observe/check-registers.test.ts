@@ -9,7 +9,7 @@ import {
 import { Eventfd } from '../../../../src/host/fd.ts';
 import { SharedState } from '../../../../src/state/shared-state.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
-import { observeRegisters } from '../../../../src/virtio/observe/observe-registers.ts';
+import { observeRegisters } from '../../../../src/virtio/observe/observe.ts';
 import * as record from '../../../../src/virtio/observe/trace/trace-record.ts';
 import {
   allocateTraceRing,

@@ -8,7 +8,7 @@ import {
   VIRTIO_F_VERSION_1,
 } from '../../../../src/abi/virtio-ring.ts';
 import type { Breach } from '../../../../src/virtio/observe/observation.ts';
-import { observeRegisters } from '../../../../src/virtio/observe/observe-registers.ts';
+import { observeRegisters } from '../../../../src/virtio/observe/observe.ts';
 import { VirtioMmioRig } from '../../../support/rigs/virtio-mmio.ts';
 
 const { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } = abi;
