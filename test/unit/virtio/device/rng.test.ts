@@ -53,6 +53,26 @@ t.test('§5.4.6 a large buffer gets 64 KiB, one without room gets nothing', asyn
   rig[Symbol.dispose]();
 });
 
+t.test('no two buffers get the same bytes, past the end of what is drawn at once', async (t) => {
+  const rig = start();
+  const seen = new Set<string>();
+  for (let round = 0; round < 20; round++) {
+    for (const length of [5000, 16, 64]) rig.queue(0).add({ writable: [length] });
+    rig.kick(0);
+    for (const { data } of rig.queue(0).completed()) {
+      t.equal(
+        data.findIndex(
+          (_, at) => at % 16 === 0 && data.subarray(at, at + 16).every((b) => b === 0),
+        ),
+        -1,
+      );
+      seen.add(Buffer.from(data.subarray(0, 16)).toString('hex'));
+    }
+  }
+  t.equal(seen.size, 60);
+  rig[Symbol.dispose]();
+});
+
 t.test('many buffers are served in turns', async (t) => {
   const rig = start();
   for (let i = 0; i < 40; i++) rig.queue(0).add({ writable: [8] });
