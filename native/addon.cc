@@ -1,15 +1,20 @@
 // What koffi cannot do: signal handlers, which must never enter JavaScript, many copies for one call,
-// and unmapping when a thread ends. Numbers in, a number or a negative errno out; no policy, no callbacks, no state but the kick
-// handler and the guard table.
+// and unmapping when a thread ends. Numbers in, a number or a negative errno out; no policy, no
+// callbacks, no state but the kick handler and the guard table.
+//
+// One binary serves every Node.js, glibc and musl: Node-API, no C++ library, no library linked in or
+// named. What it calls has the same name and layout in both C libraries (test/project/addon.test.ts).
 #include <node_api.h>
 
-#include <atomic>
-#include <cerrno>
-#include <csignal>
-#include <cstdint>
-#include <cstring>
-#include <mutex>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+
+#include <atomic>
 
 namespace {
 
@@ -26,7 +31,13 @@ struct Guard {
 
 const int kGuards = 64;
 Guard guards[kGuards];
-std::mutex guard_writers;
+pthread_mutex_t guard_writers = PTHREAD_MUTEX_INITIALIZER;
+
+struct WriterLock {
+  WriterLock() { pthread_mutex_lock(&guard_writers); }
+  ~WriterLock() { pthread_mutex_unlock(&guard_writers); }
+};
+
 struct sigaction previous_sigbus;
 bool sigbus_installed = false;
 
@@ -87,7 +98,7 @@ napi_value guard_range(napi_env env, napi_callback_info info) {
   if (address <= 0 || size <= 0 || page < 4096 || (page & (page - 1)) != 0 || address % page != 0) {
     return number(env, -EINVAL);
   }
-  std::lock_guard<std::mutex> lock(guard_writers);
+  WriterLock lock;
   if (!sigbus_installed) {
     struct sigaction action = {};
     action.sa_sigaction = on_sigbus;
@@ -118,7 +129,7 @@ Guard *slot_argument(napi_env env, napi_callback_info info) {
 napi_value unguard_range(napi_env env, napi_callback_info info) {
   Guard *guard = slot_argument(env, info);
   if (guard == nullptr) return number(env, -EINVAL);
-  std::lock_guard<std::mutex> lock(guard_writers);
+  WriterLock lock;
   guard->size.store(0, std::memory_order_release);
   return number(env, 0);
 }
@@ -161,16 +172,18 @@ struct Mapping {
 void unmap(void *data) {
   Mapping *mapping = static_cast<Mapping *>(data);
   munmap(mapping->address, mapping->size);
-  delete mapping;
+  free(mapping);
 }
 
 // unmapAtExit(address, size) -> 0. The range goes away with the calling thread's environment.
 napi_value unmap_at_exit(napi_env env, napi_callback_info info) {
   int64_t values[2];
   if (!argument(env, info, 2, values)) return number(env, -EINVAL);
-  Mapping *mapping = new Mapping{reinterpret_cast<void *>(values[0]), static_cast<size_t>(values[1])};
+  Mapping *mapping = static_cast<Mapping *>(malloc(sizeof(Mapping)));
+  if (mapping == nullptr) return number(env, -ENOMEM);
+  *mapping = {reinterpret_cast<void *>(values[0]), static_cast<size_t>(values[1])};
   if (napi_add_env_cleanup_hook(env, unmap, mapping) == napi_ok) return number(env, 0);
-  delete mapping;
+  free(mapping);
   return number(env, -ENOMEM);
 }
 

@@ -29,13 +29,6 @@ function checkHost() {
   }
 }
 
-/** The newest modification time under a folder or of a file, 0 when it is not there. */
-function newest(target) {
-  const stat = fs.statSync(target, { throwIfNoEntry: false });
-  if (!stat?.isDirectory()) return stat?.mtimeMs ?? 0;
-  return Math.max(0, ...fs.readdirSync(target).map((name) => newest(path.join(target, name))));
-}
-
 /** True unless node_modules holds what package-lock.json names. */
 function npmIsStale() {
   if (!fs.existsSync(at('package-lock.json'))) return false;
@@ -56,10 +49,21 @@ function npmIsStale() {
 
 const ADDON = at('build/Release/nodevmm.node');
 
+const ADDON_STAMP = at('build/.setup-stamp');
+
+/** A digest of the addon and of all it is built from; their times say nothing of a copied folder. */
+function addonDigest() {
+  const hash = createHash('sha256');
+  for (const file of ['binding.gyp', 'native/addon.cc', 'build/Release/nodevmm.node']) {
+    hash.update(fs.readFileSync(at(file))).update(file);
+  }
+  return hash.digest('hex');
+}
+
 function addonIsStale() {
   if (!fs.existsSync(at('binding.gyp'))) return false;
-  const built = newest(ADDON);
-  return built < Math.max(newest(at('native')), newest(at('binding.gyp')));
+  if (!fs.existsSync(ADDON) || !fs.existsSync(ADDON_STAMP)) return true;
+  return fs.readFileSync(ADDON_STAMP, 'utf8') !== addonDigest();
 }
 
 const SOURCE_FOLDERS = ['src', 'test', 'bench'];
@@ -249,6 +253,7 @@ async function buildAddon() {
   await step('native addon', process.execPath, args, { remedy });
   const load = ['-e', 'process.dlopen({ exports: {} }, process.argv[1])', ADDON];
   await step('loading the native addon', process.execPath, load, { lines: 5 });
+  fs.writeFileSync(ADDON_STAMP, addonDigest());
 }
 
 async function compile() {
