@@ -23,8 +23,10 @@ import { FakeBackend } from '../support/fakes/backend.ts';
 import { type FileKind, fileKind, PeerFiles } from './peer-files.ts';
 import { Belongings, checkLines, type FuzzSubject, type FuzzTarget, inTime } from './target.ts';
 
-/** Long enough for a turn, short enough to be waited for often. */
+/** For each answer of a backend that may withhold it: short, since inputs wait for it often. */
 const TIMEOUT_MS = 60;
+/** For one that answers everything: none, so that a busy host makes no difference. */
+const NO_TIMEOUT_MS = 2 ** 31 - 1;
 const KINDS = {
   other: (session: FrontendSession) =>
     otherKind(session, { deviceId: 42, queues: 2, queueSize: 64, configSize: 8 }),
@@ -40,11 +42,11 @@ const word = fc.oneof(
 );
 const files = fc.oneof({ weight: 5, arbitrary: fc.constant(0) }, fc.nat(8));
 
-/** What is done in place of the answer that is due, or after it. */
+/** What is done instead of the answer that is due, or after it. */
 const reaction = fc.record({
-  /** The how-manieth request it is. */
+  /** Which request it reacts to, counted from 0. */
   at: fc.nat(40),
-  /** Also do what is right, before. */
+  /** Answer properly first. */
   properly: fc.boolean(),
   act: fc.oneof(
     {
@@ -165,8 +167,9 @@ class Subject implements FuzzSubject<Input> {
   async open(): Promise<void> {
     const proper = { packed: false, protocol: 0x1_b229, config: new Uint8Array(64), reactions: [] };
     for (const kind of KIND_NAMES) {
-      const lines = await this.#live({ ...proper, kind, events: [{ do: 'restart' }] });
-      if (lines.length > 0) throw new Error(`a proper backend has it say: ${lines.join(' | ')}`);
+      const life = this.#live({ ...proper, kind, events: [{ do: 'restart' }] });
+      const lines = await inTime(life, 'the device');
+      if (lines.length > 0) throw new Error(`with a proper backend: ${lines.join(' | ')}`);
     }
     this.#belongings = await Belongings.atRest();
   }
@@ -176,7 +179,7 @@ class Subject implements FuzzSubject<Input> {
     await this.#belongings?.settled();
   }
 
-  /** A device's whole life. @returns what was said of it */
+  /** A device's whole life. @returns the lines that were reported */
   async #live({ kind, packed, protocol, config, reactions, events }: Input): Promise<string[]> {
     const socket = path.join(this.#folder, 's');
     using backend = new FakeBackend(socket);
@@ -193,7 +196,8 @@ class Subject implements FuzzSubject<Input> {
         for (const one of due) react(backend, open, one, message, channel);
       });
     }
-    const address = { socket, server: false, timeoutMs: TIMEOUT_MS };
+    const timeoutMs = reactions.length === 0 ? NO_TIMEOUT_MS : TIMEOUT_MS;
+    const address = { socket, server: false, timeoutMs };
     const said: string[] = [];
     const trying = async (work: () => Promise<unknown>): Promise<void> => {
       try {
