@@ -3,9 +3,13 @@
  * another process. The owner of a device starts a datapath at DRIVER_OK and stops it at reset;
  * the states that `stop` returns let another datapath continue where this one left off.
  */
+import { InternalError } from '../host/errors.ts';
 import type { GuestMemoryShare } from '../memory/guest-memory.ts';
+import type { VirtioDevice } from '../virtio/device.ts';
 import type { Breach, Observation } from '../virtio/observe/observation.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
+import { InProcessDatapath } from './in-process.ts';
+import { QueueWorkerDatapath } from './queue-worker.ts';
 
 /**
  * How a queue worker waits: blocked until it is kicked; polling for a while after each piece of
@@ -66,4 +70,34 @@ export interface Datapath {
   post(message: unknown, key?: string): void;
   /** Stops if needed and releases everything, the thread included. */
   close(): Promise<void>;
+}
+
+/** The datapath in this process that a device asks for: on the main thread or in a queue worker. */
+export function createDatapath(device: VirtioDevice, events: DatapathEvents): Datapath {
+  const { thread } = device;
+  if (thread.kind === 'worker') {
+    return new QueueWorkerDatapath({ name: device.name, ...thread }, events);
+  }
+  return new InProcessDatapath(() => {
+    const handler = device.createHandler?.();
+    if (handler === undefined) throw new InternalError(`${device.name} has no data half`);
+    return handler;
+  }, events);
+}
+
+/** Asynchronous work that must not overlap: strictly one step after the other. */
+export class StepQueue {
+  #last: Promise<unknown> = Promise.resolve();
+
+  /** Runs a step once those before it have ended, however they did. */
+  run<T>(step: () => Promise<T>): Promise<T> {
+    const done = this.#last.then(step);
+    this.#last = done.catch(() => {});
+    return done;
+  }
+
+  /** Resolves when all steps so far have ended. */
+  async ended(): Promise<void> {
+    await this.#last;
+  }
 }

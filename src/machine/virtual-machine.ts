@@ -3,7 +3,7 @@ import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
 import type { AgentClient, ExecOptions, ExecResult } from '../agent/client.ts';
 import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
-import { StepQueue } from '../datapath/step-queue.ts';
+import { StepQueue } from '../datapath/datapath.ts';
 import { AsyncCleanupStack } from '../host/cleanup-stack.ts';
 import { messageOf, UsageError } from '../host/errors.ts';
 import { printable } from '../host/untrusted-text.ts';

@@ -25,8 +25,12 @@ import { NativeMemory, StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { locateRings } from '../virtio/queue/create-virtqueue.ts';
-import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
-import { vringBase, vringState } from './vring-base.ts';
+import {
+  type QueueConfig,
+  type VringState,
+  vringBase,
+  vringState,
+} from '../virtio/queue/virtqueue.ts';
 
 /** ioctl(2); tests substitute a kernel of their own. */
 export type Ioctl = (fd: number, request: number, argument: number) => number;

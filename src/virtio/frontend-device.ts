@@ -41,3 +41,39 @@ export interface DeviceKind {
   /** The driver reset the device. */
   reset?(): void;
 }
+
+/** PCI: unclassified. */
+const PCI_CLASS_OTHERS = 0x00_ff00;
+/** virtio 1.3 §2.2: bits 0 to 23 and from 50 on are the device type's; there are 64 here. */
+const DEVICE_FEATURES = BigInt.asUintN(64, ~((1n << 50n) - (1n << 24n)));
+
+/** A device of which only the ID is known: what that leaves open. */
+export interface OtherDevice {
+  /** virtio 1.3 §5. */
+  readonly deviceId: number;
+  readonly queues: number;
+  readonly queueSize: number;
+  /** Bytes; 0: it has none. */
+  readonly configSize: number;
+}
+
+/** Any device: identified by its device ID, the rest is the backend's. @throws PeerError */
+export async function otherKind(backend: BackendOffer, device: OtherDevice): Promise<DeviceKind> {
+  const { deviceId, queues, queueSize, configSize } = device;
+  const shape = {
+    deviceId,
+    pciClass: PCI_CLASS_OTHERS,
+    backendFeatures: backend.features & DEVICE_FEATURES,
+    ownFeatures: 0n,
+    queues: Array.from({ length: queues }, (_, i) => ({ name: `queue${i}`, maxSize: queueSize })),
+    servedQueues: queues,
+  };
+  if (configSize === 0) return { ...shape, config: new Uint8Array(0) };
+  return {
+    ...shape,
+    config: await backend.getConfig(configSize),
+    // Which bytes may be written is up to the backend.
+    configWriteMask: new Uint8Array(configSize).fill(0xff),
+    readConfig: (current) => current.getConfig(configSize),
+  };
+}

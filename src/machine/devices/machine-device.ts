@@ -1,5 +1,5 @@
 /** What a device is to the rest of the machine, whatever implements it. */
-import { StepQueue } from '../../datapath/step-queue.ts';
+import { StepQueue } from '../../datapath/datapath.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
 import type { Board } from '../board/board.ts';

@@ -3,8 +3,12 @@
  * which state, and which of them are held.
  */
 import { hasFeature, VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
-import { createDatapath } from '../../datapath/create-datapath.ts';
-import type { Activation, Datapath, DatapathEvents } from '../../datapath/datapath.ts';
+import {
+  type Activation,
+  createDatapath,
+  type Datapath,
+  type DatapathEvents,
+} from '../../datapath/datapath.ts';
 import { InternalError, UsageError } from '../../host/errors.ts';
 import { openVhostBackends } from '../../vhost/vhost-backend.ts';
 import { VhostDatapath } from '../../vhost/vhost-datapath.ts';

@@ -10,7 +10,6 @@ import {
   text,
 } from '../../options/option-schema.ts';
 import type { FrontendSession } from '../../vhost-user/frontend/frontend-session.ts';
-import { otherKind } from '../../vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../virtio/device/blk/frontend-blk.ts';
 import { fsKind } from '../../virtio/device/fs/frontend-fs.ts';
@@ -22,7 +21,7 @@ import {
   type DeviceBackend,
   type DeviceContext,
 } from '../../virtio/device-type.ts';
-import type { DeviceKind } from '../../virtio/frontend-device.ts';
+import { type DeviceKind, otherKind } from '../../virtio/frontend-device.ts';
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 const DEFAULT_QUEUE_SIZE = 256;

@@ -1,8 +1,7 @@
 /** A device for other VMMs: its configuration, its datapath, and the session that uses it. */
 import { VIRTIO_ID_NET, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ } from '../../abi/virtio-net.ts';
 import { featureSet } from '../../abi/virtio-ring.ts';
-import { createDatapath } from '../../datapath/create-datapath.ts';
-import type { Datapath, PollMode } from '../../datapath/datapath.ts';
+import { createDatapath, type Datapath, type PollMode } from '../../datapath/datapath.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 

@@ -1,11 +1,15 @@
 /** The rings of a session: what the frontend has set up, and their service by the device's datapath. */
 import { hasFeature, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../abi/virtio-ring.ts';
-import { StepQueue } from '../../datapath/step-queue.ts';
+import { StepQueue } from '../../datapath/datapath.ts';
 import { CleanupStack } from '../../host/cleanup-stack.ts';
 import { messageOf, PeerError } from '../../host/errors.ts';
 import { checkEventfd, Eventfd, type Fd, replaceFd, signalEventfd } from '../../host/fd.ts';
-import { vringBase, vringState } from '../../vhost/vring-base.ts';
-import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
+import {
+  type QueueConfig,
+  type VringState,
+  vringBase,
+  vringState,
+} from '../../virtio/queue/virtqueue.ts';
 import { protocolError } from '../message.ts';
 import type { VringAddress } from '../payload.ts';
 import type { BackendDevice } from './backend-device.ts';

@@ -46,10 +46,14 @@ import { InternalError, messageOf, PeerError } from '../../host/errors.ts';
 import type { Fd } from '../../host/fd.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
-import { vringBase, vringState } from '../../vhost/vring-base.ts';
 import type { BackendOffer } from '../../virtio/frontend-device.ts';
 import { locateRings } from '../../virtio/queue/create-virtqueue.ts';
-import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
+import {
+  type QueueConfig,
+  type VringState,
+  vringBase,
+  vringState,
+} from '../../virtio/queue/virtqueue.ts';
 import { Channel } from '../channel.ts';
 import {
   BACKEND_REQUESTS,

@@ -5,9 +5,8 @@
 import { hasFeature, VIRTIO_F_RING_PACKED, virtq_used_elem } from '../../abi/virtio-ring.ts';
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
-import { FRESH_PACKED } from '../../vhost/vring-base.ts';
 import { locateRings } from '../../virtio/queue/create-virtqueue.ts';
-import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
+import { FRESH_PACKED, type QueueConfig, type VringState } from '../../virtio/queue/virtqueue.ts';
 
 /** `struct virtq_avail` and `virtq_used`: flags, index, then the entries (virtio 1.3 §2.7.6, §2.7.8). */
 const INDEX = 2;

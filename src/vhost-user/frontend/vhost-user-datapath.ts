@@ -8,8 +8,12 @@ import {
 } from '../../abi/vhost-user.ts';
 import { ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK } from '../../abi/virtio-pci.ts';
 import { featureSet, hasFeature } from '../../abi/virtio-ring.ts';
-import type { Activation, Datapath, DatapathEvents } from '../../datapath/datapath.ts';
-import { StepQueue } from '../../datapath/step-queue.ts';
+import {
+  type Activation,
+  type Datapath,
+  type DatapathEvents,
+  StepQueue,
+} from '../../datapath/datapath.ts';
 import { InternalError, messageOf, type PeerError, UsageError } from '../../host/errors.ts';
 import { Eventfd, signalEventfd } from '../../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';

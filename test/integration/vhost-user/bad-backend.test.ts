@@ -8,8 +8,8 @@ import { featureSet, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts'
 import { messageOf } from '../../../src/host/errors.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
-import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
+import { otherKind } from '../../../src/virtio/frontend-device.ts';
 import { type Act, FakeBackend } from '../../support/fakes/backend.ts';
 import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 

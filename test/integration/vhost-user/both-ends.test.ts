@@ -16,13 +16,12 @@ import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { ConnectingBackend, ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
 import type { FrontendSession } from '../../../src/vhost-user/frontend/frontend-session.ts';
-import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { createBlkDevice } from '../../../src/virtio/device/blk/blk.ts';
 import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng/rng.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
-import type { DeviceKind } from '../../../src/virtio/frontend-device.ts';
+import { type DeviceKind, otherKind } from '../../../src/virtio/frontend-device.ts';
 import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const SPLIT = featureSet(

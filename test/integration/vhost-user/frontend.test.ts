@@ -10,8 +10,8 @@ import {
 } from '../../../src/abi/virtio-ring.ts';
 import { isReadable } from '../../../src/host/fd.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
-import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
+import { otherKind } from '../../../src/virtio/frontend-device.ts';
 import { FakeBackend } from '../../support/fakes/backend.ts';
 import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 

@@ -8,9 +8,9 @@ import { UnixSocket } from '../../../src/host/unix-socket.ts';
 import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
 import { ConnectingBackend } from '../../../src/vhost-user/backend/backend.ts';
 import { BackendDevice } from '../../../src/vhost-user/backend/backend-device.ts';
-import { otherKind } from '../../../src/vhost-user/frontend/other-kind.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng/rng.ts';
+import { otherKind } from '../../../src/virtio/frontend-device.ts';
 import {
   asOtherUser,
   OTHER_UID,
