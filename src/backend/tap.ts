@@ -24,6 +24,7 @@ import {
   TUNSETVNETHDRSZ,
   TUNSETVNETLE,
 } from '../abi/tun.ts';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { NativeMemory } from '../host/native-memory.ts';
@@ -54,7 +55,7 @@ export interface TapOptions {
 }
 
 /** An open tap with its queues. */
-export class Tap implements Disposable {
+export class Tap extends Closeable {
   readonly name: string;
   /** True when the tap vanishes with this object. */
   readonly made: boolean;
@@ -66,6 +67,7 @@ export class Tap implements Disposable {
 
   /** @throws UsageError when the tap cannot be used, HostError when the host fails */
   constructor(options: TapOptions = {}) {
+    super();
     const { name, queues = 1 } = options;
     if (name !== undefined) checkName(name);
     const address = options.hostAddress === undefined ? null : parseAddress(options.hostAddress);
@@ -114,10 +116,6 @@ export class Tap implements Disposable {
   /** A tap made here is gone after it. */
   close(): void {
     for (const fd of this.#queues) fd.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

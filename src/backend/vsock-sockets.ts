@@ -4,6 +4,7 @@
  * port of the guest; a guest that connects to a port reaches the program listening on PATH_PORT.
  */
 import { createServer, type Server, Socket } from 'node:net';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { ListenPath } from '../host/listen-path.ts';
 import { UnixSocket } from '../host/unix-socket.ts';
 
@@ -14,7 +15,7 @@ const LONGEST_SUFFIX = '_4294967295';
 const REQUEST = /^CONNECT +([0-9]{1,10}) *\r?$/i;
 
 /** Listens for programs of the host, and connects to them. */
-export class VsockSockets implements Disposable {
+export class VsockSockets extends Closeable {
   readonly #listening: ListenPath;
   readonly #server: Server;
   readonly #onRequest: (stream: Socket, port: number) => void;
@@ -34,6 +35,7 @@ export class VsockSockets implements Disposable {
     onRequest: (stream: Socket, port: number) => void,
     peerUid?: number,
   ) {
+    super();
     this.#onRequest = onRequest;
     this.#peerUid = peerUid;
     this.#listening = new ListenPath(path, { suffix: LONGEST_SUFFIX });
@@ -70,10 +72,6 @@ export class VsockSockets implements Disposable {
     this.#server.close();
     for (const socket of this.#greeting) socket.destroy();
     this.#listening.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #greet(socket: Socket): void {

@@ -1,5 +1,5 @@
 /**
- * What is to be undone, last first: the standard's DisposableStack and AsyncDisposableStack, which
+ * Objects that are closed, and what is to be undone, last first: the standard's DisposableStack and AsyncDisposableStack, which
  * Node 20 lacks. One difference: what is added to a CleanupStack that was disposed is undone at once
  * and not an error, because a signal may dispose of a stack that is still being filled.
  *
@@ -12,6 +12,26 @@
  */
 
 import { InternalError } from './errors.ts';
+
+/** An object that holds something until it is closed, which `using` does as well. */
+export abstract class Closeable implements Disposable {
+  /** Releases what it holds. */
+  abstract close(): void;
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/** The same for what takes a while to close: `await using`. */
+export abstract class AsyncCloseable implements AsyncDisposable {
+  /** Releases what it holds. */
+  abstract close(): Promise<void>;
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
 
 /** Undoes each thing once. If some throw, the others are undone all the same; the first error is thrown. */
 export class CleanupStack implements Disposable {

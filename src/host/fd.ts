@@ -1,16 +1,18 @@
 /** File descriptors with one owner each, closed exactly once: files, eventfds and timers. */
 
 import { readlinkSync } from 'node:fs';
+import { Closeable } from './cleanup-stack.ts';
 import { PeerError } from './errors.ts';
 import { NativeMemory } from './native-memory.ts';
 import * as sys from './syscall.ts';
 
 /** A file descriptor with an owner. Workers get the bare number and never close it. */
-export class Fd implements Disposable {
+export class Fd extends Closeable {
   /** The descriptor, -1 once closed. */
   #fd: number;
 
   constructor(fd: number) {
+    super();
     this.#fd = fd;
   }
 
@@ -35,10 +37,6 @@ export class Fd implements Disposable {
     const fd = this.#fd;
     this.#fd = -1;
     sys.close(fd);
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

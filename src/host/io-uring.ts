@@ -5,6 +5,7 @@
  */
 import { EAGAIN, EBUSY, EINTR, EINVAL } from '../abi/errno.ts';
 import * as abi from '../abi/io-uring.ts';
+import { Closeable } from './cleanup-stack.ts';
 import { HostError } from './errors.ts';
 import { Fd } from './fd.ts';
 import { NativeMemory, viewOf } from './native-memory.ts';
@@ -46,7 +47,7 @@ function setup(entries: number, params: NativeMemory, completions: number): Fd {
 }
 
 /** Submission and completion ring. `user_data` is a number from 0 to 2^32 - 1. */
-export class IoUring implements Disposable {
+export class IoUring extends Closeable {
   /** `user_data` and result (negative errno on failure) of the completion that `reap` took. */
   userData = 0;
   result = 0;
@@ -71,6 +72,7 @@ export class IoUring implements Disposable {
    * @throws HostError when the kernel has no io_uring or forbids it
    */
   constructor(entries: number, completions: number) {
+    super();
     const params = new NativeMemory(P.size);
     this.#fd = setup(entries, params, completions);
     const field = (name: { readonly offset: number }): number =>
@@ -176,10 +178,6 @@ export class IoUring implements Disposable {
   close(): void {
     for (const { address, length } of this.#mappings.splice(0)) sys.munmap(address, length);
     this.#fd.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #enter(minimum: number): void {

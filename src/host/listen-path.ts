@@ -15,6 +15,7 @@ import {
 import path from 'node:path';
 import { EADDRINUSE, ECONNREFUSED, ENOENT } from '../abi/errno.ts';
 import { O_PATH } from '../abi/files.ts';
+import { Closeable } from './cleanup-stack.ts';
 import { UsageError } from './errors.ts';
 import type { Fd } from './fd.ts';
 import { fchmod } from './file-system.ts';
@@ -39,7 +40,7 @@ export interface ListenOptions {
 }
 
 /** The owner of the socket's file, and of the socket until it is taken. */
-export class ListenPath implements Disposable {
+export class ListenPath extends Closeable {
   /** Absolute. */
   readonly path: string;
   readonly #socket: Fd;
@@ -52,6 +53,7 @@ export class ListenPath implements Disposable {
 
   /** @throws UsageError or HostError, in one line, when the path cannot be listened on */
   constructor(file: string, { suffix = '', forAll = false }: ListenOptions = {}) {
+    super();
     this.path = path.resolve(file);
     const longest = SUN_PATH_SIZE - 1 - Buffer.byteLength(suffix);
     const length = Buffer.byteLength(this.path);
@@ -100,10 +102,6 @@ export class ListenPath implements Disposable {
     this.#remove();
     closeSync(this.#folder);
     if (!this.#taken) this.#socket.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   /** Not a file that another user put there meanwhile. */

@@ -1,5 +1,6 @@
 /** File descriptors on the main thread's event loop. */
 import koffi from 'koffi';
+import { Closeable } from './cleanup-stack.ts';
 
 interface PollEvents {
   readonly readable: boolean;
@@ -33,7 +34,7 @@ export const LOOP_WRITABLE = 4;
  * a machine runs on is its threads. A descriptor can have one watch at a time, and must be closed
  * after it.
  */
-export class LoopWatch implements Disposable {
+export class LoopWatch extends Closeable {
   readonly #handle: PollHandle;
   readonly #callback: (events: number) => void;
   #wanted: number;
@@ -46,6 +47,7 @@ export class LoopWatch implements Disposable {
    *   on the descriptor then reports which); may throw, as any callback of the event loop
    */
   constructor(fd: number, events: number, callback: (events: number) => void) {
+    super();
     this.#callback = callback;
     this.#wanted = events;
     const loop = koffi.node as unknown as PollFactory;
@@ -72,10 +74,6 @@ export class LoopWatch implements Disposable {
   close(): void {
     this.#wanted = 0;
     this.#handle.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   /**

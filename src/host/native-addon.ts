@@ -5,6 +5,7 @@
 
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
+import { Closeable } from './cleanup-stack.ts';
 import { UsageError } from './errors.ts';
 import { NativeMemory } from './native-memory.ts';
 import { packageFolder } from './package-folder.ts';
@@ -60,7 +61,7 @@ const PAGE_SIZE = 4096;
  *
  * Close it before the munmap.
  */
-export class FaultGuard implements Disposable {
+export class FaultGuard extends Closeable {
   #slot: number;
 
   /**
@@ -70,6 +71,7 @@ export class FaultGuard implements Disposable {
    * @throws HostError when 64 mappings are guarded already
    */
   constructor(address: number, size: number, pageSize: number = PAGE_SIZE) {
+    super();
     this.#slot = sys.check(
       nativeAddon().guard(address, size, pageSize),
       'guarding',
@@ -86,10 +88,6 @@ export class FaultGuard implements Disposable {
     if (this.#slot < 0) return;
     nativeAddon().unguard(this.#slot);
     this.#slot = -1;
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

@@ -13,6 +13,7 @@ import {
   SOCK_CLOEXEC,
   SOCK_DGRAM,
 } from '../abi/tun.ts';
+import { Closeable } from './cleanup-stack.ts';
 import { Fd } from './fd.ts';
 import { NativeMemory } from './native-memory.ts';
 import * as sys from './syscall.ts';
@@ -28,11 +29,12 @@ export function interfaceRequest(name: string): NativeMemory {
 }
 
 /** An interface by its name. Each method throws a HostError when the kernel refuses. */
-export class NetworkInterface implements Disposable {
+export class NetworkInterface extends Closeable {
   readonly name: string;
   readonly #socket: Fd;
 
   constructor(name: string) {
+    super();
     this.name = name;
     const fd = sys.syscall(SYS_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     this.#socket = new Fd(sys.check(fd, 'socket', 'an AF_INET socket'));
@@ -75,10 +77,6 @@ export class NetworkInterface implements Disposable {
 
   close(): void {
     this.#socket.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #flags(): number {

@@ -13,6 +13,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
+import { Closeable } from './cleanup-stack.ts';
 import { trustedPath } from './private-folder.ts';
 import * as sys from './syscall.ts';
 import { onProcessExit } from './threads.ts';
@@ -23,7 +24,7 @@ const LOCK_NB = 4;
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 
 /** Nobody else can enter it. */
-export class TemporaryFolder implements Disposable {
+export class TemporaryFolder extends Closeable {
   readonly path: string;
   readonly #fd: number;
   readonly #parent: number;
@@ -36,6 +37,7 @@ export class TemporaryFolder implements Disposable {
    * @throws UsageError when the temporary folder is one where others can
    */
   constructor(prefix: string, parent = temporaryParent()) {
+    super();
     this.#parent = openSync(parent, FOLDER);
     try {
       [this.path, this.#fd] = make(join(parent, prefix));
@@ -57,10 +59,6 @@ export class TemporaryFolder implements Disposable {
       closeSync(this.#fd);
       closeSync(this.#parent);
     }
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   /** Removes the folders of processes that were killed. @param parent where only we have some */

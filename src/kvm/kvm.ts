@@ -12,6 +12,7 @@ import {
   KVM_GET_SUPPORTED_CPUID,
   KVM_GET_VCPU_MMAP_SIZE,
 } from '../abi/kvm-ioctl.ts';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { StructMemory } from '../host/native-memory.ts';
@@ -49,12 +50,13 @@ const REMEDIES: Readonly<Record<string, string>> = {
 };
 
 /** The open /dev/kvm. */
-export class Kvm implements Disposable {
+export class Kvm extends Closeable {
   readonly #device: Fd;
   /** Bytes of the `kvm_run` mapping of every vCPU. */
   readonly runSize: number;
 
   private constructor(device: Fd) {
+    super();
     this.#device = device;
     this.runSize = sys.check(
       sys.ioctl(device.fd, KVM_GET_VCPU_MMAP_SIZE, 0),
@@ -142,9 +144,5 @@ export class Kvm implements Disposable {
 
   close(): void {
     this.#device.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }

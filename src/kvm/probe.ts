@@ -5,7 +5,7 @@
  */
 
 import { KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN } from '../abi/kvm-constants.ts';
-import { CleanupStack } from '../host/cleanup-stack.ts';
+import { CleanupStack, Closeable } from '../host/cleanup-stack.ts';
 import { messageOf } from '../host/errors.ts';
 import { Ram } from '../memory/ram.ts';
 import { enterFlatMode } from './entry.ts';
@@ -44,11 +44,12 @@ const COUNT_LIMIT = 2 ** 32 - 1;
 /** A measurement shorter than this is mostly the exit's own cost. */
 const ENOUGH_MS = 20;
 
-class ProbeGuest implements Disposable {
+class ProbeGuest extends Closeable {
   readonly vcpu: Vcpu;
   readonly #resources: CleanupStack;
 
   constructor(kvm: Kvm, code: readonly number[]) {
+    super();
     using stack = new CleanupStack();
     const ram = stack.use(new Ram(RAM_SIZE));
     const vm = stack.use(new Vm(kvm));
@@ -62,10 +63,6 @@ class ProbeGuest implements Disposable {
 
   close(): void {
     this.#resources.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

@@ -2,6 +2,7 @@
 import { readSync } from 'node:fs';
 import { kvm_stats_desc, kvm_stats_header } from '../abi/kvm.ts';
 import { KVM_STATS_TYPE_CUMULATIVE, KVM_STATS_TYPE_MASK } from '../abi/kvm-ioctl.ts';
+import { Closeable } from '../host/cleanup-stack.ts';
 import type { Fd } from '../host/fd.ts';
 
 interface Counter {
@@ -18,13 +19,14 @@ interface Layout {
 }
 
 /** Owner of one vCPU's counters. They may be read while the vCPU runs, from any thread. */
-export class KvmStatistics implements Disposable {
+export class KvmStatistics extends Closeable {
   readonly #file: Fd;
   /** Read when it is first asked for: few machines are. */
   #layout: Layout | undefined;
 
   /** @param file of KVM_GET_STATS_FD; owned from here on */
   constructor(file: Fd) {
+    super();
     this.#file = file;
   }
 
@@ -41,10 +43,6 @@ export class KvmStatistics implements Disposable {
 
   close(): void {
     this.#file.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #readLayout(): Layout {

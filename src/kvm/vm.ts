@@ -1,6 +1,7 @@
 /** A virtual machine as KVM sees it: owner of its file descriptor, its vCPUs and their mappings. */
 import { kvm_clock_data, kvm_pit_config, kvm_userspace_memory_region } from '../abi/kvm.ts';
 import * as request from '../abi/kvm-ioctl.ts';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { Fd } from '../host/fd.ts';
 import { StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
@@ -30,13 +31,14 @@ export interface GuestClock {
 }
 
 /** Owns a VM. Guest RAM must outlive it. */
-export class Vm implements Disposable {
+export class Vm extends Closeable {
   readonly #vm: Fd;
   readonly #vcpus: OwnedVcpu[] = [];
   readonly #runSize: number;
 
   /** An empty VM. @throws HostError */
   constructor(kvm: Kvm) {
+    super();
     this.#runSize = kvm.runSize;
     this.#vm = new Fd(kvm.createVmFd());
   }
@@ -171,10 +173,6 @@ export class Vm implements Disposable {
       fd.close();
     }
     this.#vm.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

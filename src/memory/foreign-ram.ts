@@ -1,5 +1,6 @@
 /** RAM of another program's guest: pieces of files that it shares, in one mapping of ours. */
 import { fstatSync, statfsSync } from 'node:fs';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { PeerError } from '../host/errors.ts';
 import { FaultGuard } from '../host/native-addon.ts';
 import * as sys from '../host/syscall.ts';
@@ -30,13 +31,14 @@ const refuse = (why: string): PeerError =>
  * Owns the mapping. The other program may truncate a file under it: loads and stores of ours then
  * read zeroes, and `truncated` reports it.
  */
-export class ForeignRam implements Disposable {
+export class ForeignRam extends Closeable {
   readonly share: GuestMemoryShare;
   readonly #guards: FaultGuard[] = [];
   #mapped = true;
 
   /** @throws PeerError when the regions cannot be, HostError when the host cannot map them */
   constructor(given: readonly ForeignRegion[]) {
+    super();
     const regions = [...given].sort((a, b) => a.gpa - b.gpa);
     const sizes = regions.map(checkedPageSize);
     const chunks = checkedChunks(regions);
@@ -77,10 +79,6 @@ export class ForeignRam implements Disposable {
     this.#mapped = false;
     for (const guard of this.#guards) guard.close();
     sys.munmap(this.share.address, this.share.size);
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #map(base: number, region: RamRegion, from: ForeignRegion, page: number): void {

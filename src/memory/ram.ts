@@ -1,5 +1,6 @@
 /** The owner of guest RAM: its mapping, and the memory file (memfd) behind it where there is one. */
 
+import { Closeable } from '../host/cleanup-stack.ts';
 import { Fd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
 import { GuestMemory } from './guest-memory.ts';
@@ -18,7 +19,7 @@ const NO_FILE = -1;
 export type RamBacking = 'anonymous' | 'memfd' | 'hugetlb';
 
 /** Owns the mapping; every thread of the process may view it meanwhile. */
-export class Ram implements Disposable {
+export class Ram extends Closeable {
   readonly memory: GuestMemory;
   readonly #file: Fd | undefined;
   #mapped = true;
@@ -29,6 +30,7 @@ export class Ram implements Disposable {
    * @throws HostError when the host cannot give that much
    */
   constructor(size: number, backing: RamBacking = 'anonymous', sealed = true) {
+    super();
     const what = `${size / 2 ** 20} MiB of guest RAM`;
     const remedy =
       backing === 'hugetlb'
@@ -64,10 +66,6 @@ export class Ram implements Disposable {
     this.memory.detach();
     sys.munmap(this.memory.address, this.memory.size);
     this.#file?.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

@@ -2,6 +2,7 @@
  * Runs a device's data half without KVM, guest or threads: guest RAM, queues whose driver side the
  * test plays, and a reactor that the test pumps.
  */
+import { Closeable } from '../host/cleanup-stack.ts';
 import { InternalError, UsageError } from '../host/errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { Ram } from '../memory/ram.ts';
@@ -25,7 +26,7 @@ interface RigQueue {
 }
 
 /** Stands in for a machine around a handler. */
-export class DeviceRig implements Disposable {
+export class DeviceRig extends Closeable {
   readonly memory: GuestMemory;
   /** For buffers of the test's own. */
   readonly heap: GuestHeap;
@@ -44,6 +45,7 @@ export class DeviceRig implements Disposable {
 
   /** @param size bytes of guest RAM; the first MiB stays unused */
   constructor(size = 64 * MiB) {
+    super();
     this.#ram = new Ram(size);
     this.memory = this.#ram.memory;
     this.heap = new GuestHeap(this.memory, MiB, Math.min(size, 1024 * MiB));
@@ -162,10 +164,6 @@ export class DeviceRig implements Disposable {
   close(): void {
     this.stop();
     this.#ram[Symbol.dispose]();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #run(handler: QueueHandler, features: bigint, served?: readonly number[]): void {

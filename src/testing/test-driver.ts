@@ -1,5 +1,6 @@
 /** The driver's part for a device of `defineDevice`: features, configuration space, requests. No KVM, no guest. */
 import { featureSet, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../abi/virtio-ring.ts';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { describeError, PeerError, UsageError } from '../host/errors.ts';
 import type { DeviceHost } from '../virtio/device.ts';
 import { ConfigFields } from '../virtio/device-sdk/config-fields.ts';
@@ -22,7 +23,7 @@ export interface TestDriverOptions {
 }
 
 /** From DRIVER_OK until it is disposed. */
-export class TestDriver implements Disposable {
+export class TestDriver extends Closeable {
   /** The underlying queues, to inspect and to corrupt. */
   readonly rig: DeviceRig;
   /** Configuration change notifications received. */
@@ -39,6 +40,7 @@ export class TestDriver implements Disposable {
 
   /** @param factory what `defineDevice` returned */
   constructor(factory: DeviceFactory, options: TestDriverOptions = {}) {
+    super();
     this.#definition = factory(options.options ?? {});
     this.#queues = Object.keys(this.#definition.queues);
     this.#fields = new ConfigFields(this.#definition.config);
@@ -123,10 +125,6 @@ export class TestDriver implements Disposable {
   close(): void {
     this.rig.close();
     this.#device.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #features({ features, packed = false }: TestDriverOptions): bigint {

@@ -1,5 +1,6 @@
 /** A driver in guest RAM that other processes can map, in front of a vhost-user device: no KVM. */
 import type { DatapathEvents } from '../datapath/datapath.ts';
+import { AsyncCloseable } from '../host/cleanup-stack.ts';
 import { drainEventfd, Eventfd, signalEventfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import { Ram } from '../memory/ram.ts';
@@ -13,7 +14,7 @@ import { GuestHeap } from './guest-heap.ts';
 const DEADLINE_MS = 10_000;
 
 /** One activation of a device after the other. */
-export class VhostUserRig implements AsyncDisposable {
+export class VhostUserRig extends AsyncCloseable {
   readonly ram = new Ram(16 * MiB, 'memfd');
   readonly heap = new GuestHeap(this.ram.memory, MiB, 16 * MiB);
   readonly logs: string[] = [];
@@ -27,6 +28,7 @@ export class VhostUserRig implements AsyncDisposable {
   #heard: () => void = () => {};
 
   constructor(device: VhostUserDevice) {
+    super();
     this.device = device;
     const events: DatapathEvents = {
       broken: (reason) => this.#hear(this.broken, reason),
@@ -118,10 +120,6 @@ export class VhostUserRig implements AsyncDisposable {
     for (const watch of this.#watches) watch.close();
     for (const fd of [...this.#kicks, ...this.#calls]) fd.close();
     this.ram[Symbol.dispose]();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
   }
 
   #hear(where: string[], text: string): void {

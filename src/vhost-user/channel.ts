@@ -5,6 +5,7 @@ import {
   VHOST_USER_REPLY_MASK,
   vhost_user_header,
 } from '../abi/vhost-user.ts';
+import { Closeable } from '../host/cleanup-stack.ts';
 import type { Fd } from '../host/fd.ts';
 import { LOOP_READABLE, LOOP_WRITABLE, LoopWatch } from '../host/main-loop.ts';
 import { NativeMemory } from '../host/native-memory.ts';
@@ -70,7 +71,7 @@ const GONE: readonly string[] = ['EPIPE', 'ECONNRESET', 'ENOTCONN'];
 const isForLater = (result: number): boolean => result === -EAGAIN || result === -EINTR;
 
 /** Owns the socket. It keeps the process alive only while a reply is awaited. */
-export class Channel implements Disposable {
+export class Channel extends Closeable {
   readonly #socket: UnixSocket;
   readonly #rules: ChannelRules;
   readonly #events: ChannelEvents;
@@ -88,6 +89,7 @@ export class Channel implements Disposable {
 
   /** @param socket owned from here on */
   constructor(socket: UnixSocket, rules: ChannelRules, events: ChannelEvents) {
+    super();
     this.#socket = socket;
     this.#rules = rules;
     this.#events = events;
@@ -171,10 +173,6 @@ export class Channel implements Disposable {
   /** Ends the connection for a reason that its owner found. */
   fail(error: Error): void {
     this.#end(error);
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #ready(events: number): void {

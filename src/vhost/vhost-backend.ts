@@ -15,23 +15,26 @@ import {
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
 } from '../abi/virtio-ring.ts';
-import { CleanupStack } from '../host/cleanup-stack.ts';
+import { CleanupStack, Closeable } from '../host/cleanup-stack.ts';
 import { HostError, UsageError } from '../host/errors.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import type { VhostSpec } from '../virtio/device.ts';
 import { VhostDevice } from './vhost-device.ts';
 
 /** Ring n of the vhost device is the n-th of `queues`. */
-export interface VhostBackend extends Disposable {
-  readonly vhost: VhostDevice;
+export abstract class VhostBackend extends Closeable {
+  abstract readonly vhost: VhostDevice;
   /** Indices in the virtio device. */
-  readonly queues: readonly number[];
+  abstract readonly queues: readonly number[];
   /** Starts serving the rings, which are set up. @throws HostError */
-  run(): void;
+  abstract run(): void;
   /** Returns once the kernel no longer touches a ring and has no request in flight. */
-  halt(): void;
+  abstract halt(): void;
+
   /** Closes the vhost device. */
-  close(): void;
+  close(): void {
+    this.vhost.close();
+  }
 }
 
 /**
@@ -49,12 +52,13 @@ export const KERNEL_FEATURES: bigint = featureSet(
 );
 
 /** vhost-net: one queue pair on one queue of a tap. */
-class VhostNetBackend implements VhostBackend {
+class VhostNetBackend extends VhostBackend {
   readonly vhost = VhostDevice.open('/dev/vhost-net', 'vhost_net');
   readonly queues: readonly number[];
   readonly #tap: number;
 
   constructor(pair: number, tap: number) {
+    super();
     this.queues = [2 * pair, 2 * pair + 1];
     this.#tap = tap;
   }
@@ -67,14 +71,6 @@ class VhostNetBackend implements VhostBackend {
     this.#setBackend(VHOST_FILE_UNBIND);
   }
 
-  close(): void {
-    this.vhost.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
-  }
-
   #setBackend(fd: number): void {
     for (const ring of this.queues.keys()) {
       this.vhost.setFile(VHOST_NET_SET_BACKEND, ring, fd, 'VHOST_NET_SET_BACKEND');
@@ -82,8 +78,11 @@ class VhostNetBackend implements VhostBackend {
   }
 }
 
-/** vhost-vsock: the host's end is the kernel's AF_VSOCK sockets. */
-export class VhostVsockBackend implements VhostBackend {
+/**
+ * vhost-vsock: the host's end is the kernel's AF_VSOCK sockets. Closing it frees the context ID, which
+ * ends all of the guest's connections.
+ */
+export class VhostVsockBackend extends VhostBackend {
   readonly vhost: VhostDevice;
   /** Receive and transmit queue; the kernel does not serve the event queue. */
   readonly queues: readonly number[] = [0, 1];
@@ -93,6 +92,7 @@ export class VhostVsockBackend implements VhostBackend {
    * @throws UsageError when another guest of this host has the context ID
    */
   constructor(vhost: VhostDevice, cid: number) {
+    super();
     this.vhost = vhost;
     const value = new NativeMemory(8);
     value.view.setBigUint64(0, BigInt(cid), true);
@@ -114,15 +114,6 @@ export class VhostVsockBackend implements VhostBackend {
 
   halt(): void {
     this.#setRunning(0);
-  }
-
-  /** Frees the context ID, which ends all of the guest's connections. */
-  close(): void {
-    this.vhost.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #setRunning(running: number): void {

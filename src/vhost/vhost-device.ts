@@ -19,6 +19,7 @@ import {
   vhost_vring_state,
 } from '../abi/vhost.ts';
 import { hasFeature, VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { NativeMemory, StructMemory } from '../host/native-memory.ts';
@@ -43,7 +44,7 @@ interface Ring {
 }
 
 /** Rings are numbered within the vhost device. */
-export class VhostDevice implements Disposable {
+export class VhostDevice extends Closeable {
   /** Feature bits that the kernel can serve. */
   readonly features: bigint;
   readonly #path: string;
@@ -73,6 +74,7 @@ export class VhostDevice implements Disposable {
 
   /** @throws HostError when the kernel refuses */
   constructor(path: string, fd: Fd, ioctl: Ioctl = sys.ioctl) {
+    super();
     this.#path = path;
     this.#fd = fd;
     this.#ioctl = ioctl;
@@ -171,10 +173,6 @@ export class VhostDevice implements Disposable {
   /** Ends the kernel's service and closes the device. */
   close(): void {
     this.#fd.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #setState(request: number, ring: number, num: number, name: string): number {

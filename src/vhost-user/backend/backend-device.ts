@@ -2,6 +2,7 @@
 import { VIRTIO_ID_NET, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ } from '../../abi/virtio-net.ts';
 import { featureSet } from '../../abi/virtio-ring.ts';
 import { createDatapath, type Datapath, type PollMode } from '../../datapath/datapath.ts';
+import { AsyncCloseable } from '../../host/cleanup-stack.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 
@@ -15,7 +16,7 @@ export interface DeviceEvents {
 }
 
 /** Owns the device. It outlives its sessions, of which it has one at a time. */
-export class BackendDevice implements DeviceHost, AsyncDisposable {
+export class BackendDevice extends AsyncCloseable implements DeviceHost {
   readonly device: VirtioDevice;
   /** All feature bits offered, ring features included. */
   readonly features: bigint;
@@ -39,6 +40,7 @@ export class BackendDevice implements DeviceHost, AsyncDisposable {
     log: (text: string) => void,
     poll: PollMode = 'never',
   ) {
+    super();
     this.device = device;
     this.poll = poll;
     // A network device's control queue, the last one, is the frontend's.
@@ -138,9 +140,5 @@ export class BackendDevice implements DeviceHost, AsyncDisposable {
     } finally {
       this.device.close();
     }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
   }
 }

@@ -41,6 +41,7 @@ import {
 } from '../../abi/vhost-user.ts';
 import { DEVICE_NEEDS_RESET } from '../../abi/virtio-pci.ts';
 import { featureSet, hasFeature, VIRTIO_F_IN_ORDER } from '../../abi/virtio-ring.ts';
+import { Closeable } from '../../host/cleanup-stack.ts';
 import type { Fd } from '../../host/fd.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
 import { Channel } from '../channel.ts';
@@ -72,7 +73,7 @@ const PROTOCOL_FEATURES = featureSet(
 const INFLIGHT = featureSet(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 
 /** From the start of a connection to its end. */
-export class BackendSession implements DeviceEvents, Disposable {
+export class BackendSession extends Closeable implements DeviceEvents {
   readonly #device: BackendDevice;
   readonly #socket: UnixSocket;
   readonly #channel: Channel;
@@ -92,6 +93,7 @@ export class BackendSession implements DeviceEvents, Disposable {
    * @param ended called when the device is free again
    */
   constructor(socket: UnixSocket, device: BackendDevice, ended: (error?: Error) => void) {
+    super();
     this.#device = device;
     this.#socket = socket;
     this.#ended = ended;
@@ -125,10 +127,6 @@ export class BackendSession implements DeviceEvents, Disposable {
   /** Ends the connection; `ended` follows. */
   close(): void {
     this.#channel.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   broken(reason: string): void {

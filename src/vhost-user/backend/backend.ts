@@ -1,5 +1,6 @@
 /** A device behind a unix socket, for one frontend after the other. */
 import path from 'node:path';
+import { AsyncCloseable } from '../../host/cleanup-stack.ts';
 import { HostError, messageOf } from '../../host/errors.ts';
 import { ListenPath } from '../../host/listen-path.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
@@ -11,7 +12,7 @@ import { BackendSession } from './backend-session.ts';
 const CONNECT_INTERVAL = 1000;
 
 /** Keeps the process alive, and has one session at a time. The device stays its caller's. */
-abstract class Backend implements AsyncDisposable {
+abstract class Backend extends AsyncCloseable {
   protected readonly device: BackendDevice;
   /** A user besides root and ourselves whose frontends are served. */
   protected readonly peerUid: number | undefined;
@@ -19,6 +20,7 @@ abstract class Backend implements AsyncDisposable {
   #idle: Promise<void> = Promise.resolve();
 
   constructor(device: BackendDevice, peerUid: number | undefined) {
+    super();
     this.device = device;
     this.peerUid = peerUid;
   }
@@ -55,10 +57,6 @@ abstract class Backend implements AsyncDisposable {
   async close(): Promise<void> {
     this.#session?.close();
     await this.#idle;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
   }
 }
 

@@ -1,4 +1,5 @@
 /** The guest memory that a frontend shares, by guest physical and by frontend user address. */
+import { Closeable } from '../../host/cleanup-stack.ts';
 import type { Fd } from '../../host/fd.ts';
 import { ForeignRam } from '../../memory/foreign-ram.ts';
 import { GuestMemory, type GuestMemoryShare } from '../../memory/guest-memory.ts';
@@ -14,7 +15,7 @@ interface Slot {
 }
 
 /** Changes only while no ring is served. */
-export class FrontendMemory implements Disposable {
+export class FrontendMemory extends Closeable {
   #slots: readonly Slot[] = [];
   #ram: ForeignRam | undefined;
   #view: GuestMemory | undefined;
@@ -88,10 +89,6 @@ export class FrontendMemory implements Disposable {
     this.#unmap();
     for (const { fd } of this.#slots) fd.close();
     this.#slots = [];
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #map(slots: readonly Slot[]): void {

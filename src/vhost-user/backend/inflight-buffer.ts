@@ -3,7 +3,7 @@
  * (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD). The frontend keeps it.
  */
 import { fstatSync, statfsSync } from 'node:fs';
-import { CleanupStack } from '../../host/cleanup-stack.ts';
+import { CleanupStack, Closeable } from '../../host/cleanup-stack.ts';
 import type { Fd } from '../../host/fd.ts';
 import { FaultGuard } from '../../host/native-addon.ts';
 import * as sys from '../../host/syscall.ts';
@@ -33,7 +33,7 @@ export function createInflightFile(
 }
 
 /** Owns the mapping. */
-export class InflightBuffer implements Disposable {
+export class InflightBuffer extends Closeable {
   readonly #mapping: CleanupStack;
   /** Address of the first queue's region. */
   readonly #start: number;
@@ -48,6 +48,7 @@ export class InflightBuffer implements Disposable {
    * @throws PeerError when it does not suit them
    */
   constructor(area: InflightArea, fd: number, rings: number) {
+    super();
     const { queues, queueSize, mmapSize, mmapOffset } = area;
     checkCounts(queues, queueSize, rings);
     const needed = queues * inflightRegionSize(queueSize);
@@ -99,10 +100,6 @@ export class InflightBuffer implements Disposable {
   /** Unmaps; no ring is being served. */
   close(): void {
     this.#mapping.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

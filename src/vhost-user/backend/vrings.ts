@@ -1,7 +1,7 @@
 /** The rings of a session: what the frontend has set up, and their service by the device's datapath. */
 import { hasFeature, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../abi/virtio-ring.ts';
 import { StepQueue } from '../../datapath/datapath.ts';
-import { CleanupStack } from '../../host/cleanup-stack.ts';
+import { CleanupStack, Closeable } from '../../host/cleanup-stack.ts';
 import { messageOf, PeerError } from '../../host/errors.ts';
 import { checkEventfd, Eventfd, type Fd, replaceFd, signalEventfd } from '../../host/fd.ts';
 import {
@@ -22,7 +22,7 @@ const USED_HEAD = 4;
 const KICK_INTERVAL = 1;
 
 /** A ring as the frontend has described it so far, and its descriptors. */
-export class Vring implements Disposable {
+export class Vring extends Closeable {
   readonly index: number;
   size = 0;
   address: VringAddress | undefined;
@@ -41,6 +41,7 @@ export class Vring implements Disposable {
   #error: Fd | undefined;
 
   constructor(index: number) {
+    super();
     this.index = index;
   }
 
@@ -96,10 +97,6 @@ export class Vring implements Disposable {
     this.#call.close();
     this.#kick?.close();
     this.#error?.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

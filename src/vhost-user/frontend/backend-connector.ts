@@ -1,5 +1,5 @@
 /** Connects to a backend, and reconnects to one that is gone. */
-import { CleanupStack } from '../../host/cleanup-stack.ts';
+import { CleanupStack, Closeable } from '../../host/cleanup-stack.ts';
 import { HostError, type PeerError, UsageError } from '../../host/errors.ts';
 import { ListenPath } from '../../host/listen-path.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
@@ -33,7 +33,7 @@ export interface ConnectorEvents {
 }
 
 /** Owns the socket, and the session on it. */
-export class BackendConnector implements Disposable {
+export class BackendConnector extends Closeable {
   readonly address: BackendAddress;
   events: ConnectorEvents | undefined;
   readonly #listening: ListenPath | undefined;
@@ -57,6 +57,7 @@ export class BackendConnector implements Disposable {
   }
 
   private constructor(address: BackendAddress) {
+    super();
     this.address = address;
     this.#listening = address.server
       ? new ListenPath(address.socket, { forAll: address.peerUid !== undefined })
@@ -87,10 +88,6 @@ export class BackendConnector implements Disposable {
     this.#endSession();
     this.#listening?.close();
     if (this.#listenFd >= 0) sys.close(this.#listenFd);
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #dial(): UnixSocket {

@@ -42,6 +42,7 @@ import {
 } from '../../abi/vhost-user.ts';
 import { FEATURES_OK } from '../../abi/virtio-pci.ts';
 import { featureSet, hasFeature, VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
+import { Closeable } from '../../host/cleanup-stack.ts';
 import { InternalError, messageOf, PeerError } from '../../host/errors.ts';
 import type { Fd } from '../../host/fd.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
@@ -99,7 +100,7 @@ export interface InflightFile {
 }
 
 /** Owns the socket. */
-export class FrontendSession implements BackendOffer, Disposable {
+export class FrontendSession extends Closeable implements BackendOffer {
   /** What the backend offers: virtio feature bits, and VHOST_USER_F_PROTOCOL_FEATURES. */
   features = 0n;
   /** The most queues (network: queue pairs) that the backend serves, if it reports them. */
@@ -136,6 +137,7 @@ export class FrontendSession implements BackendOffer, Disposable {
   }
 
   private constructor(socket: UnixSocket, timeoutMs: number, events: SessionEvents) {
+    super();
     this.#timeoutMs = timeoutMs;
     this.#events = events;
     const rules = { received: new Map(), sent: FRONTEND_REQUESTS };
@@ -168,10 +170,6 @@ export class FrontendSession implements BackendOffer, Disposable {
   close(): void {
     this.#error ??= gone();
     this.#closeChannels();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   /** Resolves when the backend has handled all requests. @throws PeerError */
