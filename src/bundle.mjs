@@ -16,6 +16,7 @@ const compiled = (name) => path.join(root, 'dist/src', `${name}.js`);
 const ENTRIES = [
   'cli/main',
   'index',
+  'testing/index',
   'lab/keeper',
   'machine/user-devices/device-module',
   'machine/board/vcpu-worker',
@@ -27,10 +28,13 @@ const ENTRIES = [
   'nic/e1000-handler',
 ];
 
+/** By its file; an index by its folder: `testing`. */
+const entryName = (name) =>
+  name.endsWith('/index') ? path.basename(path.dirname(name)) : path.basename(name);
+
 await build({
-  entryPoints: ENTRIES.map(compiled),
+  entryPoints: Object.fromEntries(ENTRIES.map((name) => [entryName(name), compiled(name)])),
   outdir: path.join(root, 'dist/bundle/bin'),
-  entryNames: '[name]',
   bundle: true,
   splitting: true,
   format: 'esm',
@@ -52,7 +56,7 @@ await build({
   entryPoints: ['client.ts', 'style.css'].map((name) =>
     path.join(root, 'src/inspect/browser', name),
   ),
-  outdir: path.join(root, 'dist/src/inspect/browser'),
+  outdir: path.join(root, 'dist/bundle/browser'),
   format: 'iife',
   target: 'es2023',
   charset: 'utf8',

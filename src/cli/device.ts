@@ -87,10 +87,10 @@ function renamed(text: string, name: string): string {
 
 /** @returns the exit status of Node's test runner */
 async function runTests(files: readonly string[]): Promise<number> {
-  const compiled = (module: string): string => path.join(packageFolder, 'dist/src', module);
+  const bundle = (name: string): string => path.join(packageFolder, 'dist/bundle/bin', name);
   const modules = {
-    'nodevmm/device': compiled('machine/user-devices/device-module.js'),
-    'nodevmm/testing': compiled('testing/index.js'),
+    'nodevmm/device': bundle('device-module.js'),
+    'nodevmm/testing': bundle('testing.js'),
   };
   using folder = new TemporaryFolder('nodevmm-test-');
   const outputs: string[] = [];

@@ -86,6 +86,7 @@ export function isUnchanged(fingerprint: Fingerprint): boolean {
 }
 
 function stampOf(path: string): string {
-  const { size, mtimeMs } = statSync(path);
-  return `${size} ${mtimeMs}`;
+  // npm gives all files of all packages one mtime; ctime is the installation's.
+  const { size, mtimeMs, ctimeMs } = statSync(path);
+  return `${size} ${mtimeMs} ${ctimeMs}`;
 }

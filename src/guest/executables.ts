@@ -1,17 +1,14 @@
 /** Programs that go into guests: the agent, and the host's, with the shared libraries that they load. */
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../host/errors.ts';
 import { packageFolder } from '../host/package-folder.ts';
-import { cacheFolder, contentHash, publishFolder } from './cache.ts';
+import { cacheFolder, publishFolder } from './cache.ts';
 import { downloadPackage, unpackPackage } from './debian.ts';
 import { findProgram, run } from './programs.ts';
 
 /** The folder guests/ of the package. */
 export const guestsFolder = join(packageFolder, 'guests');
-/** The agent's sources. */
-export const agentFolder = join(guestsFolder, 'agent');
-const AGENT_FLAGS = ['-static', '-O2', '-Wall', '-Wextra', '-Werror', '-s', '-Wl,--build-id=none'];
 
 /**
  * Finds programs; installs the packages of those that are missing when it may.
@@ -81,22 +78,5 @@ function isStatic(path: string): boolean {
   return true;
 }
 
-/**
- * The guest agent's executable, compiled with the host's C compiler, cached by its source.
- * @throws UsageError without a C compiler and static libc
- */
-export async function agentBinary(): Promise<string> {
-  const names = readdirSync(agentFolder).sort();
-  const sources = names.map((name) => readFileSync(join(agentFolder, name)));
-  const target = cacheFolder('agent', contentHash([...AGENT_FLAGS, ...sources]).slice(0, 16));
-  const binary = join(target, 'nodevmm-agent');
-  if (existsSync(binary)) return binary;
-  const units = names.filter((name) => name.endsWith('.c')).map((name) => join(agentFolder, name));
-  await publishFolder(target, async (built) => {
-    await run(
-      ['gcc', ...AGENT_FLAGS, '-o', join(built, 'nodevmm-agent'), ...units],
-      'apt-get install gcc libc6-dev',
-    );
-  });
-  return binary;
-}
+/** The guest agent's executable, static: set-up compiles it from guests/agent, the package brings it. */
+export const agentBinary = join(packageFolder, 'build/Release/nodevmm-agent');

@@ -1,12 +1,11 @@
 /** Makes an initramfs from a recipe: the same inputs give the same bytes. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { packageFolder } from '../host/package-folder.ts';
 import type { Inputs } from './cache.ts';
 import { CpioArchive } from './cpio.ts';
 import {
   agentBinary,
-  agentFolder,
   busyboxBinary,
   guestsFolder,
   requirePrograms,
@@ -28,11 +27,7 @@ export async function buildInitramfs(
   inputs: Inputs,
 ): Promise<Buffer> {
   const cpio = new CpioArchive();
-  for (const module of ['image', 'recipe', 'cpio', 'executables', 'kernel-modules']) {
-    inputs.see(join(packageFolder, `dist/src/guest/${module}.js`));
-  }
-  inputs.see(agentFolder);
-  for (const name of readdirSync(agentFolder)) inputs.see(join(agentFolder, name));
+  for (const module of codeFiles()) inputs.see(join(packageFolder, module));
   for (const folder of emptyFolders) cpio.directory(folder);
   // The kernel opens it before init can mount devtmpfs.
   cpio.characterDevice('dev/console', 5, 1);
@@ -43,11 +38,19 @@ export async function buildInitramfs(
   cpio.file('etc/hosts', '127.0.0.1 localhost\n');
   // Where busybox's acpid looks for what the power button does.
   cpio.file('etc/acpi/PWRF/00000080', '#!/bin/sh\nexec poweroff\n', 0o755);
-  cpio.file('sbin/nodevmm-agent', inputs.read(await agentBinary()), 0o755);
+  cpio.file('sbin/nodevmm-agent', inputs.read(agentBinary), 0o755);
   await addPrograms(cpio, recipe, inputs);
   await addBusybox(cpio, inputs);
   addModules(cpio, recipe, kernel);
   return cpio.bytes();
+}
+
+/** What writes the archive: its modules, or all bundles where only these are installed. */
+function codeFiles(): string[] {
+  const names = ['image', 'recipe', 'cpio', 'executables', 'kernel-modules'];
+  const modules = names.map((name) => `dist/src/guest/${name}.js`);
+  const compiled = modules.every((path) => existsSync(join(packageFolder, path)));
+  return compiled ? modules : ['package.json', 'dist/bundle/bin'];
 }
 
 async function addPrograms(cpio: CpioArchive, recipe: Recipe, inputs: Inputs): Promise<void> {

@@ -3,6 +3,7 @@
  * the end of a thread.
  */
 
+import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { Closeable } from './cleanup-stack.ts';
@@ -30,7 +31,7 @@ export interface NativeAddon {
   unmapAtExit(address: number, size: number): number;
 }
 
-/** Where node-gyp puts the addon. */
+/** Where node-gyp puts the addon, and the package has it. */
 const ADDON = join(packageFolder, 'build/Release/nodevmm.node');
 
 let loaded: NativeAddon | undefined;
@@ -44,12 +45,17 @@ export function nativeAddon(): NativeAddon {
       const why = error instanceof Error ? error.message.split('\n')[0] : String(error);
       throw new UsageError(
         'E_ADDON',
-        `cannot load the native addon: ${why}; build it with: node src/setup.mjs`,
+        `cannot load the native addon: ${why}; reinstall nodevmm, or build it with: ${buildCommand()}`,
         { cause: error },
       );
     }
   }
   return loaded;
+}
+
+function buildCommand(): string {
+  if (existsSync(join(packageFolder, 'src/setup.mjs'))) return 'npm run build';
+  return `npx node-gyp configure build --directory '${packageFolder}'`;
 }
 
 const PAGE_SIZE = 4096;

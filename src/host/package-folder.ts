@@ -1,5 +1,20 @@
 /** Where nodevmm itself lies: files of the package are found from here, and the lab must see it. */
+import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 /** The folder of package.json. This module runs from dist/src/host, or from dist/bundle/bin. */
 export const packageFolder = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '');
+
+/**
+ * The folder that holds the package with its dependencies and the files of whoever works with it: our
+ * checkout, the project that it is installed in, or node_modules where that belongs to no project.
+ */
+export const projectFolder = projectOf(packageFolder, existsSync);
+
+/** @param exists whether there is such a file */
+export function projectOf(folder: string, exists: (path: string) => boolean): string {
+  // The outermost: pnpm keeps packages in a node_modules inside another one.
+  const [project = '', ...inside] = folder.split('/node_modules/');
+  if (inside.length === 0) return folder;
+  return exists(`${project}/package.json`) ? project : `${project}/node_modules`;
+}

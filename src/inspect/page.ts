@@ -76,7 +76,7 @@ export function inspectPage(
 
 /** What the bundle makes of `src/inspect/browser`. */
 function browserFile(name: string): string {
-  return readFileSync(join(packageFolder, 'dist/src/inspect/browser', name), 'utf8');
+  return readFileSync(join(packageFolder, 'dist/bundle/browser', name), 'utf8');
 }
 
 /** What changes on the page. */

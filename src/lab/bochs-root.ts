@@ -15,6 +15,7 @@ const PACKAGE = [
   'dist/bundle',
   'dist/src',
   'build/Release/nodevmm.node',
+  'build/Release/nodevmm-agent',
   'guests',
 ];
 /** Nothing that runs: source maps, types. */

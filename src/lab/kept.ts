@@ -10,14 +10,14 @@ import { contentHash } from '../guest/cache.ts';
 import type { Progress } from '../guest/kernel.ts';
 import { PeerError } from '../host/errors.ts';
 import { ListenPath } from '../host/listen-path.ts';
-import { packageFolder } from '../host/package-folder.ts';
+import { projectFolder } from '../host/package-folder.ts';
 import { runtimeFolder } from '../host/private-folder.ts';
 import { Lab, type LabCpu, type LabOptions } from './lab.ts';
 
-/** Where the lab of this checkout with such a CPU is shared. */
+/** Where this project's lab with such a CPU is shared. */
 export function keptSocket(cpu: LabCpu = 'amd'): string {
-  const checkout = contentHash([packageFolder]).slice(0, 8);
-  return join(runtimeFolder(), `lab-${cpu === 'amd' ? '' : `${cpu}-`}${checkout}.sock`);
+  const project = contentHash([projectFolder]).slice(0, 8);
+  return join(runtimeFolder(), `lab-${cpu === 'amd' ? '' : `${cpu}-`}${project}.sock`);
 }
 
 /** The kept lab when there is one. @param env as of LabOptions */

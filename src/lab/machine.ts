@@ -10,7 +10,7 @@ import { findProgram } from '../guest/programs.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { ListenPath } from '../host/listen-path.ts';
-import { packageFolder } from '../host/package-folder.ts';
+import { projectFolder } from '../host/package-folder.ts';
 import * as sys from '../host/syscall.ts';
 import { UnixSocket } from '../host/unix-socket.ts';
 import { type Children, FIRST_FD } from './children.ts';
@@ -58,7 +58,7 @@ export async function findPrograms(): Promise<Programs> {
 /** @param more folders that the lab may write to besides its own. @throws UsageError */
 export function sharesOf(more: readonly string[]): Share[] {
   makeFolder(cacheFolder());
-  const folders = [packageFolder, cacheFolder(), ...more].map((path) => resolve(path));
+  const folders = [projectFolder, cacheFolder(), ...more].map((path) => resolve(path));
   const writable = [...new Set(folders)];
   const missing = writable.find((path) => !isFolder(path));
   if (missing !== undefined) {

@@ -15,7 +15,7 @@ const CID = 77;
 const BIG = randomBytes(10 * MiB);
 const folder = testFolder(t);
 const file = path.join(folder, 'vm.sock');
-const agent = await agentBinary();
+const agent = agentBinary;
 
 /** The agent's tool for AF_VSOCK, as a program of the host. */
 const tool = (...args: string[]): ChildProcessWithoutNullStreams =>

@@ -3,7 +3,7 @@ import { constants as os } from 'node:os';
 import path from 'node:path';
 import { cacheFolder } from '../../guest/cache.ts';
 import { CleanupStack } from '../../host/cleanup-stack.ts';
-import { packageFolder } from '../../host/package-folder.ts';
+import { projectFolder } from '../../host/package-folder.ts';
 import { openLab } from '../../lab/kept.ts';
 import { Lab, type LabOptions } from '../../lab/lab.ts';
 import { streamCommand, terminalOf } from '../terminal/command-io.ts';
@@ -79,7 +79,7 @@ async function openWithProgress(options: LabOptions, progress: ProgressLine): Pr
 function isShared(folder: string, cpu: LabOptions['cpu']): boolean {
   // With an Intel CPU some of these are missing, too.
   if (cpu === 'intel') return false;
-  return [packageFolder, cacheFolder()].some(
+  return [projectFolder, cacheFolder()].some(
     (shared) => folder === shared || folder.startsWith(`${shared}${path.sep}`),
   );
 }

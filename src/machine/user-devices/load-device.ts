@@ -28,7 +28,7 @@ export async function bundleModule(
   output: string,
   modules: Readonly<Record<string, string>>,
 ): Promise<string[]> {
-  const { build } = await import('esbuild');
+  const build = await compiler();
   const start =
     'file' in entry
       ? { entryPoints: [entry.file] }
@@ -51,6 +51,16 @@ export async function bundleModule(
     return inputs.filter((input) => existsSync(input) && !input.includes('/node_modules/'));
   } catch (error) {
     throw new UsageError('E_DEVICE', firstMessage(error), { cause: error });
+  }
+}
+
+/** An optional dependency: only devices from files need it. */
+async function compiler(): Promise<typeof import('esbuild').build> {
+  try {
+    return (await import('esbuild')).build;
+  } catch (error) {
+    const message = `compiling a device needs esbuild (npm install esbuild): ${messageOf(error)}`;
+    throw new UsageError('E_ESBUILD', message, { cause: error });
   }
 }
 

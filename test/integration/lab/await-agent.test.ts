@@ -11,7 +11,7 @@ for (const [last, message] of [
   ['[    9.1] Kernel panic', /^the lab died: qemu ended \(SIGKILL\).*Kernel panic$/s],
 ] as const) {
   t.test(`a lab whose console ends with ${last}`, async (t) => {
-    const process = spawn(await agentBinary(), ['3'], {
+    const process = spawn(agentBinary, ['3'], {
       stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
     });
     const agent = await awaitAgent({

@@ -11,7 +11,7 @@ export interface AgentRig {
 }
 
 export async function startAgent(): Promise<AgentRig> {
-  const agent = spawn(await agentBinary(), ['3'], {
+  const agent = spawn(agentBinary, ['3'], {
     stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
   });
   return { stream: agent.stdio[3] as Duplex, ended: once(agent, 'exit') };

@@ -1,0 +1,59 @@
+/**
+ * What the package has beyond a checkout's build: the public API's types, free of those of other
+ * packages, and the licenses of what is bundled. `npm pack` runs it.
+ */
+import fs from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { rollup } from 'rollup';
+import { dts } from 'rollup-plugin-dts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const at = (name) => path.join(root, name);
+
+const TYPES = {
+  index: 'dist/src/index.d.ts',
+  testing: 'dist/src/testing/index.d.ts',
+  device: 'dist/src/machine/user-devices/device-module.d.ts',
+};
+
+async function writeTypes() {
+  fs.rmSync(at('dist/types'), { recursive: true, force: true });
+  const bundle = await rollup({
+    input: Object.fromEntries(Object.entries(TYPES).map(([name, file]) => [name, at(file)])),
+    plugins: [dts({ includeExternal: ['valibot'] })],
+    external: [/^node:/],
+    // Types that two entries share need no entry of their own.
+    onwarn: ({ message }) => {
+      if (!message.includes('private shared type exports')) throw new Error(message);
+    },
+  });
+  await bundle.write({
+    dir: at('dist/types'),
+    entryFileNames: '[name].d.ts',
+    chunkFileNames: 'shared-[hash].d.ts',
+  });
+}
+
+/** Whose code is in the bundles, by the comments that name each module. */
+function bundledPackages() {
+  const folder = at('dist/bundle/bin');
+  const files = fs.readdirSync(folder).filter((name) => name.endsWith('.js'));
+  const text = files.map((name) => fs.readFileSync(path.join(folder, name), 'utf8')).join('\n');
+  const names = text.matchAll(/^\/\/ node_modules\/((?:@[^/]+\/)?[^/]+)\//gm);
+  return [...new Set([...names].map(([, name]) => name))].sort();
+}
+
+function writeLicenses() {
+  const texts = bundledPackages().map((name) => {
+    const folder = at(`node_modules/${name}`);
+    const license = fs.readdirSync(folder).find((file) => /^licen[cs]e/i.test(file));
+    if (license === undefined) throw new Error(`${name} is bundled, but has no license file`);
+    const { version } = JSON.parse(fs.readFileSync(path.join(folder, 'package.json'), 'utf8'));
+    return `${name} ${version}\n\n${fs.readFileSync(path.join(folder, license), 'utf8').trim()}\n`;
+  });
+  fs.writeFileSync(at('dist/bundle/LICENSES'), texts.join('\n---\n\n'));
+}
+
+await writeTypes();
+writeLicenses();
