@@ -3,27 +3,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { ENODEV, ENOENT, ENXIO } from '../abi/errno.ts';
-import {
-  IFF_MULTI_QUEUE,
-  IFF_NO_PI,
-  IFF_TAP,
-  IFF_VNET_HDR,
-  IFNAMSIZ,
-  ifreq,
-  TUN_F_CSUM,
-  TUN_F_TSO_ECN,
-  TUN_F_TSO4,
-  TUN_F_TSO6,
-  TUN_F_USO4,
-  TUN_F_USO6,
-  TUNSETCARRIER,
-  TUNSETIFF,
-  TUNSETOFFLOAD,
-  TUNSETOWNER,
-  TUNSETSNDBUF,
-  TUNSETVNETHDRSZ,
-  TUNSETVNETLE,
-} from '../abi/tun.ts';
+import * as tun from '../abi/tun.ts';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
@@ -40,7 +20,7 @@ const DEFAULT_MTU = 1500;
 /** So that a slow receiver drops packets, as on a wire, and never blocks the sender. */
 const SEND_BUFFER = 0x7fff_ffff;
 
-const BASE_OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+const BASE_OFFLOADS = tun.TUN_F_CSUM | tun.TUN_F_TSO4 | tun.TUN_F_TSO6 | tun.TUN_F_TSO_ECN;
 
 /** Which tap. */
 export interface TapOptions {
@@ -110,7 +90,7 @@ export class Tap extends Closeable {
   /** Plugs or unplugs the cable on the host's side. Linux 5.0, ignored before. */
   setCarrier(carrier: boolean): void {
     const fd = this.#queues[0]?.fd ?? -1;
-    sys.ioctl(fd, TUNSETCARRIER, int(carrier ? 1 : 0).address);
+    sys.ioctl(fd, tun.TUNSETCARRIER, int(carrier ? 1 : 0).address);
   }
 
   /** A tap made here is gone after it. */
@@ -123,7 +103,7 @@ function checkName(name: string): void {
   if (/^[^\s/%:]{1,15}$/.test(name) && name !== '.' && name !== '..') return;
   throw new UsageError(
     'E_TAP_NAME',
-    `tap name ${JSON.stringify(name)} is invalid: it must have 1 to ${IFNAMSIZ - 1} characters, without spaces, /, :, or %`,
+    `tap name ${JSON.stringify(name)} is invalid: it must have 1 to ${tun.IFNAMSIZ - 1} characters, without spaces, /, :, or %`,
   );
 }
 
@@ -141,23 +121,23 @@ function parseAddress(text: string): { bytes: number[]; prefixLength: number } {
 
 /** @param existing name of the tap when it exists: its own flags decide about several queues */
 function deviceFlags(existing: string | null, queues: number): number {
-  const flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-  if (existing === null) return queues > 1 ? flags | IFF_MULTI_QUEUE : flags;
+  const flags = tun.IFF_TAP | tun.IFF_NO_PI | tun.IFF_VNET_HDR;
+  if (existing === null) return queues > 1 ? flags | tun.IFF_MULTI_QUEUE : flags;
   const path = `/sys/class/net/${existing}/tun_flags`;
   const own = existsSync(path) ? Number(readFileSync(path, 'utf8')) : 0;
-  if ((own & IFF_TAP) === 0) {
+  if ((own & tun.IFF_TAP) === 0) {
     throw new UsageError(
       'E_TAP_KIND',
       `network interface ${existing} is not a tap; use another, or one that does not exist yet`,
     );
   }
-  if (queues > 1 && (own & IFF_MULTI_QUEUE) === 0) {
+  if (queues > 1 && (own & tun.IFF_MULTI_QUEUE) === 0) {
     throw new UsageError(
       'E_TAP_QUEUES',
       `tap ${existing} has one queue, not ${queues}; create it with "ip tuntap add dev ${existing} mode tap multi_queue"`,
     );
   }
-  return flags | (own & IFF_MULTI_QUEUE);
+  return flags | (own & tun.IFF_MULTI_QUEUE);
 }
 
 function openTun(): Fd {
@@ -174,8 +154,8 @@ function openTun(): Fd {
 /** Makes a descriptor a queue of the tap. Returns the tap's name. */
 function joinTap(fd: number, name: string, flags: number, queues: number): string {
   const request = interfaceRequest(name);
-  request.view.setUint16(ifreq.ifr_ifru.offset, flags, true);
-  const result = sys.ioctl(fd, TUNSETIFF, request.address);
+  request.view.setUint16(tun.ifreq.ifr_ifru.offset, flags, true);
+  const result = sys.ioctl(fd, tun.TUNSETIFF, request.address);
   const code = result < 0 ? sys.errnoName(-result) : '';
   if (code === 'EBUSY') {
     throw new UsageError(
@@ -192,24 +172,30 @@ function joinTap(fd: number, name: string, flags: number, queues: number): strin
     );
   }
   sys.check(result, 'TUNSETIFF', `tap ${name}`);
-  sys.check(sys.ioctl(fd, TUNSETVNETHDRSZ, int(VNET_HEADER_SIZE).address), 'TUNSETVNETHDRSZ', name);
-  sys.check(sys.ioctl(fd, TUNSETVNETLE, int(1).address), 'TUNSETVNETLE', name);
-  sys.check(sys.ioctl(fd, TUNSETSNDBUF, int(SEND_BUFFER).address), 'TUNSETSNDBUF', name);
-  const actual = request.bytes.subarray(0, IFNAMSIZ);
+  sys.check(
+    sys.ioctl(fd, tun.TUNSETVNETHDRSZ, int(VNET_HEADER_SIZE).address),
+    'TUNSETVNETHDRSZ',
+    name,
+  );
+  sys.check(sys.ioctl(fd, tun.TUNSETVNETLE, int(1).address), 'TUNSETVNETLE', name);
+  sys.check(sys.ioctl(fd, tun.TUNSETSNDBUF, int(SEND_BUFFER).address), 'TUNSETSNDBUF', name);
+  const actual = request.bytes.subarray(0, tun.IFNAMSIZ);
   return new TextDecoder().decode(actual.subarray(0, actual.indexOf(0)));
 }
 
 /** A tap without an owner lets every user of the host join it while it has room for another queue. */
 function own(fd: number, name: string): void {
-  sys.check(sys.ioctl(fd, TUNSETOWNER, process.geteuid?.() ?? 0), 'TUNSETOWNER', `tap ${name}`);
+  sys.check(sys.ioctl(fd, tun.TUNSETOWNER, process.geteuid?.() ?? 0), 'TUNSETOWNER', `tap ${name}`);
 }
 
 /** Finds what the kernel can do by asking for it; leaves all of it off. */
 function probeOffloads(fd: number): number {
-  const found = [BASE_OFFLOADS | TUN_F_USO4 | TUN_F_USO6, BASE_OFFLOADS, TUN_F_CSUM].find(
-    (offloads) => sys.ioctl(fd, TUNSETOFFLOAD, offloads) === 0,
-  );
-  sys.ioctl(fd, TUNSETOFFLOAD, 0);
+  const found = [
+    BASE_OFFLOADS | tun.TUN_F_USO4 | tun.TUN_F_USO6,
+    BASE_OFFLOADS,
+    tun.TUN_F_CSUM,
+  ].find((offloads) => sys.ioctl(fd, tun.TUNSETOFFLOAD, offloads) === 0);
+  sys.ioctl(fd, tun.TUNSETOFFLOAD, 0);
   return found ?? 0;
 }
 

@@ -1,30 +1,17 @@
 /** Settings of the host's network interfaces, by the ioctls of netdevice(7). */
-import {
-  AF_INET,
-  IFF_UP,
-  IFNAMSIZ,
-  ifreq,
-  SIOCGIFFLAGS,
-  SIOCGIFMTU,
-  SIOCSIFADDR,
-  SIOCSIFFLAGS,
-  SIOCSIFMTU,
-  SIOCSIFNETMASK,
-  SOCK_CLOEXEC,
-  SOCK_DGRAM,
-} from '../abi/tun.ts';
+import * as tun from '../abi/tun.ts';
 import { Closeable } from './cleanup-stack.ts';
 import { Fd } from './fd.ts';
 import { NativeMemory } from './native-memory.ts';
 import * as sys from './syscall.ts';
 
 const SYS_socket = 41;
-const UNION = ifreq.ifr_ifru.offset;
+const UNION = tun.ifreq.ifr_ifru.offset;
 
 /** A `struct ifreq` that names an interface; the union is zero. */
 export function interfaceRequest(name: string): NativeMemory {
-  const request = new NativeMemory(ifreq.size);
-  new TextEncoder().encodeInto(name, request.bytes.subarray(0, IFNAMSIZ - 1));
+  const request = new NativeMemory(tun.ifreq.size);
+  new TextEncoder().encodeInto(name, request.bytes.subarray(0, tun.IFNAMSIZ - 1));
   return request;
 }
 
@@ -36,26 +23,26 @@ export class NetworkInterface extends Closeable {
   constructor(name: string) {
     super();
     this.name = name;
-    const fd = sys.syscall(SYS_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    const fd = sys.syscall(SYS_socket, tun.AF_INET, tun.SOCK_DGRAM | tun.SOCK_CLOEXEC, 0);
     this.#socket = new Fd(sys.check(fd, 'socket', 'an AF_INET socket'));
   }
 
   /** Largest packet in bytes, without the Ethernet header. */
   get mtu(): number {
-    return this.#call(SIOCGIFMTU, 'SIOCGIFMTU').view.getInt32(UNION, true);
+    return this.#call(tun.SIOCGIFMTU, 'SIOCGIFMTU').view.getInt32(UNION, true);
   }
 
   set mtu(bytes: number) {
-    this.#call(SIOCSIFMTU, 'SIOCSIFMTU', (view) => view.setInt32(UNION, bytes, true));
+    this.#call(tun.SIOCSIFMTU, 'SIOCSIFMTU', (view) => view.setInt32(UNION, bytes, true));
   }
 
   get up(): boolean {
-    return (this.#flags() & IFF_UP) !== 0;
+    return (this.#flags() & tun.IFF_UP) !== 0;
   }
 
   set up(up: boolean) {
-    const flags = up ? this.#flags() | IFF_UP : this.#flags() & ~IFF_UP;
-    this.#call(SIOCSIFFLAGS, 'SIOCSIFFLAGS', (view) => view.setUint16(UNION, flags, true));
+    const flags = up ? this.#flags() | tun.IFF_UP : this.#flags() & ~tun.IFF_UP;
+    this.#call(tun.SIOCSIFFLAGS, 'SIOCSIFFLAGS', (view) => view.setUint16(UNION, flags, true));
   }
 
   /**
@@ -65,12 +52,12 @@ export class NetworkInterface extends Closeable {
    */
   setAddress(address: readonly number[], prefixLength: number): void {
     const mask = prefixLength === 0 ? 0 : (-1 << (32 - prefixLength)) >>> 0;
-    this.#call(SIOCSIFADDR, 'SIOCSIFADDR', (view) => {
-      view.setUint16(UNION, AF_INET, true);
+    this.#call(tun.SIOCSIFADDR, 'SIOCSIFADDR', (view) => {
+      view.setUint16(UNION, tun.AF_INET, true);
       for (const [i, byte] of address.entries()) view.setUint8(UNION + 4 + i, byte);
     });
-    this.#call(SIOCSIFNETMASK, 'SIOCSIFNETMASK', (view) => {
-      view.setUint16(UNION, AF_INET, true);
+    this.#call(tun.SIOCSIFNETMASK, 'SIOCSIFNETMASK', (view) => {
+      view.setUint16(UNION, tun.AF_INET, true);
       view.setUint32(UNION + 4, mask, false);
     });
   }
@@ -80,7 +67,7 @@ export class NetworkInterface extends Closeable {
   }
 
   #flags(): number {
-    return this.#call(SIOCGIFFLAGS, 'SIOCGIFFLAGS').view.getUint16(UNION, true);
+    return this.#call(tun.SIOCGIFFLAGS, 'SIOCGIFFLAGS').view.getUint16(UNION, true);
   }
 
   #call(request: number, call: string, fill?: (view: DataView) => void): NativeMemory {

@@ -1,20 +1,6 @@
 /** Reports of exits that end a machine: one line, and a register dump as a text block. */
-import {
-  kvm_run_emulation_failure,
-  kvm_run_ex,
-  kvm_run_fail_entry,
-  kvm_run_hw,
-  kvm_run_internal,
-  kvm_run_system_event,
-} from '../abi/kvm.ts';
-import {
-  KVM_EXIT_EXCEPTION,
-  KVM_EXIT_FAIL_ENTRY,
-  KVM_EXIT_INTERNAL_ERROR,
-  KVM_EXIT_SHUTDOWN,
-  KVM_EXIT_SYSTEM_EVENT,
-  KVM_EXIT_UNKNOWN,
-} from '../abi/kvm-constants.ts';
+import * as abi from '../abi/kvm.ts';
+import * as constants from '../abi/kvm-constants.ts';
 import {
   KVM_INTERNAL_ERROR_EMULATION,
   KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
@@ -56,21 +42,21 @@ export function summarizeExit(vcpu: Vcpu): string {
 
 function exitDetail(run: DataView, reason: number): string {
   switch (reason) {
-    case KVM_EXIT_UNKNOWN:
-      return `hardware exit reason ${hex(run.getBigUint64(kvm_run_hw.hardware_exit_reason.offset, true))}`;
-    case KVM_EXIT_EXCEPTION:
-      return `exception ${run.getUint32(kvm_run_ex.exception.offset, true)}, error code ${hex(
-        run.getUint32(kvm_run_ex.error_code.offset, true),
+    case constants.KVM_EXIT_UNKNOWN:
+      return `hardware exit reason ${hex(run.getBigUint64(abi.kvm_run_hw.hardware_exit_reason.offset, true))}`;
+    case constants.KVM_EXIT_EXCEPTION:
+      return `exception ${run.getUint32(abi.kvm_run_ex.exception.offset, true)}, error code ${hex(
+        run.getUint32(abi.kvm_run_ex.error_code.offset, true),
       )}`;
-    case KVM_EXIT_FAIL_ENTRY:
+    case constants.KVM_EXIT_FAIL_ENTRY:
       return `the CPU refused to enter the guest, reason ${hex(
-        run.getBigUint64(kvm_run_fail_entry.hardware_entry_failure_reason.offset, true),
-      )}, on CPU ${run.getUint32(kvm_run_fail_entry.cpu.offset, true)}`;
-    case KVM_EXIT_SHUTDOWN:
+        run.getBigUint64(abi.kvm_run_fail_entry.hardware_entry_failure_reason.offset, true),
+      )}, on CPU ${run.getUint32(abi.kvm_run_fail_entry.cpu.offset, true)}`;
+    case constants.KVM_EXIT_SHUTDOWN:
       return 'triple fault';
-    case KVM_EXIT_SYSTEM_EVENT:
-      return `type ${run.getUint32(kvm_run_system_event.type.offset, true)}`;
-    case KVM_EXIT_INTERNAL_ERROR:
+    case constants.KVM_EXIT_SYSTEM_EVENT:
+      return `type ${run.getUint32(abi.kvm_run_system_event.type.offset, true)}`;
+    case constants.KVM_EXIT_INTERNAL_ERROR:
       return internalErrorDetail(run);
     default:
       return '';
@@ -78,20 +64,20 @@ function exitDetail(run: DataView, reason: number): string {
 }
 
 function internalErrorDetail(run: DataView): string {
-  const suberror = run.getUint32(kvm_run_internal.suberror.offset, true);
-  const count = Math.min(run.getUint32(kvm_run_internal.ndata.offset, true), INTERNAL_DATA);
+  const suberror = run.getUint32(abi.kvm_run_internal.suberror.offset, true);
+  const count = Math.min(run.getUint32(abi.kvm_run_internal.ndata.offset, true), INTERNAL_DATA);
   const name = internalErrorName(suberror);
   if (suberror === KVM_INTERNAL_ERROR_EMULATION && count > 0) {
-    const flags = run.getBigUint64(kvm_run_emulation_failure.flags.offset, true);
+    const flags = run.getBigUint64(abi.kvm_run_emulation_failure.flags.offset, true);
     if ((flags & BigInt(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)) !== 0n) {
-      const { offset, length } = kvm_run_emulation_failure.insn_bytes;
-      const size = Math.min(run.getUint8(kvm_run_emulation_failure.insn_size.offset), length);
+      const { offset, length } = abi.kvm_run_emulation_failure.insn_bytes;
+      const size = Math.min(run.getUint8(abi.kvm_run_emulation_failure.insn_size.offset), length);
       const bytes = Array.from({ length: size }, (_, i) => run.getUint8(offset + i));
       return `${name}, instruction bytes ${hexBytes(bytes)}`;
     }
   }
   const data = Array.from({ length: count }, (_, i) =>
-    hex(run.getBigUint64(kvm_run_internal.data.offset + i * 8, true)),
+    hex(run.getBigUint64(abi.kvm_run_internal.data.offset + i * 8, true)),
   );
   return count === 0 ? name : `${name}, data ${data.join(' ')}`;
 }

@@ -10,14 +10,7 @@ import {
   kvm_irq_routing_irqchip,
   kvm_irq_routing_msi,
 } from '../abi/kvm.ts';
-import {
-  KVM_IOAPIC_NUM_PINS,
-  KVM_IRQ_ROUTING_IRQCHIP,
-  KVM_IRQ_ROUTING_MSI,
-  KVM_IRQCHIP_IOAPIC,
-  KVM_IRQCHIP_PIC_MASTER,
-  KVM_IRQCHIP_PIC_SLAVE,
-} from '../abi/kvm-ioctl.ts';
+import * as request from '../abi/kvm-ioctl.ts';
 import { addressOf } from '../host/native-memory.ts';
 import { setGsiRouting } from './vm-ioctl.ts';
 
@@ -40,10 +33,10 @@ const PIC_CASCADE_PIN = 2;
 /** MSI to APIC id 0xfe, which no vCPU has. Intel SDM volume 3A §11.11.1. */
 const UNUSED_ADDRESS = 0xfeef_e000;
 /** GSI of the first MSI route. */
-export const FIRST_MSI_GSI = KVM_IOAPIC_NUM_PINS;
+export const FIRST_MSI_GSI = request.KVM_IOAPIC_NUM_PINS;
 
 /** Entries that the pins of PIC and IOAPIC take. */
-const PIN_ROUTES = PIC_PINS - 1 + KVM_IOAPIC_NUM_PINS;
+const PIN_ROUTES = PIC_PINS - 1 + request.KVM_IOAPIC_NUM_PINS;
 
 /** A view of the table. Make one in each thread over the same memory. */
 export class GsiRouting {
@@ -73,13 +66,13 @@ export class GsiRouting {
   /** Writes the pins' routes and disables all MSI routes. Once, by the machine's owner. */
   initialize(): void {
     let entry = 0;
-    for (let gsi = 0; gsi < KVM_IOAPIC_NUM_PINS; gsi++) {
+    for (let gsi = 0; gsi < request.KVM_IOAPIC_NUM_PINS; gsi++) {
       if (gsi < PIC_PINS && gsi !== PIC_CASCADE_PIN) {
         const slave = gsi >= PIC_PINS_PER_CHIP;
-        const chip = slave ? KVM_IRQCHIP_PIC_SLAVE : KVM_IRQCHIP_PIC_MASTER;
+        const chip = slave ? request.KVM_IRQCHIP_PIC_SLAVE : request.KVM_IRQCHIP_PIC_MASTER;
         this.#writePin(entry++, gsi, chip, gsi % PIC_PINS_PER_CHIP);
       }
-      this.#writePin(entry++, gsi, KVM_IRQCHIP_IOAPIC, gsi);
+      this.#writePin(entry++, gsi, request.KVM_IRQCHIP_IOAPIC, gsi);
     }
     for (let msi = 0; msi < this.#msiRoutes; msi++) this.clearMsi(FIRST_MSI_GSI + msi);
     this.#view.setUint32(NR, PIN_ROUTES + this.#msiRoutes, true);
@@ -98,7 +91,7 @@ export class GsiRouting {
       this.#view.getUint32(at + DATA, true) === data >>> 0;
     if (same) return false;
     this.#view.setUint32(at + GSI, gsi, true);
-    this.#view.setUint32(at + TYPE, KVM_IRQ_ROUTING_MSI, true);
+    this.#view.setUint32(at + TYPE, request.KVM_IRQ_ROUTING_MSI, true);
     this.#view.setUint32(at + ADDRESS_LO, addressLow, true);
     this.#view.setUint32(at + ADDRESS_HI, addressHigh, true);
     this.#view.setUint32(at + DATA, data, true);
@@ -124,7 +117,7 @@ export class GsiRouting {
   #writePin(entry: number, gsi: number, irqchip: number, pin: number): void {
     const at = ENTRIES + entry * ENTRY;
     this.#view.setUint32(at + GSI, gsi, true);
-    this.#view.setUint32(at + TYPE, KVM_IRQ_ROUTING_IRQCHIP, true);
+    this.#view.setUint32(at + TYPE, request.KVM_IRQ_ROUTING_IRQCHIP, true);
     this.#view.setUint32(at + IRQCHIP, irqchip, true);
     this.#view.setUint32(at + PIN, pin, true);
   }

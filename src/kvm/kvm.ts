@@ -3,15 +3,7 @@
 import { EINTR } from '../abi/errno.ts';
 import { kvm_msr_list } from '../abi/kvm.ts';
 import * as cap from '../abi/kvm-constants.ts';
-import {
-  KVM_API_VERSION,
-  KVM_CHECK_EXTENSION,
-  KVM_CREATE_VM,
-  KVM_GET_API_VERSION,
-  KVM_GET_MSR_INDEX_LIST,
-  KVM_GET_SUPPORTED_CPUID,
-  KVM_GET_VCPU_MMAP_SIZE,
-} from '../abi/kvm-ioctl.ts';
+import * as request from '../abi/kvm-ioctl.ts';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
@@ -59,7 +51,7 @@ export class Kvm extends Closeable {
     super();
     this.#device = device;
     this.runSize = sys.check(
-      sys.ioctl(device.fd, KVM_GET_VCPU_MMAP_SIZE, 0),
+      sys.ioctl(device.fd, request.KVM_GET_VCPU_MMAP_SIZE, 0),
       'KVM_GET_VCPU_MMAP_SIZE',
       DEVICE,
     );
@@ -74,11 +66,11 @@ export class Kvm extends Closeable {
     if (fd < 0) sys.check(fd, 'open', DEVICE, REMEDIES[sys.errnoName(-fd)] ?? 'use --lab');
     const device = new Fd(fd);
     try {
-      const version = sys.ioctl(fd, KVM_GET_API_VERSION, 0);
-      if (version !== KVM_API_VERSION) {
+      const version = sys.ioctl(fd, request.KVM_GET_API_VERSION, 0);
+      if (version !== request.KVM_API_VERSION) {
         throw new UsageError(
           'E_KVM_VERSION',
-          `${DEVICE} has API version ${version}, not ${KVM_API_VERSION}; update the kernel, or use --lab`,
+          `${DEVICE} has API version ${version}, not ${request.KVM_API_VERSION}; update the kernel, or use --lab`,
         );
       }
       const kvm = new Kvm(device);
@@ -98,7 +90,7 @@ export class Kvm extends Closeable {
 
   /** A capability's value: 0 when it is missing, 1 or a number that belongs to it. KVM API 4.4. */
   check(capability: number): number {
-    return Math.max(0, sys.ioctl(this.#device.fd, KVM_CHECK_EXTENSION, capability));
+    return Math.max(0, sys.ioctl(this.#device.fd, request.KVM_CHECK_EXTENSION, capability));
   }
 
   /** Most vCPUs of one VM. */
@@ -109,7 +101,7 @@ export class Kvm extends Closeable {
   /** The file descriptor of a new VM; `Vm` owns it. @throws HostError */
   createVmFd(): number {
     for (;;) {
-      const fd = sys.ioctl(this.#device.fd, KVM_CREATE_VM, 0);
+      const fd = sys.ioctl(this.#device.fd, request.KVM_CREATE_VM, 0);
       // The kernel gives up creating a VM when a signal comes in between.
       if (fd === -EINTR) continue;
       return sys.check(fd, 'KVM_CREATE_VM', DEVICE, 'another hypervisor may be using the CPU');
@@ -120,7 +112,7 @@ export class Kvm extends Closeable {
   supportedCpuid(): CpuidEntry[] {
     const table = new CpuidTable();
     sys.check(
-      sys.ioctl(this.#device.fd, KVM_GET_SUPPORTED_CPUID, table.address),
+      sys.ioctl(this.#device.fd, request.KVM_GET_SUPPORTED_CPUID, table.address),
       'KVM_GET_SUPPORTED_CPUID',
       DEVICE,
     );
@@ -132,7 +124,7 @@ export class Kvm extends Closeable {
     const list = new StructMemory(kvm_msr_list, MSR_LIST_MAXIMUM * 4);
     list.set('nmsrs', MSR_LIST_MAXIMUM);
     sys.check(
-      sys.ioctl(this.#device.fd, KVM_GET_MSR_INDEX_LIST, list.address),
+      sys.ioctl(this.#device.fd, request.KVM_GET_MSR_INDEX_LIST, list.address),
       'KVM_GET_MSR_INDEX_LIST',
       DEVICE,
     );

@@ -4,16 +4,7 @@
  * structs belong to the calling thread, since every thread has this module to itself.
  */
 import { kvm_ioeventfd, kvm_irq_level, kvm_irqfd } from '../abi/kvm.ts';
-import {
-  KVM_IOEVENTFD,
-  KVM_IOEVENTFD_FLAG_DATAMATCH,
-  KVM_IOEVENTFD_FLAG_DEASSIGN,
-  KVM_IOEVENTFD_FLAG_PIO,
-  KVM_IRQ_LINE,
-  KVM_IRQFD,
-  KVM_IRQFD_FLAG_DEASSIGN,
-  KVM_SET_GSI_ROUTING,
-} from '../abi/kvm-ioctl.ts';
+import * as request from '../abi/kvm-ioctl.ts';
 import { StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 
@@ -42,10 +33,10 @@ function ioeventfdIoctl(vmFd: number, match: IoeventfdMatch, fd: number, flags: 
   ioeventfd.set(
     'flags',
     flags |
-      (match.pio ? KVM_IOEVENTFD_FLAG_PIO : 0) |
-      (datamatch === undefined ? 0 : KVM_IOEVENTFD_FLAG_DATAMATCH),
+      (match.pio ? request.KVM_IOEVENTFD_FLAG_PIO : 0) |
+      (datamatch === undefined ? 0 : request.KVM_IOEVENTFD_FLAG_DATAMATCH),
   );
-  return sys.ioctl(vmFd, KVM_IOEVENTFD, ioeventfd.address);
+  return sys.ioctl(vmFd, request.KVM_IOEVENTFD, ioeventfd.address);
 }
 
 /** Lets matching guest writes signal an eventfd without an exit. -EEXIST: another one matches. */
@@ -55,14 +46,14 @@ export function assignIoeventfd(vmFd: number, match: IoeventfdMatch, fd: number)
 
 /** Undoes `assignIoeventfd` with the same arguments. */
 export function deassignIoeventfd(vmFd: number, match: IoeventfdMatch, fd: number): number {
-  return ioeventfdIoctl(vmFd, match, fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
+  return ioeventfdIoctl(vmFd, match, fd, request.KVM_IOEVENTFD_FLAG_DEASSIGN);
 }
 
 function irqfdIoctl(vmFd: number, fd: number, gsi: number, flags: number): number {
   irqfd.set('fd', fd);
   irqfd.set('gsi', gsi);
   irqfd.set('flags', flags);
-  return sys.ioctl(vmFd, KVM_IRQFD, irqfd.address);
+  return sys.ioctl(vmFd, request.KVM_IRQFD, irqfd.address);
 }
 
 /**
@@ -75,17 +66,17 @@ export function assignIrqfd(vmFd: number, gsi: number, fd: number): number {
 
 /** Undoes an irqfd; from then on signals pile up in the eventfd. Waits for injections under way. */
 export function deassignIrqfd(vmFd: number, gsi: number, fd: number): number {
-  return irqfdIoctl(vmFd, fd, gsi, KVM_IRQFD_FLAG_DEASSIGN);
+  return irqfdIoctl(vmFd, fd, gsi, request.KVM_IRQFD_FLAG_DEASSIGN);
 }
 
 /** Sets an interrupt line of the in-kernel PIC and IOAPIC. KVM API 4.25. */
 export function setIrqLine(vmFd: number, gsi: number, level: boolean): number {
   irqLevel.set('irq', gsi);
   irqLevel.set('level', level ? 1 : 0);
-  return sys.ioctl(vmFd, KVM_IRQ_LINE, irqLevel.address);
+  return sys.ioctl(vmFd, request.KVM_IRQ_LINE, irqLevel.address);
 }
 
 /** Replaces the whole routing table by the `struct kvm_irq_routing` at a host address. KVM API 4.52. */
 export function setGsiRouting(vmFd: number, tableAddress: number): number {
-  return sys.ioctl(vmFd, KVM_SET_GSI_ROUTING, tableAddress);
+  return sys.ioctl(vmFd, request.KVM_SET_GSI_ROUTING, tableAddress);
 }

@@ -4,45 +4,7 @@
  *
  * HOT.
  */
-import {
-  BPRC,
-  CTRL,
-  CTRL_VME,
-  GORCL,
-  GPRC,
-  ICR_RXDMT0,
-  ICR_RXO,
-  ICR_RXT0,
-  MPC,
-  MPRC,
-  MTA,
-  RA,
-  RA_ENTRIES,
-  RAH_AV,
-  RCTL,
-  RCTL_BAM,
-  RCTL_BSEX,
-  RCTL_BSIZE_SHIFT,
-  RCTL_EN,
-  RCTL_LPE,
-  RCTL_MO_SHIFT,
-  RCTL_MPE,
-  RCTL_RDMTS_SHIFT,
-  RCTL_SECRC,
-  RCTL_UPE,
-  RCTL_VFE,
-  RDBAL,
-  ROC,
-  RXD_STAT_DD,
-  RXD_STAT_EOP,
-  RXD_STAT_IXSM,
-  RXD_STAT_VP,
-  rx_desc,
-  TORL,
-  TPR,
-  VET,
-  VFTA,
-} from '../abi/e1000.ts';
+import * as e1000 from '../abi/e1000.ts';
 import { EAGAIN } from '../abi/errno.ts';
 import { virtio_net_hdr } from '../abi/virtio-net.ts';
 import type { ReceiveErrors, TapQueue } from '../backend/tap-queue.ts';
@@ -67,8 +29,8 @@ const SHORTEST = 64;
 
 /** By RCTL.BSEX and RCTL.BSIZE: bytes of a buffer; 16384 for the reserved value. */
 const BUFFER_SIZES: readonly number[] = [2048, 1024, 512, 256, 16384, 16384, 8192, 4096];
-const LENGTH = rx_desc.length.offset;
-const STATUS = rx_desc.status.offset;
+const LENGTH = e1000.rx_desc.length.offset;
+const STATUS = e1000.rx_desc.status.offset;
 
 /** Takes packets from the tap to the ring. */
 export class Receiver {
@@ -89,20 +51,20 @@ export class Receiver {
     this.#tap = tap;
     this.errors = errors;
     this.#memory = memory;
-    this.#ring = new Ring(memory, file, RDBAL);
+    this.#ring = new Ring(memory, file, e1000.RDBAL);
     this.#filter = new ReceiveFilter(file);
   }
 
   /** Receives what the tap has. Returns interrupt causes. */
   run(): number {
     const ring = this.#ring;
-    const rctl = this.#file.get(RCTL);
+    const rctl = this.#file.get(e1000.RCTL);
     this.idle = true;
-    if ((rctl & RCTL_EN) === 0 || this.errors.gone || this.errors.resting) return 0;
+    if ((rctl & e1000.RCTL_EN) === 0 || this.errors.gone || this.errors.resting) return 0;
     this.fault = ring.load();
     if (this.fault !== null) return 0;
     const { address, bytes } = this.#buffer;
-    const strip = (this.#file.get(CTRL) & CTRL_VME) !== 0;
+    const strip = (this.#file.get(e1000.CTRL) & e1000.CTRL_VME) !== 0;
     let causes = 0;
     for (let budget = BUDGET; budget > 0 && ring.head !== ring.tail; budget--) {
       const length = this.#tap.receiveInto(address, bytes.length - FCS);
@@ -115,7 +77,7 @@ export class Receiver {
       causes |= this.#packet(length - HEADER, rctl, strip);
       if (this.fault !== null) return causes;
     }
-    if ((causes & ICR_RXT0) !== 0 && this.#isLow(rctl)) causes |= ICR_RXDMT0;
+    if ((causes & e1000.ICR_RXT0) !== 0 && this.#isLow(rctl)) causes |= e1000.ICR_RXDMT0;
     this.idle = ring.head === ring.tail || this.errors.gone || this.errors.resting;
     return causes;
   }
@@ -124,26 +86,26 @@ export class Receiver {
   #packet(length: number, rctl: number, strip: boolean): number {
     const file = this.#file;
     const { view, bytes } = this.#buffer;
-    file.count(TPR);
-    file.countWide(TORL, Math.max(length + FCS, SHORTEST));
+    file.count(e1000.TPR);
+    file.countWide(e1000.TORL, Math.max(length + FCS, SHORTEST));
     const tagged = length >= ETHERNET_HEADER + VLAN_TAG && this.#filter.isTagged(view, HEADER);
     if (!this.#filter.accepts(view, HEADER, rctl, tagged)) return 0;
-    const longest = (rctl & RCTL_LPE) === 0 ? LONGEST : LONGEST_WITH_LPE;
+    const longest = (rctl & e1000.RCTL_LPE) === 0 ? LONGEST : LONGEST_WITH_LPE;
     if (length + FCS > longest) {
-      file.count(ROC);
+      file.count(e1000.ROC);
       return 0;
     }
     const multicast = (bytes[HEADER] as number) & 1;
     const broadcast = multicast === 1 && view.getUint32(HEADER) === 0xffff_ffff;
     let start = HEADER;
     let end = HEADER + length;
-    let status = RXD_STAT_DD | RXD_STAT_IXSM;
+    let status = e1000.RXD_STAT_DD | e1000.RXD_STAT_IXSM;
     let tag = 0;
     if (tagged && strip) {
       tag = view.getUint16(start + ETHERNET_ADDRESSES + 2);
       bytes.copyWithin(start + VLAN_TAG, start, start + ETHERNET_ADDRESSES);
       start += VLAN_TAG;
-      status |= RXD_STAT_VP;
+      status |= e1000.RXD_STAT_VP;
     }
     // A tap may give what is shorter than a wire can carry.
     const shortest = start + SHORTEST - FCS;
@@ -151,16 +113,17 @@ export class Receiver {
       bytes.fill(0, end, shortest);
       end = shortest;
     }
-    if ((rctl & RCTL_SECRC) === 0) {
+    if ((rctl & e1000.RCTL_SECRC) === 0) {
       bytes.fill(0, end, end + FCS);
       end += FCS;
     }
-    if (!this.#deliver(start, end, rctl, status, tag)) return this.fault === null ? ICR_RXO : 0;
-    file.count(GPRC);
-    file.countWide(GORCL, Math.max(length + FCS, SHORTEST));
-    if (broadcast) file.count(BPRC);
-    else if (multicast === 1) file.count(MPRC);
-    return ICR_RXT0;
+    const delivered = this.#deliver(start, end, rctl, status, tag);
+    if (!delivered) return this.fault === null ? e1000.ICR_RXO : 0;
+    file.count(e1000.GPRC);
+    file.countWide(e1000.GORCL, Math.max(length + FCS, SHORTEST));
+    if (broadcast) file.count(e1000.BPRC);
+    else if (multicast === 1) file.count(e1000.MPRC);
+    return e1000.ICR_RXT0;
   }
 
   /** Copies a packet into the buffers at the head. Returns false when it did not fit. */
@@ -169,7 +132,7 @@ export class Receiver {
     const memory = this.#memory;
     const size = bufferSize(rctl);
     if (Math.ceil((end - start) / size) > ring.owned) {
-      this.#file.count(MPC);
+      this.#file.count(e1000.MPC);
       return false;
     }
     let at = ring.head;
@@ -187,7 +150,7 @@ export class Receiver {
       at = ring.next(at);
       // Length and checksum first: the status makes them valid for the driver.
       memory.writeU32(descriptor + LENGTH, length);
-      const last = from === end ? RXD_STAT_EOP : 0;
+      const last = from === end ? e1000.RXD_STAT_EOP : 0;
       memory.writeU32(descriptor + STATUS, status | last | (tag << 16));
     }
     ring.advance(at);
@@ -196,14 +159,14 @@ export class Receiver {
 
   /** SDM 13.4, RDMTS: whether the free descriptors are down to a half, a quarter or an eighth. */
   #isLow(rctl: number): boolean {
-    const threshold = this.#ring.count >>> (1 + ((rctl >>> RCTL_RDMTS_SHIFT) & 3));
+    const threshold = this.#ring.count >>> (1 + ((rctl >>> e1000.RCTL_RDMTS_SHIFT) & 3));
     return this.#ring.owned <= threshold;
   }
 }
 
 function bufferSize(rctl: number): number {
-  const extended = (rctl & RCTL_BSEX) === 0 ? 0 : 4;
-  return BUFFER_SIZES[extended + ((rctl >>> RCTL_BSIZE_SHIFT) & 3)] as number;
+  const extended = (rctl & e1000.RCTL_BSEX) === 0 ? 0 : 4;
+  return BUFFER_SIZES[extended + ((rctl >>> e1000.RCTL_BSIZE_SHIFT) & 3)] as number;
 }
 
 const ETHERTYPE = 12;
@@ -226,40 +189,40 @@ export class ReceiveFilter {
    * @param tagged whether it has a VLAN tag
    */
   accepts(packet: DataView, at: number, rctl: number, tagged: boolean): boolean {
-    if (tagged && (rctl & RCTL_VFE) !== 0) {
+    if (tagged && (rctl & e1000.RCTL_VFE) !== 0) {
       const vlan = packet.getUint16(at + ETHERTYPE + 2) & 0xfff;
-      if (((this.#file.get(VFTA + (vlan >>> 5) * 4) >>> (vlan & 31)) & 1) === 0) return false;
+      if (((this.#file.get(e1000.VFTA + (vlan >>> 5) * 4) >>> (vlan & 31)) & 1) === 0) return false;
     }
     // As RAL and RAH hold an address: the first byte lowest.
     const low = packet.getUint32(at, true);
     const high = packet.getUint16(at + 4, true);
-    if ((low & 1) === 0) return (rctl & RCTL_UPE) !== 0 || this.#isExact(low, high);
+    if ((low & 1) === 0) return (rctl & e1000.RCTL_UPE) !== 0 || this.#isExact(low, high);
     if (low === 0xffff_ffff && high === 0xffff) {
-      if ((rctl & RCTL_BAM) !== 0) return true;
+      if ((rctl & e1000.RCTL_BAM) !== 0) return true;
     }
-    return (rctl & RCTL_MPE) !== 0 || this.#isExact(low, high) || this.#isHashed(high, rctl);
+    return (rctl & e1000.RCTL_MPE) !== 0 || this.#isExact(low, high) || this.#isHashed(high, rctl);
   }
 
   /** Whether a packet has a tag of the kind that VET names. */
   isTagged(packet: DataView, at: number): boolean {
-    return packet.getUint16(at + ETHERTYPE) === this.#file.get(VET);
+    return packet.getUint16(at + ETHERTYPE) === this.#file.get(e1000.VET);
   }
 
   #isExact(low: number, high: number): boolean {
     const file = this.#file;
-    for (let i = 0; i < RA_ENTRIES; i++) {
-      const upper = file.get(RA + 8 * i + 4);
+    for (let i = 0; i < e1000.RA_ENTRIES; i++) {
+      const upper = file.get(e1000.RA + 8 * i + 4);
       // AS, bits 16 and 17: 0 for destination addresses, all that is here.
-      if (upper >>> 16 !== RAH_AV >>> 16 || (upper & 0xffff) !== high) continue;
-      if (file.get(RA + 8 * i) === low) return true;
+      if (upper >>> 16 !== e1000.RAH_AV >>> 16 || (upper & 0xffff) !== high) continue;
+      if (file.get(e1000.RA + 8 * i) === low) return true;
     }
     return false;
   }
 
   /** SDM 13.5.1. */
   #isHashed(high: number, rctl: number): boolean {
-    const shift = HASH_SHIFTS[(rctl >>> RCTL_MO_SHIFT) & 3] as number;
+    const shift = HASH_SHIFTS[(rctl >>> e1000.RCTL_MO_SHIFT) & 3] as number;
     const hash = (high >>> shift) & 0xfff;
-    return ((this.#file.get(MTA + (hash >>> 5) * 4) >>> (hash & 31)) & 1) === 1;
+    return ((this.#file.get(e1000.MTA + (hash >>> 5) * 4) >>> (hash & 31)) & 1) === 1;
   }
 }

@@ -7,17 +7,7 @@
  *
  * HOT.
  */
-import {
-  TCTL_PSP,
-  TXC_IP,
-  TXC_TCP,
-  TXD_CMD_DEXT,
-  TXD_CMD_IC,
-  TXD_CMD_TSE,
-  TXD_CMD_VLE,
-  TXD_POPTS_IXSM,
-  TXD_POPTS_TXSM,
-} from '../abi/e1000.ts';
+import * as e1000 from '../abi/e1000.ts';
 import {
   VIRTIO_NET_HDR_F_NEEDS_CSUM,
   VIRTIO_NET_HDR_GSO_ECN,
@@ -118,11 +108,11 @@ export class TransmitPacket {
   prepare(context: Int32Array, tctl: number, vlan: boolean): boolean {
     if (this.length < ETHERNET_HEADER) return false;
     this.#vnet.bytes.fill(0);
-    const tag = vlan && (this.lower & TXD_CMD_VLE) !== 0 ? VLAN_TAG : 0;
+    const tag = vlan && (this.lower & e1000.TXD_CMD_VLE) !== 0 ? VLAN_TAG : 0;
     let copied = tag === 0 ? 0 : ETHERNET_ADDRESSES;
-    if ((this.#firstLower & TXD_CMD_DEXT) !== 0) {
+    if ((this.#firstLower & e1000.TXD_CMD_DEXT) !== 0) {
       copied = this.#offload(context, copied, tag);
-    } else if ((this.lower & TXD_CMD_IC) !== 0) {
+    } else if ((this.lower & e1000.TXD_CMD_IC) !== 0) {
       const start = (this.#upper >>> 8) & 0xff;
       if (!this.#checksum(start, (this.lower >>> 16) & 0xff, tag)) return false;
     }
@@ -143,19 +133,19 @@ export class TransmitPacket {
    */
   #offload(context: Int32Array, copied: number, tag: number): number {
     const options = this.#firstUpper;
-    const segment = (this.#firstLower & TXD_CMD_TSE) !== 0;
+    const segment = (this.#firstLower & e1000.TXD_CMD_TSE) !== 0;
     const ip = context[0] as number;
     const tcp = context[1] as number;
     let length = copied;
-    if (segment || (options & TXD_POPTS_IXSM) !== 0) {
+    if (segment || (options & e1000.TXD_POPTS_IXSM) !== 0) {
       const end = segment ? ((context[3] as number) >>> 8) & 0xff : (ip >>> 16) + 1;
       if (end > HEADER_MAX || end > this.length || end < ETHERNET_HEADER) return -1;
       length = end;
       this.#copyHead(length);
     }
     if (segment && !this.#segmentation(context, length, tag)) return -1;
-    if ((options & TXD_POPTS_IXSM) !== 0 && !this.#ipChecksum(ip, length)) return -1;
-    if (segment || (options & TXD_POPTS_TXSM) !== 0) {
+    if ((options & e1000.TXD_POPTS_IXSM) !== 0 && !this.#ipChecksum(ip, length)) return -1;
+    if (segment || (options & e1000.TXD_POPTS_TXSM) !== 0) {
       if (!this.#checksum(tcp & 0xff, (tcp >>> 8) & 0xff, tag)) return -1;
     }
     return length;
@@ -169,9 +159,9 @@ export class TransmitPacket {
     const checksum = ((context[1] as number) >>> 8) & 0xff;
     const command = context[2] as number;
     // Of UDP the hardware makes fragments, which a tap has no word for.
-    if ((command & TXC_TCP) === 0) return false;
+    if ((command & e1000.TXC_TCP) === 0) return false;
     if (tcpStart + TCP_FLAGS >= length || checksum + 2 > length) return false;
-    const isIpv4 = (command & TXC_IP) !== 0;
+    const isIpv4 = (command & e1000.TXC_IP) !== 0;
     if (ipStart + (isIpv4 ? 20 : IPV6_HEADER) > tcpStart) return false;
     if (isIpv4) head.setUint16(ipStart + 2, this.length - ipStart);
     else head.setUint16(ipStart + 4, this.length - ipStart - IPV6_HEADER);
@@ -264,7 +254,7 @@ export class TransmitPacket {
       skip = 0;
     }
     const total = this.length + tag;
-    if ((tctl & TCTL_PSP) !== 0 && total < SHORTEST) {
+    if ((tctl & e1000.TCTL_PSP) !== 0 && total < SHORTEST) {
       this.#push(this.#zeros.address, SHORTEST - total);
     }
   }

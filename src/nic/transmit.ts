@@ -5,31 +5,7 @@
  *
  * HOT.
  */
-import {
-  BPTC,
-  CTRL,
-  CTRL_VME,
-  GOTCL,
-  GPTC,
-  ICR_TXDW,
-  ICR_TXQE,
-  MPTC,
-  TCTL,
-  TCTL_EN,
-  TDBAL,
-  TOTL,
-  TPT,
-  TSCTC,
-  TXD_CMD_DEXT,
-  TXD_CMD_EOP,
-  TXD_CMD_RS,
-  TXD_DTYP_CONTEXT,
-  TXD_DTYP_DATA,
-  TXD_DTYP_SHIFT,
-  TXD_EXT_LENGTH,
-  TXD_STAT_DD,
-  tx_desc,
-} from '../abi/e1000.ts';
+import * as e1000 from '../abi/e1000.ts';
 import { EAGAIN } from '../abi/errno.ts';
 import type { TapQueue } from '../backend/tap-queue.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
@@ -39,8 +15,8 @@ import { TransmitPacket } from './transmit-packet.ts';
 
 /** Packets between two looks at the thread's other events. */
 const BUDGET = 128;
-const LOWER = tx_desc.lower.offset;
-const UPPER = tx_desc.upper.offset;
+const LOWER = e1000.tx_desc.lower.offset;
+const UPPER = e1000.tx_desc.upper.offset;
 /** The frame check sequence that the wire adds, for the octet counters. */
 const FCS = 4;
 
@@ -70,28 +46,28 @@ export class Transmitter {
     this.#file = file;
     this.#tap = tap;
     this.#memory = memory;
-    this.#ring = new Ring(memory, file, TDBAL);
+    this.#ring = new Ring(memory, file, e1000.TDBAL);
     this.#packet = new TransmitPacket(memory);
   }
 
   /** Sends what the driver put into the ring. Returns interrupt causes. */
   run(): number {
     const ring = this.#ring;
-    const tctl = this.#file.get(TCTL);
+    const tctl = this.#file.get(e1000.TCTL);
     this.unfinished = false;
-    if ((tctl & TCTL_EN) === 0 || this.blocked) return 0;
+    if ((tctl & e1000.TCTL_EN) === 0 || this.blocked) return 0;
     this.fault = ring.load();
     if (this.fault !== null || ring.head === ring.tail) return 0;
-    const vlan = (this.#file.get(CTRL) & CTRL_VME) !== 0;
+    const vlan = (this.#file.get(e1000.CTRL) & e1000.CTRL_VME) !== 0;
     let causes = 0;
     for (let budget = BUDGET; budget > 0 && ring.head !== ring.tail; budget--) {
       const found = this.#gather();
       if (found === INCOMPLETE || found === FAULT) return causes;
       if (found === PACKET && !this.#send(tctl, vlan)) return causes;
-      if (this.#complete()) causes |= ICR_TXDW;
+      if (this.#complete()) causes |= e1000.ICR_TXDW;
     }
     this.unfinished = ring.head !== ring.tail;
-    return this.unfinished ? causes : causes | ICR_TXQE;
+    return this.unfinished ? causes : causes | e1000.ICR_TXQE;
   }
 
   /** Collects one packet, or takes one context descriptor. */
@@ -103,21 +79,21 @@ export class Transmitter {
     for (let at = ring.head; at !== ring.tail; ) {
       const offset = ring.descriptor(at);
       const lower = memory.readU32(offset + LOWER) | 0;
-      const extended = (lower & TXD_CMD_DEXT) !== 0;
-      const type = extended ? (lower >>> TXD_DTYP_SHIFT) & 0xf : TXD_DTYP_DATA;
+      const extended = (lower & e1000.TXD_CMD_DEXT) !== 0;
+      const type = extended ? (lower >>> e1000.TXD_DTYP_SHIFT) & 0xf : e1000.TXD_DTYP_DATA;
       this.#end = at = ring.next(at);
-      if (type === TXD_DTYP_CONTEXT && packet.descriptors === 0) {
+      if (type === e1000.TXD_DTYP_CONTEXT && packet.descriptors === 0) {
         for (let i = 0; i < 4; i++) this.#file.context[i] = memory.readU32(offset + 4 * i);
         return CONTEXT;
       }
-      if (type !== TXD_DTYP_DATA) {
+      if (type !== e1000.TXD_DTYP_DATA) {
         return this.#broke(`a descriptor of type ${type} in the middle of a packet`);
       }
-      const length = lower & (extended ? TXD_EXT_LENGTH : 0xffff);
+      const length = lower & (extended ? e1000.TXD_EXT_LENGTH : 0xffff);
       const upper = memory.readU32(offset + UPPER) | 0;
       const reason = packet.add(memory.readU64(offset), length, lower, upper);
       if (reason !== null) return this.#broke(reason);
-      if ((lower & TXD_CMD_EOP) !== 0) return PACKET;
+      if ((lower & e1000.TXD_CMD_EOP) !== 0) return PACKET;
     }
     return INCOMPLETE;
   }
@@ -135,13 +111,13 @@ export class Transmitter {
     // What makes no sense the kernel refuses: lost, as on a wire.
     if (sent <= 0) return true;
     const octets = packet.length + FCS;
-    file.count(GPTC);
-    file.count(TPT);
-    file.countWide(GOTCL, octets);
-    file.countWide(TOTL, octets);
-    if (packet.segmented) file.count(TSCTC);
-    if (packet.broadcast) file.count(BPTC);
-    else if (packet.multicast) file.count(MPTC);
+    file.count(e1000.GPTC);
+    file.count(e1000.TPT);
+    file.countWide(e1000.GOTCL, octets);
+    file.countWide(e1000.TOTL, octets);
+    if (packet.segmented) file.count(e1000.TSCTC);
+    if (packet.broadcast) file.count(e1000.BPTC);
+    else if (packet.multicast) file.count(e1000.MPTC);
     return true;
   }
 
@@ -152,9 +128,9 @@ export class Transmitter {
     let report = false;
     for (let at = ring.head; at !== this.#end; at = ring.next(at)) {
       const offset = ring.descriptor(at);
-      if ((memory.readU32(offset + LOWER) & TXD_CMD_RS) === 0) continue;
+      if ((memory.readU32(offset + LOWER) & e1000.TXD_CMD_RS) === 0) continue;
       report = true;
-      memory.writeU8(offset + UPPER, memory.readU8(offset + UPPER) | TXD_STAT_DD);
+      memory.writeU8(offset + UPPER, memory.readU8(offset + UPPER) | e1000.TXD_STAT_DD);
     }
     ring.advance(this.#end);
     return report;

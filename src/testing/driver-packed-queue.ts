@@ -1,16 +1,5 @@
 /** Driver side of a packed virtqueue (virtio 1.3 §2.8). */
-import {
-  pvirtq_desc,
-  pvirtq_event_suppress,
-  RING_EVENT_FLAGS_DESC,
-  RING_EVENT_FLAGS_DISABLE,
-  RING_EVENT_FLAGS_ENABLE,
-  VIRTQ_DESC_F_AVAIL,
-  VIRTQ_DESC_F_INDIRECT,
-  VIRTQ_DESC_F_NEXT,
-  VIRTQ_DESC_F_USED,
-  VIRTQ_DESC_F_WRITE,
-} from '../abi/virtio-ring.ts';
+import * as ring from '../abi/virtio-ring.ts';
 import {
   type DriverBuffer,
   DriverQueue,
@@ -69,10 +58,10 @@ export class DriverPackedQueue extends DriverQueue {
     this.#addedSinceKick = 0;
     if (added === 0) return false;
     fullBarrier();
-    const flags = this.deviceArea.getUint16(pvirtq_event_suppress.flags.offset, true) & 3;
-    if (flags === RING_EVENT_FLAGS_DISABLE) return false;
-    if (flags !== RING_EVENT_FLAGS_DESC) return true;
-    const event = this.deviceArea.getUint16(pvirtq_event_suppress.desc.offset, true);
+    const flags = this.deviceArea.getUint16(ring.pvirtq_event_suppress.flags.offset, true) & 3;
+    if (flags === ring.RING_EVENT_FLAGS_DISABLE) return false;
+    if (flags !== ring.RING_EVENT_FLAGS_DESC) return true;
+    const event = this.deviceArea.getUint16(ring.pvirtq_event_suppress.desc.offset, true);
     const lapBehind = event >>> 15 !== this.#avail.wrap;
     const place = (event & 0x7fff) - (lapBehind ? this.config.size : 0);
     return ((this.#avail.place - place - 1) & 0xffff) < added;
@@ -90,15 +79,15 @@ export class DriverPackedQueue extends DriverQueue {
   }
 
   protected peekUsed(): UsedBuffer | undefined {
-    const at = this.#used.place * pvirtq_desc.size;
-    const flags = this.descriptorArea.getUint16(at + pvirtq_desc.flags.offset, true);
-    const available = (flags & VIRTQ_DESC_F_AVAIL) === 0 ? 0 : 1;
-    const used = (flags & VIRTQ_DESC_F_USED) === 0 ? 0 : 1;
+    const at = this.#used.place * ring.pvirtq_desc.size;
+    const flags = this.descriptorArea.getUint16(at + ring.pvirtq_desc.flags.offset, true);
+    const available = (flags & ring.VIRTQ_DESC_F_AVAIL) === 0 ? 0 : 1;
+    const used = (flags & ring.VIRTQ_DESC_F_USED) === 0 ? 0 : 1;
     if (this.inFlight === 0 || available !== used || used !== this.#used.wrap) return undefined;
-    const written = this.descriptorArea.getUint32(at + pvirtq_desc.len.offset, true);
+    const written = this.descriptorArea.getUint32(at + ring.pvirtq_desc.len.offset, true);
     return {
-      id: this.descriptorArea.getUint16(at + pvirtq_desc.id.offset, true),
-      written: (flags & VIRTQ_DESC_F_WRITE) === 0 ? 0 : written,
+      id: this.descriptorArea.getUint16(at + ring.pvirtq_desc.id.offset, true),
+      written: (flags & ring.VIRTQ_DESC_F_WRITE) === 0 ? 0 : written,
     };
   }
 
@@ -111,18 +100,18 @@ export class DriverPackedQueue extends DriverQueue {
   }
 
   protected requestInterrupt(): void {
-    const { desc, flags } = pvirtq_event_suppress;
+    const { desc, flags } = ring.pvirtq_event_suppress;
     if (this.layout.eventIdx) {
       this.driverArea.setUint16(desc.offset, this.#used.offAndWrap, true);
-      this.driverArea.setUint16(flags.offset, RING_EVENT_FLAGS_DESC, true);
+      this.driverArea.setUint16(flags.offset, ring.RING_EVENT_FLAGS_DESC, true);
     } else {
-      this.driverArea.setUint16(flags.offset, RING_EVENT_FLAGS_ENABLE, true);
+      this.driverArea.setUint16(flags.offset, ring.RING_EVENT_FLAGS_ENABLE, true);
     }
   }
 
   protected suppressInterrupts(): void {
-    const { flags } = pvirtq_event_suppress;
-    this.driverArea.setUint16(flags.offset, RING_EVENT_FLAGS_DISABLE, true);
+    const { flags } = ring.pvirtq_event_suppress;
+    this.driverArea.setUint16(flags.offset, ring.RING_EVENT_FLAGS_DISABLE, true);
   }
 
   /** §2.8.6: the id in the last descriptor, the first one's flags last of all. */
@@ -133,8 +122,8 @@ export class DriverPackedQueue extends DriverQueue {
     buffer.segments.forEach(({ gpa, length, writable }, i) => {
       const flags =
         this.#lapFlags() |
-        (writable ? VIRTQ_DESC_F_WRITE : 0) |
-        (i === last ? 0 : VIRTQ_DESC_F_NEXT);
+        (writable ? ring.VIRTQ_DESC_F_WRITE : 0) |
+        (i === last ? 0 : ring.VIRTQ_DESC_F_NEXT);
       const { place } = this.#avail;
       writePackedDescriptor(this.descriptorArea, place, gpa, length, i === last ? id : 0);
       if (i === 0) firstFlags = flags;
@@ -145,26 +134,26 @@ export class DriverPackedQueue extends DriverQueue {
   }
 
   #placeIndirect(buffer: DriverBuffer, id: number): void {
-    const length = pvirtq_desc.size * buffer.segments.length;
+    const length = ring.pvirtq_desc.size * buffer.segments.length;
     const gpa = buffer.allocateTable(length);
     const table = this.layout.heap.view(gpa, length);
     buffer.segments.forEach((segment, i) => {
       writePackedDescriptor(table, i, segment.gpa, segment.length, 0);
-      const at = i * pvirtq_desc.size + pvirtq_desc.flags.offset;
-      table.setUint16(at, segment.writable ? VIRTQ_DESC_F_WRITE : 0, true);
+      const at = i * ring.pvirtq_desc.size + ring.pvirtq_desc.flags.offset;
+      table.setUint16(at, segment.writable ? ring.VIRTQ_DESC_F_WRITE : 0, true);
     });
     const { place } = this.#avail;
     writePackedDescriptor(this.descriptorArea, place, gpa, length, id);
-    this.#writeFlags(place, this.#lapFlags() | VIRTQ_DESC_F_INDIRECT);
+    this.#writeFlags(place, this.#lapFlags() | ring.VIRTQ_DESC_F_INDIRECT);
     this.#avail.advance(1);
   }
 
   #lapFlags(): number {
-    return this.#avail.wrap === 1 ? VIRTQ_DESC_F_AVAIL : VIRTQ_DESC_F_USED;
+    return this.#avail.wrap === 1 ? ring.VIRTQ_DESC_F_AVAIL : ring.VIRTQ_DESC_F_USED;
   }
 
   #writeFlags(place: number, flags: number): void {
-    const at = place * pvirtq_desc.size + pvirtq_desc.flags.offset;
+    const at = place * ring.pvirtq_desc.size + ring.pvirtq_desc.flags.offset;
     this.descriptorArea.setUint16(at, flags, true);
   }
 }
@@ -177,8 +166,8 @@ function writePackedDescriptor(
   length: number,
   id: number,
 ): void {
-  const at = index * pvirtq_desc.size;
-  table.setBigUint64(at + pvirtq_desc.addr.offset, BigInt(gpa), true);
-  table.setUint32(at + pvirtq_desc.len.offset, length, true);
-  table.setUint16(at + pvirtq_desc.id.offset, id, true);
+  const at = index * ring.pvirtq_desc.size;
+  table.setBigUint64(at + ring.pvirtq_desc.addr.offset, BigInt(gpa), true);
+  table.setUint32(at + ring.pvirtq_desc.len.offset, length, true);
+  table.setUint16(at + ring.pvirtq_desc.id.offset, id, true);
 }

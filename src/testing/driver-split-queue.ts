@@ -1,13 +1,5 @@
 /** Driver side of a split virtqueue (virtio 1.3 §2.7). */
-import {
-  VIRTQ_AVAIL_F_NO_INTERRUPT,
-  VIRTQ_DESC_F_INDIRECT,
-  VIRTQ_DESC_F_NEXT,
-  VIRTQ_DESC_F_WRITE,
-  VIRTQ_USED_F_NO_NOTIFY,
-  virtq_desc,
-  virtq_used_elem,
-} from '../abi/virtio-ring.ts';
+import * as ring from '../abi/virtio-ring.ts';
 import {
   type DriverBuffer,
   DriverQueue,
@@ -41,7 +33,7 @@ export class DriverSplitQueue extends DriverQueue {
     if (before === this.#availIdx) return false;
     fullBarrier();
     if (!this.layout.eventIdx) {
-      return (this.deviceArea.getUint16(0, true) & VIRTQ_USED_F_NO_NOTIFY) === 0;
+      return (this.deviceArea.getUint16(0, true) & ring.VIRTQ_USED_F_NO_NOTIFY) === 0;
     }
     const event = this.deviceArea.getUint16(4 + 8 * this.config.size, true);
     return ((this.#availIdx - event - 1) & 0xffff) < ((this.#availIdx - before) & 0xffff);
@@ -52,10 +44,10 @@ export class DriverSplitQueue extends DriverQueue {
     const chain = this.#freeDescriptors.splice(0, indirect ? 1 : segments.length);
     const head = chain[0] as number;
     if (indirect) {
-      const length = virtq_desc.size * segments.length;
+      const length = ring.virtq_desc.size * segments.length;
       const gpa = buffer.allocateTable(length);
       fillChain(this.layout.heap.view(gpa, length), buffer, [...segments.keys()]);
-      writeDescriptor(this.descriptorArea, head, gpa, length, VIRTQ_DESC_F_INDIRECT, 0);
+      writeDescriptor(this.descriptorArea, head, gpa, length, ring.VIRTQ_DESC_F_INDIRECT, 0);
     } else {
       fillChain(this.descriptorArea, buffer, chain);
     }
@@ -68,10 +60,10 @@ export class DriverSplitQueue extends DriverQueue {
 
   protected peekUsed(): UsedBuffer | undefined {
     if (this.#lastUsed === this.deviceArea.getUint16(2, true)) return undefined;
-    const at = 4 + virtq_used_elem.size * (this.#lastUsed % this.config.size);
+    const at = 4 + ring.virtq_used_elem.size * (this.#lastUsed % this.config.size);
     return {
-      id: this.deviceArea.getUint32(at + virtq_used_elem.id.offset, true),
-      written: this.deviceArea.getUint32(at + virtq_used_elem.len.offset, true),
+      id: this.deviceArea.getUint32(at + ring.virtq_used_elem.id.offset, true),
+      written: this.deviceArea.getUint32(at + ring.virtq_used_elem.len.offset, true),
     };
   }
 
@@ -87,7 +79,7 @@ export class DriverSplitQueue extends DriverQueue {
   }
 
   protected suppressInterrupts(): void {
-    if (!this.layout.eventIdx) this.driverArea.setUint16(0, VIRTQ_AVAIL_F_NO_INTERRUPT, true);
+    if (!this.layout.eventIdx) this.driverArea.setUint16(0, ring.VIRTQ_AVAIL_F_NO_INTERRUPT, true);
   }
 }
 
@@ -95,7 +87,7 @@ function fillChain(table: DataView, buffer: DriverBuffer, indices: readonly numb
   buffer.segments.forEach(({ gpa, length, writable }, i) => {
     const next = indices[i + 1];
     const flags =
-      (writable ? VIRTQ_DESC_F_WRITE : 0) | (next === undefined ? 0 : VIRTQ_DESC_F_NEXT);
+      (writable ? ring.VIRTQ_DESC_F_WRITE : 0) | (next === undefined ? 0 : ring.VIRTQ_DESC_F_NEXT);
     writeDescriptor(table, indices[i] as number, gpa, length, flags, next ?? 0);
   });
 }
@@ -109,9 +101,9 @@ export function writeDescriptor(
   flags: number,
   next: number,
 ): void {
-  const at = index * virtq_desc.size;
-  table.setBigUint64(at + virtq_desc.addr.offset, BigInt(gpa), true);
-  table.setUint32(at + virtq_desc.len.offset, length, true);
-  table.setUint16(at + virtq_desc.flags.offset, flags, true);
-  table.setUint16(at + virtq_desc.next.offset, next, true);
+  const at = index * ring.virtq_desc.size;
+  table.setBigUint64(at + ring.virtq_desc.addr.offset, BigInt(gpa), true);
+  table.setUint32(at + ring.virtq_desc.len.offset, length, true);
+  table.setUint16(at + ring.virtq_desc.flags.offset, flags, true);
+  table.setUint16(at + ring.virtq_desc.next.offset, next, true);
 }

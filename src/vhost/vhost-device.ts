@@ -1,23 +1,5 @@
 /** One open vhost device: rings that the host kernel serves (linux/vhost.h). */
-import {
-  VHOST_FILE_UNBIND,
-  VHOST_GET_FEATURES,
-  VHOST_GET_VRING_BASE,
-  VHOST_SET_FEATURES,
-  VHOST_SET_MEM_TABLE,
-  VHOST_SET_OWNER,
-  VHOST_SET_VRING_ADDR,
-  VHOST_SET_VRING_BASE,
-  VHOST_SET_VRING_CALL,
-  VHOST_SET_VRING_ERR,
-  VHOST_SET_VRING_KICK,
-  VHOST_SET_VRING_NUM,
-  vhost_memory,
-  vhost_memory_region,
-  vhost_vring_addr,
-  vhost_vring_file,
-  vhost_vring_state,
-} from '../abi/vhost.ts';
+import * as abi from '../abi/vhost.ts';
 import { hasFeature, VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
@@ -79,9 +61,9 @@ export class VhostDevice extends Closeable {
     this.#fd = fd;
     this.#ioctl = ioctl;
     try {
-      this.control(VHOST_SET_OWNER, 0, 'VHOST_SET_OWNER');
+      this.control(abi.VHOST_SET_OWNER, 0, 'VHOST_SET_OWNER');
       const features = new NativeMemory(8);
-      this.control(VHOST_GET_FEATURES, features.address, 'VHOST_GET_FEATURES');
+      this.control(abi.VHOST_GET_FEATURES, features.address, 'VHOST_GET_FEATURES');
       this.features = features.view.getBigUint64(0, true);
     } catch (error) {
       fd.close();
@@ -103,19 +85,21 @@ export class VhostDevice extends Closeable {
     this.#packed = hasFeature(features, VIRTIO_F_RING_PACKED);
     const bits = new NativeMemory(8);
     bits.view.setBigUint64(0, features, true);
-    this.control(VHOST_SET_FEATURES, bits.address, 'VHOST_SET_FEATURES');
+    this.control(abi.VHOST_SET_FEATURES, bits.address, 'VHOST_SET_FEATURES');
     const { regions } = memory;
-    const table = new NativeMemory(vhost_memory.size + regions.length * vhost_memory_region.size);
-    table.view.setUint32(vhost_memory.nregions.offset, regions.length, true);
+    const table = new NativeMemory(
+      abi.vhost_memory.size + regions.length * abi.vhost_memory_region.size,
+    );
+    table.view.setUint32(abi.vhost_memory.nregions.offset, regions.length, true);
     regions.forEach(({ gpa, size, offset }, i) => {
-      const at = vhost_memory.size + i * vhost_memory_region.size;
+      const at = abi.vhost_memory.size + i * abi.vhost_memory_region.size;
       const set = ({ offset: field }: { offset: number }, value: number): void =>
         table.view.setBigUint64(at + field, BigInt(value), true);
-      set(vhost_memory_region.guest_phys_addr, gpa);
-      set(vhost_memory_region.memory_size, size);
-      set(vhost_memory_region.userspace_addr, memory.address + offset);
+      set(abi.vhost_memory_region.guest_phys_addr, gpa);
+      set(abi.vhost_memory_region.memory_size, size);
+      set(abi.vhost_memory_region.userspace_addr, memory.address + offset);
     });
-    this.control(VHOST_SET_MEM_TABLE, table.address, 'VHOST_SET_MEM_TABLE');
+    this.control(abi.VHOST_SET_MEM_TABLE, table.address, 'VHOST_SET_MEM_TABLE');
   }
 
   /**
@@ -130,18 +114,18 @@ export class VhostDevice extends Closeable {
     if (memory === undefined) return;
     const place = locateRings(memory, config, features);
     this.#rings.set(ring, { config, used: place.device });
-    this.#setState(VHOST_SET_VRING_NUM, ring, config.size, 'VHOST_SET_VRING_NUM');
+    this.#setState(abi.VHOST_SET_VRING_NUM, ring, config.size, 'VHOST_SET_VRING_NUM');
     const base = vringBase(config.state, this.#packed);
-    this.#setState(VHOST_SET_VRING_BASE, ring, base, 'VHOST_SET_VRING_BASE');
-    const address = new StructMemory(vhost_vring_addr);
+    this.#setState(abi.VHOST_SET_VRING_BASE, ring, base, 'VHOST_SET_VRING_BASE');
+    const address = new StructMemory(abi.vhost_vring_addr);
     address.set('index', ring);
     address.set('desc_user_addr', memory.address + place.descriptor);
     address.set('avail_user_addr', memory.address + place.driver);
     address.set('used_user_addr', memory.address + place.device);
-    this.control(VHOST_SET_VRING_ADDR, address.address, 'VHOST_SET_VRING_ADDR');
-    this.setFile(VHOST_SET_VRING_ERR, ring, errorFd, 'VHOST_SET_VRING_ERR');
-    this.setFile(VHOST_SET_VRING_CALL, ring, config.callFd, 'VHOST_SET_VRING_CALL');
-    this.setFile(VHOST_SET_VRING_KICK, ring, config.kickFd, 'VHOST_SET_VRING_KICK');
+    this.control(abi.VHOST_SET_VRING_ADDR, address.address, 'VHOST_SET_VRING_ADDR');
+    this.setFile(abi.VHOST_SET_VRING_ERR, ring, errorFd, 'VHOST_SET_VRING_ERR');
+    this.setFile(abi.VHOST_SET_VRING_CALL, ring, config.callFd, 'VHOST_SET_VRING_CALL');
+    this.setFile(abi.VHOST_SET_VRING_KICK, ring, config.kickFd, 'VHOST_SET_VRING_KICK');
   }
 
   /**
@@ -154,19 +138,19 @@ export class VhostDevice extends Closeable {
     if (set === undefined || memory === undefined) return undefined;
     this.#rings.delete(ring);
     // Without it, a kick would keep waking the kernel's worker.
-    this.setFile(VHOST_SET_VRING_KICK, ring, VHOST_FILE_UNBIND, 'VHOST_SET_VRING_KICK');
-    this.setFile(VHOST_SET_VRING_CALL, ring, VHOST_FILE_UNBIND, 'VHOST_SET_VRING_CALL');
-    this.setFile(VHOST_SET_VRING_ERR, ring, VHOST_FILE_UNBIND, 'VHOST_SET_VRING_ERR');
-    const base = this.#setState(VHOST_GET_VRING_BASE, ring, 0, 'VHOST_GET_VRING_BASE');
+    this.setFile(abi.VHOST_SET_VRING_KICK, ring, abi.VHOST_FILE_UNBIND, 'VHOST_SET_VRING_KICK');
+    this.setFile(abi.VHOST_SET_VRING_CALL, ring, abi.VHOST_FILE_UNBIND, 'VHOST_SET_VRING_CALL');
+    this.setFile(abi.VHOST_SET_VRING_ERR, ring, abi.VHOST_FILE_UNBIND, 'VHOST_SET_VRING_ERR');
+    const base = this.#setState(abi.VHOST_GET_VRING_BASE, ring, 0, 'VHOST_GET_VRING_BASE');
     const state = vringState(base, this.#packed, memory, set.used);
     return [set.config.index, state];
   }
 
   /** Sets a ring's file: an eventfd or a backend; negative for none. */
   setFile(request: number, ring: number, fd: number, name: string): void {
-    const file = new StructMemory(vhost_vring_file);
+    const file = new StructMemory(abi.vhost_vring_file);
     file.set('index', ring);
-    file.set('fd', Math.max(fd, VHOST_FILE_UNBIND));
+    file.set('fd', Math.max(fd, abi.VHOST_FILE_UNBIND));
     this.control(request, file.address, name);
   }
 
@@ -176,7 +160,7 @@ export class VhostDevice extends Closeable {
   }
 
   #setState(request: number, ring: number, num: number, name: string): number {
-    const state = new StructMemory(vhost_vring_state);
+    const state = new StructMemory(abi.vhost_vring_state);
     state.set('index', ring);
     state.set('num', num);
     this.control(request, state.address, name);

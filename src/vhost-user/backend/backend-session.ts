@@ -1,44 +1,6 @@
 /** One frontend's connection to a device: what each of its messages does (vhost-user.rst). */
 import { fstatSync } from 'node:fs';
-import {
-  VHOST_USER_ADD_MEM_REG,
-  VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
-  VHOST_USER_F_PROTOCOL_FEATURES,
-  VHOST_USER_GET_CONFIG,
-  VHOST_USER_GET_FEATURES,
-  VHOST_USER_GET_INFLIGHT_FD,
-  VHOST_USER_GET_MAX_MEM_SLOTS,
-  VHOST_USER_GET_PROTOCOL_FEATURES,
-  VHOST_USER_GET_QUEUE_NUM,
-  VHOST_USER_GET_STATUS,
-  VHOST_USER_GET_VRING_BASE,
-  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
-  VHOST_USER_PROTOCOL_F_CONFIG,
-  VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
-  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
-  VHOST_USER_PROTOCOL_F_MQ,
-  VHOST_USER_PROTOCOL_F_REPLY_ACK,
-  VHOST_USER_PROTOCOL_F_RESET_DEVICE,
-  VHOST_USER_PROTOCOL_F_STATUS,
-  VHOST_USER_REM_MEM_REG,
-  VHOST_USER_RESET_DEVICE,
-  VHOST_USER_RESET_OWNER,
-  VHOST_USER_SET_BACKEND_REQ_FD,
-  VHOST_USER_SET_CONFIG,
-  VHOST_USER_SET_FEATURES,
-  VHOST_USER_SET_INFLIGHT_FD,
-  VHOST_USER_SET_MEM_TABLE,
-  VHOST_USER_SET_OWNER,
-  VHOST_USER_SET_PROTOCOL_FEATURES,
-  VHOST_USER_SET_STATUS,
-  VHOST_USER_SET_VRING_ADDR,
-  VHOST_USER_SET_VRING_BASE,
-  VHOST_USER_SET_VRING_CALL,
-  VHOST_USER_SET_VRING_ENABLE,
-  VHOST_USER_SET_VRING_ERR,
-  VHOST_USER_SET_VRING_KICK,
-  VHOST_USER_SET_VRING_NUM,
-} from '../../abi/vhost-user.ts';
+import * as abi from '../../abi/vhost-user.ts';
 import { DEVICE_NEEDS_RESET } from '../../abi/virtio-pci.ts';
 import { featureSet, hasFeature, VIRTIO_F_IN_ORDER } from '../../abi/virtio-ring.ts';
 import { Closeable } from '../../host/cleanup-stack.ts';
@@ -62,15 +24,15 @@ import { type Vring, Vrings } from './vrings.ts';
 const TRUNCATION_INTERVAL = 200;
 
 const PROTOCOL_FEATURES = featureSet(
-  VHOST_USER_PROTOCOL_F_MQ,
-  VHOST_USER_PROTOCOL_F_REPLY_ACK,
-  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
-  VHOST_USER_PROTOCOL_F_CONFIG,
-  VHOST_USER_PROTOCOL_F_RESET_DEVICE,
-  VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
-  VHOST_USER_PROTOCOL_F_STATUS,
+  abi.VHOST_USER_PROTOCOL_F_MQ,
+  abi.VHOST_USER_PROTOCOL_F_REPLY_ACK,
+  abi.VHOST_USER_PROTOCOL_F_BACKEND_REQ,
+  abi.VHOST_USER_PROTOCOL_F_CONFIG,
+  abi.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+  abi.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+  abi.VHOST_USER_PROTOCOL_F_STATUS,
 );
-const INFLIGHT = featureSet(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+const INFLIGHT = featureSet(abi.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 
 /** From the start of a connection to its end. */
 export class BackendSession extends Closeable implements DeviceEvents {
@@ -134,7 +96,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
   }
 
   configChanged(): void {
-    this.#requests?.send(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG);
+    this.#requests?.send(abi.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG);
   }
 
   async #request(message: Message): Promise<void> {
@@ -152,54 +114,54 @@ export class BackendSession extends Closeable implements DeviceEvents {
   async #handle(message: Message): Promise<boolean> {
     const rings = this.#rings;
     switch (message.request) {
-      case VHOST_USER_GET_FEATURES:
+      case abi.VHOST_USER_GET_FEATURES:
         return this.#reply(
           message,
-          this.#device.features | featureSet(VHOST_USER_F_PROTOCOL_FEATURES),
+          this.#device.features | featureSet(abi.VHOST_USER_F_PROTOCOL_FEATURES),
         );
-      case VHOST_USER_SET_FEATURES:
+      case abi.VHOST_USER_SET_FEATURES:
         await this.#setFeatures(payload.readU64(message));
         return false;
-      case VHOST_USER_GET_PROTOCOL_FEATURES:
+      case abi.VHOST_USER_GET_PROTOCOL_FEATURES:
         return this.#reply(message, this.#offered);
-      case VHOST_USER_SET_PROTOCOL_FEATURES:
+      case abi.VHOST_USER_SET_PROTOCOL_FEATURES:
         this.#setProtocolFeatures(payload.readU64(message));
         return false;
-      case VHOST_USER_SET_OWNER:
+      case abi.VHOST_USER_SET_OWNER:
         return false;
-      case VHOST_USER_RESET_OWNER:
+      case abi.VHOST_USER_RESET_OWNER:
         // The specification recommends to disable all rings.
         await rings.change(() => rings.disableAll());
         return false;
-      case VHOST_USER_GET_QUEUE_NUM:
+      case abi.VHOST_USER_GET_QUEUE_NUM:
         return this.#reply(message, BigInt(this.#device.queueNumber));
-      case VHOST_USER_GET_CONFIG:
+      case abi.VHOST_USER_GET_CONFIG:
         this.#getConfig(message);
         return true;
-      case VHOST_USER_SET_CONFIG:
+      case abi.VHOST_USER_SET_CONFIG:
         this.#setConfig(payload.readConfigAccess(message));
         return false;
-      case VHOST_USER_SET_BACKEND_REQ_FD:
+      case abi.VHOST_USER_SET_BACKEND_REQ_FD:
         this.#openRequests(message.fds);
         return false;
-      case VHOST_USER_RESET_DEVICE:
+      case abi.VHOST_USER_RESET_DEVICE:
         await rings.change(() => rings.reset());
         return false;
-      case VHOST_USER_SET_STATUS:
+      case abi.VHOST_USER_SET_STATUS:
         await this.#setStatus(Number(payload.readU64(message) & 0xffn));
         return false;
-      case VHOST_USER_GET_STATUS:
+      case abi.VHOST_USER_GET_STATUS:
         return this.#reply(
           message,
           BigInt(this.#status | (rings.isBroken ? DEVICE_NEEDS_RESET : 0)),
         );
-      case VHOST_USER_SET_MEM_TABLE:
-      case VHOST_USER_ADD_MEM_REG:
-      case VHOST_USER_REM_MEM_REG:
-      case VHOST_USER_GET_MAX_MEM_SLOTS:
+      case abi.VHOST_USER_SET_MEM_TABLE:
+      case abi.VHOST_USER_ADD_MEM_REG:
+      case abi.VHOST_USER_REM_MEM_REG:
+      case abi.VHOST_USER_GET_MAX_MEM_SLOTS:
         return await this.#handleMemory(message);
-      case VHOST_USER_GET_INFLIGHT_FD:
-      case VHOST_USER_SET_INFLIGHT_FD:
+      case abi.VHOST_USER_GET_INFLIGHT_FD:
+      case abi.VHOST_USER_SET_INFLIGHT_FD:
         return await this.#handleInflight(message);
       default:
         return await this.#handleRing(message);
@@ -210,19 +172,19 @@ export class BackendSession extends Closeable implements DeviceEvents {
     const memory = this.#memory;
     const rings = this.#rings;
     switch (message.request) {
-      case VHOST_USER_SET_MEM_TABLE: {
+      case abi.VHOST_USER_SET_MEM_TABLE: {
         const regions = payload.readMemoryTable(message);
         await rings.change(() => memory.replace(regions, message.fds.splice(0)));
         return false;
       }
-      case VHOST_USER_ADD_MEM_REG: {
+      case abi.VHOST_USER_ADD_MEM_REG: {
         const region = payload.readMemoryRegion(message);
         await rings.change(() => {
           for (const fd of message.fds.splice(0)) memory.add(region, fd);
         });
         return false;
       }
-      case VHOST_USER_REM_MEM_REG: {
+      case abi.VHOST_USER_REM_MEM_REG: {
         const region = payload.readMemoryRegion(message);
         await rings.change(() => memory.remove(region));
         return false;
@@ -236,7 +198,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
     if ((this.#protocolFeatures & INFLIGHT) === 0n) throw notNegotiated(message);
     const area = payload.readInflight(message);
     const rings = this.#device.queueSizes.length;
-    if (message.request === VHOST_USER_GET_INFLIGHT_FD) {
+    if (message.request === abi.VHOST_USER_GET_INFLIGHT_FD) {
       const made = createInflightFile(area, rings);
       this.#channel.reply(message, payload.writeInflight(made.area), made.file);
       return true;
@@ -250,7 +212,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
 
   async #handleRing(message: Message): Promise<boolean> {
     switch (message.request) {
-      case VHOST_USER_SET_VRING_ADDR: {
+      case abi.VHOST_USER_SET_VRING_ADDR: {
         const address = payload.readVringAddress(message);
         const ring = this.#rings.ring(address.index);
         await this.#rings.change(() => {
@@ -258,17 +220,17 @@ export class BackendSession extends Closeable implements DeviceEvents {
         });
         return false;
       }
-      case VHOST_USER_SET_VRING_KICK:
-      case VHOST_USER_SET_VRING_CALL:
-      case VHOST_USER_SET_VRING_ERR: {
+      case abi.VHOST_USER_SET_VRING_KICK:
+      case abi.VHOST_USER_SET_VRING_CALL:
+      case abi.VHOST_USER_SET_VRING_ERR: {
         const { index, fd } = payload.readVringFd(message);
         await this.#setRingFd(message.request, index, fd);
         return false;
       }
-      case VHOST_USER_SET_VRING_NUM:
-      case VHOST_USER_SET_VRING_BASE:
-      case VHOST_USER_GET_VRING_BASE:
-      case VHOST_USER_SET_VRING_ENABLE: {
+      case abi.VHOST_USER_SET_VRING_NUM:
+      case abi.VHOST_USER_SET_VRING_BASE:
+      case abi.VHOST_USER_GET_VRING_BASE:
+      case abi.VHOST_USER_SET_VRING_ENABLE: {
         const { index, num } = payload.readVringNumber(message);
         return await this.#handleRingState(message, this.#rings.ring(index), num);
       }
@@ -286,21 +248,21 @@ export class BackendSession extends Closeable implements DeviceEvents {
       fd?.close();
       throw error;
     }
-    if (request === VHOST_USER_SET_VRING_CALL) ring.setCall(fd);
-    else if (request === VHOST_USER_SET_VRING_ERR) ring.setError(fd);
+    if (request === abi.VHOST_USER_SET_VRING_CALL) ring.setCall(fd);
+    else if (request === abi.VHOST_USER_SET_VRING_ERR) ring.setError(fd);
     else await this.#rings.change(() => ring.setKick(fd));
   }
 
   async #handleRingState(message: Message, ring: Vring, num: number): Promise<boolean> {
     const { index } = ring;
     switch (message.request) {
-      case VHOST_USER_GET_VRING_BASE: {
+      case abi.VHOST_USER_GET_VRING_BASE: {
         await this.#rings.change(() => this.#rings.stop(ring));
         const base = this.#rings.base(ring);
         this.#channel.reply(message, payload.writeVringNumber({ index, num: base }));
         return true;
       }
-      case VHOST_USER_SET_VRING_NUM: {
+      case abi.VHOST_USER_SET_VRING_NUM: {
         const most = this.#device.queueSizes[index] ?? 0;
         if (num < 1 || num > most) {
           throw protocolError(`ring ${index} with ${num} descriptors; it has at most ${most}`);
@@ -310,7 +272,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
         });
         return false;
       }
-      case VHOST_USER_SET_VRING_BASE:
+      case abi.VHOST_USER_SET_VRING_BASE:
         await this.#rings.change(() => {
           ring.base = num;
           ring.state = undefined;
@@ -332,13 +294,13 @@ export class BackendSession extends Closeable implements DeviceEvents {
   }
 
   async #setFeatures(features: bigint): Promise<void> {
-    const protocol = featureSet(VHOST_USER_F_PROTOCOL_FEATURES);
+    const protocol = featureSet(abi.VHOST_USER_F_PROTOCOL_FEATURES);
     const foreign = features & ~(this.#device.features | protocol);
     if (foreign !== 0n) {
       throw protocolError(`feature bits 0x${foreign.toString(16)}, which are not offered`);
     }
     await this.#rings.change(() => {
-      this.#rings.enabling = hasFeature(features, VHOST_USER_F_PROTOCOL_FEATURES);
+      this.#rings.enabling = hasFeature(features, abi.VHOST_USER_F_PROTOCOL_FEATURES);
       this.#rings.setFeatures(features & ~protocol);
     });
   }

@@ -2,44 +2,7 @@
  * A connection to one backend: what a frontend negotiates, and how it passes on memory and rings
  * (vhost-user.rst). Any failure ends the session, and all later requests fail with it.
  */
-import {
-  VHOST_USER_ADD_MEM_REG,
-  VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
-  VHOST_USER_F_PROTOCOL_FEATURES,
-  VHOST_USER_GET_CONFIG,
-  VHOST_USER_GET_FEATURES,
-  VHOST_USER_GET_INFLIGHT_FD,
-  VHOST_USER_GET_MAX_MEM_SLOTS,
-  VHOST_USER_GET_PROTOCOL_FEATURES,
-  VHOST_USER_GET_QUEUE_NUM,
-  VHOST_USER_GET_STATUS,
-  VHOST_USER_GET_VRING_BASE,
-  VHOST_USER_NEED_REPLY_MASK,
-  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
-  VHOST_USER_PROTOCOL_F_CONFIG,
-  VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
-  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
-  VHOST_USER_PROTOCOL_F_MQ,
-  VHOST_USER_PROTOCOL_F_REPLY_ACK,
-  VHOST_USER_PROTOCOL_F_RESET_DEVICE,
-  VHOST_USER_PROTOCOL_F_STATUS,
-  VHOST_USER_RESET_DEVICE,
-  VHOST_USER_SET_BACKEND_REQ_FD,
-  VHOST_USER_SET_CONFIG,
-  VHOST_USER_SET_FEATURES,
-  VHOST_USER_SET_INFLIGHT_FD,
-  VHOST_USER_SET_MEM_TABLE,
-  VHOST_USER_SET_OWNER,
-  VHOST_USER_SET_PROTOCOL_FEATURES,
-  VHOST_USER_SET_STATUS,
-  VHOST_USER_SET_VRING_ADDR,
-  VHOST_USER_SET_VRING_BASE,
-  VHOST_USER_SET_VRING_CALL,
-  VHOST_USER_SET_VRING_ENABLE,
-  VHOST_USER_SET_VRING_ERR,
-  VHOST_USER_SET_VRING_KICK,
-  VHOST_USER_SET_VRING_NUM,
-} from '../../abi/vhost-user.ts';
+import * as abi from '../../abi/vhost-user.ts';
 import { FEATURES_OK } from '../../abi/virtio-pci.ts';
 import { featureSet, hasFeature, VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
 import { Closeable } from '../../host/cleanup-stack.ts';
@@ -67,14 +30,14 @@ import * as payload from '../payload.ts';
 
 /** The protocol features of this frontend. */
 const PROTOCOL_FEATURES = featureSet(
-  VHOST_USER_PROTOCOL_F_MQ,
-  VHOST_USER_PROTOCOL_F_REPLY_ACK,
-  VHOST_USER_PROTOCOL_F_BACKEND_REQ,
-  VHOST_USER_PROTOCOL_F_CONFIG,
-  VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
-  VHOST_USER_PROTOCOL_F_RESET_DEVICE,
-  VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
-  VHOST_USER_PROTOCOL_F_STATUS,
+  abi.VHOST_USER_PROTOCOL_F_MQ,
+  abi.VHOST_USER_PROTOCOL_F_REPLY_ACK,
+  abi.VHOST_USER_PROTOCOL_F_BACKEND_REQ,
+  abi.VHOST_USER_PROTOCOL_F_CONFIG,
+  abi.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
+  abi.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+  abi.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+  abi.VHOST_USER_PROTOCOL_F_STATUS,
 );
 const NO_FDS: readonly number[] = [];
 const U64_SIZE = 8;
@@ -150,7 +113,7 @@ export class FrontendSession extends Closeable implements BackendOffer {
   }
 
   get hasConfig(): boolean {
-    return this.has(VHOST_USER_PROTOCOL_F_CONFIG);
+    return this.has(abi.VHOST_USER_PROTOCOL_F_CONFIG);
   }
 
   /** Whether a protocol feature was negotiated. */
@@ -175,28 +138,29 @@ export class FrontendSession extends Closeable implements BackendOffer {
   /** Resolves when the backend has handled all requests. @throws PeerError */
   async sync(): Promise<void> {
     // Without REPLY_ACK, a request that always has a reply shows it.
-    if (!this.has(VHOST_USER_PROTOCOL_F_REPLY_ACK)) await this.#getU64(VHOST_USER_GET_FEATURES);
+    if (this.has(abi.VHOST_USER_PROTOCOL_F_REPLY_ACK)) return;
+    await this.#getU64(abi.VHOST_USER_GET_FEATURES);
   }
 
   /** @param features all that were negotiated with the driver @throws PeerError */
   async setFeatures(features: bigint): Promise<void> {
-    await this.#set(VHOST_USER_SET_FEATURES, payload.writeU64(features));
+    await this.#set(abi.VHOST_USER_SET_FEATURES, payload.writeU64(features));
   }
 
   /** Passes the device status on, where the backend takes it. @throws PeerError */
   async setStatus(status: number): Promise<void> {
-    if (!this.has(VHOST_USER_PROTOCOL_F_STATUS)) return;
-    await this.#set(VHOST_USER_SET_STATUS, payload.writeU64(status));
+    if (!this.has(abi.VHOST_USER_PROTOCOL_F_STATUS)) return;
+    await this.#set(abi.VHOST_USER_SET_STATUS, payload.writeU64(status));
     if (status === 0) return;
-    const accepted = Number(await this.#getU64(VHOST_USER_GET_STATUS));
+    const accepted = Number(await this.#getU64(abi.VHOST_USER_GET_STATUS));
     if ((accepted & FEATURES_OK) === 0) throw this.#broke('it rejected features that it offered');
   }
 
   /** Has the backend reset the device, as far as it can. @throws PeerError */
   async reset(): Promise<void> {
     const requests: Promise<void>[] = [];
-    if (this.has(VHOST_USER_PROTOCOL_F_RESET_DEVICE)) {
-      requests.push(this.#set(VHOST_USER_RESET_DEVICE));
+    if (this.has(abi.VHOST_USER_PROTOCOL_F_RESET_DEVICE)) {
+      requests.push(this.#set(abi.VHOST_USER_RESET_DEVICE));
     }
     requests.push(this.setStatus(0));
     await Promise.all(requests);
@@ -204,11 +168,11 @@ export class FrontendSession extends Closeable implements BackendOffer {
 
   /** The first bytes of the configuration space. @throws PeerError */
   async getConfig(length: number): Promise<Uint8Array> {
-    if (!this.has(VHOST_USER_PROTOCOL_F_CONFIG)) {
+    if (!this.has(abi.VHOST_USER_PROTOCOL_F_CONFIG)) {
       throw this.#broke('it has no configuration space, which its device needs');
     }
     const access = { offset: 0, liveMigration: false, bytes: new Uint8Array(length) };
-    const reply = await this.#call(VHOST_USER_GET_CONFIG, 0, payload.writeConfigAccess(access));
+    const reply = await this.#call(abi.VHOST_USER_GET_CONFIG, 0, payload.writeConfigAccess(access));
     if (reply.payload.byteLength === 0 && reply.fds.length === 0) {
       throw this.#broke(`it does not have ${length} bytes of configuration`);
     }
@@ -220,15 +184,15 @@ export class FrontendSession extends Closeable implements BackendOffer {
 
   /** Passes on what the driver wrote. @throws PeerError */
   async setConfig(offset: number, bytes: Uint8Array): Promise<void> {
-    if (!this.has(VHOST_USER_PROTOCOL_F_CONFIG)) return;
+    if (!this.has(abi.VHOST_USER_PROTOCOL_F_CONFIG)) return;
     const access = { offset, liveMigration: false, bytes };
-    await this.#set(VHOST_USER_SET_CONFIG, payload.writeConfigAccess(access));
+    await this.#set(abi.VHOST_USER_SET_CONFIG, payload.writeConfigAccess(access));
   }
 
   /** Has the backend make an inflight buffer. @throws PeerError */
   async getInflight(queues: number, queueSize: number): Promise<InflightFile> {
     const wanted = payload.writeInflight({ mmapSize: 0, mmapOffset: 0, queues, queueSize });
-    const reply = await this.#call(VHOST_USER_GET_INFLIGHT_FD, 0, wanted);
+    const reply = await this.#call(abi.VHOST_USER_GET_INFLIGHT_FD, 0, wanted);
     const [file, ...others] = reply.fds.splice(0);
     for (const fd of others) fd.close();
     if (file !== undefined && others.length === 0 && reply.payload.byteLength >= INFLIGHT_SIZE) {
@@ -240,7 +204,7 @@ export class FrontendSession extends Closeable implements BackendOffer {
 
   /** @throws PeerError */
   async setInflight({ file, area }: InflightFile): Promise<void> {
-    await this.#set(VHOST_USER_SET_INFLIGHT_FD, payload.writeInflight(area), [file.fd]);
+    await this.#set(abi.VHOST_USER_SET_INFLIGHT_FD, payload.writeInflight(area), [file.fd]);
   }
 
   /** Has the backend map guest RAM; our addresses in it serve as user addresses. @throws PeerError */
@@ -252,17 +216,17 @@ export class FrontendSession extends Closeable implements BackendOffer {
       userAddress: memory.address + offset,
       mmapOffset: offset,
     }));
-    if (!this.has(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)) {
+    if (!this.has(abi.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)) {
       const fds = regions.map(() => fd);
-      await this.#set(VHOST_USER_SET_MEM_TABLE, payload.writeMemoryTable(regions), fds);
+      await this.#set(abi.VHOST_USER_SET_MEM_TABLE, payload.writeMemoryTable(regions), fds);
       return;
     }
-    const slots = await this.#getU64(VHOST_USER_GET_MAX_MEM_SLOTS);
+    const slots = await this.#getU64(abi.VHOST_USER_GET_MAX_MEM_SLOTS);
     if (slots < BigInt(regions.length)) {
       throw this.#broke(`it has ${slots} memory slots, guest RAM has ${regions.length} regions`);
     }
     for (const region of regions) {
-      await this.#set(VHOST_USER_ADD_MEM_REG, payload.writeMemoryRegion(region), [fd]);
+      await this.#set(abi.VHOST_USER_ADD_MEM_REG, payload.writeMemoryRegion(region), [fd]);
     }
   }
 
@@ -290,26 +254,26 @@ export class FrontendSession extends Closeable implements BackendOffer {
     };
     const setFd = (request: number, fd: number): Promise<void> =>
       this.#set(request, payload.writeVringFd(index, fd >= 0), fd < 0 ? NO_FDS : [fd]);
-    await this.#set(VHOST_USER_SET_VRING_NUM, payload.writeVringNumber({ index, num: size }));
-    await this.#set(VHOST_USER_SET_VRING_BASE, payload.writeVringNumber({ index, num: base }));
-    await this.#set(VHOST_USER_SET_VRING_ADDR, payload.writeVringAddress(address));
-    await setFd(VHOST_USER_SET_VRING_ERR, errorFd);
-    await setFd(VHOST_USER_SET_VRING_CALL, callFd);
-    await setFd(VHOST_USER_SET_VRING_KICK, kickFd);
+    await this.#set(abi.VHOST_USER_SET_VRING_NUM, payload.writeVringNumber({ index, num: size }));
+    await this.#set(abi.VHOST_USER_SET_VRING_BASE, payload.writeVringNumber({ index, num: base }));
+    await this.#set(abi.VHOST_USER_SET_VRING_ADDR, payload.writeVringAddress(address));
+    await setFd(abi.VHOST_USER_SET_VRING_ERR, errorFd);
+    await setFd(abi.VHOST_USER_SET_VRING_CALL, callFd);
+    await setFd(abi.VHOST_USER_SET_VRING_KICK, kickFd);
   }
 
   /** Enables or disables a ring, where that is negotiated. @throws PeerError */
   async enableRing(index: number, enabled: boolean): Promise<void> {
-    if (!hasFeature(this.features, VHOST_USER_F_PROTOCOL_FEATURES)) return;
+    if (!hasFeature(this.features, abi.VHOST_USER_F_PROTOCOL_FEATURES)) return;
     const state = payload.writeVringNumber({ index, num: enabled ? 1 : 0 });
-    await this.#set(VHOST_USER_SET_VRING_ENABLE, state);
+    await this.#set(abi.VHOST_USER_SET_VRING_ENABLE, state);
   }
 
   /** Stops a ring. @returns where it stopped @throws PeerError */
   async stopRing(memory: GuestMemory, config: QueueConfig, features: bigint): Promise<VringState> {
     const { index } = config;
     const asked = payload.writeVringNumber({ index, num: 0 });
-    const reply = await this.#call(VHOST_USER_GET_VRING_BASE, 0, asked);
+    const reply = await this.#call(abi.VHOST_USER_GET_VRING_BASE, 0, asked);
     this.#checkReply(reply, VRING_STATE_SIZE);
     const stopped = payload.readVringNumber(reply);
     if (stopped.index !== index) {
@@ -320,19 +284,19 @@ export class FrontendSession extends Closeable implements BackendOffer {
   }
 
   async #negotiate(): Promise<void> {
-    this.features = await this.#getU64(VHOST_USER_GET_FEATURES);
-    if (hasFeature(this.features, VHOST_USER_F_PROTOCOL_FEATURES)) {
-      const offered = await this.#getU64(VHOST_USER_GET_PROTOCOL_FEATURES);
+    this.features = await this.#getU64(abi.VHOST_USER_GET_FEATURES);
+    if (hasFeature(this.features, abi.VHOST_USER_F_PROTOCOL_FEATURES)) {
+      const offered = await this.#getU64(abi.VHOST_USER_GET_PROTOCOL_FEATURES);
       const taken = offered & PROTOCOL_FEATURES;
       // Not yet in force for this request itself.
-      await this.#set(VHOST_USER_SET_PROTOCOL_FEATURES, payload.writeU64(taken));
+      await this.#set(abi.VHOST_USER_SET_PROTOCOL_FEATURES, payload.writeU64(taken));
       this.#protocolFeatures = taken;
     }
-    await this.#set(VHOST_USER_SET_OWNER);
-    if (this.has(VHOST_USER_PROTOCOL_F_MQ)) {
-      this.maxQueues = Number(await this.#getU64(VHOST_USER_GET_QUEUE_NUM));
+    await this.#set(abi.VHOST_USER_SET_OWNER);
+    if (this.has(abi.VHOST_USER_PROTOCOL_F_MQ)) {
+      this.maxQueues = Number(await this.#getU64(abi.VHOST_USER_GET_QUEUE_NUM));
     }
-    if (this.has(VHOST_USER_PROTOCOL_F_BACKEND_REQ)) await this.#openRequests();
+    if (this.has(abi.VHOST_USER_PROTOCOL_F_BACKEND_REQ)) await this.#openRequests();
   }
 
   async #openRequests(): Promise<void> {
@@ -340,7 +304,8 @@ export class FrontendSession extends Closeable implements BackendOffer {
     const rules = { received: BACKEND_REQUESTS, sent: new Map() };
     const requests = new Channel(ours, rules, {
       request: (message) => {
-        if (message.request === VHOST_USER_BACKEND_CONFIG_CHANGE_MSG) this.#events.configChanged();
+        const isConfig = message.request === abi.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG;
+        if (isConfig) this.#events.configChanged();
         requests.acknowledge(message, true);
       },
       // A backend may close this channel alone.
@@ -350,7 +315,7 @@ export class FrontendSession extends Closeable implements BackendOffer {
     });
     this.#requests = requests;
     try {
-      await this.#set(VHOST_USER_SET_BACKEND_REQ_FD, undefined, [theirs.fd]);
+      await this.#set(abi.VHOST_USER_SET_BACKEND_REQ_FD, undefined, [theirs.fd]);
     } finally {
       theirs.close();
     }
@@ -364,11 +329,13 @@ export class FrontendSession extends Closeable implements BackendOffer {
    */
   async #set(request: number, view?: DataView, fds: readonly number[] = NO_FDS): Promise<void> {
     if (this.#error !== undefined) throw this.#error;
-    if (!this.has(VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
+    if (!this.has(abi.VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
       this.#channel.send(request, 0, view, fds);
       return;
     }
-    const code = this.#readU64(await this.#call(request, VHOST_USER_NEED_REPLY_MASK, view, fds));
+    const code = this.#readU64(
+      await this.#call(request, abi.VHOST_USER_NEED_REPLY_MASK, view, fds),
+    );
     if (code !== 0n) throw this.#broke(`it refused ${nameOf(request)} (${code})`);
   }
 

@@ -2,18 +2,7 @@
  * A snapshot of a virtqueue's areas, for display: read concurrently with the handler or backend,
  * and never written. The driver's values are shown, valid or not.
  */
-import {
-  hasFeature,
-  pvirtq_desc,
-  pvirtq_event_suppress,
-  VIRTIO_F_EVENT_IDX,
-  VIRTIO_F_RING_PACKED,
-  VIRTQ_DESC_F_AVAIL,
-  VIRTQ_DESC_F_NEXT,
-  VIRTQ_DESC_F_USED,
-  virtq_desc,
-  virtq_used_elem,
-} from '../../abi/virtio-ring.ts';
+import * as abi from '../../abi/virtio-ring.ts';
 import { PeerError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { locateRings, type RingOffsets } from './create-virtqueue.ts';
@@ -110,9 +99,9 @@ export function snapshotRing(
     if (error instanceof PeerError) return error.message;
     throw error;
   }
-  return hasFeature(features, VIRTIO_F_RING_PACKED)
+  return abi.hasFeature(features, abi.VIRTIO_F_RING_PACKED)
     ? snapshotPacked(memory, place, config.size, state)
-    : snapshotSplit(memory, place, config.size, hasFeature(features, VIRTIO_F_EVENT_IDX));
+    : snapshotSplit(memory, place, config.size, abi.hasFeature(features, abi.VIRTIO_F_EVENT_IDX));
 }
 
 function snapshotSplit(
@@ -122,22 +111,22 @@ function snapshotSplit(
   eventIdx: boolean,
 ): SplitSnapshot {
   const avail = new DataView(copy(memory, place.driver, 6 + 2 * size));
-  const used = new DataView(copy(memory, place.device, 6 + virtq_used_elem.size * size));
-  const table = new DataView(copy(memory, place.descriptor, virtq_desc.size * size));
+  const used = new DataView(copy(memory, place.device, 6 + abi.virtq_used_elem.size * size));
+  const table = new DataView(copy(memory, place.descriptor, abi.virtq_desc.size * size));
   const head = (slot: number): number => avail.getUint16(4 + 2 * slot, true);
-  const usedAt = (slot: number): number => 4 + virtq_used_elem.size * slot;
+  const usedAt = (slot: number): number => 4 + abi.virtq_used_elem.size * slot;
   const id = (slot: number): number => used.getUint32(usedAt(slot), true);
   const availIdx = avail.getUint16(2, true);
   const usedIdx = used.getUint16(2, true);
   const inFlight = findInFlight({ size, head, id, availIdx, usedIdx });
   const descriptor = (index: number): SplitDescriptor => {
-    const at = index * virtq_desc.size;
+    const at = index * abi.virtq_desc.size;
     return {
       index,
       addr: hex(table.getBigUint64(at, true)),
-      len: table.getUint32(at + virtq_desc.len.offset, true),
-      flags: table.getUint16(at + virtq_desc.flags.offset, true),
-      next: table.getUint16(at + virtq_desc.next.offset, true),
+      len: table.getUint32(at + abi.virtq_desc.len.offset, true),
+      flags: table.getUint16(at + abi.virtq_desc.flags.offset, true),
+      next: table.getUint16(at + abi.virtq_desc.next.offset, true),
     };
   };
   const heads = slotsBefore(availIdx, size).map((slot) => ({ slot, head: head(slot) }));
@@ -165,7 +154,7 @@ function snapshotSplit(
       entries: slotsBefore(usedIdx, size).map((slot) => ({
         slot,
         id: id(slot),
-        len: used.getUint32(usedAt(slot) + virtq_used_elem.len.offset, true),
+        len: used.getUint32(usedAt(slot) + abi.virtq_used_elem.len.offset, true),
       })),
     },
     inFlight: inFlight.slice(0, WINDOW),
@@ -219,7 +208,7 @@ function chainMembers(
     while (index < size && !members.has(index) && members.size < WINDOW) {
       members.add(index);
       const { flags, next } = descriptor(index);
-      if ((flags & VIRTQ_DESC_F_NEXT) === 0) break;
+      if ((flags & abi.VIRTQ_DESC_F_NEXT) === 0) break;
       index = next;
     }
   }
@@ -232,20 +221,20 @@ function snapshotPacked(
   size: number,
   state: VringState | undefined,
 ): PackedSnapshot {
-  const ring = new DataView(copy(memory, place.descriptor, pvirtq_desc.size * size));
+  const ring = new DataView(copy(memory, place.descriptor, abi.pvirtq_desc.size * size));
   const flagsOf = (index: number): number =>
-    ring.getUint16(index * pvirtq_desc.size + pvirtq_desc.flags.offset, true);
+    ring.getUint16(index * abi.pvirtq_desc.size + abi.pvirtq_desc.flags.offset, true);
   const start = (state?.nextAvail ?? 0) & 0x7fff;
   const shown = size <= WINDOW ? all(size) : around(start, size);
   return {
     format: 'packed',
     descriptors: shown.map((index) => {
-      const at = index * pvirtq_desc.size;
+      const at = index * abi.pvirtq_desc.size;
       return {
         index,
         addr: hex(ring.getBigUint64(at, true)),
-        len: ring.getUint32(at + pvirtq_desc.len.offset, true),
-        id: ring.getUint16(at + pvirtq_desc.id.offset, true),
+        len: ring.getUint32(at + abi.pvirtq_desc.len.offset, true),
+        id: ring.getUint16(at + abi.pvirtq_desc.id.offset, true),
         flags: flagsOf(index),
       };
     }),
@@ -262,8 +251,8 @@ function waitingSlots(nextAvail: number, size: number, flagsOf: (index: number) 
   if (index >= size) return 0;
   for (let count = 0; count < size; count++) {
     const flags = flagsOf(index);
-    const available = (flags & VIRTQ_DESC_F_AVAIL) === 0 ? 0 : 1;
-    const used = (flags & VIRTQ_DESC_F_USED) === 0 ? 0 : 1;
+    const available = (flags & abi.VIRTQ_DESC_F_AVAIL) === 0 ? 0 : 1;
+    const used = (flags & abi.VIRTQ_DESC_F_USED) === 0 ? 0 : 1;
     if (available !== wrap || used === wrap) return count;
     if (++index === size) {
       index = 0;
@@ -274,11 +263,11 @@ function waitingSlots(nextAvail: number, size: number, flagsOf: (index: number) 
 }
 
 function eventSuppression(memory: GuestMemory, offset: number): EventSuppression {
-  const desc = memory.readU16(offset + pvirtq_event_suppress.desc.offset);
+  const desc = memory.readU16(offset + abi.pvirtq_event_suppress.desc.offset);
   return {
     offset: desc & 0x7fff,
     wrap: desc >>> 15,
-    flags: memory.readU16(offset + pvirtq_event_suppress.flags.offset) & 3,
+    flags: memory.readU16(offset + abi.pvirtq_event_suppress.flags.offset) & 3,
   };
 }
 

@@ -1,18 +1,5 @@
 /** The block device (virtio 1.3 §5.2): a raw file or block device of the host as a disk. */
-import {
-  SECTOR_SIZE,
-  VIRTIO_BLK_F_BLK_SIZE,
-  VIRTIO_BLK_F_CONFIG_WCE,
-  VIRTIO_BLK_F_DISCARD,
-  VIRTIO_BLK_F_FLUSH,
-  VIRTIO_BLK_F_MQ,
-  VIRTIO_BLK_F_RO,
-  VIRTIO_BLK_F_SEG_MAX,
-  VIRTIO_BLK_F_TOPOLOGY,
-  VIRTIO_BLK_F_WRITE_ZEROES,
-  VIRTIO_ID_BLOCK,
-  virtio_blk_config,
-} from '../../../abi/virtio-blk.ts';
+import * as abi from '../../../abi/virtio-blk.ts';
 import { featureSet } from '../../../abi/virtio-ring.ts';
 import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
 import { RawFile } from '../../../backend/raw-file.ts';
@@ -30,7 +17,7 @@ import { BlkHandler } from './blk-handler.ts';
 /** PCI: mass storage controller, SCSI; what Linux and other VMMs use for virtio disks. */
 const PCI_CLASS_STORAGE = 0x010000;
 const DEFAULT_QUEUE_SIZE = 256;
-const CONFIG = virtio_blk_config;
+const CONFIG = abi.virtio_blk_config;
 
 /** A disk. */
 export interface BlkOptions {
@@ -69,7 +56,7 @@ export function createBlkDevice(options: BlkOptions): VirtioDevice {
 
 class BlkDevice implements VirtioDevice {
   readonly name: string;
-  readonly deviceId = VIRTIO_ID_BLOCK;
+  readonly deviceId = abi.VIRTIO_ID_BLOCK;
   readonly pciClass = PCI_CLASS_STORAGE;
   readonly features: bigint;
   readonly queues: readonly QueueSpec[];
@@ -155,16 +142,16 @@ class BlkDevice implements VirtioDevice {
 
 function offeredFeatures(readOnly: boolean, discard: boolean): bigint {
   const features = [
-    VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_BLK_SIZE,
-    VIRTIO_BLK_F_FLUSH,
-    VIRTIO_BLK_F_TOPOLOGY,
-    VIRTIO_BLK_F_CONFIG_WCE,
-    VIRTIO_BLK_F_MQ,
+    abi.VIRTIO_BLK_F_SEG_MAX,
+    abi.VIRTIO_BLK_F_BLK_SIZE,
+    abi.VIRTIO_BLK_F_FLUSH,
+    abi.VIRTIO_BLK_F_TOPOLOGY,
+    abi.VIRTIO_BLK_F_CONFIG_WCE,
+    abi.VIRTIO_BLK_F_MQ,
   ];
-  if (readOnly) features.push(VIRTIO_BLK_F_RO);
-  else features.push(VIRTIO_BLK_F_WRITE_ZEROES);
-  if (!readOnly && discard) features.push(VIRTIO_BLK_F_DISCARD);
+  if (readOnly) features.push(abi.VIRTIO_BLK_F_RO);
+  else features.push(abi.VIRTIO_BLK_F_WRITE_ZEROES);
+  if (!readOnly && discard) features.push(abi.VIRTIO_BLK_F_DISCARD);
   return featureSet(...features);
 }
 
@@ -172,8 +159,8 @@ function initialConfig(file: RawFile, queues: number, queueSize: number): Uint8A
   const { size, logicalBlockSize, physicalBlockSize, discard } = file.geometry;
   const bytes = new Uint8Array(CONFIG.size);
   const view = new DataView(bytes.buffer);
-  const blockSectors = physicalBlockSize / SECTOR_SIZE;
-  view.setBigUint64(CONFIG.capacity.offset, BigInt(size / SECTOR_SIZE), true);
+  const blockSectors = physicalBlockSize / abi.SECTOR_SIZE;
+  view.setBigUint64(CONFIG.capacity.offset, BigInt(size / abi.SECTOR_SIZE), true);
   // A chain has one descriptor for the header and one for the status besides the data.
   view.setUint32(CONFIG.seg_max.offset, Math.max(queueSize - 2, 1), true);
   view.setUint32(CONFIG.blk_size.offset, logicalBlockSize, true);

@@ -3,20 +3,7 @@
  * outlives the data half, so that a guest that was paused, or whose queues moved, finds its files.
  */
 import { ENOSYS, ESTALE, EXDEV } from '../../../abi/errno.ts';
-import {
-  AT_EMPTY_PATH,
-  AT_NO_AUTOMOUNT,
-  AT_STATX_DONT_SYNC,
-  O_CLOEXEC,
-  O_NOFOLLOW,
-  O_PATH,
-  S_IFDIR,
-  S_IFMT,
-  STATX_BASIC_STATS,
-  STATX_LENGTH,
-  STATX_MNT_ID,
-  STATX_TYPE,
-} from '../../../abi/files.ts';
+import * as abi from '../../../abi/files.ts';
 import { FileCredentials } from '../../../host/file-credentials.ts';
 import * as files from '../../../host/file-system.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
@@ -61,7 +48,7 @@ export class FileSystem {
   readonly handles: HandleTable;
   readonly credentials = new FileCredentials();
   /** Of the file that was examined last. */
-  readonly stat = new FileStat(STATX_LENGTH);
+  readonly stat = new FileStat(abi.STATX_LENGTH);
   readonly #submounts: boolean;
   readonly #descriptors: DescriptorTable;
   readonly #paths = new files.DescriptorPath();
@@ -119,8 +106,8 @@ export class FileSystem {
 
   /** Fills `stat` for a descriptor's file. Returns 0 or a negative errno. */
   look(fd: number): number {
-    const flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
-    const mask = STATX_BASIC_STATS | STATX_MNT_ID;
+    const flags = abi.AT_EMPTY_PATH | abi.AT_NO_AUTOMOUNT;
+    const mask = abi.STATX_BASIC_STATS | abi.STATX_MNT_ID;
     return files.statx(fd, this.#empty.address, flags, mask, this.stat.address);
   }
 
@@ -129,7 +116,7 @@ export class FileSystem {
    * @param name address of one component of a path
    */
   lookUp(folder: Inode, name: number): Inode | number {
-    const flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
+    const flags = abi.O_PATH | abi.O_NOFOLLOW | abi.O_CLOEXEC;
     let fd = this.#submounts ? -ENOSYS : files.openatInMount(folder.fd, name, flags);
     if (fd === -EXDEV) return this.#lookUpUncrossed(folder, name);
     if (fd === -ENOSYS) fd = files.openat(folder.fd, name, flags);
@@ -150,15 +137,15 @@ export class FileSystem {
     if (stat.mount !== volume.mount && !this.#submounts) return false;
     // Btrfs subvolumes that are not mounts, too: their inode numbers repeat those of other files outside.
     const isElsewhere = stat.mount !== volume.mount || stat.device !== volume.device;
-    return !isElsewhere || this.showsSubmounts || (stat.mode & S_IFMT) !== S_IFDIR;
+    return !isElsewhere || this.showsSubmounts || (stat.mode & abi.S_IFMT) !== abi.S_IFDIR;
   }
 
   /** Only the type of what is mounted there is read: its server may be gone, or be another user's. */
   #lookUpUncrossed(folder: Inode, name: number): Inode | number {
-    const fd = files.openat(folder.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    const fd = files.openat(folder.fd, name, abi.O_PATH | abi.O_NOFOLLOW | abi.O_CLOEXEC);
     if (fd < 0) return fd;
-    const flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
-    const mask = STATX_TYPE | STATX_MNT_ID;
+    const flags = abi.AT_EMPTY_PATH | abi.AT_NO_AUTOMOUNT | abi.AT_STATX_DONT_SYNC;
+    const mask = abi.STATX_TYPE | abi.STATX_MNT_ID;
     const looked = files.statx(fd, this.#empty.address, flags, mask, this.stat.address);
     sys.close(fd);
     return looked < 0 ? looked : this.inodes.lookUpUncrossed(this.stat);
@@ -166,7 +153,7 @@ export class FileSystem {
 
   /** Opens the regular file of an inode again. Returns a descriptor or errno. */
   reopen(fd: number, flags: number): number {
-    return files.openat(-1, this.pathOf(fd), flags | O_CLOEXEC);
+    return files.openat(-1, this.pathOf(fd), flags | abi.O_CLOEXEC);
   }
 }
 

@@ -1,32 +1,5 @@
 /** A network device's control queue (virtio 1.3 §5.1.6.5): filters, MAC address, queue pairs, offloads. */
-import {
-  VIRTIO_NET_CTRL_GUEST_OFFLOADS,
-  VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET,
-  VIRTIO_NET_CTRL_MAC,
-  VIRTIO_NET_CTRL_MAC_ADDR_SET,
-  VIRTIO_NET_CTRL_MAC_TABLE_SET,
-  VIRTIO_NET_CTRL_MQ,
-  VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET,
-  VIRTIO_NET_CTRL_RX,
-  VIRTIO_NET_CTRL_RX_ALLMULTI,
-  VIRTIO_NET_CTRL_RX_ALLUNI,
-  VIRTIO_NET_CTRL_RX_NOBCAST,
-  VIRTIO_NET_CTRL_RX_NOMULTI,
-  VIRTIO_NET_CTRL_RX_NOUNI,
-  VIRTIO_NET_CTRL_RX_PROMISC,
-  VIRTIO_NET_CTRL_VLAN,
-  VIRTIO_NET_CTRL_VLAN_ADD,
-  VIRTIO_NET_CTRL_VLAN_DEL,
-  VIRTIO_NET_ERR,
-  VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
-  VIRTIO_NET_F_CTRL_MAC_ADDR,
-  VIRTIO_NET_F_CTRL_RX,
-  VIRTIO_NET_F_CTRL_RX_EXTRA,
-  VIRTIO_NET_F_CTRL_VLAN,
-  VIRTIO_NET_F_MQ,
-  VIRTIO_NET_OK,
-  virtio_net_ctrl_hdr,
-} from '../../../abi/virtio-net.ts';
+import * as net from '../../../abi/virtio-net.ts';
 import { hasFeature } from '../../../abi/virtio-ring.ts';
 import { type ActiveQueue, UNDO_POP } from '../../active-queue.ts';
 import type { HandlerContext } from '../../device.ts';
@@ -37,7 +10,7 @@ import { macNumber, type ReceiveFilter } from './net-filter.ts';
 const BUDGET = 16;
 /** The longest command: a driver with more addresses than fit asks for all packets instead. */
 const MAX_COMMAND = 64 * 1024;
-const HEADER = virtio_net_ctrl_hdr.size;
+const HEADER = net.virtio_net_ctrl_hdr.size;
 const MAC_LENGTH = 6;
 
 /** What the commands change besides the filter. Each returns false when it is not possible. */
@@ -80,30 +53,30 @@ export class ControlQueue {
     }
     const length = chain.read(0, this.#bytes);
     const done = length <= MAX_COMMAND && this.#command(this.#bytes.subarray(0, length));
-    this.#ack[0] = done ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
+    this.#ack[0] = done ? net.VIRTIO_NET_OK : net.VIRTIO_NET_ERR;
     return chain.write(0, this.#ack);
   }
 
   /** Carries out one command. Returns false when it is unknown, or was not negotiated. */
   #command(bytes: Uint8Array): boolean {
     if (bytes.length < HEADER) return false;
-    const command = bytes[virtio_net_ctrl_hdr.command.offset] as number;
+    const command = bytes[net.virtio_net_ctrl_hdr.command.offset] as number;
     const data = bytes.subarray(HEADER);
-    switch (bytes[virtio_net_ctrl_hdr.class.offset]) {
-      case VIRTIO_NET_CTRL_RX:
+    switch (bytes[net.virtio_net_ctrl_hdr.class.offset]) {
+      case net.VIRTIO_NET_CTRL_RX:
         return this.#receiveMode(command, data);
-      case VIRTIO_NET_CTRL_MAC:
-        if (command === VIRTIO_NET_CTRL_MAC_TABLE_SET) return this.#macTable(data);
-        return command === VIRTIO_NET_CTRL_MAC_ADDR_SET && this.#macAddress(data);
-      case VIRTIO_NET_CTRL_VLAN:
+      case net.VIRTIO_NET_CTRL_MAC:
+        if (command === net.VIRTIO_NET_CTRL_MAC_TABLE_SET) return this.#macTable(data);
+        return command === net.VIRTIO_NET_CTRL_MAC_ADDR_SET && this.#macAddress(data);
+      case net.VIRTIO_NET_CTRL_VLAN:
         return this.#vlan(command, data);
-      case VIRTIO_NET_CTRL_MQ:
-        if (!this.#has(VIRTIO_NET_F_MQ) || data.length !== 2) return false;
-        if (command !== VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) return false;
+      case net.VIRTIO_NET_CTRL_MQ:
+        if (!this.#has(net.VIRTIO_NET_F_MQ) || data.length !== 2) return false;
+        if (command !== net.VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) return false;
         return this.#controls.setPairs(le16(data));
-      case VIRTIO_NET_CTRL_GUEST_OFFLOADS:
-        if (!this.#has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) || data.length !== 8) return false;
-        if (command !== VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET) return false;
+      case net.VIRTIO_NET_CTRL_GUEST_OFFLOADS:
+        if (!this.#has(net.VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) || data.length !== 8) return false;
+        if (command !== net.VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET) return false;
         return this.#controls.setGuestOffloads(le64(data));
       default:
         return false;
@@ -112,27 +85,29 @@ export class ControlQueue {
 
   #receiveMode(command: number, data: Uint8Array): boolean {
     const needs =
-      command <= VIRTIO_NET_CTRL_RX_ALLMULTI ? VIRTIO_NET_F_CTRL_RX : VIRTIO_NET_F_CTRL_RX_EXTRA;
+      command <= net.VIRTIO_NET_CTRL_RX_ALLMULTI
+        ? net.VIRTIO_NET_F_CTRL_RX
+        : net.VIRTIO_NET_F_CTRL_RX_EXTRA;
     if (!this.#has(needs) || data.length !== 1) return false;
     const filter = this.#filter;
     const on = data[0] !== 0;
     switch (command) {
-      case VIRTIO_NET_CTRL_RX_PROMISC:
+      case net.VIRTIO_NET_CTRL_RX_PROMISC:
         filter.promiscuous = on;
         return true;
-      case VIRTIO_NET_CTRL_RX_ALLMULTI:
+      case net.VIRTIO_NET_CTRL_RX_ALLMULTI:
         filter.allMulticast = on;
         return true;
-      case VIRTIO_NET_CTRL_RX_ALLUNI:
+      case net.VIRTIO_NET_CTRL_RX_ALLUNI:
         filter.allUnicast = on;
         return true;
-      case VIRTIO_NET_CTRL_RX_NOMULTI:
+      case net.VIRTIO_NET_CTRL_RX_NOMULTI:
         filter.noMulticast = on;
         return true;
-      case VIRTIO_NET_CTRL_RX_NOUNI:
+      case net.VIRTIO_NET_CTRL_RX_NOUNI:
         filter.noUnicast = on;
         return true;
-      case VIRTIO_NET_CTRL_RX_NOBCAST:
+      case net.VIRTIO_NET_CTRL_RX_NOBCAST:
         filter.noBroadcast = on;
         return true;
       default:
@@ -141,7 +116,7 @@ export class ControlQueue {
   }
 
   #macTable(data: Uint8Array): boolean {
-    if (!this.#has(VIRTIO_NET_F_CTRL_RX)) return false;
+    if (!this.#has(net.VIRTIO_NET_F_CTRL_RX)) return false;
     const unicast = macList(data);
     const multicast = unicast === null ? null : macList(data.subarray(unicast.length));
     if (unicast === null || multicast === null) return false;
@@ -152,15 +127,16 @@ export class ControlQueue {
   }
 
   #macAddress(data: Uint8Array): boolean {
-    if (!this.#has(VIRTIO_NET_F_CTRL_MAC_ADDR) || data.length !== MAC_LENGTH) return false;
+    if (!this.#has(net.VIRTIO_NET_F_CTRL_MAC_ADDR) || data.length !== MAC_LENGTH) return false;
     this.#filter.mac = macNumber(data);
     return this.#controls.setMac(data.slice());
   }
 
   #vlan(command: number, data: Uint8Array): boolean {
-    if (!this.#has(VIRTIO_NET_F_CTRL_VLAN) || data.length !== 2) return false;
-    if (command !== VIRTIO_NET_CTRL_VLAN_ADD && command !== VIRTIO_NET_CTRL_VLAN_DEL) return false;
-    return this.#filter.setVlan(le16(data), command === VIRTIO_NET_CTRL_VLAN_ADD);
+    if (!this.#has(net.VIRTIO_NET_F_CTRL_VLAN) || data.length !== 2) return false;
+    const adds = command === net.VIRTIO_NET_CTRL_VLAN_ADD;
+    if (!adds && command !== net.VIRTIO_NET_CTRL_VLAN_DEL) return false;
+    return this.#filter.setVlan(le16(data), adds);
   }
 
   #has(feature: number): boolean {

@@ -7,46 +7,34 @@ import {
   TUN_F_USO4,
   TUN_F_USO6,
 } from '../../../abi/tun.ts';
-import {
-  VIRTIO_NET_F_CSUM,
-  VIRTIO_NET_F_GUEST_CSUM,
-  VIRTIO_NET_F_GUEST_ECN,
-  VIRTIO_NET_F_GUEST_TSO4,
-  VIRTIO_NET_F_GUEST_TSO6,
-  VIRTIO_NET_F_GUEST_USO4,
-  VIRTIO_NET_F_GUEST_USO6,
-  VIRTIO_NET_F_HOST_ECN,
-  VIRTIO_NET_F_HOST_TSO4,
-  VIRTIO_NET_F_HOST_TSO6,
-  VIRTIO_NET_F_HOST_USO,
-} from '../../../abi/virtio-net.ts';
+import * as net from '../../../abi/virtio-net.ts';
 import { featureSet, hasFeature } from '../../../abi/virtio-ring.ts';
 
 /** What the driver can receive, and the tap's matching flags. */
 const GUEST = [
-  [VIRTIO_NET_F_GUEST_CSUM, TUN_F_CSUM],
-  [VIRTIO_NET_F_GUEST_TSO4, TUN_F_TSO4],
-  [VIRTIO_NET_F_GUEST_TSO6, TUN_F_TSO6],
-  [VIRTIO_NET_F_GUEST_ECN, TUN_F_TSO_ECN],
-  [VIRTIO_NET_F_GUEST_USO4, TUN_F_USO4],
-  [VIRTIO_NET_F_GUEST_USO6, TUN_F_USO6],
+  [net.VIRTIO_NET_F_GUEST_CSUM, TUN_F_CSUM],
+  [net.VIRTIO_NET_F_GUEST_TSO4, TUN_F_TSO4],
+  [net.VIRTIO_NET_F_GUEST_TSO6, TUN_F_TSO6],
+  [net.VIRTIO_NET_F_GUEST_ECN, TUN_F_TSO_ECN],
+  [net.VIRTIO_NET_F_GUEST_USO4, TUN_F_USO4],
+  [net.VIRTIO_NET_F_GUEST_USO6, TUN_F_USO6],
 ] as const;
 
 /** What a tap of a kernel that knows the flag accepts from the driver. */
 const HOST = [
-  [VIRTIO_NET_F_CSUM, TUN_F_CSUM],
-  [VIRTIO_NET_F_HOST_TSO4, TUN_F_TSO4],
-  [VIRTIO_NET_F_HOST_TSO6, TUN_F_TSO6],
-  [VIRTIO_NET_F_HOST_ECN, TUN_F_TSO_ECN],
-  [VIRTIO_NET_F_HOST_USO, TUN_F_USO4],
+  [net.VIRTIO_NET_F_CSUM, TUN_F_CSUM],
+  [net.VIRTIO_NET_F_HOST_TSO4, TUN_F_TSO4],
+  [net.VIRTIO_NET_F_HOST_TSO6, TUN_F_TSO6],
+  [net.VIRTIO_NET_F_HOST_ECN, TUN_F_TSO_ECN],
+  [net.VIRTIO_NET_F_HOST_USO, TUN_F_USO4],
 ] as const;
 
 /** Those that allow received packets longer than the MTU. */
 const GUEST_SEGMENTATION = featureSet(
-  VIRTIO_NET_F_GUEST_TSO4,
-  VIRTIO_NET_F_GUEST_TSO6,
-  VIRTIO_NET_F_GUEST_USO4,
-  VIRTIO_NET_F_GUEST_USO6,
+  net.VIRTIO_NET_F_GUEST_TSO4,
+  net.VIRTIO_NET_F_GUEST_TSO6,
+  net.VIRTIO_NET_F_GUEST_USO4,
+  net.VIRTIO_NET_F_GUEST_USO6,
 );
 
 /** All features that VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET may name (§5.1.6.5.6). */
@@ -73,11 +61,11 @@ export function receivesLargePackets(features: bigint): boolean {
 
 /** §5.1.3.1; that ECN needs either of the TSO bits does no harm unchecked. */
 export const OFFLOAD_DEPENDENCIES = [
-  [VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_CSUM],
-  [VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_CSUM],
-  [VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_CSUM],
-  [VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_GUEST_CSUM],
-  [VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_CSUM],
-  [VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_CSUM],
-  [VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_CSUM],
+  [net.VIRTIO_NET_F_GUEST_TSO4, net.VIRTIO_NET_F_GUEST_CSUM],
+  [net.VIRTIO_NET_F_GUEST_TSO6, net.VIRTIO_NET_F_GUEST_CSUM],
+  [net.VIRTIO_NET_F_GUEST_USO4, net.VIRTIO_NET_F_GUEST_CSUM],
+  [net.VIRTIO_NET_F_GUEST_USO6, net.VIRTIO_NET_F_GUEST_CSUM],
+  [net.VIRTIO_NET_F_HOST_TSO4, net.VIRTIO_NET_F_CSUM],
+  [net.VIRTIO_NET_F_HOST_TSO6, net.VIRTIO_NET_F_CSUM],
+  [net.VIRTIO_NET_F_HOST_USO, net.VIRTIO_NET_F_CSUM],
 ] as const;

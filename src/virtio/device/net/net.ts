@@ -1,21 +1,5 @@
 /** Network device on a tap (virtio 1.3 §5.1): the control half. */
-import {
-  VIRTIO_ID_NET,
-  VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
-  VIRTIO_NET_F_CTRL_MAC_ADDR,
-  VIRTIO_NET_F_CTRL_RX,
-  VIRTIO_NET_F_CTRL_RX_EXTRA,
-  VIRTIO_NET_F_CTRL_VLAN,
-  VIRTIO_NET_F_CTRL_VQ,
-  VIRTIO_NET_F_MAC,
-  VIRTIO_NET_F_MQ,
-  VIRTIO_NET_F_MRG_RXBUF,
-  VIRTIO_NET_F_MTU,
-  VIRTIO_NET_F_SPEED_DUPLEX,
-  VIRTIO_NET_F_STATUS,
-  VIRTIO_NET_S_LINK_UP,
-  virtio_net_config,
-} from '../../../abi/virtio-net.ts';
+import * as net from '../../../abi/virtio-net.ts';
 import { featureSet } from '../../../abi/virtio-ring.ts';
 import { formatMac, generateMac, parseMac, Tap } from '../../../backend/tap.ts';
 import type { DeviceHost, QueueSpec, VhostSpec, VirtioDevice } from '../../device.ts';
@@ -84,18 +68,18 @@ export function createNetDevice(options: NetDeviceOptions): NetDevice {
 
 class TapNetDevice implements NetDevice {
   readonly name: string;
-  readonly deviceId = VIRTIO_ID_NET;
+  readonly deviceId = net.VIRTIO_ID_NET;
   readonly pciClass = PCI_CLASS_ETHERNET;
   readonly features: bigint;
   readonly featureDependencies = [
     ...OFFLOAD_DEPENDENCIES,
     // §5.1.3.1
     ...[
-      VIRTIO_NET_F_CTRL_RX,
-      VIRTIO_NET_F_CTRL_VLAN,
-      VIRTIO_NET_F_MQ,
-      VIRTIO_NET_F_CTRL_MAC_ADDR,
-    ].map((bit) => [bit, VIRTIO_NET_F_CTRL_VQ] as const),
+      net.VIRTIO_NET_F_CTRL_RX,
+      net.VIRTIO_NET_F_CTRL_VLAN,
+      net.VIRTIO_NET_F_MQ,
+      net.VIRTIO_NET_F_CTRL_MAC_ADDR,
+    ].map((bit) => [bit, net.VIRTIO_NET_F_CTRL_VQ] as const),
   ];
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array;
@@ -112,20 +96,20 @@ class TapNetDevice implements NetDevice {
     this.name = options.name;
     this.features =
       featureSet(
-        VIRTIO_NET_F_MAC,
-        VIRTIO_NET_F_STATUS,
-        VIRTIO_NET_F_MTU,
-        VIRTIO_NET_F_SPEED_DUPLEX,
-        VIRTIO_NET_F_CTRL_VQ,
-        VIRTIO_NET_F_CTRL_RX,
-        VIRTIO_NET_F_CTRL_RX_EXTRA,
-        VIRTIO_NET_F_CTRL_VLAN,
-        VIRTIO_NET_F_CTRL_MAC_ADDR,
-        ...(pairs > 1 ? [VIRTIO_NET_F_MQ] : []),
-        ...((options.mergeableBuffers ?? true) ? [VIRTIO_NET_F_MRG_RXBUF] : []),
+        net.VIRTIO_NET_F_MAC,
+        net.VIRTIO_NET_F_STATUS,
+        net.VIRTIO_NET_F_MTU,
+        net.VIRTIO_NET_F_SPEED_DUPLEX,
+        net.VIRTIO_NET_F_CTRL_VQ,
+        net.VIRTIO_NET_F_CTRL_RX,
+        net.VIRTIO_NET_F_CTRL_RX_EXTRA,
+        net.VIRTIO_NET_F_CTRL_VLAN,
+        net.VIRTIO_NET_F_CTRL_MAC_ADDR,
+        ...(pairs > 1 ? [net.VIRTIO_NET_F_MQ] : []),
+        ...((options.mergeableBuffers ?? true) ? [net.VIRTIO_NET_F_MRG_RXBUF] : []),
       ) |
       ((options.offloads ?? true)
-        ? offloadFeatures(tap.offloads) | featureSet(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS)
+        ? offloadFeatures(tap.offloads) | featureSet(net.VIRTIO_NET_F_CTRL_GUEST_OFFLOADS)
         : 0n);
     this.queues = queueSpecs(pairs, options.queueSize ?? DATA_QUEUE_SIZE);
     this.config = initialConfig(mac, pairs, mtu);
@@ -163,9 +147,9 @@ class TapNetDevice implements NetDevice {
 
   setLink(up: boolean): void {
     this.#tap.setCarrier(up);
-    const status = up ? VIRTIO_NET_S_LINK_UP : 0;
+    const status = up ? net.VIRTIO_NET_S_LINK_UP : 0;
     this.#host?.updateConfig((config) =>
-      config.setUint16(virtio_net_config.status.offset, status, true),
+      config.setUint16(net.virtio_net_config.status.offset, status, true),
     );
   }
 
@@ -195,13 +179,13 @@ function queueSpecs(pairs: number, size: number): QueueSpec[] {
 }
 
 function initialConfig(mac: Uint8Array, pairs: number, mtu: number): Uint8Array {
-  const config = new Uint8Array(virtio_net_config.size);
+  const config = new Uint8Array(net.virtio_net_config.size);
   const view = new DataView(config.buffer);
-  config.set(mac, virtio_net_config.mac.offset);
-  view.setUint16(virtio_net_config.status.offset, VIRTIO_NET_S_LINK_UP, true);
-  view.setUint16(virtio_net_config.max_virtqueue_pairs.offset, pairs, true);
-  view.setUint16(virtio_net_config.mtu.offset, mtu, true);
-  view.setUint32(virtio_net_config.speed.offset, SPEED_MBIT, true);
-  view.setUint8(virtio_net_config.duplex.offset, FULL_DUPLEX);
+  config.set(mac, net.virtio_net_config.mac.offset);
+  view.setUint16(net.virtio_net_config.status.offset, net.VIRTIO_NET_S_LINK_UP, true);
+  view.setUint16(net.virtio_net_config.max_virtqueue_pairs.offset, pairs, true);
+  view.setUint16(net.virtio_net_config.mtu.offset, mtu, true);
+  view.setUint32(net.virtio_net_config.speed.offset, SPEED_MBIT, true);
+  view.setUint8(net.virtio_net_config.duplex.offset, FULL_DUPLEX);
   return config;
 }

@@ -1,17 +1,5 @@
 /** The checker's view of a queue's rings, independent of the handler, in either format. */
-import {
-  hasFeature,
-  RING_EVENT_FLAGS_DESC,
-  VIRTIO_F_EVENT_IDX,
-  VIRTIO_F_IN_ORDER,
-  VIRTIO_F_RING_PACKED,
-  VIRTQ_DESC_F_AVAIL,
-  VIRTQ_DESC_F_INDIRECT,
-  VIRTQ_DESC_F_NEXT,
-  VIRTQ_DESC_F_USED,
-  VIRTQ_DESC_F_WRITE,
-  virtq_desc,
-} from '../../../abi/virtio-ring.ts';
+import * as abi from '../../../abi/virtio-ring.ts';
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
 import { locateRings } from '../../queue/create-virtqueue.ts';
 import type { QueueConfig } from '../../queue/virtqueue.ts';
@@ -44,8 +32,8 @@ const TABLE_LIMIT = 1024;
 export function openRingView(memory: GuestMemory, config: QueueConfig, features: bigint): RingView {
   const { state: _, ...fresh } = config;
   const place = locateRings(memory, fresh, features);
-  const eventIdx = hasFeature(features, VIRTIO_F_EVENT_IDX);
-  return hasFeature(features, VIRTIO_F_RING_PACKED)
+  const eventIdx = abi.hasFeature(features, abi.VIRTIO_F_EVENT_IDX);
+  return abi.hasFeature(features, abi.VIRTIO_F_RING_PACKED)
     ? new PackedView(memory, place.descriptor, place.driver, config.size, eventIdx)
     : new SplitView(
         memory,
@@ -53,12 +41,12 @@ export function openRingView(memory: GuestMemory, config: QueueConfig, features:
         place.driver,
         config.size,
         eventIdx,
-        hasFeature(features, VIRTIO_F_IN_ORDER),
+        abi.hasFeature(features, abi.VIRTIO_F_IN_ORDER),
       );
 }
 
-const SPLIT_FLAGS = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT;
-const PACKED_FLAGS = SPLIT_FLAGS | VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED;
+const SPLIT_FLAGS = abi.VIRTQ_DESC_F_NEXT | abi.VIRTQ_DESC_F_WRITE | abi.VIRTQ_DESC_F_INDIRECT;
+const PACKED_FLAGS = SPLIT_FLAGS | abi.VIRTQ_DESC_F_AVAIL | abi.VIRTQ_DESC_F_USED;
 
 class SplitView implements RingView {
   readonly #memory: GuestMemory;
@@ -101,14 +89,14 @@ class SplitView implements RingView {
     const kept: { offset: number; bytes: Uint8Array }[] = [];
     let fault: Rule | undefined;
     while (index < this.#size && descriptors.length < this.#size) {
-      const at = this.#table + index * virtq_desc.size;
-      const flags = memory.readU16(at + virtq_desc.flags.offset);
+      const at = this.#table + index * abi.virtq_desc.size;
+      const flags = memory.readU16(at + abi.virtq_desc.flags.offset);
       descriptors.push(index);
-      kept.push(keep(memory, at, virtq_desc.size));
+      kept.push(keep(memory, at, abi.virtq_desc.size));
       if ((flags & ~SPLIT_FLAGS) !== 0) fault ??= rules.descriptorFlags;
-      if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) kept.push(...keepTable(memory, at));
-      if ((flags & VIRTQ_DESC_F_NEXT) === 0 || (flags & VIRTQ_DESC_F_INDIRECT) !== 0) break;
-      const next = memory.readU16(at + virtq_desc.next.offset);
+      if ((flags & abi.VIRTQ_DESC_F_INDIRECT) !== 0) kept.push(...keepTable(memory, at));
+      if ((flags & abi.VIRTQ_DESC_F_NEXT) === 0 || (flags & abi.VIRTQ_DESC_F_INDIRECT) !== 0) break;
+      const next = memory.readU16(at + abi.virtq_desc.next.offset);
       if (this.#inOrder && next !== (index + 1) % this.#size) fault ??= rules.inOrderNext;
       index = next;
     }
@@ -140,14 +128,14 @@ class PackedView implements RingView {
   isAvailable(nextAvail: number): boolean {
     const flags = this.#flags(nextAvail & 0x7fff);
     const wrap = nextAvail >>> 15;
-    const available = (flags & VIRTQ_DESC_F_AVAIL) === 0 ? 0 : 1;
-    const used = (flags & VIRTQ_DESC_F_USED) === 0 ? 0 : 1;
+    const available = (flags & abi.VIRTQ_DESC_F_AVAIL) === 0 ? 0 : 1;
+    const used = (flags & abi.VIRTQ_DESC_F_USED) === 0 ? 0 : 1;
     return available === wrap && used !== wrap;
   }
 
   suppressionFault(): Rule | undefined {
     const flags = this.#memory.readU16(this.#driverEvent + 2) & 3;
-    const known = this.#eventIdx ? RING_EVENT_FLAGS_DESC : RING_EVENT_FLAGS_DESC - 1;
+    const known = this.#eventIdx ? abi.RING_EVENT_FLAGS_DESC : abi.RING_EVENT_FLAGS_DESC - 1;
     return flags > known ? rules.eventFlags : undefined;
   }
 
@@ -158,8 +146,8 @@ class PackedView implements RingView {
     for (let i = 0; i < slots; i++) {
       const flags = this.#flags(index);
       if ((flags & ~PACKED_FLAGS) !== 0) fault ??= rules.descriptorFlags;
-      if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) {
-        kept.push(...keepTable(this.#memory, this.#ring + index * virtq_desc.size));
+      if ((flags & abi.VIRTQ_DESC_F_INDIRECT) !== 0) {
+        kept.push(...keepTable(this.#memory, this.#ring + index * abi.virtq_desc.size));
       }
       index = index + 1 === this.#size ? 0 : index + 1;
     }
@@ -168,7 +156,7 @@ class PackedView implements RingView {
   }
 
   #flags(index: number): number {
-    return this.#memory.readU16(this.#ring + index * virtq_desc.size + 14);
+    return this.#memory.readU16(this.#ring + index * abi.virtq_desc.size + 14);
   }
 }
 
@@ -178,7 +166,7 @@ function keep(memory: GuestMemory, offset: number, length: number) {
 
 /** The indirect table that a descriptor points to: both formats have address and length first. */
 function keepTable(memory: GuestMemory, descriptor: number) {
-  const length = memory.readU32(descriptor + virtq_desc.len.offset);
+  const length = memory.readU32(descriptor + abi.virtq_desc.len.offset);
   const offset = memory.offset(memory.readU64(descriptor), length);
   return offset < 0 ? [] : [keep(memory, offset, Math.min(length, TABLE_LIMIT))];
 }

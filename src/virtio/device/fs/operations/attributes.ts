@@ -1,20 +1,6 @@
 /** Attributes of files and of the file system. */
 import { EBADF, EINVAL, EISDIR } from '../../../../abi/errno.ts';
-import {
-  AT_EMPTY_PATH,
-  AT_FDCWD,
-  AT_SYMLINK_NOFOLLOW,
-  statfs as host,
-  O_DIRECTORY,
-  O_RDONLY,
-  O_WRONLY,
-  PATH_MAX,
-  S_IFDIR,
-  S_IFLNK,
-  S_IFREG,
-  UTIME_NOW,
-  UTIME_OMIT,
-} from '../../../../abi/files.ts';
+import * as abi from '../../../../abi/files.ts';
 import * as fuse from '../../../../abi/fuse.ts';
 import * as files from '../../../../host/file-system.ts';
 import { NativeMemory } from '../../../../host/native-memory.ts';
@@ -30,7 +16,7 @@ import { takeCapability, takePrivileges } from './privileges.ts';
 const NOBODY = 0xffff_ffff;
 const NANOSECONDS = 1e9;
 const times = new NativeMemory(32);
-const statfsOut = new NativeMemory(host.size);
+const statfsOut = new NativeMemory(abi.statfs.size);
 
 function answerAttributes(fs: FileSystem, request: FuseRequest, inode: Inode): number {
   const looked = inode.isUncrossed ? 0 : fs.look(inode.fd);
@@ -60,23 +46,23 @@ const setattr = onInode(
 function setMode(fs: FileSystem, request: FuseRequest, inode: Inode, valid: number): number {
   if ((valid & fuse.FATTR_MODE) === 0) return 0;
   const mode = request.u32(BODY + set.mode.offset) & 0o7777;
-  return files.fchmodat(AT_FDCWD, fs.pathOf(inode.fd), mode);
+  return files.fchmodat(abi.AT_FDCWD, fs.pathOf(inode.fd), mode);
 }
 
 function setOwner(fs: FileSystem, request: FuseRequest, inode: Inode, valid: number): number {
   if ((valid & (fuse.FATTR_UID | fuse.FATTR_GID)) === 0) return 0;
   const uid = (valid & fuse.FATTR_UID) === 0 ? NOBODY : request.u32(BODY + set.uid.offset);
   const gid = (valid & fuse.FATTR_GID) === 0 ? NOBODY : request.u32(BODY + set.gid.offset);
-  const flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW;
+  const flags = abi.AT_EMPTY_PATH | abi.AT_SYMLINK_NOFOLLOW;
   const done = files.fchownat(inode.fd, fs.emptyName, uid, gid, flags);
-  if (done >= 0 && inode.kind === S_IFREG) takeCapability(fs, inode.fd);
+  if (done >= 0 && inode.kind === abi.S_IFREG) takeCapability(fs, inode.fd);
   return done;
 }
 
 function setSize(fs: FileSystem, request: FuseRequest, inode: Inode, valid: number): number {
   if ((valid & fuse.FATTR_SIZE) === 0) return 0;
   const size = request.u64(BODY + set.size_.offset);
-  if (inode.kind !== S_IFREG) return inode.kind === S_IFDIR ? -EISDIR : -EINVAL;
+  if (inode.kind !== abi.S_IFREG) return inode.kind === abi.S_IFDIR ? -EISDIR : -EINVAL;
   if (size > Number.MAX_SAFE_INTEGER) return beyond(size);
   const kills = (valid & fuse.FATTR_KILL_SUIDGID) !== 0;
   // The caller's right to write was checked when the handle was opened.
@@ -87,7 +73,7 @@ function setSize(fs: FileSystem, request: FuseRequest, inode: Inode, valid: numb
     if (done >= 0) takePrivileges(fs, handle.fd, kills);
     return done;
   }
-  const fd = fs.reopen(inode.fd, O_WRONLY);
+  const fd = fs.reopen(inode.fd, abi.O_WRONLY);
   if (fd < 0) return fd;
   const done = sys.ftruncate(fd, size);
   if (done >= 0) takePrivileges(fs, fd, kills);
@@ -99,18 +85,18 @@ function setTimes(fs: FileSystem, request: FuseRequest, inode: Inode, valid: num
   if ((valid & (fuse.FATTR_ATIME | fuse.FATTR_MTIME)) === 0) return 0;
   const atime =
     (valid & fuse.FATTR_ATIME) === 0
-      ? UTIME_OMIT
+      ? abi.UTIME_OMIT
       : (valid & fuse.FATTR_ATIME_NOW) !== 0
-        ? UTIME_NOW
+        ? abi.UTIME_NOW
         : request.u32(BODY + set.atimensec.offset);
   const mtime =
     (valid & fuse.FATTR_MTIME) === 0
-      ? UTIME_OMIT
+      ? abi.UTIME_OMIT
       : (valid & fuse.FATTR_MTIME_NOW) !== 0
-        ? UTIME_NOW
+        ? abi.UTIME_NOW
         : request.u32(BODY + set.mtimensec.offset);
   for (const nanoseconds of [atime, mtime]) {
-    const stands = nanoseconds === UTIME_NOW || nanoseconds === UTIME_OMIT;
+    const stands = nanoseconds === abi.UTIME_NOW || nanoseconds === abi.UTIME_OMIT;
     if (nanoseconds >= NANOSECONDS && !stands) return -EINVAL;
   }
   const { bytes } = request.input;
@@ -118,12 +104,12 @@ function setTimes(fs: FileSystem, request: FuseRequest, inode: Inode, valid: num
   times.bytes.set(bytes.subarray(BODY + set.mtime.offset, BODY + set.mtime.offset + 8), 16);
   times.view.setUint32(8, atime, true);
   times.view.setUint32(24, mtime, true);
-  return files.utimensat(AT_FDCWD, fs.pathOf(inode.fd), times.address, 0);
+  return files.utimensat(abi.AT_FDCWD, fs.pathOf(inode.fd), times.address, 0);
 }
 
 const readlink = onInode({ takes: 0, gives: 0 }, (fs, request, inode) => {
-  if (inode.kind !== S_IFLNK) return -EINVAL;
-  const room = Math.min(request.room, PATH_MAX);
+  if (inode.kind !== abi.S_IFLNK) return -EINVAL;
+  const room = Math.min(request.room, abi.PATH_MAX);
   return files.readlinkat(inode.fd, fs.emptyName, request.output.address, room);
 });
 
@@ -137,14 +123,14 @@ const statfs = onInode(about, (fs, request, inode) => {
   const { bytes, view } = request.output;
   bytes.fill(0, 0, out.size);
   const copied = [
-    [host.f_blocks, out.blocks],
-    [host.f_bfree, out.bfree],
-    [host.f_bavail, out.bavail],
-    [host.f_files, out.files],
-    [host.f_ffree, out.ffree],
-    [host.f_bsize, out.bsize],
-    [host.f_namelen, out.namelen],
-    [host.f_frsize, out.frsize],
+    [abi.statfs.f_blocks, out.blocks],
+    [abi.statfs.f_bfree, out.bfree],
+    [abi.statfs.f_bavail, out.bavail],
+    [abi.statfs.f_files, out.files],
+    [abi.statfs.f_ffree, out.ffree],
+    [abi.statfs.f_bsize, out.bsize],
+    [abi.statfs.f_namelen, out.namelen],
+    [abi.statfs.f_frsize, out.frsize],
   ] as const;
   for (const [from, { offset, length }] of copied) {
     for (let byte = 0; byte < length; byte += 4) {
@@ -155,8 +141,8 @@ const statfs = onInode(about, (fs, request, inode) => {
 });
 
 const syncfs = onInode({ takes: fuse.fuse_syncfs_in.size, gives: 0 }, (fs, _request, inode) => {
-  if (inode.kind !== S_IFDIR) return -EINVAL;
-  const fd = files.openat(inode.fd, fs.dotName, O_RDONLY | O_DIRECTORY);
+  if (inode.kind !== abi.S_IFDIR) return -EINVAL;
+  const fd = files.openat(inode.fd, fs.dotName, abi.O_RDONLY | abi.O_DIRECTORY);
   if (fd < 0) return fd;
   const done = files.syncfs(fd);
   sys.close(fd);

@@ -12,24 +12,7 @@ import {
   EROFS,
   EXDEV,
 } from '../../../../abi/errno.ts';
-import {
-  FALLOC_FL_KEEP_SIZE,
-  FALLOC_FL_PUNCH_HOLE,
-  FALLOC_FL_ZERO_RANGE,
-  O_ACCMODE,
-  O_APPEND,
-  O_DSYNC,
-  O_NOATIME,
-  O_RDONLY,
-  O_SYNC,
-  O_TRUNC,
-  RWF_APPEND,
-  S_IFDIR,
-  S_IFLNK,
-  S_IFREG,
-  SEEK_DATA,
-  SEEK_HOLE,
-} from '../../../../abi/files.ts';
+import * as abi from '../../../../abi/files.ts';
 import * as fuse from '../../../../abi/fuse.ts';
 import * as files from '../../../../host/file-system.ts';
 import { NativeMemory } from '../../../../host/native-memory.ts';
@@ -51,7 +34,7 @@ const MOST_ALLOCATED = 256 * 2 ** 20;
 /** From here on an offset is negative to the system calls. */
 const OFFSET_END = 2 ** 63;
 /** Not O_NONBLOCK and O_DIRECT, which fcntl(2) may change: the guest's own kernel handles them. */
-const FLAGS = O_ACCMODE | O_APPEND | O_TRUNC | O_SYNC | O_DSYNC | O_NOATIME;
+const FLAGS = abi.O_ACCMODE | abi.O_APPEND | abi.O_TRUNC | abi.O_SYNC | abi.O_DSYNC | abi.O_NOATIME;
 const F_GETFL = 3;
 
 /** The errno for an offset or length that is not exact in a double. */
@@ -61,7 +44,7 @@ export function beyond(bytes: number): number {
 
 /** The flags of an open that are passed on, or a negative errno. */
 export function permittedFlags(asked: number): number {
-  return (asked & O_ACCMODE) === O_ACCMODE ? -EINVAL : asked & FLAGS;
+  return (asked & abi.O_ACCMODE) === abi.O_ACCMODE ? -EINVAL : asked & FLAGS;
 }
 
 /**
@@ -72,12 +55,13 @@ export function permittedFlags(asked: number): number {
  */
 export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening: number): number {
   if (inode.isUncrossed) return -EXDEV;
-  if (inode.kind !== S_IFREG) {
-    return inode.kind === S_IFDIR ? -EISDIR : inode.kind === S_IFLNK ? -ELOOP : -ENXIO;
+  if (inode.kind !== abi.S_IFREG) {
+    return inode.kind === abi.S_IFDIR ? -EISDIR : inode.kind === abi.S_IFLNK ? -ELOOP : -ENXIO;
   }
-  if (fs.readOnly && ((flags & O_ACCMODE) !== O_RDONLY || (flags & O_TRUNC) !== 0)) return -EROFS;
+  const writes = (flags & abi.O_ACCMODE) !== abi.O_RDONLY || (flags & abi.O_TRUNC) !== 0;
+  if (fs.readOnly && writes) return -EROFS;
   const fd = reopenAs(fs, inode, flags);
-  if (fd >= 0 && (flags & O_TRUNC) !== 0) {
+  if (fd >= 0 && (flags & abi.O_TRUNC) !== 0) {
     takePrivileges(fs, fd, (opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0);
   }
   return fd;
@@ -88,13 +72,13 @@ export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening
  * clear the flag. Each WRITE has its own.
  */
 function reopenAs(fs: FileSystem, inode: Inode, flags: number): number {
-  const fd = fs.reopen(inode.fd, flags & ~O_APPEND);
+  const fd = fs.reopen(inode.fd, flags & ~abi.O_APPEND);
   if (fd !== -EPERM) return fd;
   // A file with the attribute "a" (chattr(1)) can be opened no other way.
-  const appending = (flags & O_APPEND) === 0 ? fd : fs.reopen(inode.fd, flags);
-  if (appending !== -EPERM || (flags & O_NOATIME) === 0) return appending;
+  const appending = (flags & abi.O_APPEND) === 0 ? fd : fs.reopen(inode.fd, flags);
+  if (appending !== -EPERM || (flags & abi.O_NOATIME) === 0) return appending;
   // Only the owner may use O_NOATIME, and nodevmm need not be the owner.
-  return reopenAs(fs, inode, flags & ~O_NOATIME);
+  return reopenAs(fs, inode, flags & ~abi.O_NOATIME);
 }
 
 /**
@@ -112,9 +96,9 @@ export function openHandle(
 ): number {
   const handle = fs.handles.open(fd, false);
   if (typeof handle === 'number') return handle;
-  handle.appendOnly = (flags & O_APPEND) !== 0 && (sys.fcntl(fd, F_GETFL) & O_APPEND) !== 0;
+  handle.appendOnly = (flags & abi.O_APPEND) !== 0 && (sys.fcntl(fd, F_GETFL) & abi.O_APPEND) !== 0;
   // A handle that was not written to has no errors to report when it closes.
-  const writes = (flags & O_ACCMODE) !== O_RDONLY;
+  const writes = (flags & abi.O_ACCMODE) !== abi.O_RDONLY;
   return writeOpenOut(request, at, handle, writes ? 0 : fuse.FOPEN_NOFLUSH);
 }
 
@@ -189,7 +173,7 @@ const write = onFile(
     const flags = request.u32(BODY + fuse.fuse_write_in.flags.offset);
     // Appends go after what others on the host appended meanwhile. Pages of a mapping have
     // fixed positions, whatever handle they come by.
-    let appends = (flags & O_APPEND) !== 0 && (how & fuse.FUSE_WRITE_CACHE) === 0;
+    let appends = (flags & abi.O_APPEND) !== 0 && (how & fuse.FUSE_WRITE_CACHE) === 0;
     if (handle.appendOnly && !appends) return -EPERM;
     takePrivileges(fs, handle.fd, (how & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0);
     const { data } = request;
@@ -199,7 +183,7 @@ const write = onFile(
       const { address, count } = data;
       const at = position + done;
       const put = appends
-        ? sys.pwritev2(handle.fd, address, count, at, RWF_APPEND)
+        ? sys.pwritev2(handle.fd, address, count, at, abi.RWF_APPEND)
         : sys.pwritev(handle.fd, address, count, at);
       if (put === -EINTR) continue;
       if (put === -EOPNOTSUPP && appends) {
@@ -260,7 +244,7 @@ const fallocate = onFile(
     const bytes = request.u64(BODY + length.offset);
     if (from + bytes > LARGEST) return beyond(from + bytes);
     const how = request.u32(BODY + mode.offset);
-    const known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
+    const known = abi.FALLOC_FL_KEEP_SIZE | abi.FALLOC_FL_PUNCH_HOLE | abi.FALLOC_FL_ZERO_RANGE;
     if ((how & ~known) !== 0) return -EOPNOTSUPP;
     let done = 0;
     // A piece at a time: nothing ends the call before it is done.
@@ -282,7 +266,7 @@ const lseek = onFile(
   (_fs, request, handle) => {
     const from = request.u64(BODY + fuse.fuse_lseek_in.offset.offset);
     const whence = request.u32(BODY + fuse.fuse_lseek_in.whence.offset);
-    if (from > LARGEST || (whence !== SEEK_DATA && whence !== SEEK_HOLE)) return -EINVAL;
+    if (from > LARGEST || (whence !== abi.SEEK_DATA && whence !== abi.SEEK_HOLE)) return -EINVAL;
     const found = files.lseek(handle.fd, from, whence);
     if (found < 0) return found;
     request.output.view.setUint32(0, found >>> 0, true);

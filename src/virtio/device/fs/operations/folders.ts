@@ -1,15 +1,6 @@
 /** Open folders, and what they hold. */
 import { EBADF, EINVAL, ENOTDIR, EPERM } from '../../../../abi/errno.ts';
-import {
-  linux_dirent64,
-  NAME_MAX,
-  O_CLOEXEC,
-  O_DIRECTORY,
-  O_NOATIME,
-  O_RDONLY,
-  S_IFDIR,
-  SEEK_SET,
-} from '../../../../abi/files.ts';
+import * as abi from '../../../../abi/files.ts';
 import * as fuse from '../../../../abi/fuse.ts';
 import * as files from '../../../../host/file-system.ts';
 import { NativeMemory } from '../../../../host/native-memory.ts';
@@ -23,9 +14,9 @@ import { type Operation, onFolder, onInode, release } from './operation.ts';
 
 const ENTRY = fuse.fuse_entry_out.size;
 const DIRENT = fuse.fuse_dirent.size;
-const HOST_DIRENT = linux_dirent64.size;
+const HOST_DIRENT = abi.linux_dirent64.size;
 /** The minimum room for one entry of the host's. */
-const SMALLEST_BATCH = HOST_DIRENT + NAME_MAX + 16;
+const SMALLEST_BATCH = HOST_DIRENT + abi.NAME_MAX + 16;
 const DOT = 0x2e;
 
 const batch = new NativeMemory(OUTPUT_SIZE);
@@ -40,10 +31,10 @@ const opendir = onInode(
     onUncrossed: true,
   },
   (fs, request, inode) => {
-    if (inode.kind !== S_IFDIR) return -ENOTDIR;
+    if (inode.kind !== abi.S_IFDIR) return -ENOTDIR;
     if (inode.isUncrossed) return writeOpenOut(request, 0, EMPTY, 0);
-    const flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
-    const noatime = request.u32(BODY) & O_NOATIME;
+    const flags = abi.O_RDONLY | abi.O_DIRECTORY | abi.O_CLOEXEC;
+    const noatime = request.u32(BODY) & abi.O_NOATIME;
     let fd = files.openat(inode.fd, fs.dotName, flags | noatime);
     if (fd === -EPERM && noatime !== 0) fd = files.openat(inode.fd, fs.dotName, flags);
     if (fd < 0) return fd;
@@ -56,7 +47,7 @@ const opendir = onInode(
 function seek(handle: FileHandle, low: number, high: number): number {
   if (handle.offsetLow === low && handle.offsetHigh === high) return 0;
   const offset = BigInt.asIntN(64, (BigInt(high) << 32n) | BigInt(low));
-  return Math.min(files.lseek(handle.fd, offset, SEEK_SET), 0);
+  return Math.min(files.lseek(handle.fd, offset, abi.SEEK_SET), 0);
 }
 
 /** @param plus with the attributes of each entry, which the guest then holds */
@@ -64,7 +55,7 @@ function readEntries(fs: FileSystem, request: FuseRequest, plus: boolean): numbe
   const folder = fs.inodeAt(request, NODEID);
   const handle = fs.folderAt(request, BODY);
   if (folder === undefined) return UNKNOWN;
-  if (folder.isUncrossed) return folder.kind === S_IFDIR ? 0 : -ENOTDIR;
+  if (folder.isUncrossed) return folder.kind === abi.S_IFDIR ? 0 : -ENOTDIR;
   if (handle === undefined) return -EBADF;
   const at = BODY + fuse.fuse_read_in.offset.offset;
   const size = request.u32(BODY + fuse.fuse_read_in.size_.offset);
@@ -82,9 +73,9 @@ function readEntries(fs: FileSystem, request: FuseRequest, plus: boolean): numbe
     const written = writeEntry(fs, request, folder, from, done, room, plus);
     if (written < 0) break;
     done += written;
-    handle.offsetHigh = batch.view.getUint32(from + linux_dirent64.d_off.offset + 4, true);
-    const low = batch.view.getUint32(from + linux_dirent64.d_off.offset, true);
-    from += batch.view.getUint16(from + linux_dirent64.d_reclen.offset, true);
+    handle.offsetHigh = batch.view.getUint32(from + abi.linux_dirent64.d_off.offset + 4, true);
+    const low = batch.view.getUint32(from + abi.linux_dirent64.d_off.offset, true);
+    from += batch.view.getUint16(from + abi.linux_dirent64.d_reclen.offset, true);
     // No seek is needed only if the host's position is the same.
     handle.offsetLow = from < got ? -1 : low;
   }
@@ -120,7 +111,7 @@ function writeEntry(
   view.setUint32(dirent + namelen.offset, length, true);
   view.setUint32(
     dirent + type.offset,
-    batch.view.getUint8(from + linux_dirent64.d_type.offset),
+    batch.view.getUint8(from + abi.linux_dirent64.d_type.offset),
     true,
   );
   bytes.set(batch.bytes.subarray(name, name + length), dirent + DIRENT);

@@ -1,28 +1,6 @@
 /** Names in folders: looked up, made, removed, moved. */
 import { EEXIST, EINVAL, ENOENT, ENOTDIR, EPERM, EXDEV } from '../../../../abi/errno.ts';
-import {
-  AT_FDCWD,
-  AT_REMOVEDIR,
-  AT_SYMLINK_FOLLOW,
-  O_APPEND,
-  O_CLOEXEC,
-  O_CREAT,
-  O_EXCL,
-  O_NOFOLLOW,
-  O_PATH,
-  O_TMPFILE,
-  PATH_MAX,
-  RENAME_EXCHANGE,
-  RENAME_NOREPLACE,
-  RENAME_WHITEOUT,
-  S_IFBLK,
-  S_IFCHR,
-  S_IFDIR,
-  S_IFIFO,
-  S_IFMT,
-  S_IFREG,
-  S_IFSOCK,
-} from '../../../../abi/files.ts';
+import * as abi from '../../../../abi/files.ts';
 import * as fuse from '../../../../abi/fuse.ts';
 import * as files from '../../../../host/file-system.ts';
 import * as sys from '../../../../host/syscall.ts';
@@ -35,6 +13,7 @@ import { type Operation, onInode } from './operation.ts';
 
 const ENTRY = fuse.fuse_entry_out.size;
 const MODE_BITS = 0o7777;
+const RENAME_FLAGS = abi.RENAME_NOREPLACE | abi.RENAME_EXCHANGE | abi.RENAME_WHITEOUT;
 /** Attempts at a file that others create and remove. */
 const CREATE_TRIES = 4;
 
@@ -58,7 +37,7 @@ function onName(
       const refused = request.name(BODY + about.takes);
       if (refused < 0) return refused;
       if (folder.isUncrossed) {
-        if (folder.kind !== S_IFDIR) return -ENOTDIR;
+        if (folder.kind !== abi.S_IFDIR) return -ENOTDIR;
         return about.onUncrossed === true ? -ENOENT : -EXDEV;
       }
       return run(fs, request, folder, request.nameAddress);
@@ -91,18 +70,18 @@ const mkdir = onName(
 );
 
 /** Types that any user may create. */
-const PLAIN = [S_IFREG, S_IFIFO, S_IFSOCK];
+const PLAIN = [abi.S_IFREG, abi.S_IFIFO, abi.S_IFSOCK];
 
 /** Devices are the host's, and only made if that is enabled. */
 const mknod = onName(
   { takes: fuse.fuse_mknod_in.size, gives: ENTRY, writes: true },
   (fs, request, folder, name) => {
-    const mode = request.u32(BODY) & (S_IFMT | MODE_BITS);
-    const kind = mode & S_IFMT;
+    const mode = request.u32(BODY) & (abi.S_IFMT | MODE_BITS);
+    const kind = mode & abi.S_IFMT;
     const device = request.u32(BODY + fuse.fuse_mknod_in.rdev.offset);
     // Overlayfs marks removed files by a character device of number 0, which is no device.
-    const isWhiteout = kind === S_IFCHR && device === 0;
-    const isDevice = kind === S_IFCHR || kind === S_IFBLK;
+    const isWhiteout = kind === abi.S_IFCHR && device === 0;
+    const isDevice = kind === abi.S_IFCHR || kind === abi.S_IFBLK;
     const permitted = isDevice ? fs.makesDevices || isWhiteout : PLAIN.includes(kind);
     if (!permitted) return -EPERM;
     const umask = request.u32(BODY + fuse.fuse_mknod_in.umask.offset);
@@ -116,7 +95,7 @@ const symlink = onName({ takes: 0, gives: ENTRY, writes: true }, (fs, request, f
   const from = request.rest;
   const refused = request.text(BODY);
   if (refused < 0) return refused;
-  if (request.rest - from > PATH_MAX) return -EINVAL;
+  if (request.rest - from > abi.PATH_MAX) return -EINVAL;
   const target = request.nameAddress;
   const made = asCaller(fs, request, 0, () => files.symlinkat(target, folder.fd, name));
   return made < 0 ? made : entry(fs, request, folder, name);
@@ -129,7 +108,7 @@ const link = onName(
     if (inode === undefined) return UNKNOWN;
     if (inode.isUncrossed) return -EXDEV;
     const path = fs.pathOf(inode.fd);
-    const made = files.linkat(AT_FDCWD, path, folder.fd, name, AT_SYMLINK_FOLLOW);
+    const made = files.linkat(abi.AT_FDCWD, path, folder.fd, name, abi.AT_SYMLINK_FOLLOW);
     return made < 0 ? made : entry(fs, request, folder, name);
   },
 );
@@ -139,7 +118,7 @@ const unlink = onName({ takes: 0, gives: 0, writes: true }, (_fs, _request, fold
 );
 
 const rmdir = onName({ takes: 0, gives: 0, writes: true }, (_fs, _request, folder, name) =>
-  files.unlinkat(folder.fd, name, AT_REMOVEDIR),
+  files.unlinkat(folder.fd, name, abi.AT_REMOVEDIR),
 );
 
 function rename(
@@ -166,7 +145,7 @@ const rename2 = onName(
   { takes: fuse.fuse_rename2_in.size, gives: 0, writes: true },
   (fs, request, folder, name) => {
     const flags = request.u32(BODY + fuse.fuse_rename2_in.flags.offset);
-    if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) !== 0) return -EINVAL;
+    if ((flags & ~RENAME_FLAGS) !== 0) return -EINVAL;
     return rename(fs, request, folder, name, flags);
   },
 );
@@ -183,13 +162,14 @@ const create = onName(
     const mode = request.u32(BODY + fuse.fuse_create_in.mode.offset) & MODE_BITS;
     const flags = permittedFlags(asked);
     if (flags < 0) return flags;
-    const creating = (flags & ~O_APPEND) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    const creating =
+      (flags & ~abi.O_APPEND) | abi.O_CREAT | abi.O_EXCL | abi.O_NOFOLLOW | abi.O_CLOEXEC;
     const umask = request.u32(BODY + fuse.fuse_create_in.umask.offset);
     for (let tries = 0; ; tries++) {
       // An existing file may be one that must not be opened: see `openRegular`.
       const fd = asCaller(fs, request, umask, () => files.openat(folder.fd, name, creating, mode));
       if (fd >= 0) return created(fs, request, folder, fd, flags);
-      if (fd !== -EEXIST || (asked & O_EXCL) !== 0 || tries === CREATE_TRIES) return fd;
+      if (fd !== -EEXIST || (asked & abi.O_EXCL) !== 0 || tries === CREATE_TRIES) return fd;
       const inode = fs.lookUp(folder, name);
       if (typeof inode !== 'number') return opened(fs, request, inode, flags);
       if (inode !== -ENOENT) return inode;
@@ -208,8 +188,8 @@ const tmpfile = onInode(
     const { flags: asked, mode, umask } = fuse.fuse_create_in;
     const flags = permittedFlags(request.u32(BODY + asked.offset));
     if (flags < 0) return flags;
-    const exclusive = request.u32(BODY + asked.offset) & O_EXCL;
-    const how = (flags & ~O_APPEND) | exclusive | O_TMPFILE | O_CLOEXEC;
+    const exclusive = request.u32(BODY + asked.offset) & abi.O_EXCL;
+    const how = (flags & ~abi.O_APPEND) | exclusive | abi.O_TMPFILE | abi.O_CLOEXEC;
     const bits = request.u32(BODY + mode.offset) & MODE_BITS;
     const masked = request.u32(BODY + umask.offset);
     const fd = asCaller(fs, request, masked, () => files.openat(folder.fd, fs.dotName, how, bits));
@@ -225,7 +205,7 @@ function created(
   fd: number,
   flags: number,
 ): number {
-  const path = fs.reopen(fd, O_PATH);
+  const path = fs.reopen(fd, abi.O_PATH);
   const inode = path < 0 ? path : fs.hold(path, folder);
   if (typeof inode === 'number') {
     sys.close(fd);
