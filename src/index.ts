@@ -13,26 +13,28 @@ export type {
   MachineInspection,
 } from './machine/inspect.ts';
 export type { RuleBreach } from './machine/machine-observer.ts';
+export type { MachineExit, MachineOptions } from './machine/options.ts';
+export type {
+  OwnDeviceOptions,
+  VhostUserDeviceOptions,
+} from './machine/user-devices/user-devices.ts';
+export type { MachineState, VirtualMachineEvents } from './machine/virtual-machine.ts';
+export { VirtualMachine } from './machine/virtual-machine.ts';
+export type { DiskOptions } from './virtio/device/blk/blk-type.ts';
+// Importing a type of device adds its options to MachineOptions.
+export type {} from './virtio/device/console/console.ts';
+export type { FileSystemOptions, VhostUserFsOptions } from './virtio/device/fs/fs-type.ts';
+export type { NetOptions, VhostUserNetOptions } from './virtio/device/net/net-type.ts';
+export type {} from './virtio/device/rng/rng.ts';
+export type { VhostUserOptions, VhostUserSocket } from './virtio/device/vhost-user-type.ts';
+export type { VsockOptions } from './virtio/device/vsock/vsock-type.ts';
 export type {
   CarriedOptions,
-  DiskOptions,
-  FileSystemOptions,
-  MachineExit,
-  MachineOptions,
-  NetOptions,
-  OwnDeviceOptions,
+  MachineDeviceOptions,
   RingOptions,
   TransportName,
   VhostMode,
-  VhostUserDeviceOptions,
-  VhostUserFsOptions,
-  VhostUserNetOptions,
-  VhostUserOptions,
-  VhostUserSocket,
-  VsockOptions,
-} from './machine/options.ts';
-export type { MachineState, VirtualMachineEvents } from './machine/virtual-machine.ts';
-export { VirtualMachine } from './machine/virtual-machine.ts';
+} from './virtio/device-type.ts';
 export type { Breach } from './virtio/observe/observation.ts';
 export type { TraceSummary } from './virtio/observe/trace/trace-collector.ts';
 export type {

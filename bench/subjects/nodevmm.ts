@@ -2,13 +2,11 @@
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { ExecResult } from '../../src/agent/client.ts';
-import type {
-  DiskOptions,
-  MachineOptions,
-  NetOptions,
-  RingOptions,
-} from '../../src/machine/options.ts';
+import type { MachineOptions } from '../../src/machine/options.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import type { DiskOptions } from '../../src/virtio/device/blk/blk-type.ts';
+import type { NetOptions } from '../../src/virtio/device/net/net-type.ts';
+import type { RingOptions } from '../../src/virtio/device-type.ts';
 import { Child } from './child.ts';
 import {
   COMMAND_LINE,

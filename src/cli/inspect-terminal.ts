@@ -1,20 +1,18 @@
 /** The live view in a terminal: the alternate screen, keys, and the terminal restored on every way out. */
-import { constants as os } from 'node:os';
 import type { ReadStream } from 'node:tty';
 import type { QueueOrder } from '../control/protocol.ts';
 import { CleanupStack } from '../host/cleanup-stack.ts';
 import { messageOf } from '../host/errors.ts';
-import type { Inspector } from '../inspect/page.ts';
-import { type Selection, selectQueue } from '../inspect/page.ts';
+import { type Inspector, type Selection, selectQueue } from '../inspect/page.ts';
 import { terminalView } from '../inspect/terminal-view.ts';
 import type { MachineInspection } from '../machine/inspect.ts';
+import { STOP_SIGNALS, signalStatus } from './stop-signals.ts';
 import { RawTerminal } from './terminal/terminal.ts';
 
 const PERIOD_MS = 250;
 /** Alternate screen, no cursor. */
 const ENTER = '\x1b[?1049h\x1b[?25l';
 const LEAVE = '\x1b[?25h\x1b[?1049l';
-const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 const ORDERS: Readonly<Record<string, QueueOrder>> = { h: 'hold', s: 'step', r: 'release' };
 /** How far a key moves: devices, queues. */
 const MOVES: Readonly<Record<string, readonly [number, number]>> = {
@@ -59,8 +57,8 @@ export async function showInTerminal(machine: Inspector, terminal: Terminal): Pr
   return await new Promise((resolve) => {
     const timer = setInterval(() => void view.refresh(), PERIOD_MS);
     cleanup.defer(() => clearInterval(timer));
-    for (const signal of SIGNALS) {
-      const end = (): void => resolve(128 + os.signals[signal]);
+    for (const signal of STOP_SIGNALS) {
+      const end = (): void => resolve(signalStatus(signal));
       process.on(signal, end);
       cleanup.defer(() => process.removeListener(signal, end));
     }

@@ -1,13 +1,14 @@
 /** `nodevmm inspect`: the state of a running machine's devices and queues. */
-import { constants as os } from 'node:os';
 import { type Command, Option } from 'commander';
 import { ask, askInspection, onlyMachine } from '../control/client.ts';
 import { QUEUE_ORDERS } from '../control/protocol.ts';
 import { UsageError } from '../host/errors.ts';
 import type { Inspector } from '../inspect/page.ts';
 import { InspectServer } from '../inspect/web-server.ts';
+import { given } from '../options/option-schema.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { showInTerminal } from './inspect-terminal.ts';
+import { STOP_SIGNALS, signalStatus } from './stop-signals.ts';
 import { terminalInput, terminalSize } from './terminal/terminal.ts';
 
 const EXAMPLES = `
@@ -86,7 +87,8 @@ async function show(name: string, flags: InspectFlags): Promise<number> {
       size: terminalSize,
     });
   }
-  await printSnapshot(machine, flags);
+  const inspection = await machine.inspect(given({ device: flags.device, queue: flags.queue }));
+  process.stdout.write(`${JSON.stringify(inspection, null, 2)}\n`);
   return EXIT_OK;
 }
 
@@ -97,9 +99,7 @@ async function serve(machine: Inspector, port: number): Promise<number> {
   using server = await InspectServer.open(machine, port);
   process.stdout.write(`${server.url}\n`);
   return await new Promise((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-      process.once(signal, () => resolve(128 + os.signals[signal]));
-    }
+    for (const signal of STOP_SIGNALS) process.once(signal, () => resolve(signalStatus(signal)));
   });
 }
 
@@ -111,14 +111,6 @@ async function obey(name: string, flags: InspectFlags): Promise<boolean> {
   });
   for (const order of orders) await ask(name, order);
   return orders.length > 0;
-}
-
-async function printSnapshot(machine: Inspector, { device, queue }: InspectFlags): Promise<void> {
-  const inspection = await machine.inspect({
-    ...(device === undefined ? {} : { device }),
-    ...(queue === undefined ? {} : { queue }),
-  });
-  process.stdout.write(`${JSON.stringify(inspection, null, 2)}\n`);
 }
 
 function parsePort(text: string): number {

@@ -2,11 +2,12 @@
 import { type Command, Option } from 'commander';
 import { UsageError } from '../host/errors.ts';
 import { attachKept, keepLab, stopKept } from '../lab/kept.ts';
-import { LAB_CPUS, type LabCpu, type LabOptions } from '../lab/lab.ts';
-import { collectVariable } from './environment.ts';
+import { LAB_CPUS, type LabOptions } from '../lab/lab.ts';
+
+import { given } from '../options/option-schema.ts';
 import { EXIT_OK } from './exit-status.ts';
 import { runProgramInLab } from './run/run-in-lab.ts';
-import { parseMemory } from './run/run-options.ts';
+import { collectVariable, parseMemory } from './run/run-options.ts';
 import { PROCESS_STREAMS } from './terminal/console-io.ts';
 import { MESSAGES } from './terminal/messages.ts';
 import { ProgressLine } from './terminal/progress.ts';
@@ -16,14 +17,9 @@ import { reportError } from './terminal/report-error.ts';
 const NOT_FOUND = 127;
 const NOT_EXECUTABLE = 126;
 
-interface LabFlags {
-  readonly cpu?: LabCpu;
-  readonly memory?: number;
-  readonly cpus?: number;
+interface LabFlags
+  extends Pick<LabOptions, 'cpu' | 'memory' | 'cpus' | 'env' | 'machine' | 'kernelArgs'> {
   readonly share?: readonly string[];
-  readonly env?: Readonly<Record<string, string>>;
-  readonly kernelArgs?: string;
-  readonly machine?: string;
   readonly qemuArg?: readonly string[];
   readonly keep?: boolean;
   readonly stop?: boolean;
@@ -79,15 +75,18 @@ export function registerLabCommand(program: Command, finish: (status: number) =>
     .action(async (argv: string[], flags: LabFlags) => finish(await lab(argv, flags)));
 }
 
-async function lab(argv: readonly string[], flags: LabFlags): Promise<number> {
-  if (flags.stop === true) {
-    const stopped = await stopKept(flags.cpu);
+async function lab(
+  argv: readonly string[],
+  { keep: kept, stop, share: shares, qemuArg: qemuArgs, ...others }: LabFlags,
+): Promise<number> {
+  if (stop === true) {
+    const stopped = await stopKept(others.cpu);
     MESSAGES.say(stopped ? 'the lab has ended' : 'no lab is kept');
     return EXIT_OK;
   }
-  const options = optionsOf(flags);
-  if (flags.keep === true) await keep(options);
-  if (flags.keep === true && argv.length === 0) return EXIT_OK;
+  const options: LabOptions = given({ ...others, shares, qemuArgs });
+  if (kept === true) await keep(options);
+  if (kept === true && argv.length === 0) return EXIT_OK;
   const program = argv.length > 0 ? argv : [process.env.SHELL ?? '/bin/sh'];
   try {
     return await runProgramInLab(program, PROCESS_STREAMS, { ...options, passEscapes: true });
@@ -108,17 +107,4 @@ async function keep(options: LabOptions): Promise<void> {
   }
   using progress = new ProgressLine();
   await keepLab(options, (step, fraction) => progress.update(step, fraction));
-}
-
-function optionsOf(flags: LabFlags): LabOptions {
-  return {
-    ...(flags.cpu === undefined ? {} : { cpu: flags.cpu }),
-    ...(flags.memory === undefined ? {} : { memory: flags.memory }),
-    ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
-    ...(flags.share === undefined ? {} : { shares: flags.share }),
-    ...(flags.env === undefined ? {} : { env: flags.env }),
-    ...(flags.machine === undefined ? {} : { machine: flags.machine }),
-    ...(flags.qemuArg === undefined ? {} : { qemuArgs: flags.qemuArg }),
-    ...(flags.kernelArgs === undefined ? {} : { kernelArgs: flags.kernelArgs }),
-  };
 }

@@ -1,9 +1,14 @@
 /** The program: registers its subcommands, reports errors, ends with their status. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
+import { withModules } from '../guest/guest-modules.ts';
+import { buildGuest } from '../guest/guests.ts';
 import { packageFolder } from '../host/package-folder.ts';
 import { printable } from '../host/untrusted-text.ts';
+import { probeKvm } from '../kvm/probe.ts';
+import { VirtualMachine } from '../machine/virtual-machine.ts';
 import { registerBenchCommand } from './bench.ts';
 import { registerDeviceCommand } from './device.ts';
 import { registerDoctorCommand } from './doctor.ts';
@@ -11,7 +16,13 @@ import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { registerGuestCommand } from './guest.ts';
 import { registerInspectCommand } from './inspect.ts';
 import { registerLabCommand } from './lab.ts';
-import { type RunParts, registerRunCommand, registerStartCommand } from './run/run.ts';
+import {
+  type RunParts,
+  registerRunCommand,
+  registerStartCommand,
+  SPEC_VARIABLE,
+} from './run/run.ts';
+import { runProgramInLab } from './run/run-in-lab.ts';
 import { registerServeCommand } from './serve.ts';
 import { reportError } from './terminal/report-error.ts';
 import { finish, guardStandardStreams } from './terminal/standard-streams.ts';
@@ -26,8 +37,26 @@ function fail(error: unknown): void {
   finish(reportError(error));
 }
 
-/** Runs the command line, and ends the process. @param parts what runs are made of */
-export function runProgram(parts: RunParts): void {
+const MAIN = fileURLToPath(new URL('./main.js', import.meta.url));
+
+/** What `run` and `start` use. */
+export const RUN_PARTS: RunParts = {
+  buildGuest: async (name, { modules = [], ...options }) =>
+    await withModules(await buildGuest(name, options), modules, options.onProgress),
+  createMachine: (options) => VirtualMachine.create(options),
+  whyNoKvm() {
+    const { usable, detail } = probeKvm();
+    return usable ? undefined : detail;
+  },
+  runInLab(spec, streams, shares) {
+    const argv = [process.execPath, MAIN, 'run', '--spec'];
+    const env = { ...spec.plan.env, [SPEC_VARIABLE]: JSON.stringify(spec) };
+    return runProgramInLab(argv, streams, { shares, env, passEscapes: true });
+  },
+};
+
+/** Runs the command line, and ends the process. @param parts tests substitute their own */
+export function runProgram(parts: RunParts = RUN_PARTS): void {
   const program = new Command('nodevmm')
     .description(manifest.description)
     .version(manifest.version)

@@ -2,7 +2,7 @@
 import { constants as os } from 'node:os';
 import { endAtOnce } from '../host/threads.ts';
 
-const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
+export const STOP_SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
 /** The exit status for a signal. */
 export function signalStatus(signal: NodeJS.Signals): number {
@@ -22,7 +22,7 @@ let installed = false;
 function install(): void {
   if (installed) return;
   installed = true;
-  for (const signal of SIGNALS) {
+  for (const signal of STOP_SIGNALS) {
     process.on(signal, () => {
       const listener = listeners.at(-1);
       // Nothing is left that would end the process cleanly.

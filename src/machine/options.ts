@@ -1,40 +1,10 @@
 /** The options of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
 import type { BootProtocol } from '../boot/boot.ts';
 import type { SmbiosOptions } from '../boot/smbios.ts';
-import type { DiskOptions } from '../virtio/device/blk/blk-type.ts';
-import type { FileSystemOptions } from '../virtio/device/fs/fs-type.ts';
-import type { NetOptions } from '../virtio/device/net/net-type.ts';
-import type { VsockOptions } from '../virtio/device/vsock/vsock-type.ts';
-import type { CarriedOptions, TransportName } from '../virtio/device-type.ts';
-import type {
-  VhostUserDeviceOptions,
-  VhostUserFsOptions,
-  VhostUserNetOptions,
-  VhostUserOptions,
-} from './devices/vhost-user-backends.ts';
-import type { OwnDeviceOptions } from './user-devices/user-devices.ts';
+import type { MachineDeviceOptions } from '../virtio/device-type.ts';
 
-export type { DiskOptions } from '../virtio/device/blk/blk-type.ts';
-export type { FileSystemOptions } from '../virtio/device/fs/fs-type.ts';
-export type { NetOptions } from '../virtio/device/net/net-type.ts';
-export type { VsockOptions } from '../virtio/device/vsock/vsock-type.ts';
-export type {
-  CarriedOptions,
-  RingOptions,
-  TransportName,
-  VhostMode,
-} from '../virtio/device-type.ts';
-export type {
-  VhostUserDeviceOptions,
-  VhostUserFsOptions,
-  VhostUserNetOptions,
-  VhostUserOptions,
-  VhostUserSocket,
-} from './devices/vhost-user-backends.ts';
-export type { OwnDeviceOptions } from './user-devices/user-devices.ts';
-
-/** Everything that makes up a machine. */
-export interface MachineOptions {
+/** Everything that makes up a machine; its devices' options are those of their types. */
+export interface MachineOptions extends MachineDeviceOptions {
   /** Path of a bzImage or an ELF vmlinux. */
   readonly kernel: string;
   /** Path of an initial RAM disk. */
@@ -57,21 +27,8 @@ export interface MachineOptions {
   readonly cpus?: number;
   /** Features to hide from the guest, by the names of /proc/cpuinfo, e.g. `avx2`. */
   readonly hideCpuFeatures?: readonly string[];
-  readonly disks?: readonly (DiskOptions | VhostUserOptions)[];
-  readonly nets?: readonly (NetOptions | VhostUserNetOptions)[];
-  /** Folders shared with the guest; see docs/fs.md. */
-  readonly fileSystems?: readonly (FileSystemOptions | VhostUserFsOptions)[];
-  /** Devices of your own, and any that another process serves. */
-  readonly devices?: readonly (OwnDeviceOptions | VhostUserDeviceOptions)[];
-  /** A virtio entropy device. Default true. */
-  readonly rng?: boolean | CarriedOptions;
-  readonly console?: CarriedOptions;
-  /** Default none. */
-  readonly vsock?: VsockOptions;
   /** Port name of the agent that `exec` uses; null: no such port. Default `org.nodevmm.agent`. */
   readonly agent?: string | null;
-  /** The transport of virtio devices that do not set one. Default `pci`. */
-  readonly transport?: TransportName;
   /**
    * Where drivers notify queues of PCI devices: I/O ports, or memory, for which KVM has to decode the guest's
    * instruction on some processors (docs/benchmarks.md). Default io.

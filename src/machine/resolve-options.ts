@@ -1,7 +1,6 @@
 /** Checks the caller's options, once, and fills in the defaults. */
 import { freemem, totalmem } from 'node:os';
-import type { BootProtocol } from '../boot/boot.ts';
-import { checkSmbios, SMBIOS, type SmbiosOptions } from '../boot/smbios.ts';
+import { checkSmbios, SMBIOS } from '../boot/smbios.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import {
@@ -13,6 +12,7 @@ import {
   list,
   number,
   type OptionSchema,
+  type OtherOptions,
   options,
   text,
   value,
@@ -21,8 +21,9 @@ import { VIRTIO_MMIO_WINDOWS } from '../platform/layout.ts';
 import {
   type CarriedOptions,
   type DeviceContext,
+  type MachineDeviceOptions,
   type RingOptions,
-  TRANSPORT,
+  TRANSPORTS,
   type TransportName,
   type VhostMode,
 } from '../virtio/device-type.ts';
@@ -39,7 +40,6 @@ export const AGENT_PORT = 'org.nodevmm.agent';
 /** The console of nodevmm's guests; the serial port shows what is printed before it works. */
 export const DEFAULT_COMMAND_LINE = 'earlycon=uart8250,io,0x3f8 console=hvc0 quiet panic=-1';
 
-const DEFAULT_MEMORY = 512 * MiB;
 const MEMORY_MIN = 32 * MiB;
 const CPUS_MAX = 16;
 /** Slots of the bus, less the host bridge's, and windows in memory. */
@@ -60,52 +60,83 @@ export interface ResolvedDevice {
   readonly vhost: VhostMode;
 }
 
+type Defaults = Omit<MachineOptions, keyof MachineDeviceOptions | 'kernel' | 'initrd' | 'trace'>;
+
 /** Complete options. */
-export interface ResolvedOptions {
-  readonly kernel: string;
-  readonly initrd?: string;
-  readonly commandLine: string;
-  readonly bootProtocol: BootProtocol;
-  readonly smbios: SmbiosOptions;
-  readonly memory: number;
-  readonly hugePages: boolean;
-  readonly cpus: number;
-  readonly hideCpuFeatures: readonly string[];
+export interface ResolvedOptions
+  extends Pick<MachineOptions, 'kernel' | 'initrd' | 'trace'>,
+    Required<Omit<Defaults, 'agent'>> {
+  readonly agent: string | undefined;
+  readonly transport: TransportName;
   /** All but the console. */
   readonly devices: readonly ResolvedDevice[];
   readonly console: CarriedOptions;
-  readonly agent: string | undefined;
-  readonly onReboot: 'restart' | 'exit';
-  readonly notify: 'io' | 'memory';
-  readonly transport: TransportName;
-  readonly trace: { readonly file?: string } | undefined;
-  readonly check: boolean;
 }
 
-type TraceOptions = NonNullable<MachineOptions['trace']>;
-
-/** Values of a machine's options that the command line also needs. */
-export const BOOT_PROTOCOLS: readonly BootProtocol[] = ['auto', 'pvh', 'linux64', 'linux32'];
-
-const SCALARS = {
-  initrd: text(),
-  commandLine: value<string>((given) => typeof given === 'string', 'a string'),
-  bootProtocol: choice(BOOT_PROTOCOLS),
-  smbios: SMBIOS,
-  memory: number(() => true, { code: 'E_MEMORY', expected: 'a whole MiB count in bytes' }),
-  hugePages: flag(),
-  cpus: integer(1, CPUS_MAX, { code: 'E_CPUS' }),
-  hideCpuFeatures: list(text()),
-  agent: value<string | null>(
-    (given) => given === null || typeof given === 'string',
-    'a string or null',
-  ),
-  transport: TRANSPORT,
-  notify: choice(['io', 'memory']),
-  trace: options<TraceOptions>({}, { file: text() }),
-  check: flag(),
-  onReboot: choice(['restart', 'exit']),
+const DEFAULTS: Required<Defaults> = {
+  commandLine: DEFAULT_COMMAND_LINE,
+  bootProtocol: 'auto',
+  smbios: {},
+  memory: 512 * MiB,
+  hugePages: false,
+  cpus: 1,
+  hideCpuFeatures: [],
+  agent: AGENT_PORT,
+  notify: 'io',
+  check: false,
+  onReboot: 'restart',
 };
+
+type ScalarOptions = Omit<
+  MachineOptions,
+  'kernel' | Exclude<keyof MachineDeviceOptions, 'transport'>
+>;
+
+const SCALARS: OtherOptions<ScalarOptions> = {
+  initrd: text({
+    value: 'FILE',
+    help: 'initial RAM disk; default with no --kernel: that of --guest',
+  }),
+  commandLine: value((given) => typeof given === 'string', 'a string'),
+  bootProtocol: choice(['auto', 'pvh', 'linux64', 'linux32'], {
+    value: 'NAME',
+    help: 'how the kernel is entered; linux64 and linux32 have a bzImage unpack and place itself (default: auto)',
+  }),
+  smbios: SMBIOS,
+  memory: number(() => true, {
+    code: 'E_MEMORY',
+    expected: 'a whole MiB count in bytes',
+    bytes: true,
+    value: 'SIZE',
+    help: 'RAM: 512M, 4G; a bare number is MiB (default: 512M)',
+  }),
+  hugePages: flag({ key: 'hugepages', help: 'back guest RAM with huge pages' }),
+  cpus: integer(1, CPUS_MAX, { code: 'E_CPUS', value: 'N', help: 'vCPUs (default: 1)' }),
+  hideCpuFeatures: list(text(), {
+    key: 'hide-cpu-feature',
+    value: 'NAMES',
+    help: 'features to hide, by their names in /proc/cpuinfo',
+  }),
+  agent: value((given) => given === null || typeof given === 'string', 'a string or null'),
+  transport: choice(TRANSPORTS, {
+    code: 'E_TRANSPORT',
+    value: 'KIND',
+    help: 'transport of the virtio devices that name none (default: pci)',
+  }),
+  notify: choice(['io', 'memory'], {
+    value: 'KIND',
+    help: 'where drivers kick queues (default: io)',
+  }),
+  trace: options({}, { file: text() }),
+  check: flag({ help: 'report violations of virtio by drivers and devices' }),
+  onReboot: choice(['restart', 'exit'], {
+    value: 'ACTION',
+    help: 'what a reboot by the guest does',
+  }),
+};
+
+/** A machine's options, except its kernel and devices. */
+export const MACHINE: OptionSchema<ScalarOptions> = options<ScalarOptions>({}, SCALARS);
 
 const isObject = (given: unknown): boolean => typeof given === 'object' && given !== null;
 
@@ -123,37 +154,21 @@ function shapeOf({ number: count }: MachineDeviceType): OptionSchema {
 export function resolveOptions(asked: MachineOptions): ResolvedOptions {
   const shapes = Object.fromEntries(DEVICE_TYPES.map((type) => [type.key, shapeOf(type)]));
   const schema = options({ kernel: text() }, { ...SCALARS, ...shapes } as object);
-  const {
-    memory = DEFAULT_MEMORY,
-    smbios = {},
-    ...checked
-  } = checkOptions(schema as OptionSchema<MachineOptions>, asked, '');
-  checkMemory(memory);
-  checkSmbios(smbios);
-  const { transport = 'pci', agent = AGENT_PORT } = checked;
+  const checked = checkOptions(schema as OptionSchema<MachineOptions>, asked, '');
+  const { transport = 'pci', agent, ...scalars } = { ...DEFAULTS, ...checked };
+  checkMemory(scalars.memory);
+  checkSmbios(scalars.smbios);
   const all = DEVICE_TYPES.flatMap((type) =>
     resolveDevices(type, wantedOf(type, checked), transport),
   );
   checkCount(all);
-  const { ring, transport: carrier } = all.find(({ type }) => type.number === 'always') ?? {};
+  const console = all.find(({ type }) => type.number === 'always');
   return Object.freeze({
-    kernel: checked.kernel,
-    ...(checked.initrd === undefined ? {} : { initrd: checked.initrd }),
-    commandLine: checked.commandLine ?? DEFAULT_COMMAND_LINE,
-    bootProtocol: checked.bootProtocol ?? 'auto',
-    smbios,
-    memory,
-    hugePages: checked.hugePages ?? false,
-    cpus: checked.cpus ?? 1,
-    hideCpuFeatures: checked.hideCpuFeatures ?? [],
-    devices: all.filter(({ type }) => type.number !== 'always'),
-    console: { ring: ring ?? {}, transport: carrier ?? transport },
-    agent: agent ?? undefined,
-    onReboot: checked.onReboot ?? 'restart',
-    notify: checked.notify ?? 'io',
+    ...scalars,
     transport,
-    trace: checked.trace,
-    check: checked.check ?? false,
+    agent: agent ?? undefined,
+    devices: all.filter((device) => device !== console),
+    console: { ring: console?.ring ?? {}, transport: console?.transport ?? transport },
   });
 }
 

@@ -24,6 +24,10 @@ export interface OptionDetails {
   readonly rest?: boolean;
   /** Code of the error when the value is refused. Default: that of its parent, else E_OPTION. */
   readonly code?: string;
+  /** Bytes, for which the command line takes units: `512M`. */
+  readonly bytes?: boolean;
+  /** What it does, for the help of an option that is not a key of another one. */
+  readonly help?: string;
   /** Left out of the help of its parent's options. */
   readonly hidden?: boolean;
   /** It names a file or folder whose changes must be visible when these options are used. */

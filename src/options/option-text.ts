@@ -38,11 +38,11 @@ export function splitKeys(option: string, text: string, firstKey: string): Map<s
  * @param said the option and its text, for messages
  * @throws UsageError
  */
-export function optionsFromKeys(
+export function optionsFromKeys<T extends object = Record<string, unknown>>(
   schema: OptionSchema,
   values: ReadonlyMap<string, string>,
   said: string,
-): Record<string, unknown> {
+): T {
   const refuse = (what: string): never => {
     throw new UsageError('E_OPTION', `${said} ${what}`);
   };
@@ -75,7 +75,7 @@ export function optionsFromKeys(
     const known = fields.map(({ key }) => key);
     refuse(`does not know ${unknown}; ${suggestion(unknown, known)}`);
   }
-  return found;
+  return found as T;
 }
 
 /** @returns undefined when the field does not allow it */

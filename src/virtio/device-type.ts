@@ -4,6 +4,7 @@
  */
 import { choice, flag, number, type OptionSchema, options } from '../options/option-schema.ts';
 import type { VirtioDevice } from './device.ts';
+import type { ConnectFrontend } from './frontend-device.ts';
 
 /** Ring features that may be switched for each device, to measure their effects (virtio 1.3 §6). */
 export interface RingOptions {
@@ -42,7 +43,8 @@ export interface CarriedOptions {
 const isQueueSize = (size: number): boolean =>
   Number.isInteger(size) && size >= 2 && size <= 32768 && (size & (size - 1)) === 0;
 
-export const TRANSPORT: OptionSchema<TransportName> = choice(['pci', 'mmio'], {
+export const TRANSPORTS: readonly TransportName[] = ['pci', 'mmio'];
+const TRANSPORT: OptionSchema<TransportName> = choice(TRANSPORTS, {
   code: 'E_TRANSPORT',
 });
 
@@ -96,9 +98,20 @@ export interface DeviceBackend<Device = VirtioDevice> {
   check?(options: object): void;
   /**
    * @param options its own: without transport, ring and vhost
+   * @param connect for a device that another process serves
    * @throws UsageError or HostError, in one line, when it cannot be made
    */
-  create(options: object, context: DeviceContext): Device | Promise<Device>;
+  create(
+    options: object,
+    context: DeviceContext,
+    connect: ConnectFrontend,
+  ): Device | Promise<Device>;
+}
+
+/** A machine's options for its devices: the folder of each type adds the one that it is for. */
+export interface MachineDeviceOptions {
+  /** The transport of virtio devices that do not set one. Default `pci`. */
+  readonly transport?: TransportName;
 }
 
 /** A type of device. */

@@ -1,5 +1,24 @@
 /** What a frontend must know about a kind of device: everything that its backend does not report. */
-import type { QueueHandler, QueueSpec } from './device.ts';
+import type { QueueHandler, QueueSpec, VirtioDevice } from './device.ts';
+
+/** How to reach a backend. */
+export interface BackendAddress {
+  /** Path of the socket. */
+  readonly socket: string;
+  /** True: the backend connects to us. */
+  readonly server: boolean;
+  /** For each reply, and for the backend to connect. */
+  readonly timeoutMs: number;
+  /** A user besides root and ourselves whose backend may access the guest's memory. */
+  readonly peerUid?: number | undefined;
+}
+
+/** Connects to a backend, and makes the device that it serves. @throws UsageError */
+export type ConnectFrontend = (
+  name: string,
+  address: BackendAddress,
+  kindOf: (backend: BackendOffer) => Promise<DeviceKind>,
+) => Promise<VirtioDevice>;
 
 /** A backend's offer. */
 export interface BackendOffer {

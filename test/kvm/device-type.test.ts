@@ -24,7 +24,7 @@ writeFileSync(kernel, elfKernel({ segments, pvhEntry: KERNEL_GPA }));
 
 function optionsOf(...args: string[]): MachineOptions {
   const command = addMachineOptions(new Command('run')).exitOverride();
-  return machineOptions(command.parse(args, { from: 'user' }).opts(), { kernel });
+  return { kernel, ...machineOptions(command.parse(args, { from: 'user' }).opts()) };
 }
 
 t.test('help shows its option and keys', async (t) => {

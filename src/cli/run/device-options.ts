@@ -158,11 +158,7 @@ export function parseRings(texts: readonly string[]): RingDefaults {
   const rings: Record<string, RingOptions> = {};
   for (const text of texts) {
     const keys = splitKeys('--ring', text, 'device');
-    const { device, ring } = optionsFromKeys(
-      RING_TEXT,
-      keys,
-      `--ring ${text}`,
-    ) as unknown as RingText;
+    const { device, ring } = optionsFromKeys<RingText>(RING_TEXT, keys, `--ring ${text}`);
     if (ring === undefined) {
       throw new UsageError('E_OPTION', `--ring ${text} names no feature; it takes ${RING_KEYS}`);
     }

@@ -1,12 +1,14 @@
 /** The options of `nodevmm run`, and the machine they describe. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { SMBIOS, type SmbiosOptions } from '../../boot/smbios.ts';
 import { KERNEL_SERIES, type KernelSeries } from '../../guest/kernel.ts';
 import { UsageError } from '../../host/errors.ts';
-import type { MachineOptions, TransportName } from '../../machine/options.ts';
-import { DEFAULT_COMMAND_LINE } from '../../machine/resolve-options.ts';
-import { collectVariable } from '../environment.ts';
+import type { MachineOptions } from '../../machine/options.ts';
+import { DEFAULT_COMMAND_LINE, MACHINE } from '../../machine/resolve-options.ts';
+import { fieldsOf, given, type OptionField } from '../../options/option-schema.ts';
+import { keysHelp, optionsFromKeys, splitKeys } from '../../options/option-text.ts';
+import type { TransportName } from '../../virtio/device-type.ts';
 import { addDeviceOptions, deviceOptions, parseRings, RING_KEYS } from './device-options.ts';
-import { parseSmbios, SMBIOS_KEYS } from './smbios-option.ts';
 
 /** Where a console's output goes. */
 export type ConsoleTarget =
@@ -17,7 +19,7 @@ export type ConsoleTarget =
 /** The virtio console: where its output goes, and its transport. */
 export type ConsoleFlag = ConsoleTarget & { readonly transport?: TransportName };
 
-/** Option values from commander, except those of devices. */
+/** Option values from commander. */
 export interface RunFlags {
   readonly kernel?: string;
   readonly initrd?: string;
@@ -25,26 +27,18 @@ export interface RunFlags {
   readonly guestKernel?: KernelSeries;
   readonly cmdline?: string;
   readonly append?: string;
-  readonly memory?: number;
-  readonly cpus?: number;
   readonly module?: readonly string[];
   readonly watch?: boolean;
   readonly ring?: readonly string[];
   readonly console?: ConsoleFlag;
   readonly serial?: ConsoleTarget;
-  readonly hideCpuFeature?: readonly string[];
   readonly name?: string;
-  readonly hugepages?: boolean;
-  readonly bootProtocol?: NonNullable<MachineOptions['bootProtocol']>;
   readonly smbios?: readonly string[];
-  readonly transport?: TransportName;
-  readonly notify?: NonNullable<MachineOptions['notify']>;
-  readonly onReboot?: 'restart' | 'exit';
   readonly trace?: readonly string[];
-  readonly check?: boolean;
   readonly lab?: boolean;
-  readonly spec?: boolean;
   readonly env?: Readonly<Record<string, string>>;
+  /** Those that are made from schemas: the machine's and its devices'. */
+  readonly [option: string]: unknown;
 }
 
 /** Parses a size in bytes: `512M`, `4G`, `65536K`; a bare number counts MiB. */
@@ -90,11 +84,37 @@ const list = (value: string, before: readonly string[] | undefined): readonly st
   ...value.split(',').filter((name) => name !== ''),
 ];
 
+/**
+ * Adds one variable to those before it.
+ * @param text `NAME=VALUE`, or `NAME` for its value here; an unset one is skipped
+ */
+export function collectVariable(
+  text: string,
+  before: Readonly<Record<string, string>> = {},
+): Readonly<Record<string, string>> {
+  const [, name = '', given] = /^([^=]+)(?:=(.*))?$/s.exec(text) ?? [];
+  if (name === '') throw new InvalidArgumentError('Take NAME or NAME=VALUE.');
+  const value = given ?? process.env[name];
+  return value === undefined ? before : { ...before, [name]: value };
+}
+
+/** The options of a machine that are neither devices nor objects. */
+const MACHINE_FIELDS = fieldsOf(MACHINE).filter(({ path }) => path.length === 1);
+
+/** The option for one of them. */
+function optionOf({ key, type, choices, details }: OptionField): Option {
+  const { value = '', help = '', bytes = false } = details;
+  const option = new Option(`--${key}${type === 'flag' ? '' : ` <${value.toLowerCase()}>`}`, help);
+  if (type === 'choice') option.choices(choices.map(String));
+  if (type === 'number') option.argParser(bytes ? parseMemory : parseCount);
+  if (type === 'list') option.argParser(list);
+  return option;
+}
+
 /** Adds the options that describe the machine. */
 export function addMachineOptions(command: Command): Command {
   command
     .option('--kernel <file>', 'bzImage or ELF vmlinux; default: the kernel of --guest')
-    .option('--initrd <file>', 'initial RAM disk; default with no --kernel: that of --guest')
     .option('--guest <name>', 'guest image to boot, see `nodevmm guest list`', 'minimal')
     .addOption(
       new Option(
@@ -103,9 +123,8 @@ export function addMachineOptions(command: Command): Command {
       ).choices([...KERNEL_SERIES]),
     )
     .option('--cmdline <text>', 'kernel command line, instead of the default one')
-    .option('--append <text>', 'text to add to the kernel command line')
-    .option('--memory <size>', 'RAM: 512M, 4G; a bare number is MiB (default: 512M)', parseMemory)
-    .option('--cpus <n>', 'vCPUs (default: 1)', parseCount);
+    .option('--append <text>', 'text to add to the kernel command line');
+  for (const field of MACHINE_FIELDS) command.addOption(optionOf(field));
   addDeviceOptions(command);
   return command
     .option(
@@ -124,124 +143,114 @@ export function addMachineOptions(command: Command): Command {
       `ring features of all, console or rng: ${RING_KEYS}; also accepted as keys of disks and other devices`,
       collect,
     )
-    .addOption(
-      new Option(
-        '--console <where>',
-        'hvc0: tty, none, file:PATH or file:PATH,append (default: tty, none with a command); key: transport=',
-      ).argParser(parseVirtioConsole),
+    .option(
+      '--console <where>',
+      'hvc0: tty, none, file:PATH or file:PATH,append (default: tty, none with a command); key: transport=',
+      parseVirtioConsole,
     )
-    .addOption(
-      new Option(
-        '--serial <where>',
-        'ttyS0: tty, none, file:PATH or file:PATH,append (default: none)',
-      ).argParser(parseConsole),
+    .option(
+      '--serial <where>',
+      'ttyS0: tty, none, file:PATH or file:PATH,append (default: none)',
+      parseConsole,
     )
-    .option('--hide-cpu-feature <names>', 'features to hide, by their names in /proc/cpuinfo', list)
     .option('--name <name>', 'what `nodevmm vm` calls the machine (default: the process id)')
-    .option('--hugepages', 'back guest RAM with huge pages')
-    .addOption(
-      new Option(
-        '--boot-protocol <name>',
-        'how the kernel is entered; linux64 and linux32 have a bzImage unpack and place itself (default: auto)',
-      ).choices(['auto', 'pvh', 'linux64', 'linux32']),
-    )
     .option(
       '--smbios <key=value,...>',
       `strings of the SMBIOS tables; keys: ${SMBIOS_KEYS}; may be repeated`,
       collect,
-    )
-    .addOption(
-      new Option(
-        '--transport <kind>',
-        'transport of the virtio devices that name none (default: pci)',
-      ).choices(['pci', 'mmio']),
-    )
-    .addOption(
-      new Option('--notify <kind>', 'where drivers kick queues (default: io)').choices([
-        'io',
-        'memory',
-      ]),
-    )
-    .addOption(
-      new Option('--on-reboot <action>', 'what a reboot by the guest does').choices([
-        'restart',
-        'exit',
-      ]),
     )
     .option(
       '--trace <file>',
       'write a trace for Perfetto to a file; summary: print a table at the end; may be given twice',
       collect,
     )
-    .option('--check', 'report violations of virtio by drivers and devices')
     .option('--lab', 'run in the emulated KVM host, see `nodevmm lab`')
     .option('--no-lab', "never use the lab, even if the host's KVM cannot run Linux");
 }
 
 /** What to boot: a kernel and what goes with it. */
-export interface BootImage {
-  readonly kernel: string;
-  readonly initrd?: string;
-  readonly commandLine?: string;
-}
+export type BootImage = Pick<MachineOptions, 'kernel' | 'initrd' | 'commandLine'>;
 
 /**
- * The machine that the options describe.
+ * What the options have the machine boot.
  * @param image the guest image, or undefined when --kernel names the kernel
- * @throws UsageError when options contradict each other
+ * @throws UsageError when there is no kernel
  */
-export function machineOptions(flags: RunFlags, image: BootImage | undefined): MachineOptions {
+export function bootImage(flags: RunFlags, image: BootImage | undefined): BootImage {
   const kernel = flags.kernel ?? image?.kernel;
   if (kernel === undefined) throw new UsageError('E_OPTION', 'no kernel; set one with --kernel');
   const initrd = flags.initrd ?? (flags.kernel === undefined ? image?.initrd : undefined);
   const base = flags.cmdline ?? image?.commandLine ?? DEFAULT_COMMAND_LINE;
   const commandLine = [base, flags.append].filter((text) => text !== undefined).join(' ');
+  return given({ kernel, initrd, commandLine });
+}
+
+/**
+ * The machine that the options describe, except what it boots.
+ * @throws UsageError when options contradict each other
+ */
+export function machineOptions(flags: RunFlags): Omit<MachineOptions, keyof BootImage> {
   if (flags.watch === true && !('device' in flags)) {
     throw new UsageError('E_OPTION', '--watch goes with --device');
   }
-  const { transport } = flags.console ?? {};
-  return {
-    kernel,
-    ...(initrd === undefined ? {} : { initrd }),
-    commandLine,
-    ...(flags.memory === undefined ? {} : { memory: flags.memory }),
-    ...(flags.hugepages === undefined ? {} : { hugePages: flags.hugepages }),
-    ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
-    ...(flags.hideCpuFeature === undefined ? {} : { hideCpuFeatures: flags.hideCpuFeature }),
+  const scalars = MACHINE_FIELDS.map((field) => [
+    field.path[0],
+    flags[optionOf(field).attributeName()],
+  ]);
+  const { initrd: _, ...own } = Object.fromEntries(scalars) as Partial<MachineOptions>;
+  return given({
+    ...own,
     ...deviceOptions(
-      { ...flags },
+      flags,
       parseRings(flags.ring ?? []),
-      transport === undefined ? {} : { transport },
+      given({ transport: flags.console?.transport }),
     ),
-    ...(flags.bootProtocol === undefined ? {} : { bootProtocol: flags.bootProtocol }),
-    ...(flags.smbios === undefined ? {} : { smbios: parseSmbios(flags.smbios) }),
-    ...(flags.transport === undefined ? {} : { transport: flags.transport }),
-    ...(flags.notify === undefined ? {} : { notify: flags.notify }),
-    ...(flags.onReboot === undefined ? {} : { onReboot: flags.onReboot }),
-    ...traceOption(flags),
-    ...(flags.check === undefined ? {} : { check: flags.check }),
-  };
+    smbios: flags.smbios && parseSmbios(flags.smbios),
+    trace: flags.trace && traceOption(flags.trace),
+  });
+}
+
+const SMBIOS_KEYS = keysHelp(SMBIOS);
+
+/**
+ * Merges one or several `--smbios KEY=VALUE,...`; only `oem-string` may be repeated.
+ * @throws UsageError
+ */
+function parseSmbios(texts: readonly string[]): SmbiosOptions {
+  let options: SmbiosOptions = {};
+  const oemStrings: string[] = [];
+  for (const text of texts) {
+    const said = `--smbios ${text}`;
+    if (!/^[a-z-]+=/.test(text)) {
+      throw new UsageError('E_OPTION', `${said} has no KEY=VALUE; it takes ${SMBIOS_KEYS}`);
+    }
+    const keys = splitKeys('--smbios', text, '');
+    const { oemStrings: more = [], ...strings } = optionsFromKeys<SmbiosOptions>(
+      SMBIOS,
+      keys,
+      said,
+    );
+    oemStrings.push(...more);
+    const again = Object.keys(strings).find((key) => key in options);
+    if (again !== undefined) throw new UsageError('E_OPTION', `${said} names ${again} again`);
+    options = { ...options, ...strings };
+  }
+  return oemStrings.length === 0 ? options : { ...options, oemStrings };
 }
 
 /** The value of --trace that is not a file. */
 const SUMMARY = 'summary';
 
 /** True when --trace=summary requests the table. */
-export function wantsSummary(flags: RunFlags): boolean {
-  return flags.trace?.includes(SUMMARY) ?? false;
+export function wantsSummary({ trace = [] }: RunFlags): boolean {
+  return trace.includes(SUMMARY);
 }
 
-/** The file that --trace names. @throws UsageError when there are several */
-function traceFile(flags: RunFlags): string | undefined {
-  const files = (flags.trace ?? []).filter((target) => target !== SUMMARY);
+/** @throws UsageError when several files are named */
+function traceOption(targets: readonly string[]): NonNullable<MachineOptions['trace']> {
+  const files = targets.filter((target) => target !== SUMMARY);
   if (files.length > 1) {
     throw new UsageError('E_OPTION', `one --trace file is enough: ${files.join(' or ')}`);
   }
-  return files[0];
-}
-
-function traceOption(flags: RunFlags): Pick<MachineOptions, 'trace'> {
-  const file = traceFile(flags);
-  if (flags.trace === undefined) return {};
-  return { trace: file === undefined ? {} : { file } };
+  return given({ file: files[0] });
 }

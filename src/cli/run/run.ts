@@ -7,7 +7,7 @@ import { UsageError } from '../../host/errors.ts';
 import { backendOf, DEVICE_TYPES } from '../../machine/devices/device-types.ts';
 import type { MachineOptions } from '../../machine/options.ts';
 import { wantedOf } from '../../machine/resolve-options.ts';
-import { fieldsOf } from '../../options/option-schema.ts';
+import { fieldsOf, given } from '../../options/option-schema.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
 import { EXIT_STATUS_HELP } from '../exit-status.ts';
 import { StopSignals } from '../stop-signals.ts';
@@ -18,6 +18,8 @@ import { type RunnableMachine, type RunPlan, runMachine } from './run-machine.ts
 import {
   addMachineOptions,
   type BootImage,
+  bootImage,
+  type ConsoleTarget,
   machineOptions,
   type RunFlags,
   wantsSummary,
@@ -126,31 +128,25 @@ export function registerStartCommand(
 /** One run, here or in the lab. @returns the exit status */
 async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): Promise<number> {
   // Bad usage is reported at once, before anything is built or booted.
-  runSpec(flags, argv, { kernel: '-' });
+  const machine = machineOptions(flags);
   const inLab = takesLab(parts, flags);
-  const spec = runSpec(flags, argv, await findImage(parts, flags));
+  const boot = bootImage(flags, await findImage(parts, flags));
+  const spec = runSpec(flags, argv, { ...boot, ...machine });
   if (inLab) return await parts.runInLab(spec, PROCESS_STREAMS, sharedFolders(spec));
   return await runHere(parts, spec);
 }
 
-/** Parses a command line. @throws UsageError */
+/** A run of a machine, as the command line describes it. */
 export function runSpec(
   flags: RunFlags,
   argv: readonly string[],
-  image: BootImage | undefined,
+  machine: MachineOptions,
 ): RunSpec {
-  const command = argv.length > 0;
-  return {
-    machine: machineOptions(flags, image),
-    plan: {
-      console: flags.console ?? { to: command ? 'none' : 'tty' },
-      serial: flags.serial ?? { to: 'none' },
-      ...(command ? { command: argv } : {}),
-      ...(flags.env === undefined ? {} : { env: flags.env }),
-    },
-    ...(flags.name === undefined ? {} : { name: flags.name }),
-    summary: wantsSummary(flags),
-  };
+  const command = argv.length > 0 ? argv : undefined;
+  const { env, name, serial = { to: 'none' } } = flags;
+  const console: ConsoleTarget = flags.console ?? { to: command === undefined ? 'tty' : 'none' };
+  const plan: RunPlan = given({ console, serial, command, env });
+  return given<RunSpec>({ machine, plan, name, summary: wantsSummary(flags) });
 }
 
 /** In the lab: the run that was parsed outside, hidden from the guest's programs. */
@@ -220,9 +216,12 @@ async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | 
   }
   if (flags.kernel !== undefined) return undefined;
   using progress = new ProgressLine();
-  return await parts.buildGuest(flags.guest ?? 'minimal', {
-    ...(flags.guestKernel === undefined ? {} : { kernel: flags.guestKernel }),
-    ...(flags.module === undefined ? {} : { modules: flags.module }),
-    onProgress: (step, fraction) => progress.update(step, fraction),
-  });
+  return await parts.buildGuest(
+    flags.guest ?? 'minimal',
+    given({
+      kernel: flags.guestKernel,
+      modules: flags.module,
+      onProgress: (step: string, fraction: number) => progress.update(step, fraction),
+    }),
+  );
 }

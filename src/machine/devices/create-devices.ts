@@ -1,5 +1,6 @@
 /** Makes the devices that the options ask for. */
 import { E1000Device } from '../../nic/device.ts';
+import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
 import type { ResolvedDevice } from '../resolve-options.ts';
 import { DeviceCode } from '../user-devices/device-code.ts';
 import type { MadeDevice } from './device-types.ts';
@@ -30,9 +31,7 @@ export async function createDevices(
 export async function createDevice(asked: ResolvedDevice): Promise<MadeDevice> {
   const { backend, options, context, ring } = asked;
   const { queueSize } = ring;
-  return await backend.create(options, {
-    ...context,
-    // A disk bounds seg_max by it: a chain may not be longer than its queue (§2.7.5.3.1).
-    ...(queueSize === undefined ? {} : { queueSize }),
-  });
+  // A disk bounds seg_max by it: a chain may not be longer than its queue (§2.7.5.3.1).
+  const sized = queueSize === undefined ? context : { ...context, queueSize };
+  return await backend.create(options, sized, VhostUserDevice.open);
 }

@@ -11,27 +11,21 @@ import type { VirtioDevice } from '../../virtio/device.ts';
 import type { DeviceBackend, DeviceType } from '../../virtio/device-type.ts';
 import type { DeviceCode } from '../user-devices/device-code.ts';
 import { ownType } from '../user-devices/user-devices.ts';
-import { vhostUserBlk, vhostUserDevice, vhostUserFs, vhostUserNet } from './vhost-user-backends.ts';
 
 /** What a machine's device backends create. */
 export type MadeDevice = VirtioDevice | E1000Device | DeviceCode;
 export type MachineBackend = DeviceBackend<MadeDevice>;
 export type MachineDeviceType = DeviceType<MadeDevice>;
 
-const withBackend = (type: MachineDeviceType, backend: MachineBackend): MachineDeviceType => ({
-  ...type,
-  backends: [...type.backends, backend],
-});
-
 /** In the order of the guest's buses. */
 export const DEVICE_TYPES: MachineDeviceType[] = [
   consoleType,
-  withBackend(blkType, vhostUserBlk),
-  withBackend(netType, vhostUserNet),
-  withBackend(fsType, vhostUserFs),
+  blkType,
+  netType,
+  fsType,
   rngType,
   vsockType,
-  withBackend(ownType, vhostUserDevice),
+  ownType,
 ];
 
 /** Which backend options are for. @param has whether an option is set, to this value if one is given */

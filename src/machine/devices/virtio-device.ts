@@ -7,6 +7,7 @@ import { InternalError, messageOf, NodeVmmError, UsageError } from '../../host/e
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
+import type { RingOptions, TransportName, VhostMode } from '../../virtio/device-type.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
 import type { VringState } from '../../virtio/queue/virtqueue.ts';
 import {
@@ -17,7 +18,6 @@ import {
   CHANGE_RESET,
 } from '../../virtio/transport/device-registers.ts';
 import { addressText, type DeviceMessage } from '../board/board-devices.ts';
-import type { RingOptions, TransportName, VhostMode } from '../options.ts';
 import type { DeviceCode } from '../user-devices/device-code.ts';
 import { DeviceSlot } from './device-slot.ts';
 import { type MachineDevice, type PluggedBoard, SteppedDevice } from './machine-device.ts';

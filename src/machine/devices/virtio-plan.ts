@@ -3,6 +3,7 @@ import * as ring from '../../abi/virtio-ring.ts';
 import { featureSet } from '../../abi/virtio-ring.ts';
 import { VIRTIO_MMIO_BASE } from '../../platform/layout.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
+import type { RingOptions, TransportName } from '../../virtio/device-type.ts';
 import { VIRTIO_MMIO_WINDOW_SIZE } from '../../virtio/transport/mmio.ts';
 import {
   notifyBarSize,
@@ -11,7 +12,6 @@ import {
 } from '../../virtio/transport/pci.ts';
 import type { DeviceShape } from '../../virtio/transport/transport.ts';
 import type { DevicePlan } from '../board/board-devices.ts';
-import type { RingOptions, TransportName } from '../options.ts';
 import type { ResourceAllocator } from './resource-allocator.ts';
 
 /** Feature bits that a device's ring options stand for (virtio 1.3 §6). */

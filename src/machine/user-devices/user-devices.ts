@@ -1,9 +1,25 @@
-/** Devices that the caller provides, written in a file or in the calling program. */
-import { choice, flag, options, strings, text, value } from '../../options/option-schema.ts';
+/** Devices that the caller provides: in a file, in the calling program or in another process. */
+import { VHOST_USER_MAX_CONFIG_SIZE } from '../../abi/vhost-user.ts';
+import {
+  choice,
+  flag,
+  integer,
+  options,
+  strings,
+  text,
+  value,
+} from '../../options/option-schema.ts';
+import { type VhostUserOptions, vhostUserBackend } from '../../virtio/device/vhost-user-type.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
 import { DefinedDevice } from '../../virtio/device-sdk/defined-device.ts';
 import type { DeviceFactory } from '../../virtio/device-sdk/definition.ts';
-import { CARRIED, type CarriedOptions, type DeviceType } from '../../virtio/device-type.ts';
+import {
+  CARRIED,
+  type CarriedOptions,
+  type DeviceBackend,
+  type DeviceType,
+} from '../../virtio/device-type.ts';
+import { otherKind } from '../../virtio/frontend-device.ts';
 import { DeviceCode, type ModuleDeviceOptions } from './device-code.ts';
 
 /** A device of your own, in a file. */
@@ -23,6 +39,39 @@ interface ObjectOptions extends CarriedOptions {
 
 /** A device of your own; see docs/devices.md. */
 export type OwnDeviceOptions = FileOptions | DefinitionOptions | ObjectOptions;
+
+/** Any device that another process serves. */
+export interface VhostUserDeviceOptions extends VhostUserOptions {
+  /** Device ID (virtio 1.3 §5). */
+  readonly deviceId: number;
+  /** Bytes of the configuration space, which the backend holds. Default 0. */
+  readonly configSize?: number;
+}
+
+declare module '../../virtio/device-type.ts' {
+  interface MachineDeviceOptions {
+    /** Devices of your own, and any that another process serves. */
+    readonly devices?: readonly (OwnDeviceOptions | VhostUserDeviceOptions)[];
+  }
+}
+
+const vhostUser: DeviceBackend = {
+  ...vhostUserBackend<VhostUserDeviceOptions>(
+    {
+      deviceId: integer(1, 63, {
+        key: 'type',
+        value: 'ID',
+        expected: 'a device ID from 1 to 63',
+      }),
+    },
+    { configSize: integer(0, VHOST_USER_MAX_CONFIG_SIZE) },
+    (backend, { deviceId, queues = 1, configSize = 0 }, { queueSize }) =>
+      otherKind(backend, { deviceId, queues, queueSize, configSize }),
+    'socket',
+  ),
+  cliName: 'vhost-user',
+  prefix: (wanted) => `virtio${(wanted as VhostUserDeviceOptions).deviceId}-`,
+};
 
 const isFunction = (given: unknown): boolean => typeof given === 'function';
 const isObject = (given: unknown): boolean => typeof given === 'object' && given !== null;
@@ -72,5 +121,6 @@ export const ownType: DeviceType<VirtioDevice | DeviceCode> = {
       options: options<ObjectOptions>({ device: value(isObject, 'a VirtioDevice') }, CARRIED),
       create: ({ device }: ObjectOptions) => device,
     },
+    vhostUser,
   ],
 };

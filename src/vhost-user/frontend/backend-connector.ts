@@ -5,23 +5,12 @@ import { ListenPath } from '../../host/listen-path.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import * as sys from '../../host/syscall.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
+import type { BackendAddress } from '../../virtio/frontend-device.ts';
 import { BackendGone, FrontendSession } from './frontend-session.ts';
 
 /** The pause between attempts to reconnect: it doubles from the first to the last. */
 const FIRST_PAUSE_MS = 20;
 const LAST_PAUSE_MS = 1000;
-
-/** How to reach a backend. */
-export interface BackendAddress {
-  /** Path of the socket. */
-  readonly socket: string;
-  /** True: the backend connects to us. */
-  readonly server: boolean;
-  /** For each reply, and for the backend to connect. */
-  readonly timeoutMs: number;
-  /** A user besides root and ourselves whose backend may access the guest's memory. */
-  readonly peerUid?: number | undefined;
-}
 
 /** What a connector reports to its owner. */
 export interface ConnectorEvents {

@@ -5,9 +5,9 @@ import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { InProcessDatapath } from '../../datapath/in-process.ts';
 import { PeerError, UsageError } from '../../host/errors.ts';
 import type { DeviceHost, QueueSpec, VirtioDevice } from '../../virtio/device.ts';
-import type { DeviceKind } from '../../virtio/frontend-device.ts';
+import type { BackendAddress, DeviceKind } from '../../virtio/frontend-device.ts';
 import { protocolError } from '../message.ts';
-import { type BackendAddress, BackendConnector } from './backend-connector.ts';
+import { BackendConnector } from './backend-connector.ts';
 import type { FrontendSession } from './frontend-session.ts';
 import { type FrontendDevice, VhostUserDatapath } from './vhost-user-datapath.ts';
 

@@ -5,6 +5,9 @@ import { parseDevice } from '../../../src/cli/run/device-options.ts';
 import { runSpec, sharedFolders } from '../../../src/cli/run/run.ts';
 import {
   addMachineOptions,
+  type BootImage,
+  bootImage,
+  collectVariable,
   machineOptions,
   parseConsole,
   parseMemory,
@@ -14,6 +17,7 @@ import {
 } from '../../../src/cli/run/run-options.ts';
 import { UsageError } from '../../../src/host/errors.ts';
 import { DEVICE_TYPES, type MachineDeviceType } from '../../../src/machine/devices/device-types.ts';
+import type { MachineOptions } from '../../../src/machine/options.ts';
 import { resolveOptions } from '../../../src/machine/resolve-options.ts';
 
 function flagsOf(...args: string[]): RunFlags {
@@ -23,9 +27,14 @@ function flagsOf(...args: string[]): RunFlags {
 }
 
 const sharedOf = (...args: string[]): string[] =>
-  sharedFolders(runSpec(flagsOf(...args), [], { kernel: '/k' }));
+  sharedFolders(runSpec(flagsOf(...args), [], optionsOf(...args)));
 
-const optionsOf = (...args: string[]) => machineOptions(flagsOf(...args), { kernel: '/k' });
+const machineOf = (flags: RunFlags, image?: BootImage): MachineOptions => ({
+  ...bootImage(flags, image),
+  ...machineOptions(flags),
+});
+
+const optionsOf = (...args: string[]) => machineOf(flagsOf(...args), { kernel: '/k' });
 
 t.test('memory sizes', (t) => {
   t.equal(parseMemory('512M'), 512 * 2 ** 20);
@@ -53,7 +62,7 @@ t.test('console targets', (t) => {
 
 t.test('without options: the guest image, an entropy device, nothing else', (t) => {
   const image = { kernel: '/k', initrd: '/i', commandLine: 'console=hvc0 quiet' };
-  t.strictSame(machineOptions(flagsOf(), image), {
+  t.strictSame(machineOf(flagsOf(), image), {
     kernel: '/k',
     initrd: '/i',
     commandLine: 'console=hvc0 quiet',
@@ -66,12 +75,12 @@ t.test('without options: the guest image, an entropy device, nothing else', (t) 
 t.test("--kernel takes the image's initrd and command line away", (t) => {
   const image = { kernel: '/k', initrd: '/i', commandLine: 'quiet' };
   const flags = flagsOf('--kernel', '/mine');
-  const options = machineOptions(flags, undefined);
+  const options = machineOf(flags);
   t.equal(options.kernel, '/mine');
   t.equal(options.initrd, undefined);
   t.match(options.commandLine, 'console=hvc0');
-  t.equal(machineOptions(flags, image).initrd, undefined);
-  t.throws(() => machineOptions(flagsOf(), undefined), UsageError);
+  t.equal(machineOf(flags, image).initrd, undefined);
+  t.throws(() => machineOf(flagsOf()), UsageError);
   t.end();
 });
 
@@ -392,8 +401,10 @@ for (const [args, message] of REFUSED_BACKENDS) {
 
 t.test('the lab gets a run as data, with the image that was made outside', (t) => {
   const image = { kernel: '/k', initrd: '/i', commandLine: 'quiet' };
-  const specOf = (args: string[], command: string[], built?: typeof image): unknown =>
-    JSON.parse(JSON.stringify(runSpec(flagsOf(...args), command, built)));
+  const specOf = (args: string[], command: string[], built?: typeof image): unknown => {
+    const flags = flagsOf(...args);
+    return JSON.parse(JSON.stringify(runSpec(flags, command, machineOf(flags, built))));
+  };
   const machine = { kernel: '/k', initrd: '/i', commandLine: 'quiet', rng: {}, console: {} };
   const serial = { to: 'none' };
   t.strictSame(specOf(['--lab', '--cpus', '2'], ['ls', '--lab'], image), {
@@ -426,8 +437,24 @@ t.test('the lab gets a run as data, with the image that was made outside', (t) =
 });
 
 t.test('what is given as JSON is parsed to the same machine', (t) => {
-  const flags = flagsOf('--disk', 'd,ro', '--fs', 't,source=/s', '--device', 'x.ts,a=1', '--check');
-  const { machine } = runSpec(flags, [], { kernel: '/k' });
+  const machine = optionsOf(
+    ...['--disk', 'd,ro', '--fs', 't,source=/s', '--device', 'x.ts,a=1', '--check'],
+  );
   t.same(resolveOptions(JSON.parse(JSON.stringify(machine))), resolveOptions(machine));
+  t.end();
+});
+
+t.test('variables are given by value, or by the value that they have here', (t) => {
+  process.env.NODEVMM_TEST_HERE = 'here=1';
+  t.teardown(() => delete process.env.NODEVMM_TEST_HERE);
+  const all = ['A=1', 'NODEVMM_TEST_HERE', 'NODEVMM_TEST_NONE', 'B=', 'C=x=y\nz', 'A=2'];
+  const env = all.reduce<Readonly<Record<string, string>> | undefined>(
+    (before, text) => collectVariable(text, before),
+    undefined,
+  );
+  t.strictSame(env, { A: '2', NODEVMM_TEST_HERE: 'here=1', B: '', C: 'x=y\nz' });
+  t.strictSame(collectVariable('NODEVMM_TEST_NONE'), {}, 'what is not set here is not set there');
+  for (const bad of ['', '=', '=x'])
+    t.throws(() => collectVariable(bad), { message: /NAME=VALUE/ });
   t.end();
 });

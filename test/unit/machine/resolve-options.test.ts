@@ -1,12 +1,14 @@
 import { totalmem } from 'node:os';
 import t from 'tap';
-import type { MachineOptions, NetOptions, RingOptions } from '../../../src/machine/options.ts';
+import type { MachineOptions } from '../../../src/machine/options.ts';
 import {
   AGENT_PORT,
   DEFAULT_COMMAND_LINE,
   resolveOptions,
 } from '../../../src/machine/resolve-options.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
+import type { NetOptions } from '../../../src/virtio/device/net/net-type.ts';
+import type { RingOptions } from '../../../src/virtio/device-type.ts';
 
 const kernel = '/boot/vmlinuz';
 const wrong = (options: Partial<MachineOptions>) => () => resolveOptions({ kernel, ...options });

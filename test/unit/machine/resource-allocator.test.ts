@@ -6,7 +6,6 @@ import type { DevicePlan } from '../../../src/machine/board/board-devices.ts';
 import { E1000MachineDevice } from '../../../src/machine/devices/e1000-device.ts';
 import { ResourceAllocator } from '../../../src/machine/devices/resource-allocator.ts';
 import { planVirtio } from '../../../src/machine/devices/virtio-plan.ts';
-import type { TransportName } from '../../../src/machine/options.ts';
 import type { E1000Device } from '../../../src/nic/device.ts';
 import {
   IOAPIC_ADDRESS,
@@ -17,6 +16,7 @@ import {
   VIRTIO_MMIO_BASE,
   VIRTIO_MMIO_WINDOWS,
 } from '../../../src/platform/layout.ts';
+import type { TransportName } from '../../../src/virtio/device-type.ts';
 import { VIRTIO_MMIO_WINDOW_SIZE } from '../../../src/virtio/transport/mmio.ts';
 import {
   notifyBarSize,

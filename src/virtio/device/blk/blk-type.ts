@@ -2,12 +2,21 @@
 import { VIRTIO_BLK_ID_BYTES } from '../../../abi/virtio-blk.ts';
 import { choice, flag, integer, options, text } from '../../../options/option-schema.ts';
 import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
+import { type VhostUserOptions, vhostUserBackend } from '../vhost-user-type.ts';
 import { type BlkOptions, createBlkDevice } from './blk.ts';
+import { blkKind } from './frontend-blk.ts';
 
 type FileOptions = Omit<BlkOptions, 'name' | 'queueSize'>;
 
 /** A disk: a raw file or a block device. */
 export interface DiskOptions extends FileOptions, CarriedOptions {}
+
+declare module '../../device-type.ts' {
+  interface MachineDeviceOptions {
+    /** Disks, in the order of the guest's names for them: `vda`, `vdb`. */
+    readonly disks?: readonly (DiskOptions | VhostUserOptions)[];
+  }
+}
 
 export const blkType: DeviceType = {
   name: 'blk',
@@ -44,5 +53,8 @@ export const blkType: DeviceType = {
       create: (disk: FileOptions, { index, count: _, ...context }) =>
         createBlkDevice({ serial: `nodevmm-${index}`, ...disk, ...context }),
     },
+    vhostUserBackend<VhostUserOptions>({}, {}, (backend, { queues }, { name, queueSize }) =>
+      blkKind(name, backend, queues, queueSize),
+    ),
   ],
 };

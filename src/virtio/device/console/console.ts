@@ -92,6 +92,13 @@ export class ConsoleDevice implements VirtioDevice {
   }
 }
 
+declare module '../../device-type.ts' {
+  interface MachineDeviceOptions {
+    /** The transport and ring features of the console. */
+    readonly console?: CarriedOptions;
+  }
+}
+
 export const consoleType: DeviceType = {
   name: 'console',
   summary: 'the console',

@@ -1,6 +1,8 @@
 /** Shared folders, as a type of device. */
 import { choice, flag, integer, options, text } from '../../../options/option-schema.ts';
 import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
+import { type VhostUserOptions, vhostUserBackend } from '../vhost-user-type.ts';
+import { fsKind } from './frontend-fs.ts';
 import { createFsDevice, type FsOptions } from './fs.ts';
 
 type FolderOptions = Omit<FsOptions, 'name' | 'queueSize' | 'maxFiles' | 'devices'>;
@@ -8,9 +10,22 @@ type FolderOptions = Omit<FsOptions, 'name' | 'queueSize' | 'maxFiles' | 'device
 /** A folder of the host that the guest mounts: `mount -t virtiofs TAG /mnt`. */
 export interface FileSystemOptions extends FolderOptions, CarriedOptions {}
 
+/** A file system that another process serves. */
+export interface VhostUserFsOptions extends VhostUserOptions {
+  /** The tag that the guest mounts it by, at most 36 bytes. */
+  readonly tag: string;
+}
+
+declare module '../../device-type.ts' {
+  interface MachineDeviceOptions {
+    /** Folders shared with the guest; see docs/fs.md. */
+    readonly fileSystems?: readonly (FileSystemOptions | VhostUserFsOptions)[];
+  }
+}
+
 /** What a tag is, for a field of 36 bytes (virtio 1.3 §5.11.4). */
-export const TAG = { value: 'NAME', expected: 'a tag of 1 to 36 bytes' };
-export const isTag = (tag: string): boolean => Buffer.byteLength(tag) <= 36;
+const TAG = { value: 'NAME', expected: 'a tag of 1 to 36 bytes' };
+const isTag = (tag: string): boolean => Buffer.byteLength(tag) <= 36;
 
 export const fsType: DeviceType = {
   name: 'fs',
@@ -46,5 +61,10 @@ export const fsType: DeviceType = {
       create: (folder: FolderOptions, { index: _, count, ...context }) =>
         createFsDevice({ ...folder, ...context, devices: count }),
     },
+    vhostUserBackend<VhostUserFsOptions>(
+      { tag: text(TAG, isTag) },
+      {},
+      (_, { tag, queues = 1 }, { queueSize }) => fsKind(tag, queues, queueSize),
+    ),
   ],
 };

@@ -11,6 +11,8 @@ import {
   VHOST,
   type VhostMode,
 } from '../../device-type.ts';
+import { type VhostUserOptions, vhostUserBackend } from '../vhost-user-type.ts';
+import { netKind } from './frontend-net.ts';
 import { createNetDevice, type NetDeviceOptions } from './net.ts';
 import { createNetMemoryDevice, type NetMemoryDeviceOptions } from './net-memory.ts';
 
@@ -95,6 +97,28 @@ const e1000Backend: DeviceBackend<E1000Device> = {
     new E1000Device({ ...card, name }),
 };
 
+/** A network interface that another process serves. */
+export interface VhostUserNetOptions extends VhostUserOptions {
+  /** Default: the backend's, else one derived from the socket's path. */
+  readonly mac?: string;
+}
+
+const vhostUser: DeviceBackend = vhostUserBackend<VhostUserNetOptions>(
+  {},
+  { mac: MAC },
+  (backend, { queues = 1, mac, vhostUser }, { queueSize }) => {
+    const address = mac === undefined ? {} : { mac };
+    return netKind(backend, { pairs: queues, ...address, seed: vhostUser.socket, queueSize });
+  },
+);
+
+declare module '../../device-type.ts' {
+  interface MachineDeviceOptions {
+    /** Network interfaces. */
+    readonly nets?: readonly (NetOptions | VhostUserNetOptions)[];
+  }
+}
+
 export const netType: DeviceType<VirtioDevice | E1000Device> = {
   name: 'net',
   summary: 'a network interface on a tap; auto makes one',
@@ -102,5 +126,5 @@ export const netType: DeviceType<VirtioDevice | E1000Device> = {
   number: 'any',
   cli: { option: '--net', value: 'tap,...' },
   firstKey: 'tap',
-  backends: [tapBackend, memoryBackend, e1000Backend],
+  backends: [tapBackend, memoryBackend, e1000Backend, vhostUser],
 };

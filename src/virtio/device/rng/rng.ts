@@ -77,6 +77,13 @@ class RngHandler implements QueueHandler {
   }
 }
 
+declare module '../../device-type.ts' {
+  interface MachineDeviceOptions {
+    /** A virtio entropy device. Default true. */
+    readonly rng?: boolean | CarriedOptions;
+  }
+}
+
 /** As the registry lists it. */
 export const rngType: DeviceType = {
   name: 'rng',

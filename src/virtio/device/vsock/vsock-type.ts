@@ -30,6 +30,13 @@ export interface VsockOptions extends CarriedOptions {
   readonly vhost?: VhostMode;
 }
 
+declare module '../../device-type.ts' {
+  interface MachineDeviceOptions {
+    /** Default none. */
+    readonly vsock?: VsockOptions;
+  }
+}
+
 export const vsockType: DeviceType = {
   name: 'vsock',
   summary:
