@@ -9,6 +9,7 @@ import { packageFolder } from '../host/package-folder.ts';
 import { printable } from '../host/untrusted-text.ts';
 import { probeKvm } from '../kvm/probe.ts';
 import { VirtualMachine } from '../machine/virtual-machine.ts';
+import { given } from '../options/option-schema.ts';
 import { registerBenchCommand } from './bench.ts';
 import { registerDeviceCommand } from './device.ts';
 import { registerDoctorCommand } from './doctor.ts';
@@ -16,12 +17,7 @@ import { EXIT_STATUS_HELP } from './exit-status.ts';
 import { registerGuestCommand } from './guest.ts';
 import { registerInspectCommand } from './inspect.ts';
 import { registerLabCommand } from './lab.ts';
-import {
-  type RunParts,
-  registerRunCommand,
-  registerStartCommand,
-  SPEC_VARIABLE,
-} from './run/run.ts';
+import { type RunParts, registerRunCommand, registerStartCommand } from './run/run.ts';
 import { runProgramInLab } from './run/run-in-lab.ts';
 import { registerServeCommand } from './serve.ts';
 import { reportError } from './terminal/report-error.ts';
@@ -50,8 +46,13 @@ export const RUN_PARTS: RunParts = {
   },
   runInLab(spec, streams, shares) {
     const argv = [process.execPath, MAIN, 'run', '--spec'];
-    const env = { ...spec.plan.env, [SPEC_VARIABLE]: JSON.stringify(spec) };
-    return runProgramInLab(argv, streams, { shares, env, passEscapes: true });
+    const options = given({
+      shares,
+      env: spec.plan.env,
+      passEscapes: true,
+      data: JSON.stringify(spec),
+    });
+    return runProgramInLab(argv, streams, options);
   },
 };
 

@@ -14,6 +14,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
 import { AgentBroker } from '../../src/agent/broker.ts';
+import { fileInLab } from '../../src/cli/run/run-in-lab.ts';
 import { cacheFolder, Inputs } from '../../src/guest/cache.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
 import { buildInitramfs } from '../../src/guest/image.ts';
@@ -69,6 +70,22 @@ t.test('10 MiB go in and come out whole', async (t) => {
     (await lab.exec(['sha256sum'], { stdin: input })).stdout.toString().slice(0, 64),
     hash(input),
   );
+});
+
+t.test('a run of any size is handed over, for root only, and once', async (t) => {
+  const machine = {
+    kernel: '/no/kernel',
+    commandLine: 'x'.repeat(2 ** 18),
+    disks: [{ path: '/no/disk' }],
+  };
+  const plan = { console: { to: 'none' }, serial: { to: 'none' } };
+  const file = await fileInLab(lab, JSON.stringify({ machine, plan, summary: false }));
+  t.equal(await sh(`stat -c '%a %u' ${file}`), '600 0\n');
+  const program = join(packageFolder, 'dist/src/cli/main.js');
+  const run = await lab.exec([process.execPath, program, 'run', '--spec', file]);
+  t.match(run.stderr.toString(), /^nodevmm: [^\n]*\/no\/disk/);
+  t.equal(run.exitCode, 2);
+  t.equal(await sh(`test -e ${file} || echo gone`), 'gone\n');
 });
 
 t.test('files of the project and the cache go both ways', async (t) => {

@@ -1,37 +1,45 @@
 /** Runs a program of the host in the lab, as if it ran here: streams, terminal, signals, status. */
-import { constants as os } from 'node:os';
+import { randomUUID } from 'node:crypto';
 import path from 'node:path';
 import { cacheFolder } from '../../guest/cache.ts';
 import { CleanupStack } from '../../host/cleanup-stack.ts';
+import { PeerError } from '../../host/errors.ts';
 import { projectFolder } from '../../host/package-folder.ts';
 import { openLab } from '../../lab/kept.ts';
 import { Lab, type LabOptions } from '../../lab/lab.ts';
+import { STOP_SIGNALS, signalStatus } from '../stop-signals.ts';
 import { streamCommand, terminalOf } from '../terminal/command-io.ts';
 import type { RunStreams } from '../terminal/console-io.ts';
 import { ProgressLine } from '../terminal/progress.ts';
 import { hurry } from '../terminal/standard-streams.ts';
 
-const SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 /** How long a program may take to end once it was asked to. */
 const END_GRACE_MS = 10_000;
+
+/** How to run a program in the lab. */
+export interface LabRunOptions extends LabOptions {
+  /** The program handles Ctrl-A x itself. */
+  readonly passEscapes: boolean;
+  /** What it gets in a file, whose path is its last argument. */
+  readonly data?: string;
+}
 
 /**
  * Runs a program in the kept lab, or in one that is booted for it and ends with it.
  * @param argv program and arguments, with the host's paths
- * @param passEscapes the program handles Ctrl-A x itself
  * @returns its exit status; 128 + n after signal n
  */
 export async function runProgramInLab(
   argv: readonly string[],
   streams: RunStreams,
-  options: LabOptions & { readonly passEscapes: boolean },
+  { passEscapes, data, ...labOptions }: LabRunOptions,
 ): Promise<number> {
-  const { passEscapes, ...labOptions } = options;
   using cleanup = new CleanupStack();
   using progress = new ProgressLine();
   await using lab = await openWithProgress(labOptions, progress);
   const tty = terminalOf(streams);
-  const command = lab.spawn(argv, tty === undefined ? {} : { tty });
+  const files = data === undefined ? [] : [await fileInLab(lab, data)];
+  const command = lab.spawn([...argv, ...files], tty === undefined ? {} : { tty });
   let signalled: NodeJS.Signals | undefined;
   let giveUp: (status: number) => void = () => {};
   const gaveUp = new Promise<number>((resolve) => {
@@ -41,14 +49,14 @@ export async function runProgramInLab(
     const timer = setTimeout(() => giveUp(status), END_GRACE_MS);
     cleanup.defer(() => clearTimeout(timer));
   };
-  for (const signal of SIGNALS) {
+  for (const signal of STOP_SIGNALS) {
     const listener = (): void => {
       // The second signal does not wait.
-      if (signalled !== undefined) giveUp(128 + os.signals[signal]);
+      if (signalled !== undefined) giveUp(signalStatus(signal));
       signalled = signal;
       hurry();
       command.kill(signal);
-      end(128 + os.signals[signal]);
+      end(signalStatus(signal));
     };
     process.on(signal, listener);
     cleanup.defer(() => process.removeListener(signal, listener));
@@ -63,6 +71,19 @@ export async function runProgramInLab(
   const shown = (): void => progress.close();
   const ran = streamCommand(command, streams, { onQuit, passEscapes }, cleanup, shown);
   return await Promise.race([ran.then((exit) => exit.exitCode), gaveUp]);
+}
+
+/**
+ * Writes a file that only root in the lab can read. An argument or a variable may not exceed 128 KiB
+ * (MAX_ARG_STRLEN, execve(2)).
+ * @returns its path
+ */
+export async function fileInLab(lab: Lab, data: string): Promise<string> {
+  const file = `/run/nodevmm/${randomUUID()}`;
+  const script = 'umask 077 && cat >"$1"';
+  const { exitCode, stderr } = await lab.exec(['sh', '-c', script, 'sh', file], { stdin: data });
+  if (exitCode === 0) return file;
+  throw new PeerError('E_LAB', `the lab cannot write ${file}: ${stderr.toString().trim()}`);
 }
 
 async function openWithProgress(options: LabOptions, progress: ProgressLine): Promise<Lab> {

@@ -1,4 +1,5 @@
 /** `nodevmm run` and `nodevmm start`: a machine from the command line, here or in the lab. */
+import { readFileSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
 import { type Command, Option } from 'commander';
 import { type ControlledMachine, ControlServer } from '../../control/server.ts';
@@ -66,9 +67,6 @@ export interface RunSpec {
   readonly summary: boolean;
 }
 
-/** The variable that `run --spec` reads a run from, in the lab: neither ps nor a file shows it. */
-export const SPEC_VARIABLE = 'NODEVMM_RUN_SPEC';
-
 const EXAMPLES = `
 Examples:
   nodevmm run                                  a shell in the minimal guest
@@ -93,10 +91,10 @@ export function registerRunCommand(
     .description('boot a guest; with -- COMMAND, run one command in it')
     .argument('[command...]', 'after --: a program in the guest, and its arguments')
     .addHelpText('after', EXAMPLES + EXIT_STATUS_HELP);
-  command.addOption(new Option('--spec', `the run is in ${SPEC_VARIABLE}, as JSON`).hideHelp());
+  command.addOption(new Option('--spec <file>', 'a run as JSON; it is removed').hideHelp());
   addMachineOptions(command).action(async (argv: string[], flags: RunFlags) => {
-    if (flags.spec === true) {
-      finish(await runHere(parts, takeSpec()));
+    if (typeof flags.spec === 'string') {
+      finish(await runHere(parts, takeSpec(flags.spec)));
       return;
     }
     if (argv.length > 0 && !process.argv.includes('--')) {
@@ -149,12 +147,11 @@ export function runSpec(
   return given<RunSpec>({ machine, plan, name, summary: wantsSummary(flags) });
 }
 
-/** In the lab: the run that was parsed outside, hidden from the guest's programs. */
-function takeSpec(): RunSpec {
-  const text = process.env[SPEC_VARIABLE];
-  delete process.env[SPEC_VARIABLE];
-  if (text === undefined) throw new UsageError('E_OPTION', `${SPEC_VARIABLE} is not set`);
-  return JSON.parse(text) as RunSpec;
+/** In the lab: the run that was parsed outside. Variables in it may be secret. */
+function takeSpec(file: string): RunSpec {
+  const spec = JSON.parse(readFileSync(file, 'utf8')) as RunSpec;
+  unlinkSync(file);
+  return spec;
 }
 
 async function runHere(
