@@ -1,10 +1,12 @@
 /**
- * The tables of docs/options.md, made from the options' schemas. What changed there goes into the page
- * with `node dist/test/option-tables.js --write`; a test holds the two together.
+ * The tables of docs/options.md, made from the options' schemas and the comments of their types. What changed there
+ * goes into the page with `node dist/test/option-tables.js --write`; a test holds them together.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
+import ts from 'typescript';
 import { SMBIOS } from '../src/boot/smbios.ts';
 import { DEVICE_TYPES, type MachineBackend } from '../src/machine/devices/device-types.ts';
+import { MACHINE } from '../src/machine/resolve-options.ts';
 import { fieldsOf, type OptionField, type OptionSchema } from '../src/options/option-schema.ts';
 import { RING } from '../src/virtio/device-type.ts';
 
@@ -18,15 +20,103 @@ function valueText({ type, choices, details }: OptionField): string {
   return details.expected ?? details.value?.toLowerCase() ?? 'text';
 }
 
-function table(schema: OptionSchema, prefix: string): string {
+/** The public types, as a program that imports nodevmm has them. */
+const program = ts.createProgram(['src/index.ts'], {
+  ...ts.parseJsonConfigFileContent(
+    ts.readConfigFile('tsconfig.json', ts.sys.readFile).config,
+    ts.sys,
+    '.',
+  ).options,
+  noEmit: true,
+  incremental: false,
+});
+const checker = program.getTypeChecker();
+
+function exportedType(name: string): ts.Type {
+  const index = program.getSourceFile('src/index.ts');
+  const module = index && checker.getSymbolAtLocation(index);
+  const found = module && checker.getExportsOfModule(module).find((one) => one.name === name);
+  if (found === undefined) throw new Error(`src/index.ts exports no ${name}`);
+  const symbol = found.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(found) : found;
+  return checker.getDeclaredTypeOfSymbol(symbol);
+}
+
+const machineType = exportedType('MachineOptions');
+
+/** The types that an option may have; of a list, those of its elements. */
+function typesOf(symbol: ts.Symbol): ts.Type[] {
+  const type = checker.getNonNullableType(checker.getTypeOfSymbol(symbol));
+  const element = checker.isArrayType(type)
+    ? checker.getTypeArguments(type as ts.TypeReference)[0]
+    : type;
+  if (element === undefined) return [];
+  return element.isUnion() ? element.types : [element];
+}
+
+/** What an option's comment says, in one line. */
+function commentOf(types: readonly ts.Type[], [name = '', ...rest]: readonly string[]): string {
+  const symbols = types.flatMap((type) => type.getProperty(name) ?? []);
+  if (rest.length > 0) return symbols.length === 0 ? '' : commentOf(symbols.flatMap(typesOf), rest);
+  const comments = symbols.map((symbol) => symbol.getDocumentationComment(checker));
+  return ts.displayPartsToString(comments.find((parts) => parts.length > 0)).replace(/\s+/g, ' ');
+}
+
+const HEAD = '| command line | from code | value | what it is |\n| --- | --- | --- | --- |\n';
+
+/** @param types those that have the schema's options, the most fitting one first */
+function table(schema: OptionSchema, types: readonly ts.Type[], prefix = ''): string {
   const rows = fieldsOf(schema)
     .filter(({ path }) => prefix === 'ring.' || path[0] !== 'ring')
     .map((field) => {
       const key = field.type === 'strings' ? '*' : field.key;
       const needed = field.required ? ', required' : '';
-      return `| \`${key}\` | \`${prefix}${field.path.join('.')}\` | ${valueText(field)}${needed} |\n`;
+      const cells = [
+        `\`${key}\``,
+        `\`${prefix}${field.path.join('.')}\``,
+        `${valueText(field)}${needed}`,
+      ];
+      return `| ${[...cells, commentOf(types, field.path)].join(' | ')} |\n`;
     });
-  return ['| command line | from code | value |\n| --- | --- | --- |\n', ...rows].join('');
+  return HEAD + rows.join('');
+}
+
+/** Options of the command line that are not made from the schema. */
+const BY_HAND: Readonly<Record<string, string>> = {
+  kernel: '`--kernel`, `--guest`',
+  commandLine: '`--cmdline`, `--append`',
+  trace: '`--trace`',
+};
+
+/** All options but devices and what has a table of its own. */
+function machineTable(): string {
+  const fields = new Map(fieldsOf(MACHINE).map((field) => [field.path.join(), field]));
+  const others = new Set(['smbios', ...DEVICE_TYPES.map(({ key }) => key)]);
+  const rows = machineType
+    .getProperties()
+    .filter(({ name }) => !others.has(name))
+    .map((symbol) => {
+      const { name } = symbol;
+      const field = fields.get(name);
+      const type = checker.getNonNullableType(checker.getTypeOfSymbol(symbol));
+      const code = field ? `\`--${field.key}\`` : (BY_HAND[name] ?? '');
+      const value = field
+        ? valueText(field)
+        : type.flags & ts.TypeFlags.Object
+          ? 'object'
+          : checker.typeToString(type);
+      return `| ${code} | \`${name}\` | ${value} | ${commentOf([machineType], [name])} |\n`;
+    });
+  return HEAD + rows.join('');
+}
+
+/** The types of a backend's options, that with all of them first. */
+function typesOfBackend(key: string, { options }: MachineBackend): ts.Type[] {
+  const symbol = machineType.getProperty(key);
+  if (symbol === undefined) throw new Error(`MachineOptions has no ${key}: see src/index.ts`);
+  const missing = (type: ts.Type): number =>
+    fieldsOf(options).filter(({ path: [name = ''] }) => type.getProperty(name) === undefined)
+      .length;
+  return typesOf(symbol).sort((a, b) => missing(a) - missing(b));
 }
 
 const isAsked = ({ selector }: MachineBackend): boolean => selector !== undefined;
@@ -43,14 +133,18 @@ export function optionTables(): string {
     const title = cli === undefined ? `\`${key}\`` : `\`${cli.option}\`, \`${key}\``;
     const tables = backends
       .filter(({ options }) => fieldsOf(options).some(({ path }) => path[0] !== 'ring'))
-      .map((backend) => `${backendTitle(backend)}\n${table(backend.options, '')}`);
+      .map(
+        (backend) =>
+          `${backendTitle(backend)}\n${table(backend.options, typesOfBackend(key, backend))}`,
+      );
     const many = number === 'any' ? ', any number of them' : '';
     return `## ${title}\n\nFor ${summary}${many}.\n${tables.join('')}`;
   });
   return [
+    `## The machine\n\n${machineTable()}`,
     ...devices,
-    `## Ring features: \`--ring\`, and keys of each virtio device\n\n${table(RING, 'ring.')}`,
-    `## \`--smbios\`, \`smbios\`\n\n${table(SMBIOS, '')}`,
+    `## Ring features: \`--ring\`, and keys of each virtio device\n\n${table(RING, [exportedType('RingOptions')], 'ring.')}`,
+    `## \`--smbios\`, \`smbios\`\n\n${table(SMBIOS, [exportedType('SmbiosOptions')])}`,
   ].join('\n');
 }
 
