@@ -21,11 +21,10 @@ export type {
 export type { MachineState, VirtualMachineEvents } from './machine/virtual-machine.ts';
 export { VirtualMachine } from './machine/virtual-machine.ts';
 export type { DiskOptions } from './virtio/device/blk/blk-type.ts';
-// Importing a type of device adds its options to MachineOptions.
-export type {} from './virtio/device/console/console.ts';
+export type { ConsoleOptions } from './virtio/device/console/console.ts';
 export type { FileSystemOptions, VhostUserFsOptions } from './virtio/device/fs/fs-type.ts';
 export type { NetOptions, VhostUserNetOptions } from './virtio/device/net/net-type.ts';
-export type {} from './virtio/device/rng/rng.ts';
+export type { EntropyOptions } from './virtio/device/rng/rng.ts';
 export type { VhostUserOptions, VhostUserSocket } from './virtio/device/vhost-user-type.ts';
 export type { VsockOptions } from './virtio/device/vsock/vsock-type.ts';
 export type {

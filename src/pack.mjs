@@ -17,11 +17,17 @@ const TYPES = {
   device: 'dist/src/machine/user-devices/device-module.d.ts',
 };
 
+/** dts finds the module that `declare module` augments by the extension that it has once compiled. */
+const augmentations = {
+  name: 'augmentations',
+  transform: (code) => code.replace(/^(declare module '.*)\.ts'/gm, "$1.js'"),
+};
+
 async function writeTypes() {
   fs.rmSync(at('dist/types'), { recursive: true, force: true });
   const bundle = await rollup({
     input: Object.fromEntries(Object.entries(TYPES).map(([name, file]) => [name, at(file)])),
-    plugins: [dts({ includeExternal: ['valibot'] })],
+    plugins: [augmentations, dts({ includeExternal: ['valibot'] })],
     external: [/^node:/],
     // Types that two entries share need no entry of their own.
     onwarn: ({ message }) => {

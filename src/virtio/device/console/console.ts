@@ -92,10 +92,13 @@ export class ConsoleDevice implements VirtioDevice {
   }
 }
 
+/** Options of the console. */
+export type ConsoleOptions = CarriedOptions;
+
 declare module '../../device-type.ts' {
   interface MachineDeviceOptions {
     /** The transport and ring features of the console. */
-    readonly console?: CarriedOptions;
+    readonly console?: ConsoleOptions;
   }
 }
 

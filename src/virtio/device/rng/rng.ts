@@ -77,10 +77,13 @@ class RngHandler implements QueueHandler {
   }
 }
 
+/** Options of the entropy device. */
+export type EntropyOptions = CarriedOptions;
+
 declare module '../../device-type.ts' {
   interface MachineDeviceOptions {
     /** A virtio entropy device. Default true. */
-    readonly rng?: boolean | CarriedOptions;
+    readonly rng?: boolean | EntropyOptions;
   }
 }
 
