@@ -1,7 +1,7 @@
 /**
  * Structs of `linux/kvm.h` and `asm/kvm.h` (x86-64). Members of a union are placed at the union's
  * own offset, so every offset below counts from the start of the outermost struct. A test compares
- * each of them with what a C compiler says.
+ * each of them with a C compiler's.
  */
 import { type Field, type FieldShape, type Layout, struct } from './struct.ts';
 

@@ -1,5 +1,5 @@
 /**
- * What a boot loader and an x86 Linux kernel tell each other: the setup header and the zero page
+ * What a boot loader and an x86 Linux kernel exchange: the setup header and the zero page
  * (Documentation/arch/x86/boot.rst, zero-page.rst; asm/bootparam.h), and the PVH start info
  * (Xen's public/arch-x86/hvm/start_info.h).
  */

@@ -1,7 +1,7 @@
 /**
  * Kernel and specification structs described once, as data. A table of fields becomes byte
  * offsets that each abi file exports as plain module constants, so that hot code pays the same
- * as for literals, and tests compare them with what a C compiler says.
+ * as for literals, and tests compare them with a C compiler's.
  */
 
 /** Width of a scalar field in bytes, or `[width, count]` for an array of scalars. */

@@ -64,5 +64,5 @@ export const VIRTIO_BLK_S_UNSUPP = 2;
 /** Bytes of the device ID string. */
 export const VIRTIO_BLK_ID_BYTES = 20;
 
-/** The unit of `sector`, `capacity` and the limits, whatever `blk_size` says (§5.2.5). */
+/** The unit of `sector`, `capacity` and the limits, whatever `blk_size` is (§5.2.5). */
 export const SECTOR_SIZE = 512;

@@ -94,7 +94,7 @@ class BrokerClient {
 
   end(reason: NodeVmmError): void {
     const stream = this.#stream;
-    // Who does not take what there is will not take this either.
+    // A client that does not read will not read this, either.
     if (stream.writableNeedDrain) stream.destroy();
     else stream.end(encodeFrame(FRAME_END, 0, encodeReason(reason)), () => stream.destroy());
   }
@@ -108,7 +108,7 @@ class BrokerClient {
         for (const frame of this.#decoder.push(chunk)) this.#take(frame);
       }
     } catch {
-      // The stream failed, or its data is not a conversation: there is nobody left to notify.
+      // The stream failed, or its data is not a conversation: no one is left to notify.
     } finally {
       this.#stream.destroy();
       this.#abandon();

@@ -61,7 +61,7 @@ export interface ExecOptions extends SpawnOptions {
   readonly maxBuffer?: number;
 }
 
-/** Who takes the frames of a channel. */
+/** Gets the frames of a channel. */
 export interface ChannelReceiver {
   /** @returns true when it was the channel's last frame */
   receive(frame: Frame): boolean;
@@ -297,7 +297,7 @@ export class AgentClient implements Disposable {
   #scan(scanner: HelloScanner, chunk: Buffer): void {
     const { unasked, answer } = scanner.push(chunk);
     if (answer === undefined) {
-      // The agent has just come: what was sent to nobody is lost.
+      // The agent has just connected: whatever was sent before is lost.
       if (unasked) this.#hello();
       return;
     }

@@ -236,7 +236,7 @@ export interface Deferred<T> {
   readonly reject: (error: Error) => void;
 }
 
-/** Makes one. A rejection that nobody awaits does not count as unhandled. */
+/** Makes one. A rejection that is not awaited does not count as unhandled. */
 export function defer<T>(): Deferred<T> {
   let resolve: (value: T) => void = () => {};
   let reject: (error: Error) => void = () => {};

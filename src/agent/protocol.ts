@@ -12,7 +12,7 @@
  * than any frame is long.
  *
  * Each of a command's three streams has a window: at most STREAM_WINDOW bytes are on their way
- * until the reading side gives CREDIT back, so a stream that nobody reads holds up no other.
+ * until the reading side gives CREDIT back, so an unread stream blocks no other.
  */
 import { type NodeVmmError, PeerError } from '../host/errors.ts';
 

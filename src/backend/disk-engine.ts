@@ -47,7 +47,7 @@ export interface DiskEngine {
   discard(token: number, offset: number, length: number): number;
   /** Zeroes a range without data. @param unmap blocks may be given back. -EOPNOTSUPP as above. */
   zero(token: number, offset: number, length: number, unmap: boolean): number;
-  /** Starts what was asked for since the last call. */
+  /** Starts the requests since the last call. */
   submit(): void;
   /** Takes the next completion; false when there is none yet. */
   reap(): boolean;

@@ -37,11 +37,11 @@ export interface RawFileOptions {
 
 /** What a disk is like; sizes in bytes. */
 export interface DiskGeometry {
-  /** A multiple of 512, and of a block size that was asked for: a read-only file is filled up with zeroes. */
+  /** A multiple of 512, and of an explicit block size: a read-only file is filled up with zeroes. */
   readonly size: number;
   /** Bytes that the file has: less than `size` where that was rounded up. */
   readonly fileSize: number;
-  /** The smallest unit of a request: what was asked for, else 512 or what O_DIRECT demands. */
+  /** The smallest unit of a request: as requested, else 512 or what O_DIRECT demands. */
   readonly logicalBlockSize: number;
   /** The unit that is written without reading first. */
   readonly physicalBlockSize: number;
@@ -104,7 +104,7 @@ function lock(fd: number, options: RawFileOptions): void {
   throw refuse(options.path, 'E_DISK_LOCKED', text);
 }
 
-/** The unit in which O_DIRECT wants offsets and lengths, where the kernel (6.1) can tell. */
+/** The unit in which O_DIRECT wants offsets and lengths, where the kernel (6.1) reports it. */
 function directAlignment(fd: number): number {
   const path = new NativeMemory(1);
   const result = new NativeMemory(STATX_SIZE);
@@ -244,7 +244,7 @@ export interface BlockSizeContext {
   readonly path: string;
   /** The caller's request. */
   readonly asked: number | undefined;
-  /** What it is without having been asked for. */
+  /** The default. */
   readonly natural: number;
   /** The smallest unit of O_DIRECT; undefined when it is not opened so: the page cache takes any. */
   readonly direct: number | undefined;
@@ -254,7 +254,7 @@ export interface BlockSizeContext {
   readonly isFile: boolean;
 }
 
-/** @throws UsageError in one line, when a guest or the host could not do with what was asked for */
+/** @throws UsageError in one line, when a guest or the host does not support it */
 export function logicalBlockSize(context: BlockSizeContext): number {
   const { path, asked, natural, direct, size, fillsUp, isFile } = context;
   if (asked === undefined) return natural;

@@ -147,7 +147,7 @@ export class RingDisk implements DiskEngine {
  * Opens a disk's engine.
  * @param depth the most requests that will be in flight
  * @param log gets one line when `auto` cannot have io_uring
- * @throws HostError when io_uring was asked for and the host does not permit it
+ * @throws HostError when io_uring was requested and the host does not permit it
  */
 export function openDiskEngine(
   options: DiskEngineOptions,

@@ -48,7 +48,7 @@ export class TapQueue {
     return sys.writev(this.fd, iovec, count);
   }
 
-  /** Says what the reader can take (TUN_F_*); it holds for all queues of the tap. */
+  /** Sets what the reader can take (TUN_F_*), for all queues of the tap. */
   setOffloads(offloads: number): number {
     return sys.ioctl(this.fd, TUNSETOFFLOAD, offloads);
   }
@@ -80,7 +80,7 @@ export class ReceiveErrors {
   resting = false;
   readonly #log: (text: string) => void;
   #inARow = 0;
-  #told = false;
+  #reported = false;
   #timer: Timerfd | undefined;
 
   /** @param log gets one line for the first failure, and one when the tap is gone */
@@ -102,8 +102,8 @@ export class ReceiveErrors {
       );
       return;
     }
-    if (!this.#told) {
-      this.#told = true;
+    if (!this.#reported) {
+      this.#reported = true;
       this.#log(`receiving from the tap failed (${nameOf(result)}); retrying`);
     }
     if (++this.#inARow < PATIENCE) return;

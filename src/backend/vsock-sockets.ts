@@ -10,7 +10,7 @@ import { UnixSocket } from '../host/unix-socket.ts';
 
 /** The longest first line: `CONNECT`, a space, ten digits, and some more spaces. */
 const LINE_MAX = 32;
-/** Of the sockets beside it, which have names of their own. */
+/** Of the sockets next to it, which have names of their own. */
 const LONGEST_SUFFIX = '_4294967295';
 const REQUEST = /^CONNECT +([0-9]{1,10}) *\r?$/i;
 
@@ -20,12 +20,12 @@ export class VsockSockets extends Closeable {
   readonly #server: Server;
   readonly #onRequest: (stream: Socket, port: number) => void;
   readonly #peerUid: number | undefined;
-  /** Programs that have not said yet where to. */
+  /** Programs that have not sent their CONNECT line yet. */
   readonly #greeting = new Set<Socket>();
 
   /**
    * @param limit the most connections to `path` at a time; those beyond are closed
-   * @param onRequest gets a program's stream and the guest's port that it asked for
+   * @param onRequest gets a program's stream and the guest's port it connects to
    * @param peerUid user that may listen on `PATH_PORT`, besides root and this one
    * @throws UsageError or HostError when the socket cannot be made
    */
@@ -51,7 +51,7 @@ export class VsockSockets extends Closeable {
   /**
    * Connects to the program that listens on a port of the host.
    * @param accepted called once it did, later
-   * @returns its stream, which fails later if nobody listens, or another user does
+   * @returns its stream, which fails later without a listener, or with another user's
    */
   connect(port: number, accepted: () => void): Socket {
     try {
@@ -77,14 +77,14 @@ export class VsockSockets extends Closeable {
   #greet(socket: Socket): void {
     socket.unref();
     this.#greeting.add(socket);
-    let said = Buffer.alloc(0);
+    let received = Buffer.alloc(0);
     const hear = (): void => {
       const more: unknown = socket.read();
       if (!(more instanceof Buffer)) return;
-      said = Buffer.concat([said, more]);
-      const end = said.indexOf('\n');
-      if (end < 0 && said.length < LINE_MAX) return;
-      const line = said.toString('latin1', 0, Math.max(0, Math.min(end, LINE_MAX)));
+      received = Buffer.concat([received, more]);
+      const end = received.indexOf('\n');
+      if (end < 0 && received.length < LINE_MAX) return;
+      const line = received.toString('latin1', 0, Math.max(0, Math.min(end, LINE_MAX)));
       const port = Number(REQUEST.exec(line)?.[1] ?? Number.POSITIVE_INFINITY);
       done();
       if (port > 0xffff_ffff) {
@@ -92,7 +92,7 @@ export class VsockSockets extends Closeable {
         return;
       }
       // The connection's first bytes may have come with the line.
-      if (said.length > end + 1) socket.unshift(said.subarray(end + 1));
+      if (received.length > end + 1) socket.unshift(received.subarray(end + 1));
       this.#onRequest(socket, port);
     };
     const refuse = (): void => void socket.destroy();

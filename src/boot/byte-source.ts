@@ -111,7 +111,7 @@ export function readView(source: ByteSource, position: number, length: number): 
   return new DataView(bytes.buffer);
 }
 
-/** The error for a file that is shorter than its own headers say. */
+/** The error for a file that is shorter than its headers claim. */
 export function truncated(name: string, needed: number, size: number): UsageError {
   return new UsageError(
     'E_TRUNCATED',

@@ -117,7 +117,7 @@ function throughTool(
       }
     });
     child.on('close', (status) => resolve(status === 0 && length === size ? output : undefined));
-    // A program that gives up early closes its input; its exit status says why.
+    // A program that gives up early closes its input; its exit status has the reason.
     child.stdin.on('error', () => {});
     child.stdin.end(input);
   });

@@ -66,7 +66,7 @@ function hostBridge(ramSize: number, physicalAddressBits: number): aml.Aml {
   );
 }
 
-/** §5.6.9.3: the interrupt has the guest read what has happened, and tell the device concerned. */
+/** §5.6.9.3: on the interrupt, the guest reads what happened, and notifies the device concerned. */
 function eventDevice(): aml.Aml {
   /** §5.6.6: the button was pressed. */
   const pressed = 0x80;

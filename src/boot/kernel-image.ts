@@ -45,7 +45,7 @@ export interface BzImage {
   readonly commandLineSize: number;
   /** Highest address that the initrd's last byte may have. */
   readonly initrdAddrMax: number;
-  /** Where the kernel likes to run, and how much memory from there it needs to unpack itself; 0: not said. */
+  /** Where the kernel prefers to run, and how much memory it needs there to unpack itself; 0: unknown. */
   readonly prefAddress: number;
   readonly initSize: number;
   /** True when the compressed kernel has a 64-bit entry point. */
@@ -122,7 +122,7 @@ const LARGEST_UNPACKED = 256 * MiB;
 
 export type KernelKind = 'elf' | 'bzimage';
 
-/** @throws UsageError E_NOT_A_KERNEL when it is neither; the message says what it is, and what to use instead */
+/** @throws UsageError E_NOT_A_KERNEL when it is neither, with what it is, and what to use instead */
 export function kernelKind(source: ByteSource): KernelKind {
   const kind = recognize(source);
   if (kind !== undefined) return kind;
@@ -288,7 +288,7 @@ const MAGICS: readonly Magic[] = [
 ];
 
 /**
- * Says what a file is that is neither ELF nor a bzImage.
+ * Identifies a file that is neither ELF nor a bzImage.
  * @returns undefined when nothing known is recognized
  */
 export function identifyForeignImage(source: ByteSource): ForeignImage | undefined {

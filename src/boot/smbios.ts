@@ -52,7 +52,7 @@ const DEFAULT_PRODUCT = 'virtual machine';
 const BIOS_CHARACTERISTICS_NOT_SUPPORTED = 1 << 3;
 const BIOS_ACPI = 1 << 0;
 const BIOS_VIRTUAL_MACHINE = 1 << 4;
-/** Fields that have nothing to tell, by their widths. */
+/** Fields without information, by their widths. */
 const UNKNOWN_BYTE = 0xff;
 const UNKNOWN_WORD = 0xffff;
 const NO_ERROR_INFORMATION = 0xfffe;

@@ -1,4 +1,4 @@
-/** A running machine's ear: a socket that only its user can reach, on which it takes orders. */
+/** A running machine's control socket, which only its user can reach. */
 import { lstatSync, readdirSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';

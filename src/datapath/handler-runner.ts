@@ -95,7 +95,7 @@ export class HandlerRunner {
       ...(config === undefined ? {} : { config }),
       queues: run.queues,
       reactor: {
-        // A broken device must not be woken: nobody would read a descriptor that stays ready.
+        // A broken device must not be woken: it would not read a descriptor that stays ready.
         watch: (fd, events, token) => {
           if (!run.broken || events === 0) host.reactor.watch(fd, events, token);
         },

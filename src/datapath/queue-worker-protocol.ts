@@ -60,7 +60,7 @@ export type FromQueueWorker =
   | { readonly op: 'breach'; readonly breach: Breach };
 
 /**
- * Messages to the other thread, with at most one batch under way, whatever a guest does. While the
+ * Messages to the other thread, with at most one batch in flight, whatever a guest does. While the
  * receiver has not taken the last batch, further messages wait; of those with the same key, only
  * the last is kept.
  */

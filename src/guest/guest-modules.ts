@@ -44,7 +44,7 @@ async function filesOf(module: string, version: string, progress: Progress): Pro
   return stat.isDirectory() ? await buildModules(module, version, progress) : [module];
 }
 
-/** The modules, and lists that know them beside those of the image. */
+/** The modules, and lists with them and those of the image. */
 function makeOverlay(guest: Guest, files: readonly string[]): Buffer {
   const kernel = kernelOf(guest.kernelVersion);
   const known: Readonly<Record<string, Recipe>> = recipes;

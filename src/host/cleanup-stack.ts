@@ -109,7 +109,7 @@ export class AsyncCleanupStack implements AsyncDisposable {
     return value;
   }
 
-  /** @throws InternalError after the end: nobody would wait for it */
+  /** @throws InternalError after the end, when it would not be awaited */
   defer(undo: () => void | PromiseLike<void>): void {
     if (this.#disposed) throw new InternalError('the cleanup stack is disposed');
     this.#undos.push(undo);

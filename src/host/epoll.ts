@@ -61,7 +61,7 @@ export class Epoll extends Fd {
 
   /**
    * Blocks until a watched descriptor is ready.
-   * @param timeoutMs -1 to wait for ever, 0 not to wait
+   * @param timeoutMs -1 to wait forever, 0 not to wait
    * @returns the number of events, 0 on time-out or signal. @throws HostError
    */
   wait(timeoutMs: number): number {

@@ -13,7 +13,7 @@ export class NodeVmmError extends Error {
   }
 }
 
-/** The caller asked for something that cannot be: the CLI exits with status 2. */
+/** The caller requested something impossible: the CLI exits with status 2. */
 export class UsageError extends NodeVmmError {}
 
 /** The host refused a system call. */
@@ -53,7 +53,7 @@ export class InternalError extends NodeVmmError {
   }
 }
 
-/** What a caught value says. */
+/** The message of a caught value. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

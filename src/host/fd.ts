@@ -77,7 +77,7 @@ const F_SETFL = 4;
 
 /**
  * Makes sure that a descriptor which another process sent can be used as an eventfd: a pipe or a
- * file in its place could block a thread for ever.
+ * file in its place could block a thread forever.
  * @throws PeerError
  */
 export function checkEventfd(fd: number): void {

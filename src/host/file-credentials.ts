@@ -34,7 +34,7 @@ export class FileCredentials {
   }
 
   /**
-   * Files made until `leave` are the given user's, with the given umask. Who is not root makes files of
+   * Files made until `leave` are the given user's, with the given umask. Without root, they are files of
    * his own in any case.
    * @returns 0, or a negative errno: nothing is to be made then, nor left
    */

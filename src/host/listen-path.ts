@@ -33,7 +33,7 @@ const FOR_ALL = 0o666;
 
 /** How a path is listened at. */
 export interface ListenOptions {
-  /** Room for it is left in the name: for the longest of other sockets beside it. */
+  /** The name leaves room for it: for the longest name of a socket next to it. */
   readonly suffix?: string;
   /** Everybody may connect; the peer is checked on accept. Default false. */
   readonly forAll?: boolean;
@@ -88,7 +88,7 @@ export class ListenPath extends Closeable {
     return this.#socket.fd;
   }
 
-  /** The socket, non-blocking; who takes it closes it. */
+  /** The socket, non-blocking; the caller closes it. */
   takeFd(): number {
     this.#taken = true;
     return this.#socket.fd;

@@ -8,7 +8,7 @@ import { getSystemErrorMap } from 'node:util';
 import { HostError, UsageError } from './errors.ts';
 
 const { O_WRONLY, O_CREAT, O_TRUNC, O_APPEND, O_NOFOLLOW, O_NOCTTY, O_NONBLOCK } = constants;
-/** Links to what this process was started with, which nobody else can change. */
+/** Links to what this process was started with, which no one else can change. */
 const OWN_DESCRIPTOR = /^\/(dev\/(stdout|stderr|fd\/\d+)|proc\/self\/fd\/\d+)$/;
 
 const REASONS: Readonly<Record<string, string>> = {
@@ -38,7 +38,7 @@ export function openOutputFile(what: string, path: string, code: string, append 
   }
 }
 
-/** Writes all of a text, or throws what the system said. */
+/** Writes all of a text, or throws the system's error. */
 export function writeFully(fd: number, text: string): void {
   const bytes = Buffer.from(text);
   for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
@@ -59,7 +59,7 @@ export function writeOutputFile(what: string, path: string, code: string, text: 
   }
 }
 
-/** What the system says of a failed call: `no space left on device (ENOSPC)`. */
+/** The system's message for a failed call: `no space left on device (ENOSPC)`. */
 export function reasonOf(error: unknown): string {
   if (!isSystemError(error)) return error instanceof Error ? error.message : String(error);
   const [, text] = getSystemErrorMap().get(error.errno) ?? [];
@@ -83,7 +83,7 @@ const OWN_FAULT: readonly string[] = ['EBADF', 'EFAULT'];
 
 /**
  * An error of Node's own modules as one of the host's.
- * @param object what the call was about, where the error does not say
+ * @param object what the call was about, if the error lacks it
  * @returns undefined when it is none, or can only come from a bug
  */
 export function systemError(error: unknown, object?: string): HostError | undefined {

@@ -24,7 +24,7 @@ const MOST_LINKS = 40;
 const FOR_OTHERS = 0o077;
 const WRITABLE_BY_OTHERS = 0o022;
 
-/** What a refusal says. */
+/** The text of a refusal. */
 export interface FolderPurpose {
   /** E_*. */
   readonly code: string;
@@ -35,8 +35,8 @@ export interface FolderPurpose {
 }
 
 /**
- * Follows a path from the root, as the kernel would, and makes sure that nobody else can change
- * where it leads. What is missing may be: then nobody but root and we can make it.
+ * Follows a path from the root, as the kernel would, and makes sure that no one else can change
+ * where it leads. Missing parts are fine: only root and we could create them.
  * @returns the same place, without symbolic links
  * @throws UsageError in one line
  */
@@ -66,7 +66,7 @@ export function trustedPath(path: string, purpose: FolderPurpose): string {
 }
 
 /**
- * A folder of this user's own that nobody else can enter; made when it is missing, left as it is
+ * A folder of this user's own that no one else can enter; created when it is missing, left as it is
  * when it is anything else. Those above it may be for others too, as /tmp is.
  * @returns its path, without symbolic links
  * @throws UsageError in one line
@@ -95,7 +95,7 @@ export function closedFolder(path: string, purpose: FolderPurpose): string {
 }
 
 /**
- * A folder of this user's own that nobody else can write to. Missing is fine.
+ * A folder of this user's own that no one else can write to. Missing is fine.
  * @returns its path, without symbolic links
  * @throws UsageError in one line
  */
@@ -159,7 +159,7 @@ function mayWrite(path: string, { mode }: Stats): string {
 }
 
 /**
- * True for the owner that a user namespace shows for all whom it does not map, the host's root among
+ * True for the owner that a user namespace shows for all it does not map, the host's root among
  * them (user_namespaces(7)). Limit: one of them cannot be distinguished from another.
  */
 function isHidden(uid: number): boolean {

@@ -1,4 +1,4 @@
-/** Unix stream sockets that carry file descriptors (SCM_RIGHTS, unix(7)) beside the bytes. */
+/** Unix stream sockets that carry file descriptors (SCM_RIGHTS, unix(7)) along with the bytes. */
 import { UsageError } from './errors.ts';
 import { Fd } from './fd.ts';
 import { NativeMemory } from './native-memory.ts';
@@ -79,7 +79,7 @@ export class UnixSocket extends Fd {
   }
 
   /**
-   * The user who is at the other end: who connected, or who listened (SO_PEERCRED, unix(7)).
+   * The user at the other end, who connected or listened (SO_PEERCRED, unix(7)).
    * @throws HostError
    */
   peerUid(): number {

@@ -36,7 +36,7 @@ export class LogLimit {
   readonly #log: (text: string) => void;
   readonly #now: () => number;
   readonly #repeats: number;
-  readonly #said = new Map<string, number>();
+  readonly #seen = new Map<string, number>();
   #lines = 0;
   #since = Number.NEGATIVE_INFINITY;
   #leftOut = 0;
@@ -59,16 +59,16 @@ export class LogLimit {
     const now = this.#now();
     if (now - this.#since >= PERIOD_MS) {
       this.flush();
-      this.#said.clear();
+      this.#seen.clear();
       this.#lines = 0;
       this.#since = now;
     }
-    const times = this.#said.get(text) ?? 0;
+    const times = this.#seen.get(text) ?? 0;
     if (times === this.#repeats || this.#lines === MOST_LINES) {
       this.#leftOut++;
       return;
     }
-    this.#said.set(text, times + 1);
+    this.#seen.set(text, times + 1);
     this.#lines++;
     this.#log(text);
   }

@@ -19,10 +19,10 @@ export interface ChainBuffer {
   readonly kind: 'readable' | 'writable' | 'indirect';
 }
 
-/** A chain under way. */
+/** A chain in flight. */
 export interface Chain {
   readonly stage: ChainStage;
-  /** What the device gives back for it: the head's index, or the buffer id. */
+  /** What the device returns for it: the head's index, or the buffer id. */
   readonly id: number;
   readonly buffers: readonly ChainBuffer[];
 }
@@ -39,7 +39,7 @@ export interface QueueModel {
   readonly driver?: number;
   /** What the device takes next. */
   readonly device?: number;
-  /** Where the device gives back next. */
+  /** Where the device returns next. */
   readonly used?: number;
   readonly waiting: Stretch;
   readonly taken: Stretch;

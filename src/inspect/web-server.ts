@@ -1,7 +1,7 @@
 /**
  * Shows a machine in a browser of this host. Other programs and pages in that browser must not get
  * at it: it listens on loopback only, answers by its own names only (against DNS that is made to
- * point here), and serves nobody without the random part of its address.
+ * point here), and serves nothing without the random part of its address.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -196,7 +196,7 @@ function send(response: ServerResponse, status: number, type: string, body: stri
   response.writeHead(status, { ...HEADERS, 'Content-Type': type }).end(body);
 }
 
-/** In a time that does not tell how much of it is right. */
+/** In constant time, which does not reveal how much of it is right. */
 function isSame(given: string, wanted: string): boolean {
   const bytes = Buffer.from(given);
   return bytes.length === wanted.length && timingSafeEqual(bytes, Buffer.from(wanted));

@@ -138,7 +138,7 @@ const features = featureTable();
 export const CPU_FEATURE_NAMES: readonly string[] = [...features.keys()];
 
 /**
- * The CPUID bits of a feature: more than one where Intel's and AMD's leaves both tell it.
+ * The CPUID bits of a feature: more than one where Intel's and AMD's leaves both have it.
  * @param name as in /proc/cpuinfo
  * @throws UsageError for an unknown name, with similar ones
  */

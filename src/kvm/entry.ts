@@ -56,8 +56,8 @@ export function initializeVcpu(vcpu: Vcpu, cpuid: readonly CpuidEntry[]): void {
 }
 
 /**
- * Linux sets XCR0 itself, and then wants leaf 0xd to tell the size of what it set; KVM knows it from
- * the intercepted XSETBV. Limit: QEMU's emulation of SVM, which the lab stands on, does not intercept
+ * Linux sets XCR0 itself, and then expects leaf 0xd to have the size of what it set; KVM knows it from
+ * the intercepted XSETBV. Limit: QEMU's emulation of SVM, which the lab uses, does not intercept
  * it, and Linux there would find the sizes at odds and turn XSAVE off. So KVM gets it beforehand.
  */
 function enableVectorState(vcpu: Vcpu, cpuid: readonly CpuidEntry[]): void {

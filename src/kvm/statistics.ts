@@ -21,7 +21,7 @@ interface Layout {
 /** Owner of one vCPU's counters. They may be read while the vCPU runs, from any thread. */
 export class KvmStatistics extends Closeable {
   readonly #file: Fd;
-  /** Read when it is first asked for: few machines are. */
+  /** Read on first use: few machines need it. */
   #layout: Layout | undefined;
 
   /** @param file of KVM_GET_STATS_FD; owned from here on */

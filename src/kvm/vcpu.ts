@@ -79,7 +79,7 @@ export class Vcpu {
   }
 
   /**
-   * While set, KVM_RUN finishes the exit under way and returns -EINTR without running the guest.
+   * While set, KVM_RUN finishes the pending exit and returns -EINTR without running the guest.
    * A kicker sets it before it signals the thread, so that a kick which comes just before KVM_RUN
    * is not lost; the vCPU's thread clears it once it has seen the request.
    */

@@ -64,7 +64,7 @@ export function assignIrqfd(vmFd: number, gsi: number, fd: number): number {
   return irqfdIoctl(vmFd, fd, gsi, 0);
 }
 
-/** Undoes an irqfd; from then on signals pile up in the eventfd. Waits for injections under way. */
+/** Undoes an irqfd; from then on signals accumulate in the eventfd. Waits for injections in progress. */
 export function deassignIrqfd(vmFd: number, gsi: number, fd: number): number {
   return irqfdIoctl(vmFd, fd, gsi, request.KVM_IRQFD_FLAG_DEASSIGN);
 }

@@ -105,7 +105,7 @@ export class Vm extends Closeable {
     this.#ioctl('KVM_CREATE_PIT2', request.KVM_CREATE_PIT2, config.address);
   }
 
-  /** The guest's clock (kvm-clock) now; undefined where KVM does not tell. KVM API 4.29. */
+  /** The guest's clock (kvm-clock) now; undefined where KVM lacks it. KVM API 4.29. */
   clock(): GuestClock | undefined {
     const data = new StructMemory(kvm_clock_data);
     if (sys.ioctl(this.fd, request.KVM_GET_CLOCK, data.address) < 0) return undefined;
@@ -176,7 +176,7 @@ export class Vm extends Closeable {
   }
 }
 
-/** To be asked for before the vCPU runs: KVM would have it wait for an exit to user space. */
+/** Call it before the vCPU runs: otherwise KVM waits for an exit to user space. */
 function openStatistics(vcpu: number): { statistics?: KvmStatistics } {
   const fd = sys.ioctl(vcpu, request.KVM_GET_STATS_FD, 0);
   return fd < 0 ? {} : { statistics: new KvmStatistics(new Fd(fd)) };

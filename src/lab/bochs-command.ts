@@ -49,7 +49,7 @@ export const BOCHS_FILES = {
 export function bochsConfiguration(shape: BochsShape, images: readonly RamImage[]): string {
   return [
     'config_interface: textconfig',
-    // On its own terminal that nobody opens; the others need a display, or listen for VNC.
+    // On a terminal of its own, never opened; the others need a display, or listen for VNC.
     'display_library: term',
     `memory: guest=${shape.memoryMiB}, host=${shape.memoryMiB}`,
     `romimage: file=${BOCHS_FILES.rom}`,

@@ -19,7 +19,7 @@ const SLACK_MIB = 64;
 const LEAST_FREE_MIB = 512;
 /**
  * Bochs 2.7 gives out host memory in blocks of 128 KiB as they are first touched, and loads an
- * image as if all blocks lay side by side. Images of one block each, and a last one whose blocks
+ * image as if all blocks were adjacent. Images of one block each, and a last one whose blocks
  * the ROM touches in their order, come out right with any way of allocation.
  */
 const BLOCK_SIZE = 0x2_0000;
@@ -75,7 +75,7 @@ export async function writeBochsImage(
     });
     const rom = resetRom(state, { start: HIGH_RAM, end: memoryMiB * MiB, step: BLOCK_SIZE });
     writeFileSync(join(folder, BOCHS_FILES.rom), rom);
-    // Bochs asks for one; nobody calls it.
+    // Bochs requires one; it is never called.
     writeFileSync(join(folder, BOCHS_FILES.videoRom), Buffer.alloc(2048));
   } finally {
     rmSync(kernel, { force: true });

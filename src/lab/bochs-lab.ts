@@ -109,13 +109,13 @@ async function checkKvm(agent: AgentClient): Promise<void> {
   throw new PeerError('E_LAB', `the lab's KVM cannot be used: ${end.stderr.toString().trim()}`);
 }
 
-/** What the machine said or, when it never ran, what Bochs did. */
+/** The machine's output or, if it never ran, Bochs's. */
 function consoleOf(path: string, ofBochs: () => string[]): string[] {
   try {
     const lines = lastLinesOf(readFileSync(path, 'latin1'));
     if (lines.length > 0) return lines;
   } catch {
-    // It has said nothing yet.
+    // No output yet.
   }
   return ofBochs().slice(-BOCHS_LINES);
 }

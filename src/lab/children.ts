@@ -43,7 +43,7 @@ export class Children implements Disposable {
   readonly #folder: TemporaryFolder;
   readonly #children: ChildProcess[] = [];
 
-  /** @param parent where its folder lies, and only this user writes. Default: beside sockets */
+  /** @param parent where its folder is, and only this user writes. Default: next to sockets */
   constructor(parent = runtimeFolder()) {
     TemporaryFolder.removeStale(PREFIX, parent);
     this.#folder = new TemporaryFolder(PREFIX, parent);

@@ -1,4 +1,4 @@
-/** The process that keeps a lab: ends with it, by a signal, or when nobody has used it for an hour. */
+/** The process that keeps a lab: ends with it, by a signal, or after an hour of disuse. */
 
 import { messageOf } from '../host/errors.ts';
 import { printable } from '../host/untrusted-text.ts';
@@ -29,7 +29,7 @@ async function keep(options: LabOptions): Promise<void> {
     });
   });
   report({ step: KEPT, done: 1 });
-  // Standard error is the log beside the socket.
+  // Standard error is the log next to the socket.
   const { message } = await lab.agent.closed;
   process.stderr.write(`${new Date().toISOString()} ${printable(message)}\n`);
   process.exit(0);

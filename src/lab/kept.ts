@@ -75,7 +75,7 @@ export async function keepLab(
   progress: Progress,
 ): Promise<void> {
   const keeper = fileURLToPath(new URL('./keeper.js', import.meta.url));
-  // Nobody else reports why a kept lab ended.
+  // Nothing else reports why a kept lab ended.
   const log = openSync(`${keptSocket(options.cpu)}.log`, 'a', 0o600);
   const child = spawn(process.execPath, [keeper, JSON.stringify(options)], {
     detached: true,

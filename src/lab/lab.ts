@@ -167,11 +167,11 @@ function connected(path: string): Promise<Socket> {
 
 /** The message of the first virtiofsd that failed: QEMU ends with it, without knowing why. */
 function failureOf(servers: readonly ChildProcess[]): () => string[] {
-  const said = servers.map(lastLines);
+  const lastLinesOf = servers.map(lastLines);
   return () => {
     const index = servers.findIndex(({ exitCode }) => exitCode !== null && exitCode !== 0);
     if (index < 0) return [];
-    const lines = said[index]?.().join('; ');
+    const lines = lastLinesOf[index]?.().join('; ');
     return [`virtiofsd failed: ${lines}; it needs CAP_SYS_ADMIN for its mounts`];
   };
 }

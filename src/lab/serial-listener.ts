@@ -57,9 +57,9 @@ export class SerialListener implements Disposable {
     socket.on('error', () => {});
     socket.on('close', () => this.#strangers.delete(socket));
     const look = (): void => {
-      const said = socket.read(this.#token.length) as Buffer | null;
-      if (said === null) return;
-      if (said.length !== this.#token.length || !timingSafeEqual(said, this.#token)) {
+      const received = socket.read(this.#token.length) as Buffer | null;
+      if (received === null) return;
+      if (received.length !== this.#token.length || !timingSafeEqual(received, this.#token)) {
         socket.destroy();
         return;
       }

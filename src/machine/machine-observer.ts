@@ -19,23 +19,23 @@ export interface RuleBreach extends Breach {
 export class MachineObserver implements Disposable {
   readonly collector: TraceCollector | undefined;
   readonly check: boolean;
-  readonly #tell: (breach: RuleBreach) => void;
-  readonly #told = new Map<string, RuleBreach>();
+  readonly #report: (breach: RuleBreach) => void;
+  readonly #reported = new Map<string, RuleBreach>();
 
   /**
    * @param log receives lines for the user
-   * @param tell gets each breach, once per rule, device and queue
+   * @param report gets each breach, once per rule, device and queue
    * @throws UsageError when the trace's file cannot be made
    */
   constructor(
     options: Pick<ResolvedOptions, 'trace' | 'check' | 'cpus'>,
     devices: readonly MachineDevice[],
     log: (text: string) => void,
-    tell: (breach: RuleBreach) => void,
+    report: (breach: RuleBreach) => void,
   ) {
     const { trace, cpus } = options;
     this.check = options.check;
-    this.#tell = tell;
+    this.#report = report;
     if (trace !== undefined)
       this.collector = new TraceCollector(namesOf(devices, cpus), trace.file, log);
     devices.forEach((device, index) => {
@@ -52,7 +52,7 @@ export class MachineObserver implements Disposable {
 
   /** All breaches so far. */
   get breaches(): readonly RuleBreach[] {
-    return [...this.#told.values()];
+    return [...this.#reported.values()];
   }
 
   /** Records which guest time matches this host time. */
@@ -83,10 +83,10 @@ export class MachineObserver implements Disposable {
 
   #breach(device: string, breach: Breach): void {
     const key = `${device} ${breach.queue} ${breach.side} ${breach.rule}`;
-    if (this.#told.has(key)) return;
-    const told = { ...breach, device };
-    this.#told.set(key, told);
-    this.#tell(told);
+    if (this.#reported.has(key)) return;
+    const reported = { ...breach, device };
+    this.#reported.set(key, reported);
+    this.#report(reported);
   }
 }
 

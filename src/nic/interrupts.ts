@@ -51,7 +51,7 @@ export class Interrupts {
       this.#timer.arm(Math.ceil(wait * NANOSECONDS_PER_MS));
       return;
     }
-    this.#tell();
+    this.#signal();
   }
 
   /** The timer is readable. */
@@ -68,11 +68,11 @@ export class Interrupts {
 
   /** Raises pending causes, and releases the timer. */
   close(): void {
-    if (this.#held !== 0) this.#tell();
+    if (this.#held !== 0) this.#signal();
     this.#timer.close();
   }
 
-  #tell(): void {
+  #signal(): void {
     const causes = this.#held;
     this.#held = 0;
     if (!this.#file.raise(causes)) return;

@@ -7,7 +7,7 @@ import type { LineController } from '../bus/interrupt-controller.ts';
 import type { SharedState } from '../state/shared-state.ts';
 import { GED_GSI, RESET_VALUE, SLEEP_TYPE_S5 } from './layout.ts';
 
-/** What the guest asked for. */
+/** What the guest requested. */
 export type PowerEvent = 'power-off' | 'reboot' | 'panic';
 
 const SLP_EN = 0x20;

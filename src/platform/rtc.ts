@@ -25,7 +25,7 @@ const UIP = 0x80;
 const RATE = 0x0f;
 const DIVIDER_32768_HZ = 0x20;
 const RATE_1024_HZ = 0x06;
-/** An update shows this much before the second turns; the chip's 244 us, in what Date can tell. */
+/** An update shows this much before the second turns; the chip's 244 us, in Date's resolution. */
 const UPDATE_MS = 1;
 /** Register B: the time is being set. */
 const SET = 0x80;
@@ -271,7 +271,7 @@ function second(ms: number): number {
   return Math.floor(ms / 1000);
 }
 
-// The clock's registers: BCD or binary, 24 or 12 hours, as register B says.
+// The clock's registers: BCD or binary, 24 or 12 hours, by register B.
 
 const SECONDS = 0x00;
 const MINUTES = 0x02;

@@ -1,6 +1,6 @@
 /**
  * A 16550A UART: the guest's early console (National Semiconductor PC16550D, 1995). Registers and
- * both FIFOs lie in the state buffer; the transmitter reports "full" while nobody takes its output.
+ * both FIFOs are in the state buffer; the transmitter reports "full" while its output is not taken.
  */
 import type { RegisterRegion } from '../bus/address-space.ts';
 import type { InterruptController } from '../bus/interrupt-controller.ts';

@@ -123,7 +123,7 @@ export class ByteRing {
     const words = this.#words;
     const head = words[HEAD] as number;
     if ((head - (words[TAIL] as number)) >>> 0 >= this.#bytes.length) {
-      // Counts no further than it can: the number says "at least" then.
+      // Saturates: the number then means "at least".
       if (words[LOST] !== 0x7fff_ffff) words[LOST] = (words[LOST] as number) + 1;
       return;
     }

@@ -36,7 +36,7 @@ export class VcpuControl {
     return this.ticket & REQUEST_MASK;
   }
 
-  /** Changes what is asked for, and wakes the vCPUs that wait. By one thread only. */
+  /** Changes the request, and wakes waiting vCPUs. By one thread only. */
   set request(value: number) {
     const count = (this.ticket & ~REQUEST_MASK) + REQUEST_MASK + 1;
     Atomics.store(this.#machine, REQUEST, count | value);

@@ -141,7 +141,7 @@ export abstract class DriverQueue {
 
   /**
    * Makes a buffer available to the device.
-   * @returns a token that `completed` gives back
+   * @returns a token that `completed` returns
    * @throws UsageError when the queue has no room
    */
   add(request: BufferRequest): number {

@@ -25,7 +25,7 @@ export class VhostUserRig extends AsyncCloseable {
   readonly #kicks: Eventfd[] = [];
   readonly #calls: Eventfd[] = [];
   readonly #watches: LoopWatch[] = [];
-  #heard: () => void = () => {};
+  #notified: () => void = () => {};
 
   constructor(device: VhostUserDevice) {
     super();
@@ -39,7 +39,7 @@ export class VhostUserRig extends AsyncCloseable {
     device.attach({
       updateConfig: (change) => {
         change(new DataView(device.config.buffer, device.config.byteOffset, device.config.length));
-        this.#heard();
+        this.#notified();
       },
       readConfig: () => Uint8Array.from(device.config),
       post: () => {},
@@ -56,7 +56,7 @@ export class VhostUserRig extends AsyncCloseable {
       this.#watches.push(
         new LoopWatch(call.fd, LOOP_READABLE, () => {
           drainEventfd(call.fd);
-          this.#heard();
+          this.#notified();
         }),
       );
       const options = { index, size, features, kickFd: kick.fd, callFd: call.fd };
@@ -106,7 +106,7 @@ export class VhostUserRig extends AsyncCloseable {
       }
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, 200);
-        this.#heard = () => {
+        this.#notified = () => {
           clearTimeout(timer);
           resolve();
         };
@@ -124,6 +124,6 @@ export class VhostUserRig extends AsyncCloseable {
 
   #hear(where: string[], text: string): void {
     where.push(text);
-    this.#heard();
+    this.#notified();
   }
 }

@@ -114,17 +114,17 @@ export class ExitLoop {
 
   /** Waits while a pause is requested. Returns true for a stop. */
   #rest(): boolean {
-    let told = 0;
+    let reported = 0;
     for (;;) {
       const { ticket } = this.#control;
       const request = VcpuControl.requestOf(ticket);
       if (request === REQUEST_STOP) return true;
       if (request === REQUEST_RUN) return false;
-      if (request === REQUEST_PAUSE && told !== ticket) {
+      if (request === REQUEST_PAUSE && reported !== ticket) {
         // Registers and memory must be consistent while others look at them.
         this.#vcpu.completeExit();
         this.#paused();
-        told = ticket;
+        reported = ticket;
       }
       this.#control.waitWhile(ticket);
     }

@@ -50,7 +50,7 @@ export abstract class SteppedDevice {
 
   /** Serves the device, if it is plugged in and not paused. */
   protected abstract serve(): Promise<void>;
-  /** Stops serving, and keeps where the device stands. */
+  /** Stops serving, and keeps the device's position. */
   protected abstract halt(): Promise<void>;
   protected abstract closeDatapath(): Promise<void>;
 

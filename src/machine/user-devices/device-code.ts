@@ -26,7 +26,7 @@ export class FileWatch implements Disposable {
   readonly #timer: NodeJS.Timeout;
   readonly #changed: () => Promise<readonly string[]>;
   /** Each file as of its last report, and as last seen. */
-  #told: ReadonlyMap<string, string>;
+  #reported: ReadonlyMap<string, string>;
   #seen: ReadonlyMap<string, string>;
   #busy = false;
 
@@ -40,8 +40,8 @@ export class FileWatch implements Disposable {
     intervalMs = INTERVAL_MS,
   ) {
     this.#changed = changed;
-    this.#told = new Map(files.map((file) => [file, stamp(file)]));
-    this.#seen = this.#told;
+    this.#reported = new Map(files.map((file) => [file, stamp(file)]));
+    this.#seen = this.#reported;
     this.#timer = setInterval(() => void this.#look(), intervalMs);
     this.#timer.unref();
   }
@@ -52,18 +52,18 @@ export class FileWatch implements Disposable {
 
   async #look(): Promise<void> {
     if (this.#busy) return;
-    const now = new Map([...this.#told.keys()].map((file) => [file, stamp(file)]));
+    const now = new Map([...this.#reported.keys()].map((file) => [file, stamp(file)]));
     const differs = (from: ReadonlyMap<string, string>): boolean =>
       [...now].some(([file, is]) => from.get(file) !== is);
     const moving = differs(this.#seen);
     this.#seen = now;
-    if (moving || !differs(this.#told)) return;
+    if (moving || !differs(this.#reported)) return;
     this.#busy = true;
     try {
       const files = await this.#changed();
       // Known files as they were before they were read, so that later changes are reported next.
-      this.#told = new Map(files.map((file) => [file, now.get(file) ?? stamp(file)]));
-      this.#seen = this.#told;
+      this.#reported = new Map(files.map((file) => [file, now.get(file) ?? stamp(file)]));
+      this.#seen = this.#reported;
     } finally {
       this.#busy = false;
     }

@@ -164,7 +164,7 @@ export class VhostUserDevice implements VirtioDevice {
     await this.#showConfig(session);
   }
 
-  /** One read is under way, followed by at most one, however often the backend reports changes. */
+  /** One read is in flight, followed by at most one, however often the backend reports changes. */
   #configChanged(): void {
     this.#stale = true;
     if (this.#reading || this.#connector.session === undefined) return;

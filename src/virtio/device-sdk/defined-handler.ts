@@ -109,7 +109,7 @@ export class DefinedHandler implements QueueHandler {
 
   /**
    * A queue can take back only the latest chains. So overtaken requests are waited
-   * for, and `stop` gives back the rest.
+   * for, and `stop` returns the rest.
    */
   drain(queues: readonly number[]): Promise<void> | undefined {
     this.#closed = true;

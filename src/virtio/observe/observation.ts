@@ -1,4 +1,4 @@
-/** Observation of a device: what is asked for, what is reported, and a data half under observation. */
+/** Observation of a device: what is requested, what is reported, and a handler under observation. */
 import type { ActiveQueue } from '../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../device.ts';
 

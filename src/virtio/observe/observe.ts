@@ -1,4 +1,4 @@
-/** Sets up the observers that were asked for: of a device's data half, and of its registers. */
+/** Sets up the requested observers of a device's handler and registers. */
 import type { QueueHandler } from '../device.ts';
 import type { RegisterObserver } from '../register-observer.ts';
 import { CheckingHandler, type CheckOptions } from './check/checking-handler.ts';

@@ -42,7 +42,7 @@ export class BlkRanges {
   }
 
   /**
-   * Takes a snapshot of all segments and checks them, before any is carried out.
+   * Takes a snapshot of all segments and checks them, before any is executed.
    * @param start where they start in the chain's readable part
    * @returns the request's status, or -1 when there is work to do
    */

@@ -26,8 +26,8 @@ export async function blkKind(
 ): Promise<DeviceKind> {
   const { features, maxQueues: served } = backend;
   const multiqueue = hasFeature(features, VIRTIO_BLK_F_MQ);
-  const told = await backend.getConfig(configSize(features));
-  const has = multiqueue ? viewOf(told).getUint16(CONFIG.num_queues.offset, true) : 1;
+  const config = await backend.getConfig(configSize(features));
+  const has = multiqueue ? viewOf(config).getUint16(CONFIG.num_queues.offset, true) : 1;
   const most = Math.max(1, Math.min(has, served ?? has));
   const count = queues ?? Math.min(most, MAX_QUEUES);
   if (count > most) {
@@ -40,7 +40,7 @@ export async function blkKind(
     if (multiqueue) viewOf(config).setUint16(CONFIG.num_queues.offset, count, true);
     return config;
   };
-  const configWriteMask = new Uint8Array(told.length);
+  const configWriteMask = new Uint8Array(config.length);
   if (hasFeature(features, VIRTIO_BLK_F_CONFIG_WCE)) {
     configWriteMask[CONFIG.writeback.offset] = 0xff;
   }
@@ -54,9 +54,9 @@ export async function blkKind(
       maxSize: queueSize,
     })),
     servedQueues: count,
-    config: adapted(told),
+    config: adapted(config),
     configWriteMask,
-    readConfig: async (current) => adapted(await current.getConfig(told.length)),
+    readConfig: async (current) => adapted(await current.getConfig(config.length)),
   };
 }
 

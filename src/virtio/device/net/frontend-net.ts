@@ -142,8 +142,8 @@ class PairsHandler implements QueueHandler {
 
 async function macOf(backend: BackendOffer, { mac, seed }: NetBackendOptions): Promise<Uint8Array> {
   if (mac !== undefined) return parseMac(mac);
-  const told = hasFeature(backend.features, net.VIRTIO_NET_F_MAC);
-  if (!told || !backend.hasConfig) return generateMac(seed);
+  const hasMac = hasFeature(backend.features, net.VIRTIO_NET_F_MAC);
+  if (!hasMac || !backend.hasConfig) return generateMac(seed);
   return await backend.getConfig(MAC_LENGTH);
 }
 

@@ -120,7 +120,7 @@ export class VsockConnection {
    * @returns the payload
    */
   compose(header: PacketHeader, room: number): Uint8Array {
-    this.#credit.tell(header);
+    this.#credit.announce(header);
     header.flags = 0;
     const creditDue = this.#creditDue;
     this.#creditDue = false;

@@ -15,7 +15,7 @@ export class VsockCredit {
   /** Payload bytes from the guest, how many the host took, and how many of those the guest knows of. */
   #received = 0;
   #forwarded = 0;
-  #told = 0;
+  #announced = 0;
 
   /** Reads the guest's credit from its packet. */
   learn(header: PacketHeader): void {
@@ -44,13 +44,13 @@ export class VsockCredit {
   /** The host took bytes. @returns whether the guest should get an update */
   forwarded(bytes: number): boolean {
     this.#forwarded = (this.#forwarded + bytes) >>> 0;
-    return (this.#forwarded - this.#told) >>> 0 >= UPDATE_STEP;
+    return (this.#forwarded - this.#announced) >>> 0 >= UPDATE_STEP;
   }
 
   /** Writes our credit into a packet to the guest. */
-  tell(header: PacketHeader): void {
+  announce(header: PacketHeader): void {
     header.bufAlloc = BUFFER;
     header.fwdCnt = this.#forwarded;
-    this.#told = this.#forwarded;
+    this.#announced = this.#forwarded;
   }
 }

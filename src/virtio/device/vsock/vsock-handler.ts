@@ -50,7 +50,7 @@ export class VsockHandler implements QueueHandler {
   }
 
   kick(queue: number): void {
-    if (queue === EVENT) this.#tell();
+    if (queue === EVENT) this.#sendEvent();
     else if (queue === TX) this.#transmit();
     // Buffers for the guest also let its own packets continue.
     else if (queue === RX && this.#receive()) this.#transmit();
@@ -107,7 +107,7 @@ export class VsockHandler implements QueueHandler {
   }
 
   /** The only event. */
-  #tell(): void {
+  #sendEvent(): void {
     const reset = (chain: DescriptorChain): number => {
       const event = new Uint8Array(abi.virtio_vsock_event.size);
       new DataView(event.buffer).setUint32(0, abi.VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, true);

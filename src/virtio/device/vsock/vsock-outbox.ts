@@ -1,5 +1,5 @@
 /**
- * Bytes on their way to a stream of the host. While one write is under way, further bytes are
+ * Bytes on their way to a stream of the host. While one write is in progress, further bytes are
  * collected for the next, so that a guest that sends single bytes costs no more memory than one
  * that sends its whole credit at once.
  */

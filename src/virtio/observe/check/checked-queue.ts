@@ -50,7 +50,7 @@ export class CheckedQueue implements Virtqueue {
   readonly #inner: Virtqueue;
   readonly #options: CheckedQueueOptions;
   readonly #view: RingView;
-  readonly #told = new Set<string>();
+  readonly #reported = new Set<string>();
   readonly #inFlight = new Map<number, InFlight>();
   /** Ids that were ever taken. */
   readonly #known = new Set<number>();
@@ -81,11 +81,11 @@ export class CheckedQueue implements Virtqueue {
   tick(): void {
     const missed = this.#asked >= 0 && this.#view.isAvailable(this.#asked);
     this.#waitedForKick = missed ? this.#waitedForKick + 1 : 0;
-    if (this.#waitedForKick > DRIVER_PATIENCE) this.#tell(rules.missingKick);
+    if (this.#waitedForKick > DRIVER_PATIENCE) this.#report(rules.missingKick);
     this.#waitedForInterrupt = this.#interruptDue ? this.#waitedForInterrupt + 1 : 0;
-    if (this.#waitedForInterrupt > DEVICE_PATIENCE) this.#tell(rules.missingInterrupt);
+    if (this.#waitedForInterrupt > DEVICE_PATIENCE) this.#report(rules.missingInterrupt);
     this.#waitedForPublish = this.#pushed > 0 ? this.#waitedForPublish + 1 : 0;
-    if (this.#waitedForPublish > DEVICE_PATIENCE) this.#tell(rules.unpublished);
+    if (this.#waitedForPublish > DEVICE_PATIENCE) this.#report(rules.unpublished);
   }
 
   /** The device interrupted the driver. */
@@ -97,7 +97,7 @@ export class CheckedQueue implements Virtqueue {
     const { nextAvail } = this.#inner.state();
     const result = this.#inner.pop(chain);
     if (result === POP_CHAIN) this.#taken(nextAvail, chain);
-    else if (result < 0) this.#tell(faultRule(result));
+    else if (result < 0) this.#report(faultRule(result));
     return result;
   }
 
@@ -117,7 +117,7 @@ export class CheckedQueue implements Virtqueue {
     this.#pushed = 0;
     if (wanted) this.#interruptDue = true;
     const fault = this.#view.suppressionFault();
-    if (fault !== undefined) this.#tell(fault);
+    if (fault !== undefined) this.#report(fault);
     return wanted;
   }
 
@@ -143,9 +143,9 @@ export class CheckedQueue implements Virtqueue {
     // A chain that was taken is no longer waited for.
     this.#asked = -1;
     const taken = this.#view.taken(nextAvail, chain.slots);
-    if (taken.fault !== undefined) this.#tell(taken.fault, id);
+    if (taken.fault !== undefined) this.#report(taken.fault, id);
     const twice = taken.descriptors.some((index) => this.#owners.has(index));
-    if (twice || this.#inFlight.has(id)) this.#tell(rules.reused, id);
+    if (twice || this.#inFlight.has(id)) this.#report(rules.reused, id);
     for (const index of taken.descriptors) this.#owners.set(index, id);
     this.#known.add(id);
     this.#inFlight.set(id, {
@@ -165,16 +165,17 @@ export class CheckedQueue implements Virtqueue {
   #used(id: number, written: number): void {
     const entry = this.#inFlight.get(id);
     if (entry === undefined) {
-      this.#tell(this.#known.has(id) ? rules.usedTwice : rules.notTaken, id);
+      this.#report(this.#known.has(id) ? rules.usedTwice : rules.notTaken, id);
       return;
     }
     const { memory } = this.#options;
-    if (written > entry.writableLength) this.#tell(rules.writtenTooMuch, id);
-    if (!isUnchanged(memory, entry.chain)) this.#tell(rules.changed, id);
+    if (written > entry.writableLength) this.#report(rules.writtenTooMuch, id);
+    if (!isUnchanged(memory, entry.chain)) this.#report(rules.changed, id);
     const { readable } = entry;
     if (readable !== undefined) {
       const now = memory.bytes(readable.offset, readable.bytes.length);
-      if (readable.bytes.some((byte, i) => byte !== now[i])) this.#tell(rules.readableChanged, id);
+      if (readable.bytes.some((byte, i) => byte !== now[i]))
+        this.#report(rules.readableChanged, id);
     }
     this.#release(id);
   }
@@ -187,9 +188,9 @@ export class CheckedQueue implements Virtqueue {
     }
   }
 
-  #tell({ side, rule, text }: Rule, head?: number): void {
-    if (this.#told.has(rule)) return;
-    this.#told.add(rule);
+  #report({ side, rule, text }: Rule, head?: number): void {
+    if (this.#reported.has(rule)) return;
+    this.#reported.add(rule);
     const { memory, config, features, breach } = this.#options;
     const dump = dumpRing(memory, config, features, this.#inner.state(), head);
     breach({ side, rule, text, queue: this.index, dump });

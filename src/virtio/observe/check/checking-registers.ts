@@ -36,7 +36,7 @@ const hex = (value: number): string => `0x${(value >>> 0).toString(16)}`;
 export class RegisterChecker {
   readonly #device: CheckedDevice;
   readonly #breach: (breach: Breach) => void;
-  readonly #told = new Set<string>();
+  readonly #reported = new Set<string>();
 
   constructor(device: CheckedDevice, breach: (breach: Breach) => void) {
     this.#device = device;
@@ -51,30 +51,30 @@ export class RegisterChecker {
         return;
       case 'features written':
         if (early) return;
-        this.#tell(rules.lateFeatures, `word ${event.select}: ${hex(event.bits)}`);
+        this.#report(rules.lateFeatures, `word ${event.select}: ${hex(event.bits)}`);
         return;
       case 'queue written':
-        if (event.enabled) this.#tell(rules.enabledQueue, '', event.queue);
-        else if (early) this.#tell(rules.earlyQueue, statusText(event.status), event.queue);
+        if (event.enabled) this.#report(rules.enabledQueue, '', event.queue);
+        else if (early) this.#report(rules.earlyQueue, statusText(event.status), event.queue);
         return;
       case 'queue size refused':
-        this.#tell(rules.queueSize, `size ${event.size}`, event.queue);
+        this.#report(rules.queueSize, `size ${event.size}`, event.queue);
         return;
       case 'queue enabled':
-        if (early) this.#tell(rules.earlyQueue, statusText(event.status), event.queue);
+        if (early) this.#report(rules.earlyQueue, statusText(event.status), event.queue);
         return;
       case 'queue reset':
-        if (!event.negotiated) this.#tell(rules.noRingReset, '', event.queue);
+        if (!event.negotiated) this.#report(rules.noRingReset, '', event.queue);
         return;
       case 'config written': {
         const { offset, size, value, writable } = event;
         const note = `offset ${offset}, ${size} bytes, value ${hex(value)}`;
-        if (!writable) this.#tell(rules.configReadOnly, note);
-        else if (early) this.#tell(rules.earlyConfig, note);
+        if (!writable) this.#report(rules.configReadOnly, note);
+        else if (early) this.#report(rules.earlyConfig, note);
         return;
       }
       case 'read-only written':
-        this.#tell(rules.readOnly, event.name);
+        this.#report(rules.readOnly, event.name);
         return;
       case 'reset completed':
         // Earlier signals are stale: nothing is served now.
@@ -84,19 +84,19 @@ export class RegisterChecker {
 
   #statusWritten({ before, value, accepted }: StatusWrite): void {
     const note = `${statusText(before)}, then ${statusText(value)} was written`;
-    if ((before & DRIVER_BITS & ~value) !== 0) this.#tell(rules.statusCleared, note);
-    if ((value & ~KNOWN_BITS) !== 0) this.#tell(rules.statusUnknown, note);
+    if ((before & DRIVER_BITS & ~value) !== 0) this.#report(rules.statusCleared, note);
+    if ((value & ~KNOWN_BITS) !== 0) this.#report(rules.statusUnknown, note);
     const set = value & ~before;
     const known = before | value;
-    if ((set & DRIVER) !== 0 && (known & ACKNOWLEDGE) === 0) this.#tell(rules.statusOrder, note);
+    if ((set & DRIVER) !== 0 && (known & ACKNOWLEDGE) === 0) this.#report(rules.statusOrder, note);
     if ((set & FEATURES_OK) !== 0) {
-      if ((known & DRIVER) === 0) this.#tell(rules.statusOrder, note);
+      if ((known & DRIVER) === 0) this.#report(rules.statusOrder, note);
       this.#checkFeatures(accepted);
     }
     if ((set & DRIVER_OK) !== 0) {
-      if ((before & FEATURES_OK) === 0) this.#tell(rules.earlyDriverOk, note);
+      if ((before & FEATURES_OK) === 0) this.#report(rules.earlyDriverOk, note);
       this.#device.kicks.forEach((kick, queue) => {
-        if (isReadable(kick)) this.#tell(rules.earlyKick, note, queue);
+        if (isReadable(kick)) this.#report(rules.earlyKick, note, queue);
       });
     }
   }
@@ -105,20 +105,20 @@ export class RegisterChecker {
     const { features, featureDependencies } = this.#device;
     const foreign = accepted & ~features;
     if (foreign !== 0n) {
-      this.#tell(rules.featureNotOffered, `feature bits 0x${foreign.toString(16)}`);
+      this.#report(rules.featureNotOffered, `feature bits 0x${foreign.toString(16)}`);
     }
-    if (!hasFeature(accepted, VIRTIO_F_VERSION_1)) this.#tell(rules.noVersion1);
+    if (!hasFeature(accepted, VIRTIO_F_VERSION_1)) this.#report(rules.noVersion1);
     for (const [bit, needs] of featureDependencies) {
       if (hasFeature(accepted, bit) && !hasFeature(accepted, needs)) {
-        this.#tell(rules.featureNeeds, `feature ${bit} needs ${needs}`);
+        this.#report(rules.featureNeeds, `feature ${bit} needs ${needs}`);
       }
     }
   }
 
-  #tell({ side, rule, text }: Rule, note = '', queue?: number): void {
+  #report({ side, rule, text }: Rule, note = '', queue?: number): void {
     const key = `${queue} ${rule}`;
-    if (this.#told.has(key)) return;
-    this.#told.add(key);
+    if (this.#reported.has(key)) return;
+    this.#reported.add(key);
     const dump = note === '' ? [] : [note];
     this.#breach({ side, rule, text, dump, ...(queue === undefined ? {} : { queue }) });
   }
