@@ -1,12 +1,12 @@
-/** The starter of a device of one's own: written, tested and type-checked as a person would. */
+/** The starter of a user-defined device: written, tested and type-checked. */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import { BUNDLE } from '../../support/rigs/host.ts';
 
 const root = fileURLToPath(new URL('../../../../', import.meta.url));
-const MAIN = path.join(root, 'dist/src/cli/main.js');
 
 // Below the package, as in a folder that it is installed in: `nodevmm/device` is found from here.
 mkdirSync(path.join(root, 'dist'), { recursive: true });
@@ -17,7 +17,7 @@ function nodevmm(...args: string[]): { status: number | null; stdout: string; st
   // The runner of these tests would take the output of Node's for its own.
   const { NODE_TEST_CONTEXT: _, ...env } = process.env;
   const options = { cwd: folder, encoding: 'utf8', env } as const;
-  return spawnSync(process.execPath, [MAIN, ...args], options);
+  return spawnSync(process.execPath, [BUNDLE, ...args], options);
 }
 
 t.test('device new writes the example under another name', async (t) => {
@@ -71,7 +71,7 @@ t.test('its tests pass as they were written, and its types are right', async (t)
   t.equal(checked.status, 0);
 });
 
-t.test('a test that fails says so, with the line that the person wrote', async (t) => {
+t.test('a failing test is reported with its line in the source', async (t) => {
   const file = path.join(folder, 'my-first-device/failing.test.ts');
   writeFileSync(
     file,

@@ -1,10 +1,11 @@
-/** The program as a person calls it: help, version, bad usage. */
+/** The program on the command line: help, version, bad usage. */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import t from 'tap';
+import { BUNDLE } from '../../support/rigs/host.ts';
 
 function nodevmm(...args: string[]): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(process.execPath, ['dist/src/cli/main.js', ...args], { encoding: 'utf8' });
+  return spawnSync(process.execPath, [BUNDLE, ...args], { encoding: 'utf8' });
 }
 
 t.test('--version is that of the package', (t) => {
@@ -13,7 +14,7 @@ t.test('--version is that of the package', (t) => {
   t.end();
 });
 
-t.test('--help tells the exit statuses and gives examples', (t) => {
+t.test('--help has the exit statuses and examples', (t) => {
   t.match(nodevmm('--help'), { status: 0, stdout: /200 +the guest's kernel panicked/ });
   t.match(nodevmm('run', '--help'), { status: 0, stdout: /nodevmm run -- uname -a/ });
   t.end();

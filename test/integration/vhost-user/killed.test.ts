@@ -1,13 +1,12 @@
 /**
  * `nodevmm serve blk` killed under load, again and again, in front of one driver: by the record of
- * what is in flight each request is carried out, and comes back once.
+ * what is in flight each request is executed, and returned once.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../../src/abi/virtio-blk.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
@@ -16,8 +15,8 @@ import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
 import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
+import { BUNDLE, untilListening } from '../../support/rigs/host.ts';
 
-const PROGRAM = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
 const BLOCK = 4096;
 const BLOCKS = 512;
 const QUEUES = 2;
@@ -32,16 +31,9 @@ const PACKED = SPLIT | featureSet(ring.VIRTIO_F_RING_PACKED);
 const DIRECT = PACKED & ~featureSet(ring.VIRTIO_F_INDIRECT_DESC);
 
 async function serve(socket: string, disk: string): Promise<ChildProcess> {
-  const args = [PROGRAM, 'serve', 'blk', `${disk},queues=${QUEUES}`, '--socket', socket];
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
-  let said = '';
-  await new Promise<void>((resolve, reject) => {
-    child.stderr?.on('data', (chunk: Buffer) => {
-      said += chunk;
-      if (said.includes('listening on')) resolve();
-    });
-    child.once('exit', () => reject(new Error(`it ended: ${said}`)));
-  });
+  const args = [BUNDLE, 'serve', 'blk', `${disk},queues=${QUEUES}`, '--socket', socket];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+  await untilListening(socket, child);
   return child;
 }
 

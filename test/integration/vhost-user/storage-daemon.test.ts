@@ -1,9 +1,8 @@
-/** The frontend beside a backend that others wrote: qemu-storage-daemon, a disk, no KVM. */
+/** The frontend with qemu-storage-daemon, a foreign backend: a disk, no KVM. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from '../../../src/abi/virtio-blk.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
@@ -13,7 +12,7 @@ import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
 import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
-import { programPath } from '../../support/rigs/host.ts';
+import { programPath, untilListening } from '../../support/rigs/host.ts';
 
 const SECTORS_PER_BLOCK = 8;
 const BLOCK = 4096;
@@ -32,7 +31,7 @@ async function daemon(socket: string, disk: string): Promise<ChildProcess> {
     '--export',
     `type=vhost-user-blk,id=disk,node-name=disk,writable=on,num-queues=2,${address}`,
   ]);
-  while (!existsSync(socket)) await delay(10);
+  await untilListening(socket, child);
   return child;
 }
 
@@ -92,7 +91,7 @@ t.test('what is written is read, on both queues, before and after a pause', (t) 
   }),
 );
 
-t.test('a backend that dies is told all anew when it comes back', (t) =>
+t.test('a backend that crashes is set up again when it is back', (t) =>
   withDisk(t, async (rig, restart) => {
     await rig.start(FEATURES);
     rig.add(0, write(0, 7));

@@ -4,16 +4,14 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { findProgram } from '../../../src/guest/programs.ts';
-import { programPath } from '../../support/rigs/host.ts';
+import { BUNDLE, programPath, untilListening } from '../../support/rigs/host.ts';
 
-const PROGRAM = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
 const TESTPMD = 'dpdk-testpmd';
 const LINE_BUFFERED = 'stdbuf';
 const skip = findProgram(TESTPMD) === undefined ? `${TESTPMD} is not installed` : false;
@@ -43,13 +41,13 @@ for (const [network, mode, direction] of [
     t.test(`${network}, ${packed ? 'packed' : 'split'} rings`, { skip }, async (t) => {
       const folder = mkdtempSync(join(tmpdir(), 'testpmd-'));
       const socket = join(folder, 'socket');
-      const argv = [PROGRAM, 'serve', 'net', `backend=${network}`, '--socket', socket];
+      const argv = [BUNDLE, 'serve', 'net', `backend=${network}`, '--socket', socket];
       const back = spawn(process.execPath, argv, { stdio: ['ignore', 'ignore', 'pipe'] });
-      let said = '';
+      let messages = '';
       back.stderr.on('data', (chunk: Buffer) => {
-        said += chunk;
+        messages += chunk;
       });
-      while (!existsSync(socket) && back.exitCode === null) await delay(20);
+      await untilListening(socket, back);
       const vdev = `net_virtio_user0,path=${socket},queue_size=256,packed_vq=${packed}`;
       const front = spawn(
         programPath(LINE_BUFFERED),
@@ -70,7 +68,7 @@ for (const [network, mode, direction] of [
       while (counted(output, direction) < ENOUGH && front.exitCode === null) await delay(50);
       t.ok(counted(output, direction) >= ENOUGH, 'packets went through');
       await end(front);
-      t.match(said, /^nodevmm: net0: listening on \S+\n$/, 'nobody complained');
+      t.match(messages, /^nodevmm: net0: listening on \S+\n$/, 'no complaints');
       await end(back);
       rmSync(folder, { recursive: true });
     });

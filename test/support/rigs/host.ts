@@ -1,10 +1,15 @@
-/** What a test may use of this host: another user, whose part root plays; taps; programs of others. */
+/** What a test may use of this host: another user (if root), taps, programs. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { chmodSync, chownSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Tap } from '../../../src/backend/tap.ts';
 import { findProgram } from '../../../src/guest/programs.ts';
+import { packageFolder } from '../../../src/host/package-folder.ts';
+
+/** The program as it is installed, which starts in half the time of dist/src. */
+export const BUNDLE = join(packageFolder, 'dist/bundle/bin/main.js');
 
 /** `nobody` on every distribution. */
 export const OTHER_UID = 65_534;
@@ -40,17 +45,17 @@ export class SharedFolder implements Disposable {
   }
 }
 
-/** A process of that user that listens at a unix socket's path, and says what it hears. */
+/** A process of that user that listens on a unix socket, and prints how much it receives. */
 export class OtherListener implements Disposable {
   readonly #child: ChildProcess;
   readonly #lines: string[] = [];
-  #heard: () => void = () => {};
+  #notify: () => void = () => {};
 
   private constructor(child: ChildProcess) {
     this.#child = child;
     child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       this.#lines.push(...text.split('\n').filter((line) => line !== ''));
-      this.#heard();
+      this.#notify();
     });
   }
 
@@ -61,7 +66,7 @@ export class OtherListener implements Disposable {
         const server = require('node:net').createServer((socket) => {
           let bytes = 0;
           socket.on('data', (chunk) => { bytes += chunk.length; });
-          socket.on('error', () => {}).on('close', () => console.log('heard ' + bytes));
+          socket.on('error', () => {}).on('close', () => console.log('received ' + bytes));
         });
         server.listen({ path: ${JSON.stringify(file)}, writableAll: true }, () => console.log('listens'));
         process.stdin.on('end', () => process.exit()).resume();`),
@@ -70,13 +75,13 @@ export class OtherListener implements Disposable {
     return listener;
   }
 
-  /** What it says next: `listens`, or `heard N` bytes once a connection is over. */
+  /** Its next line: `listens`, or `received N` bytes once a connection is over. */
   async next(): Promise<string> {
     for (;;) {
       const line = this.#lines.shift();
       if (line !== undefined) return line;
       await new Promise<void>((resolve) => {
-        this.#heard = resolve;
+        this.#notify = resolve;
       });
     }
   }
@@ -111,3 +116,24 @@ export function tapReason(): string | false {
     return error instanceof Error ? error.message : String(error);
   }
 }
+
+/**
+ * Resolves once a process listens on a unix socket, without connecting to it: a backend would take
+ * that for its frontend.
+ * @throws Error when the process ends before
+ */
+export async function untilListening(socket: string, child: ChildProcess): Promise<void> {
+  while (!listeners().includes(socket)) {
+    if (child.exitCode !== null || child.signalCode !== null)
+      throw new Error(`${child.spawnfile} ended before it listened on ${socket}`);
+    await delay(10);
+  }
+}
+
+/** Paths of all unix sockets with __SO_ACCEPTCON. */
+const listeners = (): string[] =>
+  readFileSync('/proc/net/unix', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' '))
+    .filter((fields) => fields[3] === '00010000')
+    .map((fields) => fields.at(-1) ?? '');
