@@ -72,7 +72,7 @@ const LARGE_KERNEL: KernelSeries = '6.12-amd64';
 const nameLargeKernel = (files: readonly TestFile[]): boolean =>
   files.some(({ source }) => readFileSync(source, 'utf8').includes(`'${LARGE_KERNEL}'`));
 
-/** One CPU: a guest whose thread never moves to another one meets no stale code (docs/lab.md). */
+/** One CPU: a guest whose thread never migrates meets no stale code (docs/lab.md). */
 const TEST_LAB = { cpus: 1, memory: 8 * 2 ** 30 };
 /** How often a file is tried in the lab. */
 const LAB_ATTEMPTS = 3;
@@ -84,7 +84,7 @@ async function prepareModule({ kernelVersion }: Guest): Promise<void> {
     await buildModules('guests/example/driver', kernelVersion);
     await buildModules(`${makeStarter('my-device', folder)}/driver`, kernelVersion);
   } catch (error) {
-    // Tests that need it will fail by themselves, and say why.
+    // Tests that need it fail by themselves, with the reason.
     console.log(`miss    ${messageOf(error)}`);
   } finally {
     rmSync(folder, { recursive: true });

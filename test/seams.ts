@@ -46,7 +46,7 @@ export const LAYERS: readonly Layer[] = [
   { folder: 'cli', rank: 10 },
 ];
 
-/** What brings a process or a peer: a test that imports one of these stands in test/integration. */
+/** What brings a process or a peer: a test that imports one of these belongs in test/integration. */
 const OUTSIDE: readonly string[] = [
   ...['node:child_process', 'node:http', 'node:net'],
   ...['agent', 'cli-run', 'frontend', 'guest', 'host', 'rng-backend'].map(
@@ -75,7 +75,7 @@ function mayImport(from: Layer, to: Layer): boolean {
 
 function rule(layer: Layer | undefined): object {
   const forbidden = layer === undefined ? [] : LAYERS.filter((to) => !mayImport(layer, to));
-  const message = `src/${layer?.folder} stands below this: see docs/architecture.md, "Seams".`;
+  const message = `src/${layer?.folder} is below this: see docs/architecture.md, "Seams".`;
   const seams = forbidden.length === 0 ? [] : [{ group: forbidden.flatMap(patternsOf), message }];
   const native = layer?.folder === 'host' ? {} : { paths: { koffi: NATIVE } };
   const patterns = seams.length === 0 ? {} : { patterns: seams };

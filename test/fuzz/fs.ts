@@ -107,19 +107,19 @@ const step = fc.record({
     { weight: 100, arbitrary: fc.nat(REQUESTS.length - 1 - ENDS) },
     { weight: 1, arbitrary: fc.nat(REQUESTS.length - 1) },
   ),
-  /** In place of the opcode. */
+  /** Instead of the opcode. */
   opcode: fc.oneof(
     { weight: 15, arbitrary: fc.constant(undefined) },
     { weight: 1, arbitrary: fc.oneof(fc.nat(60), fc.nat(0xffff_ffff)) },
   ),
-  /** Of what was told: node and handles, one after the other from there on. */
+  /** Of the nodes and handles reported so far: each index counts on from it. */
   node: known,
   handle: known,
   other: known,
   numbers: fc.array(number, { minLength: 4, maxLength: 12 }),
   names: fc.array(name, { minLength: 2, maxLength: 2 }),
   xattr,
-  /** What a request says of its data's length. */
+  /** The length of data that a request announces. */
   isTrue: fc.oneof({ weight: 9, arbitrary: fc.constant(true) }, fc.constant(false)),
   user: fc.constantFrom(0, 0, 0, 1000),
   /** Bytes more or less than there should be. */
@@ -135,7 +135,7 @@ const input = fc.record({
 type Input = typeof input extends fc.Arbitrary<infer T> ? T : never;
 type Step = Input['steps'][number];
 
-/** What the guest was told: it asks about that, or about what is no more, or never was. */
+/** Nodes and handles that the guest got: requests name those, stale ones, or invented ones. */
 class Told {
   readonly #numbers: bigint[];
 
@@ -218,7 +218,7 @@ function ask(fs: FsDriver, one: Step, nodes: Told, handles: Told): void {
   if (opcode === fuse.FUSE_CREATE) handles.add(answer.getBigUint64(ANSWER + ENTRY, true));
 }
 
-/** What a guest is told as long as it asks as it should: the files, open. */
+/** What a well-behaved guest gets: the files, open. */
 function begin(fs: FsDriver, nodes: Told, handles: Told): void {
   const ids = [fs.find('file'), fs.find('folder'), fs.find('folder', 'inner'), fs.find('out')];
   for (const id of ids) nodes.add(BigInt(id));

@@ -14,7 +14,7 @@ import { inflightRegionSize } from '../../src/virtio/queue/inflight/inflight-reg
 import { type FileKind, PeerFiles } from './peer-files.ts';
 
 export const MEMORY_BYTES: number = 2 ** 20;
-/** Where it says that it has its memory. */
+/** Where it claims to map its memory. */
 export const USER: bigint = 0x7f00_0000_0000n;
 const QUEUE_SIZE = 64;
 export const RECORD_BYTES: number = 4096 * 2;

@@ -10,15 +10,15 @@ export interface FuzzTarget<Input> {
   open(): Promise<FuzzSubject<Input>>;
 }
 
-/** What is tried, from one input to the next. */
+/** What inputs are tried on. */
 export interface FuzzSubject<Input> extends AsyncDisposable {
-  /** @throws Error when something that must hold does not */
+  /** @throws Error when an invariant does not hold */
   run(input: Input): Promise<void>;
 }
 
 /**
- * How often a look is taken, a millisecond apart at least, whether what ends by itself has ended. Not
- * a time: a process that is stopped for a while has not been waiting.
+ * How many checks, at least a millisecond apart, something gets to end by itself. Not
+ * a time: a process that was stopped for a while has not been waiting.
  */
 const PATIENCE = 5000;
 /** After it, nothing that was closed is still open. */
@@ -28,7 +28,7 @@ const REST = 200;
 export class Belongings {
   readonly #before: string;
 
-  /** What there is once nothing is on its way out any more. */
+  /** What is open once nothing is closing any more. */
   static async atRest(): Promise<Belongings> {
     await delay(REST);
     return new Belongings();
@@ -55,16 +55,16 @@ function belongings(): string {
   return `${readdirSync('/proc/self/fd').length} descriptors, ${shared} shared mappings`;
 }
 
-/** What stands for lines that were said before (src/host/untrusted-text.ts). */
+/** Counts repeated lines (src/host/untrusted-text.ts). */
 const MORE = /^(\w+: )?\d+ more lines? like these$/;
 
-/** @throws Error unless each line is one that a person is meant to read */
+/** @throws Error unless each line is meant for a user */
 export function checkLines(lines: readonly string[], form: RegExp): void {
   for (const line of lines) {
     const isOurFault =
       line.includes('this is a bug') || /\b(Type|Range|Reference)Error\b/.test(line);
     const isKnown = form.test(line) || MORE.test(line);
-    if (isOurFault || line.includes('\n') || !isKnown) throw new Error(`it said: ${line}`);
+    if (isOurFault || line.includes('\n') || !isKnown) throw new Error(`reported: ${line}`);
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * Fuzz target: frontends of `nodevmm serve` that say anything. A proper conversation is the
+ * Fuzz target: frontends of `nodevmm serve` that send anything. A proper conversation is the
  * ground; messages, descriptors, rings, the record of what is in flight and the length of files are
  * wrong in it here and there.
  */
@@ -24,7 +24,7 @@ import { type FileKind, fileKind } from './peer-files.ts';
 import { MEMORY_BYTES, RawFrontend, RECORD_BYTES, USER } from './raw-frontend.ts';
 import { Belongings, checkLines, type FuzzSubject, type FuzzTarget, inTime } from './target.ts';
 
-/** A number in a message: what a careful peer would say, or what nobody would. */
+/** A number in a message: plausible, or not. */
 const word = fc.oneof(
   {
     weight: 6,
@@ -46,7 +46,7 @@ const message = fc.record({
     { weight: 8, arbitrary: fc.constantFrom('least', 'most') },
     { weight: 1, arbitrary: fc.nat(272) },
   ),
-  /** What the header says of the payload, beside the truth. */
+  /** The payload's length in the header, if not the true one. */
   announced: fc.oneof(
     { weight: 12, arbitrary: fc.constant(0) },
     fc.integer({ min: -9, max: 2048 }),
@@ -201,7 +201,7 @@ class Subject implements FuzzSubject<Input> {
       }
     }
     {
-      // Who comes after it is answered when it is through.
+      // The next frontend is answered when this one is done.
       using next = new FrontendRig(path.join(this.#folder, device));
       await inTime(next.channel.call(VHOST_USER_GET_FEATURES), 'the session');
     }

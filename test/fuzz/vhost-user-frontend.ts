@@ -198,18 +198,18 @@ class Subject implements FuzzSubject<Input> {
     }
     const timeoutMs = reactions.length === 0 ? NO_TIMEOUT_MS : TIMEOUT_MS;
     const address = { socket, server: false, timeoutMs };
-    const said: string[] = [];
+    const lines: string[] = [];
     const trying = async (work: () => Promise<unknown>): Promise<void> => {
       try {
         await work();
       } catch (error) {
-        said.push(messageOf(error));
+        lines.push(messageOf(error));
       }
     };
     const device = await VhostUserDevice.open('test0', address, KINDS[kind]).catch(
-      (error: unknown) => void said.push(messageOf(error)),
+      (error: unknown) => void lines.push(messageOf(error)),
     );
-    if (device === undefined) return said;
+    if (device === undefined) return lines;
     await using rig = new VhostUserRig(device);
     const features = featureSet(VIRTIO_F_VERSION_1, ...(packed ? [VIRTIO_F_RING_PACKED] : []));
     await trying(() => rig.start(features, 16));
@@ -247,7 +247,7 @@ class Subject implements FuzzSubject<Input> {
     }
     await rig.stop();
     await turn();
-    return [...said, ...rig.broken, ...rig.logs];
+    return [...lines, ...rig.broken, ...rig.logs];
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -7,7 +7,7 @@ import { vhostUserFrontend } from './vhost-user-frontend.ts';
 
 const INPUTS = 300;
 
-t.test('frontends that say anything', async (t) => {
+t.test('frontends that send anything', async (t) => {
   t.same(await fuzz(vhostUserBackend, { seed: 1, inputs: INPUTS }), { inputs: INPUTS });
 });
 
@@ -15,7 +15,7 @@ t.test('backends that answer anything', async (t) => {
   t.same(await fuzz(vhostUserFrontend, { seed: 1, inputs: INPUTS }), { inputs: INPUTS });
 });
 
-t.test('what fails is told with the smallest input, and how to have it again', async (t) => {
+t.test('a failure is reported with the smallest input, and how to reproduce it', async (t) => {
   const { name, input } = vhostUserBackend;
   const target: FuzzTarget<
     Parameters<Awaited<ReturnType<typeof vhostUserBackend.open>>['run']>[0]
@@ -30,7 +30,7 @@ t.test('what fails is told with the smallest input, and how to have it again', a
     }),
   };
   const { failure = '' } = await fuzz(target, { seed: 1, inputs: INPUTS });
-  t.match(failure, /^failed: it said: RangeError\n/);
+  t.match(failure, /^failed: reported: RangeError\n/);
   t.match(failure, /the smallest input found: .*"do":"truncate"/);
   const path = /--path ([\d:]+)$/.exec(failure)?.[1] ?? '';
   const again = await fuzz(target, { seed: 1, path, inputs: 1 });

@@ -14,10 +14,10 @@ const LOST = { code: /^E_AGENT_(RESTARTED|GONE)$/, message: /^the guest agent en
 t.test('an agent that is killed comes back, and commands run again', async (t) => {
   await using vm = await bootGuest();
   for (let i = 0; i < 2; i++) {
-    const beside = t.rejects(vm.exec(['sleep', '1000']), LOST);
+    const second = t.rejects(vm.exec(['sleep', '1000']), LOST);
     await t.rejects(vm.exec(['sh', '-c', 'kill -9 $PPID; exec sleep 1000']), LOST);
     t.equal(await guestShell(vm, 'echo again'), 'again');
-    await beside;
+    await second;
     t.equal(await guestShell(vm, 'pidof sleep || echo none'), 'none', 'what it ran has gone');
   }
 });
@@ -56,7 +56,7 @@ for (const [how, script, says] of [
   ['shuts down', 'kill -USR2 1', /^the guest powered off before/],
   ['panics', 'echo c > /proc/sysrq-trigger', /^the guest's kernel panicked \(Kernel panic/],
 ] as const) {
-  t.test(`what a guest that ${how} leaves undone hears of it`, async (t) => {
+  t.test(`commands fail when a guest ${how}`, async (t) => {
     await using vm = await bootGuest();
     const ended = { code: 'E_GUEST_ENDED', message: says };
     const undone = t.rejects(vm.exec(['sleep', '1000']), ended);
@@ -65,7 +65,7 @@ for (const [how, script, says] of [
   });
 }
 
-t.test('what a reboot leaves undone hears of it, and the next command waits', async (t) => {
+t.test('commands fail at a reboot, and the next one waits', async (t) => {
   await using vm = await bootGuest();
   await t.rejects(vm.exec(['sh', '-c', 'reboot -f']), {
     code: 'E_GUEST_ENDED',

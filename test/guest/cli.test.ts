@@ -135,7 +135,7 @@ t.test('a guest that powers off under its command: status 203', async (t) => {
   t.equal((await nodevmm('run', '--', 'poweroff', '-f')).status, 203);
 });
 
-t.test('a kernel without an init shows what it said', async (t) => {
+t.test('the output of a kernel without an init is shown', async (t) => {
   const { status, stderr } = await nodevmm(
     ...['run', '--kernel', kernel, '--console', 'none', '--append', 'panic=-1'],
   );

@@ -80,7 +80,7 @@ t.test('hvc0', async (t) => {
     t.pass();
   });
 
-  await t.test('a new size is told to the terminal and to what runs on it', async (t) => {
+  await t.test('a resize reaches the terminal and its programs', async (t) => {
     vm.console.write('trap "stty size" WINCH; echo tra""pped\n');
     await screen.shows(/trapped\r\n/);
     vm.resizeConsole(123, 45);
@@ -102,7 +102,7 @@ t.test('hvc0', async (t) => {
   });
 });
 
-t.test('consoles that nobody reads hold up nothing', async (t) => {
+t.test('unread consoles block nothing', async (t) => {
   const screens = [new Screen(vm.console), new Screen(vm.serial)];
   for (const stream of [vm.console, vm.serial]) stream.pause();
   for (const [device, letter] of [

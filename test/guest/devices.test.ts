@@ -87,7 +87,7 @@ t.test('on MSI-X', async (t) => {
     ]);
   });
 
-  await t.test('the ring features that were asked for are negotiated', async (t) => {
+  await t.test('the requested ring features are negotiated', async (t) => {
     const bits = [
       ring.VIRTIO_F_VERSION_1,
       ring.VIRTIO_F_INDIRECT_DESC,

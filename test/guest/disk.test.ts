@@ -57,7 +57,7 @@ const vm = await bootGuest({ image: 'tools', machine: { cpus: 2, disks } });
 t.teardown(() => vm[Symbol.asyncDispose]());
 const sh = (script: string): Promise<string> => guestShell(vm, DISK_BY_SERIAL + script);
 
-t.test('serial, size, block sizes and queues are as asked for', async (t) => {
+t.test('serial, size, block sizes and queues are as requested', async (t) => {
   for (const { serial = '', readOnly = false, queues = 1, path } of disks) {
     const shown = await sh(`cd /sys/block/$(disk ${serial})
       cat ro size queue/logical_block_size queue/physical_block_size queue/minimum_io_size
@@ -121,7 +121,7 @@ t.test('write zeroes', async (t) => {
   }
 });
 
-t.test('a file that becomes shorter ends in I/O errors, and the machine goes on', async (t) => {
+t.test('a file that shrinks causes I/O errors, and the machine continues', async (t) => {
   truncateSync(fileOf('shrinks'), MiB);
   const answer = await sh(`d=/dev/$(disk shrinks)
     dd if=$d bs=64k count=1 iflag=direct 2>/dev/null | wc -c

@@ -56,17 +56,17 @@ t.test('virtio-example', async (t) => {
     },
   });
   const logs: string[] = [];
-  let heard: () => void = () => {};
+  let notify: () => void = () => {};
   vm.on('log', (text) => {
     logs.push(text);
-    heard();
+    notify();
   });
-  const hear = async (pattern: RegExp): Promise<string> => {
+  const logged = async (pattern: RegExp): Promise<string> => {
     for (;;) {
       const found = logs.find((text) => pattern.test(text));
       if (found !== undefined) return found;
       await new Promise<void>((resolve) => {
-        heard = resolve;
+        notify = resolve;
       });
     }
   };
@@ -74,7 +74,7 @@ t.test('virtio-example', async (t) => {
   const save = async (file: string, answer: string): Promise<void> => {
     logs.length = 0;
     writeFileSync(file, file === rng ? answer : SOURCE.replace(ANSWER, answer));
-    await hear(/runs .* as it was saved|keeps its old code/);
+    await logged(/runs .* as it was saved|keeps its old code/);
   };
   await vm.start();
   await vm.ready();
@@ -152,7 +152,7 @@ t.test('virtio-example', async (t) => {
   }
 
   await t.test(
-    'under a driver that knows no reset, the queues go on where they stood',
+    'under a driver that does not reset, the queues continue where they were',
     async (t) => {
       const reads = (byte: number) =>
         sh(`until [ -e /dev/hwrng ]; do sleep 0.1; done

@@ -96,7 +96,7 @@ t.test('mounts below a folder are empty folders, to mount on', async (t) => {
   t.equal(await sh('df /alone/b | tail -n 1 | cut -d" " -f1'), 'alone');
 });
 
-t.test('submounts: tar, cp and find tell files of the same number apart', async (t) => {
+t.test('submounts: tar, cp and find distinguish files with equal inode numbers', async (t) => {
   const found = 'a/inner/one a/inner/two a/one a/two b/one b/two';
   t.equal(await sh('cd /whole; find a b -type f | sort | xargs echo'), found);
   t.equal(await sh('stat -c %d /whole /whole/a /whole/b /whole/a/inner | sort -u | wc -l'), '4');
@@ -148,7 +148,7 @@ t.test('ACLs', async (t) => {
   t.match(await read(1000), /Permission denied/, 'the mask is the group’s');
   await sh(`/own/probe setfacl /own/shared system.posix_acl_default 1000
     umask 077; echo secret >/own/shared/file; mkdir /own/shared/sub; echo >/own/plain`);
-  t.equal(statSync(at('own', 'shared', 'file')).mode & 0o777, 0o640, 'it stands in for the umask');
+  t.equal(statSync(at('own', 'shared', 'file')).mode & 0o777, 0o640, 'it replaces the umask');
   t.equal(statSync(at('own', 'plain')).mode & 0o777, 0o600, 'which counts elsewhere');
   t.equal(await sh('/own/probe getxattr /own/shared/sub system.posix_acl_default'), '44 bytes');
 });

@@ -150,8 +150,8 @@ t.test('a read-only folder is read, and refuses every change', async (t) => {
   const answer = await sh(`cd /fixed
     for change in "touch new" "mkdir new" "rm from-host" "mv link other" "chmod 777 from-host" \
       "truncate -s 1 from-host" "ln from-host hard"; do
-      if $change 2>/tmp/said; then echo "$change succeeded"; fi
-      grep -q 'Read-only file system' /tmp/said || cat /tmp/said
+      if $change 2>/tmp/errors; then echo "$change succeeded"; fi
+      grep -q 'Read-only file system' /tmp/errors || cat /tmp/errors
     done`);
   t.equal(answer, '');
   t.same(readdirSync(at('fixed')).sort(), ['folder', 'from-host', 'link']);
@@ -164,7 +164,7 @@ t.test('open files outlive a pause; names also a backend that is another one', a
     until [ -e /own/goes-on ]; do sleep 0.1; done
     cat <&3 >>/tmp/own; cat <&4 >>/tmp/served
     cat /tmp/own /tmp/served | sha256sum`);
-  const failed = reading.then((said) => Promise.reject(new Error(`it ended: ${said}`)));
+  const failed = reading.then((output) => Promise.reject(new Error(`it ended: ${output}`)));
   const waits = async (): Promise<void> => {
     while (!existsSync(at('own', 'waits'))) await delay(20);
   };

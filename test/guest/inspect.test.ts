@@ -1,4 +1,4 @@
-/** Looking into the devices of a guest under way: features by name, moving indices, held queues. */
+/** Looking into the devices of a running guest: features by name, moving indices, held queues. */
 import { createHash, randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -139,7 +139,7 @@ for (const [name, serial] of [
   });
 }
 
-t.test('a network device whose queues are held goes on when they are let go', async (t) => {
+t.test('a network device continues when its held queues are released', async (t) => {
   for (const held of ['transmitq1', 'receiveq1']) {
     await vm.holdQueue('net0', held);
     const { stdout } = await vm.exec(['ping', '-c', '1', '-W', '1', HOST]);

@@ -82,7 +82,7 @@ t.test('ACPI shows each device, and each has its driver', async (t) => {
   ]);
 });
 
-t.test('the ring features that were asked for are negotiated', async (t) => {
+t.test('the requested ring features are negotiated', async (t) => {
   const bits = [
     ring.VIRTIO_F_VERSION_1,
     ring.VIRTIO_F_INDIRECT_DESC,

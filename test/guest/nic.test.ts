@@ -1,4 +1,4 @@
-/** The emulated 82540EM with Linux's own driver, and what its registers cost beside a virtio device. */
+/** The emulated 82540EM with Linux's own driver, and what its registers cost, compared with virtio. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import t from 'tap';
@@ -29,9 +29,9 @@ function exits(vm: VirtualMachine): number {
 
 async function exitsPerPing(vm: VirtualMachine, host: string): Promise<number> {
   const before = exits(vm);
-  const said = await guestShell(vm, `ping -q -c ${PINGS} -i 0.02 ${host}`);
+  const output = await guestShell(vm, `ping -q -c ${PINGS} -i 0.02 ${host}`);
   const spent = exits(vm) - before;
-  if (!/ 0% packet loss/.test(said)) throw new Error(said);
+  if (!/ 0% packet loss/.test(output)) throw new Error(output);
   return spent / PINGS;
 }
 
@@ -103,7 +103,7 @@ t.test('an emulated card and a virtio device in one guest', async (t) => {
     t.match(await run(`ping -c 3 -s 8900 ${CARD.host}`), / 0% packet loss/);
   });
 
-  await t.test('after a pause, and with the driver loaded anew', async (t) => {
+  await t.test('after a pause, and with the driver reloaded', async (t) => {
     await vm.pause();
     await vm.resume();
     t.match(await run(`ping -c 2 ${CARD.host}`), / 0% packet loss/);

@@ -1,4 +1,4 @@
-/** A device that a person wrote, with Linux's own driver. */
+/** A user-defined device, with Linux's own driver. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
@@ -50,7 +50,7 @@ for (const thread of ['main', 'worker'] as const) {
   });
 }
 
-t.test('one whose code fails is broken, and the guest goes on', async (t) => {
+t.test('one whose code throws breaks, and the guest continues', async (t) => {
   const logs: string[] = [];
   const devices = [{ module, options: { failAfter: '1' } }];
   await using vm = await createGuest({ machine: { rng: false, devices } });

@@ -19,7 +19,7 @@ t.test('reboot from inside starts the guest again', async (t) => {
   t.not(marker.exitCode, 0, 'the second boot starts from the image');
 });
 
-t.test('reboot ends the run where that was asked for', async (t) => {
+t.test('reboot ends the run if requested', async (t) => {
   await using vm = await bootGuest({ machine: { onReboot: 'exit' } });
   vm.spawn(['reboot', '-f']).exit.catch(() => {});
   t.equal((await vm.wait()).reason, 'reboot');
@@ -29,7 +29,7 @@ for (const [name, append] of [
   ['with the panic device', ''],
   ['by its message alone', 'module_blacklist=pvpanic_mmio,pvpanic'],
 ] as const) {
-  t.test(`a kernel panic is told ${name}`, async (t) => {
+  t.test(`a kernel panic is reported ${name}`, async (t) => {
     await using vm = await bootGuest({ append });
     vm.spawn(['sh', '-c', 'echo c > /proc/sysrq-trigger']).exit.catch(() => {});
     const { reason, detail } = await vm.wait();
@@ -38,7 +38,7 @@ for (const [name, append] of [
   });
 }
 
-t.test('a triple fault is told, with registers', async (t) => {
+t.test('a triple fault is reported, with registers', async (t) => {
   await using vm = await bootGuest({ append: 'reboot=triple' });
   vm.spawn(['reboot', '-f']).exit.catch(() => {});
   const { reason, detail } = await vm.wait();
@@ -46,7 +46,7 @@ t.test('a triple fault is told, with registers', async (t) => {
   t.match(detail, /rip/i);
 });
 
-t.test('pause stops the clock ticks of the guest, resume lets it go on', async (t) => {
+t.test('pause stops the clock ticks of the guest, resume restarts them', async (t) => {
   await using vm = await bootGuest({ machine: { cpus: 2 } });
   const counter = vm.spawn(['sh', '-c', 'while :; do echo tick; done']);
   await once(counter.stdout, 'data');

@@ -1,4 +1,4 @@
-/** A boot with disk and network under trace: what is in the file, and what the summary says. */
+/** A boot with disk and network under trace: the file and the summary. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';

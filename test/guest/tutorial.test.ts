@@ -1,4 +1,4 @@
-/** The tutorial's driver and device in a guest, by its commands as they stand there. */
+/** The tutorial's driver and device in a guest, by its own commands. */
 import t from 'tap';
 import { promised, runTutorial } from '../support/fixtures/tutorial.ts';
 

@@ -1,4 +1,4 @@
-/** A driver in the guest's userland: DPDK's virtio PMD on uio_pci_generic, beside Linux's own. */
+/** A driver in the guest's userland: DPDK's virtio PMD on uio_pci_generic, next to Linux's own. */
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { promisify } from 'node:util';

@@ -1,6 +1,6 @@
 /**
  * nodevmm at both ends of vhost-user, in one guest: a disk of `nodevmm serve`, killed under load; a
- * network interface of two queue pairs; a console; and a device of a person's own.
+ * network interface of two queue pairs; a console; and a user-defined device.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -35,13 +35,13 @@ async function serve(name: string, ...args: string[]): Promise<ChildProcess> {
   const argv = [PROGRAM, 'serve', ...args, '--socket', at(`${name}.sock`)];
   const child = spawn(process.execPath, argv, { stdio: ['pipe', 'pipe', 'pipe'] });
   children.set(name, child);
-  let said = '';
+  let output = '';
   await new Promise<void>((resolve, reject) => {
     child.stderr.on('data', (chunk: Buffer) => {
-      said += chunk;
-      if (said.includes('listening on')) resolve();
+      output += chunk;
+      if (output.includes('listening on')) resolve();
     });
-    child.once('exit', () => reject(new Error(`serve ${name} ended: ${said}`)));
+    child.once('exit', () => reject(new Error(`serve ${name} ended: ${output}`)));
   });
   return child;
 }
@@ -89,14 +89,14 @@ await vm.start();
 await vm.ready();
 const sh = (script: string): Promise<string> => guestShell(vm, script);
 
-t.test('a device of a person, with its own driver', async (t) => {
+t.test('a user-defined device, with its own driver', async (t) => {
   await sh('until [ -e /dev/virtio-example ]; do sleep 0.1; done; echo Hello >/dev/virtio-example');
   t.equal(await sh('cat /dev/virtio-example'), 'HELLO');
-  t.equal(await sh('cat /sys/class/misc/virtio-example/served'), '1', 'it hears of a change');
+  t.equal(await sh('cat /sys/class/misc/virtio-example/served'), '1', 'it is notified of a change');
   // What it writes gets there by another way than its buffers, which may be faster.
   await sh(`echo 1 >/sys/class/misc/virtio-example/mode
-    for i in 1 2 3 4 5; do echo Hello >/dev/virtio-example; cat /dev/virtio-example >/tmp/said; done`);
-  t.equal(await sh('cat /tmp/said'), 'Uryyb', 'it writes configuration');
+    for i in 1 2 3 4 5; do echo Hello >/dev/virtio-example; cat /dev/virtio-example >/tmp/answer; done`);
+  t.equal(await sh('cat /tmp/answer'), 'Uryyb', 'it writes configuration');
 });
 
 t.test('a console, both ways', async (t) => {
@@ -165,7 +165,7 @@ t.test('a disk whose backend is killed under load, on packed rings', async (t) =
     echo $rounds`);
   load.catch(() => {});
   for (let kill = 1; kill <= KILLS; kill++) {
-    // All that waits for the writes waits for the failure of who writes, too.
+    // Whatever waits for the writes also waits for a failure of the writers.
     const stamp = statSync(image).mtimeMs;
     while (statSync(image).mtimeMs === stamp) await Promise.race([delay(10), load]);
     const child = children.get('disk');
@@ -174,7 +174,7 @@ t.test('a disk whose backend is killed under load, on packed rings', async (t) =
     child.kill('SIGKILL');
     await exited;
     await disk();
-    // It is back when writes arrive, here or in the next round: its lines are said once a minute.
+    // It is back when writes arrive, here or in the next round: lines are logged once a minute.
     const left = statSync(image).mtimeMs;
     while (statSync(image).mtimeMs === left) await Promise.race([delay(10), load]);
   }
@@ -182,7 +182,7 @@ t.test('a disk whose backend is killed under load, on packed rings', async (t) =
   while (!isTold()) await Promise.race([delay(10), load]);
   await sh('touch /tmp/enough');
   t.ok(Number(await load) > 0, `${await load} rounds, each of them verified`);
-  // A buffer that is used twice has Linux say so, and stop the queue.
+  // If a buffer is used twice, Linux reports it and stops the queue.
   t.notMatch(await sh('dmesg'), /is not a head|I\/O error/);
   t.same(
     logs.filter(

@@ -42,12 +42,12 @@ async function backend(
   for (const socket of sockets) rmSync(socket, { force: true });
   const child = spawn(programPath(command), args, { stdio: ['pipe', 'ignore', 'pipe'] });
   children.push(child);
-  let said = '';
+  let output = '';
   child.stderr?.on('data', (chunk: Buffer) => {
-    said = (said + chunk.toString()).slice(-2000);
+    output = (output + chunk.toString()).slice(-2000);
   });
   while (!sockets.every((socket) => existsSync(socket))) {
-    if (child.exitCode !== null) throw new Error(`${command} ended: ${said}`);
+    if (child.exitCode !== null) throw new Error(`${command} ended: ${output}`);
     await delay(50);
   }
   return child;
@@ -109,7 +109,7 @@ vm.on('log', (line) => logs.push(line));
 const sh = (script: string): Promise<string> => guestShell(vm, script);
 await sh('modprobe virtio_blk; until [ -b /dev/vda ] && [ -b /dev/vdb ]; do sleep 0.1; done');
 
-t.test('they are where they were asked for, and stay there', async (t) => {
+t.test('they are at the requested path, and stay there', async (t) => {
   for (const name of ['blk0', 'virtio2-0', 'fs0', 'net0']) {
     t.equal(vm.datapaths.get(name), 'vhost-user', name);
   }
@@ -154,7 +154,7 @@ t.test('a network interface of DPDK', async (t) => {
   testpmd.stdin?.write('stop\n');
 });
 
-t.test('a backend that dies under load is told all anew when it comes back', async (t) => {
+t.test('a backend that crashes under load is set up again when it is back', async (t) => {
   await sh('dd if=/dev/urandom of=/tmp/data bs=1M count=1 2>/dev/null');
   const before = statSync(image).mtimeMs;
   const writing = sh('dd if=/tmp/data of=/dev/vda bs=4k oflag=direct 2>/dev/null; echo written');
@@ -165,8 +165,8 @@ t.test('a backend that dies under load is told all anew when it comes back', asy
   storage = await disk();
   t.equal(await writing, 'written');
   await sh('dd if=/dev/vda bs=64k count=16 iflag=direct 2>/dev/null | cmp - /tmp/data');
-  const said = logs.filter((line) => line.startsWith('blk0: the backend'));
-  t.equal(said.length, 2);
-  t.match(said[0], /closed the connection; waiting for it at/);
-  t.match(said[1], /the backend reconnected$/);
+  const lines = logs.filter((line) => line.startsWith('blk0: the backend'));
+  t.equal(lines.length, 2);
+  t.match(lines[0], /closed the connection; waiting for it at/);
+  t.match(lines[1], /the backend reconnected$/);
 });

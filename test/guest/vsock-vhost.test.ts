@@ -60,7 +60,7 @@ t.test('the host connects: 10 MiB there and back', async (t) => {
   t.equal(sha256(await ask(52, BIG)), sha256(BIG));
   await serve(53, 'sha256sum');
   t.match((await ask(53, BIG)).toString(), sha256(BIG), 'after a half-close');
-  await t.rejects(ask(999, Buffer.alloc(0)), /status 1/, 'nobody listens');
+  await t.rejects(ask(999, Buffer.alloc(0)), /status 1/, 'no listener');
 });
 
 t.test('the example of docs/vsock.md', { skip: noPython }, async (t) => {
@@ -120,9 +120,9 @@ t.test('a move ends connections at both ends; listeners stay', async (t) => {
 
   const socket = connect(file);
   socket.write('CONNECT 52\nhello');
-  let heard = '';
-  while (!heard.includes('hello')) heard += String((await once(socket, 'data'))[0]);
-  t.match(heard, /^OK \d+\nhello$/);
+  let received = '';
+  while (!received.includes('hello')) received += String((await once(socket, 'data'))[0]);
+  t.match(received, /^OK \d+\nhello$/);
   const closed = once(socket, 'close');
   await vm.moveDatapath('vsock0', 'vhost');
   await closed;

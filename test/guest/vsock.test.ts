@@ -34,7 +34,7 @@ async function dial(port: number): Promise<Socket> {
       await new Promise<void>((resolve) => socket.once('readable', resolve).once('end', resolve));
     if (socket.readableEnded) throw new Error('refused');
   }
-  if (!/^OK \d+\n$/.test(line)) throw new Error(`the device said ${JSON.stringify(line)}`);
+  if (!/^OK \d+\n$/.test(line)) throw new Error(`the device answered ${JSON.stringify(line)}`);
   return socket;
 }
 
@@ -46,7 +46,7 @@ async function listen(port: number, serve: (socket: Socket) => void): Promise<Se
   return server;
 }
 
-/** A program of the host in a process of its own: it says a line when it is connected. */
+/** A host program in its own process: prints a line when it is connected. */
 async function program(source: string): Promise<ChildProcess> {
   const child = spawn(process.execPath, ['-e', `const net = require('node:net'); ${source}`], {
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -124,7 +124,7 @@ for (const [name, ring] of [
         t.equal(sha256(await back), sha256(BIG.subarray(0, MiB)), 'another is not held back');
         t.equal(await sh('ls /tmp/all-sent 2>/dev/null || true'), '', 'it still sends');
         const all = readAll(held);
-        t.equal((await all).length, BIG.length, 'and goes on when it is read');
+        t.equal((await all).length, BIG.length, 'and continues when it is read');
         held.destroy();
       });
 
@@ -140,7 +140,7 @@ for (const [name, ring] of [
         t.ok(answers.every((bytes, index) => bytes.toString() === `${index} `.repeat(1000)));
       });
 
-      await t.test('nobody listens', async (t) => {
+      await t.test('no listener', async (t) => {
         t.match(
           await sh('nodevmm-agent vsock connect 2 999 </dev/null 2>&1 || echo status $?'),
           /connect: Connection reset by peer\nstatus 1/,
@@ -155,7 +155,7 @@ for (const [name, ring] of [
 
       await t.test('a program of the host dies', async (t) => {
         const server = await program(`
-          net.createServer((socket) => socket.once('data', () => console.log('heard')))
+          net.createServer((socket) => socket.once('data', () => console.log('received')))
             .listen('${file}_61', () => console.log('listening'))`);
         const client = vm.exec(['nodevmm-agent', 'vsock', 'connect', '2', '61'], {
           stdin: BIG.subarray(0, MiB),
@@ -165,12 +165,12 @@ for (const [name, ring] of [
         const { exitCode } = await client;
         t.ok(exitCode === 0 || exitCode === 1, `the guest's program ends, with ${exitCode}`);
 
-        await serve(55, 'sh', '-c', 'cat >/tmp/heard; echo over >/tmp/over');
+        await serve(55, 'sh', '-c', 'cat >/tmp/received; echo over >/tmp/over');
         const dialer = await program(`
           const socket = net.connect('${file}', () => socket.write('CONNECT 55\\nhello'));
           socket.once('data', () => console.log('joined'))`);
         dialer.kill('SIGKILL');
-        t.equal(await sh('until [ -e /tmp/over ]; do sleep 0.1; done; cat /tmp/heard'), 'hello');
+        t.equal(await sh('until [ -e /tmp/over ]; do sleep 0.1; done; cat /tmp/received'), 'hello');
       });
 
       await t.test('the guest’s program dies', async (t) => {

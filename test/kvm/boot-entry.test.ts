@@ -72,7 +72,7 @@ for (const [name, image, protocol, mode, magic] of cases) {
     t.equal(vcpu.enter(), 0);
     t.equal(exitName(vcpu.exitReason), exitName(KVM_EXIT_HLT));
     const { rcx, rdx } = vcpu.getRegisters();
-    t.equal(rcx & 0xffff_ffffn, BigInt(magic), 'what the protocol passes on is where it says');
+    t.equal(rcx & 0xffff_ffffn, BigInt(magic), 'the protocol passes the magic on');
     t.equal(rdx & 0xffff_ffffn, mode, 'mode of the processor');
   });
 }

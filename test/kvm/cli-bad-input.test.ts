@@ -1,4 +1,4 @@
-/** Bad input to `nodevmm run`: status 2, one line that says what is wrong, nothing left behind. */
+/** Bad input to `nodevmm run`: status 2, one line with the cause, nothing left behind. */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { chmodSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -111,7 +111,7 @@ t.test('a tap that another run has', { skip: noTaps }, async (t) => {
   await refused(t, [...own, '--net', tap.name], /nodevmm-busy/);
 });
 
-t.test('a socket that somebody listens on', { skip }, async (t) => {
+t.test('a socket with a listener', { skip }, async (t) => {
   const path = `${folder}/sock`;
   using _owner = new ListenPath(path);
   await refused(t, [...own, '--vsock', `cid=3,path=${path}`], /another process is listening on it/);
@@ -124,7 +124,7 @@ t.test('a disk that another run has', { skip }, async (t) => {
 });
 
 const NOBODY = 65534;
-/** Why the program cannot be tried as somebody who may do nothing. */
+/** Why the program cannot be tried as an unprivileged user. */
 function nobodyMissing(): string | false {
   if (process.getuid?.() !== 0) return 'needs root to run as nobody';
   const argv = ['dist/src/cli/main.js', '--version'];

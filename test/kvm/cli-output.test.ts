@@ -1,4 +1,4 @@
-/** Runs whose output nobody takes: slow, stopped, full, gone. */
+/** Runs whose output is not read: slow, stopped, full, gone. */
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -30,17 +30,17 @@ function kernelOf(name: string, code: readonly number[]): string {
 /** More than a pipe, a terminal and all streams between hold. */
 const TIMES = 20_000;
 const muchThenPanic = kernelOf('much', [...printMuch(TIMES), ...PANIC]);
-const forEver = kernelOf('for-ever', [...print('U'), 0xeb, 0xfd]);
+const endless = kernelOf('for-ever', [...print('U'), 0xeb, 0xfd]);
 const SERIAL = ['--console', 'none', '--serial', 'tty'];
 
-/** Resolves when a run has said this on its standard error; rejects when it ends without. */
-async function says(child: ChildProcess, text: string): Promise<void> {
-  let said = '';
+/** Resolves when a run has printed this on its standard error; rejects when it ends before. */
+async function waitFor(child: ChildProcess, text: string): Promise<void> {
+  let output = '';
   for await (const chunk of child.stderr?.iterator({ destroyOnReturn: false }) ?? []) {
-    said += chunk;
-    if (said.includes(text)) return;
+    output += chunk;
+    if (output.includes(text)) return;
   }
-  throw new Error(`no ${text} in ${said}`);
+  throw new Error(`no ${text} in ${output}`);
 }
 
 /** Resolves with its status; a test that fails before leaves nothing of it. */
@@ -58,7 +58,7 @@ function ended(t: Test, child: ChildProcess): Promise<number | NodeJS.Signals | 
 t.test('a reader that does not read holds up no guest, and loses nothing', { skip }, async (t) => {
   const run = new CliRun(folder, ['--kernel', muchThenPanic, ...SERIAL]);
   run.process.stdout?.pause();
-  await says(run.process, 'the guest ended: panic');
+  await waitFor(run.process, 'the guest ended: panic');
   run.process.stdout?.resume();
   const { status, stdout } = await run.result;
   t.equal(status, 200);
@@ -68,7 +68,7 @@ t.test('a reader that does not read holds up no guest, and loses nothing', { ski
 t.test('a terminal that was stopped holds up no guest', { skip }, async (t) => {
   const run = runInTerminal(folder, ['--kernel', muchThenPanic, ...SERIAL]);
   const end = ended(t, run);
-  await says(run, 'the guest ended: panic');
+  await waitFor(run, 'the guest ended: panic');
   // The guest is over, and its output waits to be read: a signal ends the process all the same, with
   // the guest's status if it comes while the machine is being taken down.
   run.kill('SIGTERM');
@@ -77,7 +77,7 @@ t.test('a terminal that was stopped holds up no guest', { skip }, async (t) => {
 });
 
 t.test('a terminal that was stopped holds up no signal', { skip }, async (t) => {
-  const run = runInTerminal(folder, ['--kernel', forEver, ...SERIAL, '--name', 'stopped']);
+  const run = runInTerminal(folder, ['--kernel', endless, ...SERIAL, '--name', 'stopped']);
   const end = ended(t, run);
   // More than what lies between the guest and the terminal holds, a byte for each exit.
   while ((await ask('stopped', { call: 'status' }).catch(() => ({ exits: 0 }))).exits < 100_000) {

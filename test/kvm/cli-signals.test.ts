@@ -14,13 +14,13 @@ import { kvmMissing } from './tiny-guest.ts';
 const skip = kvmMissing() || tapReason();
 const folder = testFolder(t);
 
-/** Prints a letter on the serial port, then computes for ever: only a kick gets it out of KVM. */
+/** Prints a letter on the serial port, then loops forever: only a kick gets it out of KVM. */
 const BUSY = [
   ...[0x66, 0xba, 0xf8, 0x03], // mov dx, 0x3f8
   ...[0xb0, 0x55, 0xee], // mov al, 'U'; out dx, al
   ...[0xeb, 0xfe], // jmp -2
 ];
-/** Prints it for ever. */
+/** Prints it forever. */
 const CHATTY = [...BUSY.slice(0, -2), 0xeb, 0xfd]; // jmp to the out
 
 function kernelOf(name: string, code: readonly number[]): string {
@@ -99,7 +99,7 @@ t.test('a reader that leaves ends the run, as SIGPIPE would', { skip }, async (t
   t.same(run.leftovers([disk]), []);
 });
 
-/** A device whose thread is never done: nobody can end it from outside. */
+/** A device whose thread never ends, and cannot be ended from outside. */
 const STUCK = `
   import { isMainThread } from 'node:worker_threads';
   import { defineDevice } from 'nodevmm/device';

@@ -46,7 +46,7 @@ interface Count {
 
 async function countMappings(): Promise<Count> {
   collectGarbage();
-  // Threads unmap what they had after they have told that they end.
+  // Threads unmap their memory after they have announced their end.
   await delay(500);
   const lines = readFileSync('/proc/self/maps', 'latin1').trimEnd().split('\n');
   const others = lines.filter((line) => {

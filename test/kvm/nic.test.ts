@@ -84,7 +84,7 @@ t.test('a packet by loads and stores alone, and nothing stays behind', { skip },
       nets: [{ tap: TAP, model: 'e1000' }],
     });
     vm.on('log', (line) => log.push(line));
-    const said = (async () => {
+    const output = (async () => {
       let all = '';
       for await (const bytes of vm.serial.iterator({ destroyOnReturn: false })) {
         all += bytes;
@@ -93,7 +93,7 @@ t.test('a packet by loads and stores alone, and nothing stays behind', { skip },
       return all;
     })();
     await vm.start();
-    t.equal(await said, 'sent\n');
+    t.equal(await output, 'sent\n');
     // What the guest sent is what the tap received.
     const received = readFileSync(`/sys/class/net/${TAP}/statistics/rx_bytes`, 'utf8');
     t.ok(Number(received) >= FRAME_LENGTH, received.trim());
@@ -120,5 +120,5 @@ t.test('a machine that is never started releases the tap', { skip }, async (t) =
     nets: [...nets, { tap: '%', model: 'e1000' }],
   });
   await t.rejects(second, { code: 'E_TAP_NAME' });
-  t.notOk(existsSync(`/sys/class/net/${TAP}`), 'also when another one cannot be had');
+  t.notOk(existsSync(`/sys/class/net/${TAP}`), 'also when another one cannot be created');
 });

@@ -5,7 +5,7 @@ import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
 
-t.test('the probe says whether guest code runs on a CPU', { skip }, (t) => {
+t.test('the probe detects whether guest code runs on a CPU', { skip }, (t) => {
   const probe = probeKvm(true);
   t.not(probe.kind, 'none');
   t.ok(probe.mips > 0);

@@ -1,4 +1,4 @@
-/** Guests that do one thing for ever, as fast as they can: how many messages the main thread gets. */
+/** Guests that do one thing forever, as fast as they can: how many messages the main thread gets. */
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -21,7 +21,7 @@ const EXITS = 5000;
 /** What a MessagePort delivers in one turn of the event loop when no more than that waits. */
 const TURN = 1000;
 
-/** The console's emerg_wr, whose device is the first one. */
+/** emerg_wr of the console, the first device. */
 const EMERGENCY = VIRTIO_MMIO_BASE + VIRTIO_MMIO_CONFIG + virtio_console_config.emerg_wr.offset;
 const address = new Uint8Array(Uint32Array.of(EMERGENCY).buffer);
 
@@ -56,10 +56,10 @@ for (const [name, code] of Object.entries(GUESTS)) {
     t.teardown(() => {
       Worker.prototype.on = on;
     });
-    Worker.prototype.on = function (this: Worker, event: string, heard: (one: unknown) => void) {
+    Worker.prototype.on = function (this: Worker, event: string, listener: (one: unknown) => void) {
       return on.call(this, event, (one: unknown) => {
         if (event === 'message') messages++;
-        heard(one);
+        listener(one);
       });
     } as typeof on;
     await vm.start();

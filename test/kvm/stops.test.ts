@@ -17,7 +17,7 @@ import { CODE, kvmMissing, STACK_TOP, TinyGuest } from './tiny-guest.ts';
 const skip = kvmMissing();
 const COUNTER = 0x3000;
 
-/** Counts in memory for ever. */
+/** Counts in memory forever. */
 const ENDLESS = [
   ...[0xff, 0x06, 0x00, 0x30], // inc word [0x3000]
   ...[0xeb, 0xfa], // jmp -6
@@ -64,7 +64,7 @@ t.test('KVM_EXIT_SHUTDOWN: a fault without an IDT is a triple fault', { skip }, 
   t.end();
 });
 
-t.test('KVM_EXIT_INTERNAL_ERROR: the dump tells where and what', { skip }, (t) => {
+t.test('KVM_EXIT_INTERNAL_ERROR: the dump shows where and what', { skip }, (t) => {
   using guest = new TinyGuest({
     memory: 0x9_0000,
     code: [

@@ -1,4 +1,4 @@
-/** Worker thread of tests: runs one vCPU until its next exit, and tells what it was. */
+/** Worker thread of tests: runs one vCPU until its next exit, and reports it. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { EAGAIN } from '../../src/abi/errno.ts';
 import { kvm_run_io } from '../../src/abi/kvm.ts';

@@ -73,7 +73,7 @@ for (const [name, code, reason] of [
     const exit = await vm.wait();
     t.equal(exit.reason, reason);
     await vm.stop();
-    t.same(exits, [exit], 'told once');
+    t.same(exits, [exit], 'reported once');
   });
 }
 
@@ -85,7 +85,7 @@ t.test('what the guest prints at its end is not lost', { skip }, async (t) => {
   t.equal(await all, 'last words\n');
 });
 
-t.test('a guest whose serial port nobody reads goes on to its end', { skip }, async (t) => {
+t.test('a guest whose serial port is unread runs to its end', { skip }, async (t) => {
   const times = 10_000;
   await using vm = await machine([...printMuch(times), ...out(0x600, 0x34), ...HALT]);
   vm.serial.pause();
@@ -119,7 +119,7 @@ t.test('a traced run: every exit is in the file and in the summary', { skip }, a
   t.same(vm.breaches, []);
 });
 
-t.test('a trace on a full disk ends, and its machine goes on', { skip }, async (t) => {
+t.test('a trace on a full disk ends, and its machine continues', { skip }, async (t) => {
   const options = { trace: { file: '/dev/full' } };
   await using vm = await machine([...print('traced\n'), ...out(0x600, 0x34), ...HALT], options);
   const logs: string[] = [];
@@ -178,7 +178,7 @@ t.test('a paused guest does nothing until it is resumed', { skip }, async (t) =>
   t.equal(await printed(vm, 'b'), 'b');
 });
 
-/** Where the guest's kvm-clock page is, and of its `flags` what tells of a pause (KVM_KVMCLOCK_CTRL). */
+/** The guest's kvm-clock page, and the bit of its `flags` that marks a pause (KVM_KVMCLOCK_CTRL). */
 const CLOCK_PAGE = 0x20_0000;
 const CLOCK_FLAGS = CLOCK_PAGE + 29;
 const PVCLOCK_GUEST_STOPPED = 2;
@@ -197,7 +197,7 @@ const CLOCK = [
   ...[0xeb, 0xe6], // jmp -26
 ];
 
-t.test('a guest with a kvm-clock is told of each pause', { skip }, async (t) => {
+t.test('each pause is marked for a guest with a kvm-clock', { skip }, async (t) => {
   await using vm = await machine(CLOCK, { cpus: 1 });
   await vm.start();
   t.equal(await printed(vm, '.'), '.');

@@ -29,7 +29,7 @@ t.test('two lines for each image, in their order', async (t) => {
   t.strictSame(lines.slice(0, 2), lines.slice(2));
 });
 
-t.test('--json tells all about them', async (t) => {
+t.test('--json shows all details', async (t) => {
   const guests = JSON.parse(await build('--json', 'minimal'));
   const [kernel, initrd] = (await build('minimal')).split('\n');
   t.match(guests, [{ name: 'minimal', kernel, initrd, initrdSize: Number }]);

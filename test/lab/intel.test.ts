@@ -1,4 +1,4 @@
-/** nodevmm on Intel's virtualization: the lab under Bochs, whose kvm_intel is a true one. One boot serves all. */
+/** nodevmm on Intel's virtualization: the lab under Bochs, with a real kvm_intel. One boot for all tests. */
 import t from 'tap';
 import { Lab } from '../../src/lab/lab.ts';
 

@@ -148,7 +148,7 @@ t.test(
   },
 );
 
-t.test('QEMU runs as nobody of this host, with no rights', async (t) => {
+t.test('QEMU runs as a user that does not exist here, with no rights', async (t) => {
   const status = readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map((pid) => {
@@ -174,19 +174,16 @@ t.test('QEMU runs as nobody of this host, with no rights', async (t) => {
   t.match(status, /^Seccomp:\t2$/m);
 });
 
-t.test(
-  'the environment: some of ours, what was asked for, and what a command asks for',
-  async (t) => {
-    process.env.UNASKED = 'here';
-    t.teardown(() => delete process.env.UNASKED);
-    const show = 'echo "$ASKED,$UNASKED,$LANG,$HOME,$NODEVMM_IN_LAB"';
-    t.equal(await sh(show), `a b,,C,${process.env.HOME},1\n`);
-    const { stdout } = await lab.exec(['sh', '-c', show], { env: { ASKED: 'c', UNASKED: 'd' } });
-    t.equal(stdout.toString(), `c,d,C,${process.env.HOME},1\n`);
-  },
-);
+t.test('the environment: some of ours, the requested one, and that of the command', async (t) => {
+  process.env.UNASKED = 'here';
+  t.teardown(() => delete process.env.UNASKED);
+  const show = 'echo "$ASKED,$UNASKED,$LANG,$HOME,$NODEVMM_IN_LAB"';
+  t.equal(await sh(show), `a b,,C,${process.env.HOME},1\n`);
+  const { stdout } = await lab.exec(['sh', '-c', show], { env: { ASKED: 'c', UNASKED: 'd' } });
+  t.equal(stdout.toString(), `c,d,C,${process.env.HOME},1\n`);
+});
 
-t.test('commands run in our directory, on a terminal of the size asked for', async (t) => {
+t.test('commands run in our directory, on a terminal of the requested size', async (t) => {
   t.equal((await sh('pwd')).trim(), process.cwd());
   const command = lab.spawn(['stty', 'size'], { tty: { columns: 123, rows: 45 } });
   let text = '';
@@ -230,8 +227,8 @@ t.test('a lab that cannot boot shows the end of its console', async (t) => {
   await t.rejects(failing, { code: 'E_LAB_GONE', message: /did not boot.*panic/s });
 });
 
-// The last one: it takes the lab along.
-t.test('what runs in a lab that dies hears why', async (t) => {
+// The last one, since it ends the lab.
+t.test('commands in a lab that dies get the reason', async (t) => {
   const waiting = lab.exec(['sleep', '1000']);
   const panicking = lab.exec(['sh', '-c', 'echo c >/proc/sysrq-trigger']);
   const why = { code: 'E_LAB_GONE', message: /the lab died: qemu ended.*sysrq triggered crash/s };

@@ -147,7 +147,7 @@ t.test(
     t.equal(copied, '');
     t.equal(sha256(readFileSync(join(shared, 'copy'))), sha256(content), 'files go both ways');
     t.equal(blk.exitCode, null);
-    // Killed under four writers, by whose rings QEMU's record tells what is in flight.
+    // Killed under four writers; QEMU's record shows what is in flight.
     await run('dd if=/dev/urandom of=/tmp/data bs=64k count=64 2>/dev/null');
     const stamp = statSync(disk).mtimeMs;
     const writing = run(`for i in 0 1 2 3; do
@@ -166,7 +166,7 @@ t.test(
     t.same(
       complaints.filter((text) => !text.includes('listening on')),
       [],
-      'nobody complained',
+      'no complaints',
     );
   },
 );

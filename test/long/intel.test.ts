@@ -26,7 +26,7 @@ const program = `
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { VirtualMachine } from ${JSON.stringify(`${packageFolder}/dist/bundle/bin/index.js`)};
-const tell = (step, value) => console.log(JSON.stringify([step, value]));
+const report = (step, value) => console.log(JSON.stringify([step, value]));
 writeFileSync('/tmp/disk', Buffer.alloc(16 << 20));
 const vm = await VirtualMachine.create({
   kernel: ${JSON.stringify(guest.kernel)},
@@ -38,29 +38,29 @@ const vm = await VirtualMachine.create({
   disks: [{ path: '/tmp/disk' }],
   nets: [{ hostAddress: '10.0.2.1/24' }],
 });
-vm.on('breach', (breach) => tell('breach', breach.text));
+vm.on('breach', (breach) => report('breach', breach.text));
 const sh = async (script) => {
   const { stdout, stderr, exitCode } = await vm.exec(['sh', '-c', script]);
   return exitCode === 0 ? stdout.toString() : 'status ' + exitCode + ': ' + stderr;
 };
 await vm.start();
-tell('disk', await sh(
+report('disk', await sh(
   'dd if=/dev/urandom of=/tmp/f bs=64k count=32 2>/dev/null && dd if=/tmp/f of=/dev/vda bs=64k conv=fsync 2>/dev/null && ' +
   'echo 3 >/proc/sys/vm/drop_caches && head -c 2097152 /dev/vda | cmp - /tmp/f && echo same'));
-tell('ping', await sh('ping -c 2 10.0.2.1'));
+report('ping', await sh('ping -c 2 10.0.2.1'));
 await vm.pause();
 const before = vm.exitCounts();
 // Idle vCPUs have timer ticks.
 await new Promise((resolve) => setTimeout(resolve, 2000));
-tell('paused', JSON.stringify(before) === JSON.stringify(vm.exitCounts()));
+report('paused', JSON.stringify(before) === JSON.stringify(vm.exitCounts()));
 await vm.resume();
-tell('resumed', await sh('touch /marker && nproc'));
+report('resumed', await sh('touch /marker && nproc'));
 const reboot = once(vm, 'reboot');
 vm.spawn(['reboot', '-f']).exit.catch(() => {});
 await reboot;
-tell('rebooted', await sh('test ! -e /marker && nproc'));
+report('rebooted', await sh('test ! -e /marker && nproc'));
 vm.spawn(['poweroff', '-f']).exit.catch(() => {});
-tell('end', (await vm.wait()).reason);
+report('end', (await vm.wait()).reason);
 await vm[Symbol.asyncDispose]();
 `;
 
@@ -68,15 +68,15 @@ t.test('disk, network, pause, reboot and power-off of one machine', async (t) =>
   const argv = [process.execPath, '--input-type=module', '-e', program];
   const { stdout, stderr, exitCode } = await lab.exec(argv, { env });
   const lines = stdout.toString().trim().split('\n');
-  const told = new Map(lines.map((line) => JSON.parse(line) as [string, unknown]));
+  const results = new Map(lines.map((line) => JSON.parse(line) as [string, unknown]));
   t.equal(exitCode, 0, stderr.toString());
-  t.equal(told.get('disk'), 'same\n');
-  t.match(told.get('ping'), / 0% packet loss/);
-  t.equal(told.get('paused'), true, 'no vCPU exits while paused');
-  t.equal(told.get('resumed'), '2\n');
-  t.equal(told.get('rebooted'), '2\n', 'the second boot starts from the image');
-  t.equal(told.get('end'), 'power-off');
-  t.notOk(told.has('breach'), String(told.get('breach')));
+  t.equal(results.get('disk'), 'same\n');
+  t.match(results.get('ping'), / 0% packet loss/);
+  t.equal(results.get('paused'), true, 'no vCPU exits while paused');
+  t.equal(results.get('resumed'), '2\n');
+  t.equal(results.get('rebooted'), '2\n', 'the second boot starts from the image');
+  t.equal(results.get('end'), 'power-off');
+  t.notOk(results.has('breach'), String(results.get('breach')));
 });
 
 for (const [name, status, args] of [
@@ -100,8 +100,8 @@ t.test('one that hangs is given up', async (t) => {
   await t.rejects(hanging, { code: 'E_LAB_GONE', message: /did not boot: no answer in 3 s/ });
 });
 
-// The last one: it takes the lab along.
-t.test('what runs in a lab that dies hears why', async (t) => {
+// The last one, since it ends the lab.
+t.test('commands in a lab that dies get the reason', async (t) => {
   const waiting = lab.exec(['sleep', '100000']);
   const panicking = lab.exec(['sh', '-c', 'echo c >/proc/sysrq-trigger']);
   const why = { code: 'E_LAB_GONE', message: /the lab died: bochs ended.*sysrq triggered crash/s };

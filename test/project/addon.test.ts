@@ -47,7 +47,7 @@ t.test('names no library, no version of a symbol, and only known functions', asy
   t.same(names.sort(), [...LIBC, ...NODE_API].sort());
 });
 
-/** Stands in for Node.js: enough Node-API to register the addon and to call its functions. */
+/** Stands in for Node.js: enough Node-API to register the addon and call its functions. */
 const HOST = `
 #include <dlfcn.h>
 #include <stdint.h>

@@ -34,18 +34,18 @@ function fresh(t: Test, script: string): Fresh {
       mode: 0o755,
     },
   );
-  // It is only asked for its version before there is a root file system.
+  // Before there is a root file system, only its version is queried.
   writeFileSync(path.join(folder, 'git'), '#!/bin/sh\n', { mode: 0o755 });
   const child = spawn(process.execPath, ['test/fresh/run.mjs', 'unit'], {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { ...process.env, TMPDIR: temporary, PATH: `${folder}:${process.env.PATH}` },
   });
   t.teardown(() => child.kill('SIGKILL'));
-  let said = '';
+  let output = '';
   child.stderr?.on('data', (chunk: Buffer) => {
-    said += chunk;
+    output += chunk;
   });
-  return { child, temporary, stderr: () => said };
+  return { child, temporary, stderr: () => output };
 }
 
 t.test('an mmdebstrap that fails', { skip }, async (t) => {

@@ -1,4 +1,4 @@
-/** docs/options.md says what the schemas say. */
+/** docs/options.md matches the schemas. */
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { optionPage, PAGE } from '../option-tables.ts';

@@ -97,7 +97,7 @@ t.test(
   },
 );
 
-t.test('a test whose program is missing says which package to install', (t) => {
+t.test('a test whose program is missing names the package to install', (t) => {
   t.equal(programPath('node'), findProgram('node'));
   t.throws(() => programPath('no-such-program'), {
     message: 'no-such-program is not on this host; install its package',

@@ -15,7 +15,7 @@ t.test('biome.json has exactly the rules of the table', (t) => {
 
 const biome = createRequire(import.meta.url).resolve('@biomejs/biome/bin/biome');
 
-/** What the linter says of one file of src/ with one import in it. */
+/** What the linter reports for a file of src/ with one import. */
 function lint(file: string, specifier: string): string {
   const root = mkdtempSync(path.join(process.cwd(), 'dist/seams-'));
   try {
@@ -65,4 +65,8 @@ for (const [file, specifier] of PASSES) {
   t.notMatch(lint(file, specifier), 'noRestrictedImports', `${file} may import ${specifier}`);
 }
 
-t.equal(new Set(LAYERS.map(({ folder }) => folder)).size, LAYERS.length, 'each folder stands once');
+t.equal(
+  new Set(LAYERS.map(({ folder }) => folder)).size,
+  LAYERS.length,
+  'each folder is listed once',
+);

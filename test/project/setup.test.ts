@@ -61,7 +61,7 @@ class Checkout {
     return { status, lines: stderr.trim().split('\n') };
   }
 
-  /** What apt-get was told to install, a call for a call. */
+  /** What apt-get was called to install, by call. */
   get installed(): string[] {
     const calls = readFileSync(this.#at('apt.log'), 'utf8').trim().split('\n');
     return calls
@@ -103,7 +103,7 @@ t.test('a package inside another one', { skip }, async (t) => {
     t.equal(checkout.setUp().status, 0);
     t.strictSame(checkout.installed, ['qemu', 'fsd']);
   });
-  t.test('the other one stays missing: no loop', async (t) => {
+  t.test('a package that stays missing: no loop', async (t) => {
     const checkout = new Checkout(t, entries, {});
     const { status, lines } = checkout.setUp();
     t.equal(status, 1);
@@ -118,7 +118,7 @@ t.test('a package inside another one', { skip }, async (t) => {
   });
 });
 
-t.test('what is there is not installed, and nothing is said', { skip }, (t) => {
+t.test('present packages are not installed, and nothing is printed', { skip }, (t) => {
   const checkout = new Checkout(t, [entry('good', 'probe-good')], { good: ['probe-good'] });
   const { status, lines } = checkout.setUp();
   t.equal(status, 0);

@@ -1,4 +1,4 @@
-/** The tutorial's steps without a guest, as they stand there. */
+/** The tutorial's steps that need no guest, verbatim. */
 import t from 'tap';
 import { runTutorial } from '../support/fixtures/tutorial.ts';
 

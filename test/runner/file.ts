@@ -124,7 +124,7 @@ export async function runFile(
   const started = Date.now();
   const tally = new Tally();
   let output = '';
-  // tap has a limit of its own, 30 s unless told otherwise.
+  // tap has a limit of its own, by default 30 s.
   const environment = { TAP_TIMEOUT: String(group.timeoutSeconds), ...env };
   const child =
     lab === undefined ? startHere(file, environment) : startInLab(lab, file, environment);

@@ -1,9 +1,9 @@
-/** Counts what a TAP stream says: assertions, not the subtests that hold them. */
+/** Counts the assertions of a TAP stream, not the subtests that hold them. */
 import { Parser, type Result } from 'tap-parser';
 
 /** A test point that failed or was skipped. */
 export interface Point {
-  /** Its name with those of the tests that it stands in. */
+  /** Its name, after those of the tests around it. */
   readonly name: string;
   /** Why it was skipped, or the diagnostics of a failure. */
   readonly detail: string;

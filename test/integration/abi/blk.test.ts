@@ -63,7 +63,7 @@ const cases: StructCase[] = [
 ];
 
 t.test("offsets and sizes are the C compiler's", { skip: compilerMissing(headers) }, async (t) => {
-  // The header's configuration goes on with fields of features that are not offered.
+  // The header's configuration has more fields, of features that are not offered.
   const wanted = (line: string): boolean => !line.startsWith('config ');
   const printed = runC(headers, cases.map(printStruct).join('\n')).filter(wanted);
   t.same(printed, cases.flatMap(expectedLines).filter(wanted));

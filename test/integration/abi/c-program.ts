@@ -1,4 +1,4 @@
-/** Compiles and runs a small C program: what the installed kernel headers say, for comparison. */
+/** Compiles and runs a small C program: the installed kernel headers, for comparison. */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -31,7 +31,7 @@ export function runC(headers: readonly string[], body: string): string[] {
   }
 }
 
-/** A struct of ours and the C type and member path that it stands for. */
+/** A struct of ours, and its C type and member path. */
 export interface StructCase {
   readonly name: string;
   readonly layout: { readonly size: number };

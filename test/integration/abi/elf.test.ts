@@ -27,9 +27,9 @@ t.test('elf.h: constants', { skip }, async (t) => {
   const constants = Object.entries(elf).filter(([name]) =>
     /^(E[IMT]_|ELF(CLASS|DATA)|PT_)/.test(name),
   );
-  const said = runC(headers, printConstants(constants.map(([name]) => name)));
+  const output = runC(headers, printConstants(constants.map(([name]) => name)));
   t.same(
-    said,
+    output,
     constants.map(([name, value]) => `${name} ${value}`),
   );
 });

@@ -43,17 +43,17 @@ function structCase(name: string, layout: { readonly size: number }): StructCase
 
 t.test('linux/kvm.h: offset and length of every field, size of every struct', { skip }, (t) => {
   const cases = Object.entries(structs).map(([name, layout]) => structCase(name, layout));
-  const said = runC(headers, cases.map(printStruct).join('\n'));
-  t.same(said, cases.flatMap(expectedLines));
+  const output = runC(headers, cases.map(printStruct).join('\n'));
+  t.same(output, cases.flatMap(expectedLines));
   t.end();
 });
 
 t.test('linux/kvm.h: every constant that the installed header has', { skip }, (t) => {
   const all = Object.entries({ ...constants, ...ioctls });
-  const said = runC(headers, printConstants(all.map(([name]) => name)));
-  const defined = new Set(said.map((line) => line.split(' ')[0]));
+  const output = runC(headers, printConstants(all.map(([name]) => name)));
+  const defined = new Set(output.map((line) => line.split(' ')[0]));
   const expected = all.filter(([name]) => defined.has(name)).map(([name, v]) => `${name} ${v}`);
-  t.same(said, expected);
+  t.same(output, expected);
   t.ok(defined.size > all.length * 0.9, 'the header knows nearly all of them');
   t.end();
 });

@@ -36,9 +36,9 @@ t.test('asm/bootparam.h: places in the zero page', { skip }, async (t) => {
 t.test('asm/bootparam.h: constants', { skip }, async (t) => {
   const ours = new Map(Object.entries(boot));
   const names = ['XLF_KERNEL_64', 'E820_MAX_ENTRIES_ZEROPAGE'];
-  const said = runC(headers, printConstants(names));
+  const output = runC(headers, printConstants(names));
   t.same(
-    said,
+    output,
     names.map((name) => `${name} ${ours.get(name)}`),
   );
 });

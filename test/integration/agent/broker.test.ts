@@ -9,7 +9,7 @@ import { decodeReason, encodeFrame, encodeReason, FRAME_END } from '../../../src
 import { PeerError } from '../../../src/host/errors.ts';
 import { startAgent } from '../../support/rigs/agent.ts';
 
-const STOPPED = new PeerError('E_STOPPED', 'the machine was stopped by order');
+const STOPPED = new PeerError('E_STOPPED', 'the machine was stopped on request');
 
 t.test('clients run commands side by side, and what one leaves is killed', async (t) => {
   const { stream, ended } = await startAgent();
@@ -50,9 +50,9 @@ t.test('clients run commands side by side, and what one leaves is killed', async
 
 for (const [how, stops, expected] of [
   ['of itself', false, { code: 'E_GUEST_ENDED', message: 'the guest powered off' }],
-  ['by order', true, { code: 'E_STOPPED', message: 'the machine was stopped by order' }],
+  ['on request', true, { code: 'E_STOPPED', message: 'the machine was stopped on request' }],
 ] as const) {
-  t.test(`clients hear why the machine ended ${how}`, async (t) => {
+  t.test(`clients get the reason when the machine ended ${how}`, async (t) => {
     const { stream, ended } = await startAgent();
     const why = new PeerError('E_GUEST_ENDED', 'the guest powered off');
     const shared = new AgentClient(stream, { whyEnded: async () => why });
@@ -76,11 +76,11 @@ for (const [how, stops, expected] of [
   });
 }
 
-t.test('an agent that is not shared has no say in why it ends', async (t) => {
+t.test('an agent that is not shared does not give the reason of its end', async (t) => {
   const { stream, ended } = await startAgent();
   const agent = new AgentClient(stream);
   await agent.ready();
-  const reason = encodeReason(new PeerError('E_LAB_STOPPED', 'by nobody'));
+  const reason = encodeReason(new PeerError('E_LAB_STOPPED', 'by no one'));
   stream.push(encodeFrame(FRAME_END, 0, reason));
   agent.announceStop();
   t.equal((await agent.exec(['echo', 'on'])).stdout.toString(), 'on\n');

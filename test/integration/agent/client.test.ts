@@ -46,7 +46,7 @@ t.test('environment and directory', (t) =>
   }),
 );
 
-t.test('a command that cannot be started says why', (t) =>
+t.test('a command that cannot be started fails with the reason', (t) =>
   withAgent(async (agent) => {
     await t.rejects(agent.exec(['/no/such/program']), { code: 'ENOENT' });
     await t.rejects(agent.exec(['sh'], { cwd: '/no/such/folder' }), { code: 'ENOENT' });
@@ -57,7 +57,7 @@ t.test('a command that cannot be started says why', (t) =>
   }),
 );
 
-t.test('output that nobody reads holds up no other command', (t) =>
+t.test('unread output blocks no other command', (t) =>
   withAgent(async (agent) => {
     const flood = agent.spawn(['sh', '-c', 'head -c 4000000 /dev/zero']);
     await flood.started;
@@ -103,7 +103,7 @@ t.test('signals reach the process group', (t) =>
   }),
 );
 
-t.test('a terminal has a size, and tells of a new one', (t) =>
+t.test('a terminal has a size, and is notified of a new one', (t) =>
   withAgent(async (agent) => {
     const script = "trap 'stty size; exit' WINCH; stty size; while :; do sleep 0.01; done";
     const tty = { columns: 100, rows: 30 };
@@ -137,12 +137,12 @@ t.test('what an agent runs is as ready to be killed for memory as the agent was'
 t.test('an agent that is killed takes its commands along', async (t) => {
   const { stream, ended } = await startAgent();
   const agent = new AgentClient(stream);
-  const beside = agent.spawn(['sleep', '1000']);
-  const pid = await beside.started;
+  const second = agent.spawn(['sleep', '1000']);
+  const pid = await second.started;
   await t.rejects(agent.exec(['sh', '-c', 'kill -9 $PPID; exec sleep 1000']), {
     code: 'E_AGENT_GONE',
   });
-  await t.rejects(beside.exit, { code: 'E_AGENT_GONE' });
+  await t.rejects(second.exit, { code: 'E_AGENT_GONE' });
   await ended;
   const lives = (): boolean => {
     try {
@@ -173,7 +173,7 @@ t.test('a new client finds its way after one that left in the middle of a frame'
   await ended;
 });
 
-t.test('an agent of another version, a broken frame, and an end are told apart', async (t) => {
+t.test('an agent of another version, a broken frame, and an end are distinguished', async (t) => {
   const fake = (answer: (nonce: Buffer) => Buffer): Duplex => {
     const stream: Duplex = new Duplex({
       read() {},

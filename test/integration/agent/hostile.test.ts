@@ -1,4 +1,4 @@
-/** An agent, and clients of a broker, that say anything as often as they like and listen as little. */
+/** An agent, and clients of a broker, that send anything, without end, and read nothing. */
 import { Duplex } from 'node:stream';
 import fc from 'fast-check';
 import t from 'tap';
@@ -12,7 +12,7 @@ import { startAgent } from '../../support/rigs/agent.ts';
 
 const { encodeCredit, encodeFrame, encodeHelloReply, encodeU32, STREAM_WINDOW } = protocol;
 
-/** The other end of a client's stream: what it says is the test's; what it takes, too. */
+/** The other end of a client's stream: the test writes and reads it. */
 class Peer extends Duplex {
   /** Frames that it took, by type. */
   readonly taken: protocol.Frame[] = [];
@@ -117,7 +117,7 @@ t.test('credit does not pile up before an agent that takes none', async (t) => {
   while (peer.writableLength > 0) await settle();
   const credit = peer.taken.slice(before).filter(({ type }) => type === protocol.FRAME_CREDIT);
   const last = protocol.decodeCredit(credit.at(-1)?.payload ?? Buffer.alloc(5));
-  t.same(last, { stream: 1, bytes: STREAM_WINDOW }, 'what is owed is told in one frame');
+  t.same(last, { stream: 1, bytes: STREAM_WINDOW }, 'all credit is given in one frame');
   client.close();
 });
 
@@ -167,16 +167,16 @@ for (const [what, frames] of [
   });
 }
 
-t.test('whatever frames come, the client goes on or says why it ended', async (t) => {
+t.test('whatever frames arrive, the client continues or reports why it ended', async (t) => {
   const types = [0, 1, 2, 3, 4, 5, 6, 17, 18, 18, 19, 20, 21, 32, 33, 255];
-  const said = fc.record({
+  const frame = fc.record({
     type: fc.constantFrom(...types),
     channel: fc.integer({ min: 0, max: 3 }),
     payload: fc.uint8Array({ maxLength: 12 }),
   });
   const codes = ['E_AGENT_PROTOCOL', 'E_AGENT_RESTARTED'];
   await fc.assert(
-    fc.asyncProperty(fc.array(said, { maxLength: 12 }), async (frames) => {
+    fc.asyncProperty(fc.array(frame, { maxLength: 12 }), async (frames) => {
       const { peer, client } = await running();
       const commands = [client.spawn(['a']), client.spawn(['b'])];
       for (const command of commands) {
@@ -195,7 +195,7 @@ t.test('whatever frames come, the client goes on or says why it ended', async (t
   t.pass('for all frames');
 });
 
-t.test('why a command did not start is one short line, whatever the agent says', async (t) => {
+t.test('why a command did not start is one short line, whatever the agent sends', async (t) => {
   const { peer, client } = await running();
   const command = client.spawn(['true']);
   await settle();
@@ -264,12 +264,12 @@ t.test('exec: a command that writes more than maxBuffer is killed', async (t) =>
   for (const maxBuffer of [-1, Number.NaN]) {
     await t.rejects(client.exec(['true'], { maxBuffer }), { code: 'E_MAX_BUFFER' });
   }
-  await t.rejects(client.exec(['yes']), { code: 'E_MAX_BUFFER' }, 'also unless told otherwise');
+  await t.rejects(client.exec(['yes']), { code: 'E_MAX_BUFFER' }, 'also by default');
   client.close();
   await ended;
 });
 
-const STOPPED = new PeerError('E_STOPPED', 'the machine was stopped by order');
+const STOPPED = new PeerError('E_STOPPED', 'the machine was stopped on request');
 
 /** A broker of the real agent with a client that the test plays. */
 async function shared(): Promise<{ agent: AgentClient; peer: Peer }> {
@@ -284,7 +284,7 @@ async function shared(): Promise<{ agent: AgentClient; peer: Peer }> {
 const exec = (channel: number, ...argv: string[]): Buffer =>
   encodeFrame(protocol.FRAME_EXEC, channel, protocol.encodeExec({ argv, env: [], cwd: '' }));
 
-t.test('a client that reads nothing is not heard further, and others go on', async (t) => {
+t.test('a client that reads nothing is not served further; others are', async (t) => {
   const { agent, peer } = await shared();
   peer.listens = false;
   peer.say(exec(1, 'yes'));
@@ -305,11 +305,11 @@ t.test('a client that reads nothing is not heard further, and others go on', asy
 
 for (const [what, frames] of [
   ["a type that is the agent's", [encodeFrame(protocol.FRAME_STDOUT, 1, Buffer.alloc(1))]],
-  ["a type that is nobody's", [encodeFrame(99, 1, Buffer.alloc(1))]],
+  ['an unknown type', [encodeFrame(99, 1, Buffer.alloc(1))]],
   ['a command on a channel in use', [exec(1, 'sleep', '1000'), exec(1, 'sleep', '1000')]],
   ['a frame too long', [Buffer.alloc(protocol.FRAME_HEADER, 0xff)]],
 ] as const) {
-  t.test(`a client is let go: ${what}`, async (t) => {
+  t.test(`a client is disconnected: ${what}`, async (t) => {
     const { agent, peer } = await shared();
     const gone = new Promise<void>((resolve) => peer.once('close', () => resolve()));
     peer.on('error', () => {});
@@ -324,9 +324,9 @@ t.test('a client has a limit of commands', async (t) => {
   const { agent, peer } = await shared();
   const count = protocol.COMMANDS_MAX + 44;
   for (let channel = 1; channel <= count; channel++) peer.say(exec(channel, 'sleep', '1000'));
-  const told = (type: number): number => peer.taken.filter((one) => one.type === type).length;
-  const errors = (): number => told(protocol.FRAME_ERROR);
-  while (told(protocol.FRAME_STARTED) + errors() < count) await settle();
+  const framesOf = (type: number): number => peer.taken.filter((one) => one.type === type).length;
+  const errors = (): number => framesOf(protocol.FRAME_ERROR);
+  while (framesOf(protocol.FRAME_STARTED) + errors() < count) await settle();
   t.equal(errors(), 44);
   peer.destroy();
   // What was left is killed: then there is room for another.

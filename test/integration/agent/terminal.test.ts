@@ -12,7 +12,7 @@ t.teardown(async () => {
   await ended;
 });
 
-/** What a script prints on a terminal whose input is at an end after `stdin`. */
+/** What a script prints on a terminal whose input ends after `stdin`. */
 async function run(t: Test, script: string, stdin: string): Promise<string> {
   const { stdout, exitCode } = await agent.exec(['sh', '-c', script], { tty, stdin });
   t.equal(exitCode, 0, script);
@@ -54,7 +54,7 @@ for (const [what, input, bytes] of [
   });
 }
 
-t.test('the end lasts: whoever reads next finds it too', async (t) => {
+t.test('the end lasts: the next reader finds it, too', async (t) => {
   t.match(await run(t, 'cat; cat; echo; echo "got $(cat | wc -c)"', 'half a line'), '\ngot 0\r\n');
 });
 

@@ -1,4 +1,4 @@
-/** Opening, locking and measuring disks; what cannot be says so in one line. */
+/** Opening, locking and measuring disks; failures are one line. */
 import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
@@ -45,7 +45,7 @@ t.test('a file is measured', async (t) => {
   t.same(new Uint8Array(readFileSync(path)), new Uint8Array(8192), 'and left as it was');
 });
 
-t.test('a block size can be asked for', async (t) => {
+t.test('a block size can be set', async (t) => {
   const path = folder.file('blocks', 8192);
   for (const blockSize of [512, 1024, 2048, 4096]) {
     const file = new RawFile({ path, readOnly: false, direct: false, blockSize });

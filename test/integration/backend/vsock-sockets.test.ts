@@ -1,4 +1,4 @@
-/** The unix sockets of a socket device: the first line, and who is reached by which name. */
+/** The unix sockets of a socket device: the first line, and which name reaches which program. */
 import type { Buffer } from 'node:buffer';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
@@ -17,17 +17,17 @@ function open(limit = 16): {
   next(): Promise<{ stream: Socket; port: number }>;
 } {
   const requests: { stream: Socket; port: number }[] = [];
-  let heard: () => void = () => {};
+  let notify: () => void = () => {};
   const sockets = new VsockSockets(file, limit, (stream, port) => {
     requests.push({ stream, port });
-    heard();
+    notify();
   });
   const next = async () => {
     for (;;) {
       const request = requests.shift();
       if (request !== undefined) return request;
       await new Promise<void>((resolve) => {
-        heard = resolve;
+        notify = resolve;
       });
     }
   };
@@ -45,13 +45,13 @@ async function textOf(stream: Socket): Promise<string> {
 
 t.test('CONNECT PORT', async (t) => {
   const { sockets, next } = open();
-  for (const [said, port, rest] of [
+  for (const [line, port, rest] of [
     ['CONNECT 52\n', 52, ''],
     ['connect 0\nwith its first bytes', 0, 'with its first bytes'],
     ['CONNECT  4294967295 \r\n\n', 0xffff_ffff, '\n'],
   ] as const) {
     const program = connect({ path: file, allowHalfOpen: true });
-    program.end(said);
+    program.end(line);
     const request = await next();
     t.equal(request.port, port);
     t.equal(await textOf(request.stream), rest, 'what came with the line follows, and the end');
@@ -73,7 +73,7 @@ t.test('CONNECT PORT', async (t) => {
 
 t.test('other first lines are turned away', async (t) => {
   const { sockets } = open();
-  for (const said of [
+  for (const line of [
     'CONNECT\n',
     'CONNECT 4294967296\n',
     'CONNECT 99999999999\n',
@@ -86,8 +86,8 @@ t.test('other first lines are turned away', async (t) => {
     `CONNECT ${' '.repeat(40)}1\n`,
   ]) {
     const program = connect(file);
-    program.write(said);
-    t.equal(await textOf(program), '', JSON.stringify(said.slice(0, 20)));
+    program.write(line);
+    t.equal(await textOf(program), '', JSON.stringify(line.slice(0, 20)));
     program.destroy();
   }
   const silent = connect({ path: file, allowHalfOpen: true });
@@ -96,7 +96,7 @@ t.test('other first lines are turned away', async (t) => {
   sockets.close();
 });
 
-t.test('the guest reaches who listens on PATH_PORT', async (t) => {
+t.test('the guest reaches the listener on PATH_PORT', async (t) => {
   const { sockets } = open();
   const server = createServer((socket) => socket.end('hello'));
   await new Promise<void>((resolve) => server.listen(`${file}_52`, resolve));
@@ -109,9 +109,9 @@ t.test('the guest reaches who listens on PATH_PORT', async (t) => {
   t.ok(accepted);
   stream.destroy();
   await new Promise((resolve) => server.close(resolve));
-  const nobody = sockets.connect(53, () => t.fail('nobody listens'));
-  nobody.ref();
-  const [error] = (await once(nobody, 'error')) as [Error];
+  const refused = sockets.connect(53, () => t.fail('no listener'));
+  refused.ref();
+  const [error] = (await once(refused, 'error')) as [Error];
   t.match(error.message, 'ENOENT');
   sockets.close();
 });

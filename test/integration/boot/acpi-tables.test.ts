@@ -125,7 +125,7 @@ t.test('iasl takes every table apart and puts it together again', { skip }, asyn
     run('-d', `${signature}.aml`);
     t.match(run('-oa', '-p', 'again', `${signature}.dsl`), /0 Errors, 0 Warnings/, signature);
     const again = readFileSync(join(directory, 'again.aml'));
-    // The compiler puts its own name and version at the end of the header, and sums anew.
+    // The compiler puts its own name and version at the end of the header, and adjusts the checksum.
     for (const copy of [again, bytes]) copy.fill(0, 28, HEADER_LENGTH)[9] = 0;
     t.same(again, bytes, `${signature} assembles to the same bytes`);
   }

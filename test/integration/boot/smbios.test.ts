@@ -160,13 +160,13 @@ t.test('any strings that are let through come back, in tables that hold together
       const found = parse(tables(given, 32 * MiB, cpus).structures);
       const { manufacturer = 'nodevmm', product = 'virtual machine' } = given;
       const { version, serial, sku, family, assetTag, oemStrings = [] } = given;
-      const said = (type: number) => found.find((one) => one.type === type)?.strings ?? [];
+      const stringsOf = (type: number) => found.find((one) => one.type === type)?.strings ?? [];
       const kept = (texts: readonly (string | undefined)[]) =>
         JSON.stringify(texts.filter((one) => one !== undefined));
       return (
-        kept(said(1)) === kept([manufacturer, product, version, serial, sku, family]) &&
-        kept(said(3)) === kept([manufacturer, assetTag]) &&
-        kept(said(11)) === kept(oemStrings) &&
+        kept(stringsOf(1)) === kept([manufacturer, product, version, serial, sku, family]) &&
+        kept(stringsOf(3)) === kept([manufacturer, assetTag]) &&
+        kept(stringsOf(11)) === kept(oemStrings) &&
         found.at(-1)?.type === 127
       );
     }),
@@ -205,7 +205,7 @@ const skip = decoder === undefined ? 'dmidecode is not installed' : false;
 t.test('dmidecode reads them', { skip }, async (t) => {
   const decode = (options: SmbiosOptions, ...args: string[]): string => {
     const { entry, structures } = tables(options, 5 * GiB, 4);
-    // A dump has the structures at 32, and an entry point that says so.
+    // A dump has the structures at 32, and an entry point to match.
     const moved = Buffer.from(entry);
     moved.writeBigUInt64LE(32n, 16);
     moved[5] = 0;

@@ -1,4 +1,4 @@
-/** A console in a file: full disks, readers that leave, and what is told of them. */
+/** A console in a file: full disks, readers that leave, and what is reported. */
 import { execFileSync } from 'node:child_process';
 import {
   closeSync,
@@ -37,7 +37,7 @@ t.test('it is its owner’s alone, and whole when it is finished', async (t) => 
   t.same(logs, []);
 });
 
-t.test('append adds to what is there, and without it begins anew', async (t) => {
+t.test('append adds to the file, otherwise it is truncated', async (t) => {
   writeFileSync(at('log'), 'first boot\n');
   const { file } = open('log', true);
   await put(file, 'second boot\n');
@@ -49,7 +49,7 @@ t.test('append adds to what is there, and without it begins anew', async (t) => 
   t.equal(readFileSync(at('log'), 'utf8'), 'third boot\n');
 });
 
-t.test('a full disk loses output, and says so once and at the end', async (t) => {
+t.test('a full disk loses output, reported once and at the end', async (t) => {
   const { file, logs } = open(path.relative(folder, '/dev/full'));
   for (let i = 0; i < 100; i++) await put(file, '0123456789');
   await file.finish();
@@ -59,21 +59,21 @@ t.test('a full disk loses output, and says so once and at the end', async (t) =>
   t.match(logs[1], /^1000 bytes of console output are missing from/);
 });
 
-t.test('a FIFO whose reader leaves, and another that comes', async (t) => {
+t.test('a FIFO whose reader leaves, and gets another one', async (t) => {
   execFileSync('mkfifo', [at('fifo')]);
   const reader = (): number => openSync(at('fifo'), constants.O_RDONLY | constants.O_NONBLOCK);
   const first = reader();
   const { file, logs } = open('fifo');
-  await put(file, 'heard');
+  await put(file, 'received');
   const bytes = Buffer.alloc(1000);
-  t.equal(bytes.toString('latin1', 0, readSync(first, bytes)), 'heard');
+  t.equal(bytes.toString('latin1', 0, readSync(first, bytes)), 'received');
   closeSync(first);
   await put(file, 'unheard');
   await put(file, 'too');
   const second = reader();
-  await put(file, 'heard again');
+  await put(file, 'read again');
   const text = bytes.toString('latin1', 0, readSync(second, bytes));
-  t.equal(text, '\r\n[10 bytes of console output dropped]\r\nheard again');
+  t.equal(text, '\r\n[10 bytes of console output dropped]\r\nread again');
   await file.finish();
   closeSync(second);
   t.match(logs, [/\(EPIPE\)/, /^10 bytes/]);

@@ -1,4 +1,4 @@
-/** `nodevmm vm`, as a person types it, against a machine in this process. */
+/** `nodevmm vm` on the command line, against a machine in this process. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import t from 'tap';
@@ -16,7 +16,7 @@ async function nodevmm(...args: string[]): Promise<string> {
 
 const LINE = `web: process ${process.pid}, running; net0 userspace; 3 exits to userspace\n`;
 
-t.test('machines are listed and told what to do', async (t) => {
+t.test('machines are listed and controlled', async (t) => {
   const vm = new FakeVm();
   using _server = await ControlServer.open(vm, 'web');
   t.equal(await nodevmm('vm', 'list'), LINE);

@@ -16,7 +16,7 @@ import { testFolder } from '../../support/rigs/files.ts';
 const folder = testFolder(t);
 process.env.XDG_RUNTIME_DIR = folder;
 
-t.test('a machine does what it is asked, and says how it is then', async (t) => {
+t.test('a machine executes requests, and answers with its state', async (t) => {
   const vm = new FakeVm();
   using _server = await ControlServer.open(vm, 'web');
   t.equal(statSync(`${folder}/nodevmm`).mode & 0o777, 0o700, 'for its user only');
@@ -131,7 +131,7 @@ t.test('any line is a request or an error', (t) => {
   t.end();
 });
 
-t.test('who does not take the answers is not heard further', async (t) => {
+t.test('a client that does not read its answers is not served further', async (t) => {
   const vm = new FakeVm();
   using _server = await ControlServer.open(vm, 'web');
   const other = connect(controlSocket('web'));
@@ -156,7 +156,7 @@ t.test('who does not take the answers is not heard further', async (t) => {
   });
   socket.resume();
   while (answers < lines) await new Promise((resolve) => socket.once('data', resolve));
-  t.equal(vm.filters.length, lines, 'and is heard again when it does');
+  t.equal(vm.filters.length, lines, 'and is served again when it does');
   socket.destroy();
   other.destroy();
 });
@@ -183,7 +183,7 @@ function noBreaks(text: string): string {
   return text.replaceAll('\n', ' ');
 }
 
-t.test('what a machine says of itself is text, and nothing for a terminal to obey', async (t) => {
+t.test('what a machine reports is printable text', async (t) => {
   const vm = new FakeVm();
   vm.state = '\x1b]0;title\x07\u202e';
   using _server = await ControlServer.open(vm, 'evil');

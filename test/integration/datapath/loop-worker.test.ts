@@ -66,7 +66,7 @@ t.test(
       kick.signal();
     };
     ask('a');
-    await rig.hear(({ kind }) => kind === 'message');
+    await rig.next(({ kind }) => kind === 'message');
     while (!isReadable(call.fd)) await new Promise((turn) => setImmediate(turn));
     t.same(
       driver.completed().map(({ data }) => Buffer.from(data).toString()),
@@ -74,8 +74,8 @@ t.test(
       'it knows the configuration space',
     );
     ask('fail');
-    const heard = await rig.hear(({ kind }) => kind === 'broken');
-    t.match(heard, { reason: /on purpose \(.*slow\.ts:12\)$/ });
+    const report = await rig.next(({ kind }) => kind === 'broken');
+    t.match(report, { reason: /on purpose \(.*slow\.ts:12\)$/ });
     const states = await datapath.stop([0]);
     t.same(states.get(0), { nextAvail: 1, nextUsed: 1 }, 'what failed is given back');
     await datapath.close();

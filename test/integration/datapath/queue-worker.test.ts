@@ -16,7 +16,7 @@ t.test('close ends a thread that was never started, or is blocked', async (t) =>
   await busy.start(rig.activation());
   await busy.close();
   await busy.close();
-  t.same(rig.heard.at(-1), { kind: 'message', message: { what: 'stop' } });
+  t.same(rig.reports.at(-1), { kind: 'message', message: { what: 'stop' } });
 });
 
 t.test('a thread that dies breaks the device, and the next start makes another', async (t) => {
@@ -27,16 +27,16 @@ t.test('a thread that dies breaks the device, and the next start makes another',
   );
   await datapath.start(rig.activation());
   datapath.post('die');
-  const heard = await rig.hear(({ kind }) => kind === 'broken');
-  t.match(heard, { reason: 'the queue worker ended unexpectedly' });
+  const report = await rig.next(({ kind }) => kind === 'broken');
+  t.match(report, { reason: 'the queue worker ended unexpectedly' });
   t.same(await datapath.stop(), new Map(), 'its states are lost');
-  rig.heard.length = 0;
+  rig.reports.length = 0;
   await datapath.start(rig.activation());
   await rig.report('start');
   await datapath.close();
 });
 
-t.test('a thread that dies while it is told to stop counts as stopped', async (t) => {
+t.test('a thread that dies during a stop counts as stopped', async (t) => {
   using rig = new DatapathRig();
   const spec = { name: 'mortal', module: probe, options: {} };
   const datapath = new QueueWorkerDatapath(spec, rig.events);

@@ -33,7 +33,7 @@ t.test('the first to publish wins, unless it is to be replaced', async (t) => {
   t.same(readdirSync(folder), ['kept']);
 });
 
-t.test('the cache is where XDG_CACHE_HOME says', async (t) => {
+t.test('the cache is in XDG_CACHE_HOME', async (t) => {
   const before = process.env.XDG_CACHE_HOME;
   t.teardown(() => {
     if (before === undefined) delete process.env.XDG_CACHE_HOME;

@@ -1,4 +1,4 @@
-/** Unix sockets by path: whose file it is, and when it goes. */
+/** Unix sockets by path: who owns the file, and when it is removed. */
 import { spawnSync } from 'node:child_process';
 import {
   chownSync,
@@ -68,7 +68,7 @@ t.test("a dead process's file is replaced", (t) => {
   t.end();
 });
 
-t.test("somebody else's socket or file is neither replaced nor removed", async (t) => {
+t.test("another user's socket or file is neither replaced nor removed", async (t) => {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(file, resolve));
   t.throws(() => new ListenPath(file), { message: /another process is listening/ });
@@ -95,7 +95,7 @@ t.test('only this user and root can connect, whatever the umask', (t) => {
   process.umask(0o077);
   {
     using _owner = new ListenPath(file, { forAll: true });
-    t.equal(mode(), 0o666, 'unless whoever accepts looks who it is');
+    t.equal(mode(), 0o666, 'unless peers are checked on accept');
   }
   t.end();
 });

@@ -16,10 +16,10 @@ type Tap = typeof t;
 t.test('a watch calls back until it is closed', async (t) => {
   alive(t as Tap);
   using event = new Eventfd();
-  const heard: number[] = [];
+  const seen: number[] = [];
   let next: () => void = () => undefined;
   const watch = new LoopWatch(event.fd, LOOP_READABLE, (events) => {
-    heard.push(events);
+    seen.push(events);
     event.drain();
     next();
   });
@@ -31,21 +31,21 @@ t.test('a watch calls back until it is closed', async (t) => {
     // Resolved in the callback: that must not wait for some other event.
     await called;
   }
-  t.same(heard, [LOOP_READABLE, LOOP_READABLE, LOOP_READABLE]);
+  t.same(seen, [LOOP_READABLE, LOOP_READABLE, LOOP_READABLE]);
   watch.close();
 });
 
 t.test('events can be changed, and switched off', async (t) => {
   alive(t as Tap);
   using event = new Eventfd();
-  const heard: number[] = [];
+  const seen: number[] = [];
   let next: () => void = () => undefined;
   const called = () =>
     new Promise<void>((resolve) => {
       next = resolve;
     });
   using watch = new LoopWatch(event.fd, 0, (events) => {
-    heard.push(events);
+    seen.push(events);
     watch.set(0);
     next();
   });
@@ -54,7 +54,7 @@ t.test('events can be changed, and switched off', async (t) => {
   event.signal();
   watch.set(LOOP_READABLE | LOOP_WRITABLE);
   await called();
-  t.same(heard, [LOOP_WRITABLE, LOOP_READABLE | LOOP_WRITABLE]);
+  t.same(seen, [LOOP_WRITABLE, LOOP_READABLE | LOOP_WRITABLE]);
 });
 
 t.test('a watch neither keeps the process alive nor hides exceptions', async (t) => {

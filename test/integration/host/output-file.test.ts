@@ -1,4 +1,4 @@
-/** Files that a person asks for: how they are made, what they are not reached through, and full disks. */
+/** Output files: how they are created, which paths are refused, and full disks. */
 import { execFileSync } from 'node:child_process';
 import { closeSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -22,15 +22,15 @@ t.test('a new file is its owner’s alone, whatever the umask', async (t) => {
   t.equal(statSync(at('new')).mode & 0o777, 0o600);
 });
 
-t.test('a file that is there keeps its mode, and is begun anew or added to', async (t) => {
+t.test('an existing file keeps its mode, and is truncated or appended to', async (t) => {
   writeFileSync(at('old'), 'before ', { mode: 0o644 });
   const fd = openOutputFile('a test', at('old'), 'E_TEST', true);
   writeFully(fd, 'after');
   closeSync(fd);
   t.equal(readFileSync(at('old'), 'utf8'), 'before after');
   t.equal(statSync(at('old')).mode & 0o777, 0o644);
-  writeOutputFile('a test', at('old'), 'E_TEST', 'anew');
-  t.equal(readFileSync(at('old'), 'utf8'), 'anew');
+  writeOutputFile('a test', at('old'), 'E_TEST', 'new');
+  t.equal(readFileSync(at('old'), 'utf8'), 'new');
 });
 
 t.test('no symbolic link is followed, not even one that leads nowhere', async (t) => {
@@ -50,7 +50,7 @@ t.test('no symbolic link is followed, not even one that leads nowhere', async (t
   t.throws(() => statSync(at('not-there')));
 });
 
-t.test('what cannot be opened is said in one line, at once', async (t) => {
+t.test('a file that cannot be opened is an immediate error of one line', async (t) => {
   execFileSync('mkfifo', [at('fifo')]);
   for (const [name, why] of [
     [at('fifo'), /without a reader/],

@@ -1,4 +1,4 @@
-/** Whose folders are used for sockets and for what is booted: nobody else's, and none is changed. */
+/** Folders for sockets and boot files: only our own are used, and none is changed. */
 import {
   chmodSync,
   chownSync,
@@ -125,7 +125,7 @@ t.test('a link of our own leads on; a relative XDG_RUNTIME_DIR is ignored', asyn
   t.throws(runtimeFolder, { code: 'E_RUNTIME', message: /too many symbolic links/ });
 });
 
-t.test('what is booted comes from a folder that nobody else writes to', async (t) => {
+t.test('boot files come from a folder that only we can write to', async (t) => {
   const folder = withFolder(t);
   const cache = path.join(folder, 'nodevmm');
   t.equal(checkedCache(cache), cache, 'missing is fine');

@@ -22,7 +22,7 @@ const parent = testFolder(t);
 const module = new URL('../../../src/host/temporary-folder.js', import.meta.url).href;
 const skip = otherUserReason();
 
-/** A folder with a file of somebody's in it. */
+/** A folder that is not empty. */
 function precious(name: string): string {
   const folder = path.join(parent, name);
   mkdirSync(folder, { mode: 0o700 });

@@ -1,4 +1,4 @@
-/** The page’s server: what it serves to whom, and what it refuses. */
+/** The page's server: what it serves, and what it refuses. */
 import {
   request as httpRequest,
   type IncomingHttpHeaders,
@@ -30,7 +30,7 @@ interface Answer {
   readonly body: string;
 }
 
-/** Not by fetch, which lets nobody choose the Host. */
+/** Not by fetch, which does not let callers set Host. */
 function ask(url: string, headers: OutgoingHttpHeaders = {}, post?: string): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const method = post === undefined ? 'GET' : 'POST';
@@ -72,7 +72,7 @@ t.test('the page, under its own address only', async (t) => {
   t.notOk('access-control-allow-origin' in page.headers);
 });
 
-t.test('who lacks the token, or comes by another name, gets nothing', async (t) => {
+t.test('without the token, or by another host name, nothing is served', async (t) => {
   const machine = new FakeMachine();
   using server = await InspectServer.open(machine, 0);
   const { url } = server;

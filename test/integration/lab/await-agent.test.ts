@@ -1,4 +1,4 @@
-/** What commands hear when the machine of a lab ends: the real agent stands for the machine. */
+/** How commands fail when the machine of a lab ends; the real agent plays the machine. */
 import { spawn } from 'node:child_process';
 import type { Duplex } from 'node:stream';
 import t from 'tap';

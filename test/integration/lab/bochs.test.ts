@@ -26,7 +26,7 @@ t.test('the configuration', async (t) => {
   t.notMatch(text, /rfb|ethmod|pcap/, 'nothing listens');
 });
 
-t.test('the kernel is told of the rest of the RAM, and of the token', async (t) => {
+t.test('the kernel gets the rest of the RAM, and the token', async (t) => {
   const line = bochsKernelCommandLine(shape, 300, 'secret', 'debug');
   t.match(line, / memmap=1748M@300M /);
   t.match(line, / nodevmm\.token=secret debug$/);

@@ -89,7 +89,7 @@ t.test('after SIGKILL, where the folder is left to the next lab', async (t) => {
   using next = new Children();
   t.ok(existsSync(next.folder));
   t.notOk(existsSync(folder));
-  t.equal(dirname(next.folder), runtimeFolder(), 'both where nobody else has any');
+  t.equal(dirname(next.folder), runtimeFolder(), 'both in a folder of our own');
 });
 
 t.test(

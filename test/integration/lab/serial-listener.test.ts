@@ -27,11 +27,11 @@ t.test('what follows the token is the conversation, in pieces of any size', asyn
   }
   machine.write('hello');
   const ours = await listener.connection();
-  const [said] = (await once(ours, 'data')) as [Buffer];
-  t.equal(said.toString(), 'hello');
+  const [received] = (await once(ours, 'data')) as [Buffer];
+  t.equal(received.toString(), 'hello');
   ours.write('answer');
-  const [heard] = (await once(machine, 'data')) as [Buffer];
-  t.equal(heard.toString(), 'answer');
+  const [answer] = (await once(machine, 'data')) as [Buffer];
+  t.equal(answer.toString(), 'answer');
   ours.destroy();
 });
 
@@ -40,8 +40,8 @@ t.test('token and more in one piece', async (t) => {
   const machine = await client(listener.port);
   machine.write(`${TOKEN}hello`);
   const ours = await listener.connection();
-  const [said] = (await once(ours, 'data')) as [Buffer];
-  t.equal(said.toString(), 'hello');
+  const [received] = (await once(ours, 'data')) as [Buffer];
+  t.equal(received.toString(), 'hello');
   ours.destroy();
 });
 

@@ -42,7 +42,7 @@ t.test('a folder: writable but for what the host mounts read-only', async (t) =>
     { source: '/srv/a/b c\\', below: '/b c\\', options: 'remount,bind,nodev,ro,nosuid' },
   ]);
   const usb = { ...project, path: '/run/media/usb' };
-  t.equal(bindingsOf(usb, MOUNTS).length, 1, 'also below /run, when it is asked for');
+  t.equal(bindingsOf(usb, MOUNTS).length, 1, 'also below /run, on request');
   for (const no of ['/proc/sys', '/dev/shm/..', '/dev', '/srv/a/chroot/proc']) {
     const share = { ...project, path: path.resolve(no) };
     t.throws(() => bindingsOf(share, MOUNTS), { code: 'E_LAB' }, no);
@@ -51,7 +51,7 @@ t.test('a folder: writable but for what the host mounts read-only', async (t) =>
   t.equal(parseMounts(`1 1 8:1 / ${name} rw - ext4 x rw`)[0]?.at, '/é');
 });
 
-t.test('the command sees that, and nobody else does', { skip: otherUserReason() }, async (t) => {
+t.test('only the command sees that', { skip: otherUserReason() }, async (t) => {
   const folder = testFolder(t);
   const shared = path.join(folder, 'a b');
   const at = path.join(folder, 'at');

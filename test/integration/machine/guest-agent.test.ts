@@ -87,7 +87,7 @@ t.test(
   },
 );
 
-t.test('an agent that dies in the middle of what it says', async (t) => {
+t.test('an agent that dies in mid-frame', async (t) => {
   const port = new FakePort();
   const guest = new GuestAgent(port, NEVER);
   await port.open();

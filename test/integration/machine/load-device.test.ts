@@ -83,7 +83,7 @@ t.test('JavaScript', async (t) => {
   t.equal(loaded.define({}).deviceId, 7);
 });
 
-t.test('what cannot be loaded says why, in one line', async (t) => {
+t.test('a module that cannot be loaded fails with one line', async (t) => {
   const cases: [string, RegExp][] = [
     [join(folder, 'missing.ts'), /no device file .*missing\.ts; use/],
     [file('export default 5 +;'), /cannot be compiled: .*device\d+\.ts:1: /],

@@ -32,7 +32,7 @@ t.test('virtio 1.3 §2.1.2 the driver is asked to reset a device whose code chan
   t.same(o.datapath.take(), ['start 0'], 'with fresh queues');
 });
 
-t.test('under a driver that does not, the queues go on where they stood', async (t) => {
+t.test('under a driver that does not, the queues continue where they were', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(1);
   await o.settle();
@@ -96,7 +96,7 @@ function ask(device: VirtioDevice): string {
   return Buffer.from(rig.queue(0).completed()[0]?.data ?? []).toString();
 }
 
-t.test('a file is read anew, and what was made of it before goes', async (t) => {
+t.test('a file is read again, and what was built from it before is removed', async (t) => {
   const module = join(folder, 'device.ts');
   writeFileSync(module, source('"one"'));
   const code = await DeviceCode.open('own0', { module, thread: 'worker' });
@@ -126,7 +126,7 @@ t.test('a file is read anew, and what was made of it before goes', async (t) => 
   ] as const) {
     writeFileSync(module, text);
     await t.rejects(code.reload(), { name: 'UsageError', message });
-    t.equal(ask(device), 'two', 'it goes on as it was');
+    t.equal(ask(device), 'two', 'it continues as it was');
   }
   const last = place();
   device.close();
@@ -139,12 +139,12 @@ t.test('a file that is watched is taken up when it, or what it imports, is saved
   writeFileSync(other, 'export const text = "one";');
   writeFileSync(module, `import { text } from './other.ts';\n${source('text')}`);
   const code = await DeviceCode.open('own0', { module, watch: true });
-  let heard: (text: string) => void = () => {};
+  let notify: (text: string) => void = () => {};
   const next = () =>
     new Promise<string>((resolve) => {
-      heard = resolve;
+      notify = resolve;
     });
-  code.attach({ reload: async (change) => change() }, (text) => heard(text));
+  code.attach({ reload: async (change) => change() }, (text) => notify(text));
   const alive = setInterval(() => {}, 1000);
   t.teardown(() => clearInterval(alive));
   let log = next();

@@ -53,7 +53,7 @@ const ANSWERED = [
 
 const openFds = (): number => readdirSync('/proc/self/fd').length;
 
-/** A device's whole life at such a backend. @returns what was said of it */
+/** A device's whole life at such a backend. @returns the lines that were reported */
 async function live(prepare: (backend: FakeBackend) => void): Promise<string[]> {
   using folder = new TemporaryFolder();
   const socket = path.join(folder.path, 's');
@@ -69,23 +69,23 @@ async function live(prepare: (backend: FakeBackend) => void): Promise<string[]> 
     return [messageOf(error)];
   }
   await using rig = new VhostUserRig(device);
-  const said: string[] = [];
+  const lines: string[] = [];
   try {
     await rig.start(VERSION_1, 16);
   } catch (error) {
-    said.push(messageOf(error));
+    lines.push(messageOf(error));
   }
   await rig.stop();
-  // What the datapath heard of the connection's end is told in a turn of its own.
+  // The datapath reports the connection's end in a turn of its own.
   await new Promise((resolve) => setImmediate(resolve));
-  return [...said, ...rig.broken, ...rig.logs];
+  return [...lines, ...rig.broken, ...rig.logs];
 }
 
-t.test('a good one has nothing to be said of', async (t) => {
+t.test('nothing is reported of a good one', async (t) => {
   t.same(await live(() => {}), []);
 });
 
-/** Answers with other bytes, as another request, with descriptors, twice; hangs up; says nothing. */
+/** Answers with other bytes, as another request, with descriptors, twice; hangs up; does not answer. */
 const act = (bytes: Uint8Array, request: number, fds: number, times: number): Act => {
   return (_message, channel) => {
     const events = Array.from({ length: fds }, () => new Eventfd());
@@ -115,8 +115,8 @@ t.test('whatever it answers, to whichever request', async (t) => {
     fc.nat(2),
     async (request, bytes, another, fds, times) => {
       const as = another ? abi.VHOST_USER_SET_OWNER : request;
-      const said = await live((backend) => backend.acts.set(request, act(bytes, as, fds, times)));
-      for (const line of said) {
+      const lines = await live((backend) => backend.acts.set(request, act(bytes, as, fds, times)));
+      for (const line of lines) {
         if (line.includes('\n') || line.includes('nodevmm, please report')) return false;
       }
       return true;
@@ -158,15 +158,15 @@ t.test('each way to be wrong has its line', async (t) => {
     [abi.VHOST_USER_GET_VRING_BASE, act(U64.slice().fill(9), 11, 0, 1), /for ring \d+, not 0/],
   ];
   for (const [request, wrong, line] of cases) {
-    const said = await live((backend) => backend.acts.set(request, wrong));
-    t.match(said[0], line);
-    t.equal(said.length, 1);
+    const lines = await live((backend) => backend.acts.set(request, wrong));
+    t.match(lines[0], line);
+    t.equal(lines.length, 1);
   }
 });
 
 t.test('legacy backends are turned away', async (t) => {
-  const said = await live((backend) => {
+  const lines = await live((backend) => {
     backend.features = featureSet(abi.VHOST_USER_F_PROTOCOL_FEATURES);
   });
-  t.match(said, [/^test0, .*: .*no VIRTIO_F_VERSION_1/]);
+  t.match(lines, [/^test0, .*: .*no VIRTIO_F_VERSION_1/]);
 });

@@ -84,10 +84,10 @@ async function disk(t: Test, features: bigint): Promise<void> {
   t.equal(readFileSync(file)[31 * BLOCK], 64 + 31);
 }
 
-t.test('a disk on split rings, stopped and started where it stood', (t) => disk(t, SPLIT));
-t.test('a disk on packed rings, stopped and started where it stood', (t) => disk(t, PACKED));
+t.test('a disk on split rings, stopped and continued', (t) => disk(t, SPLIT));
+t.test('a disk on packed rings, stopped and continued', (t) => disk(t, PACKED));
 
-t.test('what the driver does wrong is told from end to end', async (t) => {
+t.test("a driver's fault is reported from end to end", async (t) => {
   const shape = { deviceId: 4, queues: 1, queueSize: 64, configSize: 0 };
   const kind = (session: FrontendSession) => otherKind(session, shape);
   await withBoth(createRngDevice({ name: 'rng0' }), kind, async (rig) => {

@@ -1,4 +1,4 @@
-/** What the frontend tells a backend, clause by clause, and what it makes of its answers. */
+/** What the frontend sends to a backend, clause by clause, and how it handles the answers. */
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import * as abi from '../../../src/abi/vhost-user.ts';
@@ -101,7 +101,7 @@ t.test('a device is asked about, set up, and taken back', (t) =>
   ),
 );
 
-t.test('a packed ring stands where both its indices and wrap counters say', (t) =>
+t.test("a packed ring's position has both indices and wrap counters", (t) =>
   withDevice(
     (backend) => {
       backend.features |= featureSet(VIRTIO_F_RING_PACKED);
@@ -185,7 +185,7 @@ t.test('the configuration: read, written, changed by the backend', (t) =>
   ),
 );
 
-t.test('a driver that writes its configuration without end: one order is under way', (t) =>
+t.test('a driver that writes its configuration endlessly: one request is in flight', (t) =>
   withDevice(
     (backend) => {
       backend.config = Uint8Array.of(1, 2, 3, 4);
@@ -204,7 +204,7 @@ t.test('a driver that writes its configuration without end: one order is under w
   ),
 );
 
-t.test('a backend whose configuration changes without end is asked one thing at a time', (t) =>
+t.test('a backend whose configuration changes endlessly gets one request at a time', (t) =>
   withDevice(
     (backend) => {
       backend.protocolFeatures |= featureSet(abi.VHOST_USER_PROTOCOL_F_BACKEND_REQ);
@@ -246,7 +246,7 @@ t.test('a record of what is in flight is made once, and handed to the next backe
       const calls = backend.take();
       t.notOk(calls.includes('GET_INFLIGHT_FD'));
       t.equal(backend.inflight, inflight);
-      t.equal(backend.bases.get(0), 3, 'it goes on at the used index');
+      t.equal(backend.bases.get(0), 3, 'it continues at the used index');
       await rig.stop();
       rig.device.reset();
       await rig.resume(VERSION_1);
@@ -328,7 +328,7 @@ async function server(t: Test): Promise<void> {
 
 t.test('a backend that connects, and connects again', server);
 
-t.test('nobody there', async (t) => {
+t.test('no backend', async (t) => {
   const address = { socket: '/nonexistent/s', server: false, timeoutMs: 50 };
   await t.rejects(
     VhostUserDevice.open('test0', address, () => Promise.reject(new Error('never'))),

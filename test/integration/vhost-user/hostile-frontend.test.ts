@@ -1,5 +1,5 @@
 /**
- * Frontends that say anything in any order: each message is well formed by itself, what it says
+ * Frontends that send anything in any order: each message is well formed by itself, its content
  * is not. The backend serves the next frontend, and keeps nothing of the last.
  */
 import { readdirSync } from 'node:fs';
@@ -20,13 +20,13 @@ import { FrontendRig, USER_ADDRESS } from '../../support/rigs/frontend.ts';
 const folder = testFolder(t);
 const path = join(folder, 'socket');
 
-/** A word of a payload: what a careful peer would say, or what nobody would. */
+/** A word of a payload: plausible, or not. */
 const word = fc.oneof(
   { weight: 6, arbitrary: fc.constantFrom(0, 1, 2, 8, 16, 0x100, 4096, 2 ** 23, USER_ADDRESS) },
   { weight: 2, arbitrary: fc.nat(2 ** 24).map((offset) => USER_ADDRESS + offset) },
   { weight: 1, arbitrary: fc.nat({ max: Number.MAX_SAFE_INTEGER }) },
 );
-const said = fc.record({
+const message = fc.record({
   rule: fc.constantFrom(...FRONTEND_REQUESTS),
   words: fc.array(word, { minLength: 34, maxLength: 34 }),
   /** Share of the room between the shortest payload and the longest. */
@@ -38,7 +38,7 @@ const said = fc.record({
   proper: fc.integer({ min: 0, max: 9 }),
 });
 
-t.test('whatever is said, the next one is served, and nothing leaks', async (t) => {
+t.test('whatever is sent, the next one is served, and nothing leaks', async (t) => {
   const log: string[] = [];
   const features = ringFeatures({ packed: true, ringReset: false });
   const device = createRngDevice({ name: 'rng0' });
@@ -49,7 +49,7 @@ t.test('whatever is said, the next one is served, and nothing leaks', async (t) 
   const before = readdirSync('/proc/self/fd').length;
   let turnedAway = 0;
   await fc.assert(
-    fc.asyncProperty(fc.array(said, { minLength: 1, maxLength: 12 }), async (messages) => {
+    fc.asyncProperty(fc.array(message, { minLength: 1, maxLength: 12 }), async (messages) => {
       {
         using front = new FrontendRig(path);
         let alive = true;
@@ -89,7 +89,7 @@ t.test('whatever is said, the next one is served, and nothing leaks', async (t) 
   t.ok(log.length <= 8, `${log.length} lines`);
   t.ok(
     log.every((text) => !text.includes('\n') && /^rng0: (disconnected|stopped): /.test(text)),
-    'each was told in one line',
+    'each was reported in one line',
   );
   front[Symbol.dispose]();
   for (let i = 0; i < 8; i++) await turn();

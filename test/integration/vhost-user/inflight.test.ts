@@ -40,7 +40,7 @@ for (const [format, refused] of [
   ['split', featureSet(VIRTIO_F_RING_PACKED)],
 ] as const) {
   t.test(
-    `${format} ring with a record: it tells what is in flight while the ring is not served`,
+    `${format} ring with a record, which has what is in flight while the ring is not served`,
     (t) =>
       withBackend(async () => {
         using front = new FrontendRig(path);
@@ -56,7 +56,7 @@ for (const [format, refused] of [
         const used =
           format === 'split' ? QueueRegionSplit.used_idx.offset : QueueRegionPacked.used_idx.offset;
         t.equal(bytes.readUInt16LE(used), format === 'split' ? 40 : 8);
-        // Another ring's change has this one served anew, with the record as it is.
+        // A change of another ring restarts this one, with the record as it is.
         t.equal(await front.shareMemory(), 0n);
         isRandom(t, await fill(ring));
         const index = payload.writeVringNumber({ index: 0, num: 0 });

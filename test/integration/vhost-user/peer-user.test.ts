@@ -1,4 +1,4 @@
-/** Who is at the other end of a socket: nobody else's process gets the guest's memory, or a device. */
+/** Peers of other users get neither the guest's memory nor a device. */
 import { once } from 'node:events';
 import path from 'node:path';
 import t from 'tap';
@@ -21,7 +21,7 @@ import {
 
 const skip = otherUserReason();
 
-t.test("another user's backend is told nothing", { skip }, async (t) => {
+t.test("another user's backend gets nothing", { skip }, async (t) => {
   using folder = new SharedFolder();
   const socket = path.join(folder.path, 's');
   using listener = await OtherListener.open(socket);
@@ -36,11 +36,11 @@ t.test("another user's backend is told nothing", { skip }, async (t) => {
     message: /^the peer at .* is user 65534, neither root nor you; .*peer-uid/,
   };
   await t.rejects(open(), refused);
-  t.equal(await listener.next(), 'heard 0');
-  await t.rejects(open(1), refused, 'who is trusted is another one');
-  t.equal(await listener.next(), 'heard 0');
+  t.equal(await listener.next(), 'received 0');
+  await t.rejects(open(1), refused, 'another user is trusted');
+  t.equal(await listener.next(), 'received 0');
   await t.rejects(open(OTHER_UID), { message: /unanswered/ }, 'unless that user is trusted');
-  t.not(await listener.next(), 'heard 0');
+  t.not(await listener.next(), 'received 0');
 });
 
 t.test("another user's frontend is not served", { skip }, async (t) => {
@@ -54,9 +54,9 @@ t.test("another user's frontend is not served", { skip }, async (t) => {
   await using exported = new BackendDevice(device, shape.features, shape.queueSizes, log);
   {
     await using _calling = new ConnectingBackend(socket, exported);
-    t.equal(await listener.next(), 'heard 0', 'it is hung up on');
+    t.equal(await listener.next(), 'received 0', 'it is disconnected');
     t.match(logs.join('\n'), /waiting for a frontend.*user 65534/);
-    t.equal(await listener.next(), 'heard 0', 'each time');
+    t.equal(await listener.next(), 'received 0', 'each time');
     t.equal(logs.length, 1, 'in one line');
   }
   await using _calling = new ConnectingBackend(socket, exported, OTHER_UID);
@@ -96,7 +96,7 @@ t.test("a guest does not reach another user's program by vsock", { skip }, async
     const stream = sockets.connect(52, () => t.fail('not accepted'));
     const [error] = (await once(stream, 'error')) as [{ code?: string }];
     t.equal(error.code, 'E_PEER_USER');
-    t.equal(await listener.next(), 'heard 0');
+    t.equal(await listener.next(), 'received 0');
   }
   using sockets = new VsockSockets(file, 4, () => {}, OTHER_UID);
   const accepted = await new Promise<boolean>((resolve) => {
@@ -107,5 +107,5 @@ t.test("a guest does not reach another user's program by vsock", { skip }, async
     stream.ref().on('error', () => resolve(false));
   });
   t.ok(accepted, 'unless that user is trusted');
-  t.equal(await listener.next(), 'heard 5');
+  t.equal(await listener.next(), 'received 5');
 });

@@ -119,7 +119,7 @@ for (const [name, refused] of [
   );
 }
 
-for (const [offers, pairs, told] of [
+for (const [offers, pairs, hasMq] of [
   [true, 2, true],
   [false, 2, false],
   [true, 1, false],
@@ -137,7 +137,7 @@ for (const [offers, pairs, told] of [
     await using rig = new VhostUserRig(device);
     t.equal(hasFeature(device.features, net.VIRTIO_NET_F_MQ), pairs > 1, 'to the driver');
     await rig.start((device.features & PAIRS) | featureSet(VIRTIO_F_VERSION_1));
-    t.equal(hasFeature(backend.acked, net.VIRTIO_NET_F_MQ), told, 'to the backend');
+    t.equal(hasFeature(backend.acked, net.VIRTIO_NET_F_MQ), hasMq, 'to the backend');
     t.notOk(hasFeature(backend.acked, net.VIRTIO_NET_F_CTRL_VQ));
   });
 }

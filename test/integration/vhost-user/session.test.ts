@@ -17,7 +17,7 @@ for (const [format, refused] of [
   ['packed', 0n],
   ['split', featureSet(VIRTIO_F_RING_PACKED)],
 ] as const) {
-  t.test(`${format} ring: served, stopped where it stands, and gone on with`, (t) =>
+  t.test(`${format} ring: served, stopped, and continued`, (t) =>
     withBackend(async () => {
       using front = new FrontendRig(path);
       await front.negotiate(refused);
@@ -71,7 +71,7 @@ t.test('a ring that is disabled waits; memory may change under the others', (t) 
   }),
 );
 
-t.test('a packed ring whose frontend knows of one half of the base', (t) =>
+t.test('a packed ring whose frontend has only half of the base', (t) =>
   withBackend(async () => {
     using front = new FrontendRig(path);
     await front.negotiate();
@@ -113,11 +113,11 @@ t.test('what frontends ask for, and the status', (t) =>
     t.equal(await front.ask(vu.VHOST_USER_SET_STATUS, payload.writeU64(0)), 0n);
     const index = payload.writeVringNumber({ index: 0, num: 0 });
     const base = await front.call(vu.VHOST_USER_GET_VRING_BASE, index);
-    t.equal(payload.readVringNumber(base).num, 0, 'a reset forgets where the ring stood');
+    t.equal(payload.readVringNumber(base).num, 0, 'a reset forgets the position');
   }),
 );
 
-t.test('frontends come one after the other; who says nothing makes room', (t) =>
+t.test('frontends come one after the other; a silent one makes room', (t) =>
   withBackend(async (log) => {
     for (let i = 0; i < 3; i++) {
       using front = new FrontendRig(path);
@@ -135,7 +135,7 @@ t.test('frontends come one after the other; who says nothing makes room', (t) =>
 );
 
 const legacy = featureSet(VIRTIO_F_VERSION_1);
-/** What breaks the device, and what its log says. */
+/** What breaks the device, and what it logs. */
 const breaking: Record<string, [break_: (front: FrontendRig) => Promise<void>, RegExp]> = {
   'a ring outside of the memory': [
     async (front) => {
@@ -191,7 +191,7 @@ const area = (queues: number): payload.InflightArea => ({
   queueSize: 64,
 });
 
-/** What ends the connection, and what the log says. */
+/** What ends the connection, and what is logged. */
 const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
   'features that are not offered': [
     ({ channel }) => channel.send(vu.VHOST_USER_SET_FEATURES, 0, payload.writeU64(1n << 50n)),

@@ -1,4 +1,4 @@
-/** A backend that does what a test says, in the test's own process: it serves no queue. */
+/** A backend scripted by a test, in the test's own process. It serves no queue. */
 import { fstatSync } from 'node:fs';
 import * as abi from '../../../src/abi/vhost-user.ts';
 import { featureSet, VIRTIO_F_VERSION_1 } from '../../../src/abi/virtio-ring.ts';
@@ -16,7 +16,7 @@ import {
 } from '../../../src/vhost-user/message.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
 
-/** What a test has it do in place of an answer. */
+/** What a test has it do instead of answering. */
 export type Act = (message: Message, channel: Channel) => void;
 
 const ALL_PROTOCOL_FEATURES = featureSet(
@@ -46,7 +46,7 @@ export class FakeBackend implements Disposable {
   inflight = 0;
   connections = 0;
   channel: Channel | undefined;
-  /** Beside the channel, for bytes that are no message. */
+  /** Bypasses the channel, for bytes that are no message. */
   socket: UnixSocket | undefined;
   /** To the frontend. */
   requests: Channel | undefined;
@@ -138,8 +138,8 @@ export class FakeBackend implements Disposable {
       }
       case abi.VHOST_USER_GET_CONFIG: {
         const { bytes } = payload.readConfigAccess(message);
-        const told = this.config.subarray(0, bytes.length);
-        reply(payload.writeConfigAccess({ offset: 0, liveMigration: false, bytes: told }));
+        const answer = this.config.subarray(0, bytes.length);
+        reply(payload.writeConfigAccess({ offset: 0, liveMigration: false, bytes: answer }));
         return;
       }
       case abi.VHOST_USER_GET_INFLIGHT_FD: {

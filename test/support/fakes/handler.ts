@@ -1,4 +1,4 @@
-/** A data half that tells its control half everything that is done to it, and fails on request. */
+/** A data half that reports every call to its control half, and fails on request. */
 import type { HandlerContext, QueueHandler } from '../../../src/virtio/device.ts';
 
 /** What a probe is made with. */
@@ -7,7 +7,7 @@ export interface ProbeOptions {
   readonly watchFd?: number;
 }
 
-/** What it says. */
+/** What it reports. */
 export type ProbeReport =
   | { readonly what: 'start'; readonly features: bigint; readonly queues: readonly number[] }
   | { readonly what: 'kick'; readonly queue: number }
@@ -21,7 +21,7 @@ export type ProbeCommand = 'throw' | 'break' | 'interrupt' | 'again' | 'again an
 class Probe implements QueueHandler {
   readonly #options: ProbeOptions;
   #context: HandlerContext | null = null;
-  #said = 0;
+  #reports = 0;
 
   constructor(options: ProbeOptions) {
     this.#options = options;
@@ -61,8 +61,8 @@ class Probe implements QueueHandler {
   }
 
   #say(report: ProbeReport): void {
-    // Each is to be heard, which none of a key is that another one replaces.
-    this.#context?.post(report, String(this.#said++));
+    // Without a key, since a message replaces the pending one of its key, and all must arrive.
+    this.#context?.post(report, String(this.#reports++));
   }
 }
 

@@ -9,7 +9,7 @@ export interface MsiRoute {
   readonly data: number;
 }
 
-/** Interrupt lines, MSI routes and doorbells as they stand, and every change in order. */
+/** The state of interrupt lines, MSI routes and doorbells, and every change in order. */
 export class FakeInterrupts implements InterruptController {
   /** One line for each call. */
   readonly calls: string[] = [];

@@ -57,14 +57,14 @@ export class FakeVm implements ControlledMachine {
   async stop(): Promise<void> {
     this.state = 'ended';
   }
-  /** The guest that hears it ends at once. */
+  /** The guest ends at once. */
   pressPowerButton(): void {
     this.presses++;
     if (this.listens) this.state = 'ended';
   }
 }
 
-/** A duplex whose two sides the test holds. */
+/** A duplex stream, whose other side is the test's. */
 export class FakeConsole extends Duplex {
   typed = '';
 
@@ -76,7 +76,7 @@ export class FakeConsole extends Duplex {
   }
 }
 
-/** A command whose output and end the test gives. */
+/** A command whose output and end come from the test. */
 export class FakeProcess implements GuestProcess {
   readonly stdin = new FakeConsole();
   readonly stdout = new PassThrough();

@@ -51,7 +51,7 @@ export class PacketPair implements Disposable {
   }
 }
 
-/** A tap's queue whose reads fail as a test says. */
+/** A tap's queue whose reads fail at a test's request. */
 export class FaultyTapQueue extends TapQueue {
   /** Errnos of the next reads, the first one first. */
   readonly faults: number[] = [];

@@ -1,4 +1,4 @@
-/** A kernel's vhost device that keeps what it was told, for tests on hosts without one. */
+/** Records what a kernel's vhost device would get, for hosts without one. */
 import { EINVAL } from '../../../src/abi/errno.ts';
 import * as abi from '../../../src/abi/vhost.ts';
 import { Fd } from '../../../src/host/fd.ts';

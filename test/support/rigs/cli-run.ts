@@ -1,4 +1,4 @@
-/** A run of the program as a person starts it, and what it leaves behind. */
+/** A run of the program, and what it leaves behind. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import path from 'node:path';
@@ -50,7 +50,7 @@ export class CliRun {
         TMPDIR: this.#temporary,
         XDG_RUNTIME_DIR: this.#temporary,
         XDG_CACHE_HOME: path.join(folder, 'cache'),
-        // Somebody else may not write where coverage is collected, and Node would say so.
+        // Another user cannot write coverage data, and Node would complain.
         ...(uid === undefined ? {} : { NODE_V8_COVERAGE: undefined }),
       },
       ...(uid === undefined ? {} : { uid, gid: uid }),
@@ -86,7 +86,7 @@ export class CliRun {
     return existsSync(folder) ? readdirSync(folder) : [];
   }
 
-  /** What is left of it after its end, each in a word. @param disks files whose locks it had */
+  /** What it left behind, a word each. @param disks files whose locks it had */
   leftovers(disks: readonly string[] = []): string[] {
     return [
       ...this.#taps.filter((name) => existsSync(path.join('/sys/class/net', name))),

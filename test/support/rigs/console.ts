@@ -35,7 +35,7 @@ export class ConsoleRig implements Disposable {
   readonly features: bigint;
   /** Configuration space as the driver would see it. */
   readonly config: DataView;
-  /** How often the configuration was said to have changed. */
+  /** How many configuration changes were signaled. */
   configChanges = 0;
 
   constructor(features = MULTIPORT) {
@@ -88,7 +88,7 @@ export class ConsoleRig implements Disposable {
   }
 
   /** The driver sends a control message. */
-  tell(id: number, event: number, value: number): void {
+  sendControl(id: number, event: number, value: number): void {
     const message = new DataView(new ArrayBuffer(control.size));
     message.setUint32(control.id.offset, id, true);
     message.setUint16(control.event.offset, event, true);
@@ -97,8 +97,8 @@ export class ConsoleRig implements Disposable {
     this.rig.queue(CONTROL_TX).completed();
   }
 
-  /** Control messages that the driver got since the last call; it posts `buffers` anew first. */
-  told(buffers = 8): ControlMessage[] {
+  /** Control messages that the driver got since the last call, after posting `buffers` again. */
+  takeControl(buffers = 8): ControlMessage[] {
     const queue = this.rig.queue(CONTROL_RX);
     const room = Math.min(buffers, queue.free);
     this.post(CONTROL_RX, ...new Array<number>(room).fill(64));
@@ -115,10 +115,10 @@ export class ConsoleRig implements Disposable {
 
   /** The driver brings the named port up and opens it. */
   openPort(): void {
-    this.tell(0xffff_ffff, abi.VIRTIO_CONSOLE_DEVICE_READY, 1);
-    this.tell(1, abi.VIRTIO_CONSOLE_PORT_READY, 1);
-    this.tell(1, abi.VIRTIO_CONSOLE_PORT_OPEN, 1);
-    this.told();
+    this.sendControl(0xffff_ffff, abi.VIRTIO_CONSOLE_DEVICE_READY, 1);
+    this.sendControl(1, abi.VIRTIO_CONSOLE_PORT_READY, 1);
+    this.sendControl(1, abi.VIRTIO_CONSOLE_PORT_OPEN, 1);
+    this.takeControl();
   }
 
   [Symbol.dispose](): void {

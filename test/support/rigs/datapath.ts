@@ -1,4 +1,4 @@
-/** An activation over guest RAM of its own, and a record of what a datapath says. */
+/** An activation over guest RAM of its own, and a record of what a datapath reports. */
 import type { Activation, DatapathEvents } from '../../../src/datapath/datapath.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
 import { Ram } from '../../../src/memory/ram.ts';
@@ -11,8 +11,8 @@ const QUEUE_STRIDE = 0x1_0000;
 /** How long a test waits for something that must happen. */
 const DEADLINE_MS = 10_000;
 
-/** What a datapath said, in order. */
-export type Heard =
+/** What a datapath reported, in order. */
+export type Report =
   | { readonly kind: 'broken'; readonly reason: string }
   | { readonly kind: 'log'; readonly text: string }
   | { readonly kind: 'message'; readonly message: unknown };
@@ -22,16 +22,16 @@ export class DatapathRig implements Disposable {
   readonly ram = new Ram(RAM_SIZE);
   readonly kicks = [new Eventfd(), new Eventfd()] as const;
   readonly call = new Eventfd();
-  readonly heard: Heard[] = [];
+  readonly reports: Report[] = [];
   #waiting: (() => void) | null = null;
 
   readonly events: DatapathEvents = {
-    broken: (reason) => this.#hear({ kind: 'broken', reason }),
-    log: (text) => this.#hear({ kind: 'log', text }),
-    message: (message) => this.#hear({ kind: 'message', message }),
+    broken: (reason) => this.#record({ kind: 'broken', reason }),
+    log: (text) => this.#record({ kind: 'log', text }),
+    message: (message) => this.#record({ kind: 'message', message }),
   };
 
-  /** An activation of the two queues, from where `states` says. */
+  /** An activation of the two queues, from `states`. */
   activation(states: ReadonlyMap<number, VringState> = new Map()): Activation {
     const queues = this.kicks.map((kick, index): QueueConfig => {
       const state = states.get(index);
@@ -49,15 +49,16 @@ export class DatapathRig implements Disposable {
     return { memory: this.ram.memory.share, features: 1n << 32n, queues };
   }
 
-  /** Resolves to the first thing heard that `wanted` accepts, which is taken off the record. */
-  async hear(wanted: (heard: Heard) => boolean): Promise<Heard> {
+  /** Resolves to the first report that `wanted` accepts, and removes it from the record. */
+  async next(wanted: (report: Report) => boolean): Promise<Report> {
     const deadline = setTimeout(() => undefined, DEADLINE_MS);
     const started = Date.now();
     try {
       for (;;) {
-        const at = this.heard.findIndex(wanted);
-        if (at >= 0) return this.heard.splice(at, 1)[0] as Heard;
-        if (Date.now() - started >= DEADLINE_MS) throw new Error('not heard before the deadline');
+        const at = this.reports.findIndex(wanted);
+        if (at >= 0) return this.reports.splice(at, 1)[0] as Report;
+        if (Date.now() - started >= DEADLINE_MS)
+          throw new Error('not reported before the deadline');
         await new Promise<void>((resolve) => {
           this.#waiting = resolve;
           setTimeout(resolve, DEADLINE_MS).unref();
@@ -70,10 +71,10 @@ export class DatapathRig implements Disposable {
 
   /** Resolves to the probe's report with this `what`. */
   async report(what: string): Promise<unknown> {
-    const heard = await this.hear(
+    const report = await this.next(
       (h) => h.kind === 'message' && (h.message as { what: string }).what === what,
     );
-    return heard.kind === 'message' ? heard.message : undefined;
+    return report.kind === 'message' ? report.message : undefined;
   }
 
   [Symbol.dispose](): void {
@@ -82,8 +83,8 @@ export class DatapathRig implements Disposable {
     this.ram[Symbol.dispose]();
   }
 
-  #hear(heard: Heard): void {
-    this.heard.push(heard);
+  #record(report: Report): void {
+    this.reports.push(report);
     this.#waiting?.();
     this.#waiting = null;
   }

@@ -260,7 +260,7 @@ export class E1000Rig implements Disposable {
   }
 }
 
-/** A packet to an address, with a payload that tells its bytes apart. */
+/** A packet to an address, with a payload of distinct bytes. */
 export function frame(destination: Iterable<number>, length = 100): Uint8Array {
   const bytes = Uint8Array.from({ length }, (_, i) => (i * 7) & 0xff);
   bytes.set([...destination], 0);

@@ -32,7 +32,7 @@ import {
 import * as payload from '../../../src/vhost-user/payload.ts';
 
 const RAM_SIZE = 8 * MiB;
-/** Where this frontend says that it has its memory. */
+/** Where this frontend claims to map its memory. */
 export const USER_ADDRESS = 0x7f00_0000_0000;
 
 /** One ring of it. */
@@ -63,7 +63,7 @@ export class FrontendRig implements Disposable {
     );
   }
 
-  /** Sends a request that asks for an acknowledgement. Returns what the backend said: 0 is good. */
+  /** Sends a request that asks for an acknowledgement. Returns the backend's answer: 0 is success. */
   async ask(request: number, view?: DataView, fds: readonly number[] = []): Promise<bigint> {
     return payload.readU64(await this.call(request, view, fds));
   }

@@ -166,7 +166,7 @@ export class FsDriver implements Disposable {
   }
 
   /** Sends one that is not answered. */
-  tell(opcode: number, nodeid: number, body: Uint8Array, queue = 0): void {
+  sendOneWay(opcode: number, nodeid: number, body: Uint8Array, queue = 0): void {
     this.send([this.header(opcode, nodeid, body.length), body], [], queue);
   }
 
@@ -211,7 +211,7 @@ export class FsDriver implements Disposable {
   }
 
   forget(nodeid: number, nlookup: number | bigint): void {
-    this.tell(fuse.FUSE_FORGET, nodeid, pack(fuse.fuse_forget_in, { nlookup }));
+    this.sendOneWay(fuse.FUSE_FORGET, nodeid, pack(fuse.fuse_forget_in, { nlookup }));
   }
 
   setattr(nodeid: number, values: Values): FuseResult {
@@ -286,7 +286,7 @@ export class SharedFolder implements Disposable {
     return path.join(this.path, name);
   }
 
-  /** A path beside it, where no guest may get. */
+  /** A path next to it, which no guest may reach. */
   outside(name: string): string {
     return path.join(this.#folder.path, name);
   }

@@ -36,11 +36,11 @@ export async function createGuest(fixture: GuestFixture = {}): Promise<VirtualMa
   return vm;
 }
 
-/** What a guest said before an end that it did not choose, on standard error. */
+/** Standard error of a guest before an unexpected end. */
 function showLastWords(vm: VirtualMachine): void {
   let tail = '';
   for (const stream of [vm.console, vm.serial]) {
-    // A listener would change the stream for whoever reads it.
+    // A listener would change the stream for its reader.
     const push = stream.push.bind(stream);
     stream.push = (chunk: unknown, encoding?: BufferEncoding) => {
       if (chunk instanceof Uint8Array) {
@@ -75,7 +75,7 @@ export async function bootGuest(fixture: GuestFixture = {}): Promise<VirtualMach
 /**
  * Runs a script in a guest, up to the first command that fails.
  * @returns what it printed, without the newline at the end
- * @throws Error with the script and what it said, when its status is not 0
+ * @throws Error with the script and its output, when its status is not 0
  */
 export async function guestShell(vm: VirtualMachine, script: string): Promise<string> {
   const { stdout, stderr, exitCode } = await vm.exec(['sh', '-ec', script]);

@@ -12,10 +12,10 @@ import type { VirtioMmio } from '../../../src/virtio/transport/mmio.ts';
 import type { VirtioPci } from '../../../src/virtio/transport/pci.ts';
 import { type RigOptions, VirtioPciRig } from './virtio-pci.ts';
 
-/** A datapath that records, and stops when it is told to. */
+/** A datapath that records, and stops on request. */
 export class FakeDatapath implements Datapath {
   withheld = 0n;
-  readonly said: string[];
+  readonly calls: string[];
   readonly posted: unknown[] = [];
   last: Activation | undefined;
   failStart: Error | undefined;
@@ -23,7 +23,7 @@ export class FakeDatapath implements Datapath {
   /** Set to hold `stop` back until it is called. */
   release: (() => void) | undefined;
   holdStop = false;
-  /** Where the first queue stands when it is stopped; the others follow. */
+  /** The first queue's position when it is stopped; the others follow. */
   at = 10;
   readonly events: DatapathEvents;
   #stopping: () => void = () => {};
@@ -32,9 +32,9 @@ export class FakeDatapath implements Datapath {
     this.#stopping = resolve;
   });
 
-  /** @param said where it records, after the one before it */
-  constructor(events: DatapathEvents, said: string[] = []) {
-    this.said = said;
+  /** @param calls the record it appends to */
+  constructor(events: DatapathEvents, calls: string[] = []) {
+    this.calls = calls;
     this.events = events;
   }
   async start(activation: Activation): Promise<void> {
@@ -42,11 +42,11 @@ export class FakeDatapath implements Datapath {
     const queues = activation.queues.map(
       ({ index, state }) => `${index}${state === undefined ? '' : `@${state.nextAvail}`}`,
     );
-    this.said.push(`start ${queues.join(' ')}`);
+    this.calls.push(`start ${queues.join(' ')}`);
     if (this.failStart !== undefined) throw this.failStart;
   }
   async stop(): Promise<ReadonlyMap<number, VringState>> {
-    this.said.push('stop');
+    this.calls.push('stop');
     if (this.failStop !== undefined) throw this.failStop;
     if (this.holdStop) {
       this.#stopping();
@@ -63,10 +63,10 @@ export class FakeDatapath implements Datapath {
     this.posted.push(message);
   }
   async close(): Promise<void> {
-    this.said.push('close');
+    this.calls.push('close');
   }
   take(): string[] {
-    return this.said.splice(0);
+    return this.calls.splice(0);
   }
 }
 
@@ -91,7 +91,7 @@ export class OwnerRig implements AsyncDisposable {
   readonly #resources = new ResourceAllocator('io');
   /** The latest. */
   datapath: FakeDatapath;
-  /** Once it was asked for. */
+  /** Once it was requested. */
   vhost: FakeDatapath | undefined;
   vhostError: Error | undefined;
   vhostFailStart: Error | undefined;
@@ -139,7 +139,7 @@ export class OwnerRig implements AsyncDisposable {
           'userspace',
           (events) => {
             const before: FakeDatapath | undefined = datapath;
-            datapath = new FakeDatapath(events, before?.said);
+            datapath = new FakeDatapath(events, before?.calls);
             // The first one is made before the rig has its field.
             if (before !== undefined) this.datapath = datapath;
             return datapath;

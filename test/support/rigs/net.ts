@@ -101,7 +101,7 @@ export class NetRig implements Disposable {
     return done?.data[0] ?? -1;
   }
 
-  /** The same, and it must be carried out. */
+  /** The same, and it must succeed. */
   mustControl(commandClass: number, command: number, ...data: number[]): void {
     const ack = this.control(commandClass, command, Uint8Array.from(data));
     if (ack !== VIRTIO_NET_OK) throw new Error(`command ${commandClass}/${command}: ack ${ack}`);
@@ -113,7 +113,7 @@ export class NetRig implements Disposable {
   }
 }
 
-/** A packet with its header: all zeroes, then bytes that tell where they belong. */
+/** A packet with its header: all zeroes, then bytes that show their position. */
 export function packet(length: number, seed = 0): Uint8Array {
   return Uint8Array.from({ length }, (_, i) => (i < HEADER_SIZE ? 0 : (i * 7 + seed) & 0xff));
 }

@@ -13,7 +13,7 @@ const folder = testFolder(t);
 /** Where it listens. */
 export const path: string = join(folder, 'socket');
 
-/** @param work gets what the backend says */
+/** @param work gets what the backend reports */
 export async function withBackend(work: (log: string[]) => Promise<void>): Promise<void> {
   const log: string[] = [];
   const device = createRngDevice({ name: 'rng0' });

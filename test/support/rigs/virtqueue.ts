@@ -81,7 +81,7 @@ export class QueueFixture implements Disposable {
     return { count, interrupt: this.device.publish() };
   }
 
-  /** Makes the device side anew where it left off. */
+  /** Recreates the device side where it left off. */
   handOver(): void {
     const config = { ...this.driver.config, state: this.device.state() };
     this.device = createVirtqueue(this.ram.memory, config, this.features);

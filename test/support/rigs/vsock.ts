@@ -15,7 +15,7 @@ export const TX = 1;
 export const EVENT = 2;
 export const GUEST = 42;
 export const STREAM = featureSet(VIRTIO_F_VERSION_1, abi.VIRTIO_VSOCK_F_STREAM);
-/** What the driver says of its own buffers, unless it says something else. */
+/** The driver's own credit, unless a test changes it. */
 const PEER_BUFFER = 65536;
 
 const OPS: Readonly<Record<string, number>> = {
@@ -141,7 +141,7 @@ export class VsockRig implements Disposable, HostSide {
       });
   }
 
-  /** A connection that the guest asked for: the program's end. */
+  /** A connection that the guest requested: the program's end. */
   async open(fields: Fields = {}): Promise<Duplex> {
     const port = fields.dstPort ?? 52;
     if (!this.listening.has(port)) this.listening.set(port, []);
@@ -184,7 +184,7 @@ export class VsockRig implements Disposable, HostSide {
   }
 }
 
-/** What was said, by op. */
+/** The packets sent, by op. */
 export const ops = (packets: readonly Packet[]): string[] => packets.map(({ op }) => op);
 
 /** All payloads as one. */

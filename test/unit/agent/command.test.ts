@@ -36,6 +36,6 @@ t.test('credit that comes within a send: each byte is sent once, in order', asyn
   }
   command.stdin.end();
   await new Promise((resolve) => command.stdin.once('finish', resolve));
-  t.equal(sent.at(-1)?.length, 0, 'the end is told');
+  t.equal(sent.at(-1)?.length, 0, 'the end is sent');
   t.ok(Buffer.concat(sent).equals(input));
 });

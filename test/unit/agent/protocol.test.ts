@@ -91,7 +91,7 @@ t.test('HELLO is found behind any bytes, however the stream is cut', async (t) =
   t.pass('for all bytes and cuts');
 });
 
-t.test('the host and the agent tell HELLO from other frames', async (t) => {
+t.test('the host and the agent distinguish HELLO from other frames', async (t) => {
   const nonce = Buffer.from('abcdefgh');
   const [frame] = new protocol.FrameDecoder().push(protocol.encodeHello(nonce));
   t.same(frame && protocol.decodeHello(frame.payload), nonce);

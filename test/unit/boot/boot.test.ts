@@ -142,7 +142,7 @@ t.test('64-bit protocol with a bzImage: the compressed kernel, its own header', 
   t.same(header, image.subarray(0x230, 0x26c));
 });
 
-/** As memtest86+ is: a bzImage whose code is all there is. */
+/** Like memtest86+: a bzImage without a payload. */
 const noPayload = (values: HeaderValues = {}): Uint8Array =>
   bzImage(kernelCode(5000), {
     payload_offset: 0,
@@ -213,7 +213,7 @@ t.test('initrd_addr_max is kept, whatever the entry', async (t) => {
   const memory = memoryOf(t, 3 * GiB);
   const in32 = elfKernel({ bits: 32 });
   const cases: [string, Uint8Array, number][] = [
-    ['32-bit ELF: what boot.rst gives kernels that say nothing', in32, 0x37ff_ffff],
+    ['32-bit ELF: the default of boot.rst', in32, 0x37ff_ffff],
     ['64-bit ELF', elfKernel(), 0x7fff_ffff],
     ['bzImage of 32 bits', bzImage(gzipSync(in32), { initrd_addr_max: 0x2fff_ffff }), 0x2fff_ffff],
     ['bzImage', bzImage(undefined, { initrd_addr_max: 0x1fff_ffff }), 0x1fff_ffff],
@@ -241,7 +241,7 @@ t.test('auto starts a bzImage that cannot be unpacked here', async (t) => {
   });
 });
 
-t.test('loading again on the same memory writes everything anew', async (t) => {
+t.test('loading again on the same memory rewrites everything', async (t) => {
   const memory = memoryOf(t);
   const first = await load(memory, { kernel: kernels.elf, initrd });
   const before = Buffer.from(memory.bytes(0, 64 * MiB));

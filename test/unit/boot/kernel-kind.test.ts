@@ -1,4 +1,4 @@
-/** Kinds of images, and what is said of those that are no kernel for this machine. */
+/** Kinds of images, and errors for those that are no kernel for this machine. */
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { BufferSource } from '../../../src/boot/byte-source.ts';

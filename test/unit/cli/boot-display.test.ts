@@ -1,4 +1,4 @@
-/** What is shown while a guest boots and its console says nothing. */
+/** What is shown while a guest boots and its console is silent. */
 import t from 'tap';
 import { BootDisplay } from '../../../src/cli/run/boot-display.ts';
 import type { ConsoleTarget } from '../../../src/cli/run/run-options.ts';
@@ -49,7 +49,7 @@ t.test('where its serial port goes to a file', async (t) => {
   display[Symbol.dispose]();
 });
 
-t.test('a guest that says nothing anywhere', async (t) => {
+t.test('a guest without any output', async (t) => {
   const { steps, clock, display } = setUp();
   clock.now = 60_000;
   display.look();

@@ -22,7 +22,7 @@ t.test('wrap breaks at spaces, and inside of words that are too long', (t) => {
   t.end();
 });
 
-t.test('the table is aligned, and tells how to get what is missing', (t) => {
+t.test('the table is aligned, and shows how to get what is missing', (t) => {
   t.same(doctorTable(ROWS, 90), [
     'status   what       found                                   enables',
     'ok       KVM        API 12                                  virtual machines',

@@ -18,10 +18,10 @@ t.equal(statuses.statusOf('power-off'), 0);
 t.equal(statuses.statusOf('stopped'), 0);
 
 for (const [error, status] of [
-  [new UsageError('E_NAME', 'said in a test: usage'), statuses.EXIT_USAGE],
-  [new PeerError('E_LAB_GONE', 'said in a test: lost'), statuses.EXIT_COMMAND_LOST],
-  [new PeerError('E_LAB_STOPPED', 'said in a test: stopped'), statuses.EXIT_COMMAND_STOPPED],
-  [new InternalError('said in a test'), statuses.EXIT_BUG],
+  [new UsageError('E_NAME', 'in a test: usage'), statuses.EXIT_USAGE],
+  [new PeerError('E_LAB_GONE', 'in a test: lost'), statuses.EXIT_COMMAND_LOST],
+  [new PeerError('E_LAB_STOPPED', 'in a test: stopped'), statuses.EXIT_COMMAND_STOPPED],
+  [new InternalError('in a test'), statuses.EXIT_BUG],
 ] as const) {
   t.equal(reportError(error), status, error.code);
 }

@@ -1,10 +1,10 @@
-/** Lines on standard error: printable, and bounded where nobody reads them. */
+/** Lines on standard error: printable, and bounded when unread. */
 import { Writable } from 'node:stream';
 import t from 'tap';
 import { Messages } from '../../../src/cli/terminal/messages.ts';
 import { Sink } from '../../support/fakes/machine.ts';
 
-t.test('a line says who speaks, and holds nothing for the terminal to obey', async (t) => {
+t.test('a line has its origin, and no escape sequences', async (t) => {
   const sink = new Sink();
   const messages = new Messages(sink);
   messages.say('net0: \x1b[31mred\x1b[0m\nand \x9b more');
@@ -22,7 +22,7 @@ t.test('a raw terminal gets its carriage returned', async (t) => {
   t.equal(sink.text, 'nodevmm: one\r\ntwo\r\nnodevmm: three\n');
 });
 
-t.test('what nobody reads is dropped in the end, counted and said', async (t) => {
+t.test('unread lines are eventually dropped, counted and reported', async (t) => {
   const taken: (() => void)[] = [];
   let text = '';
   const stuck = new Writable({
@@ -44,7 +44,7 @@ t.test('what nobody reads is dropped in the end, counted and said', async (t) =>
     taken.shift()?.();
     await new Promise((resolve) => setImmediate(resolve));
   }
-  const said = text.match(/^nodevmm: \d+\.+$/gm)?.length ?? 0;
-  t.match(text, new RegExp(`nodevmm: ${10_000 - said} unread messages were dropped`));
+  const shown = text.match(/^nodevmm: \d+\.+$/gm)?.length ?? 0;
+  t.match(text, new RegExp(`nodevmm: ${10_000 - shown} unread messages were dropped`));
   t.ok(text.endsWith('nodevmm: read again\n'));
 });

@@ -1,4 +1,4 @@
-/** A run from the command line: who gets which bytes, what ends it, and with which status. */
+/** A run from the command line: where bytes go, what ends it, and with which status. */
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { runMachine } from '../../../src/cli/run/run-machine.ts';
@@ -27,7 +27,7 @@ t.test('the console both ways, to a clean power-off', async (t) => {
   t.equal(await run, 0);
   t.equal(streams.output.text, 'login: ');
   t.strictSame(vm.calls, ['start'], 'a machine that ended is not stopped');
-  t.strictSame(vm.sizes, [[100, 30]], 'and it was told the size of the terminal');
+  t.strictSame(vm.sizes, [[100, 30]], 'and it got the size of the terminal');
 });
 
 t.test('a guest that ends before its slow reader has read loses nothing', async (t) => {
@@ -52,7 +52,7 @@ t.test('a guest that ends before its slow reader has read loses nothing', async 
   t.equal(output.text, lines.join(''));
 });
 
-t.test('output that was dropped is told of at the end', async (t) => {
+t.test('dropped output is reported at the end', async (t) => {
   const { vm, streams } = setUp();
   vm.droppedOutput = { console: 12, serial: 34 };
   vm.end({ reason: 'power-off' });
@@ -91,7 +91,7 @@ t.test('a guest that died before its console came shows the serial port', async 
   t.equal(streams.output.text, '');
 });
 
-t.test('what a guest says reaches the terminal as text, but on its console', async (t) => {
+t.test("a guest's output reaches the terminal as text, except on its console", async (t) => {
   const { vm, streams } = setUp();
   const sequence = '\x1b]0;title\x07';
   const run = runMachine(vm, onConsole, streams);

@@ -2,7 +2,7 @@
 import t from 'tap';
 import { EscapeFilter } from '../../../src/cli/terminal/terminal.ts';
 
-/** What passes, and what is asked for, when the chunks are typed. */
+/** What passes, and which commands result, when the chunks are typed. */
 async function type(...chunks: string[]): Promise<{ passed: string; asked: string[] }> {
   const asked: string[] = [];
   const filter = new EscapeFilter((command) => asked.push(command));

@@ -29,7 +29,7 @@ for (const [place, open] of Object.entries(places)) {
     }
     await datapath.close();
     t.same(await rig.report('stop'), { what: 'stop' });
-    t.same(rig.heard, []);
+    t.same(rig.reports, []);
   });
 
   t.test(`${place}: watched descriptors, interrupts, another kick, messages`, async (t) => {
@@ -70,25 +70,28 @@ for (const [place, open] of Object.entries(places)) {
       await rig.report('echo');
     }
     t.same(
-      rig.heard.filter(({ kind }) => kind === 'message'),
+      rig.reports.filter(({ kind }) => kind === 'message'),
       [{ kind: 'message', message: { what: 'start', features: 1n << 32n, queues: [0, 1] } }],
     );
     await datapath.close();
   });
 
-  t.test(`${place}: where queues stand is told while they are served, held or not`, async (t) => {
-    using rig = new DatapathRig();
-    const datapath = open({}, rig.events);
-    t.same(await datapath.states?.(), new Map(), 'not started');
-    const from = new Map([[1, { nextAvail: 7, nextUsed: 7 }]]);
-    await datapath.start({ ...rig.activation(from), holds: new Map([[1, 0]]) });
-    t.same(await datapath.states?.(), new Map([[0, { nextAvail: 0, nextUsed: 0 }], ...from]));
-    await datapath.stop();
-    t.same(await datapath.states?.(), new Map());
-    await datapath.close();
-  });
+  t.test(
+    `${place}: positions of queues are reported while they are served, held or not`,
+    async (t) => {
+      using rig = new DatapathRig();
+      const datapath = open({}, rig.events);
+      t.same(await datapath.states?.(), new Map(), 'not started');
+      const from = new Map([[1, { nextAvail: 7, nextUsed: 7 }]]);
+      await datapath.start({ ...rig.activation(from), holds: new Map([[1, 0]]) });
+      t.same(await datapath.states?.(), new Map([[0, { nextAvail: 0, nextUsed: 0 }], ...from]));
+      await datapath.stop();
+      t.same(await datapath.states?.(), new Map());
+      await datapath.close();
+    },
+  );
 
-  t.test(`${place}: stop tells the states, and start goes on from them`, async (t) => {
+  t.test(`${place}: stop returns the states, and start continues from them`, async (t) => {
     using rig = new DatapathRig();
     const datapath = open({}, rig.events);
     await datapath.start(rig.activation());
@@ -97,7 +100,7 @@ for (const [place, open] of Object.entries(places)) {
     const states = new Map(
       [...first.keys()].map((queue) => [queue, { nextAvail: 5, nextUsed: 5 }]),
     );
-    // The driver's rings say the same, or the queue would find a jump.
+    // The driver's rings match, or the queue would find a jump.
     for (const { driverArea } of rig.activation().queues) {
       rig.ram.memory.writeU16(driverArea + 2, 5);
     }
@@ -114,13 +117,15 @@ for (const [place, open] of Object.entries(places)) {
     // Reports are not ordered with what breaks: the first ones may come after it.
     for (const what of ['start', 'kick', 'kick']) await rig.report(what);
     datapath.post('throw');
-    const heard = await rig.hear(({ kind }) => kind === 'broken');
-    t.match(heard, { reason: /^the data half failed: TypeError: thrown by the probe \(.*:\d+\)$/ });
-    const kicks = rig.heard.length;
+    const report = await rig.next(({ kind }) => kind === 'broken');
+    t.match(report, {
+      reason: /^the data half failed: TypeError: thrown by the probe \(.*:\d+\)$/,
+    });
+    const kicks = rig.reports.length;
     rig.kicks[0].signal();
-    t.equal((await datapath.stop()).size, 2, 'the states are told all the same');
+    t.equal((await datapath.stop()).size, 2, 'the states are returned anyway');
     await rig.report('stop');
-    t.equal(rig.heard.length, kicks, 'nothing was served meanwhile');
+    t.equal(rig.reports.length, kicks, 'nothing was served meanwhile');
     await datapath.start(rig.activation());
     await datapath.close();
   });
@@ -132,7 +137,7 @@ for (const [place, open] of Object.entries(places)) {
     datapath.post('break');
     datapath.post('break');
     await datapath.stop();
-    const broken = rig.heard.filter(({ kind }) => kind === 'broken');
+    const broken = rig.reports.filter(({ kind }) => kind === 'broken');
     t.same(broken, [{ kind: 'broken', reason: 'broken by the probe' }]);
     await datapath.close();
   });

@@ -116,7 +116,7 @@ t.test(
   },
 );
 
-t.test('errors are told in one line, with their place', async (t) => {
+t.test('errors are reported in one line, with their place', async (t) => {
   t.match(
     describeError(new RangeError('two\nlines')),
     /^RangeError: two \(\S*handler-runner\.test\.[jt]s:\d+\)$/,

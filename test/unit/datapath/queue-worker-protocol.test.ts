@@ -1,10 +1,10 @@
-/** Messages between threads: one batch at most is under way. */
+/** Messages between threads: at most one batch is in flight. */
 import t from 'tap';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
 import { LatestMessages } from '../../../src/datapath/queue-worker-protocol.ts';
 import { DatapathRig } from '../../support/rigs/datapath.ts';
 
-t.test('while a batch is under way, the last of each key waits', async (t) => {
+t.test('while a batch is in flight, the last of each key waits', async (t) => {
   const sent: (readonly unknown[])[] = [];
   const messages = new LatestMessages((batch) => sent.push(batch));
   messages.post('a0', 'a');
@@ -20,7 +20,7 @@ t.test('while a batch is under way, the last of each key waits', async (t) => {
   t.same(sent.splice(0), [['a']], 'sent before an order that follows');
   messages.post('b', 'b');
   messages.taken();
-  t.same(sent, [], 'two batches were under way');
+  t.same(sent, [], 'two batches were in flight');
   messages.taken();
   t.same(sent, [['b']]);
 });
@@ -48,11 +48,11 @@ for (const eventLoop of [false, true]) {
     await datapath.start(rig.activation());
     for (let i = 0; i < 1000; i++) datapath.post(i);
     await datapath.stop();
-    const heard = rig.heard.flatMap((one) => (one.kind === 'message' ? [one.message] : []));
-    t.same(heard.slice(0, 1), [0]);
-    t.ok(heard.includes(9999), 'the last one arrives');
-    t.ok(heard.includes(999), 'the last one of the other way, too');
-    t.ok(heard.length <= 6, `${heard.length} messages`);
+    const report = rig.reports.flatMap((one) => (one.kind === 'message' ? [one.message] : []));
+    t.same(report.slice(0, 1), [0]);
+    t.ok(report.includes(9999), 'the last one arrives');
+    t.ok(report.includes(999), 'the last one of the other way, too');
+    t.ok(report.length <= 6, `${report.length} messages`);
     await datapath.close();
   });
 }

@@ -1,4 +1,4 @@
-/** Whether something must be made anew. */
+/** Whether something must be rebuilt. */
 import { rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';

@@ -2,7 +2,7 @@ import t from 'tap';
 import { EPOLLET, EPOLLIN, EPOLLOUT, Epoll } from '../../../src/host/epoll.ts';
 import { Eventfd } from '../../../src/host/fd.ts';
 
-t.test('wait tells tokens and events of what is ready', async (t) => {
+t.test('wait returns tokens and events of what is ready', async (t) => {
   using epoll = new Epoll(4);
   using first = new Eventfd();
   using second = new Eventfd();
@@ -19,7 +19,7 @@ t.test('wait tells tokens and events of what is ready', async (t) => {
   t.same([epoll.wait(0), epoll.token(0)], [1, 7]);
 });
 
-t.test('edge triggered, each signal is told once, drained or not', async (t) => {
+t.test('edge triggered, each signal is reported once, drained or not', async (t) => {
   using epoll = new Epoll(4);
   using kick = new Eventfd();
   kick.signal();

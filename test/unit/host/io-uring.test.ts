@@ -60,7 +60,7 @@ t.test('more requests than a batch holds, also past 4 GiB', async (t) => {
 });
 
 t.test(
-  'a request that the kernel refuses completes with its errno, and the rest go on',
+  'a request that the kernel refuses completes with its errno, and the rest continue',
   async (t) => {
     const path = folder.file('other', 16);
     const file = Fd.open(path, O_RDWR);

@@ -84,7 +84,7 @@ function note(copies: CopyList, at: number, target: number, source: number, byte
   copies.numbers.set([target, source, bytes], at * COPY);
 }
 
-t.test('copies are done in order, as many as are asked for', async (t) => {
+t.test('copies are done in order, as many as requested', async (t) => {
   const { bytes, address } = memory();
   const copies = new CopyList(10);
   // Each takes up what the one before has put down.

@@ -52,7 +52,7 @@ class Log {
   }
 }
 
-t.test('the same line is said once, and the rest are counted', async (t) => {
+t.test('a repeated line is shown once, and the rest are counted', async (t) => {
   const log = new Log();
   for (let i = 0; i < 10_000; i++) log.limit.say('it broke');
   t.same(log.lines, ['it broke']);
@@ -76,7 +76,7 @@ t.test('lines that come by turns may come some times', async (t) => {
   );
 });
 
-t.test('what happens again later is said again, with what was left out', async (t) => {
+t.test('a line that recurs later is shown again, with the count of those left out', async (t) => {
   const log = new Log();
   log.limit.say('it broke');
   log.limit.say('it broke');

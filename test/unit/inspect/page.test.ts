@@ -9,7 +9,7 @@ import type { InspectedQueue } from '../../../src/machine/inspect.ts';
 import { aDevice, anInspection, busyQueue } from '../../support/fixtures/inspection.ts';
 
 for (const format of ['split', 'packed'] as const) {
-  t.test(`who stands where, and what is under way: ${format}`, (t) => {
+  t.test(`positions of both sides, and what is in flight: ${format}`, (t) => {
     const model = queueModel(busyQueue(format));
     // On packed queues a chain takes a slot for each of its descriptors.
     const slots =
@@ -32,7 +32,7 @@ for (const format of ['split', 'packed'] as const) {
   });
 }
 
-t.test('where the device stands is left open when nobody can tell', (t) => {
+t.test('an unknown position of the device is left out', (t) => {
   const { state: _, ...split } = busyQueue('split');
   const model = queueModel(split);
   t.notOk('device' in (model ?? {}));
@@ -57,7 +57,7 @@ function unbalanced(html: string): string[] {
   return [...wrong, ...open];
 }
 
-t.test('rings: arcs to scale, hands where each side stands', (t) => {
+t.test("rings: arcs to scale, hands at each side's position", (t) => {
   const svg = ringFigures(busyQueue('split'));
   t.same(unbalanced(svg), []);
   const arcs = [
@@ -113,7 +113,7 @@ t.test('the page is whole, well-formed, and loads nothing', (t) => {
   t.end();
 });
 
-t.test('the view tells what can be done with the queue', (t) => {
+t.test('the view shows what can be done with the queue', (t) => {
   const inspection = anInspection();
   const view = (queue: number): string =>
     inspectView('web', inspection, { device: 'busy0', queue });

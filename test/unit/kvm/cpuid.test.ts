@@ -133,7 +133,7 @@ t.test('leaves 0x80000002 to 4: the brand string', (t) => {
   t.end();
 });
 
-t.test('virtualization is hidden unless asked for', (t) => {
+t.test('virtualization is hidden unless requested', (t) => {
   const host = [
     AMD,
     leaf(1, { ecx: 1 << 5 }),
@@ -150,7 +150,7 @@ t.test('virtualization is hidden unless asked for', (t) => {
   t.end();
 });
 
-t.test('hidden features are cleared in every leaf that tells them', (t) => {
+t.test('hidden features are cleared in every leaf that has them', (t) => {
   const host = [
     AMD,
     leaf(1, { ecx: ALL, edx: ALL }),
@@ -166,7 +166,7 @@ t.test('hidden features are cleared in every leaf that tells them', (t) => {
   t.end();
 });
 
-t.test('feature names stand at the bits that the SDM and the APM give them', (t) => {
+t.test('feature names match the bits in the SDM and the APM', (t) => {
   for (const [name, ...bits] of [
     ['fpu', '1.0 edx 0', '80000001.0 edx 0'],
     ['sep', '1.0 edx 11'],
@@ -200,10 +200,10 @@ t.test('feature names stand at the bits that the SDM and the APM give them', (t)
     ['virt_ssbd', '80000008.0 ebx 25'],
     ['vgif', '8000000a.0 edx 16'],
   ] as const) {
-    const said = featureBits(name).map(
+    const found = featureBits(name).map(
       (b) => `${b.function.toString(16)}.${b.index} ${b.register} ${b.bit}`,
     );
-    t.same(said, bits, name);
+    t.same(found, bits, name);
   }
   t.equal(new Set(CPU_FEATURE_NAMES).size, CPU_FEATURE_NAMES.length);
   t.end();

@@ -34,7 +34,7 @@ t.test('pins: GSI n at IOAPIC pin n, and at the 8259s below 16 but for the casca
   t.end();
 });
 
-t.test('MSI routes: none has a target at first; a change is told', (t) => {
+t.test('MSI routes: none has a target at first; a change is reported', (t) => {
   const { view, routing } = table(2);
   const msis = (): number[][] => entries(view).filter(([, type]) => type === KVM_IRQ_ROUTING_MSI);
   t.same(msis(), [

@@ -12,7 +12,7 @@ const shape = {
 const share = { tag: 'root', path: '/', readOnly: true, still: true };
 const fds = { kernel: 3, initrd: 4, agent: 5, shares: [6] };
 
-t.test('the machine has what was asked for', async (t) => {
+t.test('the machine is as requested', async (t) => {
   const line = qemuCommand('qemu', shape, [share], fds).join(' ');
   for (const part of [
     '-M q35,kernel-irqchip=split',

@@ -74,7 +74,7 @@ t.test('the data half runs from power-on, and learns where the registers are', a
   t.same(o.datapath.take(), ['start '], 'and from the next power-on');
 });
 
-t.test('a pause lets go of the rings', async (t) => {
+t.test('a pause releases the rings', async (t) => {
   await using o = new NicRig();
   await o.plug();
   o.datapath.take();
@@ -87,7 +87,7 @@ t.test('a pause lets go of the rings', async (t) => {
   t.same(o.datapath.take(), ['start ']);
 });
 
-t.test('a card that broke is told once, and starts anew with its reset', async (t) => {
+t.test('a broken card is reported once, and restarts with its reset', async (t) => {
   await using o = new NicRig();
   await o.plug();
   o.datapath.take();

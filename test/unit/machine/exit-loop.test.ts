@@ -27,7 +27,7 @@ type Step = (run: DataView) => number;
 
 /** Runs a loop through these exits; then a triple fault ends it. */
 class LoopRig {
-  readonly said: string[] = [];
+  readonly calls: string[] = [];
   readonly run = new DataView(new ArrayBuffer(0x2000));
   readonly control = new VcpuControl(new SharedState(SharedState.allocate(0x1000)), 1);
   readonly loop: ExitLoop;
@@ -40,7 +40,7 @@ class LoopRig {
       if (step !== undefined) return step(this.run);
       return exits(exit.KVM_EXIT_SHUTDOWN)(this.run);
     },
-    completeExit: () => this.said.push('complete'),
+    completeExit: () => this.calls.push('complete'),
   };
   #steps: Step[] = [];
 
@@ -48,22 +48,22 @@ class LoopRig {
     const board = {
       control: this.control,
       readPort: (port: number, size: number) => {
-        this.said.push(`in ${port.toString(16)} ${size}`);
+        this.calls.push(`in ${port.toString(16)} ${size}`);
         return 0x8899_aabb % 2 ** (8 * size);
       },
       writePort: (port: number, size: number, value: number) => {
-        this.said.push(`out ${port.toString(16)} ${size} ${value.toString(16)}`);
+        this.calls.push(`out ${port.toString(16)} ${size} ${value.toString(16)}`);
       },
       readMemory: (address: number, size: number) => {
-        this.said.push(`read ${address.toString(16)} ${size}`);
+        this.calls.push(`read ${address.toString(16)} ${size}`);
         return 0x8899_aabb % 2 ** (8 * size);
       },
       writeMemory: (address: number, size: number, value: number) => {
-        this.said.push(`write ${address.toString(16)} ${size} ${value.toString(16)}`);
+        this.calls.push(`write ${address.toString(16)} ${size} ${value.toString(16)}`);
       },
     };
     this.loop = new ExitLoop(this.vcpu as unknown as Vcpu, board as unknown as Board, () => {
-      this.said.push('paused');
+      this.calls.push('paused');
       this.atRest();
     });
   }
@@ -112,34 +112,34 @@ t.test('KVM API §5 KVM_EXIT_IO: writes to ports, of every width', async (t) => 
     io(true, 0x600, 2, [0x34, 0x12]),
     io(true, 0xcf8, 4, [0xf0, 0xde, 0xbc, 0x9a]),
   );
-  t.same(rig.said, ['out 3f8 1 61', 'out 600 2 1234', 'out cf8 4 9abcdef0']);
+  t.same(rig.calls, ['out 3f8 1 61', 'out 600 2 1234', 'out cf8 4 9abcdef0']);
 });
 
-t.test('KVM API §5 KVM_EXIT_IO: reads land where data_offset says', async (t) => {
+t.test('KVM API §5 KVM_EXIT_IO: reads land at data_offset', async (t) => {
   const rig = new LoopRig();
   rig.through(io(false, 0x60, 1, [0]), io(false, 0xcfc, 4, [0, 0, 0, 0]));
-  t.same(rig.said, ['in 60 1', 'in cfc 4']);
+  t.same(rig.calls, ['in 60 1', 'in cfc 4']);
   t.equal(rig.run.getUint32(DATA_OFFSET, true), 0x8899_aabb);
 });
 
 t.test('KVM API §5 KVM_EXIT_IO: a string instruction is that many accesses', async (t) => {
   const rig = new LoopRig();
   rig.through(io(true, 0x3f8, 1, [...Buffer.from('abc')]), io(false, 0x10, 2, [0, 0, 0, 0]));
-  t.same(rig.said, ['out 3f8 1 61', 'out 3f8 1 62', 'out 3f8 1 63', 'in 10 2', 'in 10 2']);
+  t.same(rig.calls, ['out 3f8 1 61', 'out 3f8 1 62', 'out 3f8 1 63', 'in 10 2', 'in 10 2']);
   t.equal(rig.run.getUint32(DATA_OFFSET, true), 0xaabb_aabb);
 });
 
 t.test('KVM API §5 KVM_EXIT_MMIO: addresses beyond 32 bits', async (t) => {
   const rig = new LoopRig();
   rig.through(mmio(true, 0x1f_c000_0010n, 4), mmio(false, 0xffff_ffffn, 1));
-  t.same(rig.said, ['write 1fc0000010 4 44332211', 'read ffffffff 1']);
+  t.same(rig.calls, ['write 1fc0000010 4 44332211', 'read ffffffff 1']);
   t.equal(rig.run.getUint8(kvm_run_mmio.data.offset), 0xbb);
 });
 
 t.test('KVM API §5 KVM_EXIT_MMIO: 8 bytes are two accesses, the low half first', async (t) => {
   const rig = new LoopRig();
   rig.through(mmio(true, 0xc000_0020n, 8), mmio(false, 0xc000_0020n, 8));
-  t.same(rig.said, [
+  t.same(rig.calls, [
     'write c0000020 4 44332211',
     'write c0000024 4 88776655',
     'read c0000020 4',
@@ -158,7 +158,7 @@ t.test('KVM API §5 KVM_EXIT_MMIO: registers are only accessed in 1, 2 or 4 byte
   ] as const) {
     const rig = new LoopRig();
     rig.through(mmio(true, 0x1000n, length));
-    t.same(rig.said, pieces, `${length} bytes`);
+    t.same(rig.calls, pieces, `${length} bytes`);
   }
 });
 
@@ -200,7 +200,7 @@ t.test('KVM API 4.10 EINTR and EAGAIN are no failures, other errors are', async 
   t.equal(rig.vcpu.immediateExit, false, 'or the guest would never run again');
 });
 
-t.test('a stop that is asked for ends the loop before the guest runs', async (t) => {
+t.test('a requested stop ends the loop before the guest runs', async (t) => {
   const rig = new LoopRig();
   rig.control.request = REQUEST_STOP;
   t.equal(
@@ -209,7 +209,7 @@ t.test('a stop that is asked for ends the loop before the guest runs', async (t)
   );
 });
 
-t.test('a kick ends the loop when a stop is asked for', async (t) => {
+t.test('a kick ends the loop when a stop is requested', async (t) => {
   const rig = new LoopRig();
   const end = rig.through(() => {
     rig.control.request = REQUEST_STOP;
@@ -220,7 +220,7 @@ t.test('a kick ends the loop when a stop is asked for', async (t) => {
   t.equal(rig.control.threadId(0), 4711);
 });
 
-t.test('a pause completes the last exit, tells once, and goes on when asked to', async (t) => {
+t.test('a pause completes the last exit, reports once, and continues on request', async (t) => {
   const rig = new LoopRig();
   rig.atRest = () => {
     rig.control.request = REQUEST_RUN;
@@ -233,10 +233,10 @@ t.test('a pause completes the last exit, tells once, and goes on when asked to',
     io(true, 0x80, 1, [1]),
   );
   t.equal(end, 'triple-fault');
-  t.same(rig.said, ['complete', 'paused', 'out 80 1 1']);
+  t.same(rig.calls, ['complete', 'paused', 'out 80 1 1']);
 });
 
-t.test('a pause after a run too short to be noticed is told as well', async (t) => {
+t.test('a pause after a run too short to be noticed is reported, too', async (t) => {
   const rig = new LoopRig();
   let rests = 0;
   rig.control.request = REQUEST_PAUSE;
@@ -257,7 +257,7 @@ t.test('before its guest is loaded a vCPU is left alone', async (t) => {
     waitWhile(ticket);
   };
   t.equal(rig.through(), 'triple-fault');
-  t.same(rig.said, []);
+  t.same(rig.calls, []);
 });
 
 t.test('a stop ends a pause', async (t) => {

@@ -9,42 +9,42 @@ import { testFolder } from '../../support/rigs/files.ts';
 const folder = testFolder(t);
 const at = (name: string): string => join(folder, name);
 
-t.test('what is saved is told once, and the files to watch may change', async (t) => {
+t.test('a saved file is reported once, and the files to watch may change', async (t) => {
   for (const name of ['a', 'b', 'other']) writeFileSync(at(name), '1');
-  let told = 0;
+  let reports = 0;
   const lists = [[at('a'), at('b')], [at('a')]];
   using _watch = new FileWatch(
     [at('a')],
     async () => {
-      told++;
+      reports++;
       return lists.shift() ?? [at('a')];
     },
     5,
   );
-  const tells = async (count: number): Promise<void> => {
+  const reported = async (count: number): Promise<void> => {
     // It does not keep the process alive by itself.
-    while (told < count) await delay(5);
+    while (reports < count) await delay(5);
   };
   writeFileSync(at('other'), '22');
   writeFileSync(at('a'), '22');
-  await tells(1);
+  await reported(1);
   writeFileSync(at('new'), '333');
   renameSync(at('new'), at('b'));
-  await tells(2);
+  await reported(2);
   writeFileSync(at('b'), '4444');
   rmSync(at('a'));
-  await tells(3);
-  t.equal(told, 3);
+  await reported(3);
+  t.equal(reports, 3);
 });
 
-t.test('what is saved while the files are read is told next', async (t) => {
+t.test('a file saved while the files are read is reported next', async (t) => {
   writeFileSync(at('c'), '1');
-  let told = 0;
+  let reports = 0;
   const done = new Promise<void>((resolve) => {
     const watch = new FileWatch(
       [at('c')],
       async () => {
-        if (++told === 1) writeFileSync(at('c'), '333');
+        if (++reports === 1) writeFileSync(at('c'), '333');
         else resolve();
         return [at('c')];
       },
@@ -56,5 +56,5 @@ t.test('what is saved while the files are read is told next', async (t) => {
   const alive = setInterval(() => {}, 1000);
   await done;
   clearInterval(alive);
-  t.equal(told, 2);
+  t.equal(reports, 2);
 });

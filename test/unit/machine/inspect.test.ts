@@ -40,7 +40,7 @@ t.test('registers, features and queues, by name', async (t) => {
   t.notOk('place' in after, 'no guest runs');
 });
 
-t.test('where queues stand: as whoever serves them says, in time', async (t) => {
+t.test('positions of queues: as reported by their datapath, in time', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(1);
   await o.settle();

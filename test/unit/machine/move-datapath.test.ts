@@ -3,7 +3,7 @@ import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
 import { OwnerRig } from '../../support/rigs/machine-device.ts';
 
-t.test('each queue goes on where it stood, there and back', async (t) => {
+t.test('each queue continues where it was, there and back', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(2);
   await o.settle();
@@ -30,7 +30,7 @@ t.test('before the driver is up it is only a choice', async (t) => {
   t.same(o.vhost?.take(), ['start 0']);
 });
 
-t.test('a paused device moves, and is served when it goes on', async (t) => {
+t.test('a paused device moves, and is served when it resumes', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(1);
   await o.settle();

@@ -37,7 +37,7 @@ t.test('a panic before the last power-on is forgotten', async (t) => {
   t.equal(tail.panic, undefined);
 });
 
-t.test('what a panic says is nothing for a terminal to obey', async (t) => {
+t.test("a panic's text has no escape sequences", async (t) => {
   const tail = new OutputTail();
   tail.add(Buffer.from('Kernel panic - not syncing: \x1b]0;gotcha\x07\x9b2J\r\n', 'latin1'));
   t.equal(tail.panic, 'Kernel panic - not syncing: \\x1b]0;gotcha\\x07\\x9b2J');

@@ -67,7 +67,7 @@ t.test('what the guest does not take is waited for', async (t) => {
   const piece = Buffer.alloc(16 * 1024);
   let written = 0;
   while (connection.write(piece)) written += piece.length;
-  t.ok(written <= connection.writableHighWaterMark, 'the writer is told to wait');
+  t.ok(written <= connection.writableHighWaterMark, 'the writer has to wait');
   await new Promise((done) => setImmediate(done));
   t.equal(taken.length, 1, 'the port holds one piece');
   const drained = once(connection, 'drain');
@@ -78,13 +78,13 @@ t.test('what the guest does not take is waited for', async (t) => {
   await drained;
 });
 
-t.test('the guest closes the port: what it said is read, then the end', async (t) => {
+t.test('the guest closes the port: its output is read, then the end', async (t) => {
   const port = new FakeStream();
   const connection = new PortConnection(port);
   port.push('last words');
   await new Promise((done) => setImmediate(done));
   port.emit('guestOpen', false);
-  port.push('of somebody else');
+  port.push('of another one');
   let text = '';
   for await (const chunk of connection) text += String(chunk);
   t.equal(text, 'last words');
@@ -108,7 +108,7 @@ t.test(
   },
 );
 
-t.test('what nobody listens to between two conversations is dropped', async (t) => {
+t.test('output between two conversations is dropped', async (t) => {
   const port = new FakeStream();
   const first = new PortConnection(port);
   first.destroy();

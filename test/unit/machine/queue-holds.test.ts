@@ -1,15 +1,15 @@
-/** Holding a device's queues: what its datapath is told, and what is refused. */
+/** Holding a device's queues: what its datapath gets, and what is refused. */
 import t from 'tap';
 import { OwnerRig } from '../../support/rigs/machine-device.ts';
 
 const holds = (o: OwnerRig) => Object.fromEntries(o.datapath.last?.holds ?? []);
 
-t.test('a hold, a step and a release start the queues anew where they stood', async (t) => {
+t.test('a hold, a step and a release restart the queues where they were', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(2);
   await o.settle();
   t.same(o.datapath.take(), ['start 0 1']);
-  t.equal(o.datapath.last?.holds, undefined, 'nothing is told while nothing is held');
+  t.equal(o.datapath.last?.holds, undefined, 'nothing is sent while nothing is held');
   await o.owner.holdQueue(1);
   t.same(o.datapath.take(), ['stop', 'start 0@10 1@11']);
   t.same(holds(o), { 1: 0 });
@@ -21,17 +21,17 @@ t.test('a hold, a step and a release start the queues anew where they stood', as
   t.equal(o.owner.credits(1), undefined);
 });
 
-t.test('a credit passes one chain, also when the queues are started anew meanwhile', async (t) => {
+t.test('a credit passes one chain, also when the queues are restarted meanwhile', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(1);
   await o.settle();
   await o.owner.stepQueue(0);
   await o.owner.pause();
   await o.owner.resume();
-  t.same(holds(o), { 0: 1 }, 'it stands where it stood: not spent');
+  t.same(holds(o), { 0: 1 }, 'its position is the same: not spent');
   o.datapath.at = 11;
   await o.owner.pause();
-  t.equal(o.owner.credits(0), 0, 'it went on: spent');
+  t.equal(o.owner.credits(0), 0, 'it continued: spent');
   await o.owner.resume();
   t.same(holds(o), { 0: 0 });
 });

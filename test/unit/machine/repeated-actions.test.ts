@@ -58,7 +58,7 @@ t.test('while the owner is busy with a reset, a driver adds one message', async 
   t.same(o.calls, ['reset', 'config 4+1']);
 });
 
-t.test('a configuration write is told with all bytes that were written', async (t) => {
+t.test('a configuration write is reported with all written bytes', async (t) => {
   const configWriteMask = Uint8Array.of(0xff, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0xff);
   await using o = new OwnerRig({ configWriteMask });
   o.rig.enableDecoding();
@@ -90,7 +90,7 @@ t.test('lines of a data half, as many as its driver likes', async (t) => {
   t.equal(o.logs.length, 8);
 });
 
-t.test('emergency writes wait in a ring; those that do not fit are told of', async (t) => {
+t.test('emergency writes wait in a ring; those that do not fit are reported', async (t) => {
   await using o = new OwnerRig({ emergencyWrite: 4 });
   o.rig.enableDecoding();
   for (let i = 0; i < MANY; i++) o.rig.writeMemory(o.rig.deviceConfigAddress + 4, 1, 0x41);

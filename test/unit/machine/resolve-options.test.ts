@@ -167,7 +167,7 @@ const places: Readonly<Record<string, (ring: RingOptions) => Partial<MachineOpti
   rng: (ring) => ({ rng: { ring } }),
 };
 for (const [name, place] of Object.entries(places)) {
-  t.test(`a queue size of the ${name} that cannot be had is refused`, async (t) => {
+  t.test(`an impossible queue size of the ${name} is refused`, async (t) => {
     for (const queueSize of [0, 1, 3, 100, 65536, 2.5]) {
       t.throws(wrong(place({ queueSize })), { code: 'E_QUEUE_SIZE', message: /power of two/ });
     }

@@ -37,7 +37,7 @@ function drain(stream: SerialStream): string {
   return Buffer.concat(parts).toString('latin1');
 }
 
-/** Prints like a driver, as long as THRE says so, at most `total` bytes. */
+/** Prints like a driver, as long as THRE is set, at most `total` bytes. */
 function printAll(guest: { serial: Serial16550; print: (text: string) => void }, total: number) {
   const parts: string[] = [];
   for (let at = 0; at < total && (guest.serial.read(5, 1) & 0x20) !== 0; at += 16) {
@@ -88,18 +88,18 @@ t.test('output that is not read never stops the guest', async (t) => {
   const total = 3 * 2 ** 20;
   const sent = printAll(guest, total);
   t.equal(sent.length, total, 'the transmitter was empty all the time');
-  t.ok(seen() === sent, 'who watches sees all of it');
+  t.ok(seen() === sent, 'an observer sees all of it');
   const { dropped } = stream;
   const got = drain(stream);
   const notice = `\r\n[${dropped} bytes of console output dropped]\r\n`;
-  t.ok(got.endsWith(notice), 'what is missing is said');
+  t.ok(got.endsWith(notice), 'the gap is reported');
   const kept = got.slice(0, -notice.length);
   t.ok(kept.length >= 2 ** 20 && sent.startsWith(kept));
   t.equal(kept.length + dropped, total, 'and counted');
   stream.destroy();
 });
 
-t.test('a power-off loses no output, though nobody reads it yet', async (t) => {
+t.test('a power-off loses no output, although it is unread', async (t) => {
   const { stream, plug, seen } = connected();
   const guest = plug();
   const sent = printAll(guest, 2 ** 19);

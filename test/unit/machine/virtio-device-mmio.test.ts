@@ -69,13 +69,13 @@ t.test('DRIVER_OK serves the ready queues, and interrupts by the line', async (t
   t.match(o.datapath?.last?.queues[1], { index: 1, kickFd: kicks[1], callFd: lineEventfd });
 });
 
-t.test('virtio 1.3 §4.2.2.2 QueueReady 0 stops that queue; it starts anew', async (t) => {
+t.test('virtio 1.3 §4.2.2.2 QueueReady 0 stops that queue; it restarts', async (t) => {
   await using o = new MmioOwnerRig();
   o.rig.initialize(3);
   await o.settle();
   o.rig.write(mmio.VIRTIO_MMIO_QUEUE_SEL, 1);
   o.rig.write(mmio.VIRTIO_MMIO_QUEUE_READY, 0);
-  t.same(await o.settle(), ['stop', 'start 0@10 2@12'], 'the others go on');
+  t.same(await o.settle(), ['stop', 'start 0@10 2@12'], 'the others continue');
   t.equal(o.rig.read(mmio.VIRTIO_MMIO_QUEUE_READY), 0);
   o.rig.write(mmio.VIRTIO_MMIO_QUEUE_READY, 1);
   t.same(await o.settle(), ['stop', 'start 0@10 1 2@12']);

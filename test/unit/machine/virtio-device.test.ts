@@ -42,7 +42,7 @@ t.test('virtio 1.3 §2.4.1 the status reads 0 when the datapath has stopped', as
   t.same(o.datapath.take(), ['start 0', 'stop']);
 });
 
-t.test('virtio 1.3 §3.1 a device starts anew after a reset', async (t) => {
+t.test('virtio 1.3 §3.1 a device restarts after a reset', async (t) => {
   await using o = new OwnerRig();
   for (let round = 0; round < 2; round++) {
     o.rig.initialize(2);
@@ -54,7 +54,7 @@ t.test('virtio 1.3 §3.1 a device starts anew after a reset', async (t) => {
   }
 });
 
-t.test('virtio 1.3 §2.6.1 a queue reset leaves the other queues where they stood', async (t) => {
+t.test('virtio 1.3 §2.6.1 a queue reset leaves the other queues where they were', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(3);
   await o.settle();
@@ -118,7 +118,7 @@ t.test('a late queue message does not serve a device that was reset', async (t) 
   t.same(o.datapath.take(), []);
 });
 
-t.test('virtio 1.3 §2.1.2 a broken device needs a reset, and says so', async (t) => {
+t.test('virtio 1.3 §2.1.2 a broken device asks for a reset', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(1);
   await o.settle();
@@ -187,7 +187,7 @@ t.test('an exception in the control half breaks the device, and completes the re
   o.device.reset = () => {};
 });
 
-t.test('pause stops, resume goes on where the queues stood', async (t) => {
+t.test('pause stops, resume continues where the queues were', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(2);
   await o.settle();
@@ -269,7 +269,7 @@ t.test('unplugging stops and resets; closing releases', async (t) => {
   t.same(o.calls, ['reset', 'close']);
 });
 
-t.test('virtio 1.3 §4.1.5.1.1 a signal of whoever serves the queues becomes INTx', async (t) => {
+t.test('virtio 1.3 §4.1.5.1.1 a signal of the datapath becomes INTx', async (t) => {
   await using o = new OwnerRig();
   o.rig.initialize(1);
   await o.settle();

@@ -48,7 +48,7 @@ t.test('locate finds what offset finds, wherever the regions are', async (t) => 
   t.equal(memory.locate(-1, -1, 1), -1, 'the last byte of the address space');
 });
 
-t.test('a guest physical address is the byte of the file that the region says', async (t) => {
+t.test("a guest physical address is a byte of its region's file", async (t) => {
   using file = memfd(3 * GiB);
   using ram = new ForeignRam(layout(file.fd));
   const memory = new GuestMemory(ram.share);
@@ -81,7 +81,7 @@ t.test('tables that cannot be are refused in one line', async (t) => {
   t.throws(() => new ForeignRam([far]), /it describes more than 1024 GiB$/);
 });
 
-t.test('memory that is taken away reads as zeroes, and tells', async (t) => {
+t.test('memory that was taken away reads as zeroes, and is reported', async (t) => {
   using file = memfd(4 * MiB);
   using ram = new ForeignRam([{ gpa: 0, size: 4 * MiB, fd: file.fd, fileOffset: 0 }]);
   const memory = new GuestMemory(ram.share);

@@ -51,7 +51,7 @@ class Wires {
   }
 }
 
-t.test('SDM 5 access is asked for and granted', async (t) => {
+t.test('SDM 5 access is requested and granted', async (t) => {
   using rig = new E1000Rig();
   t.equal(rig.read(e1000.EECD) & (e1000.EECD_PRES | e1000.EECD_GNT), e1000.EECD_PRES);
   rig.write(e1000.EECD, e1000.EECD_REQ);
@@ -74,7 +74,7 @@ t.test('SDM 5 a read: start bit, opcode, six bits of address, a zero, sixteen bi
   }
 });
 
-t.test('a read goes on with the next word, and around the end', async (t) => {
+t.test('a read continues with the next word, and wraps around', async (t) => {
   using rig = new E1000Rig();
   const wires = new Wires(rig);
   const image = eepromImage(MAC);

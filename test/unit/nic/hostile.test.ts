@@ -44,7 +44,7 @@ const descriptor = fc.record({
       .map((length) => (length | 0x3000_0000 | e1000.TXD_CMD_TSE | e1000.TXD_CMD_EOP) >>> 0),
   ),
   upper: fc.nat(0xffff_ffff),
-  /** A context descriptor's first words, in place of the address. */
+  /** A context descriptor's first words, instead of the address. */
   context: fc.boolean(),
 });
 
@@ -124,9 +124,9 @@ function check(rig: E1000Rig): void {
   const { file } = rig.card.registers;
   if (rig.line !== file.interrupting) throw new Error('the line does not follow cause and mask');
   if (file.broken !== (rig.broken !== undefined) && rig.revived === 0) {
-    throw new Error('a card that is stopped does not say so');
+    throw new Error('a stopped card is not marked as stopped');
   }
-  // Were it held now, this would wait for ever.
+  // Were it held now, this would wait forever.
   file.passGate();
 }
 

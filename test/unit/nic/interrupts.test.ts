@@ -25,7 +25,7 @@ t.test('without it every packet interrupts', async (t) => {
   }
 });
 
-t.test('what comes too early waits for the timer, and is told together', async (t) => {
+t.test('causes that come too early wait for the timer, and are reported together', async (t) => {
   using rig = running(2 * MILLISECOND);
   rig.arrive(frame(MAC));
   t.ok(rig.line, 'the first one is not too early');
@@ -57,13 +57,13 @@ t.test('a cause that is masked is no interrupt to count from', async (t) => {
   t.ok(rig.line);
 });
 
-t.test('a reset forgets what waits; a stop tells it', async (t) => {
+t.test('a reset forgets pending causes; a stop reports them', async (t) => {
   using rig = running(2 * MILLISECOND);
   rig.arrive(frame(MAC));
   rig.read(e1000.ICR);
   rig.arrive(frame(MAC));
   rig.stop();
-  t.ok(rig.line, 'told');
+  t.ok(rig.line, 'signaled');
   rig.read(e1000.ICR);
   rig.start();
   rig.pump();

@@ -239,7 +239,7 @@ t.test('SDM 13.7 statistics', async (t) => {
   t.same([e1000.GORCL, e1000.TORL].map(read), [312, 416]);
 });
 
-t.test('a tap that is removed is told once', async (t) => {
+t.test('a removed tap is reported once', async (t) => {
   using rig = running();
   rig.wire.cut();
   rig.pump();
@@ -255,16 +255,19 @@ for (const [name, errno] of [
   ['EIO', 5],
   ['ENOMEM', 12],
 ] as const) {
-  t.test(`a tap that says ${name} once is read again, and it is told by name`, async (t) => {
-    using rig = running();
-    rig.tap.faults.push(errno);
-    rig.arrive(frame(MAC));
-    t.equal(used(rig), 1, 'the packet came');
-    t.match(rig.logs, [new RegExp(`^receiving from the tap failed \\(${name}\\)`)]);
-  });
+  t.test(
+    `a tap that fails once with ${name} is read again, and the errno is reported by name`,
+    async (t) => {
+      using rig = running();
+      rig.tap.faults.push(errno);
+      rig.arrive(frame(MAC));
+      t.equal(used(rig), 1, 'the packet came');
+      t.match(rig.logs, [new RegExp(`^receiving from the tap failed \\(${name}\\)`)]);
+    },
+  );
 }
 
-t.test('a tap that goes on failing is left alone, and read again later', async (t) => {
+t.test('a tap that keeps failing is left alone, and read again later', async (t) => {
   using rig = running();
   rig.tap.faults.push(...new Array<number>(40).fill(22));
   rig.arrive(frame(MAC));
@@ -280,7 +283,7 @@ t.test('a tap that goes on failing is left alone, and read again later', async (
   t.equal(rig.logs.length, 1, 'all of it is one line');
 });
 
-t.test('a tap that says EBADFD is gone', async (t) => {
+t.test('a tap that fails with EBADFD is gone', async (t) => {
   using rig = running();
   rig.tap.faults.push(77);
   const { reads } = rig.tap;
@@ -291,7 +294,7 @@ t.test('a tap that says EBADFD is gone', async (t) => {
   t.match(rig.logs, [/\(EBADFD\): the tap is gone/]);
 });
 
-t.test('another data half goes on where the first one stood', async (t) => {
+t.test('another handler continues where the first one left off', async (t) => {
   using rig = running();
   rig.arrive(frame(MAC));
   rig.stop();

@@ -125,7 +125,7 @@ t.test('SDM 3.3.3 IC: a legacy checksum', async (t) => {
   rig.describe(0, sent.length | EOP | e1000.TXD_CMD_IC | (50 << 16), 34 << 8, sent);
   t.match(parse(rig.send(1)[0]), { flags: VIRTIO_NET_HDR_F_NEEDS_CSUM, start: 34, offset: 16 });
   rig.describe(1, sent.length | EOP | RS | e1000.TXD_CMD_IC | (20 << 16), 34 << 8, sent);
-  t.same(rig.send(2), [], 'a checksum before its start cannot be had');
+  t.same(rig.send(2), [], 'a checksum before its start is impossible');
   t.ok(rig.isDone(1), 'but its descriptor comes back');
 });
 
@@ -227,7 +227,7 @@ for (const ipv6 of [false, true]) {
   });
 }
 
-t.test('SDM 3.5 what fits one segment is not cut; CWR is told', async (t) => {
+t.test('SDM 3.5 what fits one segment is not cut; CWR is passed on', async (t) => {
   using rig = running();
   for (const [index, payload, flags] of [
     [0, 1000, 0x10],

@@ -14,7 +14,7 @@ function setIntxDisable(rig: VirtioPciRig, disable: boolean, slot = 1): void {
   rig.setConfig(command.offset, 2, DECODE | (disable ? pci.PCI_COMMAND_INTX_DISABLE : 0), slot);
 }
 
-/** A rig whose driver has set the first device up, without MSI-X. */
+/** A rig with the first device set up, without MSI-X. */
 function running(slots: readonly number[] = [1]): VirtioPciRig {
   const rig = new VirtioPciRig({ slots });
   rig.initialize();
@@ -30,7 +30,7 @@ t.test('PCI 3.0 §2.2.6 pins of the slots take turns on the lines', async (t) =>
   );
 });
 
-t.test('PCI 3.0 §2.2.6 a line stays up until every slot on it has let go', async (t) => {
+t.test('PCI 3.0 §2.2.6 a line stays up until every slot on it has released it', async (t) => {
   using rig = running([1, 5, 2]);
   const [one, five, two] = rig.devices.map(({ pciFunction }) => pciFunction);
   if (one === undefined || five === undefined || two === undefined) return;
@@ -52,7 +52,7 @@ t.test('PCI 3.0 §2.2.6 slot 31 is a slot like any other', async (t) => {
   t.same(rig.port.take(), ['line 19 up', 'line 19 down']);
 });
 
-t.test('PCI 3.0 §6.2.2 interrupt disable lets go of an asserted pin', async (t) => {
+t.test('PCI 3.0 §6.2.2 interrupt disable deasserts a pin', async (t) => {
   using rig = running();
   rig.device.assertQueueInterrupt();
   t.same(rig.port.take(), ['line 17 up']);
@@ -70,7 +70,7 @@ t.test('PCI 3.0 §6.2.2 the pin is asserted again when interrupt disable is clea
 });
 
 t.test(
-  'PCI 3.0 §6.2.3 interrupt status shows the interrupt whatever interrupt disable says',
+  'PCI 3.0 §6.2.3 interrupt status shows the interrupt regardless of interrupt disable',
   async (t) => {
     using rig = running();
     rig.device.assertQueueInterrupt();
@@ -103,7 +103,7 @@ t.test('PCI 3.0 §6.8.2.3 with MSI-X enabled a function does not use its pin', a
   t.same(rig.port.take(), []);
 });
 
-t.test('PCI 3.0 §4.3.3 a reset of the machine lets go of the line', async (t) => {
+t.test('PCI 3.0 §4.3.3 a reset of the machine releases the line', async (t) => {
   using rig = running();
   rig.device.assertQueueInterrupt();
   rig.bus.reset();

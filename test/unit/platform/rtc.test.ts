@@ -13,7 +13,7 @@ const BINARY = 0x04;
 const HOURS_24 = 0x02;
 const TIME = [0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, 0x32];
 
-/** A clock on a host whose time the test moves on. */
+/** A clock on a host whose time the test advances. */
 class Rig {
   now: number;
   /** Milliseconds to the interrupt that it armed for. */
@@ -112,11 +112,11 @@ t.test('the RAM behind the clock keeps what is written; C and D cannot be', asyn
   t.equal(rig.read(0x40), 0);
 });
 
-t.test('the time is set in pieces while SET stops it, and goes on from there', async (t) => {
+t.test('the time is set in pieces while SET stops it, and continues from there', async (t) => {
   const rig = new Rig('2026-05-05T05:05:05Z');
   rig.write(0x0b, SET | HOURS_24);
   rig.now += 5000;
-  t.equal(rig.read(0), 0x05, 'it stands still');
+  t.equal(rig.read(0), 0x05, 'the clock has stopped');
   [0x59, 0x59, 0x23, 0, 0x31, 0x12, 0x99, 0x19].forEach((value, at) => {
     rig.write(TIME[at] as number, value);
   });

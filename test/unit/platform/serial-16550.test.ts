@@ -27,11 +27,11 @@ class Uart {
   readonly port = new FakeInterrupts();
   readonly buffer = SharedState.allocate(0x2_0000);
   readonly serial: Serial16550;
-  told = 0;
+  reports = 0;
 
   constructor() {
     this.serial = new Serial16550(new SharedState(this.buffer), this.port, LINE, () => {
-      this.told++;
+      this.reports++;
     });
     this.serial.reset();
     this.port.take();
@@ -84,14 +84,14 @@ t.test('§8.2 the divisor latch is behind DLAB', async (t) => {
   t.same([u.read(DATA), u.read(IER)], [0x34, 0x12]);
 });
 
-t.test('§8.1 what is written to THR comes out, and is told once until it is taken', async (t) => {
+t.test('§8.1 bytes written to THR come out, reported once until they are taken', async (t) => {
   const u = new Uart();
   for (const byte of Buffer.from('hello')) u.write(DATA, byte);
-  t.equal(u.told, 1);
+  t.equal(u.reports, 1);
   t.equal(u.output(), 'hello');
   t.equal(u.output(), '');
   u.write(DATA, 0x21);
-  t.equal(u.told, 2);
+  t.equal(u.reports, 2);
   t.equal(u.output(), '!');
 });
 
@@ -174,7 +174,7 @@ t.test('taking output that did not fill the FIFO is no new interrupt', async (t)
   t.equal(u.read(IIR), NO_INTERRUPT);
 });
 
-t.test('§8.4 while nobody takes the output, THRE is clear and nothing is lost', async (t) => {
+t.test('§8.4 while the output is unread, THRE is clear and nothing is lost', async (t) => {
   const u = new Uart();
   let sent = '';
   // A driver writes a whole FIFO of 16 bytes when it sees THRE, without looking between them.
@@ -238,7 +238,7 @@ t.test('§8.8 loopback sends to the receiver, and not out', async (t) => {
   t.equal(u.output(), '');
   t.equal(u.read(LSR) & DATA_READY, DATA_READY);
   t.equal(u.read(DATA), 0x5a);
-  t.equal(u.told, 0);
+  t.equal(u.reports, 0);
 });
 
 t.test('§8.8 loopback connects the modem’s outputs to its inputs', async (t) => {

@@ -24,7 +24,7 @@ function add(times: number): void {
   }
 }
 
-/** Waits, with the lock let go, for a shared word to be another than 7. */
+/** Waits, without the lock, until a shared word is not 7. */
 function wait(): void {
   const words = state.words(2);
   state.lock.with(() => {

@@ -29,7 +29,7 @@ t.test('regions do not overlap, and start as zeros', async (t) => {
   }
 });
 
-t.test('a buffer that is too small is a bug, and says so', async (t) => {
+t.test('a buffer that is too small is reported as a bug', async (t) => {
   const state = new SharedState(SharedState.allocate(256));
   t.throws(() => state.bytes(1024), { code: 'E_INTERNAL' });
 });
@@ -60,7 +60,7 @@ t.test('vCPU requests and thread ids are seen by every thread', async (t) => {
 
 const ROUNDS = 100_000;
 
-t.test('two threads never hold it together, and none waits for ever', async (t) => {
+t.test('two threads never hold it together, and none waits forever', async (t) => {
   const buffer = SharedState.allocate(0x1000);
   const worker = new URL('./lock-worker.js', import.meta.url);
   const workerData = { buffer, rounds: ROUNDS };
@@ -70,7 +70,7 @@ t.test('two threads never hold it together, and none waits for ever', async (t) 
   t.equal(total[0], 2 * ROUNDS);
 });
 
-t.test('with() gives back what the step returns, and lets go when it throws', async (t) => {
+t.test("with() returns the step's value, and unlocks when it throws", async (t) => {
   const word = new Int32Array(new SharedArrayBuffer(4));
   const lock = new RegisterLock(word);
   t.equal(
@@ -89,7 +89,7 @@ t.test('with() gives back what the step returns, and lets go when it throws', as
   t.equal(word[0], 0);
 });
 
-t.test('waitWhile lets go of the lock until another thread has changed the word', async (t) => {
+t.test('waitWhile unlocks until another thread has changed the word', async (t) => {
   const buffer = SharedState.allocate(0x1000);
   const state = new SharedState(buffer);
   const words = state.words(2);
@@ -100,7 +100,7 @@ t.test('waitWhile lets go of the lock until another thread has changed the word'
   });
   const exit = once(waiter, 'exit');
   await once(waiter, 'message');
-  // It told so with the lock held: whoever has the lock now has it from a thread that waits.
+  // It reported with the lock held, so the lock was free only because it waits.
   state.lock.with(() => {
     t.equal(words[0], 1, 'it waits');
     words[0] = 2;

@@ -13,7 +13,7 @@ import { type HandlerContext, type QueueHandler, READABLE } from '../../../src/v
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
 import { faultText, POP_CHAIN } from '../../../src/virtio/queue/virtqueue.ts';
 
-/** Writes each request back, upper case, either at once or when its eventfd says so. */
+/** Writes each request back, upper case, either at once or when its eventfd is signaled. */
 class Echo implements QueueHandler {
   readonly #gate: Eventfd | undefined;
   #context!: HandlerContext;
@@ -89,7 +89,7 @@ for (const [name, features] of formats) {
     t.throws(() => rig.queue(0), { code: 'E_RIG_QUEUE' });
   });
 
-  t.test(`${name}: another handler goes on where one left off`, async (t) => {
+  t.test(`${name}: another handler continues where one left off`, async (t) => {
     using rig = new DeviceRig();
     rig.start(new Echo(), features, [16]);
     for (let i = 0; i < 20; i++) {

@@ -122,7 +122,7 @@ t.test('messages arrive whole, however the stream is cut', async () => {
   );
 });
 
-t.test('a descriptor arrives with its message, and is closed when nobody takes it', async (t) => {
+t.test('a descriptor arrives with its message, and is closed if it is not taken', async (t) => {
   const before = countFds();
   {
     using eventfd = new Eventfd();
@@ -161,7 +161,7 @@ t.test('no further message is read before the answer to the last is settled', as
   settle[1]?.();
 });
 
-t.test('REPLY_ACK: who asks gets 0 or 1, who does not gets nothing', async (t) => {
+t.test('REPLY_ACK: a request for it gets 0 or 1, others get no reply', async (t) => {
   using rig = new Rig((message, { channel }) => channel.acknowledge(message, message.flags < 16));
   rig.send(VHOST_USER_SET_OWNER);
   rig.send(VHOST_USER_SET_OWNER, undefined, [], VHOST_USER_NEED_REPLY_MASK);
@@ -196,7 +196,7 @@ t.test('call resolves with its reply, in the order of the questions', async (t) 
   await t.rejects(front.call(1), { message: /the connection is closed$/ });
 });
 
-t.test('a reply that nobody asked for ends the connection', async (t) => {
+t.test('an unsolicited reply ends the connection', async (t) => {
   using rig = new Rig();
   rig.send(VHOST_USER_GET_FEATURES, payload.writeU64(0), [], 4);
   t.match((await rig.closed)?.message, /an unsolicited reply to request 1$/);
@@ -325,14 +325,17 @@ for (const [name, errno] of [
   ['ENOBUFS', 105],
   ['ENOMEM', 12],
 ] as const) {
-  t.test(`a socket that says ${name} ends its connection, which says so by name`, async (t) => {
-    using receiving = new Rig();
-    receiving.receiveFaults.push(errno);
-    receiving.send(VHOST_USER_SET_OWNER);
-    t.match(await receiving.closed, { code: name, call: 'recvmsg' });
-    using sending = new Rig();
-    sending.sendFaults.push(errno);
-    sending.channel.send(VHOST_USER_GET_FEATURES);
-    t.match(await sending.closed, { code: name, call: 'sendmsg' });
-  });
+  t.test(
+    `a socket that fails with ${name} ends its connection, and the errno is reported by name`,
+    async (t) => {
+      using receiving = new Rig();
+      receiving.receiveFaults.push(errno);
+      receiving.send(VHOST_USER_SET_OWNER);
+      t.match(await receiving.closed, { code: name, call: 'recvmsg' });
+      using sending = new Rig();
+      sending.sendFaults.push(errno);
+      sending.channel.send(VHOST_USER_GET_FEATURES);
+      t.match(await sending.closed, { code: name, call: 'sendmsg' });
+    },
+  );
 }

@@ -65,7 +65,7 @@ t.test('numbers, addresses and regions come back as they were written', async (t
   );
 });
 
-t.test('a memory table has as many regions as it says, and as descriptors', async (t) => {
+t.test('a memory table has as many regions as announced, and as descriptors', async (t) => {
   const regions = [
     { gpa: 0, size: 4096, userAddress: 0x7000_0000_0000, mmapOffset: 0 },
     { gpa: 2 ** 32, size: 8192, userAddress: 0x7000_0001_0000, mmapOffset: 4096 },
@@ -93,7 +93,7 @@ t.test('an address that no address space has is refused', async (t) => {
   });
 });
 
-t.test("a ring's descriptor comes unless bit 8 says that it does not", async (t) => {
+t.test("a ring's descriptor comes unless bit 8 is set", async (t) => {
   using eventfd = new Eventfd();
   const kick = message(payload.writeVringFd(3, true), [eventfd]);
   t.same(payload.readVringFd(kick), { index: 3, fd: eventfd });

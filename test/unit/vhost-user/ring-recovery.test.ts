@@ -99,7 +99,7 @@ t.test('one that works in order is always followed', (t) => {
   t.end();
 });
 
-t.test('one that does not is followed where the rings tell, and never wrongly', (t) => {
+t.test('one that does not is followed where the rings show it, and never wrongly', (t) => {
   const steps = fc.array(fc.tuple(fc.boolean(), fc.nat(3)), { minLength: 20, maxLength: 300 });
   let followed = 0;
   fc.assert(
@@ -138,7 +138,7 @@ t.test('with a record, the rings are left as they are', (t) => {
   t.end();
 });
 
-t.test('a packed ring does not tell, a record of it does', (t) => {
+t.test('a packed ring does not show it, a record does', (t) => {
   using model = new Model(true);
   const features = VERSION_1 | featureSet(VIRTIO_F_RING_PACKED);
   t.throws(() => recoverRing(model.ram.memory, CONFIG, features, false), {

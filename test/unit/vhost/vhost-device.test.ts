@@ -1,4 +1,4 @@
-/** What the kernel is told of rings and memory, against the layout that its header says. */
+/** What the kernel gets of rings and memory, in the layout of its header. */
 import t from 'tap';
 import * as ring from '../../../src/abi/virtio-ring.ts';
 import { featureSet } from '../../../src/abi/virtio-ring.ts';
@@ -21,7 +21,7 @@ const config: QueueConfig = {
   callFd: 101,
 };
 
-t.test('a ring is set up with host addresses, and taken back with where it stands', (t) => {
+t.test('a ring is set up with host addresses, and returned with its position', (t) => {
   using ram = new Ram(MiB);
   const kernel = new FakeVhost(SPLIT);
   using vhost = kernel.open();
@@ -116,7 +116,7 @@ t.test('rings outside of RAM never reach the kernel', (t) => {
   t.end();
 });
 
-t.test('a host without it says so in one line', (t) => {
+t.test('a host without it is reported in one line', (t) => {
   t.throws(() => VhostDevice.open('/dev/no-such-vhost', 'vhost_none'), {
     name: 'UsageError',
     message:

@@ -32,7 +32,7 @@ const ROOT = fuse.FUSE_ROOT_ID;
 const ENTRY = fuse.fuse_entry_out.size;
 const SECRET = 'what no guest may see';
 
-/** A folder beside which there is a secret. */
+/** A folder with a secret next to it. */
 function withSecret(): SharedFolder {
   const folder = new SharedFolder();
   writeFileSync(folder.outside('secret'), SECRET);
@@ -167,7 +167,7 @@ t.test('races of renames and links on the host', async (t) => {
   mkdirSync(folder.at('real'));
   writeFileSync(folder.at('real/secret'), 'no secret');
   symlinkSync('..', folder.at('trap'));
-  // Swaps a folder and a link that leads out, as fast as it can, until it is told to end.
+  // Swaps a folder and a link that leads out, as fast as it can, until it is stopped.
   const words = new Int32Array(new SharedArrayBuffer(8));
   const swapper = new Worker(SWAPPER, {
     eval: true,
@@ -215,6 +215,6 @@ t.test('what the guest made is gone with its folder, and no more', async (t) => 
   const made = fs.create(ROOT, 'made');
   t.equal(fs.write(createdHandle(made), 0, Buffer.from('x')).error, 0);
   const symlink = fs.request(fuse.FUSE_SYMLINK, ROOT, join(text('s'), text('../secret')), ENTRY);
-  t.equal(symlink.error, 0, 'a link may say anything: the guest follows it within what it sees');
+  t.equal(symlink.error, 0, 'a link may have any target: the guest follows it within what it sees');
   t.equal(readFileSync(folder.outside('secret'), 'utf8'), SECRET);
 });

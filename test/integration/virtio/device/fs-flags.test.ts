@@ -51,7 +51,7 @@ t.test('O_APPEND: what was stored into mapped pages goes to its place', async (t
   const fs = folder.driver();
   for (const [name, fh] of appenders(fs)) {
     writeFileSync(folder.at(name), '0123456789');
-    // The handle is any that the file is open by (FUSE_WRITE_CACHE); flags are not told then.
+    // The handle is any that the file is open by (FUSE_WRITE_CACHE); flags are not passed on then.
     fs.write(fh, 0, text('ab'), CACHE);
     fs.write(fh, 4, text('cd'), { ...CACHE, flags: O_RDWR | O_APPEND });
     t.equal(readFileSync(folder.at(name), 'utf8'), 'ab23cd6789', name);
@@ -142,7 +142,7 @@ function hostFlags(file: string): number {
   return flags.find((value) => (value & 0o10000000) === 0) ?? Number.NaN;
 }
 
-t.test('which flags of an open the host hears of', async (t) => {
+t.test('which flags of an open reach the host', async (t) => {
   using folder = new SharedFolder();
   const fs = folder.driver();
   const heeded = O_SYNC | O_NOATIME;
@@ -181,7 +181,7 @@ t.test('O_NOATIME leaves the access time alone, of folders as well', async (t) =
 });
 
 t.test(
-  'who may not keep set-user-ID loses it by each change',
+  'each change clears set-user-ID for users who may not keep it',
   { skip: SKIP_UNLESS_ROOT },
   async (t) => {
     using folder = new SharedFolder();

@@ -1,4 +1,4 @@
-/** What is mounted below a shared folder: not shared unless asked for, and never taken for one file system. */
+/** What is mounted below a shared folder: shared only on request, and never mistaken for one file system. */
 import { spawnSync } from 'node:child_process';
 import { linkSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import t from 'tap';
@@ -101,7 +101,7 @@ t.test('what is mounted there is not shared: an empty folder is', { skip }, asyn
     const found = fs.lookup(ROOT, name);
     const id = nodeOf(found);
     t.equal(attribute(found, 'mode', ENTRY), S_IFDIR | 0o555, name);
-    t.not(attribute(found, 'ino', ENTRY), statSync(folder.at(name)).ino, 'nor told of');
+    t.not(attribute(found, 'ino', ENTRY), statSync(folder.at(name)).ino, 'nor reported');
     t.equal(flagsOf(found), 0);
     t.equal(nodeOf(fs.lookup(ROOT, name)), id, 'the same each time');
     t.equal(attribute(fs.getattr(id), 'ino'), attribute(found, 'ino', ENTRY));
@@ -190,7 +190,7 @@ t.test('submounts: two of the same numbers are two file systems', { skip }, asyn
     linkSync(folder.at(`${name}/sub/one`), folder.at(`${name}/two`));
   }
   const hostInos = ['a', 'b'].map((name) => statSync(folder.at(`${name}/two`)).ino);
-  t.equal(hostInos[0], hostInos[1], 'what a guest could not tell apart');
+  t.equal(hostInos[0], hostInos[1], 'a guest could not distinguish them');
   const fs = folder.driver({ submounts: true });
   const nodes: number[] = [];
   for (const name of ['a', 'b']) {
@@ -235,10 +235,10 @@ t.test('submounts: a folder or file bound to another place', { skip }, async (t)
   const single = fs.lookup(ROOT, 'single');
   t.equal(flagsOf(single), 0, 'a file is no mount point to the guest');
   const { ino } = statSync(folder.at('single'));
-  const told = attribute(single, 'ino', ENTRY);
-  t.not(told, ino, 'a file of the shared folder may have that number');
-  t.ok(told > 2 ** 53);
-  t.equal(attribute(fs.getattr(nodeOf(single)), 'ino'), told);
+  const reported = attribute(single, 'ino', ENTRY);
+  t.not(reported, ino, 'a file of the shared folder may have that number');
+  t.ok(reported > 2 ** 53);
+  t.equal(attribute(fs.getattr(nodeOf(single)), 'ino'), reported);
   const read = fs.read(handleOf(fs.open(nodeOf(single))), 0, 100);
   t.equal(Buffer.from(read.bytes).toString(), 'other');
 });

@@ -32,7 +32,7 @@ const ROOT = fuse.FUSE_ROOT_ID;
 const ENTRY = fuse.fuse_entry_out;
 const SKIP_UNLESS_ROOT = process.getuid?.() === 0 ? false : 'needs root';
 
-t.test('device nodes are made where that was asked for', { skip: SKIP_UNLESS_ROOT }, async (t) => {
+t.test('device nodes are created if enabled', { skip: SKIP_UNLESS_ROOT }, async (t) => {
   using folder = new SharedFolder();
   const mknod = (fs: FsDriver, name: string, mode: number, rdev: number): FuseResult =>
     fs.request(

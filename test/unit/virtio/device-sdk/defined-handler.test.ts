@@ -81,7 +81,7 @@ for (const [format, features] of [
   });
 }
 
-t.test('virtio 1.3 §2.7.8 what was written is what the driver hears', (t) => {
+t.test('virtio 1.3 §2.7.8 the written length is reported to the driver', (t) => {
   using rig = rigOf((request) => {
     request.write(Uint8Array.of(1, 2), 4);
     request.write(Uint8Array.of(3));
@@ -105,7 +105,7 @@ t.test('a request that is longer than its buffer reads what there is', (t) => {
   t.end();
 });
 
-t.test('code that fails breaks the device, and says where', async (t) => {
+t.test('code that throws breaks the device, and the line is reported', async (t) => {
   for (const [name, handle, reason] of [
     [
       'throws',
@@ -148,7 +148,7 @@ t.test('a request is dead once it is answered', async (t) => {
   t.equal(rig.queue(0).completed()[0]?.written, 0);
 });
 
-/** A device whose answers a test gives, by what was asked. */
+/** A device whose answers come from the test, by request. */
 function slowDevice(features = SPLIT) {
   const calls: string[] = [];
   const resolve = new Map<string, () => void>();
@@ -189,7 +189,7 @@ for (const [format, features] of [
   ['packed', PACKED],
   ['in order', featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_IN_ORDER)],
 ] as const) {
-  t.test(`${format}: requests without an answer go to whoever serves the queue next`, async (t) => {
+  t.test(`${format}: unanswered requests go to the next datapath`, async (t) => {
     using slow = slowDevice(features);
     const { rig } = slow;
     for (const text of ['a', 'b', 'c', 'd']) add(rig, text, 10);
@@ -216,7 +216,7 @@ t.test('an answer that comes after the request was given back is refused', async
   t.same(answers(slow.rig), [], 'half an answer is none');
   await slow.answer('x');
   t.match(slow.errors, [{ code: 'E_REQUEST', message: /given back/ }]);
-  t.equal(slow.rig.brokenReason, undefined, 'and harms nobody');
+  t.equal(slow.rig.brokenReason, undefined, 'and does no harm');
 });
 
 t.test(
@@ -270,7 +270,7 @@ t.test('but not when the driver gave it up by a reset', async (t) => {
   t.equal(slow.rig.brokenReason, undefined);
 });
 
-t.test('a request whose code failed is there for the code that comes after it', async (t) => {
+t.test('a request whose code threw goes to the code that replaces it', async (t) => {
   let fails = true;
   const handle: Handle = (request) => {
     if (fails) throw new Error('not yet');
@@ -296,7 +296,7 @@ t.test('a read does not allocate what a driver names again and again', (t) => {
   t.end();
 });
 
-t.test('the configuration space has fields, and the driver hears of changes', (t) => {
+t.test('the configuration space has fields, and the driver is notified of changes', (t) => {
   const written: string[] = [];
   const config = {
     version: { bytes: 2, initial: 7 },

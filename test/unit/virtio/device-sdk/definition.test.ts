@@ -32,7 +32,7 @@ t.test('a definition becomes a device', (t) => {
   t.end();
 });
 
-t.test('options make a definition anew', (t) => {
+t.test('options make another definition', (t) => {
   const factory = defineDevice(({ size }) => ({
     deviceId: 42,
     queues: { requests: { size: Number(size), handle: () => {} } },

@@ -10,7 +10,7 @@ const folder = new TemporaryFolder();
 t.teardown(() => folder[Symbol.dispose]());
 let files = 0;
 
-t.test('§5.2.5 the configuration says what the disk is', async (t) => {
+t.test('§5.2.5 the configuration describes the disk', async (t) => {
   const path = folder.file(`disk${files++}`, 1024 * 1024);
   const device = createBlkDevice({ name: 'blk0', path, queues: 3, queueSize: 128 });
   const view = new DataView(device.config.buffer);
@@ -28,7 +28,7 @@ t.test('§5.2.5 the configuration says what the disk is', async (t) => {
   device.close();
 });
 
-t.test('§5.2.4 blk_size is what was asked for, and the topology goes by it', async (t) => {
+t.test('§5.2.4 blk_size is as requested, and the topology matches', async (t) => {
   const path = folder.file(`disk${files++}`, 16384);
   const layout = abi.virtio_blk_config;
   for (const blockSize of [512, 1024, 4096]) {

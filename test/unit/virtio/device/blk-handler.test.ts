@@ -94,7 +94,7 @@ t.test('§5.2.6.2 case 3: a flush is one flush of the file, and completes after 
   t.same(
     results().map(({ status }) => status),
     [VIRTIO_BLK_S_IOERR],
-    'failed flushes are told',
+    'failed flushes are reported',
   );
   rig[Symbol.dispose]();
 });
@@ -144,7 +144,7 @@ t.test('§5.2.6.2 what was written before writeback went to 0 is flushed at once
   rig[Symbol.dispose]();
 });
 
-t.test('short transfers go on where they ended, interrupted ones start again', async (t) => {
+t.test('short transfers continue where they ended, interrupted ones start again', async (t) => {
   const answers = [512, -EINTR, 1000, 24, 512];
   const { engine, rig, send, results } = start(new FakeDisk(() => answers.shift() ?? -EIO));
   send(VIRTIO_BLK_T_IN, 2, 2048);
@@ -228,7 +228,7 @@ t.test('stop waits for what is in flight, and answers it', async (t) => {
   rig[Symbol.dispose]();
 });
 
-t.test('a queue that is full to the last descriptor goes on when requests end', async (t) => {
+t.test('a queue that is full to the last descriptor continues when requests end', async (t) => {
   for (const ring of [[], [VIRTIO_F_RING_PACKED]]) {
     const features = [...ALL, VIRTIO_F_INDIRECT_DESC, ...ring];
     const { engine, rig, send, results } = start(new FakeDisk(), features, 4);

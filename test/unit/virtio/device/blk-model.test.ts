@@ -66,7 +66,7 @@ function payload({ type, length, seed, sector }: Command): Uint8Array {
   return Uint8Array.from({ length }, (_, i) => (i * 13 + seed) & 0xff);
 }
 
-/** A disk as the specification tells it. */
+/** A disk, as specified. */
 class Model {
   readonly bytes = new Uint8Array(SIZE);
 

@@ -62,7 +62,7 @@ for (const order of ['stop', 'close'] as const) {
       driver.kick();
       return driver;
     });
-    const heard: string[] = [];
+    const reports: string[] = [];
     const datapath = new QueueWorkerDatapath(
       {
         name: 'blk0',
@@ -70,13 +70,13 @@ for (const order of ['stop', 'close'] as const) {
         options: { blk: { ...blk, size, fileSize: size, chainLength: SIZE + 2 }, words },
       },
       {
-        broken: (reason) => heard.push(reason),
-        log: (text) => heard.push(text),
+        broken: (reason) => reports.push(reason),
+        log: (text) => reports.push(text),
         message: () => {},
       },
     );
     const queues = drivers.map(({ config }) => config);
-    // Each queue is kicked once at the start: the first call is under way when this is told.
+    // Each queue is kicked once at the start: the first call is in progress when this is sent.
     const starting = datapath.start({ memory: ram.memory.share, features, queues });
     starting.catch(() => {});
     while (Atomics.load(words, CALLS) === 0) await new Promise((resolve) => setImmediate(resolve));
@@ -87,7 +87,7 @@ for (const order of ['stop', 'close'] as const) {
     await stopping;
     const calls = Atomics.load(words, CALLS) - before;
     t.ok(calls <= 1, `${calls} calls of 1 MiB, of ${QUEUES * REQUESTS * SEGMENTS * 16}`);
-    t.same(heard, []);
+    t.same(reports, []);
     await datapath.close();
     ram[Symbol.dispose]();
     for (const kick of kicks) kick.close();

@@ -33,13 +33,13 @@ for (const engine of ['sync', 'io_uring'] as const) {
     const features = device.features | featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_EVENT_IDX);
     const options = { size: 64, features, kickFd: kick.fd, callFd: call.fd };
     const driver = createDriverQueue(new GuestHeap(ram.memory, MiB, 16 * MiB), options);
-    const heard: unknown[] = [];
+    const reports: unknown[] = [];
     const datapath = new QueueWorkerDatapath(
       { name: 'blk0', module: thread.module, options: thread.options },
       {
-        broken: (reason) => heard.push(reason),
-        log: (text) => heard.push(text),
-        message: (message) => heard.push(message),
+        broken: (reason) => reports.push(reason),
+        log: (text) => reports.push(text),
+        message: (message) => reports.push(message),
       },
     );
     await datapath.start({ memory: ram.memory.share, features, queues: [driver.config] });
@@ -69,7 +69,7 @@ for (const engine of ['sync', 'io_uring'] as const) {
     const states = await datapath.stop();
     t.same(states.get(0), { nextAvail: REQUESTS, nextUsed: REQUESTS });
     await datapath.close();
-    t.same(heard, []);
+    t.same(reports, []);
     const file = readFileSync(path);
     for (let i = 0; i < REQUESTS; i++) {
       if (file[i * 512] !== ((i + 1) & 0xff) || file[i * 512 + 511] !== ((i + 1) & 0xff)) {

@@ -81,11 +81,11 @@ t.test('virtio 1.3 §5.3.6.2 input of a port waits until the guest has it open',
 t.test('virtio 1.3 §5.3.6.2 input for a port that the guest closed is dropped', async (t) => {
   using c = new ConsoleRig().start();
   c.openPort();
-  c.port.write('nobody reads this');
-  c.tell(1, abi.VIRTIO_CONSOLE_PORT_OPEN, 0);
+  c.port.write('not read');
+  c.sendControl(1, abi.VIRTIO_CONSOLE_PORT_OPEN, 0);
   t.equal(c.port.waiting, 0);
   c.port.write('for the next one');
-  c.tell(1, abi.VIRTIO_CONSOLE_PORT_OPEN, 1);
+  c.sendControl(1, abi.VIRTIO_CONSOLE_PORT_OPEN, 1);
   c.post(PORT_RX, 64);
   t.same(c.received(PORT_RX), ['for the next one']);
 });
@@ -153,26 +153,26 @@ t.test('a long chain of a port is delivered in pieces, as it is read', async (t)
   t.equal(c.rig.queue(PORT_TX).completed().length, 1);
 });
 
-t.test('a console that nobody reads uses each buffer at once', async (t) => {
+t.test('an unread console uses each buffer at once', async (t) => {
   using c = new ConsoleRig().start();
-  let told = 0;
-  c.console.dropping = () => told++;
+  let drops = 0;
+  c.console.dropping = () => drops++;
   const sent = printUntil(c, TX, 3 * 2 ** 20, 4096);
   c.rig.queue(TX).completed();
   t.equal(c.rig.queue(TX).inFlight, 0, 'no guest would spin');
   t.equal(sent.length, 3 * 2 ** 20);
-  t.equal(told, 1, 'it is told once');
-  t.ok(c.console.readableLength <= 128 * 1024, 'beside the backlog the host keeps little');
+  t.equal(drops, 1, 'reported once');
+  t.ok(c.console.readableLength <= 128 * 1024, 'the host keeps little in addition to the backlog');
   const { dropped } = c.console;
   const got = drain(c.console);
   const notice = `\r\n[${dropped} bytes of console output dropped]\r\n`;
-  t.ok(got.endsWith(notice), 'what is missing is said where it is missing');
+  t.ok(got.endsWith(notice), 'the gap is marked in its place');
   const kept = got.slice(0, -notice.length);
   t.ok(kept.length >= 2 ** 20 && sent.startsWith(kept), 'the oldest is kept, in order');
   t.equal(kept.length + dropped, sent.length, 'and the rest is counted');
 });
 
-t.test('a console that is read again goes on after the gap', async (t) => {
+t.test('a console that is read again continues after the gap', async (t) => {
   using c = new ConsoleRig().start();
   const first = printUntil(c, TX, 3 * 2 ** 20, 4096);
   const { dropped } = c.console;
@@ -189,7 +189,7 @@ t.test('a console that is read again goes on after the gap', async (t) => {
   t.equal(drain(c.console), 'and on');
 });
 
-t.test('a reader that lags behind for ever gets few notices', async (t) => {
+t.test('a reader that always lags behind gets few notices', async (t) => {
   using c = new ConsoleRig().start();
   printUntil(c, TX, 3 * 2 ** 20, 4096);
   let got = '';
@@ -244,7 +244,11 @@ for (const [name, features] of [
     c.print(PORT_TX, 'the next chain');
     const before = c.rig.interrupts(PORT_TX);
     c.rig.handOver(c.device.createHandler(), features);
-    t.equal(c.rig.interrupts(PORT_TX), before + 1, 'the driver hears that the chain was used');
+    t.equal(
+      c.rig.interrupts(PORT_TX),
+      before + 1,
+      'the driver is notified that the chain was used',
+    );
     t.equal(c.rig.queue(PORT_TX).completed().length, 1);
     let got = '';
     for (let i = 0; i < 100; i++) {
@@ -289,7 +293,7 @@ function printHuge(c: ConsoleRig, count: number, queueIndex = TX): void {
   c.rig.kick(queueIndex);
 }
 
-t.test('a chain of gigabytes that is read gives others their turn, and goes on', async (t) => {
+t.test('a chain of gigabytes yields to others while it is read, and continues', async (t) => {
   using c = new ConsoleRig().start();
   let got = 0;
   c.console.on('data', (bytes: Buffer) => {
@@ -298,7 +302,7 @@ t.test('a chain of gigabytes that is read gives others their turn, and goes on',
   await new Promise((done) => setImmediate(done));
   printHuge(c, 1);
   t.equal(got, 64 * 65536);
-  t.ok(c.rig.pump() > 0, 'it asked for another turn');
+  t.ok(c.rig.pump() > 0, 'it requested another turn');
   t.equal(got, 128 * 65536);
   while (c.rig.pump() > 0);
   t.equal(got, 60 * 2 ** 20);
@@ -335,7 +339,7 @@ t.test('§2.7.5 a chain without bytes is used', async (t) => {
   t.equal(drain(c.console), '');
 });
 
-t.test('a chain that says it has gigabytes costs the host little', async (t) => {
+t.test('a chain that claims gigabytes costs the host little', async (t) => {
   using c = new ConsoleRig().start();
   printHuge(c, 8, PORT_TX);
   t.ok(c.port.readableLength <= 128 * 1024);

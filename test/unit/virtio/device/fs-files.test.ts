@@ -80,7 +80,7 @@ t.test('CREATE and WRITE', async (t) => {
   t.equal(fs.create(ROOT, 'new', O_RDWR | O_EXCL).error, errno.EEXIST);
   const again = fs.create(ROOT, 'new', O_RDWR | O_TRUNC);
   t.equal(nodeOf(again), nodeOf(made));
-  t.equal(attribute(again, 'size_', ENTRY), 0, 'it tells what truncating made of it');
+  t.equal(attribute(again, 'size_', ENTRY), 0, 'the reply has the size after truncation');
   t.equal(fs.write(handle, 2n ** 53n, Buffer.from('x')).error, errno.EFBIG);
   t.equal(fs.write(handle, 2n ** 63n, Buffer.from('x')).error, errno.EINVAL);
   t.equal(fs.create(ROOT, 'folder').error, errno.EISDIR);
@@ -134,32 +134,36 @@ t.test('SETATTR of owner and group', { skip: SKIP_UNLESS_ROOT }, async (t) => {
   );
 });
 
-t.test('set-user-ID goes where the driver says so', { skip: SKIP_UNLESS_ROOT }, async (t) => {
-  using folder = new SharedFolder();
-  const fs = folder.driver();
-  const id = fs.find('file');
-  const arm = (): void => {
-    fs.setattr(id, { valid: fuse.FATTR_MODE, mode: 0o6755 });
-  };
-  const mode = (): number => statSync(folder.at('file')).mode & 0o7777;
-  arm();
-  const handle = handleOf(fs.open(id, O_RDWR));
-  fs.write(handle, 0, Buffer.from('x'));
-  t.equal(mode(), 0o6755, 'root may');
-  const head = { fh: handle, size_: 1, write_flags: fuse.FUSE_WRITE_KILL_SUIDGID };
-  const body = join(pack(fuse.fuse_write_in, head), Buffer.from('x'));
-  fs.request(fuse.FUSE_WRITE, id, body, 8);
-  t.equal(mode(), 0o755);
-  arm();
-  fs.setattr(id, { valid: fuse.FATTR_SIZE | fuse.FATTR_KILL_SUIDGID, size_: 3 });
-  t.equal(mode(), 0o755);
-  arm();
-  const flags = { flags: O_RDWR | O_TRUNC, open_flags: fuse.FUSE_OPEN_KILL_SUIDGID };
-  fs.request(fuse.FUSE_OPEN, id, pack(fuse.fuse_open_in, flags), 16);
-  t.equal(mode(), 0o755);
-});
+t.test(
+  'set-user-ID is cleared when the driver asks for it',
+  { skip: SKIP_UNLESS_ROOT },
+  async (t) => {
+    using folder = new SharedFolder();
+    const fs = folder.driver();
+    const id = fs.find('file');
+    const arm = (): void => {
+      fs.setattr(id, { valid: fuse.FATTR_MODE, mode: 0o6755 });
+    };
+    const mode = (): number => statSync(folder.at('file')).mode & 0o7777;
+    arm();
+    const handle = handleOf(fs.open(id, O_RDWR));
+    fs.write(handle, 0, Buffer.from('x'));
+    t.equal(mode(), 0o6755, 'root may');
+    const head = { fh: handle, size_: 1, write_flags: fuse.FUSE_WRITE_KILL_SUIDGID };
+    const body = join(pack(fuse.fuse_write_in, head), Buffer.from('x'));
+    fs.request(fuse.FUSE_WRITE, id, body, 8);
+    t.equal(mode(), 0o755);
+    arm();
+    fs.setattr(id, { valid: fuse.FATTR_SIZE | fuse.FATTR_KILL_SUIDGID, size_: 3 });
+    t.equal(mode(), 0o755);
+    arm();
+    const flags = { flags: O_RDWR | O_TRUNC, open_flags: fuse.FUSE_OPEN_KILL_SUIDGID };
+    fs.request(fuse.FUSE_OPEN, id, pack(fuse.fuse_open_in, flags), 16);
+    t.equal(mode(), 0o755);
+  },
+);
 
-t.test('a file that was removed while open goes on working', async (t) => {
+t.test('a file that was removed while open keeps working', async (t) => {
   using folder = new SharedFolder();
   const fs = folder.driver();
   const id = fs.find('file');

@@ -1,4 +1,4 @@
-/** Drivers that say anything: each request is answered, the device goes on, no descriptor is lost. */
+/** Drivers that send anything: each request is answered, the device continues, no descriptor leaks. */
 import fc from 'fast-check';
 import t from 'tap';
 import * as fuse from '../../../../src/abi/fuse.ts';
@@ -31,10 +31,10 @@ interface Step {
   readonly opcode: number;
   readonly nodeid: number;
   readonly words: readonly number[];
-  /** Which open file the first two words name; -1: what they say. */
+  /** Which open file the first two words name; -1: as they are. */
   readonly handle: number;
   readonly names: readonly string[];
-  /** What the header says of the length, more or less than there is. */
+  /** How far the header's length is off. */
   readonly lie: number;
   readonly room: number;
   /** Where it is cut into buffers. */
@@ -155,7 +155,7 @@ t.test('§5.11.6.2 FORGET needs no room, on any queue', async (t) => {
   for (const queue of [0, 1]) {
     const id = fs.find('file');
     t.equal(openDescriptors(), before + 1);
-    fs.tell(fuse.FUSE_FORGET, id, Buffer.from(new BigUint64Array([1n]).buffer), queue);
+    fs.sendOneWay(fuse.FUSE_FORGET, id, Buffer.from(new BigUint64Array([1n]).buffer), queue);
     t.equal(openDescriptors(), before);
   }
 });

@@ -47,7 +47,7 @@ t.test('LOOKUP, GETATTR and FORGET', async (t) => {
   t.equal(fs.lookup(id, 'x').error, errno.ENOTDIR);
   t.equal(fs.lookup(4711, 'file').error, errno.ESTALE);
   fs.forget(id, 1);
-  t.equal(fs.getattr(id).error, 0, 'it was told twice');
+  t.equal(fs.getattr(id).error, 0, 'it was looked up twice');
   fs.forget(id, 1);
   t.equal(fs.getattr(id).error, errno.ESTALE);
   t.not(nodeOf(fs.lookup(ROOT, 'file')), id, 'no ID is used twice');
@@ -63,7 +63,7 @@ t.test('BATCH_FORGET', async (t) => {
   t.equal(openDescriptors(), before + 3);
   const entries = ids.map((nodeid) => pack(fuse.fuse_forget_one, { nodeid, nlookup: 9 }));
   const batch = (count: number): void =>
-    fs.tell(
+    fs.sendOneWay(
       fuse.FUSE_BATCH_FORGET,
       0,
       join(pack(fuse.fuse_batch_forget_in, { count }), ...entries),

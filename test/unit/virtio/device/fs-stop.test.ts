@@ -10,7 +10,7 @@ import { handleOf, join, pack, SharedFolder } from '../../../support/rigs/fs-dri
 
 const KEEP_SIZE_AND_PUNCH_HOLE = 3;
 
-t.test('READ and WRITE of more than INIT said are refused', async (t) => {
+t.test('READ and WRITE of more than INIT negotiated are refused', async (t) => {
   using folder = new SharedFolder();
   const fs = folder.driver();
   truncateSync(folder.at('file'), 4 * MiB);
@@ -23,7 +23,7 @@ t.test('READ and WRITE of more than INIT said are refused', async (t) => {
 
 for (const ring of [[], [VIRTIO_F_RING_PACKED]]) {
   const format = ring.length === 0 ? 'split' : 'packed';
-  t.test(`requests that wait are left to who serves next (${format})`, async (t) => {
+  t.test(`waiting requests are left to the next datapath (${format})`, async (t) => {
     using folder = new SharedFolder();
     const fs = folder.driver({ ring });
     const body = pack(fuse.fuse_getattr_in);

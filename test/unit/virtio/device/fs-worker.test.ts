@@ -1,4 +1,4 @@
-/** The file system device where it runs: in a queue worker, whose thread keeps what the guest knows. */
+/** The file system device where it runs: in a queue worker, which keeps the guest's nodes. */
 import { statSync } from 'node:fs';
 import t from 'tap';
 import { O_RDWR } from '../../../../src/abi/files.ts';
@@ -36,13 +36,13 @@ t.test('files in the caller’s name; a pause loses nothing, the end leaves noth
   const features = featureSet(VIRTIO_F_VERSION_1);
   const options = { index: 1, size: 64, features, kickFd: kick.fd, callFd: call.fd };
   const driver = createDriverQueue(new GuestHeap(ram.memory, MiB, 16 * MiB), options);
-  const heard: unknown[] = [];
+  const reports: unknown[] = [];
   const datapath = new QueueWorkerDatapath(
     { name: 'fs0', module: thread.module, options: thread.options },
     {
-      broken: (reason) => heard.push(reason),
-      log: (line) => heard.push(line),
-      message: (message) => heard.push(message),
+      broken: (reason) => reports.push(reason),
+      log: (line) => reports.push(line),
+      message: (message) => reports.push(message),
     },
   );
   const waiting = new NativeMemory(8);
@@ -83,7 +83,7 @@ t.test('files in the caller’s name; a pause loses nothing, the end leaves noth
   t.equal(statSync(folder.at('made')).size, 2);
   await datapath.close();
   device.close();
-  t.same(heard, []);
+  t.same(reports, []);
   ram[Symbol.dispose]();
   kick.close();
   call.close();

@@ -47,7 +47,7 @@ function memoryOf(bytes: Uint8Array): NativeMemory {
   return memory;
 }
 
-/** What the host has, beside what the guest is told. */
+/** The host's attributes, to compare with the guest's. */
 function host(path: string, name: string): Buffer | number {
   const [place, key, to] = [memoryOf(text(path)), memoryOf(text(name)), new NativeMemory(256)];
   const got = files.getxattr(place.address, key.address, to.address, 256);
@@ -160,7 +160,7 @@ t.test('what means something to the host is kept under other names', async (t) =
   t.equal(remove(CAPABILITY), errno.ENODATA);
 });
 
-t.test('nobody in the guest gets at them by their names on the host', async (t) => {
+t.test('guests cannot reach them by their names on the host', async (t) => {
   using folder = new SharedFolder();
   const { set, get, names, remove, skip } = withAttributes(folder);
   if (skip !== undefined) return t.comment(skip);
@@ -191,7 +191,7 @@ t.test('what the host has set itself', { skip: SKIP_UNLESS_ROOT }, async (t) => 
   t.equal(own.remove('trusted.a'), 0);
 });
 
-t.test('who changes a file takes its capabilities', { skip: SKIP_UNLESS_ROOT }, async (t) => {
+t.test('changing a file drops its capabilities', { skip: SKIP_UNLESS_ROOT }, async (t) => {
   for (const xattr of ['mapped', 'passthrough'] as const) {
     using folder = new SharedFolder();
     const { fs, id, set, get, skip } = withAttributes(folder, { xattr });
@@ -246,12 +246,12 @@ t.test('POSIX ACLs are the host’s own', async (t) => {
   t.equal(set(ACL, USER_1000), 0);
   t.equal(statSync(folder.at('file')).mode & 0o7000, 0o2000);
   t.equal(set(ACL, USER_1000, 0, fuse.FUSE_SETXATTR_ACL_KILL_SGID), 0);
-  t.equal(statSync(folder.at('file')).mode & 0o7000, 0, 'who is not in the group takes it away');
+  t.equal(statSync(folder.at('file')).mode & 0o7000, 0, 'a user outside the group clears it');
   t.equal(remove(ACL), 0);
   t.equal(get(ACL).error, errno.ENODATA);
 });
 
-t.test('a default ACL stands in for the umask', async (t) => {
+t.test('a default ACL replaces the umask', async (t) => {
   using folder = new SharedFolder();
   const fs = folder.driver();
   const shared = attributesOf(fs, fs.find('folder'));
@@ -298,7 +298,7 @@ t.test('ACLs that are not there, or that the guest does not heed', async (t) => 
   // Of a file system without any.
   using proc = new FsDriver('/proc');
   const version = attributesOf(proc, proc.find('version'));
-  t.equal(version.get(ACL).error, errno.ENODATA, 'else nobody but the owner would get at it');
+  t.equal(version.get(ACL).error, errno.ENODATA, 'otherwise only the owner could reach it');
   t.equal(version.set(ACL, USER_1000), errno.EOPNOTSUPP);
   using folder = new SharedFolder();
   const fs = folder.driver({ flags: 0xffffffff - fuse.FUSE_POSIX_ACL });

@@ -175,7 +175,7 @@ t.test('options that cannot be are refused in one line', async (t) => {
   }
 });
 
-t.test('a guest whose device is another one finds its names again', async (t) => {
+t.test('a guest with a new device finds its names again', async (t) => {
   using folder = new SharedFolder();
   const before = folder.driver();
   const id = before.find('folder', 'inner');
@@ -184,7 +184,7 @@ t.test('a guest whose device is another one finds its names again', async (t) =>
   const fs = folder.driver({ mount: false });
   const others = Array.from({ length: 3 }, () => fs.find('file'));
   for (const nodeid of others) fs.open(nodeid);
-  t.equal(fs.getattr(id).error, errno.ESTALE, 'no number stands for another file');
+  t.equal(fs.getattr(id).error, errno.ESTALE, 'no number is reused for another file');
   t.equal(fs.read(handle, 0, 1).error, errno.EBADF);
   t.equal(fs.lookup(fs.find('folder'), 'inner').error, 0);
 });

@@ -35,7 +35,7 @@ function gated(handler: QueueHandler, credits: number): QueueHandler {
 
 interface Case {
   readonly rig: DeviceRig;
-  /** The data half, anew. */
+  /** Another handler. */
   readonly make: () => QueueHandler;
   readonly features: bigint;
   readonly queue: number;
@@ -47,7 +47,7 @@ interface Case {
 function serve({ rig, make, features, queue }: Case, credits: number): number {
   rig.handOver(gated(make(), credits), features);
   let count = 0;
-  // Also what waits on descriptors, and kicks that come although none was asked for.
+  // Also descriptors that it waits for, and unrequested kicks.
   for (let i = 0; i < 3; i++) {
     rig.notify(queue);
     for (let rounds = 0; rounds < 100 && rig.pump(0) > 0; rounds++);

@@ -41,7 +41,7 @@ function macTable(unicast: readonly number[], multicast: readonly number[]): num
   return [unicast, multicast].flatMap((macs) => [macs.length, 0, 0, 0, ...macs.flatMap(macBytes)]);
 }
 
-t.test('everything is received before the driver says otherwise', async (t) => {
+t.test('everything is received until the driver sets a mode', async (t) => {
   using net = new NetRig();
   for (const mac of [OTHER, GROUP, BROADCAST, OWN_MAC]) t.equal(reaches(net, mac), true);
   t.equal(reaches(net, OTHER, 100), true);
@@ -77,7 +77,11 @@ t.test('§5.1.6.5.2 MAC table and address', async (t) => {
   t.same([reaches(net, OTHER), reaches(net, GROUP)], [false, false]);
   net.mustControl(VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, ...macBytes(OTHER));
   t.same([reaches(net, OTHER), reaches(net, OWN_MAC)], [true, false]);
-  t.same(net.rig.posted, [{ mac: Uint8Array.from(macBytes(OTHER)) }], 'the control half is told');
+  t.same(
+    net.rig.posted,
+    [{ mac: Uint8Array.from(macBytes(OTHER)) }],
+    'the control half is notified',
+  );
 });
 
 t.test('§5.1.6.5.3 VLAN filter', async (t) => {

@@ -45,7 +45,7 @@ for (const [name, ring] of Object.entries(RINGS)) {
         queue.add({ readable: [packet(1000, added++)] });
       }
       net.rig.kick(TX);
-      // The peer takes packets only once the device can't go on.
+      // The peer takes packets only once the device is stuck.
       for (let taken = net.wire.receive(); taken !== null; taken = net.wire.receive()) {
         got.push(taken[HEADER_SIZE] as number);
       }
@@ -78,7 +78,7 @@ for (const [name, ring] of Object.entries(RINGS)) {
     t.ok(net.rig.interrupts(RX) > 0);
   });
 
-  t.test(`${name}: §5.1.6.4.1 with MRG_RXBUF num_buffers says how many were used`, async (t) => {
+  t.test(`${name}: §5.1.6.4.1 with MRG_RXBUF num_buffers is how many were used`, async (t) => {
     using net = new NetRig({ ring, mergeable: true });
     net.addBuffers(...Array<number>(20).fill(256));
     const sent = [packet(60), packet(256, 1), packet(257, 2), packet(2000, 3)];
@@ -150,7 +150,7 @@ t.test('buffers of any shape: thousands of packets, none mixed up', async (t) =>
 t.test('without buffers the tap is not read, and with them it is', async (t) => {
   using net = new NetRig();
   net.wire.send(packet(60));
-  t.equal(net.rig.pump(), 0, 'nobody waits for packets');
+  t.equal(net.rig.pump(), 0, 'packets are not waited for');
   net.addBuffers(1526);
   t.same(net.received().length, 1);
 });
@@ -191,21 +191,24 @@ for (const [name, errno] of [
   ['ENOMEM', 12],
   ['ENOBUFS', 105],
 ] as const) {
-  t.test(`a tap that says ${name} once is read again, and it is told by name`, async (t) => {
-    using net = new NetRig();
-    net.addBuffers(1526, 1526);
-    net.tap.faults.push(errno);
-    net.wire.send(packet(60));
-    net.wire.send(packet(70, 1));
-    t.same(
-      net.received().map(({ written }) => written),
-      [60, 70],
-    );
-    t.match(net.rig.logs, [new RegExp(`^receiving from the tap failed \\(${name}\\)`)]);
-  });
+  t.test(
+    `a tap that fails once with ${name} is read again, and the errno is reported by name`,
+    async (t) => {
+      using net = new NetRig();
+      net.addBuffers(1526, 1526);
+      net.tap.faults.push(errno);
+      net.wire.send(packet(60));
+      net.wire.send(packet(70, 1));
+      t.same(
+        net.received().map(({ written }) => written),
+        [60, 70],
+      );
+      t.match(net.rig.logs, [new RegExp(`^receiving from the tap failed \\(${name}\\)`)]);
+    },
+  );
 }
 
-t.test('a tap that goes on failing is left alone, and read again later', async (t) => {
+t.test('a tap that keeps failing is left alone, and read again later', async (t) => {
   using net = new NetRig();
   net.addBuffers(1526);
   net.tap.faults.push(...new Array<number>(40).fill(22));
@@ -225,7 +228,7 @@ t.test('a tap that goes on failing is left alone, and read again later', async (
   t.equal(net.rig.logs.length, 1, 'all of it is one line');
 });
 
-t.test('a tap that is left alone can be stopped, and is served anew', async (t) => {
+t.test('a tap that is left alone can be stopped, and is served again', async (t) => {
   using net = new NetRig();
   net.addBuffers(1526);
   net.tap.faults.push(...new Array<number>(8).fill(22));
@@ -241,7 +244,7 @@ for (const [name, errno] of [
   ['EBADF', 9],
   ['ENXIO', 6],
 ] as const) {
-  t.test(`a tap that says ${name} is gone`, async (t) => {
+  t.test(`a tap that fails with ${name} is gone`, async (t) => {
     using net = new NetRig();
     net.addBuffers(1526);
     net.tap.faults.push(errno);

@@ -1,4 +1,4 @@
-/** Drivers that say anything: the socket device stays within its bounds and speaks by the rules. */
+/** Drivers that send anything: the socket device stays within its bounds and follows the rules. */
 import { Buffer } from 'node:buffer';
 import fc from 'fast-check';
 import t from 'tap';
@@ -63,7 +63,7 @@ t.test('any headers in any order', async (t) => {
     fc.asyncProperty(steps, async (all) => {
       using rig = new VsockRig();
       rig.listening.set(52, []);
-      const heard: Packet[] = [];
+      const received: Packet[] = [];
       for (const { op, fields, payload, host, post } of all) {
         rig.send(op, fields, Buffer.alloc(payload));
         rig.post(post);
@@ -75,13 +75,13 @@ t.test('any headers in any order', async (t) => {
         if (host === 'dials') rig.dial(80);
         if (host === 'hands over') rig.handOver();
         await rig.settle();
-        heard.push(...rig.taken());
+        received.push(...rig.taken());
         for (const device of rig.devices) {
           if (device.writableLength > BUFFER + 100) throw new Error('more waits than was allowed');
         }
       }
       if (rig.rig.brokenReason !== undefined) throw new Error(rig.rig.brokenReason);
-      for (const packet of heard) checkPacket(packet);
+      for (const packet of received) checkPacket(packet);
     }),
     { numRuns: 100 },
   );
@@ -121,7 +121,7 @@ t.test('any bytes', async (t) => {
   t.pass();
 });
 
-t.test('credit is never overrun, whatever the driver says of its own', async (t) => {
+t.test('credit is never overrun, whatever credit the driver claims', async (t) => {
   const words = fc.record({
     bufAlloc: often(U32, 0, 10, 5000, 65536),
     fwdCnt: often(U32, 0, 10, 5000, 65536, U32),

@@ -19,7 +19,7 @@ t.test('§5.10.6.3 no more is sent than the guest has room for', async (t) => {
   rig.send('CREDIT_UPDATE', { bufAlloc: 100, fwdCnt: 40 });
   t.same(payloadOf(await rig.packets()), sent.subarray(100, 140));
   rig.send('CREDIT_UPDATE', { bufAlloc: 50, fwdCnt: 40 });
-  t.same(ops(await rig.packets()), [], 'less room than what is under way');
+  t.same(ops(await rig.packets()), [], 'less room than what is in flight');
   rig.send('CREDIT_UPDATE', { bufAlloc: 100, fwdCnt: 141 });
   t.same(ops(await rig.packets()), [], 'more taken than was sent');
   rig.send('CREDIT_UPDATE', { bufAlloc: 2000, fwdCnt: 140 });
@@ -71,7 +71,7 @@ t.test('§5.10.6.3 more than its credit: the connection is reset', async (t) => 
   rig.send('RW', {}, Buffer.alloc(BUFFER + 1));
   t.same(ops(await rig.packets()), ['RST']);
   t.equal(program.readableLength, 0);
-  t.equal(rig.rig.brokenReason, undefined, 'the device goes on');
+  t.equal(rig.rig.brokenReason, undefined, 'the device continues');
 });
 
 t.test('counters wrap at 2^32', async (t) => {
@@ -79,13 +79,13 @@ t.test('counters wrap at 2^32', async (t) => {
   const program = await rig.open();
   program.on('data', () => {});
   let fwdCnt = 0;
-  // 2^32 bytes are too many for a test: what is sent is counted as the guest says it took.
+  // 2^32 bytes are too many for a test: sent bytes count as taken when the guest reports it.
   program.write('x'.repeat(100));
   await rig.packets();
   fwdCnt = 2 ** 32 - 50;
   rig.send('CREDIT_UPDATE', { fwdCnt, bufAlloc: 160 });
   program.write('y'.repeat(100));
-  t.equal(payloadOf(await rig.packets()).length, 10, '100 + 50 are under way of 160');
+  t.equal(payloadOf(await rig.packets()).length, 10, '100 + 50 of 160 are in flight');
 });
 
 t.test('§5.10.6.5 SHUTDOWN of one direction is a half-close', async (t) => {
@@ -95,9 +95,9 @@ t.test('§5.10.6.5 SHUTDOWN of one direction is a half-close', async (t) => {
     rig.send('RW', {}, Buffer.from('last words'));
     rig.send('SHUTDOWN', { flags: SEND });
     t.equal(await readAll(program), 'last words');
-    program.write('still heard');
+    program.write('still sent');
     const data = await rig.packets();
-    t.equal(payloadOf(data).toString(), 'still heard');
+    t.equal(payloadOf(data).toString(), 'still sent');
     rig.send('SHUTDOWN', { flags: 0 });
     rig.send('RW', {}, Buffer.from('again'));
     t.same(ops(await rig.packets()), ['RST'], 'the flag stays, and data after it breaks the rule');
@@ -109,11 +109,11 @@ t.test('§5.10.6.5 SHUTDOWN of one direction is a half-close', async (t) => {
     const packets = await rig.packets();
     t.same(ops(packets), ['RW', 'SHUTDOWN'], 'after the data');
     t.equal(packets[1]?.header.flags, SEND);
-    rig.send('RW', {}, Buffer.from('still heard'));
+    rig.send('RW', {}, Buffer.from('still sent'));
     await rig.settle();
-    t.equal(waiting(program), 'still heard');
+    t.equal(waiting(program), 'still sent');
   });
-  await t.test('the guest will receive no more: what the program says is dropped', async (t) => {
+  await t.test("the guest will receive no more: the program's data is dropped", async (t) => {
     using rig = new VsockRig();
     const program = await rig.open();
     rig.send('SHUTDOWN', { flags: RCV });
@@ -139,7 +139,7 @@ t.test('§5.10.6.5 a clean disconnect', async (t) => {
     await rig.open();
     t.pass('the ports are free again');
   });
-  await t.test('by both: SHUTDOWN of both directions, then the guest says RST', async (t) => {
+  await t.test('by both: SHUTDOWN of both directions, then RST from the guest', async (t) => {
     using rig = new VsockRig();
     const program = await rig.open();
     rig.send('SHUTDOWN', { flags: SEND });
@@ -161,15 +161,15 @@ t.test('§5.10.6.5 a clean disconnect', async (t) => {
     rig.send('SHUTDOWN', { flags: SEND });
     t.match((await rig.packets())[0]?.header, { flags: RCV | SEND });
   });
-  await t.test('a guest that does not answer is told RST', async (t) => {
+  await t.test('a guest that does not answer gets RST', async (t) => {
     using rig = new VsockRig(STREAM, { answer: 60_000, close: 1 });
     const program = await rig.open();
     rig.send('SHUTDOWN', { flags: SEND });
     program.resume();
     program.end();
-    const heard: string[] = [];
-    while (!heard.includes('RST')) heard.push(...ops(await rig.packets(1)));
-    t.same(heard, ['SHUTDOWN', 'RST']);
+    const received: string[] = [];
+    while (!received.includes('RST')) received.push(...ops(await rig.packets(1)));
+    t.same(received, ['SHUTDOWN', 'RST']);
   });
 });
 

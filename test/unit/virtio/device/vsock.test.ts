@@ -1,4 +1,4 @@
-/** The socket device (virtio 1.3 §5.10): who is connected to whom, limits, and drivers that break rules. */
+/** The socket device (virtio 1.3 §5.10): connections, limits, and drivers that break rules. */
 import { Buffer } from 'node:buffer';
 import type { Duplex } from 'node:stream';
 import t from 'tap';
@@ -57,11 +57,11 @@ for (const [format, features] of [
     program.write('to the guest');
     const [data] = await rig.packets();
     t.match(data, { op: 'RW', payload: Buffer.from('to the guest') });
-    t.match(data?.header, { len: 12, bufAlloc: BUFFER, fwdCnt: 11 }, 'the header tells the credit');
+    t.match(data?.header, { len: 12, bufAlloc: BUFFER, fwdCnt: 11 }, 'the header has the credit');
   });
 }
 
-t.test('§5.10.6.5 RST when nobody listens on the port of the host', async (t) => {
+t.test("§5.10.6.5 RST when the host's port has no listener", async (t) => {
   using rig = new VsockRig();
   rig.send('REQUEST', { dstPort: 53 });
   const packets = await rig.packets();
@@ -88,7 +88,7 @@ t.test('§5.10.6.5 a program connects to a port of the guest', async (t) => {
   const [other] = await rig.packets();
   t.not(other?.header.srcPort, hostPort, 'two connections differ in their ports');
   rig.send('RST', { srcPort: 80, dstPort: other?.header.srcPort ?? 0 });
-  t.equal(await readAll(second), '', 'a refused program hears no OK');
+  t.equal(await readAll(second), '', 'a refused program gets no OK');
 });
 
 t.test('§5.10.6.5 a program that asks before there is a driver waits for it', async (t) => {
@@ -105,13 +105,13 @@ t.test('§5.10.6.5 a program that asks before there is a driver waits for it', a
   t.ok(early.destroyed || early.readableEnded, 'what the guest knew of ends with it');
 });
 
-t.test('§5.10.6.5 a guest that does not answer a REQUEST in time is told RST', async (t) => {
+t.test('§5.10.6.5 a guest that does not answer a REQUEST in time gets RST', async (t) => {
   using rig = new VsockRig(STREAM, { answer: 1, close: 60_000 });
   const program = rig.dial(80);
   const ended = readAll(program);
-  const heard: string[] = [];
-  while (!heard.includes('RST')) heard.push(...ops(await rig.packets(1)));
-  t.same(heard, ['REQUEST', 'RST']);
+  const received: string[] = [];
+  while (!received.includes('RST')) received.push(...ops(await rig.packets(1)));
+  t.same(received, ['REQUEST', 'RST']);
   t.equal(await ended, '');
 });
 
@@ -134,7 +134,7 @@ t.test('§5.10.6.5 RST for packets of no connection, but none for an RST', async
   t.same(ops(await rig.packets()), new Array(8).fill('RST'));
 });
 
-t.test('§5.10.6.4 a foreign source is not heard, a foreign destination refused', async (t) => {
+t.test('§5.10.6.4 a foreign source is ignored, a foreign destination refused', async (t) => {
   using rig = new VsockRig();
   rig.listening.set(52, []);
   rig.send('REQUEST', { srcCid: GUEST + 1 });
@@ -148,7 +148,7 @@ t.test('§5.10.6.4 a foreign source is not heard, a foreign destination refused'
   t.same(rig.listening.get(52), []);
 });
 
-t.test('§5.10.3.2 stream sockets are there unless the driver says otherwise', async (t) => {
+t.test('§5.10.3.2 stream sockets work unless the driver negotiates otherwise', async (t) => {
   const version = featureSet(VIRTIO_F_VERSION_1);
   for (const [bits, answer] of [
     [[], 'RESPONSE'],
@@ -234,7 +234,7 @@ t.test('connections take turns', async (t) => {
   t.same(ports.slice(0, 4).sort(), [1000, 1000, 1001, 1001]);
 });
 
-t.test('connections live on while the data half is made anew', async (t) => {
+t.test('connections survive a new handler', async (t) => {
   using rig = new VsockRig();
   const program = await rig.open();
   rig.rig.stop();
@@ -250,7 +250,7 @@ t.test('§5.10.6 a packet that is no packet breaks the device', async (t) => {
     const program = await rig.open();
     rig.sendBytes(new Uint8Array(43));
     t.match(rig.rig.brokenReason, /shorter than its header \(§5\.10\.6\)/);
-    t.equal(await readAll(program), '', "the host's programs hear of it");
+    t.equal(await readAll(program), '', "the host's programs are notified");
   });
   await t.test('longer than its buffer', async (t) => {
     using rig = new VsockRig();
@@ -290,13 +290,13 @@ t.test('§5.10.6 a header in pieces, and a buffer longer than the payload', asyn
   t.equal(waiting(program), 'abc');
 });
 
-t.test('§5.10.6.7 connections that are lost with a move are told by an event', async (t) => {
+t.test('§5.10.6.7 connections lost with a move are reported by an event', async (t) => {
   using rig = new VsockRig();
   const program = await rig.open();
   const ended = readAll(program);
   rig.post(4);
   rig.moveAway();
-  t.equal(await ended, '', 'the program hears of it too');
+  t.equal(await ended, '', 'the program is notified, too');
   const late = rig.dial(80);
   t.equal(await readAll(late), '', 'and others are refused');
   t.same(rig.events(), [], 'it waits for a buffer');
@@ -314,7 +314,7 @@ t.test('§5.10.6.7 connections that are lost with a move are told by an event', 
   t.equal(rig.rig.brokenReason, undefined);
 });
 
-t.test('§5.10.6.7 a driver that starts anew has lost nothing', async (t) => {
+t.test('§5.10.6.7 a driver that restarts has lost nothing', async (t) => {
   using rig = new VsockRig();
   rig.rig.queue(EVENT).add({ writable: [4] });
   rig.switch.reset();

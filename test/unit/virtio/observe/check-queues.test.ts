@@ -1,4 +1,4 @@
-/** Each rule of a queue that is checked: what breaks it is told once, and clean traffic is not. */
+/** Each rule of a queue that is checked: a breach is reported once, clean traffic never. */
 import fc from 'fast-check';
 import t from 'tap';
 import {
@@ -240,7 +240,7 @@ for (const [format, features] of [
     t.end();
   });
 
-  t.test(`${format}: what was told once is not told again`, (t) => {
+  t.test(`${format}: what was reported once is not reported again`, (t) => {
     using rig = new CheckRig(features);
     for (let i = 0; i < 3; i++) {
       rig.take();
@@ -250,7 +250,7 @@ for (const [format, features] of [
     t.end();
   });
 
-  t.test(`${format}: who was told in time is not reported`, (t) => {
+  t.test(`${format}: a side that was notified in time is not reported`, (t) => {
     using rig = new CheckRig(features);
     rig.queue.enableKicks();
     rig.driver.add({ writable: [4] });
@@ -322,7 +322,7 @@ t.test('split: descriptors in flight', (t) => {
   t.end();
 });
 
-t.test('what pop finds is told with the ring', (t) => {
+t.test('what pop finds is reported with the ring', (t) => {
   using rig = new CheckRig(featureSet());
   rig.driver.driverArea.setUint16(2, 100, true);
   t.ok(rig.queue.pop(rig.chain) < 0);

@@ -119,7 +119,7 @@ t.test('a driver that keeps the rules', (t) => {
   t.end();
 });
 
-t.test('queues that do not exist are told of by no number of theirs', (t) => {
+t.test('queues that do not exist are reported without their number', (t) => {
   using rig = new RegisterRig();
   const { registers } = rig;
   rig.upTo('features-ok');
@@ -275,7 +275,7 @@ for (const [name, rule, act] of CASES) {
     t.same(
       rig.breaches.map((breach) => `${breach.side} ${breach.rule}`),
       [`driver ${rule}`],
-      'told once',
+      'reported once',
     );
     t.match(rig.breaches[0]?.text, /\(virtio 1\.3 §/);
     t.end();
@@ -290,7 +290,7 @@ t.test('what VIRTIO_F_RING_RESET allows', (t) => {
   t.end();
 });
 
-t.test('nobody watches unless asked to', (t) => {
+t.test('no observer unless requested', (t) => {
   t.equal(observeRegisters({ device: 0, tracer: undefined, check: undefined }), undefined);
   t.end();
 });

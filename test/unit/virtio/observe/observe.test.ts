@@ -1,4 +1,4 @@
-/** An observed data half is the one inside, to all who call it. */
+/** An observed handler behaves like the one inside. */
 
 import t from 'tap';
 import { Ram } from '../../../../src/memory/ram.ts';
@@ -41,7 +41,7 @@ class NotingHandler implements QueueHandler {
 
 const GROUND = { features: 0n, queues: [], breach: () => undefined };
 
-t.test('nobody watches: the handler itself', (t) => {
+t.test('no observer: the handler itself', (t) => {
   const inner = new NotingHandler();
   t.equal(observe(inner, undefined, GROUND), inner);
   t.end();

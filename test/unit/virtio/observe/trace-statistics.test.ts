@@ -119,7 +119,7 @@ t.test('a collection of two threads, with a file', (t) => {
   t.ok(traceEvents(text).some(({ name }) => name === 'status 1'));
   const { dropped, queues } = collector.summary;
   t.match(queues, [{ kicks: 1 }]);
-  t.ok(dropped > 1000, 'a ring that was not emptied in time tells what it dropped');
+  t.ok(dropped > 1000, 'a ring that was not emptied in time reports what it dropped');
   t.match(JSON.parse(text), { otherData: { dropped_records: dropped } });
   t.equal(collector.ring('device0'), collector.ring('device0'));
   t.throws(() => new TraceCollector(NAMES, folder, () => undefined), UsageError);

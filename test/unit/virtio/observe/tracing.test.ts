@@ -1,4 +1,4 @@
-/** What the trace says of queues: each record in its place, nothing lost but what is counted. */
+/** Queues in the trace: each record in its place, every loss counted. */
 
 import t from 'tap';
 import {
@@ -125,7 +125,7 @@ for (const [name, features] of [
   });
 }
 
-t.test('a full ring drops, counts, and goes on once it is read', (t) => {
+t.test('a full ring drops, counts, and continues once it is read', (t) => {
   const ring = allocateTraceRing(4);
   const writer = new TraceWriter(ring);
   const reader = new TraceReader(ring);
@@ -138,7 +138,7 @@ t.test('a full ring drops, counts, and goes on once it is read', (t) => {
   writer.write(record.KICK, 0, 7);
   new TraceWriter(ring).write(record.KICK, 0, 8);
   reader.drain(Number.POSITIVE_INFINITY, take);
-  t.same(seen, [0, 1, 2, 3, 7, 8], 'another writer goes on where the one before stood');
+  t.same(seen, [0, 1, 2, 3, 7, 8], 'another writer continues where the one before left off');
   t.end();
 });
 

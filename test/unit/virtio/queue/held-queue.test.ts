@@ -24,7 +24,7 @@ for (const [name, features] of FORMATS) {
     const before = f.device.state();
     const shut = new HeldQueue(f.device, 0);
     t.equal(shut.pop(f.chain), POP_EMPTY);
-    t.equal(shut.enableKicks(), false, 'or a device would pop for ever');
+    t.equal(shut.enableKicks(), false, 'or a device would pop forever');
     t.same(shut.state(), before);
     const one = new HeldQueue(f.device, 1);
     t.equal(one.enableKicks(), true);

@@ -150,7 +150,7 @@ class Attack {
       this.fault = result;
       return;
     }
-    if (this.fault !== 0) throw new Error('a broken queue went on');
+    if (this.fault !== 0) throw new Error('a broken queue continued');
     if (result !== POP_CHAIN) return;
     this.chains++;
     let [readable, writable] = [0, 0];

@@ -1,6 +1,6 @@
 /**
  * A split and a packed queue, side by side, against a model that knows no rings: whatever the
- * order of operations, buffers come out as they went in, and nobody is left asleep.
+ * order of operations, buffers come out as they went in, and neither side is left asleep.
  */
 import fc from 'fast-check';
 import t from 'tap';
@@ -112,7 +112,7 @@ class Subject {
     }
   }
 
-  /** Lets both sides go on while they are awake: everything must come back. */
+  /** Lets both sides continue while they are awake: everything must come back. */
   settle(): void {
     if (!this.#interruptsOn) this.run({ op: 'interrupts' });
     this.#enable();

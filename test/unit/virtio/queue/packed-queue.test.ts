@@ -166,7 +166,7 @@ t.test('§2.8.7 in a table all flags but WRITE, and ids, are ignored', async (t)
   t.strictSame([id, slots, readableLength, writableLength], [42, 1, 1, 5]);
 });
 
-t.test('§2.8.7 WRITE beside INDIRECT is ignored', async (t) => {
+t.test('§2.8.7 WRITE next to INDIRECT is ignored', async (t) => {
   using f = withList([]);
   const addr = f.table([{ addr: BUFFER, len: 1 }]);
   f.descriptor(0, { addr, len: 16, flags: INDIRECT | WRITE | LAP_1 });
@@ -196,7 +196,7 @@ t.test('§2.8.1 used descriptors show the wrap counter twice', async (t) => {
   t.strictSame(seen, [used, used, 0, 0, used, used]);
 });
 
-t.test('§2.8.3 WRITE in a used descriptor says whether anything was written', async (t) => {
+t.test('§2.8.3 WRITE in a used descriptor shows whether anything was written', async (t) => {
   using f = new QueueFixture([PACKED]);
   f.driver.add({ writable: [9] });
   f.driver.add({ writable: [9] });

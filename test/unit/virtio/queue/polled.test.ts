@@ -1,4 +1,4 @@
-/** Queues that are polled: the driver is told to be quiet, and nothing is missed at either end. */
+/** Polled queues: the driver's kicks are suppressed, and neither end misses anything. */
 import t from 'tap';
 import {
   featureSet,
@@ -56,6 +56,6 @@ for (const [name, ...bits] of [
     queue.disableKicks();
     queue.suppressKicks?.(true);
     add();
-    t.equal(queue.suppressKicks?.(false), false, 'a device that wanted no kicks is not told');
+    t.equal(queue.suppressKicks?.(false), false, 'a device that wanted no kicks is not changed');
   });
 }

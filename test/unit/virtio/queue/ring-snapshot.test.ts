@@ -49,11 +49,11 @@ t.test('split: indices, entries, descriptors, and what is in flight', (t) => {
   t.match(first, { index: id, len: 7, flags: VIRTQ_DESC_F_NEXT });
   t.match(ring.descriptors[first?.next ?? -1], { len: 9, flags: VIRTQ_DESC_F_WRITE });
   t.match(first?.addr, /^0x[0-9a-f]+$/);
-  t.equal(ring.used.availEvent, 6, 'as of the last time that the device asked for a kick');
+  t.equal(ring.used.availEvent, 6, "as of the device's last request for a kick");
   t.end();
 });
 
-t.test('split: chains that overtook others are told apart', (t) => {
+t.test('split: chains that overtook others are distinguished', (t) => {
   using f = new QueueFixture([VIRTIO_F_VERSION_1], { size: 8 });
   const taken = Array.from({ length: 5 }, () => {
     f.driver.add({ writable: [1] });
@@ -72,7 +72,7 @@ t.test('split: chains that overtook others are told apart', (t) => {
   t.end();
 });
 
-t.test('packed: where the device stands, and how many wait', (t) => {
+t.test("packed: the device's position, and how many wait", (t) => {
   const features = [VIRTIO_F_VERSION_1, VIRTIO_F_RING_PACKED, VIRTIO_F_EVENT_IDX];
   using f = new QueueFixture(features, { size: 5 });
   for (let i = 0; i < 4; i++) {
@@ -93,7 +93,7 @@ t.test('packed: where the device stands, and how many wait', (t) => {
   );
   t.match(ring.deviceEvent, { offset: 4, wrap: 1, flags: RING_EVENT_FLAGS_DESC });
   const unknown = snapshotRing(f.ram.memory, f.driver.config, f.features, undefined);
-  t.notOk('waiting' in (unknown as object), 'not known, not told');
+  t.notOk('waiting' in (unknown as object), 'unknown, so left out');
   t.end();
 });
 

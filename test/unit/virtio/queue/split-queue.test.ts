@@ -166,7 +166,7 @@ t.test('§2.7.5.3 entries of a table are chained by next', async (t) => {
   t.strictSame([...f.chain.length.subarray(0, f.chain.count)], [1, 2, 4]);
 });
 
-t.test('§2.7.5.3.2 WRITE beside INDIRECT is ignored', async (t) => {
+t.test('§2.7.5.3.2 WRITE next to INDIRECT is ignored', async (t) => {
   using f = withChain([]);
   const table = f.table([{ addr: BUFFER, len: 1 }]);
   f.descriptor(0, { addr: table, len: 16, flags: INDIRECT | WRITE });

@@ -193,7 +193,7 @@ for (const [name, features] of FORMATS) {
             }
           }
         }
-        // The last one dies as well; who follows does all that is left.
+        // The last one dies, too; its successor does all that is left.
         s.device = undefined;
         s.taken = [];
         s.live(Number.POSITIVE_INFINITY, (device) => {

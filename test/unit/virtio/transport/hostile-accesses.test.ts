@@ -1,6 +1,6 @@
 /**
  * Whatever a guest does to the registers of a virtio function: nothing throws, nothing reads wider
- * than it was asked for, and the registers stay true to each other.
+ * than requested, and the registers stay consistent.
  */
 import fc from 'fast-check';
 import t from 'tap';

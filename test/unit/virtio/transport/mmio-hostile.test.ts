@@ -1,6 +1,6 @@
 /**
  * Whatever a guest does to a window of virtio over MMIO: nothing throws, nothing reads wider than
- * it was asked for, and the registers stay true to each other.
+ * requested, and the registers stay consistent.
  */
 import fc from 'fast-check';
 import t from 'tap';
@@ -56,7 +56,7 @@ function check(rig: VirtioMmioRig): string | undefined {
   return undefined;
 }
 
-/** The owner answers what nobody waits for, and uses a buffer. */
+/** The owner answers out of turn, and uses a buffer. */
 function answer(rig: VirtioMmioRig): void {
   const { registers, lineEventfd } = rig.device;
   rig.takeEvents();

@@ -75,7 +75,7 @@ t.test('virtio 1.3 §4.2.2 size and addresses are taken over by QueueReady', asy
     kickFd: 7,
     callFd: 8,
   });
-  t.same(rig.takeEvents(), [], 'DRIVER_OK will tell');
+  t.same(rig.takeEvents(), [], 'DRIVER_OK will report it');
 });
 
 t.test('virtio 1.3 §4.2.2.2 a QueueSize above QueueSizeMax, or of no ring, is lost', async (t) => {
@@ -117,7 +117,7 @@ t.test('virtio 1.3 §4.2.2.2 a ready queue does not change under the device', as
   t.same(rig.device.registers.queueConfig(0, 0, 0), before);
 });
 
-t.test('virtio 1.3 §4.2.2.2 QueueReady 0 is over when the queue is let go', async (t) => {
+t.test('virtio 1.3 §4.2.2.2 QueueReady 0 completes when the queue is released', async (t) => {
   using rig = running(2);
   rig.write(mmio.VIRTIO_MMIO_QUEUE_READY, 0);
   t.same(rig.takeEvents(), ['0: queues changed']);
@@ -163,7 +163,7 @@ t.test(
     t.equal(rig.read(mmio.VIRTIO_MMIO_QUEUE_RESET), 1);
     rig.write(mmio.VIRTIO_MMIO_QUEUE_RESET, 1);
     rig.write(mmio.VIRTIO_MMIO_QUEUE_RESET, 0);
-    t.same(rig.takeEvents(), [], 'told once');
+    t.same(rig.takeEvents(), [], 'reported once');
     rig.device.registers.completeQueueReset(0);
     t.equal(rig.read(mmio.VIRTIO_MMIO_QUEUE_RESET), 0);
     t.equal(rig.read(mmio.VIRTIO_MMIO_QUEUE_READY), 0);
@@ -186,7 +186,7 @@ t.test('QueueReady 0 during a queue reset waits for its end', async (t) => {
   rig.write(mmio.VIRTIO_MMIO_QUEUE_RESET, 1);
   rig.write(mmio.VIRTIO_MMIO_QUEUE_READY, 0);
   t.same(rig.port.take(), ['wait']);
-  t.same(rig.takeEvents(), ['0: queues changed'], 'told once');
+  t.same(rig.takeEvents(), ['0: queues changed'], 'reported once');
   t.equal(rig.read(mmio.VIRTIO_MMIO_QUEUE_READY), 0);
 });
 
@@ -194,7 +194,7 @@ t.test('QueueReady 0 during a reset, by another vCPU, waits for its end', async 
   using rig = running();
   rig.port.meanwhile = () => {};
   rig.write(mmio.VIRTIO_MMIO_STATUS, 0);
-  t.not(rig.status, 0, 'the reset goes on');
+  t.not(rig.status, 0, 'the reset continues');
   rig.port.take();
   rig.answer();
   rig.write(mmio.VIRTIO_MMIO_QUEUE_READY, 0);
@@ -250,7 +250,7 @@ t.test('an event shows in InterruptStatus before its signal has come round', asy
   t.equal(rig.device.callEventfd(), rig.device.lineEventfd);
   signalEventfd(rig.device.lineEventfd);
   t.equal(rig.read(mmio.VIRTIO_MMIO_INTERRUPT_STATUS), 1);
-  t.equal(drainEventfd(rig.device.lineEventfd), false, 'nobody takes it twice');
+  t.equal(drainEventfd(rig.device.lineEventfd), false, 'it is not taken twice');
   rig.write(mmio.VIRTIO_MMIO_INTERRUPT_ACK, 1);
   t.equal(rig.read(mmio.VIRTIO_MMIO_INTERRUPT_STATUS), 0);
 });
@@ -272,7 +272,7 @@ t.test('devices take turns on the lines, and share them', async (t) => {
   sixth?.notifyConfigChange();
   t.same(rig.port.take(), ['line 20 up', 'line 21 up']);
   rig.write(mmio.VIRTIO_MMIO_INTERRUPT_ACK, 2, 4, 0);
-  t.same(rig.port.take(), [], 'the other one still asserts it');
+  t.same(rig.port.take(), [], 'another device still asserts it');
   rig.write(mmio.VIRTIO_MMIO_INTERRUPT_ACK, 2, 4, 4);
   t.same(rig.port.take(), ['line 20 down']);
 });

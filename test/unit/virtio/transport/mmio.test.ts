@@ -56,14 +56,17 @@ for (const [name, accept] of [
   });
 }
 
-t.test('virtio 1.3 §3.1.1 Status follows the initialization; DRIVER_OK is told once', async (t) => {
-  using rig = new VirtioMmioRig();
-  t.equal(rig.status, 0);
-  rig.initialize();
-  t.equal(rig.status, UP);
-  rig.write(mmio.VIRTIO_MMIO_STATUS, UP);
-  t.same(rig.takeEvents(), ['0: driver ok']);
-});
+t.test(
+  'virtio 1.3 §3.1.1 Status follows the initialization; DRIVER_OK is reported once',
+  async (t) => {
+    using rig = new VirtioMmioRig();
+    t.equal(rig.status, 0);
+    rig.initialize();
+    t.equal(rig.status, UP);
+    rig.write(mmio.VIRTIO_MMIO_STATUS, UP);
+    t.same(rig.takeEvents(), ['0: driver ok']);
+  },
+);
 
 t.test('virtio 1.3 §2.1 bits of Status that drivers do not own cannot be set', async (t) => {
   using rig = new VirtioMmioRig();
@@ -84,7 +87,7 @@ t.test('virtio 1.3 §2.4.1 the write of 0 to Status is over when the reset is', 
   t.equal(rig.status, ACKNOWLEDGE, 'the next write is not lost');
 });
 
-t.test('virtio 1.3 §2.4 the reset of a device that is not served waits for nobody', async (t) => {
+t.test('virtio 1.3 §2.4 the reset of a device that is not served does not wait', async (t) => {
   using rig = new VirtioMmioRig();
   rig.negotiate();
   rig.write(mmio.VIRTIO_MMIO_STATUS, 0);
@@ -149,12 +152,12 @@ t.test('virtio 1.3 §4.2.2 read-only registers keep their value', async (t) => {
   }
 });
 
-t.test('virtio 1.3 §4.2.2.2 whoever checks a driver is told what it breaks', async (t) => {
+t.test('virtio 1.3 §4.2.2.2 an observer gets what a driver breaks', async (t) => {
   const breaches: string[] = [];
   const device = { features: 1n << 32n, featureDependencies: [], kicks: [] };
   const breach = ({ rule }: Breach): void => void breaches.push(rule);
   const observer = observeRegisters({ device: 0, tracer: undefined, check: { device, breach } });
-  if (observer === undefined) throw new Error('nobody checks');
+  if (observer === undefined) throw new Error('no observer');
   using rig = new VirtioMmioRig({ observer, features: device.features });
   rig.answer();
   rig.initialize();
@@ -204,7 +207,7 @@ t.test('virtio 1.3 §2.5 the driver writes what of Config is writable', async (t
   t.same(rig.takeEvents(), ['0: config 4: bb aa']);
 });
 
-t.test('virtio 1.3 §4.2.2.1 ConfigGeneration tells that Config changed', async (t) => {
+t.test('virtio 1.3 §4.2.2.1 ConfigGeneration shows that Config changed', async (t) => {
   using rig = new VirtioMmioRig();
   const { config } = rig.device.registers;
   const before = rig.read(mmio.VIRTIO_MMIO_CONFIG_GENERATION);

@@ -116,7 +116,7 @@ t.test('virtio 1.3 §4.1.4.3 queue_enable enables that queue', async (t) => {
     [undefined, 1, undefined],
   );
   t.equal(rig.common('queue_enable'), 1);
-  t.same(rig.takeEvents(), [], 'DRIVER_OK will tell');
+  t.same(rig.takeEvents(), [], 'DRIVER_OK will report it');
 });
 
 t.test('virtio 1.3 §4.1.4.3.2 writing 0 to queue_enable does not disable', async (t) => {
@@ -191,7 +191,7 @@ t.test('virtio 1.3 §4.1.5.1.2 queues interrupt by their vector, or by none', as
 });
 
 t.test(
-  'virtio 1.3 §4.1.5.1.2 a vector that changes while the queue is served is told',
+  'virtio 1.3 §4.1.5.1.2 a vector that changes while the queue is served is reported',
   async (t) => {
     using rig = running();
     rig.setMsixControl(pci.PCI_MSIX_FLAGS_ENABLE);
@@ -216,7 +216,7 @@ t.test(
     t.equal(rig.common('queue_reset'), 1);
     t.same(rig.takeEvents(), ['1: queues changed']);
     rig.setCommon('queue_reset', 1);
-    t.same(rig.takeEvents(), [], 'told once');
+    t.same(rig.takeEvents(), [], 'reported once');
     rig.device.registers.completeQueueReset(1);
     t.equal(rig.common('queue_reset'), 0);
     t.equal(rig.common('queue_enable'), 0);
@@ -263,7 +263,7 @@ t.test('virtio 1.3 §2.6.1 a queue that is disabled has nothing to reset', async
   t.same(rig.takeEvents(), []);
 });
 
-t.test('virtio 1.3 §2.4 while a reset goes on no queue is enabled or reset', async (t) => {
+t.test('virtio 1.3 §2.4 during a reset no queue is enabled or reset', async (t) => {
   using rig = running(1);
   rig.setCommon('device_status', 0);
   rig.takeEvents();

@@ -136,7 +136,7 @@ t.test('virtio 1.3 §4.1.4.3.2 read-only fields keep their value', async (t) => 
   }
 });
 
-t.test('DRIVER_OK is told once', async (t) => {
+t.test('DRIVER_OK is reported once', async (t) => {
   using rig = decoded();
   rig.initialize();
   rig.setCommon('device_status', UP);
@@ -152,7 +152,7 @@ t.test('virtio 1.3 §2.4 the reset of a device that is not served is immediate',
   t.same(rig.takeEvents(), []);
 });
 
-t.test('virtio 1.3 §2.4.1 a reset reads back as 0 once the queues are let go', async (t) => {
+t.test('virtio 1.3 §2.4.1 a reset reads back as 0 once the queues are released', async (t) => {
   using rig = decoded();
   rig.initialize();
   rig.takeEvents();
@@ -163,7 +163,7 @@ t.test('virtio 1.3 §2.4.1 a reset reads back as 0 once the queues are let go', 
   t.equal(rig.common('device_status'), 0);
 });
 
-t.test('virtio 1.3 §2.4 while a reset goes on, other status writes are lost', async (t) => {
+t.test('virtio 1.3 §2.4 during a reset, other status writes are lost', async (t) => {
   using rig = decoded();
   rig.initialize();
   rig.setCommon('device_status', 0);
