@@ -23,7 +23,7 @@ const LOCK_EX = 2;
 const LOCK_NB = 4;
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 
-/** Nobody else can enter it. */
+/** No one else can enter it. */
 export class TemporaryFolder extends Closeable {
   readonly path: string;
   readonly #fd: number;
