@@ -1,7 +1,7 @@
 /** `nodevmm bench`: nodevmm against its peers. Where KVM cannot run Linux, in the lab. */
 import { accessSync, closeSync, constants, existsSync, lstatSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { reportError } from '../src/cli/terminal/report-error.ts';
+import { reportError } from '../src/cli/terminal/messages.ts';
 import { buildGuest } from '../src/guest/guests.ts';
 import { UsageError } from '../src/host/errors.ts';
 import { openOutputFile, writeOutputFile } from '../src/host/output-file.ts';

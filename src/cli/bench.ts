@@ -2,9 +2,9 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import type { Command } from 'commander';
 import { UsageError } from '../host/errors.ts';
 import { packageFolder } from '../host/package-folder.ts';
+import type { RegisterCommand } from './exit-status.ts';
 
 /** The program's interface, as far as it is used here. */
 interface BenchProgram {
@@ -14,11 +14,8 @@ interface BenchProgram {
 
 const PROGRAM = 'dist/bench/command.js';
 
-/**
- * Adds `bench`.
- * @param finish gets the exit status
- */
-export function registerBenchCommand(program: Command, finish: (status: number) => void): void {
+/** Adds `bench`. */
+export const registerBenchCommand: RegisterCommand = (program, finish) => {
   program
     .command('bench')
     .description('measure nodevmm against QEMU here, or compare two measurements')
@@ -29,7 +26,7 @@ export function registerBenchCommand(program: Command, finish: (status: number) 
     .passThroughOptions()
     .addHelpText('after', '\nnodevmm bench --help lists what can be measured, with examples.')
     .action(async (args: string[]) => finish(await bench(args)));
-}
+};
 
 async function bench(args: readonly string[]): Promise<number> {
   const path = join(packageFolder, PROGRAM);

@@ -2,12 +2,12 @@
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import type { Command } from 'commander';
 import { guestsFolder } from '../guest/executables.ts';
 import { UsageError } from '../host/errors.ts';
 import { packageFolder } from '../host/package-folder.ts';
 import { TemporaryFolder } from '../host/temporary-folder.ts';
 import { bundleModule } from '../machine/user-devices/load-device.ts';
+import type { RegisterCommand } from './exit-status.ts';
 
 /** The starter is a renamed copy of the example. */
 const EXAMPLE = path.join(guestsFolder, 'example');
@@ -22,11 +22,8 @@ Examples:
   nodevmm device new my-device          a folder with device, Linux driver, test, and what to do with them
   nodevmm device test my-device/device.test.ts`;
 
-/**
- * Adds `device`.
- * @param finish gets the exit status
- */
-export function registerDeviceCommand(program: Command, finish: (status: number) => void): void {
+/** Adds `device`. */
+export const registerDeviceCommand: RegisterCommand = (program, finish) => {
   const device = program
     .command('device')
     .description('write a virtio device of your own')
@@ -48,7 +45,7 @@ export function registerDeviceCommand(program: Command, finish: (status: number)
     .action(async (files: string[]) => {
       finish(await runTests(files.length === 0 ? ['device.test.ts'] : files));
     });
-}
+};
 
 /**
  * Writes the example's files under another name.

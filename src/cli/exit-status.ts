@@ -3,6 +3,7 @@
  * was stopped by a signal ends with 128 + the signal's number.
  */
 import { constants as os } from 'node:os';
+import type { Command } from 'commander';
 import type { MachineExit } from '../machine/options.ts';
 
 /** The guest powered off, or the user left with Ctrl-A x or stopped it with `nodevmm vm stop`. */
@@ -25,20 +26,21 @@ export const EXIT_COMMAND_STOPPED: number = 128 + os.signals.SIGTERM;
 /** A bug in nodevmm. */
 export const EXIT_BUG = 204;
 
+/** Adds a command to the program. @param finish gets the exit status */
+export type RegisterCommand = (program: Command, finish: (status: number) => void) => void;
+
+const BY_REASON: Readonly<Record<MachineExit['reason'], number>> = {
+  'power-off': EXIT_OK,
+  reboot: EXIT_OK,
+  stopped: EXIT_OK,
+  panic: EXIT_PANIC,
+  'triple-fault': EXIT_TRIPLE_FAULT,
+  'internal-error': EXIT_INTERNAL_ERROR,
+};
+
 /** The exit status that shows how a machine ended. */
 export function statusOf(reason: MachineExit['reason']): number {
-  switch (reason) {
-    case 'power-off':
-    case 'reboot':
-    case 'stopped':
-      return EXIT_OK;
-    case 'panic':
-      return EXIT_PANIC;
-    case 'triple-fault':
-      return EXIT_TRIPLE_FAULT;
-    case 'internal-error':
-      return EXIT_INTERNAL_ERROR;
-  }
+  return BY_REASON[reason];
 }
 
 /** Their descriptions in `--help`. */

@@ -1,9 +1,10 @@
 /** `nodevmm guest`: makes and lists the guest images. */
-import { type Command, Option } from 'commander';
+import { Option } from 'commander';
 import { buildGuest, type Guest, listGuests } from '../guest/guests.ts';
 import { KERNEL_SERIES, type KernelSeries, prepareKernel } from '../guest/kernel.ts';
 import { buildModules } from '../guest/module-build.ts';
 import { recipes } from '../guest/recipe.ts';
+import type { RegisterCommand } from './exit-status.ts';
 import { ProgressLine } from './terminal/progress.ts';
 
 const KNOWN = Object.entries(recipes)
@@ -16,11 +17,8 @@ Example:
   { read -r kernel; read -r initrd; } < <(nodevmm guest build)
   nodevmm run --kernel "$kernel" --initrd "$initrd"`;
 
-/**
- * Adds `guest`.
- * @param finish gets the exit status
- */
-export function registerGuestCommand(program: Command, finish: (status: number) => void): void {
+/** Adds `guest`. */
+export const registerGuestCommand: RegisterCommand = (program, finish) => {
   const guest = program.command('guest').description('build and list guest images');
   guest
     .command('build')
@@ -63,23 +61,22 @@ export function registerGuestCommand(program: Command, finish: (status: number) 
       process.stdout.write(flags.json === true ? json(guests) : table(guests));
       finish(0);
     });
-}
+};
 
 async function build(names: readonly string[], kernel: KernelSeries): Promise<Guest[]> {
   const guests: Guest[] = [];
   for (const name of names) {
     const progress = new ProgressLine();
-    const onProgress = (step: string, fraction: number): void => progress.update(step, fraction);
-    guests.push(await buildGuest(name, { kernel, onProgress }).finally(() => progress.close()));
+    const building = buildGuest(name, { kernel, onProgress: progress.update });
+    guests.push(await building.finally(() => progress.close()));
   }
   return guests;
 }
 
 async function compile(folder: string, series: KernelSeries): Promise<string[]> {
   using progress = new ProgressLine();
-  const onProgress = (step: string, fraction: number): void => progress.update(step, fraction);
-  const { version } = await prepareKernel(series, onProgress);
-  return await buildModules(folder, version, onProgress);
+  const { version } = await prepareKernel(series, progress.update);
+  return await buildModules(folder, version, progress.update);
 }
 
 const json = (guests: readonly Guest[]): string => `${JSON.stringify(guests, null, 2)}\n`;

@@ -1,12 +1,12 @@
 /** `nodevmm inspect`: the state of a running machine's devices and queues. */
-import { type Command, Option } from 'commander';
+import { Option } from 'commander';
 import { ask, askInspection, onlyMachine } from '../control/client.ts';
 import { QUEUE_ORDERS } from '../control/protocol.ts';
 import { UsageError } from '../host/errors.ts';
 import type { Inspector } from '../inspect/page.ts';
 import { InspectServer } from '../inspect/web-server.ts';
 import { given } from '../options/option-schema.ts';
-import { EXIT_OK } from './exit-status.ts';
+import { EXIT_OK, type RegisterCommand } from './exit-status.ts';
 import { showInTerminal } from './inspect-terminal.ts';
 import { STOP_SIGNALS, signalStatus } from './stop-signals.ts';
 import { terminalInput, terminalSize } from './terminal/terminal.ts';
@@ -41,11 +41,8 @@ interface InspectFlags {
   readonly release?: QueueName;
 }
 
-/**
- * Adds `inspect`.
- * @param finish gets the exit status
- */
-export function registerInspectCommand(program: Command, finish: (status: number) => void): void {
+/** Adds `inspect`. */
+export const registerInspectCommand: RegisterCommand = (program, finish) => {
   const order = (flag: string, description: string): Option =>
     new Option(`--${flag} <device:queue>`, description).argParser(parseQueue).conflicts('json');
   program
@@ -67,7 +64,7 @@ export function registerInspectCommand(program: Command, finish: (status: number
       const name = machine ?? (await onlyMachine());
       finish(await show(name, flags));
     });
-}
+};
 
 /** @returns the exit status */
 async function show(name: string, flags: InspectFlags): Promise<number> {

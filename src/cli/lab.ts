@@ -1,17 +1,17 @@
 /** `nodevmm lab`: a shell or a command in the emulated KVM host. */
-import { type Command, Option } from 'commander';
+import { Option } from 'commander';
 import { UsageError } from '../host/errors.ts';
 import { attachKept, keepLab, stopKept } from '../lab/kept.ts';
 import { LAB_CPUS, type LabOptions } from '../lab/lab.ts';
 
 import { given } from '../options/option-schema.ts';
-import { EXIT_OK } from './exit-status.ts';
+import { EXIT_OK, type RegisterCommand } from './exit-status.ts';
+import { collect } from './run/device-options.ts';
 import { runProgramInLab } from './run/run-in-lab.ts';
 import { collectVariable, parseMemory } from './run/run-options.ts';
 import { PROCESS_STREAMS } from './terminal/console-io.ts';
-import { MESSAGES } from './terminal/messages.ts';
+import { MESSAGES, reportError } from './terminal/messages.ts';
 import { ProgressLine } from './terminal/progress.ts';
-import { reportError } from './terminal/report-error.ts';
 
 /** Exit statuses of shells for a command that cannot be run. */
 const NOT_FOUND = 127;
@@ -35,12 +35,8 @@ Examples:
                                      on kvm_intel, under Bochs: minutes
   nodevmm lab --stop                 ends it (it also ends by itself after an idle hour)`;
 
-/**
- * Adds `lab`.
- * @param finish gets the exit status
- */
-export function registerLabCommand(program: Command, finish: (status: number) => void): void {
-  const gather = (value: string, before: readonly string[] = []): string[] => [...before, value];
+/** Adds `lab`. */
+export const registerLabCommand: RegisterCommand = (program, finish) => {
   program
     .command('lab')
     .description('open a shell, or run a command, in an emulated KVM host that sees this project')
@@ -58,7 +54,7 @@ export function registerLabCommand(program: Command, finish: (status: number) =>
     .option(
       '--share <folder>',
       'another folder that the lab may write to (intel: gets a copy of); may be repeated',
-      gather,
+      collect,
     )
     .option(
       '--env <name[=value]>',
@@ -68,12 +64,12 @@ export function registerLabCommand(program: Command, finish: (status: number) =>
     .option('--keep', 'keep a lab running in the background for later commands')
     .option('--stop', 'end the kept lab')
     .option('--machine <options>', "added to QEMU's -M q35, e.g. kernel-irqchip=split")
-    .option('--qemu-arg <argument>', 'another argument for QEMU; may be repeated', gather)
+    .option('--qemu-arg <argument>', 'another argument for QEMU; may be repeated', collect)
     .option('--kernel-args <text>', "added to the lab's kernel command line")
     .passThroughOptions()
     .addHelpText('after', EXAMPLES)
     .action(async (argv: string[], flags: LabFlags) => finish(await lab(argv, flags)));
-}
+};
 
 async function lab(
   argv: readonly string[],
@@ -106,5 +102,5 @@ async function keep(options: LabOptions): Promise<void> {
     return;
   }
   using progress = new ProgressLine();
-  await keepLab(options, (step, fraction) => progress.update(step, fraction));
+  await keepLab(options, progress.update);
 }

@@ -20,7 +20,7 @@ import { registerLabCommand } from './lab.ts';
 import { type RunParts, registerRunCommand, registerStartCommand } from './run/run.ts';
 import { runProgramInLab } from './run/run-in-lab.ts';
 import { registerServeCommand } from './serve.ts';
-import { reportError } from './terminal/report-error.ts';
+import { reportError } from './terminal/messages.ts';
 import { finish, guardStandardStreams } from './terminal/standard-streams.ts';
 import { registerVmCommand } from './vm.ts';
 
@@ -74,16 +74,19 @@ export function runProgram(parts: RunParts = RUN_PARTS): void {
         ),
     })
     .addHelpText('after', EXIT_STATUS_HELP);
-  registerStartCommand(program, parts, finish);
-  registerRunCommand(program, parts, finish);
-  registerDeviceCommand(program, finish);
-  registerDoctorCommand(program, finish);
-  registerGuestCommand(program, finish);
-  registerLabCommand(program, finish);
-  registerVmCommand(program, finish);
-  registerInspectCommand(program, finish);
-  registerServeCommand(program, finish);
-  registerBenchCommand(program, finish);
+  const commands = [
+    registerStartCommand(parts),
+    registerRunCommand(parts),
+    registerDeviceCommand,
+    registerDoctorCommand,
+    registerGuestCommand,
+    registerLabCommand,
+    registerVmCommand,
+    registerInspectCommand,
+    registerServeCommand,
+    registerBenchCommand,
+  ];
+  for (const register of commands) register(program, finish);
   guardStandardStreams(fail);
   process.on('uncaughtException', fail);
   process.on('unhandledRejection', fail);

@@ -1,10 +1,21 @@
 /** `nodevmm serve`: one device for another VMM, over vhost-user. */
-import { type Command, InvalidArgumentError } from 'commander';
+
+import { InvalidArgumentError } from 'commander';
+import { UsageError } from '../host/errors.ts';
+import { createDevice } from '../machine/devices/create-devices.ts';
+import { DEVICE_TYPES } from '../machine/devices/device-types.ts';
 import { deviceShape } from '../machine/devices/virtio-plan.ts';
+import { resolveDevices } from '../machine/resolve-options.ts';
+import { DeviceCode } from '../machine/user-devices/device-code.ts';
+import { E1000Device } from '../nic/device.ts';
+import { alternatives } from '../options/option-schema.ts';
 import { ConnectingBackend, ListeningBackend } from '../vhost-user/backend/backend.ts';
 import { BackendDevice } from '../vhost-user/backend/backend-device.ts';
-import { EXIT_OK } from './exit-status.ts';
-import { createServedDevice, servedTypes } from './served-device.ts';
+import { ConsoleDevice } from '../virtio/device/console/console.ts';
+import type { VirtioDevice } from '../virtio/device.ts';
+import type { RingOptions } from '../virtio/device-type.ts';
+import { EXIT_OK, type RegisterCommand } from './exit-status.ts';
+import { parseDevice } from './run/device-options.ts';
 import { StopSignals } from './stop-signals.ts';
 import { MESSAGES } from './terminal/messages.ts';
 import { hurry } from './terminal/standard-streams.ts';
@@ -22,11 +33,8 @@ QEMU uses the first one with:
     -machine q35,memory-backend=ram -chardev socket,id=c0,path=$XDG_RUNTIME_DIR/blk.sock \\
     -device vhost-user-blk-pci,chardev=c0`;
 
-/**
- * Adds `serve`.
- * @param finish gets the exit status
- */
-export function registerServeCommand(program: Command, finish: (status: number) => void): void {
+/** Adds `serve`. */
+export const registerServeCommand: RegisterCommand = (program, finish) => {
   program
     .command('serve')
     .description('serve a device to another VMM, as a vhost-user backend')
@@ -44,7 +52,7 @@ export function registerServeCommand(program: Command, finish: (status: number) 
     .action(async (kind: string, text: string | undefined, flags: ServeFlags) => {
       finish(await serve(kind, text, flags));
     });
-}
+};
 
 function parseUid(text: string): number {
   if (!/^[0-9]{1,10}$/.test(text))
@@ -91,4 +99,59 @@ function signalled(signals: StopSignals): Promise<number> {
       resolve(EXIT_OK);
     }),
   );
+}
+
+/** A device, and its ring options. */
+export interface ServedDevice {
+  readonly device: VirtioDevice;
+  readonly ring: RingOptions;
+}
+
+/** What can be served, besides a file. */
+export function servedTypes(): string[] {
+  const types = DEVICE_TYPES.filter(
+    ({ key, backends }) => key !== 'devices' && backends.some(({ served }) => served !== undefined),
+  );
+  return types.map(({ name }) => name);
+}
+
+/**
+ * Makes it.
+ * @param kind the name of a device type, or a file
+ * @throws UsageError or HostError when it cannot be made
+ */
+export async function createServedDevice(
+  kind: string,
+  text: string | undefined,
+): Promise<ServedDevice> {
+  const isFile = /[./]/.test(kind);
+  const type = DEVICE_TYPES.find(({ name, key }) => (isFile ? key === 'devices' : name === kind));
+  if (type === undefined || (!isFile && type.key === 'devices')) {
+    throw new UsageError(
+      'E_OPTION',
+      `there is no device ${kind} to serve; take ${alternatives([...servedTypes(), 'a file'])}`,
+    );
+  }
+  const said = isFile && text !== undefined ? `${kind},${text}` : isFile ? kind : text;
+  const { backend, options } = parseDevice(type, said, {
+    option: isFile ? 'serve' : `serve ${kind}`,
+    firstKey: type.servedFirstKey ?? type.firstKey,
+    defaults: ({ served }) => served ?? {},
+  });
+  const [asked] = backend.served === undefined ? [] : resolveDevices(type, [options], 'pci');
+  const made = asked && (await createDevice(asked));
+  if (asked === undefined || made === undefined || made instanceof E1000Device) {
+    throw new UsageError('E_OPTION', `${kind} with ${backend.name} cannot be served`);
+  }
+  const device = made instanceof DeviceCode ? made.device : made;
+  if (device instanceof ConsoleDevice) connectConsole(device);
+  return { device, ring: asked.ring };
+}
+
+function connectConsole({ ports: [port] }: ConsoleDevice): void {
+  if (port === undefined) return;
+  port.dropping = () =>
+    MESSAGES.say('console0: its output is not being read: beyond 1 MiB it is dropped');
+  process.stdin.pipe(port, { end: false });
+  port.pipe(process.stdout, { end: false });
 }

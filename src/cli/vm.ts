@@ -1,9 +1,10 @@
 /** `nodevmm vm`: queries and controls machines that run in other processes. */
-import { Argument, type Command, InvalidArgumentError } from 'commander';
+import { Argument, InvalidArgumentError } from 'commander';
 import { ask, listMachines, onlyMachine, shutDown } from '../control/client.ts';
 import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
 import { printable } from '../host/untrusted-text.ts';
 import type { DatapathName } from '../machine/devices/queue-service.ts';
+import type { RegisterCommand } from './exit-status.ts';
 import { aligned } from './terminal/text-table.ts';
 
 const EXAMPLES = `
@@ -19,11 +20,8 @@ Examples:
 A machine is called by its --name, else by its process id; with only one running, --vm may be left out.
 Machines in the lab answer in the lab: nodevmm lab -- npx nodevmm vm list`;
 
-/**
- * Adds `vm`.
- * @param finish gets the exit status
- */
-export function registerVmCommand(program: Command, finish: (status: number) => void): void {
+/** Adds `vm`. */
+export const registerVmCommand: RegisterCommand = (program, finish) => {
   const vm = program
     .command('vm')
     .description('list and control running machines')
@@ -87,7 +85,7 @@ export function registerVmCommand(program: Command, finish: (status: number) => 
       .description(description)
       .action(() => order({ call }));
   }
-}
+};
 
 function parseSeconds(text: string): number {
   const seconds = Number(text);

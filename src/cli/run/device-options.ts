@@ -69,7 +69,11 @@ const isOnCommandLine = (backend: MachineBackend): boolean =>
   backend.cliName !== undefined ||
   keyOf(backend, backend.selector.option) !== undefined;
 
-const collect = (value: string, before: readonly string[] = []): string[] => [...before, value];
+/** Collects the values of an option that may be repeated. */
+export const collect = (value: string, before: readonly string[] = []): string[] => [
+  ...before,
+  value,
+];
 
 /** Adds an option for each type that has one. */
 export function addDeviceOptions(command: Command): void {

@@ -89,11 +89,7 @@ export async function fileInLab(lab: Lab, data: string): Promise<string> {
 async function openWithProgress(options: LabOptions, progress: ProgressLine): Promise<Lab> {
   // A kept lab can only write to its own folders.
   const shares = (options.shares ?? []).filter((folder) => !isShared(folder, options.cpu));
-  const all = {
-    ...options,
-    shares,
-    onProgress: (step: string, fraction: number) => progress.update(step, fraction),
-  };
+  const all = { ...options, shares, onProgress: progress.update };
   return shares.length === 0 ? await openLab(all) : await Lab.boot(all);
 }
 

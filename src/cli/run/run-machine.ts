@@ -9,9 +9,8 @@ import { EXIT_COMMAND_LOST, EXIT_COMMAND_STOPPED, EXIT_OK, statusOf } from '../e
 import { StopSignals, signalStatus } from '../stop-signals.ts';
 import { followSize, streamCommand, terminalOf } from '../terminal/command-io.ts';
 import { attachInput, ConsoleOutput, openTarget, type RunStreams } from '../terminal/console-io.ts';
-import { Messages } from '../terminal/messages.ts';
+import { Messages, reportError } from '../terminal/messages.ts';
 import { ProgressLine } from '../terminal/progress.ts';
-import { reportError } from '../terminal/report-error.ts';
 import { hurry } from '../terminal/standard-streams.ts';
 import { BootDisplay } from './boot-display.ts';
 import type { ConsoleTarget } from './run-options.ts';

@@ -8,7 +8,13 @@ import { DEFAULT_COMMAND_LINE, MACHINE } from '../../machine/resolve-options.ts'
 import { fieldsOf, given, type OptionField } from '../../options/option-schema.ts';
 import { keysHelp, optionsFromKeys, splitKeys } from '../../options/option-text.ts';
 import type { TransportName } from '../../virtio/device-type.ts';
-import { addDeviceOptions, deviceOptions, parseRings, RING_KEYS } from './device-options.ts';
+import {
+  addDeviceOptions,
+  collect,
+  deviceOptions,
+  parseRings,
+  RING_KEYS,
+} from './device-options.ts';
 
 /** Where a console's output goes. */
 export type ConsoleTarget =
@@ -73,11 +79,6 @@ export function parseVirtioConsole(text: string): ConsoleFlag {
     throw new InvalidArgumentError('Take transport=pci or mmio.');
   return { ...parseConsole(`${where}${append}`), transport: name };
 }
-
-const collect = (value: string, before: readonly string[] | undefined): readonly string[] => [
-  ...(before ?? []),
-  value,
-];
 
 const list = (value: string, before: readonly string[] | undefined): readonly string[] => [
   ...(before ?? []),

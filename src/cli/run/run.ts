@@ -1,7 +1,7 @@
 /** `nodevmm run` and `nodevmm start`: a machine from the command line, here or in the lab. */
 import { readFileSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
-import { type Command, Option } from 'commander';
+import { Option } from 'commander';
 import { type ControlledMachine, ControlServer } from '../../control/server.ts';
 import type { KernelSeries } from '../../guest/kernel.ts';
 import { UsageError } from '../../host/errors.ts';
@@ -10,7 +10,7 @@ import type { MachineOptions } from '../../machine/options.ts';
 import { wantedOf } from '../../machine/resolve-options.ts';
 import { fieldsOf, given } from '../../options/option-schema.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
-import { EXIT_STATUS_HELP } from '../exit-status.ts';
+import { EXIT_STATUS_HELP, type RegisterCommand } from '../exit-status.ts';
 import { StopSignals } from '../stop-signals.ts';
 import { PROCESS_STREAMS, type RunStreams } from '../terminal/console-io.ts';
 import { MESSAGES } from '../terminal/messages.ts';
@@ -77,51 +77,42 @@ Examples:
   nodevmm run --no-lab --hide-cpu-feature avx2,smep
   nodevmm run --vsock cid=3,path=vm.sock       port 52 of the guest: CONNECT 52 on vm.sock`;
 
-/**
- * Adds `run`.
- * @param finish gets the exit status
- */
-export function registerRunCommand(
-  program: Command,
-  parts: RunParts,
-  finish: (status: number) => void,
-): void {
-  const command = program
-    .command('run')
-    .description('boot a guest; with -- COMMAND, run one command in it')
-    .argument('[command...]', 'after --: a program in the guest, and its arguments')
-    .addHelpText('after', EXAMPLES + EXIT_STATUS_HELP);
-  command.addOption(new Option('--spec <file>', 'a run as JSON; it is removed').hideHelp());
-  addMachineOptions(command).action(async (argv: string[], flags: RunFlags) => {
-    if (typeof flags.spec === 'string') {
-      finish(await runHere(parts, takeSpec(flags.spec)));
-      return;
-    }
-    if (argv.length > 0 && !process.argv.includes('--')) {
-      throw new UsageError(
-        'E_OPTION',
-        `${argv[0]} is not an option; put a command for the guest after --, such as: nodevmm run -- ${argv[0]}`,
-      );
-    }
-    finish(await run(parts, flags, argv));
-  });
-}
+/** Adds `run`. */
+export const registerRunCommand: (parts: RunParts) => RegisterCommand =
+  (parts) => (program, finish) => {
+    const command = program
+      .command('run')
+      .description('boot a guest; with -- COMMAND, run one command in it')
+      .argument('[command...]', 'after --: a program in the guest, and its arguments')
+      .addHelpText('after', EXAMPLES + EXIT_STATUS_HELP);
+    command.addOption(new Option('--spec <file>', 'a run as JSON; it is removed').hideHelp());
+    addMachineOptions(command).action(async (argv: string[], flags: RunFlags) => {
+      if (typeof flags.spec === 'string') {
+        finish(await runHere(parts, takeSpec(flags.spec)));
+        return;
+      }
+      if (argv.length > 0 && !process.argv.includes('--')) {
+        throw new UsageError(
+          'E_OPTION',
+          `${argv[0]} is not an option; put a command for the guest after --, such as: nodevmm run -- ${argv[0]}`,
+        );
+      }
+      finish(await run(parts, flags, argv));
+    });
+  };
 
-/** Adds `start`. @param finish gets the exit status */
-export function registerStartCommand(
-  program: Command,
-  parts: RunParts,
-  finish: (status: number) => void,
-): void {
-  const command = program
-    .command('start')
-    .description('boot the minimal guest and open its console (what `npm start` does)')
-    .addHelpText('after', EXIT_STATUS_HELP);
-  addMachineOptions(command).action(async (flags: RunFlags) => {
-    MESSAGES.say('booting Linux; Ctrl-A x leaves, Ctrl-A h helps');
-    finish(await run(parts, flags, []));
-  });
-}
+/** Adds `start`. */
+export const registerStartCommand: (parts: RunParts) => RegisterCommand =
+  (parts) => (program, finish) => {
+    const command = program
+      .command('start')
+      .description('boot the minimal guest and open its console (what `npm start` does)')
+      .addHelpText('after', EXIT_STATUS_HELP);
+    addMachineOptions(command).action(async (flags: RunFlags) => {
+      MESSAGES.say('booting Linux; Ctrl-A x leaves, Ctrl-A h helps');
+      finish(await run(parts, flags, []));
+    });
+  };
 
 /** One run, here or in the lab. @returns the exit status */
 async function run(parts: RunParts, flags: RunFlags, argv: readonly string[]): Promise<number> {
@@ -218,7 +209,7 @@ async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | 
     given({
       kernel: flags.guestKernel,
       modules: flags.module,
-      onProgress: (step: string, fraction: number) => progress.update(step, fraction),
+      onProgress: progress.update,
     }),
   );
 }

@@ -25,7 +25,7 @@ export class ProgressLine implements Disposable {
    * Reports the current step.
    * @param fraction how much of the whole is done, 0 to 1; undefined when unknown
    */
-  update(step: string, fraction?: number): void {
+  readonly update = (step: string, fraction?: number): void => {
     // A finished step needs no line of its own.
     if (fraction !== undefined && fraction >= 1) return;
     this.#step = printable(step).replaceAll('\n', ' ');
@@ -35,7 +35,7 @@ export class ProgressLine implements Disposable {
       this.#bar = `[${BAR.slice(BAR_WIDTH - done, 2 * BAR_WIDTH - done)}] `;
     }
     this.#show();
-  }
+  };
 
   #show(): void {
     const ms = Date.now() - this.#started;

@@ -1,6 +1,5 @@
 import t from 'tap';
-import { doctorTable } from '../../../src/cli/doctor.ts';
-import { type DoctorRow, examineHost } from '../../../src/cli/doctor-rows.ts';
+import { type DoctorRow, doctorTable, examineHost } from '../../../src/cli/doctor.ts';
 import { columns, wrap } from '../../../src/cli/terminal/text-table.ts';
 
 const ROWS: readonly DoctorRow[] = [

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import * as statuses from '../../../src/cli/exit-status.ts';
-import { reportError } from '../../../src/cli/terminal/report-error.ts';
+import { reportError } from '../../../src/cli/terminal/messages.ts';
 import { InternalError, PeerError, UsageError } from '../../../src/host/errors.ts';
 
 const page = readFileSync('docs/exit-status.md', 'utf8');
