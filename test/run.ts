@@ -12,7 +12,7 @@ import { parseArgs } from 'node:util';
 import { downloadPackage } from '../src/guest/debian.ts';
 import { buildGuest, type Guest } from '../src/guest/guests.ts';
 import type { KernelSeries } from '../src/guest/kernel.ts';
-import { buildModules } from '../src/guest/module-build.ts';
+import { buildModules } from '../src/guest/own-modules.ts';
 import { messageOf } from '../src/host/errors.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import { Lab } from '../src/lab/lab.ts';

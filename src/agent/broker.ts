@@ -8,9 +8,8 @@ import { EAGAIN } from '../abi/errno.ts';
 import type { NodeVmmError } from '../host/errors.ts';
 import type { AgentClient } from './client.ts';
 import type { SendFrame } from './command.ts';
+import * as wire from './protocol.ts';
 import {
-  AGENT_VERSION,
-  COMMANDS_MAX,
   decodeCredit,
   decodeHello,
   encodeCredit,
@@ -18,22 +17,9 @@ import {
   encodeHelloReply,
   encodeReason,
   encodeU32,
-  FRAME_CREDIT,
-  FRAME_END,
-  FRAME_ERROR,
-  FRAME_EXEC,
-  FRAME_EXIT,
-  FRAME_HELLO,
-  FRAME_SIGNAL,
-  FRAME_STDERR,
-  FRAME_STDIN,
-  FRAME_STDOUT,
-  FRAME_STOP,
-  FRAME_WINSIZE,
   type Frame,
   FrameDecoder,
   protocolError,
-  STREAM_WINDOW,
 } from './protocol.ts';
 
 interface Channel {
@@ -45,7 +31,7 @@ interface Channel {
 }
 
 /** What a client may send on the channel of a command that runs. */
-const TO_COMMAND: readonly number[] = [FRAME_STDIN, FRAME_SIGNAL, FRAME_WINSIZE];
+const TO_COMMAND: readonly number[] = [wire.FRAME_STDIN, wire.FRAME_SIGNAL, wire.FRAME_WINSIZE];
 
 /** Shares an agent until its conversation ends; clients are sent the reason, and their streams end with it. */
 export class AgentBroker {
@@ -96,7 +82,7 @@ class BrokerClient {
     const stream = this.#stream;
     // A client that does not read will not read this, either.
     if (stream.writableNeedDrain) stream.destroy();
-    else stream.end(encodeFrame(FRAME_END, 0, encodeReason(reason)), () => stream.destroy());
+    else stream.end(encodeFrame(wire.FRAME_END, 0, encodeReason(reason)), () => stream.destroy());
   }
 
   async serve(): Promise<void> {
@@ -117,15 +103,15 @@ class BrokerClient {
 
   /** @throws PeerError when it breaks the protocol: the agent must not get to see that */
   #take(frame: Frame): void {
-    if (frame.type === FRAME_HELLO) {
+    if (frame.type === wire.FRAME_HELLO) {
       const nonce = decodeHello(frame.payload);
       this.#abandon();
-      if (nonce !== undefined) this.#stream.write(encodeHelloReply(nonce, AGENT_VERSION));
-    } else if (frame.type === FRAME_EXEC) {
+      if (nonce !== undefined) this.#stream.write(encodeHelloReply(nonce, wire.AGENT_VERSION));
+    } else if (frame.type === wire.FRAME_EXEC) {
       this.#execute(frame);
-    } else if (frame.type === FRAME_STOP) {
+    } else if (frame.type === wire.FRAME_STOP) {
       this.#announced();
-    } else if (frame.type === FRAME_CREDIT) {
+    } else if (frame.type === wire.FRAME_CREDIT) {
       const channel = this.#channels.get(frame.channel);
       if (channel !== undefined) passCredit(channel, frame.payload);
     } else if (TO_COMMAND.includes(frame.type)) {
@@ -137,16 +123,16 @@ class BrokerClient {
 
   #execute({ channel: id, payload }: Frame): void {
     if (this.#channels.has(id)) throw protocolError('EXEC on a channel in use');
-    if (this.#commands >= COMMANDS_MAX) {
+    if (this.#commands >= wire.COMMANDS_MAX) {
       const error = Buffer.concat([encodeU32(EAGAIN), Buffer.from('too many commands')]);
-      this.#stream.write(encodeFrame(FRAME_ERROR, id, error));
+      this.#stream.write(encodeFrame(wire.FRAME_ERROR, id, error));
       return;
     }
     const send = this.#agent.open({
       receive: (frame) => {
         if (channel.orphaned) drop(channel, frame);
         else this.#forward(channel, id, frame);
-        const last = frame.type === FRAME_EXIT || frame.type === FRAME_ERROR;
+        const last = frame.type === wire.FRAME_EXIT || frame.type === wire.FRAME_ERROR;
         if (last) this.#commands -= 1;
         if (last && this.#channels.get(id) === channel) this.#channels.delete(id);
         return last;
@@ -157,7 +143,7 @@ class BrokerClient {
     const channel: Channel = { send, orphaned: false, uncredited: { 1: 0, 2: 0 } };
     this.#channels.set(id, channel);
     this.#commands += 1;
-    send(FRAME_EXEC, payload);
+    send(wire.FRAME_EXEC, payload);
   }
 
   #forward(channel: Channel, id: number, { type, payload }: Frame): void {
@@ -169,10 +155,10 @@ class BrokerClient {
   #abandon(): void {
     for (const channel of this.#channels.values()) {
       channel.orphaned = true;
-      channel.send(FRAME_SIGNAL, encodeU32(os.signals.SIGKILL));
+      channel.send(wire.FRAME_SIGNAL, encodeU32(os.signals.SIGKILL));
       // Output that waits for the client's credit would hold up the end.
-      channel.send(FRAME_CREDIT, encodeCredit(1, STREAM_WINDOW));
-      channel.send(FRAME_CREDIT, encodeCredit(2, STREAM_WINDOW));
+      channel.send(wire.FRAME_CREDIT, encodeCredit(1, wire.STREAM_WINDOW));
+      channel.send(wire.FRAME_CREDIT, encodeCredit(2, wire.STREAM_WINDOW));
     }
     this.#channels.clear();
   }
@@ -193,8 +179,8 @@ class BrokerClient {
 
 /** The output stream whose bytes such a frame carries. */
 function outputStream(type: number): 1 | 2 | undefined {
-  if (type === FRAME_STDOUT) return 1;
-  return type === FRAME_STDERR ? 2 : undefined;
+  if (type === wire.FRAME_STDOUT) return 1;
+  return type === wire.FRAME_STDERR ? 2 : undefined;
 }
 
 /**
@@ -207,10 +193,10 @@ function passCredit({ send, uncredited }: Channel, payload: Uint8Array): void {
   const passed = Math.min(bytes, uncredited[stream]);
   if (passed === 0) return;
   uncredited[stream] -= passed;
-  send(FRAME_CREDIT, encodeCredit(stream, passed));
+  send(wire.FRAME_CREDIT, encodeCredit(stream, passed));
 }
 
 function drop({ send }: Channel, { type, payload }: Frame): void {
   const stream = outputStream(type);
-  if (stream !== undefined) send(FRAME_CREDIT, encodeCredit(stream, payload.length));
+  if (stream !== undefined) send(wire.FRAME_CREDIT, encodeCredit(stream, payload.length));
 }

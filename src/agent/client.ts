@@ -12,27 +12,20 @@ import {
   type SpawnOptions,
   TOO_MUCH,
 } from './command.ts';
+import * as wire from './protocol.ts';
 import {
-  AGENT_VERSION,
   decodeCredit,
   decodeReason,
   encodeCredit,
   encodeExec,
   encodeFrame,
   encodeHello,
-  FRAME_CREDIT,
-  FRAME_END,
-  FRAME_EXEC,
-  FRAME_HELLO,
-  FRAME_MAX,
-  FRAME_STOP,
   type Frame,
   FrameDecoder,
   HelloScanner,
   isUnasked,
   protocolError,
   resynchronise,
-  STREAM_WINDOW,
 } from './protocol.ts';
 
 const HELLO_RETRY_MS = 500;
@@ -152,16 +145,16 @@ export class AgentClient implements Disposable {
     checkStrings([...argv, ...env, cwd], argv);
     const { tty } = options;
     const payload = encodeExec({ argv, env, cwd, ...(tty === undefined ? {} : { tty }) });
-    if (payload.length > FRAME_MAX) {
+    if (payload.length > wire.FRAME_MAX) {
       throw new UsageError(
         'E2BIG',
-        `cannot run ${argv[0]}: its arguments take ${payload.length} bytes, more than ${FRAME_MAX}; pass them by stdin or a file`,
+        `cannot run ${argv[0]}: its arguments take ${payload.length} bytes, more than ${wire.FRAME_MAX}; pass them by stdin or a file`,
       );
     }
     const command = new Command(argv[0] ?? '', (type, data) => send(type, data));
     const send: SendFrame = this.open(command);
     this.#ready.promise.then(
-      () => send(FRAME_EXEC, payload),
+      () => send(wire.FRAME_EXEC, payload),
       () => {},
     );
     return command;
@@ -214,7 +207,7 @@ export class AgentClient implements Disposable {
 
   /** Announces to the agent's sharer that the machine is about to be stopped, so that other clients learn it. */
   announceStop(): void {
-    if (this.#shared) this.#send(FRAME_STOP, 0, Buffer.alloc(0));
+    if (this.#shared) this.#send(wire.FRAME_STOP, 0, Buffer.alloc(0));
   }
 
   /**
@@ -231,7 +224,7 @@ export class AgentClient implements Disposable {
 
   #send(type: number, channel: number, payload: Uint8Array): boolean {
     if (this.#ended || this.#scanner !== undefined) return true;
-    if (this.#full !== undefined && type === FRAME_CREDIT) {
+    if (this.#full !== undefined && type === wire.FRAME_CREDIT) {
       this.#owe(channel, payload);
       return false;
     }
@@ -248,7 +241,7 @@ export class AgentClient implements Disposable {
     const { stream, bytes } = decodeCredit(payload);
     const owed = this.#owed.get(channel) ?? [0, 0, 0];
     // More than a window means no more to the other end.
-    owed[stream] = Math.min(STREAM_WINDOW, owed[stream] + bytes);
+    owed[stream] = Math.min(wire.STREAM_WINDOW, owed[stream] + bytes);
     this.#owed.set(channel, owed);
   }
 
@@ -259,7 +252,7 @@ export class AgentClient implements Disposable {
     this.#owed = new Map();
     for (const [channel, streams] of owed) {
       streams.forEach((bytes, stream) => {
-        if (bytes > 0) this.#send(FRAME_CREDIT, channel, encodeCredit(stream, bytes));
+        if (bytes > 0) this.#send(wire.FRAME_CREDIT, channel, encodeCredit(stream, bytes));
       });
     }
     for (const receiver of this.#channels.values()) receiver.drained();
@@ -301,10 +294,10 @@ export class AgentClient implements Disposable {
       if (unasked) this.#hello();
       return;
     }
-    if (answer.version !== AGENT_VERSION) {
+    if (answer.version !== wire.AGENT_VERSION) {
       throw new PeerError(
         'E_AGENT_VERSION',
-        `the guest's agent speaks version ${answer.version}, not ${AGENT_VERSION}; rebuild the guest (nodevmm guest build)`,
+        `the guest's agent speaks version ${answer.version}, not ${wire.AGENT_VERSION}; rebuild the guest (nodevmm guest build)`,
       );
     }
     clearTimeout(this.#timer);
@@ -315,12 +308,12 @@ export class AgentClient implements Disposable {
 
   #dispatch(frames: readonly Frame[]): void {
     for (const frame of frames) {
-      if (frame.type === FRAME_HELLO) {
+      if (frame.type === wire.FRAME_HELLO) {
         // Answers to greetings sent twice may come late.
         if (!isUnasked(frame.payload)) continue;
         throw agentRestarted();
       }
-      if (frame.type === FRAME_END && this.#shared) throw decodeReason(frame.payload);
+      if (frame.type === wire.FRAME_END && this.#shared) throw decodeReason(frame.payload);
       const last = this.#channels.get(frame.channel)?.receive(frame);
       if (last !== true) continue;
       this.#channels.delete(frame.channel);

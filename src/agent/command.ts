@@ -1,26 +1,16 @@
 /** One command in the guest, as Node streams with the protocol's windows. */
 import { constants as os } from 'node:os';
-import { type Readable, Writable } from 'node:stream';
+import { Readable, Writable } from 'node:stream';
 import { type NodeVmmError, UsageError } from '../host/errors.ts';
 import { errnoName } from '../host/syscall.ts';
-import { Output } from './output.ts';
+import * as wire from './protocol.ts';
 import {
   decodeCredit,
   encodeCredit,
   encodeU32,
   encodeWinsize,
-  FRAME_CREDIT,
-  FRAME_ERROR,
-  FRAME_EXIT,
-  FRAME_SIGNAL,
-  FRAME_STARTED,
-  FRAME_STDERR,
-  FRAME_STDIN,
-  FRAME_STDOUT,
-  FRAME_WINSIZE,
   type Frame,
   protocolError,
-  STREAM_WINDOW,
 } from './protocol.ts';
 
 /**
@@ -75,7 +65,7 @@ export class Command implements GuestProcess {
   readonly #exit = defer<CommandExit>();
   #running = false;
   #ended = false;
-  #window = STREAM_WINDOW;
+  #window = wire.STREAM_WINDOW;
   /** False while the way to the guest is full. */
   #room = true;
   #waiting: { data: Buffer; done: (error?: Error | null) => void } | undefined;
@@ -88,7 +78,7 @@ export class Command implements GuestProcess {
     this.#name = name;
     this.#send = send;
     const credit = (stream: number) => (bytes: number) => {
-      if (!this.#ended) send(FRAME_CREDIT, encodeCredit(stream, bytes));
+      if (!this.#ended) send(wire.FRAME_CREDIT, encodeCredit(stream, bytes));
     };
     this.stdout = new Output(credit(1));
     this.stderr = new Output(credit(2));
@@ -99,7 +89,7 @@ export class Command implements GuestProcess {
       },
       final: (done) => {
         this.#whenRunning(() => {
-          send(FRAME_STDIN, Buffer.alloc(0));
+          send(wire.FRAME_STDIN, Buffer.alloc(0));
           done();
         });
       },
@@ -120,40 +110,40 @@ export class Command implements GuestProcess {
   }
 
   kill(signal: NodeJS.Signals = 'SIGTERM'): void {
-    this.#whenRunning(() => this.#send(FRAME_SIGNAL, encodeU32(os.signals[signal])));
+    this.#whenRunning(() => this.#send(wire.FRAME_SIGNAL, encodeU32(os.signals[signal])));
   }
 
   resize(columns: number, rows: number): void {
-    this.#whenRunning(() => this.#send(FRAME_WINSIZE, encodeWinsize(columns, rows)));
+    this.#whenRunning(() => this.#send(wire.FRAME_WINSIZE, encodeWinsize(columns, rows)));
   }
 
   /** Takes a frame of this channel. @returns true when it was the last. @throws PeerError when it breaks the protocol */
   receive(frame: Frame): boolean {
     const { payload } = frame;
     switch (frame.type) {
-      case FRAME_STARTED:
+      case wire.FRAME_STARTED:
         this.#running = true;
         this.#started.resolve(payload.readUInt32LE(0));
         this.#pump();
         return false;
-      case FRAME_STDOUT:
+      case wire.FRAME_STDOUT:
         feed(this.stdout, payload);
         return false;
-      case FRAME_STDERR:
+      case wire.FRAME_STDERR:
         feed(this.stderr, payload);
         return false;
-      case FRAME_CREDIT: {
+      case wire.FRAME_CREDIT: {
         const { stream, bytes } = decodeCredit(payload);
         if (stream !== 0) throw protocolError('CREDIT');
-        this.#window = Math.min(STREAM_WINDOW, this.#window + bytes);
+        this.#window = Math.min(wire.STREAM_WINDOW, this.#window + bytes);
         this.#pump();
         return false;
       }
-      case FRAME_EXIT:
+      case wire.FRAME_EXIT:
         if (!this.#running) throw protocolError('the end of a command that did not start');
         this.#finish(exitOf(payload.readUInt32LE(0), payload.readUInt32LE(4)));
         return true;
-      case FRAME_ERROR:
+      case wire.FRAME_ERROR:
         this.fail(notStarted(this.#name, payload));
         return true;
       default:
@@ -200,7 +190,7 @@ export class Command implements GuestProcess {
       this.#window -= part.length;
       // Before the send: a stream in this process may bring credit, and so this call, within it.
       this.#waiting = rest.length === 0 ? undefined : { data: rest, done };
-      if (!this.#send(FRAME_STDIN, part)) this.#room = false;
+      if (!this.#send(wire.FRAME_STDIN, part)) this.#room = false;
       if (rest.length === 0) done();
     }
   }
@@ -271,4 +261,98 @@ export async function collect(
     length = end;
   }
   return bytes.subarray(0, length);
+}
+
+/** Credit is given in steps of this: a frame per keystroke would be waste. */
+const CREDIT_STEP = wire.STREAM_WINDOW / 4;
+
+/** Pieces shorter than this are joined while they wait: each would cost more than it holds. */
+const SMALL = 4096;
+const BLOCK = 4 * SMALL;
+
+/** Bytes from the guest on their way to a reader. */
+export class Output extends Readable {
+  readonly #credit: (bytes: number) => void;
+  #queue: Buffer[] = [];
+  /** Where small pieces are joined: while set, the last of the queue is its first #blockEnd bytes. */
+  #block: Buffer | undefined;
+  #blockEnd = 0;
+  #wanted = false;
+  #finished = false;
+  #ended = false;
+  /** Bytes taken by the reader since the last credit. */
+  #taken = 0;
+  /** Bytes arrived that no credit was given for. */
+  #owed = 0;
+
+  /** @param credit grants the sender that many more bytes */
+  constructor(credit: (bytes: number) => void) {
+    super({ highWaterMark: CREDIT_STEP });
+    this.#credit = credit;
+  }
+
+  /**
+   * Takes bytes that have arrived.
+   * @throws PeerError when they are more than the window allows, or come after the end
+   */
+  feed(bytes: Buffer): void {
+    if (this.#finished) throw protocolError('output after its end');
+    this.#owed += bytes.length;
+    if (this.#owed > wire.STREAM_WINDOW) throw protocolError('output beyond its window');
+    if (bytes.length < SMALL && this.#queue.length > 0) this.#join(bytes);
+    else this.#append(bytes);
+    this.#flush();
+  }
+
+  /** No more will come. */
+  finish(): void {
+    if (this.#finished) return;
+    this.#finished = true;
+    this.#flush();
+  }
+
+  override _read(): void {
+    this.#wanted = true;
+    this.#flush();
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.#flush();
+    done(error);
+  }
+
+  #append(bytes: Buffer): void {
+    this.#block = undefined;
+    this.#queue.push(bytes);
+  }
+
+  #join(bytes: Buffer): void {
+    if (this.#block !== undefined && this.#blockEnd + bytes.length <= BLOCK) {
+      this.#queue.pop();
+    } else {
+      this.#block = Buffer.allocUnsafe(BLOCK);
+      this.#blockEnd = 0;
+    }
+    bytes.copy(this.#block, this.#blockEnd);
+    this.#blockEnd += bytes.length;
+    this.#queue.push(this.#block.subarray(0, this.#blockEnd));
+  }
+
+  #flush(): void {
+    while (this.#queue.length > 0 && (this.#wanted || this.destroyed)) {
+      const bytes = this.#queue.shift() as Buffer;
+      this.#taken += bytes.length;
+      if (this.#taken >= CREDIT_STEP) {
+        this.#credit(this.#taken);
+        this.#owed -= this.#taken;
+        this.#taken = 0;
+      }
+      // A reader that has left must not hold up the writer: its bytes are dropped.
+      if (!this.destroyed) this.#wanted = this.push(bytes);
+    }
+    if (this.#finished && !this.#ended && this.#queue.length === 0 && !this.destroyed) {
+      this.#ended = true;
+      this.push(null);
+    }
+  }
 }

@@ -2,19 +2,7 @@
 import * as acpi from '../abi/acpi.ts';
 import { InternalError } from '../host/errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import {
-  COM1_GSI,
-  GED_GSI,
-  IOAPIC_ADDRESS,
-  LOCAL_APIC_ADDRESS,
-  PCI_ECAM_BASE,
-  PCI_ECAM_SIZE,
-  RESET_PORT,
-  RESET_VALUE,
-  RTC_GSI,
-  SLEEP_CONTROL_PORT,
-  SLEEP_STATUS_PORT,
-} from '../platform/layout.ts';
+import * as layout from '../platform/layout.ts';
 import { littleEndian } from './aml.ts';
 import { ACPI_GPA, ACPI_LIMIT } from './boot-layout.ts';
 import { dsdtBlock, type MmioDevice } from './dsdt.ts';
@@ -131,25 +119,32 @@ function fadt(dsdtGpa: number): Uint8Array {
       acpi.FADT_HW_REDUCED_ACPI,
     true,
   );
-  ioRegister(acpi.FADT_RESET_REG, RESET_PORT);
-  body[at(acpi.FADT_RESET_VALUE)] = RESET_VALUE;
+  ioRegister(acpi.FADT_RESET_REG, layout.RESET_PORT);
+  body[at(acpi.FADT_RESET_VALUE)] = layout.RESET_VALUE;
   body[at(acpi.FADT_MINOR_VERSION)] = 5;
   view.setUint32(at(acpi.FADT_X_DSDT), dsdtGpa, true);
-  ioRegister(acpi.FADT_SLEEP_CONTROL_REG, SLEEP_CONTROL_PORT);
-  ioRegister(acpi.FADT_SLEEP_STATUS_REG, SLEEP_STATUS_PORT);
+  ioRegister(acpi.FADT_SLEEP_CONTROL_REG, layout.SLEEP_CONTROL_PORT);
+  ioRegister(acpi.FADT_SLEEP_STATUS_REG, layout.SLEEP_STATUS_PORT);
   writeAscii(body, at(acpi.FADT_HYPERVISOR_VENDOR_IDENTITY), OEM_TABLE_ID);
   return table('FACP', acpi.FADT_REVISION, body);
 }
 
 /** §5.2.12: a local APIC for each vCPU, one I/O APIC, and the ISA interrupts in use as edge. */
 function madt(cpus: number): Uint8Array {
-  const body = [...littleEndian(LOCAL_APIC_ADDRESS, 4), ...littleEndian(0, 4)];
+  const body = [...littleEndian(layout.LOCAL_APIC_ADDRESS, 4), ...littleEndian(0, 4)];
   for (let id = 0; id < cpus; id++) {
     const flags = littleEndian(acpi.LOCAL_APIC_ENABLED, 4);
     body.push(acpi.MADT_PROCESSOR_LOCAL_APIC, 8, id, id, ...flags);
   }
-  body.push(acpi.MADT_IO_APIC, 12, 0, 0, ...littleEndian(IOAPIC_ADDRESS, 4), ...littleEndian(0, 4));
-  for (const gsi of [COM1_GSI, RTC_GSI, GED_GSI]) {
+  body.push(
+    acpi.MADT_IO_APIC,
+    12,
+    0,
+    0,
+    ...littleEndian(layout.IOAPIC_ADDRESS, 4),
+    ...littleEndian(0, 4),
+  );
+  for (const gsi of [layout.COM1_GSI, layout.RTC_GSI, layout.GED_GSI]) {
     const flags = littleEndian(acpi.MPS_INTI_HIGH_EDGE, 2);
     body.push(acpi.MADT_INTERRUPT_SOURCE_OVERRIDE, 10, 0, gsi, ...littleEndian(gsi, 4), ...flags);
   }
@@ -159,8 +154,8 @@ function madt(cpus: number): Uint8Array {
 
 /** PCI Firmware 3.2 §4.1.2: address, segment group, first and last bus of each ECAM range. */
 function mcfg(): Uint8Array {
-  const lastBus = PCI_ECAM_SIZE / ECAM_BYTES_PER_BUS - 1;
-  const entry = [...littleEndian(PCI_ECAM_BASE, 8), 0, 0, 0, lastBus, 0, 0, 0, 0];
+  const lastBus = layout.PCI_ECAM_SIZE / ECAM_BYTES_PER_BUS - 1;
+  const entry = [...littleEndian(layout.PCI_ECAM_BASE, 8), 0, 0, 0, lastBus, 0, 0, 0, 0];
   return table('MCFG', 1, [...littleEndian(0, 8), ...entry]);
 }
 

@@ -1,24 +1,7 @@
 /** The DSDT's AML: PCI host bridge, serial port, clock, panic device, devices in memory, power-off. */
 
 import { HIGH_RAM_BASE, LOW_RAM_LIMIT } from '../memory/ram-layout.ts';
-import {
-  CMOS_PORT,
-  COM1_GSI,
-  COM1_PORT,
-  GED_GSI,
-  GED_PORT,
-  PCI_CONFIG_ADDRESS_PORT,
-  PCI_ECAM_BASE,
-  PCI_ECAM_SIZE,
-  PCI_INTX_GSI_BASE,
-  PCI_INTX_GSI_COUNT,
-  PCI_MMIO32_BASE,
-  PCI_MMIO32_LIMIT,
-  PCI_SLOTS,
-  PVPANIC_PORT,
-  RTC_GSI,
-  SLEEP_TYPE_S5,
-} from '../platform/layout.ts';
+import * as layout from '../platform/layout.ts';
 import { GED_POWER_BUTTON } from '../platform/power.ts';
 import * as aml from './aml.ts';
 
@@ -27,10 +10,10 @@ const PORTS = 0x1_0000;
 /** INTx of every slot and pin: neighbors differ, and pin A of slot n has GSI 16 + n % 4. */
 function interruptRouting(): aml.Aml {
   const entries: aml.Aml[] = [];
-  for (let slot = 1; slot < PCI_SLOTS; slot++) {
+  for (let slot = 1; slot < layout.PCI_SLOTS; slot++) {
     for (let pin = 0; pin < 4; pin++) {
       // §6.2.13: any function of the slot, pin, no link device, GSI.
-      const gsi = PCI_INTX_GSI_BASE + ((slot + pin) % PCI_INTX_GSI_COUNT);
+      const gsi = layout.PCI_INTX_GSI_BASE + ((slot + pin) % layout.PCI_INTX_GSI_COUNT);
       const address = slot * 0x1_0000 + 0xffff;
       const fields = [address, pin, 0, gsi].map(aml.integer);
       entries.push(aml.packageOf(...fields));
@@ -41,8 +24,11 @@ function interruptRouting(): aml.Aml {
 
 function hostBridge(ramSize: number, physicalAddressBits: number): aml.Aml {
   const window64 = pciMmio64Window(ramSize, physicalAddressBits);
-  const mmio32 = { base: PCI_MMIO32_BASE, size: PCI_MMIO32_LIMIT - PCI_MMIO32_BASE };
-  const configEnd = PCI_CONFIG_ADDRESS_PORT + 8;
+  const mmio32 = {
+    base: layout.PCI_MMIO32_BASE,
+    size: layout.PCI_MMIO32_LIMIT - layout.PCI_MMIO32_BASE,
+  };
+  const configEnd = layout.PCI_CONFIG_ADDRESS_PORT + 8;
   return aml.device(
     'PCI0',
     aml.name('_HID', aml.eisaId('PNP0A08')),
@@ -54,8 +40,8 @@ function hostBridge(ramSize: number, physicalAddressBits: number): aml.Aml {
       '_CRS',
       aml.resourceTemplate(
         aml.busNumbers({ base: 0, size: 1 }),
-        aml.ioPorts({ base: PCI_CONFIG_ADDRESS_PORT, size: 8 }),
-        aml.ioWindow({ base: 0, size: PCI_CONFIG_ADDRESS_PORT }),
+        aml.ioPorts({ base: layout.PCI_CONFIG_ADDRESS_PORT, size: 8 }),
+        aml.ioWindow({ base: 0, size: layout.PCI_CONFIG_ADDRESS_PORT }),
         aml.ioWindow({ base: configEnd, size: PORTS - configEnd }),
         aml.memoryWindow32(mmio32),
         ...(window64 === undefined ? [] : [aml.memoryWindow64(window64)]),
@@ -74,8 +60,8 @@ function eventDevice(): aml.Aml {
     'GED',
     aml.name('_HID', aml.string('ACPI0013')),
     aml.name('_UID', aml.integer(0)),
-    aml.name('_CRS', aml.resourceTemplate(aml.edgeInterrupt(GED_GSI))),
-    aml.ioRegion('EVTR', GED_PORT, 1),
+    aml.name('_CRS', aml.resourceTemplate(aml.edgeInterrupt(layout.GED_GSI))),
+    aml.ioRegion('EVTR', layout.GED_PORT, 1),
     aml.byteField('EVTR', 'EVTS'),
     aml.serializedMethod(
       '_EVT',
@@ -136,7 +122,7 @@ export function dsdtBlock(
   physicalAddressBits: number,
   mmioDevices: readonly MmioDevice[],
 ): Uint8Array {
-  const ecam = { base: PCI_ECAM_BASE, size: PCI_ECAM_SIZE };
+  const ecam = { base: layout.PCI_ECAM_BASE, size: layout.PCI_ECAM_SIZE };
   return Uint8Array.from([
     ...aml.scope(
       '\\_SB',
@@ -146,23 +132,27 @@ export function dsdtBlock(
       isaDevice(
         'COM1',
         aml.eisaId('PNP0501'),
-        aml.ioPorts({ base: COM1_PORT, size: 8 }),
-        aml.edgeInterrupt(COM1_GSI),
+        aml.ioPorts({ base: layout.COM1_PORT, size: 8 }),
+        aml.edgeInterrupt(layout.COM1_GSI),
       ),
       isaDevice(
         'RTC',
         aml.eisaId('PNP0B00'),
-        aml.ioPorts({ base: CMOS_PORT, size: 2 }),
-        aml.edgeInterrupt(RTC_GSI),
+        aml.ioPorts({ base: layout.CMOS_PORT, size: 2 }),
+        aml.edgeInterrupt(layout.RTC_GSI),
       ),
       eventDevice(),
       // §4.8.3.2.2: a control method power button.
       aml.device('PWRB', aml.name('_HID', aml.eisaId('PNP0C0C')), aml.name('_UID', aml.integer(0))),
-      isaDevice('PEVT', aml.string('QEMU0001'), aml.ioPorts({ base: PVPANIC_PORT, size: 1 })),
+      isaDevice(
+        'PEVT',
+        aml.string('QEMU0001'),
+        aml.ioPorts({ base: layout.PVPANIC_PORT, size: 1 }),
+      ),
       ...mmioDevices.map(mmioDevice),
     ),
     // §7.4.2: SLP_TYP is the first element, also for the sleep control register.
-    ...aml.name('\\_S5', aml.packageOf(...[SLEEP_TYPE_S5, 0, 0, 0].map(aml.integer))),
+    ...aml.name('\\_S5', aml.packageOf(...[layout.SLEEP_TYPE_S5, 0, 0, 0].map(aml.integer))),
   ]);
 }
 

@@ -1,28 +1,5 @@
 /** ELF kernels of both classes: loadable segments, entry point, and the PVH entry in the Xen note. */
-import {
-  EI_CLASS,
-  EI_DATA,
-  ELF_MAGIC,
-  ELFCLASS32,
-  ELFCLASS64,
-  ELFDATA2LSB,
-  ELFDATA2MSB,
-  Elf_Nhdr,
-  Elf32_Ehdr,
-  Elf32_Phdr,
-  Elf64_Ehdr,
-  Elf64_Phdr,
-  EM_386,
-  EM_X86_64,
-  ET_CORE,
-  ET_DYN,
-  ET_EXEC,
-  ET_REL,
-  PT_INTERP,
-  PT_LOAD,
-  PT_NOTE,
-  PT_TLS,
-} from '../abi/elf.ts';
+import * as abi from '../abi/elf.ts';
 import { XEN_ELFNOTE_NAME, XEN_ELFNOTE_PHYS32_ENTRY } from '../abi/linux-boot.ts';
 import { type Field, readField } from '../abi/struct.ts';
 import { UsageError } from '../host/errors.ts';
@@ -34,19 +11,24 @@ const MOST_SEGMENTS = 64;
 const LONGEST_NOTES = 0x1_0000;
 
 const CLASSES = {
-  [ELFCLASS32]: { bits: 32, ehdr: Elf32_Ehdr, phdr: Elf32_Phdr, machine: EM_386 },
-  [ELFCLASS64]: { bits: 64, ehdr: Elf64_Ehdr, phdr: Elf64_Phdr, machine: EM_X86_64 },
+  [abi.ELFCLASS32]: { bits: 32, ehdr: abi.Elf32_Ehdr, phdr: abi.Elf32_Phdr, machine: abi.EM_386 },
+  [abi.ELFCLASS64]: {
+    bits: 64,
+    ehdr: abi.Elf64_Ehdr,
+    phdr: abi.Elf64_Phdr,
+    machine: abi.EM_X86_64,
+  },
 } as const;
 
 /** e_machine of other processors that Linux runs on. */
 const OTHER_MACHINES: Readonly<Record<number, string>> = {
-  [EM_386]: '32-bit x86',
+  [abi.EM_386]: '32-bit x86',
   8: 'MIPS',
   20: 'PowerPC',
   21: '64-bit PowerPC',
   22: 's390',
   40: 'Arm',
-  [EM_X86_64]: 'x86-64',
+  [abi.EM_X86_64]: 'x86-64',
   183: 'AArch64',
   243: 'RISC-V',
   258: 'LoongArch',
@@ -107,14 +89,14 @@ export function parseElf(source: ByteSource): ElfImage {
   for (let index = 0; index < phnum; index++) {
     const at = index * phdr.size;
     const kind = number(table, phdr.p_type, 'p_type', at);
-    isProgram ||= kind === PT_INTERP || kind === PT_TLS;
-    if (kind !== PT_LOAD && kind !== PT_NOTE) continue;
+    isProgram ||= kind === abi.PT_INTERP || kind === abi.PT_TLS;
+    if (kind !== abi.PT_LOAD && kind !== abi.PT_NOTE) continue;
     const offset = number(table, phdr.p_offset, 'p_offset', at);
     const paddr = number(table, phdr.p_paddr, 'p_paddr', at);
     const filesz = number(table, phdr.p_filesz, 'p_filesz', at);
     const memsz = number(table, phdr.p_memsz, 'p_memsz', at);
     if (offset + filesz > source.size) throw truncated(source.name, offset + filesz, source.size);
-    if (kind === PT_NOTE) {
+    if (kind === abi.PT_NOTE) {
       const notes = readView(source, offset, Math.min(filesz, LONGEST_NOTES));
       // Linux aligns its notes to 4 whatever p_align says; other linkers follow p_align.
       if (readField(table, phdr.p_align, at) === 8n) pvhEntry ??= findPvhEntry(notes, 8);
@@ -146,23 +128,24 @@ export function parseElf(source: ByteSource): ElfImage {
 
 /** What kind of ELF file it is: the fields that lie at the same place in all of them. */
 function checkIdentity(source: ByteSource, bad: (why: string) => UsageError) {
-  const header = readView(source, 0, Elf32_Ehdr.size);
-  if (header.getUint32(0, true) !== ELF_MAGIC) throw bad('it has no ELF magic');
-  const kind = header.getUint8(EI_CLASS);
-  const order = header.getUint8(EI_DATA);
-  if (kind !== ELFCLASS32 && kind !== ELFCLASS64) throw bad(`its class is ${kind}`);
-  if (order !== ELFDATA2LSB && order !== ELFDATA2MSB) throw bad(`its byte order is ${order}`);
+  const header = readView(source, 0, abi.Elf32_Ehdr.size);
+  if (header.getUint32(0, true) !== abi.ELF_MAGIC) throw bad('it has no ELF magic');
+  const kind = header.getUint8(abi.EI_CLASS);
+  const order = header.getUint8(abi.EI_DATA);
+  if (kind !== abi.ELFCLASS32 && kind !== abi.ELFCLASS64) throw bad(`its class is ${kind}`);
+  if (order !== abi.ELFDATA2LSB && order !== abi.ELFDATA2MSB)
+    throw bad(`its byte order is ${order}`);
   const elfClass = CLASSES[kind];
-  const littleEndian = order === ELFDATA2LSB;
-  const machine = header.getUint16(Elf32_Ehdr.e_machine.offset, littleEndian);
+  const littleEndian = order === abi.ELFDATA2LSB;
+  const machine = header.getUint16(abi.Elf32_Ehdr.e_machine.offset, littleEndian);
   if (machine !== elfClass.machine || !littleEndian) {
     const name = OTHER_MACHINES[machine] ?? `number ${machine}`;
     throw bad(`it is ${elfClass.bits}-bit code for the processor ${name}`);
   }
-  const type = header.getUint16(Elf32_Ehdr.e_type.offset, true);
-  if (type === ET_REL) throw bad('it is an object file, such as a kernel module');
-  if (type === ET_CORE) throw bad('it is a core dump');
-  if (type !== ET_EXEC && type !== ET_DYN) throw bad('it is not an executable');
+  const type = header.getUint16(abi.Elf32_Ehdr.e_type.offset, true);
+  if (type === abi.ET_REL) throw bad('it is an object file, such as a kernel module');
+  if (type === abi.ET_CORE) throw bad('it is a core dump');
+  if (type !== abi.ET_EXEC && type !== abi.ET_DYN) throw bad('it is not an executable');
   return elfClass;
 }
 
@@ -175,11 +158,11 @@ export function isInSegments(image: ElfImage, gpa: number): boolean {
 function findPvhEntry(notes: DataView, alignment: number): number | undefined {
   const align = (length: number): number => Math.ceil(length / alignment) * alignment;
   let at = 0;
-  while (at + Elf_Nhdr.size <= notes.byteLength) {
-    const namesz = notes.getUint32(at + Elf_Nhdr.n_namesz.offset, true);
-    const descsz = notes.getUint32(at + Elf_Nhdr.n_descsz.offset, true);
-    const type = notes.getUint32(at + Elf_Nhdr.n_type.offset, true);
-    const name = at + Elf_Nhdr.size;
+  while (at + abi.Elf_Nhdr.size <= notes.byteLength) {
+    const namesz = notes.getUint32(at + abi.Elf_Nhdr.n_namesz.offset, true);
+    const descsz = notes.getUint32(at + abi.Elf_Nhdr.n_descsz.offset, true);
+    const type = notes.getUint32(at + abi.Elf_Nhdr.n_type.offset, true);
+    const name = at + abi.Elf_Nhdr.size;
     const desc = align(name + namesz);
     if (desc + descsz > notes.byteLength) return undefined;
     const isXen = namesz === 4 && notes.getUint32(name, true) === XEN_ELFNOTE_NAME;

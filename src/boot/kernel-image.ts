@@ -1,22 +1,7 @@
 /** What a kernel image is: a bzImage with its setup header, an ELF kernel, or something that cannot be booted. */
 import { gunzipSync } from 'node:zlib';
 import { ELF_MAGIC } from '../abi/elf.ts';
-import {
-  BOOT_FLAG_MAGIC,
-  COMMAND_LINE_SIZE,
-  DEFAULT_LOAD_ADDRESS,
-  DEFAULT_SETUP_SECTS,
-  LOADED_HIGH,
-  PROTOCOL_CMDLINE_SIZE,
-  PROTOCOL_INIT_SIZE,
-  PROTOCOL_PAYLOAD,
-  PROTOCOL_XLOADFLAGS,
-  SECTOR_SIZE,
-  SETUP_HEADER_MAGIC,
-  SETUP_HEADER_OFFSET,
-  setup_header,
-  XLF_KERNEL_64,
-} from '../abi/linux-boot.ts';
+import * as abi from '../abi/linux-boot.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import { BufferSource, type ByteSource, readView, truncated } from './byte-source.ts';
@@ -58,9 +43,9 @@ export interface BzImage {
  */
 export function parseBzImage(source: ByteSource): BzImage {
   const head = readView(source, 0, SETUP_HEADER_LIMIT);
-  const at = (field: keyof typeof setup_header & string): number => {
-    const entry = setup_header[field];
-    return SETUP_HEADER_OFFSET + (typeof entry === 'number' ? entry : entry.offset);
+  const at = (field: keyof typeof abi.setup_header & string): number => {
+    const entry = abi.setup_header[field];
+    return abi.SETUP_HEADER_OFFSET + (typeof entry === 'number' ? entry : entry.offset);
   };
   const u16 = (field: Parameters<typeof at>[0]): number => head.getUint16(at(field), true);
   const u32 = (field: Parameters<typeof at>[0]): number => head.getUint32(at(field), true);
@@ -70,18 +55,18 @@ export function parseBzImage(source: ByteSource): BzImage {
       `${source.name} is not a bootable bzImage: ${why}; use a kernel for x86`,
     );
 
-  if (u32('header') !== SETUP_HEADER_MAGIC || u16('boot_flag') !== BOOT_FLAG_MAGIC) {
+  if (u32('header') !== abi.SETUP_HEADER_MAGIC || u16('boot_flag') !== abi.BOOT_FLAG_MAGIC) {
     throw bad('its setup header is damaged');
   }
   const version = u16('version');
-  if (version < PROTOCOL_PAYLOAD) {
+  if (version < abi.PROTOCOL_PAYLOAD) {
     const text = `${version >> 8}.${(version & 0xff).toString(16).padStart(2, '0')}`;
     throw bad(`its boot protocol ${text} is older than 2.08`);
   }
-  if ((head.getUint8(at('loadflags')) & LOADED_HIGH) === 0) throw bad('it is a zImage');
+  if ((head.getUint8(at('loadflags')) & abi.LOADED_HIGH) === 0) throw bad('it is a zImage');
 
-  const sectors = head.getUint8(at('setup_sects')) || DEFAULT_SETUP_SECTS;
-  const codeOffset = (sectors + 1) * SECTOR_SIZE;
+  const sectors = head.getUint8(at('setup_sects')) || abi.DEFAULT_SETUP_SECTS;
+  const codeOffset = (sectors + 1) * abi.SECTOR_SIZE;
   const payloadOffset = codeOffset + u32('payload_offset');
   const payloadSize = u32('payload_length');
   // syssize counts units of 16 bytes, of which the last need not be whole.
@@ -93,8 +78,12 @@ export function parseBzImage(source: ByteSource): BzImage {
 
   // The byte at 0x201 is the offset of a short jump over the header: where the header ends.
   const headerEnd = Math.min(0x202 + head.getUint8(0x201), SETUP_HEADER_LIMIT);
-  const header = new Uint8Array(head.buffer, SETUP_HEADER_OFFSET, headerEnd - SETUP_HEADER_OFFSET);
-  const hasInitSize = version >= PROTOCOL_INIT_SIZE;
+  const header = new Uint8Array(
+    head.buffer,
+    abi.SETUP_HEADER_OFFSET,
+    headerEnd - abi.SETUP_HEADER_OFFSET,
+  );
+  const hasInitSize = version >= abi.PROTOCOL_INIT_SIZE;
   const prefAddress = hasInitSize ? head.getBigUint64(at('pref_address'), true) : 0n;
   const initSize = hasInitSize ? u32('init_size') : 0;
   return {
@@ -105,13 +94,16 @@ export function parseBzImage(source: ByteSource): BzImage {
     codeSize: Math.min(u32('syssize') * 16, source.size - codeOffset),
     payloadOffset,
     payloadSize,
-    commandLineSize: version >= PROTOCOL_CMDLINE_SIZE ? u32('cmdline_size') : COMMAND_LINE_SIZE - 1,
+    commandLineSize:
+      version >= abi.PROTOCOL_CMDLINE_SIZE ? u32('cmdline_size') : abi.COMMAND_LINE_SIZE - 1,
     initrdAddrMax: u32('initrd_addr_max'),
     // As doubles: anything beyond 2^53 is rounded, and not RAM either way.
-    prefAddress: Number(prefAddress) || DEFAULT_LOAD_ADDRESS,
+    prefAddress: Number(prefAddress) || abi.DEFAULT_LOAD_ADDRESS,
     initSize,
     entry64:
-      version >= PROTOCOL_XLOADFLAGS && (u16('xloadflags') & XLF_KERNEL_64) !== 0 && initSize > 0,
+      version >= abi.PROTOCOL_XLOADFLAGS &&
+      (u16('xloadflags') & abi.XLF_KERNEL_64) !== 0 &&
+      initSize > 0,
   };
 }
 
@@ -133,8 +125,8 @@ function recognize(source: ByteSource): KernelKind | undefined {
   const word = (at: number): number | undefined =>
     at + 4 <= source.size ? readView(source, at, 4).getUint32(0, true) : undefined;
   if (word(0) === ELF_MAGIC) return 'elf';
-  const magic = word(SETUP_HEADER_OFFSET + setup_header.header.offset);
-  return magic === SETUP_HEADER_MAGIC ? 'bzimage' : undefined;
+  const magic = word(abi.SETUP_HEADER_OFFSET + abi.setup_header.header.offset);
+  return magic === abi.SETUP_HEADER_MAGIC ? 'bzimage' : undefined;
 }
 
 function notAKernel(source: ByteSource): UsageError {

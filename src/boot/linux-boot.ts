@@ -1,21 +1,6 @@
 /** Linux's own boot protocols (boot.rst): the zero page, struct boot_params (zero-page.rst), and entry in 32 or 64 bits. */
 
-import {
-  BOOT_CS,
-  BOOT_DS,
-  BOOT_FLAG_MAGIC,
-  BOOT_PARAMS_ACPI_RSDP_ADDR,
-  BOOT_PARAMS_E820_ENTRIES,
-  BOOT_PARAMS_E820_TABLE,
-  BOOT_PARAMS_SIZE,
-  boot_e820_entry,
-  LOADED_HIGH,
-  LOADER_TYPE_UNDEFINED,
-  PROTOCOL_NEWEST,
-  SETUP_HEADER_MAGIC,
-  SETUP_HEADER_OFFSET,
-  setup_header,
-} from '../abi/linux-boot.ts';
+import * as abi from '../abi/linux-boot.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import {
   BOOT_PARAMS_GPA,
@@ -47,29 +32,29 @@ export function writeZeroPage(
   { memoryMap, initrd, rsdpGpa, kernelGpa, header }: ZeroPageParameters,
 ): void {
   // Guest physical addresses below 3 GiB are RAM offsets.
-  const page = memory.bytes(BOOT_PARAMS_GPA, BOOT_PARAMS_SIZE).fill(0);
-  const setup = BOOT_PARAMS_GPA + SETUP_HEADER_OFFSET;
+  const page = memory.bytes(BOOT_PARAMS_GPA, abi.BOOT_PARAMS_SIZE).fill(0);
+  const setup = BOOT_PARAMS_GPA + abi.SETUP_HEADER_OFFSET;
   if (header !== undefined) {
-    page.set(header, SETUP_HEADER_OFFSET);
+    page.set(header, abi.SETUP_HEADER_OFFSET);
   } else {
-    memory.writeU16(setup + setup_header.boot_flag.offset, BOOT_FLAG_MAGIC);
-    memory.writeU32(setup + setup_header.header.offset, SETUP_HEADER_MAGIC);
-    memory.writeU16(setup + setup_header.version.offset, PROTOCOL_NEWEST);
-    memory.writeU8(setup + setup_header.loadflags.offset, LOADED_HIGH);
+    memory.writeU16(setup + abi.setup_header.boot_flag.offset, abi.BOOT_FLAG_MAGIC);
+    memory.writeU32(setup + abi.setup_header.header.offset, abi.SETUP_HEADER_MAGIC);
+    memory.writeU16(setup + abi.setup_header.version.offset, abi.PROTOCOL_NEWEST);
+    memory.writeU8(setup + abi.setup_header.loadflags.offset, abi.LOADED_HIGH);
   }
-  memory.writeU8(setup + setup_header.type_of_loader.offset, LOADER_TYPE_UNDEFINED);
+  memory.writeU8(setup + abi.setup_header.type_of_loader.offset, abi.LOADER_TYPE_UNDEFINED);
   // boot.rst, `code32_start`: to be changed by a loader that loads the kernel elsewhere.
-  memory.writeU32(setup + setup_header.code32_start.offset, kernelGpa);
-  memory.writeU32(setup + setup_header.cmd_line_ptr.offset, COMMAND_LINE_GPA);
-  memory.writeU32(setup + setup_header.ramdisk_image.offset, initrd?.gpa ?? 0);
-  memory.writeU32(setup + setup_header.ramdisk_size.offset, initrd?.size ?? 0);
-  memory.writeU64(BOOT_PARAMS_GPA + BOOT_PARAMS_ACPI_RSDP_ADDR, rsdpGpa);
-  memory.writeU8(BOOT_PARAMS_GPA + BOOT_PARAMS_E820_ENTRIES, memoryMap.length);
+  memory.writeU32(setup + abi.setup_header.code32_start.offset, kernelGpa);
+  memory.writeU32(setup + abi.setup_header.cmd_line_ptr.offset, COMMAND_LINE_GPA);
+  memory.writeU32(setup + abi.setup_header.ramdisk_image.offset, initrd?.gpa ?? 0);
+  memory.writeU32(setup + abi.setup_header.ramdisk_size.offset, initrd?.size ?? 0);
+  memory.writeU64(BOOT_PARAMS_GPA + abi.BOOT_PARAMS_ACPI_RSDP_ADDR, rsdpGpa);
+  memory.writeU8(BOOT_PARAMS_GPA + abi.BOOT_PARAMS_E820_ENTRIES, memoryMap.length);
   memoryMap.forEach(({ gpa, size, type }, index) => {
-    const at = BOOT_PARAMS_GPA + BOOT_PARAMS_E820_TABLE + index * boot_e820_entry.size;
-    memory.writeU64(at + boot_e820_entry.addr.offset, gpa);
-    memory.writeU64(at + boot_e820_entry.size_.offset, size);
-    memory.writeU32(at + boot_e820_entry.type.offset, type);
+    const at = BOOT_PARAMS_GPA + abi.BOOT_PARAMS_E820_TABLE + index * abi.boot_e820_entry.size;
+    memory.writeU64(at + abi.boot_e820_entry.addr.offset, gpa);
+    memory.writeU64(at + abi.boot_e820_entry.size_.offset, size);
+    memory.writeU32(at + abi.boot_e820_entry.type.offset, type);
   });
 }
 
@@ -87,7 +72,7 @@ export function enterLinux32(
   writeZeroPage(memory, parameters);
   return flatProtectedMode(
     memory,
-    { cs: BOOT_CS, ds: BOOT_DS, tr: 0x20 },
+    { cs: abi.BOOT_CS, ds: abi.BOOT_DS, tr: 0x20 },
     { rip: entry, rsi: BOOT_PARAMS_GPA },
   );
 }
@@ -118,8 +103,8 @@ export function enterLinux64(
 ): CpuEntryState {
   writeZeroPage(memory, parameters);
   writePageTables(memory);
-  const cs = codeSegment(BOOT_CS, 64);
-  const ds = dataSegment(BOOT_DS);
+  const cs = codeSegment(abi.BOOT_CS, 64);
+  const ds = dataSegment(abi.BOOT_DS);
   const tr = taskStateSegment(0x20);
   return {
     mode: 'long64',

@@ -1,11 +1,6 @@
 /** The PVH boot protocol (Xen docs/misc/pvh.pandoc): start info in guest memory, 32-bit entry without paging. */
 
-import {
-  hvm_memmap_table_entry,
-  hvm_modlist_entry,
-  hvm_start_info,
-  XEN_HVM_START_MAGIC_VALUE,
-} from '../abi/linux-boot.ts';
+import * as abi from '../abi/linux-boot.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import {
   BOOT_PARAMS_GPA,
@@ -38,23 +33,23 @@ export function enterPvh(
   // Guest physical addresses below 3 GiB are RAM offsets.
   memory.bytes(HVM_START_INFO_GPA, BOOT_PARAMS_GPA - HVM_START_INFO_GPA).fill(0);
   const info = HVM_START_INFO_GPA;
-  memory.writeU32(info + hvm_start_info.magic.offset, XEN_HVM_START_MAGIC_VALUE);
-  memory.writeU32(info + hvm_start_info.version.offset, 1);
-  memory.writeU64(info + hvm_start_info.cmdline_paddr.offset, COMMAND_LINE_GPA);
-  memory.writeU64(info + hvm_start_info.rsdp_paddr.offset, rsdpGpa);
-  memory.writeU64(info + hvm_start_info.memmap_paddr.offset, HVM_MEMMAP_GPA);
-  memory.writeU32(info + hvm_start_info.memmap_entries.offset, memoryMap.length);
+  memory.writeU32(info + abi.hvm_start_info.magic.offset, abi.XEN_HVM_START_MAGIC_VALUE);
+  memory.writeU32(info + abi.hvm_start_info.version.offset, 1);
+  memory.writeU64(info + abi.hvm_start_info.cmdline_paddr.offset, COMMAND_LINE_GPA);
+  memory.writeU64(info + abi.hvm_start_info.rsdp_paddr.offset, rsdpGpa);
+  memory.writeU64(info + abi.hvm_start_info.memmap_paddr.offset, HVM_MEMMAP_GPA);
+  memory.writeU32(info + abi.hvm_start_info.memmap_entries.offset, memoryMap.length);
   if (initrd !== undefined) {
-    memory.writeU32(info + hvm_start_info.nr_modules.offset, 1);
-    memory.writeU64(info + hvm_start_info.modlist_paddr.offset, HVM_MODLIST_GPA);
-    memory.writeU64(HVM_MODLIST_GPA + hvm_modlist_entry.paddr.offset, initrd.gpa);
-    memory.writeU64(HVM_MODLIST_GPA + hvm_modlist_entry.size_.offset, initrd.size);
+    memory.writeU32(info + abi.hvm_start_info.nr_modules.offset, 1);
+    memory.writeU64(info + abi.hvm_start_info.modlist_paddr.offset, HVM_MODLIST_GPA);
+    memory.writeU64(HVM_MODLIST_GPA + abi.hvm_modlist_entry.paddr.offset, initrd.gpa);
+    memory.writeU64(HVM_MODLIST_GPA + abi.hvm_modlist_entry.size_.offset, initrd.size);
   }
   memoryMap.forEach(({ gpa, size, type }, index) => {
-    const at = HVM_MEMMAP_GPA + index * hvm_memmap_table_entry.size;
-    memory.writeU64(at + hvm_memmap_table_entry.addr.offset, gpa);
-    memory.writeU64(at + hvm_memmap_table_entry.size_.offset, size);
-    memory.writeU32(at + hvm_memmap_table_entry.type.offset, type);
+    const at = HVM_MEMMAP_GPA + index * abi.hvm_memmap_table_entry.size;
+    memory.writeU64(at + abi.hvm_memmap_table_entry.addr.offset, gpa);
+    memory.writeU64(at + abi.hvm_memmap_table_entry.size_.offset, size);
+    memory.writeU32(at + abi.hvm_memmap_table_entry.type.offset, type);
   });
 
   return flatProtectedMode(

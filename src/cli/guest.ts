@@ -2,7 +2,7 @@
 import { Option } from 'commander';
 import { buildGuest, type Guest, listGuests } from '../guest/guests.ts';
 import { KERNEL_SERIES, type KernelSeries, prepareKernel } from '../guest/kernel.ts';
-import { buildModules } from '../guest/module-build.ts';
+import { buildModules } from '../guest/own-modules.ts';
 import { recipes } from '../guest/recipe.ts';
 import type { RegisterCommand } from './exit-status.ts';
 import { ProgressLine } from './terminal/progress.ts';

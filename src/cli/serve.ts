@@ -2,8 +2,8 @@
 
 import { InvalidArgumentError } from 'commander';
 import { UsageError } from '../host/errors.ts';
-import { createDevice } from '../machine/devices/create-devices.ts';
 import { DEVICE_TYPES } from '../machine/devices/device-types.ts';
+import { createDevice } from '../machine/devices/machine-devices.ts';
 import { deviceShape } from '../machine/devices/virtio-plan.ts';
 import { resolveDevices } from '../machine/resolve-options.ts';
 import { DeviceCode } from '../machine/user-devices/device-code.ts';

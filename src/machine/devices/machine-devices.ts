@@ -1,8 +1,14 @@
-/** A machine's devices, and requests to them by name. */
+/** A machine's devices: how they are made from its options, and requests to them by name. */
 import { UsageError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
+import { E1000Device } from '../../nic/device.ts';
+import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
 import { isNetDevice } from '../../virtio/device/net/net.ts';
 import { type InspectedDevice, type InspectFilter, inspectDevice } from '../inspect.ts';
+import type { ResolvedDevice } from '../resolve-options.ts';
+import { DeviceCode } from '../user-devices/device-code.ts';
+import type { MadeDevice } from './device-types.ts';
+import { E1000MachineDevice } from './e1000-device.ts';
 import type { MachineDevice } from './machine-device.ts';
 import type { DatapathName } from './queue-service.ts';
 import { VirtioMachineDevice } from './virtio-device.ts';
@@ -54,4 +60,32 @@ export class MachineDevices {
   #virtio(): VirtioMachineDevice[] {
     return this.all.filter((device) => device instanceof VirtioMachineDevice);
   }
+}
+
+/**
+ * @param made gets the devices, including those made before one that fails; the caller closes them
+ * @param log receives lines for the user
+ * @throws UsageError or HostError when a file, tap or backend is not available
+ */
+export async function createDevices(
+  wanted: readonly ResolvedDevice[],
+  made: MachineDevice[],
+  log: (text: string) => void,
+): Promise<void> {
+  for (const asked of wanted) {
+    const device = await createDevice(asked);
+    if (device instanceof E1000Device) made.push(new E1000MachineDevice(device, log));
+    else if (device instanceof DeviceCode) {
+      made.push(new VirtioMachineDevice(device.device, { ...asked, code: device }, log));
+    } else made.push(new VirtioMachineDevice(device, asked, log));
+  }
+}
+
+/** Makes one. @throws UsageError or HostError */
+export async function createDevice(asked: ResolvedDevice): Promise<MadeDevice> {
+  const { backend, options, context, ring } = asked;
+  const { queueSize } = ring;
+  // A disk bounds seg_max by it: a chain may not be longer than its queue (§2.7.5.3.1).
+  const sized = queueSize === undefined ? context : { ...context, queueSize };
+  return await backend.create(options, sized, VhostUserDevice.open);
 }

@@ -3,7 +3,7 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { createDevice } from '../../../src/machine/devices/create-devices.ts';
+import { createDevice } from '../../../src/machine/devices/machine-devices.ts';
 import { resolveOptions } from '../../../src/machine/resolve-options.ts';
 import { DeviceCode } from '../../../src/machine/user-devices/device-code.ts';
 import { loadDevice } from '../../../src/machine/user-devices/load-device.ts';

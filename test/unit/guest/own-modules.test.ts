@@ -3,9 +3,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
-import { withModules } from '../../../src/guest/guest-modules.ts';
 import type { Guest } from '../../../src/guest/guests.ts';
-import { buildModules } from '../../../src/guest/module-build.ts';
+import { buildModules, withModules } from '../../../src/guest/own-modules.ts';
 import { moduleFile } from '../../support/fixtures/guest-inputs.ts';
 
 const VERSION = '6.12.1-test';
