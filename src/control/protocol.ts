@@ -4,6 +4,7 @@ import type { Readable } from 'node:stream';
 import { UsageError } from '../host/errors.ts';
 import type { DatapathName } from '../machine/devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
+import { given } from '../options/option-schema.ts';
 
 /** Bytes of the longest line. */
 export const LINE_MAX = 65536;
@@ -73,11 +74,7 @@ export function parseRequest(line: string): ControlRequest {
       break;
     case 'inspect':
       if (isTextOrAbsent(device) && isTextOrAbsent(queue)) {
-        return {
-          call,
-          ...(device === undefined ? {} : { device }),
-          ...(queue === undefined ? {} : { queue }),
-        };
+        return given({ call, device, queue });
       }
   }
   throw new UsageError('E_CONTROL', `not a request of this version: ${line.slice(0, 200)}`);

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { AgentBroker } from '../agent/broker.ts';
@@ -83,20 +84,14 @@ export async function keepLab(
   });
   closeSync(log);
   const reports = child.stdout as Readable;
-  let text = '';
-  for await (const chunk of reports) {
-    text += String(chunk);
-    const lines = text.split('\n');
-    text = lines.pop() ?? '';
-    for (const line of lines) {
-      const report = JSON.parse(line) as KeeperReport;
-      if ('error' in report) throw new PeerError('E_LAB', report.error);
-      progress(report.step, report.done);
-      if (report.step !== KEPT) continue;
-      reports.destroy();
-      child.unref();
-      return;
-    }
+  for await (const line of createInterface(reports)) {
+    const report = JSON.parse(line) as KeeperReport;
+    if ('error' in report) throw new PeerError('E_LAB', report.error);
+    progress(report.step, report.done);
+    if (report.step !== KEPT) continue;
+    reports.destroy();
+    child.unref();
+    return;
   }
   throw new PeerError('E_LAB', 'the process that keeps the lab exited at once; try without --keep');
 }
