@@ -42,16 +42,7 @@ export const kvm_run_io = member(EXIT, {
   count: 4,
   data_offset: 8,
 });
-export const kvm_run_debug = member(EXIT, { exception: 4, pad: 4, pc: 8, dr6: 8, dr7: 8 });
 export const kvm_run_mmio = member(EXIT, { phys_addr: 8, data: [1, 8], len: 4, is_write: 1 });
-export const kvm_run_hypercall = member(EXIT, {
-  nr: 8,
-  args: [8, 6],
-  ret: 8,
-  longmode: 4,
-  pad: 4,
-});
-export const kvm_run_tpr_access = member(EXIT, { rip: 8, is_write: 4, pad: 4 });
 export const kvm_run_internal = member(EXIT, { suberror: 4, ndata: 4, data: [8, 16] });
 export const kvm_run_emulation_failure = member(EXIT, {
   suberror: 4,
@@ -61,15 +52,6 @@ export const kvm_run_emulation_failure = member(EXIT, {
   insn_bytes: [1, 15],
 });
 export const kvm_run_system_event = member(EXIT, { type: 4, ndata: 4, data: [8, 16] });
-export const kvm_run_eoi = member(EXIT, { vector: 1 });
-export const kvm_run_msr = member(EXIT, {
-  error: 1,
-  pad: [1, 7],
-  reason: 4,
-  index: 4,
-  data: 8,
-});
-export const kvm_run_notify = member(EXIT, { flags: 4 });
 
 export const kvm_userspace_memory_region = struct({
   slot: 4,
@@ -165,33 +147,6 @@ export const kvm_translation = struct({
   pad: [1, 5],
 });
 
-/** Nested structs keep their C path, with `_` for the dot. */
-export const kvm_vcpu_events = struct({
-  exception_injected: 1,
-  exception_nr: 1,
-  exception_has_error_code: 1,
-  exception_pending: 1,
-  exception_error_code: 4,
-  interrupt_injected: 1,
-  interrupt_nr: 1,
-  interrupt_soft: 1,
-  interrupt_shadow: 1,
-  nmi_injected: 1,
-  nmi_pending: 1,
-  nmi_masked: 1,
-  nmi_pad: 1,
-  sipi_vector: 4,
-  flags: 4,
-  smi_smm: 1,
-  smi_pending: 1,
-  smi_smm_inside_nmi: 1,
-  smi_latched_init: 1,
-  triple_fault_pending: 1,
-  reserved: [1, 26],
-  exception_has_payload: 1,
-  exception_payload: 8,
-});
-export const kvm_debugregs = struct({ db: [8, 4], dr6: 8, dr7: 8, flags: 8, reserved: [8, 9] });
 export const kvm_xcr = struct({ xcr: 4, reserved: 4, value: 8 });
 export const kvm_xcrs = struct({
   nr_xcrs: 4,
@@ -199,7 +154,6 @@ export const kvm_xcrs = struct({
   xcrs: [8, (16 * kvm_xcr.size) / 8],
   padding: [8, 16],
 });
-export const kvm_xsave = struct({ region: [4, 1024] });
 
 /** The header; `kvm_msr_entry` elements follow it. */
 export const kvm_msrs = struct({ nmsrs: 4, pad: 4 });
@@ -220,9 +174,7 @@ export const kvm_cpuid_entry2 = struct({
   padding: [4, 3],
 });
 
-export const kvm_irqchip = struct({ chip_id: 4, pad: 4, chip: [8, 64] });
 export const kvm_pit_config = struct({ flags: 4, pad: [4, 15] });
-export const kvm_pit_state2 = struct({ channels: [8, 9], flags: 4, reserved: [4, 9] });
 export const kvm_irq_level = struct({ irq: 4, level: 4 });
 export const kvm_irqfd = struct({ fd: 4, gsi: 4, flags: 4, resamplefd: 4, pad: [1, 16] });
 export const kvm_ioeventfd = struct({
@@ -232,14 +184,6 @@ export const kvm_ioeventfd = struct({
   fd: 4,
   flags: 4,
   pad: [1, 36],
-});
-export const kvm_msi = struct({
-  address_lo: 4,
-  address_hi: 4,
-  data: 4,
-  flags: 4,
-  devid: 4,
-  pad: [1, 12],
 });
 
 /** The header; `kvm_irq_routing_entry` elements follow it. */
@@ -254,7 +198,6 @@ export const kvm_irq_routing_msi = member(ROUTE, {
   devid: 4,
 });
 
-export const kvm_enable_cap = struct({ cap: 4, flags: 4, args: [8, 4], pad: [1, 64] });
 export const kvm_clock_data = struct({
   clock: 8,
   flags: 4,
@@ -263,7 +206,6 @@ export const kvm_clock_data = struct({
   host_tsc: 8,
   pad: [4, 4],
 });
-export const kvm_signal_mask = struct({ len: 4 });
 
 /** What the file of KVM_GET_STATS_FD begins with (KVM API 4.133). */
 export const kvm_stats_header = struct({

@@ -15,7 +15,7 @@ import {
 const headers = ['linux/kvm.h', 'linux/kvm_para.h'];
 const skip = compilerMissing(headers);
 
-/** Unions and nested structs: our flat names stand for member paths. */
+/** Unions: our flat names stand for member paths. */
 function structCase(name: string, layout: { readonly size: number }): StructCase {
   const spelled = (field: string): string => (field === 'size_' ? 'size' : field);
   const inUnion = /^kvm_run_(\w+)$/.exec(name)?.[1];
@@ -24,7 +24,7 @@ function structCase(name: string, layout: { readonly size: number }): StructCase
       name,
       layout,
       type: 'struct kvm_run',
-      path: (field) => `${inUnion}.${inUnion === 'debug' ? 'arch.' : ''}${spelled(field)}`,
+      path: (field) => `${inUnion}.${spelled(field)}`,
       member: inUnion,
     };
   }
@@ -33,11 +33,8 @@ function structCase(name: string, layout: { readonly size: number }): StructCase
     const path = (field: string): string => `u.${route}.${field}`;
     return { name, layout, type: 'struct kvm_irq_routing_entry', path, member: `u.${route}` };
   }
-  const nested = /^(exception(?!_has_payload|_payload)|interrupt|nmi|smi|triple_fault)_/;
-  const path = (field: string): string => {
-    if (name === 'kvm_vcpu_events') return field.replace(nested, '$1.');
-    return name === 'kvm_run' && field === 'exit' ? 'padding' : spelled(field);
-  };
+  const path = (field: string): string =>
+    name === 'kvm_run' && field === 'exit' ? 'padding' : spelled(field);
   return { name, layout, type: `struct ${name}`, path };
 }
 
