@@ -6,16 +6,14 @@
 import * as net from '../../../abi/virtio-net.ts';
 import { featureSet, hasFeature } from '../../../abi/virtio-ring.ts';
 import { generateMac, parseMac } from '../../../backend/tap.ts';
-import type { HandlerContext, QueueHandler, QueueSpec } from '../../device.ts';
+import type { HandlerContext, QueueHandler } from '../../device.ts';
 import type { BackendOffer, DeviceKind } from '../../frontend-device.ts';
+import { initialConfig, PCI_CLASS_ETHERNET, queueSpecs } from './net.ts';
 import { ControlQueue } from './net-control.ts';
 import { ReceiveFilter } from './net-filter.ts';
 import { OFFLOAD_DEPENDENCIES } from './net-offloads.ts';
 
-const PCI_CLASS_ETHERNET = 0x02_0000;
-const CONTROL_QUEUE_SIZE = 64;
 const MAC_LENGTH = 6;
-const CONFIG = net.virtio_net_config;
 
 /** Features that concern the user of packets. */
 const PACKET_FEATURES = featureSet(
@@ -55,11 +53,8 @@ export async function netKind(
   const own = [net.VIRTIO_NET_F_MAC, net.VIRTIO_NET_F_STATUS];
   if (pairs > 1) own.push(net.VIRTIO_NET_F_MQ, net.VIRTIO_NET_F_CTRL_VQ);
   const inUse = new PairsInUse(pairs);
-  const queues: QueueSpec[] = Array.from({ length: 2 * pairs }, (_, i) => ({
-    name: `${i % 2 === 0 ? 'receiveq' : 'transmitq'}${(i >> 1) + 1}`,
-    maxSize: queueSize,
-  }));
-  if (pairs > 1) queues.push({ name: 'controlq', maxSize: CONTROL_QUEUE_SIZE });
+  const config = initialConfig(await macOf(backend, options), pairs);
+  const queues = queueSpecs(pairs, queueSize);
   return {
     deviceId: net.VIRTIO_ID_NET,
     pciClass: PCI_CLASS_ETHERNET,
@@ -71,10 +66,10 @@ export async function netKind(
       // Else the control queue would have another index (§5.1.2).
       [net.VIRTIO_NET_F_CTRL_VQ, net.VIRTIO_NET_F_MQ],
     ],
-    queues,
+    queues: pairs > 1 ? queues : queues.slice(0, -1),
     servedQueues: 2 * pairs,
     countsPairs: true,
-    config: initialConfig(await macOf(backend, options), pairs),
+    config: config.slice(0, net.virtio_net_config.mtu.offset),
     isEnabled: (queue) => queue < 2 * inUse.count,
     reset: () => inUse.set(1),
     ...(pairs === 1
@@ -145,13 +140,4 @@ async function macOf(backend: BackendOffer, { mac, seed }: NetBackendOptions): P
   const hasMac = hasFeature(backend.features, net.VIRTIO_NET_F_MAC);
   if (!hasMac || !backend.hasConfig) return generateMac(seed);
   return await backend.getConfig(MAC_LENGTH);
-}
-
-function initialConfig(mac: Uint8Array, pairs: number): Uint8Array {
-  const config = new Uint8Array(CONFIG.mtu.offset);
-  const view = new DataView(config.buffer);
-  config.set(mac, CONFIG.mac.offset);
-  view.setUint16(CONFIG.status.offset, net.VIRTIO_NET_S_LINK_UP, true);
-  view.setUint16(CONFIG.max_virtqueue_pairs.offset, pairs, true);
-  return config;
 }

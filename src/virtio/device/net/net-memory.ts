@@ -9,10 +9,10 @@ import {
 } from '../../../abi/virtio-net.ts';
 import { featureSet } from '../../../abi/virtio-ring.ts';
 import { parseMac } from '../../../backend/tap.ts';
-import type { QueueSpec, VirtioDevice } from '../../device.ts';
+import type { VirtioDevice } from '../../device.ts';
+import { PCI_CLASS_ETHERNET, queueSpecs } from './net.ts';
 import type { MemoryNetwork, NetMemoryOptions } from './net-memory-handler.ts';
 
-const PCI_CLASS_ETHERNET = 0x02_0000;
 const QUEUE_SIZE = 1024;
 const MAC = '52:54:00:00:00:01';
 const FRAME_MIN = 60;
@@ -38,18 +38,13 @@ export function createNetMemoryDevice(options: NetMemoryDeviceOptions): VirtioDe
     VIRTIO_NET_S_LINK_UP,
     true,
   );
-  const queues: QueueSpec[] = [
-    { name: 'receiveq1', maxSize: QUEUE_SIZE },
-    { name: 'transmitq1', maxSize: QUEUE_SIZE },
-    // Not without VIRTIO_NET_F_CTRL_VQ (§5.1.2); frontends rely on its index.
-    { name: 'controlq', maxSize: 64 },
-  ];
   return {
     name,
     deviceId: VIRTIO_ID_NET,
     pciClass: PCI_CLASS_ETHERNET,
     features: featureSet(VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_MRG_RXBUF),
-    queues,
+    // No controlq without VIRTIO_NET_F_CTRL_VQ (§5.1.2), but frontends rely on its index.
+    queues: queueSpecs(1, QUEUE_SIZE),
     config,
     thread: {
       kind: 'worker',

@@ -8,7 +8,7 @@ import type { MacChanged, NetHandlerOptions } from './net-handler.ts';
 import { OFFLOAD_DEPENDENCIES, offloadFeatures } from './net-offloads.ts';
 
 /** PCI class 02.00.00, Ethernet controller. */
-const PCI_CLASS_ETHERNET = 0x02_0000;
+export const PCI_CLASS_ETHERNET = 0x02_0000;
 /** A full receive ring of pages holds eight of the largest packets. */
 const DATA_QUEUE_SIZE = 256;
 const CONTROL_QUEUE_SIZE = 64;
@@ -168,7 +168,7 @@ class TapNetDevice implements NetDevice {
 }
 
 /** §5.1.2: receiveq1, transmitq1, ... controlq. */
-function queueSpecs(pairs: number, size: number): QueueSpec[] {
+export function queueSpecs(pairs: number, size: number): QueueSpec[] {
   const specs: QueueSpec[] = [];
   for (let pair = 1; pair <= pairs; pair++) {
     specs.push({ name: `receiveq${pair}`, maxSize: size });
@@ -178,7 +178,8 @@ function queueSpecs(pairs: number, size: number): QueueSpec[] {
   return specs;
 }
 
-function initialConfig(mac: Uint8Array, pairs: number, mtu: number): Uint8Array {
+/** @param mtu for VIRTIO_NET_F_MTU */
+export function initialConfig(mac: Uint8Array, pairs: number, mtu = 0): Uint8Array {
   const config = new Uint8Array(net.virtio_net_config.size);
   const view = new DataView(config.buffer);
   config.set(mac, net.virtio_net_config.mac.offset);
