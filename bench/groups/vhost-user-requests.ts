@@ -22,7 +22,7 @@ import { fullBarrier } from '../../src/testing/driver-queue.ts';
 import { VhostUserRig } from '../../src/testing/vhost-user-rig.ts';
 import { VhostUserDevice } from '../../src/vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../src/virtio/device/blk/frontend-blk.ts';
-import { fsKind } from '../../src/virtio/device/fs/frontend-fs.ts';
+import { fsKind } from '../../src/virtio/device/fs/fs.ts';
 import type { Measure } from '../harness/measure.ts';
 import { type Contestant, measureInRounds } from '../harness/rounds.ts';
 import { Child } from '../subjects/child.ts';

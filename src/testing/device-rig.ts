@@ -2,19 +2,21 @@
  * Runs a device's data half without KVM, guest or threads: guest RAM, queues whose driver side the
  * test plays, and a reactor that the test pumps.
  */
+import { EINTR } from '../abi/errno.ts';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { InternalError, UsageError } from '../host/errors.ts';
+import { NativeMemory } from '../host/native-memory.ts';
+import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { Ram } from '../memory/ram.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import { ActiveQueue } from '../virtio/active-queue.ts';
-import type { QueueHandler } from '../virtio/device.ts';
+import type { QueueHandler, Reactor } from '../virtio/device.ts';
 import { createVirtqueue } from '../virtio/queue/create-virtqueue.ts';
 import type { Virtqueue, VringState } from '../virtio/queue/virtqueue.ts';
 import { createDriverQueue } from './create-driver-queue.ts';
 import type { DriverQueue } from './driver-queue.ts';
 import { GuestHeap } from './guest-heap.ts';
-import { PumpReactor } from './pump-reactor.ts';
 
 /** How long `pumpUntil` waits before the test fails. */
 const DEADLINE_MS = 10_000;
@@ -211,5 +213,55 @@ export class DeviceRig extends Closeable {
     const queue = this.#queues[index];
     if (queue === undefined) throw new UsageError('E_RIG_QUEUE', `queue ${index} is not enabled`);
     return queue;
+  }
+}
+
+/** Bytes of a struct pollfd: fd, events, revents. */
+const POLLFD_SIZE = 8;
+
+/**
+ * A reactor that polls its descriptors only when a test pumps it, through poll(2): `READABLE` and
+ * `WRITABLE` have the values of POLLIN and POLLOUT.
+ */
+export class PumpReactor implements Reactor {
+  readonly #ready: (token: number, events: number) => void;
+  readonly #watches = new Map<number, { readonly events: number; readonly token: number }>();
+
+  /** @param ready where to deliver */
+  constructor(ready: (token: number, events: number) => void) {
+    this.#ready = ready;
+  }
+
+  watch(fd: number, events: number, token: number): void {
+    if (events === 0) this.#watches.delete(fd);
+    else this.#watches.set(fd, { events, token });
+  }
+
+  /** Ends every watch. */
+  clear(): void {
+    this.#watches.clear();
+  }
+
+  /**
+   * Delivers what is ready, once for each descriptor.
+   * @param timeoutMs how long to wait for the first one
+   * @returns how many were ready
+   * @throws HostError when poll fails
+   */
+  pump(timeoutMs: number): number {
+    const watches = [...this.#watches];
+    const polled = new NativeMemory(Math.max(1, watches.length) * POLLFD_SIZE);
+    watches.forEach(([fd, { events }], i) => {
+      polled.view.setInt32(i * POLLFD_SIZE, fd, true);
+      polled.view.setInt16(i * POLLFD_SIZE + 4, events, true);
+    });
+    const count = sys.poll(polled.address, watches.length, timeoutMs);
+    if (count === -EINTR) return 0;
+    sys.check(count, 'poll', `${watches.length} descriptors`);
+    watches.forEach(([fd, { token }], i) => {
+      const events = polled.view.getInt16(i * POLLFD_SIZE + 6, true);
+      if (events !== 0 && this.#watches.has(fd)) this.#ready(token, events);
+    });
+    return count;
   }
 }

@@ -10,7 +10,7 @@ import { E1000Pci } from '../../../src/nic/pci.ts';
 import { PciBus } from '../../../src/pci/bus.ts';
 import { IntxLines } from '../../../src/pci/intx.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
-import { PumpReactor } from '../../../src/testing/pump-reactor.ts';
+import { PumpReactor } from '../../../src/testing/device-rig.ts';
 import type { QueueHandler } from '../../../src/virtio/device.ts';
 import { FakeInterrupts } from '../fakes/interrupts.ts';
 import { FaultyTapQueue, PacketPair } from '../fakes/tap.ts';

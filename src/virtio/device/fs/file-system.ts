@@ -8,8 +8,8 @@ import { FileCredentials } from '../../../host/file-credentials.ts';
 import * as files from '../../../host/file-system.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
 import * as sys from '../../../host/syscall.ts';
+import { FileStat } from './attributes.ts';
 import { DescriptorTable } from './descriptor-table.ts';
-import { FileStat } from './file-stat.ts';
 import type { FuseRequest } from './fuse-request.ts';
 import { type FileHandle, HandleTable } from './handle-table.ts';
 import { type Inode, InodeTable } from './inode-table.ts';
@@ -154,6 +154,27 @@ export class FileSystem {
   /** Opens the regular file of an inode again. Returns a descriptor or errno. */
   reopen(fd: number, flags: number): number {
     return files.openat(-1, this.pathOf(fd), flags | abi.O_CLOEXEC);
+  }
+
+  /**
+   * The content of an open file changes: it loses set-user-ID, set-group-ID and capabilities. The host
+   * clears its own capabilities, but not the IDs, since nodevmm may be allowed to keep them.
+   * @param kills the IDs are cleared as well
+   */
+  takePrivileges(fd: number, kills: boolean): void {
+    const kept = this.xattrs.keptCapability;
+    if (kept !== 0 && files.fgetxattr(fd, kept, 0, 0) >= 0) this.takeCapability(fd);
+    if (!kills || this.look(fd) < 0) return;
+    const { mode } = this.stat;
+    const group = (mode & abi.S_IXGRP) === 0 ? 0 : abi.S_ISGID;
+    const killed = mode & (abi.S_ISUID | group);
+    if (killed !== 0) files.fchmod(fd, mode & 0o7777 & ~killed);
+  }
+
+  /** The owner of a file changes: it loses capabilities. @param fd may be opened with O_PATH */
+  takeCapability(fd: number): void {
+    const kept = this.xattrs.keptCapability;
+    if (kept !== 0) files.removexattr(this.pathOf(fd), kept);
   }
 }
 

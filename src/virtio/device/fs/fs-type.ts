@@ -2,8 +2,7 @@
 import { choice, flag, integer, options, text } from '../../../options/option-schema.ts';
 import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
 import { type VhostUserOptions, vhostUserBackend } from '../vhost-user-type.ts';
-import { fsKind } from './frontend-fs.ts';
-import { createFsDevice, type FsOptions } from './fs.ts';
+import { createFsDevice, type FsOptions, fsKind } from './fs.ts';
 
 type FolderOptions = Omit<FsOptions, 'name' | 'queueSize' | 'maxFiles' | 'devices'>;
 

@@ -6,6 +6,7 @@ import { Fd } from '../../../host/fd.ts';
 import { descriptorLimit } from '../../../host/file-system.ts';
 import * as sys from '../../../host/syscall.ts';
 import type { HandlerThread, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
+import type { DeviceKind } from '../../frontend-device.ts';
 import { DescriptorTable } from './descriptor-table.ts';
 import type { FsHandlerOptions } from './file-system.ts';
 import { FsHandler } from './fs-handler.ts';
@@ -59,6 +60,38 @@ export function createFsDevice(options: FsOptions): VirtioDevice {
   return new FsDevice(options);
 }
 
+/**
+ * A file system in another process; its configuration is the frontend's.
+ * @param tag at most 36 bytes in UTF-8
+ * @param requestQueues in addition to the high priority queue
+ */
+export function fsKind(tag: string, requestQueues: number, queueSize: number): DeviceKind {
+  const queues = queueSpecs(requestQueues, queueSize);
+  return {
+    deviceId: VIRTIO_ID_FS,
+    pciClass: PCI_CLASS_STORAGE_OTHER,
+    // VIRTIO_FS_F_NOTIFICATION, the only one, adds a queue whose buffers have no end.
+    backendFeatures: 0n,
+    ownFeatures: 0n,
+    queues,
+    servedQueues: queues.length,
+    config: initialConfig(tag, requestQueues),
+  };
+}
+
+function queueSpecs(requestQueues: number, maxSize: number): QueueSpec[] {
+  const requests = Array.from({ length: requestQueues }, (_, i) => `requestq${i + 1}`);
+  return ['hiprio', ...requests].map((name) => ({ name, maxSize }));
+}
+
+function initialConfig(tag: string, requestQueues: number): Uint8Array {
+  const config = new Uint8Array(virtio_fs_config.size);
+  config.set(Buffer.from(tag), virtio_fs_config.tag.offset);
+  const { offset } = virtio_fs_config.num_request_queues;
+  new DataView(config.buffer).setUint32(offset, requestQueues, true);
+  return config;
+}
+
 class FsDevice implements VirtioDevice {
   readonly name: string;
   readonly deviceId = VIRTIO_ID_FS;
@@ -66,7 +99,7 @@ class FsDevice implements VirtioDevice {
   /** VIRTIO_FS_F_NOTIFICATION, the only one, is not offered. */
   readonly features = 0n;
   readonly queues: readonly QueueSpec[];
-  readonly config = new Uint8Array(virtio_fs_config.size);
+  readonly config: Uint8Array;
   readonly thread: HandlerThread;
   readonly #root: Fd;
   readonly #descriptors: DescriptorTable;
@@ -74,11 +107,8 @@ class FsDevice implements VirtioDevice {
   constructor(options: FsOptions) {
     const { name, tag, queues = 1, queueSize = DEFAULT_QUEUE_SIZE } = options;
     this.name = name;
-    const names = ['hiprio', ...Array.from({ length: queues }, (_, i) => `requestq${i + 1}`)];
-    this.queues = names.map((queue) => ({ name: queue, maxSize: queueSize }));
-    this.config.set(Buffer.from(tag), virtio_fs_config.tag.offset);
-    const { offset } = virtio_fs_config.num_request_queues;
-    new DataView(this.config.buffer).setUint32(offset, queues, true);
+    this.queues = queueSpecs(queues, queueSize);
+    this.config = initialConfig(tag, queues);
     this.#root = openFolder(options.source);
     const most = options.maxFiles ?? Math.floor(descriptorLimit() / 2 / (options.devices ?? 1));
     const files = Math.max(2, Math.min(most, MOST_DESCRIPTORS));

@@ -9,8 +9,7 @@ import { NAME_MAX } from '../../../abi/files.ts';
 import { FUSE_WRITE, fuse_in_header, fuse_out_header, fuse_write_in } from '../../../abi/fuse.ts';
 import { NativeMemory } from '../../../host/native-memory.ts';
 import type { GuestMemory } from '../../../memory/guest-memory.ts';
-import { DescriptorChain } from '../../queue/descriptor-chain.ts';
-import { IovecRange } from './iovec-range.ts';
+import { DescriptorChain, IOVEC_SIZE } from '../../queue/descriptor-chain.ts';
 
 /** Offset of the node ID that a request is about. */
 export const NODEID = fuse_in_header.nodeid.offset;
@@ -34,6 +33,60 @@ export const REQUEST_MALFORMED = -1;
 
 const U32 = 2 ** 32;
 const { len, opcode, unique, uid, gid } = fuse_in_header;
+
+/**
+ * Part of a chain's data, as iovecs for successive system calls. HOT. Modifies the chain's own iovecs
+ * in place: it is their last user.
+ */
+class IovecRange {
+  readonly #chain: DescriptorChain;
+  #first = 0;
+  #end = 0;
+
+  constructor(chain: DescriptorChain) {
+    this.#chain = chain;
+  }
+
+  get address(): number {
+    return this.#chain.iovecAddress + this.#first * IOVEC_SIZE;
+  }
+
+  get count(): number {
+    return this.#end - this.#first;
+  }
+
+  /**
+   * Starts on a range of the readable (or writable) part.
+   * @returns false when the part ends before
+   */
+  take(writable: boolean, position: number, length: number): boolean {
+    const chain = this.#chain;
+    const last = writable ? chain.count : chain.readable;
+    let first = writable ? chain.readable : 0;
+    let skip = position;
+    while (first < last && skip >= (chain.length[first] as number)) {
+      skip -= chain.length[first] as number;
+      first++;
+    }
+    this.#first = first;
+    let left = length + skip;
+    let end = first;
+    for (; end < last && left > 0; end++) {
+      const segment = chain.length[end] as number;
+      if (segment > left) chain.iovec[end * 4 + 2] = left;
+      left -= segment;
+    }
+    this.#end = end;
+    if (left > 0) return false;
+    if (skip > 0) this.advance(skip);
+    return true;
+  }
+
+  /** Takes bytes off the front. */
+  advance(bytes: number): void {
+    this.#first = this.#chain.cutIovecs(this.#first, bytes);
+  }
+}
 
 /** Reused for each request. 64-bit numbers are doubles: none beyond 2^53 is valid anywhere. */
 export class FuseRequest {
@@ -124,6 +177,11 @@ export class FuseRequest {
     this.nameAddress = this.input.address + start;
     this.#next = end + 1;
     return 0;
+  }
+
+  /** False for requests that do not show whether their caller has CAP_FSETID. */
+  get mayKeepIds(): boolean {
+    return this.uid === 0;
   }
 
   /** Where in `input` the next name would start. */

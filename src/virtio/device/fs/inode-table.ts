@@ -3,8 +3,8 @@ import { ENFILE } from '../../../abi/errno.ts';
 import { S_IFDIR, S_IFMT, S_IFREG } from '../../../abi/files.ts';
 import { FUSE_ROOT_ID } from '../../../abi/fuse.ts';
 import * as sys from '../../../host/syscall.ts';
+import type { FileStat, InodeNumber } from './attributes.ts';
 import type { DescriptorTable } from './descriptor-table.ts';
-import type { FileStat, InodeNumber } from './file-stat.ts';
 import { IdMap } from './id-map.ts';
 
 /**

@@ -8,9 +8,8 @@
  */
 import type { Duplex } from 'node:stream';
 import * as abi from '../../../abi/virtio-vsock.ts';
-import { BUFFER, VsockCredit } from './vsock-credit.ts';
 import { VsockOutbox } from './vsock-outbox.ts';
-import type { PacketHeader } from './vsock-packet.ts';
+import { BUFFER, type PacketHeader, VsockCredit } from './vsock-packet.ts';
 
 const BOTH = abi.VIRTIO_VSOCK_SHUTDOWN_RCV | abi.VIRTIO_VSOCK_SHUTDOWN_SEND;
 const EMPTY = new Uint8Array(0);

@@ -14,8 +14,8 @@ import {
 } from '../../../../src/abi/files.ts';
 import * as fuse from '../../../../src/abi/fuse.ts';
 import * as sys from '../../../../src/host/syscall.ts';
+import { FileStat } from '../../../../src/virtio/device/fs/attributes.ts';
 import { DescriptorTable } from '../../../../src/virtio/device/fs/descriptor-table.ts';
-import { FileStat } from '../../../../src/virtio/device/fs/file-stat.ts';
 import { InodeTable } from '../../../../src/virtio/device/fs/inode-table.ts';
 import {
   attribute,

@@ -3,7 +3,7 @@ import { Buffer } from 'node:buffer';
 import fc from 'fast-check';
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-vsock.ts';
-import { BUFFER } from '../../../../src/virtio/device/vsock/vsock-credit.ts';
+import { BUFFER } from '../../../../src/virtio/device/vsock/vsock-packet.ts';
 import { type Fields, GUEST, type Packet, VsockRig } from '../../../support/rigs/vsock.ts';
 
 /** Often a value that means something, else any. */

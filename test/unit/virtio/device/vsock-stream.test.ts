@@ -3,7 +3,7 @@ import { Buffer } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-vsock.ts';
-import { BUFFER } from '../../../../src/virtio/device/vsock/vsock-credit.ts';
+import { BUFFER } from '../../../../src/virtio/device/vsock/vsock-packet.ts';
 import { ops, payloadOf, readAll, STREAM, VsockRig, waiting } from '../../../support/rigs/vsock.ts';
 
 const { VIRTIO_VSOCK_SHUTDOWN_RCV: RCV, VIRTIO_VSOCK_SHUTDOWN_SEND: SEND } = abi;

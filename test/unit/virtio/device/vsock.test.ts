@@ -9,9 +9,8 @@ import {
 } from '../../../../src/abi/virtio-ring.ts';
 import * as abi from '../../../../src/abi/virtio-vsock.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
-import { BUFFER } from '../../../../src/virtio/device/vsock/vsock-credit.ts';
 import { VsockHandler } from '../../../../src/virtio/device/vsock/vsock-handler.ts';
-import { PacketHeader } from '../../../../src/virtio/device/vsock/vsock-packet.ts';
+import { BUFFER, PacketHeader } from '../../../../src/virtio/device/vsock/vsock-packet.ts';
 import { MAX_CONNECTIONS, VsockSwitch } from '../../../../src/virtio/device/vsock/vsock-switch.ts';
 import {
   EVENT,

@@ -11,7 +11,6 @@ import { BODY, type FuseRequest } from '../fuse-request.ts';
 import type { Inode } from '../inode-table.ts';
 import { beyond } from './files.ts';
 import { type Operation, onInode } from './operation.ts';
-import { takeCapability, takePrivileges } from './privileges.ts';
 
 const NOBODY = 0xffff_ffff;
 const NANOSECONDS = 1e9;
@@ -55,7 +54,7 @@ function setOwner(fs: FileSystem, request: FuseRequest, inode: Inode, valid: num
   const gid = (valid & fuse.FATTR_GID) === 0 ? NOBODY : request.u32(BODY + set.gid.offset);
   const flags = abi.AT_EMPTY_PATH | abi.AT_SYMLINK_NOFOLLOW;
   const done = files.fchownat(inode.fd, fs.emptyName, uid, gid, flags);
-  if (done >= 0 && inode.kind === abi.S_IFREG) takeCapability(fs, inode.fd);
+  if (done >= 0 && inode.kind === abi.S_IFREG) fs.takeCapability(inode.fd);
   return done;
 }
 
@@ -70,13 +69,13 @@ function setSize(fs: FileSystem, request: FuseRequest, inode: Inode, valid: numb
     const handle = fs.fileAt(request, BODY + set.fh.offset);
     if (handle === undefined) return -EBADF;
     const done = sys.ftruncate(handle.fd, size);
-    if (done >= 0) takePrivileges(fs, handle.fd, kills);
+    if (done >= 0) fs.takePrivileges(handle.fd, kills);
     return done;
   }
   const fd = fs.reopen(inode.fd, abi.O_WRONLY);
   if (fd < 0) return fd;
   const done = sys.ftruncate(fd, size);
-  if (done >= 0) takePrivileges(fs, fd, kills);
+  if (done >= 0) fs.takePrivileges(fd, kills);
   sys.close(fd);
   return done;
 }

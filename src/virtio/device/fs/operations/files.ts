@@ -22,7 +22,6 @@ import { ANSWER, BODY, type FuseRequest, WRITE_HEAD } from '../fuse-request.ts';
 import type { FileHandle } from '../handle-table.ts';
 import type { Inode } from '../inode-table.ts';
 import { INTERRUPTED, type Operation, onFile, onInode, release } from './operation.ts';
-import { mayNotKeepIds, takePrivileges } from './privileges.ts';
 import { MAX_WRITE } from './session.ts';
 
 /** The largest number exact in a double; more than any file has. */
@@ -62,7 +61,7 @@ export function openRegular(fs: FileSystem, inode: Inode, flags: number, opening
   if (fs.readOnly && writes) return -EROFS;
   const fd = reopenAs(fs, inode, flags);
   if (fd >= 0 && (flags & abi.O_TRUNC) !== 0) {
-    takePrivileges(fs, fd, (opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0);
+    fs.takePrivileges(fd, (opening & fuse.FUSE_OPEN_KILL_SUIDGID) !== 0);
   }
   return fd;
 }
@@ -175,7 +174,7 @@ const write = onFile(
     // fixed positions, whatever handle they come by.
     let appends = (flags & abi.O_APPEND) !== 0 && (how & fuse.FUSE_WRITE_CACHE) === 0;
     if (handle.appendOnly && !appends) return -EPERM;
-    takePrivileges(fs, handle.fd, (how & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0);
+    fs.takePrivileges(handle.fd, (how & fuse.FUSE_WRITE_KILL_SUIDGID) !== 0);
     const { data } = request;
     if (!data.take(false, WRITE_HEAD, size)) return -EINVAL;
     let done = 0;
@@ -253,7 +252,7 @@ const fallocate = onFile(
       done = sys.fallocate(handle.fd, how, from + at, Math.min(bytes - at, MOST_ALLOCATED));
       if (done < 0) return done;
     }
-    takePrivileges(fs, handle.fd, mayNotKeepIds(request));
+    fs.takePrivileges(handle.fd, !request.mayKeepIds);
     return done;
   },
 );
@@ -299,7 +298,7 @@ const copyFileRange: Operation = {
     copy(8, at.off_out.offset);
     const done = files.copyFileRange(from.fd, offsets.address, to.fd, offsets.address + 8, bytes);
     if (done < 0) return done;
-    if (done > 0) takePrivileges(fs, to.fd, mayNotKeepIds(request));
+    if (done > 0) fs.takePrivileges(to.fd, !request.mayKeepIds);
     return writeCount(request, done);
   },
 };
