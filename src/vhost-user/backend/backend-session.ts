@@ -34,6 +34,11 @@ const PROTOCOL_FEATURES = featureSet(
 );
 const INFLIGHT = featureSet(abi.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 
+/** The reply to a request; undefined for one that has none of its own. */
+type Reply = { readonly payload: DataView; readonly file?: Fd } | undefined;
+
+const number = (value: bigint | number): Reply => ({ payload: payload.writeU64(value) });
+
 /** From the start of a connection to its end. */
 export class BackendSession extends Closeable implements DeviceEvents {
   readonly #device: BackendDevice;
@@ -102,59 +107,46 @@ export class BackendSession extends Closeable implements DeviceEvents {
   async #request(message: Message): Promise<void> {
     this.#spoke = true;
     try {
-      const answered = await this.#handle(message);
-      if (!answered) this.#channel.acknowledge(message, true);
+      const reply = await this.#handle(message);
+      if (reply === undefined) this.#channel.acknowledge(message, true);
+      else this.#channel.reply(message, reply.payload, reply.file);
     } catch (error) {
       this.#channel.acknowledge(message, false);
       throw error;
     }
   }
 
-  /** Returns true when the request has a reply of its own, which was sent. */
-  async #handle(message: Message): Promise<boolean> {
+  async #handle(message: Message): Promise<Reply> {
     const rings = this.#rings;
     switch (message.request) {
       case abi.VHOST_USER_GET_FEATURES:
-        return this.#reply(
-          message,
-          this.#device.features | featureSet(abi.VHOST_USER_F_PROTOCOL_FEATURES),
-        );
+        return number(this.#device.features | featureSet(abi.VHOST_USER_F_PROTOCOL_FEATURES));
       case abi.VHOST_USER_SET_FEATURES:
-        await this.#setFeatures(payload.readU64(message));
-        return false;
+        return await this.#setFeatures(payload.readU64(message));
       case abi.VHOST_USER_GET_PROTOCOL_FEATURES:
-        return this.#reply(message, this.#offered);
+        return number(this.#offered);
       case abi.VHOST_USER_SET_PROTOCOL_FEATURES:
-        this.#setProtocolFeatures(payload.readU64(message));
-        return false;
+        return this.#setProtocolFeatures(payload.readU64(message));
       case abi.VHOST_USER_SET_OWNER:
-        return false;
+        return undefined;
       case abi.VHOST_USER_RESET_OWNER:
         // The specification recommends to disable all rings.
-        await rings.change(() => rings.disableAll());
-        return false;
+        return await rings.change(() => rings.disableAll());
       case abi.VHOST_USER_GET_QUEUE_NUM:
-        return this.#reply(message, BigInt(this.#device.queueNumber));
+        return number(this.#device.queueNumber);
       case abi.VHOST_USER_GET_CONFIG:
-        this.#getConfig(message);
-        return true;
+        return { payload: this.#getConfig(payload.readConfigAccess(message)) };
       case abi.VHOST_USER_SET_CONFIG:
-        this.#setConfig(payload.readConfigAccess(message));
-        return false;
+        return this.#setConfig(payload.readConfigAccess(message));
       case abi.VHOST_USER_SET_BACKEND_REQ_FD:
-        this.#openRequests(message.fds);
-        return false;
+        return this.#openRequests(message.fds);
       case abi.VHOST_USER_RESET_DEVICE:
-        await rings.change(() => rings.reset());
-        return false;
+        return await rings.change(() => rings.reset());
       case abi.VHOST_USER_SET_STATUS:
-        await this.#setStatus(Number(payload.readU64(message) & 0xffn));
-        return false;
+        this.#status = Number(payload.readU64(message) & 0xffn);
+        return this.#status === 0 ? await rings.change(() => rings.reset()) : undefined;
       case abi.VHOST_USER_GET_STATUS:
-        return this.#reply(
-          message,
-          BigInt(this.#status | (rings.isBroken ? DEVICE_NEEDS_RESET : 0)),
-        );
+        return number(this.#status | (rings.isBroken ? DEVICE_NEEDS_RESET : 0));
       case abi.VHOST_USER_SET_MEM_TABLE:
       case abi.VHOST_USER_ADD_MEM_REG:
       case abi.VHOST_USER_REM_MEM_REG:
@@ -168,64 +160,57 @@ export class BackendSession extends Closeable implements DeviceEvents {
     }
   }
 
-  async #handleMemory(message: Message): Promise<boolean> {
+  async #handleMemory(message: Message): Promise<Reply> {
     const memory = this.#memory;
     const rings = this.#rings;
     switch (message.request) {
       case abi.VHOST_USER_SET_MEM_TABLE: {
         const regions = payload.readMemoryTable(message);
-        await rings.change(() => memory.replace(regions, message.fds.splice(0)));
-        return false;
+        return await rings.change(() => memory.replace(regions, message.fds.splice(0)));
       }
       case abi.VHOST_USER_ADD_MEM_REG: {
         const region = payload.readMemoryRegion(message);
-        await rings.change(() => {
+        return await rings.change(() => {
           for (const fd of message.fds.splice(0)) memory.add(region, fd);
         });
-        return false;
       }
       case abi.VHOST_USER_REM_MEM_REG: {
         const region = payload.readMemoryRegion(message);
-        await rings.change(() => memory.remove(region));
-        return false;
+        return await rings.change(() => memory.remove(region));
       }
       default:
-        return this.#reply(message, BigInt(MEMORY_SLOTS));
+        return number(MEMORY_SLOTS);
     }
   }
 
-  async #handleInflight(message: Message): Promise<boolean> {
+  async #handleInflight(message: Message): Promise<Reply> {
     if ((this.#protocolFeatures & INFLIGHT) === 0n) throw notNegotiated(message);
     const area = payload.readInflight(message);
     const rings = this.#device.queueSizes.length;
     if (message.request === abi.VHOST_USER_GET_INFLIGHT_FD) {
       const made = createInflightFile(area, rings);
-      this.#channel.reply(message, payload.writeInflight(made.area), made.file);
-      return true;
+      return { payload: payload.writeInflight(made.area), file: made.file };
     }
     const [fd] = message.fds;
-    if (fd === undefined) return false;
+    if (fd === undefined) return undefined;
     const inflight = new InflightBuffer(area, fd.fd, rings);
-    await this.#rings.change(() => this.#rings.setInflight(inflight));
-    return false;
+    return await this.#rings.change(() => this.#rings.setInflight(inflight));
   }
 
-  async #handleRing(message: Message): Promise<boolean> {
+  async #handleRing(message: Message): Promise<Reply> {
     switch (message.request) {
       case abi.VHOST_USER_SET_VRING_ADDR: {
         const address = payload.readVringAddress(message);
         const ring = this.#rings.ring(address.index);
-        await this.#rings.change(() => {
+        return await this.#rings.change(() => {
           ring.address = address;
         });
-        return false;
       }
       case abi.VHOST_USER_SET_VRING_KICK:
       case abi.VHOST_USER_SET_VRING_CALL:
       case abi.VHOST_USER_SET_VRING_ERR: {
         const { index, fd } = payload.readVringFd(message);
-        await this.#setRingFd(message.request, index, fd);
-        return false;
+        return await this.#setRingFd(message.request, index, fd);
       }
       case abi.VHOST_USER_SET_VRING_NUM:
       case abi.VHOST_USER_SET_VRING_BASE:
@@ -240,7 +225,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
   }
 
   /** @param fd owned from here on */
-  async #setRingFd(request: number, index: number, fd: Fd | undefined): Promise<void> {
+  async #setRingFd(request: number, index: number, fd: Fd | undefined): Promise<undefined> {
     let ring: Vring;
     try {
       ring = this.#rings.ring(index);
@@ -253,47 +238,37 @@ export class BackendSession extends Closeable implements DeviceEvents {
     else await this.#rings.change(() => ring.setKick(fd));
   }
 
-  async #handleRingState(message: Message, ring: Vring, num: number): Promise<boolean> {
+  async #handleRingState(message: Message, ring: Vring, num: number): Promise<Reply> {
     const { index } = ring;
     switch (message.request) {
       case abi.VHOST_USER_GET_VRING_BASE: {
         await this.#rings.change(() => this.#rings.stop(ring));
-        const base = this.#rings.base(ring);
-        this.#channel.reply(message, payload.writeVringNumber({ index, num: base }));
-        return true;
+        return { payload: payload.writeVringNumber({ index, num: this.#rings.base(ring) }) };
       }
       case abi.VHOST_USER_SET_VRING_NUM: {
         const most = this.#device.queueSizes[index] ?? 0;
         if (num < 1 || num > most) {
           throw protocolError(`ring ${index} with ${num} descriptors; it has at most ${most}`);
         }
-        await this.#rings.change(() => {
+        return await this.#rings.change(() => {
           ring.size = num;
         });
-        return false;
       }
       case abi.VHOST_USER_SET_VRING_BASE:
-        await this.#rings.change(() => {
+        return await this.#rings.change(() => {
           ring.base = num;
           ring.state = undefined;
         });
-        return false;
       default:
         if (num > 1) throw protocolError(`ring ${index} enabled with ${num}, not 0 or 1`);
-        if (ring.enabled === (num === 1)) return false;
-        await this.#rings.change(() => {
+        if (ring.enabled === (num === 1)) return undefined;
+        return await this.#rings.change(() => {
           ring.enabled = num === 1;
         });
-        return false;
     }
   }
 
-  #reply(message: Message, value: bigint): true {
-    this.#channel.reply(message, payload.writeU64(value));
-    return true;
-  }
-
-  async #setFeatures(features: bigint): Promise<void> {
+  async #setFeatures(features: bigint): Promise<undefined> {
     const protocol = featureSet(abi.VHOST_USER_F_PROTOCOL_FEATURES);
     const foreign = features & ~(this.#device.features | protocol);
     if (foreign !== 0n) {
@@ -305,7 +280,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
     });
   }
 
-  #setProtocolFeatures(features: bigint): void {
+  #setProtocolFeatures(features: bigint): undefined {
     const foreign = features & ~this.#offered;
     if (foreign !== 0n) {
       throw protocolError(`protocol features 0x${foreign.toString(16)}, which are not offered`);
@@ -313,28 +288,22 @@ export class BackendSession extends Closeable implements DeviceEvents {
     this.#protocolFeatures = features;
   }
 
-  async #setStatus(status: number): Promise<void> {
-    this.#status = status;
-    if (status === 0) await this.#rings.change(() => this.#rings.reset());
-  }
-
   /** Bytes past the end of what the device has read as 0: frontends ask for the whole struct. */
-  #getConfig(message: Message): void {
-    const access = payload.readConfigAccess(message);
+  #getConfig(access: payload.ConfigAccess): DataView {
     const config = this.#device.readConfig().subarray(access.offset);
     const bytes = new Uint8Array(access.bytes.length);
     bytes.set(config.subarray(0, bytes.length));
-    this.#channel.reply(message, payload.writeConfigAccess({ ...access, bytes }));
+    return payload.writeConfigAccess({ ...access, bytes });
   }
 
-  #setConfig({ offset, bytes, liveMigration }: payload.ConfigAccess): void {
+  #setConfig({ offset, bytes, liveMigration }: payload.ConfigAccess): undefined {
     // The configuration of a migrated guest is this device's own anyway.
     if (liveMigration) return;
     if (this.#device.writeConfig(offset, bytes)) return;
     throw protocolError(`configuration bytes from ${offset} are read-only`);
   }
 
-  #openRequests(fds: Fd[]): void {
+  #openRequests(fds: Fd[]): undefined {
     const fd = fds.shift();
     if (fd === undefined) return;
     if (!fstatSync(fd.fd).isSocket()) {

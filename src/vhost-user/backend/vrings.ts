@@ -152,7 +152,7 @@ export class Vrings {
   }
 
   /** Makes a change while no ring is served, and serves the rings that are ready afterwards. */
-  async change(make: () => void | Promise<void>): Promise<void> {
+  async change(make: () => void | Promise<void>): Promise<undefined> {
     await this.#steps.run(async () => {
       await this.#halt();
       await make();
