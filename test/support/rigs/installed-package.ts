@@ -1,0 +1,93 @@
+/** The packed package in an empty project, as an installer leaves it that runs no scripts. */
+import { execFile } from 'node:child_process';
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  realpathSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+import { packageFolder } from '../../../src/host/package-folder.ts';
+import { TemporaryFolder } from '../../../src/host/temporary-folder.ts';
+
+const run = promisify(execFile);
+
+/** What `npm pack --json` reports. */
+export interface Packed {
+  readonly file: string;
+  readonly unpackedSize: number;
+  readonly paths: readonly string[];
+}
+
+/** Makes the tarball of what has been compiled. */
+export async function pack(folder: string): Promise<Packed> {
+  const cwd = packageFolder;
+  await run(process.execPath, ['src/pack.mjs'], { cwd });
+  const args = ['pack', '--json', '--ignore-scripts', '--pack-destination', folder];
+  const { stdout } = await run('npm', args, { cwd, maxBuffer: 16 << 20 });
+  const [report] = JSON.parse(stdout) as [
+    { filename: string; unpackedSize: number; files: { path: string }[] },
+  ];
+  return {
+    file: join(folder, report.filename),
+    unpackedSize: report.unpackedSize,
+    paths: report.files.map(({ path }) => path),
+  };
+}
+
+/** What an addon is built with. */
+const COMPILER = /^(node$|(.*-)?(cc|gcc|g\+\+|c\+\+|cpp|clang|make|gmake|ninja|python)[\d.-]*$)/;
+
+/** A project whose programs find those of this host, but no compiler, make or Python. */
+export class EmptyProject implements Disposable {
+  readonly #temporary = new TemporaryFolder('nodevmm-project-');
+  readonly path: string = join(this.#temporary.path, 'app');
+  readonly #bin: string = join(this.path, 'bin');
+
+  constructor() {
+    // QEMU runs as nobody.
+    chmodSync(this.#temporary.path, 0o755);
+    mkdirSync(this.path);
+    mkdirSync(this.#bin);
+    for (const folder of (process.env.PATH ?? '').split(delimiter).filter(existsSync)) {
+      for (const name of readdirSync(folder)) {
+        const link = join(this.#bin, name);
+        if (COMPILER.test(name) || lstatSync(link, { throwIfNoEntry: false })) continue;
+        // An alternative may be gone.
+        if (existsSync(join(folder, name))) symlinkSync(realpathSync(join(folder, name)), link);
+      }
+    }
+    symlinkSync(process.execPath, join(this.#bin, 'node'));
+    this.write('package.json', JSON.stringify({ name: 'app', private: true, type: 'module' }));
+  }
+
+  write(name: string, text: string): string {
+    const file = join(this.path, name);
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, text);
+    return file;
+  }
+
+  /** Makes a package of this checkout one of the project's. */
+  link(name: string): void {
+    const target = join(this.path, 'node_modules', name);
+    mkdirSync(dirname(target), { recursive: true });
+    symlinkSync(join(packageFolder, 'node_modules', name), target);
+  }
+
+  /** Runs a program to its end. @returns its standard output @throws with its output when it fails */
+  async run(program: string, ...args: readonly string[]): Promise<string> {
+    const env = { ...process.env, PATH: this.#bin, NODE_V8_COVERAGE: '', NODE_OPTIONS: '' };
+    const { stdout } = await run(program, args, { cwd: this.path, env, maxBuffer: 16 << 20 });
+    return stdout;
+  }
+
+  [Symbol.dispose](): void {
+    this.#temporary[Symbol.dispose]();
+  }
+}
