@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 export const packageFolder = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '');
 
 /**
- * The folder that holds the package with its dependencies and the files of whoever works with it: our
+ * The folder that holds the package with its dependencies and the files of its user: our
  * checkout, the project that it is installed in, or node_modules where that belongs to no project.
  */
 export const projectFolder = projectOf(packageFolder, existsSync);
