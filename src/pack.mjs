@@ -1,6 +1,6 @@
 /**
  * What the package has beyond a checkout's build: the public API's types, free of those of other
- * packages, and the licenses of what is bundled. `npm pack` runs it.
+ * packages, and the licenses of what is bundled. Part of each build: a project may install the checkout.
  */
 import fs from 'node:fs';
 import path from 'node:path';

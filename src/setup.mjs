@@ -88,6 +88,7 @@ function fingerprint() {
   for (const name of [
     ...sources(),
     'src/bundle.mjs',
+    'src/pack.mjs',
     'tsconfig.json',
     'package-lock.json',
   ].sort()) {
@@ -277,6 +278,7 @@ async function compile() {
   // Chunks are named by content: those of the last build would pile up.
   fs.rmSync(at('dist/bundle'), { recursive: true, force: true });
   await step('bundle', process.execPath, [at('src/bundle.mjs')]);
+  await step('types', process.execPath, [at('src/pack.mjs')]);
   for (const main of ['dist/src/cli/main.js', 'dist/bundle/bin/main.js']) {
     fs.chmodSync(at(main), 0o755);
   }

@@ -27,7 +27,6 @@ export interface Packed {
 /** Makes the tarball of what has been compiled. */
 export async function pack(folder: string): Promise<Packed> {
   const cwd = packageFolder;
-  await run(process.execPath, ['src/pack.mjs'], { cwd });
   const args = ['pack', '--json', '--ignore-scripts', '--pack-destination', folder];
   const { stdout } = await run('npm', args, { cwd, maxBuffer: 16 << 20 });
   const [report] = JSON.parse(stdout) as [
