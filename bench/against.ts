@@ -3,18 +3,16 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { PeerError, UsageError } from '../src/host/errors.ts';
+import { packageFolder } from '../src/host/package-folder.ts';
 import { TemporaryFolder } from '../src/host/temporary-folder.ts';
 import { compareReports } from './harness/compare.ts';
-import { poolReports } from './harness/pool.ts';
-import { type Report, readReport } from './harness/report.ts';
+import type { Document } from './harness/document.ts';
+import { poolReports, type Report, readReport } from './harness/report.ts';
 import { argumentsOf, type BenchOptions } from './options.ts';
 
-const OWN = fileURLToPath(new URL('../../', import.meta.url));
-
-/** @returns the comparison as text: the other checkout is A, this one B */
-export async function compareCheckouts(other: string, options: BenchOptions): Promise<string> {
+/** @returns the comparison: the other checkout is A, this one B */
+export async function compareCheckouts(other: string, options: BenchOptions): Promise<Document> {
   using folder = new TemporaryFolder('nodevmm-bench-');
   const json = join(folder.path, 'report.json');
   const measure = async (checkout: string): Promise<Report> => {
@@ -29,7 +27,7 @@ export async function compareCheckouts(other: string, options: BenchOptions): Pr
     if (status !== 0) throw new PeerError('E_AGAINST', `${program} ended with status ${status}`);
     return readReport(json);
   };
-  const checkouts = [resolve(other), OWN];
+  const checkouts = [resolve(other), packageFolder];
   const reports = new Map<string, Report[]>(checkouts.map((one) => [one, []]));
   for (let run = 0; run < options.repeat; run++) {
     for (const one of run % 2 === 0 ? checkouts : checkouts.toReversed()) {

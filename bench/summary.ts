@@ -1,19 +1,18 @@
-/** bench/results: one file for each group's latest measurements, and the tables that docs/benchmarks.md shows of them. */
+/** bench/results: each group's latest measurements as JSON, and what docs/benchmarks.md shows of them. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { basename, join } from 'node:path';
 import { markdownTable } from 'markdown-table';
 import { UsageError } from '../src/host/errors.ts';
+import { packageFolder } from '../src/host/package-folder.ts';
 import { GROUPS } from './groups/all.ts';
+import { figureText } from './harness/document.ts';
 import { hostLine } from './harness/host.ts';
 import { type Measure, ratios } from './harness/measure.ts';
-import { figureText } from './harness/notes.ts';
 import { readReport } from './harness/report.ts';
 import { spread } from './harness/statistics.ts';
 
-const ROOT = fileURLToPath(new URL('../../', import.meta.url));
-const FOLDER = join(ROOT, 'bench/results');
-const PAGE = join(ROOT, 'docs/benchmarks.md');
+const FOLDER = join(packageFolder, 'bench/results');
+const PAGE = join(packageFolder, 'docs/benchmarks.md');
 const BEGIN = '<!-- generated from bench/results by npm run bench -- summary --write -->\n';
 const END = '<!-- end of the generated part -->\n';
 
@@ -42,75 +41,87 @@ export interface Summary {
   })[];
 }
 
+/** Summaries by the names of their files. */
+export type Summaries = ReadonlyMap<string, Summary>;
+
 /** Everything in bench/results, in the order of the groups. */
-export function readSummaries(folder = FOLDER): Summary[] {
-  const names = readdirSync(folder).toSorted();
-  const all = names.map((name) => JSON.parse(readFileSync(join(folder, name), 'utf8')) as Summary);
+export function readSummaries(folder = FOLDER): Summaries {
   const order = GROUPS.map(({ name }) => name);
-  return all.toSorted((a, b) => order.indexOf(a.group) - order.indexOf(b.group));
+  const all = readdirSync(folder).map((file) => {
+    const summary = JSON.parse(readFileSync(join(folder, file), 'utf8')) as Summary;
+    return [basename(file, '.json'), summary] as const;
+  });
+  const place = ([name, { group }]: (typeof all)[number]): string =>
+    `${order.indexOf(group)}`.padStart(2) + name;
+  return new Map(all.toSorted((a, b) => (place(a) < place(b) ? -1 : 1)));
 }
 
-/** What is kept of a report, by group. */
-export function summariesOf(path: string): Summary[] {
+/** What is kept of a report. */
+export function summariesOf(path: string): Summaries {
   const { sites, date, command, rounds, seconds, runs = 1 } = readReport(path);
-  return sites.flatMap(({ host, results }) =>
-    [...new Set(results.map(({ group }) => group))].map((group) => ({
-      ...{ group, date: date.slice(0, 10), command },
-      samples: `${runs === 1 ? '' : `${runs} runs of `}${rounds} rounds of ${seconds} s`,
-      ...{ host: hostLine(host), emulated: host.emulated },
-      measures: results
-        .filter((one) => one.group === group && one.measure.aspect === undefined)
-        .map((result) => ({
+  const summaries = new Map<string, Summary>();
+  for (const { host, results } of sites) {
+    for (const group of new Set(results.map((result) => result.group))) {
+      const headlines = results.filter(
+        (one) => one.group === group && one.measure.aspect === undefined,
+      );
+      summaries.set(group, {
+        ...{ group, date: date.slice(0, 10), command },
+        samples: `${runs === 1 ? '' : `${runs} runs of `}${rounds} rounds of ${seconds} s`,
+        ...{ host: hostLine(host), emulated: host.emulated },
+        measures: headlines.map((result) => ({
           ...result.measure,
           rows: result.rows.map((row) => {
             const { low, median, high } = spread(ratios(result, row));
+            const ratio = [median, low, high] as const;
             return {
               ...{ subject: row.subject, ...spread(row.samples) },
-              ...(row.peer === undefined ? {} : { peer: row.peer }),
-              ...(row.peer === undefined ? {} : { ratio: [median, low, high] as const }),
+              ...(row.peer === undefined ? {} : { peer: row.peer, ratio }),
             };
           }),
         })),
-    })),
-  );
+      });
+    }
+  }
+  return summaries;
 }
 
-/** Marked pairs of figures of a row and its peer, where both are known, and their ratio. */
-function cell({ ratio, median, peer }: SummaryRow, rows: readonly SummaryRow[]): string {
-  const [times = Number.NaN, low, high] = ratio ?? [];
-  const range =
-    low === undefined || low === high ? '' : ` (${figureText(low)} to ${figureText(high ?? low)})`;
-  const other = rows.find(({ subject }) => subject === peer)?.median;
-  const figures = [median, other].map((value) => figureText(value ?? Number.NaN)).join(' : ');
-  return `${median === undefined || other === undefined ? '' : `${figures}, `}**${figureText(times)}**${range}`;
+/** Rows of a group and their peers, e.g. `nodevmm : QEMU q35`, with their ratios by measure. */
+function pairsOf({ measures }: Summary): Map<string, { name: string; times: number }[]> {
+  const pairs = new Map<string, { name: string; times: number }[]>();
+  for (const { name, rows } of measures) {
+    for (const { subject, peer, ratio } of rows) {
+      if (peer === undefined || ratio === undefined) continue;
+      const pair = `${subject} : ${peer}`;
+      pairs.set(pair, [...(pairs.get(pair) ?? []), { name, times: ratio[0] }]);
+    }
+  }
+  return pairs;
 }
 
-function table({ group, date, command, samples, host, measures }: Summary): string {
-  const rows = measures.flatMap((measure) => measure.rows);
-  const pairs = [...new Set(rows.filter(({ peer }) => peer).map(({ subject }) => subject))];
-  const heads = pairs.map((name) => {
-    const { subject, peer } = rows.find(({ subject }) => subject === name) ?? rows[0] ?? {};
-    return `${subject} : ${peer}`;
-  });
-  const body = measures.map(({ name, unit, better, rows }) => [
-    `${name}, ${unit}${better === 'lower' ? ' (lower is better)' : ''}`,
-    ...pairs.map((pair) => {
-      const row = rows.find(({ subject }) => subject === pair);
-      return row === undefined ? '-' : cell(row, rows);
+/** One line for each pair: its ratio over all measures, and the measures that it is worst and best at. */
+export function summaryTable(summaries: Summaries): string {
+  const heads = ['benchmark', 'compared', 'ratio', 'worst', 'best', 'measured'];
+  const lines = [...summaries].flatMap(([file, summary]) =>
+    [...pairsOf(summary)].map(([pair, measures]) => {
+      const sorted = measures.toSorted((a, b) => a.times - b.times);
+      const extreme = (at: number): string => {
+        const { name, times } = sorted.at(at) ?? { name: '', times: Number.NaN };
+        return `${figureText(times)} ${name}`;
+      };
+      const { median } = spread(measures.map(({ times }) => times));
+      return [
+        ...[`[${file}](../bench/results/${file}.json)`, pair, `**${figureText(median)}**`],
+        ...(sorted.length === 1 ? [sorted[0]?.name ?? '', ''] : [extreme(0), extreme(-1)]),
+        `${summary.date}, ${summary.emulated ? 'lab' : 'host'}`,
+      ];
     }),
-  ]);
-  const align = ['l', ...pairs.map(() => 'r')];
-  return `**${group}**\n\n${markdownTable([['', ...heads], ...body], { align, alignDelimiters: false })}
-
-${date}, \`${command}\`; ${samples}; ${host}.\n`;
+  );
+  return markdownTable([heads, ...lines], { align: [...'llrlll'], alignDelimiters: false });
 }
-
-/** All of them, as Markdown. */
-export const summaryText = (summaries: readonly Summary[]): string =>
-  summaries.map(table).join('\n');
 
 /** A page with the part between its markers replaced. */
-export function withSummary(page: string, summaries: readonly Summary[]): string {
+export function withSummary(page: string, summaries: Summaries): string {
   const [begin, end] = [page.indexOf(BEGIN), page.indexOf(END)];
   if (begin < 0 || end < begin) {
     throw new UsageError(
@@ -118,25 +129,26 @@ export function withSummary(page: string, summaries: readonly Summary[]): string
       `${PAGE} has lost its markers; put them back: ${BEGIN}${END}`,
     );
   }
-  return `${page.slice(0, begin + BEGIN.length)}\n${summaryText(summaries)}\n${page.slice(end)}`;
+  const before = page.slice(0, begin + BEGIN.length);
+  return `${before}\n${summaryTable(summaries)}\n\n${page.slice(end)}`;
 }
 
 /**
- * Writes reports to bench/results, with `write`, and shows all that is there.
+ * Writes reports to bench/results, with `write`, or shows them, or all that is there.
  * @returns the text for standard output
  */
 export function summarize(reports: readonly string[], write: boolean): string {
   if (!existsSync(FOLDER)) {
     throw new UsageError('E_SUMMARY', `no ${FOLDER}; summary works in a checkout of nodevmm`);
   }
-  const added = reports.flatMap(summariesOf);
-  if (!write) return summaryText(added.length > 0 ? added : readSummaries());
-  for (const one of added) {
+  const added = new Map(reports.flatMap((path) => [...summariesOf(path)]));
+  if (!write) return `${summaryTable(added.size > 0 ? added : readSummaries())}\n`;
+  for (const [name, one] of added) {
     // One row per line.
     const text = JSON.stringify(one, null, 2).replace(/\{[^{}]*\}/g, (row) =>
       row.replace(/\s+/g, ' '),
     );
-    writeFileSync(join(FOLDER, `${one.group}.json`), `${text}\n`);
+    writeFileSync(join(FOLDER, `${name}.json`), `${text}\n`);
   }
   writeFileSync(PAGE, withSummary(readFileSync(PAGE, 'utf8'), readSummaries()));
   return `wrote ${PAGE}\n`;

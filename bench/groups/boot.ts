@@ -9,12 +9,15 @@ import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import type { Measure } from '../harness/measure.ts';
 import { measureInRounds } from '../harness/rounds.ts';
 import { Child } from '../subjects/child.ts';
-import { lacksQemu } from '../subjects/lacking.ts';
-import { NODEVMM } from '../subjects/nodevmm-program.ts';
 import { MICROVM, MICROVM_PCI, Q35, type QemuMachine, qemuCommand } from '../subjects/qemu.ts';
-import { select } from '../subjects/selection.ts';
-import { COMMAND_LINE, type GuestSpec, type Selectable } from '../subjects/subject.ts';
-import type { Group, GroupContext } from './group.ts';
+import {
+  COMMAND_LINE,
+  type GuestSpec,
+  lacksQemu,
+  NODEVMM,
+  type Selectable,
+} from '../subjects/subject.ts';
+import type { Group } from './group.ts';
 
 /** Also prints how long the kernel ran, by the guest's own clock. */
 const MARKER = /nodevmm-init: userspace reached at ([0-9.]+) s/;
@@ -44,18 +47,8 @@ const nodevmm: Bootable = {
   reference: false,
   peer: 'QEMU q35',
   command: ({ kernel, initrd, memoryMiB }, cache) => [
-    ...[
-      'env',
-      `XDG_CACHE_HOME=${cache}`,
-      process.execPath,
-      NODEVMM,
-      'run',
-      '--no-lab',
-      '--kernel',
-      kernel,
-      '--initrd',
-      initrd,
-    ],
+    ...['env', `XDG_CACHE_HOME=${cache}`, process.execPath, NODEVMM, 'run', '--no-lab'],
+    ...['--kernel', kernel, '--initrd', initrd],
     ...['--cmdline', COMMAND_LINE, '--memory', `${memoryMiB}M`],
   ],
 };
@@ -78,11 +71,10 @@ const CONTESTANTS: readonly Bootable[] = [
 /** One boot. @returns milliseconds by measure */
 async function boot(command: readonly string[]): Promise<Record<string, number>> {
   const begin = performance.now();
-  const child = new Child(command);
-  let begunEnd = 0;
-  let times: Record<string, number> = {};
+  let up = 0;
+  let kernelSeconds = Number.NaN;
   {
-    await using running = child;
+    await using child = new Child(command);
     const seen = new Promise<RegExpExecArray>((resolve) => {
       let text = '';
       child.process.stdout?.on('data', (chunk: Buffer) => {
@@ -91,19 +83,18 @@ async function boot(command: readonly string[]): Promise<Record<string, number>>
         if (match !== null) resolve(match);
       });
     });
-    const match = await running.during('the guest’s init', seen);
-    times = { [TOTAL.name]: performance.now() - begin, [KERNEL.name]: Number(match[1]) * 1000 };
-    begunEnd = performance.now();
+    kernelSeconds = Number((await child.during('the guest’s init', seen))[1]);
+    up = performance.now();
   }
-  return { ...times, [EXIT.name]: performance.now() - begunEnd };
+  const end = performance.now();
+  return { [TOTAL.name]: up - begin, [KERNEL.name]: kernelSeconds * 1000, [EXIT.name]: end - up };
 }
 
 export const bootGroup: Group = {
   name: 'boot',
   summary: 'time from exec of the VMM to the guest’s init',
-  guests: true,
-  images: () => [{ name: 'minimal' }],
-  async run(context: GroupContext): Promise<void> {
+  image: 'minimal',
+  async run(context) {
     if (context.skips(TOTAL.name)) return;
     const image = await context.image('minimal');
     // In memory, like anything that is started a second time: in the lab, other folders come from its host.
@@ -117,7 +108,7 @@ export const bootGroup: Group = {
     const taking = {
       group: 'boot',
       measures: [TOTAL, KERNEL, EXIT],
-      contestants: select(CONTESTANTS, context.wanted, context.omit),
+      contestants: context.select(CONTESTANTS),
       take: (contestant: Bootable) => boot(contestant.command(spec, folder)),
     };
     context.report(await measureInRounds(taking, context));

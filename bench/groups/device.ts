@@ -15,8 +15,7 @@ import { DefinedDevice } from '../../src/virtio/device-sdk/defined-device.ts';
 import { disk } from '../devices/disk.ts';
 import { entropy } from '../devices/entropy.ts';
 import type { Measure } from '../harness/measure.ts';
-import { type Contestant, measureInRounds } from '../harness/rounds.ts';
-import { type Group, type GroupContext, manySamples, partOf } from './group.ts';
+import { type Case, type Group, measureCases, type Sampler } from './group.ts';
 import { diskReads, RequestDriver, type RequestShape } from './requests.ts';
 
 const DEPTH = 32;
@@ -26,50 +25,48 @@ const SAMPLES_PER_ROUND = 4;
 /** Requests between two reads of the clock. */
 const BURST = 2000;
 
-/** The rows, by name; the built-in device is the reference. */
-type Rows = Readonly<Record<string, () => VirtioDevice>>;
-
 const rate = (name: string): Measure => ({ name, unit: 'requests/CPU s', better: 'higher' });
 
 const readOnly = true;
 
-const cases = (path: string): [Measure, RequestShape, Rows][] => [
-  [
-    rate('entropy, 64 bytes'),
-    { readable: [], writable: [64] },
+/** @param path the disk's file */
+function casesOf(path: string): Case[] {
+  const entropyShape = { readable: [], writable: [64] };
+  const diskShape = diskReads(DISK_SIZE);
+  const blk = (engine: 'sync' | 'io_uring') => () =>
+    new Busy(createBlkDevice({ name: 'blk', path, readOnly, engine }), diskShape);
+  return [
     {
-      'built-in': () => createRngDevice({ name: 'rng', queueSize: QUEUE_SIZE }),
-      defined: () => new DefinedDevice('entropy', entropy({})),
+      measure: rate('entropy, 64 bytes'),
+      peer: 'built-in',
+      rows: {
+        'built-in': () =>
+          new Busy(createRngDevice({ name: 'rng', queueSize: QUEUE_SIZE }), entropyShape),
+        defined: () => new Busy(new DefinedDevice('entropy', entropy({})), entropyShape),
+      },
     },
-  ],
-  [
-    rate('disk, 4 KiB reads'),
-    diskReads(DISK_SIZE),
     {
-      'built-in': () => createBlkDevice({ name: 'blk', path, readOnly, engine: 'sync' }),
-      'built-in, io_uring': () =>
-        createBlkDevice({ name: 'blk', path, readOnly, engine: 'io_uring' }),
-      defined: () => new DefinedDevice('disk', disk({ path })),
+      measure: rate('disk, 4 KiB reads'),
+      peer: 'built-in',
+      rows: {
+        'built-in': blk('sync'),
+        'built-in, io_uring': blk('io_uring'),
+        defined: () => new Busy(new DefinedDevice('disk', disk({ path })), diskShape),
+      },
     },
-  ],
-];
+  ];
+}
 
 /** A device with a driver that keeps it busy. */
-class Busy implements Contestant, Disposable {
-  readonly name: string;
-  readonly reference: boolean;
-  readonly peer?: string;
+class Busy implements Sampler {
   readonly #device: VirtioDevice;
   readonly #rig = new DeviceRig();
   readonly #driver: RequestDriver;
 
-  constructor(name: string, device: VirtioDevice, shape: RequestShape) {
-    this.name = name;
-    this.reference = name === 'built-in';
-    if (!this.reference) this.peer = 'built-in';
+  constructor(device: VirtioDevice, shape: RequestShape) {
     this.#device = device;
     const handler = device.createHandler?.();
-    if (handler === undefined) throw new Error(`${name} has no data half`);
+    if (handler === undefined) throw new Error('the device has no data half');
     this.#rig.start(handler, device.features | featureSet(VIRTIO_F_VERSION_1), [QUEUE_SIZE]);
     const port = {
       ...{ queue: this.#rig.queue(0), heap: this.#rig.heap },
@@ -82,9 +79,10 @@ class Busy implements Contestant, Disposable {
   /** Requests per second of CPU time: all work is in this thread, and neighbors do not count. */
   sample(seconds: number): number {
     const start = process.cpuUsage();
+    const enough = (seconds / (2 * SAMPLES_PER_ROUND)) * 1e6;
     let requests = 0;
     let elapsed = 0;
-    while (elapsed < seconds * 1e6) {
+    while (elapsed < enough) {
       this.#driver.run(BURST);
       requests += BURST;
       const { user, system } = process.cpuUsage(start);
@@ -93,7 +91,7 @@ class Busy implements Contestant, Disposable {
     return (requests * 1e6) / elapsed;
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#rig[Symbol.dispose]();
     this.#device.close();
   }
@@ -102,29 +100,10 @@ class Busy implements Contestant, Disposable {
 export const deviceGroup: Group = {
   name: 'device',
   summary: 'devices defined in a page beside the built-in ones, without a guest (docs/devices.md)',
-  guests: false,
-  images: () => [],
-  async run(context: GroupContext): Promise<void> {
+  async run(context) {
     using folder = new TemporaryFolder('nodevmm-bench-');
     const file = join(folder.path, 'disk');
     writeFileSync(file, Buffer.alloc(DISK_SIZE, 'x'));
-    const wanted = cases(file).filter(([{ name }]) => !context.skips(name));
-    for (const [index, [measure, shape, rows]] of wanted.entries()) {
-      const contestants: Busy[] = [];
-      try {
-        for (const [name, make] of Object.entries(rows)) {
-          contestants.push(new Busy(name, make(), shape));
-        }
-        const seconds = context.seconds / (2 * SAMPLES_PER_ROUND);
-        const take = async (busy: Busy) => ({
-          [measure.name]: manySamples(SAMPLES_PER_ROUND, () => busy.sample(seconds)),
-        });
-        const span = partOf(index, wanted.length);
-        const taking = { group: 'device', measures: [measure], contestants, take, span };
-        context.report(await measureInRounds(taking, context));
-      } finally {
-        for (const busy of contestants) busy[Symbol.dispose]();
-      }
-    }
+    await measureCases('device', casesOf(file), context, SAMPLES_PER_ROUND);
   },
 };

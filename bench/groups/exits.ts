@@ -22,9 +22,7 @@ import {
   TraceWriter,
 } from '../../src/virtio/observe/trace/trace-ring.ts';
 import type { Measure } from '../harness/measure.ts';
-import { measureInRounds } from '../harness/rounds.ts';
-import { type Group, type GroupContext, manySamples } from './group.ts';
-import { compilePeer } from './peer-program.ts';
+import { compilePeer, type Group, measureCases } from './group.ts';
 
 const SAMPLES_PER_ROUND = 100;
 const EXITS = 300;
@@ -123,26 +121,16 @@ class Rig implements Disposable {
 export const exitsGroup: Group = {
   name: 'exits',
   summary: 'a PIO exit through the exit loop, and in C (docs/kvm.md)',
-  guests: false,
-  images: () => [],
-  async run(context: GroupContext): Promise<void> {
-    if (context.skips(MEASURE.name)) return;
+  async run(context) {
     using folder = new TemporaryFolder('nodevmm-bench-');
-    const peer = compilePeer('exit-cost', folder.path, context);
+    const inC = compilePeer('exit-cost', folder.path, context);
     using rig = new Rig();
-    const own = Object.entries(rig.loops).map(([name, loop]) => ({
-      ...{ name, reference: false, peer: 'C' },
-      sample: () => rig.sample(loop),
-    }));
-    const inC = (run: NonNullable<typeof peer>) => ({
-      ...{ name: 'C', reference: true },
-      sample: () => run([String(EXITS)], GUEST) / 1000,
+    const own = Object.entries(rig.loops).map(([name, loop]) => {
+      return [name, () => ({ sample: () => rig.sample(loop) })] as const;
     });
-    const contestants = [...own, ...(peer === undefined ? [] : [inC(peer)])];
-    const take = async ({ sample }: (typeof contestants)[number]) => ({
-      [MEASURE.name]: manySamples(SAMPLES_PER_ROUND, sample),
-    });
-    const taking = { group: 'exits', measures: [MEASURE], contestants, take };
-    context.report(await measureInRounds(taking, context));
+    const peer = inC && (() => ({ sample: () => inC([String(EXITS)], GUEST) / 1000 }));
+    const rows = { ...Object.fromEntries(own), C: peer };
+    const cases = [{ measure: MEASURE, rows, peer: 'C' }];
+    await measureCases('exits', cases, context, SAMPLES_PER_ROUND);
   },
 };

@@ -1,31 +1,94 @@
-/** One run of iperf3 or ping between a guest and the host, and its cost. */
+/** One run of iperf3 or ping between a guest and the host, the tap that it goes through, and its cost. */
+import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import { readUsage, type UsageCounters } from '../harness/usage.ts';
-import { type Booted, processesOf } from './group.ts';
-import { type GuestCounts, runCounted } from './guest-counters.ts';
-import type { IperfServer, TapNetwork } from './taps.ts';
+import { run as runHere } from '../../src/guest/programs.ts';
+import { CleanupStack } from '../../src/host/cleanup-stack.ts';
+import { onProcessExit } from '../../src/host/threads.ts';
+import { Child } from '../subjects/child.ts';
+import { type RunningGuest, run } from '../subjects/subject.ts';
+import { between, type NetCounters, readProcesses } from './net-costs.ts';
 
-/** A member and the host end of its interface. */
-export interface Wired {
-  readonly member: Booted;
-  readonly network: TapNetwork;
+const REMEDY = 'it takes CAP_NET_ADMIN and /dev/net/tun';
+
+/** A tap, its subnet, and the addresses at both ends. */
+export interface TapNetwork {
+  readonly tap: string;
+  readonly hostAddress: string;
+  readonly guestAddress: string;
 }
 
-/** The host's counters for a guest at one moment. */
-export interface HostCounters {
-  readonly usage: UsageCounters;
-  /** Through the tap, both ways. */
-  readonly packets: number;
-  readonly bytes: number;
+/** Taps for guests that run side by side, each with its own subnet; gone at the end. */
+export class Taps implements Disposable {
+  readonly #removals = new CleanupStack();
+
+  /** Makes one. @param index distinguishes it from the others, 0 to 254 */
+  async add(index: number): Promise<TapNetwork> {
+    const tap = `nvmbench${index}`;
+    const [hostAddress, guestAddress] = [`10.199.${index}.1`, `10.199.${index}.2`];
+    const ip = (...args: string[]) => runHere(['ip', ...args], REMEDY);
+    await ip('tuntap', 'add', 'dev', tap, 'mode', 'tap');
+    const undo = (): void => removeTap(tap);
+    this.#removals.defer(onProcessExit(undo));
+    this.#removals.defer(undo);
+    await ip('address', 'add', `${hostAddress}/24`, 'dev', tap);
+    await ip('link', 'set', tap, 'up');
+    return { tap, hostAddress, guestAddress };
+  }
+
+  [Symbol.dispose](): void {
+    this.#removals.dispose();
+  }
+}
+
+function removeTap(tap: string): void {
+  try {
+    execFileSync('ip', ['link', 'delete', tap], { stdio: 'ignore' });
+  } catch {
+    // Gone already.
+  }
+}
+
+/** A listening iperf3 server, replaced after a run that failed: the old one may stay busy forever. */
+export class IperfServer implements AsyncDisposable {
+  #child: Child | undefined;
+
+  /** Makes a run of a client. @throws Error as the run does, or when the server ends */
+  async serve<T>(client: () => Promise<T>): Promise<T> {
+    try {
+      const child = this.#child ?? (await this.#start());
+      return await child.during('iperf3', client());
+    } catch (error) {
+      await this[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async #start(): Promise<Child> {
+    const child = new Child(['iperf3', '-s', '--forceflush']);
+    this.#child = child;
+    await child.during('iperf3 -s', once(child.process.stdout ?? child.process, 'data'));
+    return child;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const child = this.#child;
+    this.#child = undefined;
+    await child?.[Symbol.asyncDispose]();
+  }
+}
+
+/** A guest and the host end of its interface. */
+export interface Wired {
+  readonly guest: RunningGuest;
+  readonly network: TapNetwork;
 }
 
 /** A run: its result and its cost. */
 export interface NetRun<T> {
   readonly value: T;
-  readonly before: HostCounters;
-  readonly after: HostCounters;
-  readonly guest: GuestCounts;
+  readonly cost: NetCounters;
 }
 
 /** How iperf3 is used. */
@@ -58,18 +121,16 @@ const START_POLL_MS = 20;
 const UNDER_WAY_BYTES = 30_000;
 /** Slow starters are under way by then, as a fraction of the requested time. */
 const UNDER_WAY_AT = 0.5;
-/** The part of the requested time over which the host's counters are read: iperf3's start and end are its own. */
+/** The part of the requested time over which counters are read: iperf3's start and end are its own. */
 const COUNTED = 0.8;
 
-function readTap(tap: string, counter: string): number {
-  return Number(readFileSync(`/sys/class/net/${tap}/statistics/${counter}`, 'latin1'));
-}
-
-async function readHost({ member, network: { tap } }: Wired): Promise<HostCounters> {
+function readCounters({ guest, network: { tap } }: Wired): NetCounters {
+  const read = (counter: string): number =>
+    Number(readFileSync(`/sys/class/net/${tap}/statistics/${counter}`, 'latin1'));
   return {
-    usage: await readUsage(processesOf(member)),
-    packets: readTap(tap, 'rx_packets') + readTap(tap, 'tx_packets'),
-    bytes: readTap(tap, 'rx_bytes') + readTap(tap, 'tx_bytes'),
+    ...readProcesses(guest),
+    packets: read('rx_packets') + read('tx_packets'),
+    bytes: read('rx_bytes') + read('tx_bytes'),
   };
 }
 
@@ -80,34 +141,46 @@ export async function iperf(
   traffic: Traffic,
 ): Promise<NetRun<IperfReport>> {
   const { seconds, reverse, streams = 1, datagram } = traffic;
-  const { member, network } = wired;
-  await server.listen();
+  const { hostAddress } = wired.network;
   const argv = [
-    ...['iperf3', '-J', '-c', network.hostAddress, '-t', String(seconds), '-P', String(streams)],
+    ...['iperf3', '-J', '-c', hostAddress, '-t', String(seconds), '-P', String(streams)],
     ...(datagram === undefined ? [] : ['-u', '-b', '0', '-l', String(datagram)]),
     ...(reverse ? ['-R'] : []),
   ];
-  const idle = await readHost(wired);
-  const late = performance.now() + seconds * 1000 * UNDER_WAY_AT;
-  let ended = false;
-  const running = runCounted(member, argv, seconds * 1000 + GRACE_MS).finally(() => {
-    ended = true;
+  return await server.serve(async () => {
+    const idle = readCounters(wired);
+    const running = run(wired.guest, argv, seconds * 1000 + GRACE_MS);
+    const cost = await countTraffic(wired, idle.bytes, seconds, running);
+    return { value: parseIperf(await running), cost };
   });
-  // Reported below; meanwhile it is awaited elsewhere.
-  running.catch(() => {});
-  let before = await readHost(wired);
+}
+
+/** What happened over most of a run, from when its packets flow. @param idle bytes before */
+async function countTraffic(
+  wired: Wired,
+  idle: number,
+  seconds: number,
+  running: Promise<unknown>,
+): Promise<NetCounters> {
+  let ended = false;
+  const end = running
+    // The caller sees it.
+    .catch(() => {})
+    .finally(() => {
+      ended = true;
+    });
+  const late = performance.now() + seconds * 1000 * UNDER_WAY_AT;
+  let before = readCounters(wired);
   while (
     !ended &&
-    before.bytes - idle.bytes < UNDER_WAY_BYTES &&
-    (before.bytes === idle.bytes || performance.now() < late)
+    before.bytes - idle < UNDER_WAY_BYTES &&
+    (before.bytes === idle || performance.now() < late)
   ) {
     await delay(START_POLL_MS);
-    before = await readHost(wired);
+    before = readCounters(wired);
   }
-  await Promise.race([delay(seconds * 1000 * COUNTED), running.catch(() => {})]);
-  const after = await readHost(wired);
-  const { output, counts } = await server.during(running);
-  return { value: parseIperf(output), before, after, guest: counts };
+  await Promise.race([delay(seconds * 1000 * COUNTED), end]);
+  return between(before, readCounters(wired));
 }
 
 /** @throws Error with iperf3's message when it failed */
@@ -127,9 +200,9 @@ export async function ping(wired: Wired, count: number): Promise<NetRun<readonly
     ...['ping', '-c', String(count), '-i', String(PING_INTERVAL_SECONDS)],
     wired.network.hostAddress,
   ];
-  const before = await readHost(wired);
-  const { output, counts } = await runCounted(wired.member, argv, GRACE_MS);
-  return { value: parsePing(output), before, after: await readHost(wired), guest: counts };
+  const before = readCounters(wired);
+  const output = await run(wired.guest, argv, GRACE_MS);
+  return { value: parsePing(output), cost: between(before, readCounters(wired)) };
 }
 
 /** Parses lines such as `64 bytes from 10.0.2.1: seq=0 ttl=64 time=0.512 ms`. @throws Error without any */

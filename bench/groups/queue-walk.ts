@@ -17,9 +17,7 @@ import { createVirtqueue } from '../../src/virtio/queue/create-virtqueue.ts';
 import { DescriptorChain } from '../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN, type Virtqueue } from '../../src/virtio/queue/virtqueue.ts';
 import type { Measure } from '../harness/measure.ts';
-import { type Contestant, measureInRounds } from '../harness/rounds.ts';
-import { type Group, type GroupContext, manySamples, partOf } from './group.ts';
-import { compilePeer } from './peer-program.ts';
+import { type Case, compilePeer, type Group, measureCases, type Sampler } from './group.ts';
 
 const SIZE = 4096;
 const BATCH = 32;
@@ -30,25 +28,25 @@ const SEGMENT = new Uint8Array(64);
 /** Both lap bits of a packed descriptor's last word. */
 const LAP_FLAGS = 0x8080_0000;
 
-interface Case {
+interface Shape {
   readonly format: 'split' | 'packed';
   readonly table: 'direct' | 'indirect';
   readonly segments: number;
 }
 
-const CASES: readonly Case[] = (['split', 'packed'] as const).flatMap((format) =>
+const SHAPES: readonly Shape[] = (['split', 'packed'] as const).flatMap((format) =>
   (['direct', 'indirect'] as const).flatMap((table) =>
     [1, 3].map((segments) => ({ format, table, segments })),
   ),
 );
 
-const measureOf = ({ format, table, segments }: Case): Measure => {
+const measureOf = ({ format, table, segments }: Shape): Measure => {
   const what = segments === 1 ? '1 segment' : `${segments} segments`;
   return { name: `chain, ${format}, ${table}, ${what}`, unit: 'ns', better: 'lower' };
 };
 
 /** A ring that can be made available repeatedly at little cost, and its device side. */
-class Walk implements Disposable {
+class Walk implements Sampler {
   readonly #ram = new Ram(64 * MiB);
   readonly #queue: Virtqueue;
   readonly #chain: DescriptorChain;
@@ -58,7 +56,7 @@ class Walk implements Disposable {
   readonly #iovecs: boolean;
   bytes = 0;
 
-  constructor({ format, table, segments }: Case, iovecs: boolean) {
+  constructor({ format, table, segments }: Shape, iovecs: boolean) {
     this.#iovecs = iovecs;
     const { memory } = this.#ram;
     const packed = format === 'packed';
@@ -117,7 +115,7 @@ class Walk implements Disposable {
     return ((this.#laps.toSorted()[LAPS / 2] as number) * 1e6) / this.#chains;
   }
 
-  [Symbol.dispose](): void {
+  close(): void {
     this.#ram[Symbol.dispose]();
   }
 
@@ -143,34 +141,22 @@ class Walk implements Disposable {
 export const queueWalkGroup: Group = {
   name: 'queue-walk',
   summary: 'a virtqueue’s pop and push, and in C (docs/virtqueues.md)',
-  guests: false,
   named: true,
-  images: () => [],
-  async run(context: GroupContext): Promise<void> {
+  async run(context) {
     using folder = new TemporaryFolder('nodevmm-bench-');
-    const peer = compilePeer('queue-walk', folder.path, context);
-    const cases = CASES.filter((one) => !context.skips(measureOf(one).name));
-    for (const [index, one] of cases.entries()) {
-      const { format, table, segments } = one;
-      using iovecs = new Walk(one, true);
-      using bare = new Walk(one, false);
-      const contestants: (Contestant & { readonly sample: () => number })[] = [
-        { name: 'nodevmm', reference: false, peer: 'C', sample: () => iovecs.sample() },
-        { name: 'without iovecs', reference: false, peer: 'C', sample: () => bare.sample() },
-      ];
-      if (peer !== undefined) {
-        const args = [format, table, String(segments), String(LAPS)];
-        contestants.push({ name: 'C', reference: true, sample: () => peer(args) });
-      }
-      const measure = measureOf(one);
-      const take = async ({ sample }: (typeof contestants)[number]) => ({
-        [measure.name]: manySamples(SAMPLES_PER_ROUND, sample),
-      });
-      const taking = {
-        ...{ group: 'queue-walk', measures: [measure], contestants, take },
-        span: partOf(index, cases.length),
+    const inC = compilePeer('queue-walk', folder.path, context);
+    const cases = SHAPES.map((shape): Case => {
+      const args = [shape.format, shape.table, String(shape.segments), String(LAPS)];
+      return {
+        measure: measureOf(shape),
+        peer: 'C',
+        rows: {
+          nodevmm: () => new Walk(shape, true),
+          'without iovecs': () => new Walk(shape, false),
+          C: inC && (() => ({ sample: () => inC(args) })),
+        },
       };
-      context.report(await measureInRounds(taking, context));
-    }
+    });
+    await measureCases('queue-walk', cases, context, SAMPLES_PER_ROUND);
   },
 };

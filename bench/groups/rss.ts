@@ -1,11 +1,11 @@
 /** The memory of a VMM itself: resident pages outside guest RAM, guest idle. */
 import { readFileSync } from 'node:fs';
+import { sum } from 'simple-statistics';
 import type { Measure } from '../harness/measure.ts';
-import { measureInRounds } from '../harness/rounds.ts';
 import { RSS_SUBJECTS } from '../subjects/all.ts';
-import { select } from '../subjects/selection.ts';
 import { run } from '../subjects/subject.ts';
-import { type Booted, Fleet, type Group, type GroupContext, guestOf, spanOf } from './group.ts';
+import { measureGuests, type Step } from './fleet.ts';
+import type { Group } from './group.ts';
 
 const MEMORY_MIB = 512;
 const RESIDENT: Measure = { name: 'resident beyond guest RAM', unit: 'MiB', better: 'lower' };
@@ -40,38 +40,36 @@ function mappings(pid: number): Mapping[] {
 const SLACK_KIB = 32 * 1024;
 
 /** All mappings except guest RAM's, which is recognized by its size and its many resident pages. */
-function beyondRam(pid: number): { resident: number; own: number } {
+function mappingsBeyondRam(pid: number): Mapping[] {
   const all = mappings(pid);
   const ramKiB = MEMORY_MIB * 1024;
   const [ram] = all
     .filter(({ sizeKiB }) => sizeKiB >= ramKiB && sizeKiB <= ramKiB + SLACK_KIB)
     .toSorted((a, b) => b.rssKiB - a.rssKiB);
   if (ram === undefined) throw new Error('guest RAM is no single mapping');
-  const sum = (of: (one: Mapping) => number): number =>
-    all.reduce((total, one) => total + (one === ram ? 0 : of(one)), 0) / 1024;
-  return { resident: sum((one) => one.rssKiB), own: sum((one) => one.privateKiB) };
+  return all.filter((one) => one !== ram);
 }
+
+const STEP: Step = {
+  measures: [RESIDENT, PRIVATE],
+  async take(guest) {
+    await run(guest, ['true']);
+    const beyond = mappingsBeyondRam(guest.pid);
+    return {
+      [RESIDENT.name]: sum(beyond.map(({ rssKiB }) => rssKiB)) / 1024,
+      [PRIVATE.name]: sum(beyond.map(({ privateKiB }) => privateKiB)) / 1024,
+    };
+  },
+};
 
 export const rssGroup: Group = {
   name: 'rss',
   summary: 'memory of the VMM beyond guest RAM',
-  guests: true,
-  images: () => [{ name: 'minimal' }],
-  async run(context: GroupContext): Promise<void> {
+  image: 'minimal',
+  subjects: RSS_SUBJECTS,
+  async run(context) {
     if (context.skips(RESIDENT.name)) return;
-    const subjects = select(RSS_SUBJECTS, context.wanted, context.omit);
-    await using fleet = await Fleet.boot('rss', 'minimal', subjects, context, () => ({
-      memoryMiB: MEMORY_MIB,
-    }));
-    const take = async (member: Booted) => {
-      await run(guestOf(member), ['true']);
-      const { resident, own } = beyondRam(guestOf(member).pid);
-      return { [RESIDENT.name]: resident, [PRIVATE.name]: own };
-    };
-    const measures = [RESIDENT, PRIVATE];
-    const contestants = fleet.members;
-    const { revive } = fleet;
-    const taking = { group: 'rss', measures, contestants, take, revive, span: spanOf(0, 1) };
-    context.report(await measureInRounds(taking, context));
+    const subjects = context.select(RSS_SUBJECTS);
+    await measureGuests(rssGroup, subjects, () => ({ memoryMiB: MEMORY_MIB }), [STEP], context);
   },
 };

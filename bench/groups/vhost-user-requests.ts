@@ -13,6 +13,7 @@ import {
   VIRTQ_USED_F_NO_NOTIFY,
 } from '../../src/abi/virtio-ring.ts';
 import { findProgram } from '../../src/guest/programs.ts';
+import { AsyncCleanupStack } from '../../src/host/cleanup-stack.ts';
 import { EPOLLET, EPOLLIN, Epoll } from '../../src/host/epoll.ts';
 import { PeerError, UsageError } from '../../src/host/errors.ts';
 import { signalEventfd } from '../../src/host/fd.ts';
@@ -24,10 +25,9 @@ import { VhostUserDevice } from '../../src/vhost-user/frontend/vhost-user-device
 import { blkKind } from '../../src/virtio/device/blk/frontend-blk.ts';
 import { fsKind } from '../../src/virtio/device/fs/fs.ts';
 import type { Measure } from '../harness/measure.ts';
-import { type Contestant, measureInRounds } from '../harness/rounds.ts';
 import { Child } from '../subjects/child.ts';
-import { NODEVMM } from '../subjects/nodevmm-program.ts';
-import { type Group, type GroupContext, manySamples, partOf } from './group.ts';
+import { NODEVMM } from '../subjects/subject.ts';
+import { type Case, type Group, type GroupContext, measureCases, type Sampler } from './group.ts';
 import { type DevicePort, diskReads, RequestDriver, type RequestShape } from './requests.ts';
 
 /** Bytes of the file that is read. */
@@ -35,8 +35,9 @@ const FILE_SIZE = 256 * MiB;
 const QUEUE_SIZE = 256;
 const SAMPLES_PER_ROUND = 4;
 const WARM_UP = 1000;
-const WAIT_MS = 5000;
-const SOCKET_MS = 20_000;
+/** For a program's first answer, on a busy host. */
+const WAIT_MS = 60_000;
+const SOCKET_MS = 60_000;
 const SETTLE_MS = 100;
 /**
  * The CPUs of the programs and of the driver. Left alone, the scheduler sometimes puts both on one
@@ -45,60 +46,51 @@ const SETTLE_MS = 100;
 const SERVER_CPU = '0';
 const DRIVER_CPU = '1';
 
-/** What a group measures. */
-interface Case {
-  readonly measure: Measure;
-  readonly depth: number;
-  /** The programs' command lines by row; nodevmm's first. @param socket where it listens */
-  readonly commands: Readonly<Record<string, (socket: string) => readonly string[]>>;
-  /** The device, and its queue that takes requests. */
+/** A device, and the requests that it is given. */
+interface Setup {
   readonly device: 'blk' | 'fs';
-  /** The driver's setup of the device, and the requests to measure. */
+  readonly depth: number;
+  /** Sets the device up. */
   readonly begin: (port: DevicePort) => RequestShape;
 }
 
+/** A program's command line. @param socket where it listens */
+type Command = (socket: string) => readonly string[];
+
 /** A program that serves, and the driver in front of it. */
-class Server implements Contestant, AsyncDisposable {
-  readonly name: string;
-  readonly reference: boolean;
-  readonly peer?: string;
-  readonly #child: Child;
-  readonly #rig: VhostUserRig;
+class Server implements Sampler {
+  readonly #resources: AsyncCleanupStack;
   readonly #epoll = new Epoll(1);
   readonly #driver: RequestDriver;
   readonly #rate: number;
 
-  static async open(name: string, peer: string, one: Case, folder: string): Promise<Server> {
-    const socket = join(folder, `${name}.sock`);
-    const argv = one.commands[name]?.(socket) ?? [];
-    const child = new Child(['taskset', '-c', SERVER_CPU, ...argv]);
-    try {
-      await child.makes(socket, SOCKET_MS);
-      const address = { socket, server: false, timeoutMs: WAIT_MS };
-      const device = await VhostUserDevice.open('bench0', address, async (session) =>
-        one.device === 'blk'
-          ? await blkKind('bench0', session, 1, QUEUE_SIZE)
-          : fsKind('bench', 1, QUEUE_SIZE),
-      );
-      const rig = new VhostUserRig(device);
-      await rig.start(featureSet(VIRTIO_F_VERSION_1), QUEUE_SIZE);
-      // The frontend's last messages are sent from the event loop, to which the driver does not return.
-      await delay(SETTLE_MS);
-      return new Server(name, peer, child, rig, one);
-    } catch (error) {
-      await child[Symbol.asyncDispose]();
-      throw error;
-    }
+  static async open(commandOf: Command, setup: Setup): Promise<Server> {
+    await using opened = new AsyncCleanupStack();
+    // Not every program replaces the socket of the one before.
+    const socket = join(opened.use(new TemporaryFolder('nodevmm-bench-')).path, 'socket');
+    const child = opened.use(new Child(['taskset', '-c', SERVER_CPU, ...commandOf(socket)]));
+    await child.listens(socket, SOCKET_MS);
+    const address = { socket, server: false, timeoutMs: WAIT_MS };
+    const device = await VhostUserDevice.open('bench0', address, async (session) =>
+      setup.device === 'blk'
+        ? await blkKind('bench0', session, 1, QUEUE_SIZE)
+        : fsKind('bench', 1, QUEUE_SIZE),
+    );
+    const rig = opened.use(new VhostUserRig(device));
+    await rig.start(featureSet(VIRTIO_F_VERSION_1), QUEUE_SIZE);
+    // The frontend's last messages are sent from the event loop, to which the driver does not return.
+    await delay(SETTLE_MS);
+    return new Server(rig, setup, opened.move());
   }
 
-  private constructor(name: string, peer: string, child: Child, rig: VhostUserRig, one: Case) {
-    this.name = name;
-    this.reference = name === peer;
-    if (!this.reference) this.peer = peer;
-    this.#child = child;
-    this.#rig = rig;
-    const queue = rig.queues[one.device === 'blk' ? 0 : 1];
-    if (queue === undefined) throw new PeerError('E_BENCH', `${name} has no queue of requests`);
+  private constructor(
+    rig: VhostUserRig,
+    { device, depth, begin }: Setup,
+    resources: AsyncCleanupStack,
+  ) {
+    this.#resources = resources;
+    const queue = rig.queues[device === 'blk' ? 0 : 1];
+    if (queue === undefined) throw new PeerError('E_BENCH', 'the device has no request queue');
     this.#epoll.add(queue.config.callFd, EPOLLIN | EPOLLET, 0);
     const port: DevicePort = {
       ...{ queue, heap: rig.heap },
@@ -110,24 +102,24 @@ class Server implements Contestant, AsyncDisposable {
       },
       wait: () => {
         if (this.#epoll.wait(WAIT_MS) === 0) {
-          throw new PeerError('E_BENCH', `${name} completed no request in ${WAIT_MS / 1000} s`);
+          throw new PeerError('E_BENCH', `no request was completed in ${WAIT_MS / 1000} s`);
         }
       },
     };
-    this.#driver = new RequestDriver(port, one.depth, one.begin(port));
+    this.#driver = new RequestDriver(port, depth, begin(port));
     this.#driver.run(WARM_UP);
     this.#rate = this.#driver.rate(WARM_UP);
   }
 
   /** Requests per second. */
   sample(seconds: number): number {
-    return this.#driver.rate(Math.max(1, Math.round(this.#rate * seconds)));
+    const requests = (this.#rate * seconds) / (2 * SAMPLES_PER_ROUND);
+    return this.#driver.rate(Math.max(1, Math.round(requests)));
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async close(): Promise<void> {
     this.#epoll.close();
-    await this.#rig[Symbol.asyncDispose]();
-    await this.#child[Symbol.asyncDispose]();
+    await this.#resources.disposeAsync();
   }
 }
 
@@ -140,28 +132,13 @@ function pinned(): Disposable {
   return { [Symbol.dispose]: () => pin(before?.[1] ?? `${SERVER_CPU},${DRIVER_CPU}`) };
 }
 
-async function measureCases(group: string, cases: Case[], folder: string, context: GroupContext) {
+async function measureServers(
+  group: string,
+  cases: readonly Case[],
+  context: GroupContext,
+): Promise<void> {
   using _pin = pinned();
-  const wanted = cases.filter(({ measure }) => !context.skips(measure.name));
-  for (const [index, one] of wanted.entries()) {
-    const { measure } = one;
-    const contestants: Server[] = [];
-    try {
-      const names = Object.keys(one.commands);
-      const peer = names.at(-1) ?? '';
-      for (const name of names) contestants.push(await Server.open(name, peer, one, folder));
-      const seconds = context.seconds / (2 * SAMPLES_PER_ROUND);
-      const take = async (server: Server) => ({
-        [measure.name]: manySamples(SAMPLES_PER_ROUND, () => server.sample(seconds)),
-      });
-      const span = partOf(index, wanted.length);
-      context.report(
-        await measureInRounds({ group, measures: [measure], contestants, take, span }, context),
-      );
-    } finally {
-      for (const server of contestants) await server[Symbol.asyncDispose]();
-    }
-  }
+  await measureCases(group, cases, context, SAMPLES_PER_ROUND);
 }
 
 const SERVE = [process.execPath, NODEVMM, 'serve'] as const;
@@ -178,16 +155,19 @@ function diskCases(file: string): Case[] {
       const disk = `${file},engine=io_uring${direct ? ',direct' : ''}`;
       const node = `driver=file,node-name=disk,filename=${file},aio=io_uring`;
       const exported = 'type=vhost-user-blk,id=disk,node-name=disk,iothread=thread,addr.type=unix';
+      const setup: Setup = { device: 'blk', depth, begin: () => diskReads(FILE_SIZE) };
+      const nodevmm: Command = (socket) => [...SERVE, 'blk', disk, '--socket', socket];
+      const daemon: Command = (socket) => [
+        ...['qemu-storage-daemon', '--object', 'iothread,id=thread'],
+        ...['--blockdev', `${node},cache.direct=${direct ? 'on' : 'off'}`],
+        ...['--export', `${exported},addr.path=${socket}`],
+      ];
       return {
-        ...{ depth, device: 'blk', begin: () => diskReads(FILE_SIZE) },
         measure: rate(`4 KiB reads, ${direct ? 'O_DIRECT' : 'page cache'}`, depth),
-        commands: {
-          nodevmm: (socket) => [...SERVE, 'blk', disk, '--socket', socket],
-          'qemu-storage-daemon': (socket) => [
-            ...['qemu-storage-daemon', '--object', 'iothread,id=thread'],
-            ...['--blockdev', `${node},cache.direct=${direct ? 'on' : 'off'}`],
-            ...['--export', `${exported},addr.path=${socket}`],
-          ],
+        peer: 'qemu-storage-daemon',
+        rows: {
+          nodevmm: () => Server.open(nodevmm, setup),
+          'qemu-storage-daemon': () => Server.open(daemon, setup),
         },
       };
     }),
@@ -197,17 +177,15 @@ function diskCases(file: string): Case[] {
 export const vhostUserBlkGroup: Group = {
   name: 'vhost-user-blk',
   summary: 'disk reads over vhost-user, beside qemu-storage-daemon (docs/vhost-user.md)',
-  guests: false,
   named: true,
-  images: () => [],
-  async run(context: GroupContext): Promise<void> {
+  async run(context) {
     if (findProgram('qemu-storage-daemon') === undefined) {
       throw new UsageError('E_BENCH', 'no qemu-storage-daemon; apt-get install qemu-system-common');
     }
     using folder = new TemporaryFolder('nodevmm-bench-');
     const file = join(folder.path, 'disk');
     writeFileSync(file, Buffer.alloc(FILE_SIZE, 0x5a));
-    await measureCases('vhost-user-blk', diskCases(file), folder.path, context);
+    await measureServers('vhost-user-blk', diskCases(file), context);
   },
 };
 
@@ -270,16 +248,22 @@ function reads(port: DevicePort, bytes: number, random: boolean): RequestShape {
 }
 
 function folderCases(shared: string, virtiofsd: string): Case[] {
-  const one = (name: string, depth: number, begin: Case['begin']): Case => ({
-    ...{ measure: rate(name, depth), depth, begin, device: 'fs' },
-    commands: {
-      nodevmm: (socket) => [...SERVE, 'fs', shared, '--socket', socket],
-      virtiofsd: (socket) => [
-        ...[virtiofsd, `--socket-path=${socket}`],
-        ...['-o', `source=${shared},cache=auto,sandbox=chroot`],
-      ],
-    },
-  });
+  const nodevmm: Command = (socket) => [...SERVE, 'fs', shared, '--socket', socket];
+  const daemon: Command = (socket) => [
+    ...[virtiofsd, `--socket-path=${socket}`],
+    ...['-o', `source=${shared},cache=auto,sandbox=chroot`],
+  ];
+  const one = (name: string, depth: number, begin: Setup['begin']): Case => {
+    const setup: Setup = { device: 'fs', depth, begin };
+    return {
+      measure: rate(name, depth),
+      peer: 'virtiofsd',
+      rows: {
+        nodevmm: () => Server.open(nodevmm, setup),
+        virtiofsd: () => Server.open(daemon, setup),
+      },
+    };
+  };
   const small = (port: DevicePort) => reads(port, 4096, true);
   const lookup = (port: DevicePort) => mount(port).lookup;
   return [
@@ -292,10 +276,8 @@ function folderCases(shared: string, virtiofsd: string): Case[] {
 export const vhostUserFsGroup: Group = {
   name: 'vhost-user-fs',
   summary: 'FUSE requests over vhost-user, beside virtiofsd (docs/fs.md)',
-  guests: false,
   named: true,
-  images: () => [],
-  async run(context: GroupContext): Promise<void> {
+  async run(context) {
     const virtiofsd = findProgram('virtiofsd');
     if (virtiofsd === undefined || process.getuid?.() !== 0) {
       throw new UsageError('E_BENCH', 'needs virtiofsd and root; apt-get install virtiofsd');
@@ -304,6 +286,6 @@ export const vhostUserFsGroup: Group = {
     const shared = join(folder.path, 'shared');
     mkdirSync(shared);
     writeFileSync(join(shared, 'file'), Buffer.alloc(FILE_SIZE, 0x5a));
-    await measureCases('vhost-user-fs', folderCases(shared, virtiofsd), folder.path, context);
+    await measureServers('vhost-user-fs', folderCases(shared, virtiofsd), context);
   },
 };

@@ -3,18 +3,17 @@
  * `nodevmm serve net`, and in front of DPDK's own backend (net_vhost), both polling, on the same
  * two CPUs in turns: those that are not being measured are stopped.
  */
-import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { AsyncCleanupStack } from '../../src/host/cleanup-stack.ts';
 import { UsageError } from '../../src/host/errors.ts';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
-import type { Measure, Result } from '../harness/measure.ts';
-import { type Contestant, measureInRounds, type Sample, type Span } from '../harness/rounds.ts';
+import type { Measure } from '../harness/measure.ts';
 import { Child } from '../subjects/child.ts';
-import { NODEVMM } from '../subjects/nodevmm-program.ts';
+import { NODEVMM } from '../subjects/subject.ts';
 import { lacksTestpmd, Testpmd, type TestpmdOptions } from '../subjects/testpmd.ts';
-import { type Group, type GroupContext, partOf } from './group.ts';
+import { type Group, measureCases, type Sampler } from './group.ts';
 
 /** The CPUs of the backend's thread and of the driver's. */
 const BACKEND_CPU = 0;
@@ -40,11 +39,9 @@ const NETWORKS: readonly Network[] = [
 ];
 const FRAMES: readonly number[] = [64, 1500];
 
-/** A separate measurement. */
-export interface Case {
+/** A network, and how it is reached. */
+export interface Setup {
   readonly measure: Measure;
-  /** The same in bits of frames. */
-  readonly bits: Measure;
   readonly network: Network;
   readonly packed: boolean;
   /** Bytes. */
@@ -52,81 +49,60 @@ export interface Case {
 }
 
 /** All measurements. */
-export function vhostUserCases(): Case[] {
+export function vhostUserSetups(): Setup[] {
   return FRAMES.flatMap((frame) =>
     NETWORKS.flatMap((network) =>
-      [false, true].map((packed): Case => {
+      [false, true].map((packed): Setup => {
         const name = `${network.name}, ${frame} bytes, ${packed ? 'packed' : 'split'}`;
-        return {
-          ...{ network, packed, frame },
-          measure: { name, unit: 'million packets/s', better: 'higher' },
-          bits: {
-            name: `${name}: frames`,
-            unit: 'Gbit/s',
-            better: 'higher',
-            aspect: { of: name, label: 'frames' },
-          },
-        };
+        const measure = { name, unit: 'million packets/s', better: 'higher' } as const;
+        return { network, packed, frame, measure };
       }),
     ),
   );
 }
 
 /** The command line of nodevmm's backend. */
-export function serveMemoryCommand({ network, frame, packed }: Case, socket: string): string[] {
+export function serveMemoryCommand({ network, frame, packed }: Setup, socket: string): string[] {
   const device = `backend=${network.name},frame=${frame},packed=${packed ? 'on' : 'off'}`;
   const program = [process.execPath, NODEVMM, 'serve', 'net', device, '--socket', socket, '--poll'];
   return ['taskset', '-c', String(BACKEND_CPU), ...program];
 }
 
 /** A backend with a driver in front; stopped unless a sample is taken. */
-class Pair implements Contestant, AsyncDisposable {
-  readonly name: string;
-  readonly reference: boolean;
-  readonly #case: Case;
+class Pair implements Sampler {
+  readonly #counter: Network['counter'];
   readonly #backend: Child;
   readonly #driver: Testpmd;
+  #resources = new AsyncCleanupStack();
 
-  static async open(reference: boolean, what: Case, folder: string): Promise<Pair> {
-    const { network, frame, packed } = what;
-    const name = reference ? 'DPDK' : 'nodevmm';
-    const socket = join(folder, `${name}.sock`);
-    rmSync(socket, { force: true });
+  static async open(name: 'nodevmm' | 'DPDK', setup: Setup): Promise<Pair> {
+    const { network, frame, packed } = setup;
+    await using opened = new AsyncCleanupStack();
+    const socket = join(opened.use(new TemporaryFolder('nodevmm-bench-')).path, 'socket');
     const prefix = `nodevmm-${process.pid}-${name}`;
-    const backend = reference
-      ? new Testpmd({
-          ...{ prefix: `${prefix}-peer`, cpu: BACKEND_CPU, mainCpu: DRIVER_CPU },
-          ...{ vdev: `net_vhost0,iface=${socket}`, mode: network.peer, frame },
-        })
-      : new Child(serveMemoryCommand(what, socket));
-    let driver: Testpmd | undefined;
-    try {
-      await backend.makes(socket, SOCKET_MS);
-      driver = new Testpmd({
+    const peer = {
+      ...{ prefix: `${prefix}-peer`, cpu: BACKEND_CPU, mainCpu: DRIVER_CPU },
+      ...{ vdev: `net_vhost0,iface=${socket}`, mode: network.peer, frame },
+    };
+    const backend = opened.use(
+      name === 'DPDK' ? new Testpmd(peer) : new Child(serveMemoryCommand(setup, socket)),
+    );
+    await backend.listens(socket, SOCKET_MS);
+    const driver = opened.use(
+      new Testpmd({
         ...{ prefix, cpu: DRIVER_CPU, mainCpu: BACKEND_CPU, mode: network.driver, frame },
         vdev: `net_virtio_user0,path=${socket},queue_size=1024,packed_vq=${packed ? 1 : 0}`,
-      });
-      const pair = new Pair(name, reference, what, backend, driver);
-      await pair.#traffic();
-      pair.#pause(true);
-      return pair;
-    } catch (error) {
-      await driver?.[Symbol.asyncDispose]();
-      await backend[Symbol.asyncDispose]();
-      throw error;
-    }
+      }),
+    );
+    const pair = new Pair(network.counter, backend, driver);
+    await pair.#traffic();
+    pair.#pause(true);
+    pair.#resources = opened.move();
+    return pair;
   }
 
-  private constructor(
-    name: string,
-    reference: boolean,
-    what: Case,
-    backend: Child,
-    driver: Testpmd,
-  ) {
-    this.name = name;
-    this.reference = reference;
-    this.#case = what;
+  private constructor(counter: Network['counter'], backend: Child, driver: Testpmd) {
+    this.#counter = counter;
     this.#backend = backend;
     this.#driver = driver;
   }
@@ -147,13 +123,13 @@ class Pair implements Contestant, AsyncDisposable {
   /** Packets per second since the last call. */
   async #rate(): Promise<number> {
     const rates = this.#driver.rates();
-    return (await this.#backend.during('the backend', rates))[this.#case.network.counter];
+    return (await this.#backend.during('the backend', rates))[this.#counter];
   }
 
   async #traffic(): Promise<void> {
     const late = performance.now() + TRAFFIC_MS;
     while ((await this.#rate()) === 0) {
-      if (performance.now() > late) throw new Error(`${this.name}: no packet came through`);
+      if (performance.now() > late) throw new Error('no packet came through');
       await delay(WAIT_MS);
     }
   }
@@ -163,57 +139,32 @@ class Pair implements Contestant, AsyncDisposable {
     for (const one of paused ? both : both.toReversed()) one.pause(paused);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#backend.pause(false);
-    await this.#driver[Symbol.asyncDispose]();
-    await this.#backend[Symbol.asyncDispose]();
-  }
-}
-
-async function compare(
-  what: Case,
-  span: Span,
-  folder: string,
-  context: GroupContext,
-): Promise<Result[]> {
-  const { measure, bits, frame } = what;
-  const contestants: Pair[] = [];
-  try {
-    context.progress(`vhost-user: ${measure.name}: starting`, span[0]);
-    for (const reference of [false, true]) {
-      contestants.push(await Pair.open(reference, what, folder));
-    }
-    const take = async (pair: Pair): Promise<Sample> => {
-      const millions = await pair.sample(context.seconds);
-      return { [measure.name]: millions, [bits.name]: (millions * frame * 8) / 1e3 };
-    };
-    const measures = [measure, bits];
-    const taking = { group: 'vhost-user', measures, contestants, take, span };
-    return await measureInRounds(taking, context);
-  } finally {
-    for (const pair of contestants) await pair[Symbol.asyncDispose]();
+  async close(): Promise<void> {
+    this.#pause(false);
+    await this.#resources.disposeAsync();
   }
 }
 
 export const vhostUserGroup: Group = {
   name: 'vhost-user',
   summary: 'packets over vhost-user, beside DPDK (docs/vhost-user.md)',
-  guests: false,
   named: true,
-  images: () => [],
-  async run(context: GroupContext): Promise<void> {
+  async run(context) {
     const lacking = lacksTestpmd();
     if (lacking !== undefined) throw new UsageError('E_DPDK', lacking);
     if (availableParallelism() < 2) {
       throw new UsageError('E_CPUS', 'both ends poll: it takes two CPUs, and there is one');
     }
-    const cases = vhostUserCases().filter(
-      ({ measure, packed }) => !(packed && context.quick) && !context.skips(measure.name),
-    );
-    using folder = new TemporaryFolder('nodevmm-bench-');
-    for (const [index, one] of cases.entries()) {
-      const span = partOf(index, cases.length);
-      context.report(await compare(one, span, folder.path, context));
-    }
+    const cases = vhostUserSetups()
+      .filter(({ packed }) => !(packed && context.quick))
+      .map((setup) => ({
+        measure: setup.measure,
+        peer: 'DPDK',
+        rows: {
+          nodevmm: () => Pair.open('nodevmm', setup),
+          DPDK: () => Pair.open('DPDK', setup),
+        },
+      }));
+    await measureCases('vhost-user', cases, context, 1);
   },
 };

@@ -1,10 +1,9 @@
 /** Compares two reports: what changed, and whether by more than the samples scatter. */
+import { type Document, figureText, type Table, title } from './document.ts';
 import { EMULATED_NOTE } from './host.ts';
 import { figure, type Measure, type Result, timesAsGood } from './measure.ts';
-import { figureText, title } from './notes.ts';
 import { isEmulated, type Report } from './report.ts';
 import { sameSource, spread } from './statistics.ts';
-import { aligned } from './text-bars.ts';
 
 /** Samples that differ this much come from one source with at most this probability. */
 const NOISE_LEVEL = 0.03;
@@ -12,11 +11,8 @@ const NOISE_LEVEL = 0.03;
 /** How a row changed. */
 export type Verdict = 'better' | 'worse' | 'same' | 'unknown';
 
-/** One row of both reports. */
+/** How one row differs in the second report. */
 export interface Change {
-  readonly subject: string;
-  readonly before: readonly number[];
-  readonly after: readonly number[];
   /** B to A. */
   readonly ratio: number;
   readonly lowRatio: number;
@@ -24,17 +20,15 @@ export interface Change {
   readonly verdict: Verdict;
 }
 
-/** A row's samples in both reports. */
+/** Compares a row's samples in both reports. */
 export function changeOf(
   measure: Measure,
-  subject: string,
   before: readonly number[],
   after: readonly number[],
 ): Change {
   const [a, b] = [spread(before), spread(after)];
   const [from, to] = [figure(measure, before), figure(measure, after)];
   return {
-    ...{ subject, before, after },
     ratio: to / from,
     lowRatio: b.low / a.high,
     highRatio: b.high / a.low,
@@ -61,38 +55,50 @@ const MARKS: Readonly<Record<Verdict, string>> = {
   unknown: '?',
 };
 
-/** The comparison as text. */
-export function compareReports(before: Report, after: Report): string {
-  const lines: string[] = [];
-  const [a, b] = [before, after].map((report) => report.sites.flatMap((site) => site.results));
-  const emulated = [isEmulated(before), isEmulated(after)];
-  if (emulated.includes(true)) lines.push(EMULATED_NOTE);
-  if (emulated[0] !== emulated[1]) {
-    lines.push('ONE of them was measured on an emulated CPU and one was not: do not compare them.');
-  }
-  lines.push(`A: ${describe(before)}`, `B: ${describe(after)}`, '');
-  const missing: string[] = [];
-  for (const result of a ?? []) {
-    const other = (b ?? []).find((one) => keyOf(one) === keyOf(result));
-    if (other === undefined) missing.push(`${keyOf(result)}: only in A`);
-    else lines.push(...table(result, other, missing), '');
-  }
-  for (const result of b ?? []) {
-    if (!(a ?? []).some((one) => keyOf(one) === keyOf(result))) {
-      missing.push(`${keyOf(result)}: only in B`);
-    }
-  }
-  return [...lines, ...missing, ...(missing.length > 0 ? [''] : []), ...LEGEND].join('\n');
+/** The comparison: what both have, in tables. */
+export function compareReports(before: Report, after: Report): Document {
+  const emulated = [before, after].map(isEmulated);
+  const [a = [], b = []] = [before, after].map(({ sites }) =>
+    sites.flatMap(({ results }) => results),
+  );
+  const pairs = a.flatMap((result) => {
+    const other = b.find((one) => keyOf(one) === keyOf(result));
+    return other === undefined ? [] : [{ result, other }];
+  });
+  const missing = [
+    ...lacking('A', a.map(keyOf), b.map(keyOf)),
+    ...pairs.flatMap(({ result, other }) => {
+      const [own = [], others = []] = [result, other].map(({ rows }) =>
+        rows.map(({ subject }) => `${keyOf(result)}: ${subject}`),
+      );
+      return [...lacking('A', own, others), ...lacking('B', others, own)];
+    }),
+    ...lacking('B', b.map(keyOf), a.map(keyOf)),
+  ];
+  return {
+    title: 'nodevmm: benchmarks compared',
+    intro: [
+      ...(emulated.includes(true) ? [EMULATED_NOTE] : []),
+      ...(emulated[0] === emulated[1] ? [] : [UNLIKE_NOTE]),
+      ...[`A: ${describe(before)}`, `B: ${describe(after)}`],
+    ],
+    tables: pairs.map(({ result, other }) => table(result, other)),
+    legend: [...missing, ...LEGEND],
+  };
 }
 
+const UNLIKE_NOTE =
+  'ONE of them was measured on an emulated CPU and one was not: do not compare them.';
+
 const LEGEND: readonly string[] = [
-  'B/A: of medians (exits: of the lowest), and from the lowest of B to the highest of A up to the',
-  'other extreme. Marked is what differs by more than noise: the samples would scatter apart like',
-  `this by chance in at most ${NOISE_LEVEL * 100} of 100 cases (Mann-Whitney test). ?: too few samples to tell, 4 of each`,
-  'are the least. Noise from one run to the next is not in it: measure A twice to see that.',
+  'B/A: of medians (exits: of the lowest), and from the lowest of B to the highest of A up to the other extreme.',
+  `Marked is what differs by more than noise: the samples would scatter apart like this by chance in at most ${NOISE_LEVEL * 100} of 100 cases (Mann-Whitney test). ?: too few samples to tell, 4 of each are the least. Noise from one run to the next is not in it: measure A twice to see that.`,
 ];
 
 const keyOf = ({ group, measure }: Result): string => `${group}: ${measure.name}`;
+
+const lacking = (which: string, own: readonly string[], others: readonly string[]): string[] =>
+  own.filter((key) => !others.includes(key)).map((key) => `${key}: only in ${which}`);
 
 function describe({ version, date, rounds, seconds, sites }: Report): string {
   const hosts = sites.map(({ host }) => `${host.cpu}, Linux ${host.kernel}, Node ${host.node}`);
@@ -100,27 +106,18 @@ function describe({ version, date, rounds, seconds, sites }: Report): string {
   return `nodevmm ${version}, ${date}, ${how}, ${[...new Set(hosts)].join('; ')}`;
 }
 
-function table(a: Result, b: Result, missing: string[]): string[] {
+function table(a: Result, b: Result): Table {
   const { measure } = b;
-  const rows: string[][] = [['', 'A', 'B', 'B/A', 'from', 'to', '']];
-  for (const { subject, samples } of a.rows) {
-    const other = b.rows.find((row) => row.subject === subject);
-    if (other === undefined) {
-      missing.push(`${keyOf(a)}: ${subject}: only in A`);
-      continue;
-    }
-    const change = changeOf(measure, subject, samples, other.samples);
-    rows.push([
-      subject,
-      ...[figure(measure, samples), figure(measure, other.samples)].map(figureText),
-      ...[change.ratio, change.lowRatio, change.highRatio].map(figureText),
-      MARKS[change.verdict],
-    ]);
-  }
-  for (const { subject } of b.rows) {
-    if (!a.rows.some((row) => row.subject === subject)) {
-      missing.push(`${keyOf(a)}: ${subject}: only in B`);
-    }
-  }
-  return [`${a.group}: ${title(measure)}`, ...aligned(rows, 1).map((line) => `  ${line}`)];
+  return {
+    title: `${a.group}: ${title(measure)}`,
+    heads: ['', 'A', 'B', 'B/A', 'from', 'to', ''],
+    rows: a.rows.flatMap(({ subject, samples }) => {
+      const other = b.rows.find((row) => row.subject === subject);
+      if (other === undefined) return [];
+      const { ratio, lowRatio, highRatio, verdict } = changeOf(measure, samples, other.samples);
+      const values = [figure(measure, samples), figure(measure, other.samples)];
+      const figures = [...values, ratio, lowRatio, highRatio].map(figureText);
+      return [[subject, ...figures, MARKS[verdict]]];
+    }),
+  };
 }

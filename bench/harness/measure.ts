@@ -1,6 +1,5 @@
 /** The results of a benchmark: measures, each with a row of samples for every subject. */
 import { spread } from './statistics.ts';
-import type { Usage } from './usage.ts';
 
 /** One quantity. */
 export interface Measure {
@@ -20,8 +19,6 @@ export interface Aspect {
   readonly of: string;
   /** Heading of its column. */
   readonly label: string;
-  /** Not in the table without `--profile`. */
-  readonly detail?: boolean;
 }
 
 /** The samples of one subject. */
@@ -35,8 +32,6 @@ export interface Row {
   readonly samples: readonly number[];
   /** How many of the samples each run took, where several are pooled. */
   readonly runs?: readonly number[];
-  /** What the last sample cost the subject's process, by thread and by kind of exit. */
-  readonly usage?: Usage;
   /** Why there are no samples, or not all of them. */
   readonly failure?: string;
   /** What happened while its samples were taken. */
@@ -64,32 +59,32 @@ export function timesAsGood({ better }: Measure, own: number, other: number): nu
 /** How many samples each run took. */
 export const runsOf = ({ samples, runs = [samples.length] }: Row): readonly number[] => runs;
 
-/** A row's samples of one run. */
-function samplesOf(row: Row, run: number): readonly number[] {
-  const runs = runsOf(row);
-  const before = runs.slice(0, run).reduce((sum, count) => sum + count, 0);
-  return row.samples.slice(before, before + (runs[run] ?? 0));
+/** A row's samples, by run. */
+function samplesByRun(row: Row): (readonly number[])[] {
+  let end = 0;
+  return runsOf(row).map((count) => {
+    end += count;
+    return row.samples.slice(end - count, end);
+  });
 }
 
 /** How many times as good a row is as its peer, else as the best reference, in each run with both. */
 export function ratios({ measure, rows }: Result, row: Row): number[] {
-  return runsOf(row)
-    .map((_, run) => {
-      const references = rows.filter(
-        (other) => other.reference && samplesOf(other, run).length > 0,
-      );
-      const peers = references.filter((other) => other.subject === row.peer);
-      const figures = (peers.length > 0 ? peers : references).map((other) =>
-        figure(measure, samplesOf(other, run)),
+  const references = rows
+    .filter(({ reference }) => reference)
+    .map((other) => ({ name: other.subject, runs: samplesByRun(other) }));
+  return samplesByRun(row)
+    .map((samples, run) => {
+      const present = references.filter(({ runs }) => (runs[run]?.length ?? 0) > 0);
+      const peers = present.filter(({ name }) => name === row.peer);
+      const figures = (peers.length > 0 ? peers : present).map(({ runs }) =>
+        figure(measure, runs[run] ?? []),
       );
       const best = measure.better === 'lower' ? Math.min(...figures) : Math.max(...figures);
-      return timesAsGood(measure, figure(measure, samplesOf(row, run)), best);
+      return timesAsGood(measure, figure(measure, samples), best);
     })
     .filter((times) => Number.isFinite(times) && times > 0);
 }
-
-/** How many times as good a row is, above 1 it is better: the median of its runs; NaN for none. */
-export const ratio = (result: Result, row: Row): number => spread(ratios(result, row)).median;
 
 /** A measure and its aspects from the same runs. */
 export interface Headline {

@@ -1,8 +1,8 @@
-/** All results of a run, as `--json` writes them. */
+/** All results of a run, as `--json` writes them, and several runs pooled in one. */
 import { readFileSync } from 'node:fs';
 import { messageOf, UsageError } from '../../src/host/errors.ts';
 import type { Host } from './host.ts';
-import type { Result } from './measure.ts';
+import { type Result, type Row, runsOf } from './measure.ts';
 
 const FORMAT = 'nodevmm-bench/1';
 
@@ -69,8 +69,7 @@ export function readReport(path: string): Report {
   try {
     report = JSON.parse(readFileSync(path, 'utf8')) as Partial<Report> | null;
   } catch (error) {
-    const why = messageOf(error);
-    throw new UsageError('E_REPORT', `cannot read ${path}: ${why}`);
+    throw new UsageError('E_REPORT', `cannot read ${path}: ${messageOf(error)}`);
   }
   if (report?.format !== FORMAT || !Array.isArray(report.sites)) {
     throw new UsageError(
@@ -80,3 +79,70 @@ export function readReport(path: string): Report {
   }
   return report as Report;
 }
+
+/**
+ * Pools runs that had the same options: the differences between boots are then in the spread.
+ * @param reports at least one
+ */
+export function poolReports(reports: readonly [Report, ...Report[]]): Report {
+  const last = reports.at(-1) ?? reports[0];
+  if (reports.length === 1) return last;
+  const places = Math.max(...reports.map(({ sites }) => sites.length));
+  const sites = Array.from({ length: places }, (_, place) =>
+    poolSites(reports.map(({ sites }) => sites[place])),
+  );
+  const runs = reports.reduce((sum, report) => sum + (report.runs ?? 1), 0);
+  return { ...last, runs, sites: sites.flat() };
+}
+
+function poolSites(runs: readonly (Site | undefined)[]): Site[] {
+  const results = pool(
+    runs.map((site) => site?.results ?? []),
+    ({ group, measure }) => `${group}: ${measure.name}`,
+    (first, all) => ({
+      ...first,
+      rows: pool(
+        all.map((result) => result?.rows ?? []),
+        ({ subject }) => subject,
+        poolRows,
+      ),
+    }),
+  );
+  const omissions = pool(
+    runs.map((site) => site?.omissions ?? []),
+    (omission) => JSON.stringify(omission),
+    (omission) => omission,
+  );
+  const first = runs.find((site) => site !== undefined);
+  return first === undefined ? [] : [{ ...first, results, omissions }];
+}
+
+/** Makes one thing of those with one key; runs that lack it have undefined instead. */
+function pool<T>(
+  runs: readonly (readonly T[])[],
+  keyOf: (one: T) => string,
+  join: (first: T, all: readonly (T | undefined)[]) => T,
+): T[] {
+  const keys = new Set(runs.flatMap((run) => run.map(keyOf)));
+  return [...keys].flatMap((key) => {
+    const all = runs.map((run) => run.find((one) => keyOf(one) === key));
+    const first = all.find((one) => one !== undefined);
+    return first === undefined ? [] : [join(first, all)];
+  });
+}
+
+function poolRows(first: Row, all: readonly (Row | undefined)[]): Row {
+  const failure = noted(all.map((row) => row?.failure));
+  const remark = noted(all.map((row) => row?.remark));
+  return {
+    ...first,
+    samples: all.flatMap((row) => row?.samples ?? []),
+    runs: all.flatMap((row) => (row === undefined ? [0] : runsOf(row))),
+    ...(failure === '' ? {} : { failure }),
+    ...(remark === '' ? {} : { remark }),
+  };
+}
+
+/** The notes, and the runs they came from. */
+const noted = (texts: readonly (string | undefined)[]): string =>
+  texts.flatMap((text, run) => (text === undefined ? [] : [`run ${run + 1}: ${text}`])).join('; ');

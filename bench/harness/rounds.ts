@@ -1,7 +1,6 @@
 /** Takes samples so that the host's other work affects all subjects alike. */
 import { messageOf } from '../../src/host/errors.ts';
 import type { Measure, Result, Row } from './measure.ts';
-import { type Processes, readUsage, type Usage, usageBetween } from './usage.ts';
 
 /** Something that is measured separately. */
 export interface Contestant {
@@ -34,8 +33,6 @@ export interface Taking<C extends Contestant> {
   readonly contestants: readonly C[];
   /** Takes one sample. */
   readonly take: (contestant: C, warmUp: boolean) => Promise<Sample>;
-  /** Which processes to watch meanwhile. */
-  readonly processes?: (contestant: C) => Processes;
   readonly span?: Span;
   /** Makes a failed contestant usable again, where that is possible. */
   readonly revive?: (contestant: C) => Promise<boolean>;
@@ -48,13 +45,12 @@ export interface Taking<C extends Contestant> {
  * again, and a remark says so.
  */
 export async function measureInRounds<C extends Contestant>(
-  { group, measures, contestants, take, processes, revive, span = [0, 1] }: Taking<C>,
+  { group, measures, contestants, take, revive, span = [0, 1] }: Taking<C>,
   { rounds, progress }: Rounds,
 ): Promise<Result[]> {
   const samples = new Map<C, Sample[]>(contestants.map((one) => [one, []]));
   const failures = new Map<C, string>();
   const remarks = new Map<C, string>();
-  const usages = new Map<C, Usage>();
   const what = measures.filter(({ aspect }) => aspect === undefined).map(({ name }) => name);
   const [begin, end] = span;
   const all = (rounds + 1) * contestants.length;
@@ -68,12 +64,8 @@ export async function measureInRounds<C extends Contestant>(
       const which = round === 0 ? 'warm-up' : `round ${round} of ${rounds}`;
       progress(`${group}: ${what.join(', ')}: ${which}: ${contestant.name}`, fraction);
       const sampled = async (): Promise<void> => {
-        const before = processes === undefined ? undefined : await readUsage(processes(contestant));
         const sample = await take(contestant, round === 0);
         if (round > 0) samples.get(contestant)?.push(sample);
-        if (processes === undefined || before === undefined) return;
-        const usage = usageBetween(before, await readUsage(processes(contestant)));
-        if (usage !== undefined) usages.set(contestant, usage);
       };
       try {
         try {
@@ -96,15 +88,12 @@ export async function measureInRounds<C extends Contestant>(
       const { name, reference, peer } = contestant;
       const failure = failures.get(contestant);
       const remark = measure.aspect === undefined ? remarks.get(contestant) : undefined;
-      // With the measure that they are an aspect of.
-      const usage = measure.aspect === undefined ? usages.get(contestant) : undefined;
       const values = (samples.get(contestant) ?? []).flatMap((sample) => sample[measure.name]);
       return {
         subject: name,
         reference,
         ...(peer === undefined ? {} : { peer }),
         samples: values.filter((value): value is number => Number.isFinite(value)),
-        ...(usage === undefined ? {} : { usage }),
         ...(failure === undefined ? {} : { failure }),
         ...(remark === undefined ? {} : { remark }),
       };

@@ -1,9 +1,8 @@
 /** The subjects of each group; those that are added here appear in the tables. */
-import { lacksVhostNet } from './lacking.ts';
 import { nodevmm } from './nodevmm.ts';
 import { MICROVM, MICROVM_PCI, Q35, Q35_E1000, Q35_VHOST, qemu } from './qemu.ts';
 import { served } from './served.ts';
-import { E1000_KERNEL, type Subject } from './subject.ts';
+import { E1000_KERNEL, lacksVhostNet, type Subject } from './subject.ts';
 
 const PEER = 'QEMU q35';
 const PEER_VHOST = 'QEMU q35 vhost';
@@ -15,13 +14,6 @@ const VARIANTS: readonly Subject[] = [
   nodevmm('nodevmm notify-memory', { peer: PEER, variant: true, notify: 'memory' }),
   nodevmm('nodevmm notify-io', { peer: PEER, variant: true, notify: 'io' }),
   nodevmm('nodevmm packed', { peer: PEER, variant: true, ring: { packed: true } }),
-];
-
-/** How the backend learns of new work. */
-const VHOST_USER: readonly Subject[] = [
-  served(nodevmm('nodevmm vhost-user', { peer: PEER_VHOST_USER }), 'adaptive'),
-  served(nodevmm('nodevmm vhost-user kicks', { peer: PEER_VHOST_USER, variant: true }), 'never'),
-  served(nodevmm('nodevmm vhost-user polled', { peer: PEER_VHOST_USER, variant: true }), 'always'),
 ];
 
 const QEMU_Q35 = qemu(PEER, Q35);
@@ -36,8 +28,12 @@ export const NET_SUBJECTS: readonly Subject[] = [
   { ...QEMU_MICROVM, variant: true },
   nodevmm('nodevmm vhost', { peer: PEER_VHOST, nic: 'vhost', lacking: lacksVhostNet }),
   qemu(PEER_VHOST, Q35_VHOST),
-  ...VHOST_USER,
-  served(qemu(PEER_VHOST_USER, Q35), 'adaptive'),
+  served(nodevmm('nodevmm vhost-user', { peer: PEER_VHOST_USER })),
+  served(
+    nodevmm('nodevmm vhost-user kicks', { peer: PEER_VHOST_USER, variant: true }),
+    '--no-poll',
+  ),
+  served(qemu(PEER_VHOST_USER, Q35)),
   nodevmm('nodevmm e1000', { peer: PEER_E1000, nic: 'e1000', kernel: E1000_KERNEL }),
   qemu(PEER_E1000, Q35_E1000),
 ];

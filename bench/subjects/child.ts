@@ -1,7 +1,7 @@
 /** The process of a VMM that is measured: its output, its end, and its message when it failed. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { onProcessExit } from '../../src/host/threads.ts';
 
@@ -9,7 +9,9 @@ const KEPT_OUTPUT = 2000;
 const END_GRACE_MS = 10_000;
 /** A connection that a process held ends a moment before the process. */
 const EXPLANATION_MS = 1000;
-const FILE_POLL_MS = 20;
+const LISTEN_POLL_MS = 20;
+/** Of a listening socket in /proc/net/unix: __SO_ACCEPTCON of net.h. */
+const ACCEPTS = '00010000';
 
 /** A process that ends with its owner. */
 export class Child implements AsyncDisposable {
@@ -51,46 +53,40 @@ export class Child implements AsyncDisposable {
     throw new Error(`${this.process.spawnargs[0]} ended with ${how}: ${this.#output.trim()}`);
   }
 
-  /** Rejects with an error, or preferably with the process's end, when that is its cause. */
-  readonly explain = async (error: unknown): Promise<never> => {
-    const late = delay(EXPLANATION_MS);
-    await Promise.race([this.#closed, late]);
-    if (this.#hasEnded) return await this.failure();
-    throw error;
-  };
-
   get #hasEnded(): boolean {
     const { pid, exitCode, signalCode } = this.process;
     return pid === undefined || exitCode !== null || signalCode !== null;
   }
 
-  /** Waits until it has created a file, such as its socket. */
-  async makes(file: string, timeoutMs: number): Promise<void> {
+  /** Waits until it listens on a socket. */
+  async listens(socket: string, timeoutMs: number): Promise<void> {
     const late = performance.now() + timeoutMs;
-    while (!existsSync(file)) {
+    while (!isListening(socket)) {
       if (this.#hasEnded) await this.failure();
       if (performance.now() > late) {
-        throw new Error(`no ${file} in ${timeoutMs / 1000} s: ${this.#output.trim()}`);
+        throw new Error(`no ${socket} in ${timeoutMs / 1000} s: ${this.#output.trim()}`);
       }
-      await delay(FILE_POLL_MS);
+      await delay(LISTEN_POLL_MS);
     }
   }
 
-  /** Waits for a condition as long as the process lives, with a timeout. */
+  /** Waits for something as long as the process lives; when that ends, its end is the error. */
   async during<T>(what: string, done: Promise<T>, timeoutMs = 300_000): Promise<T> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => {
-        const said = this.#output.trim();
-        reject(new Error(`${what}: nothing happened in ${timeoutMs / 1000} s: ${said}`));
-      }, timeoutMs);
+    const timeout = new AbortController();
+    const late = delay(timeoutMs, undefined, { signal: timeout.signal }).then((): never => {
+      const said = this.#output.trim();
+      throw new Error(`${what}: nothing happened in ${timeoutMs / 1000} s: ${said}`);
     });
     const failure = this.failure();
-    failure.catch(() => {});
+    for (const other of [late, failure]) other.catch(() => {});
     try {
       return await Promise.race([done, failure, late]);
+    } catch (error) {
+      await Promise.race([this.#closed, delay(EXPLANATION_MS)]);
+      if (this.#hasEnded) await failure;
+      throw error;
     } finally {
-      clearTimeout(timer);
+      timeout.abort();
     }
   }
 
@@ -108,4 +104,12 @@ export class Child implements AsyncDisposable {
     clearTimeout(timer);
     this.#forget();
   }
+}
+
+/** Connecting to it would show this too, but some programs accept only one connection. */
+function isListening(socket: string): boolean {
+  return readFileSync('/proc/net/unix', 'latin1')
+    .split('\n')
+    .map((line) => line.split(/ +/))
+    .some(([, , , flags, , , , path]) => flags === ACCEPTS && path === socket);
 }

@@ -22,10 +22,6 @@ vm.on('exit', ({ reason, detail }) => {
   process.stderr.write(`the guest ended: ${reason} ${detail ?? ''}\n`, () => void end(1));
 });
 process.on('message', ({ id, argv }: ProcessRequest) => {
-  if (argv === undefined) {
-    reply({ id, statistics: vm.statistics() });
-    return;
-  }
   vm.exec(argv).then(
     (result) => reply({ id, result }),
     (error: Error) => reply({ id, error: error.message }),
@@ -33,4 +29,4 @@ process.on('message', ({ id, argv }: ProcessRequest) => {
 });
 await vm.start();
 await vm.ready();
-reply({ id: 0, result: { stdout: Buffer.alloc(0), stderr: Buffer.alloc(0), exitCode: 0 } });
+reply({ id: 0 });

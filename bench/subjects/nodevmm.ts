@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { ExecResult } from '../../src/agent/client.ts';
+import { AsyncCleanupStack } from '../../src/host/cleanup-stack.ts';
 import type { MachineOptions } from '../../src/machine/options.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import type { DiskOptions } from '../../src/virtio/device/blk/blk-type.ts';
@@ -27,18 +28,19 @@ export interface Variant extends Pick<Subject, 'peer' | 'variant' | 'kernel' | '
   readonly nic?: Nic;
 }
 
-/** A request of the parent to the process. */
+/** A command for the guest, from the parent to the process. */
 export interface ProcessRequest {
   readonly id: number;
-  /** A command for the guest; absent: KVM's counters are requested. */
-  readonly argv?: readonly string[];
+  readonly argv: readonly string[];
 }
 
 /** A reply of the process; the first message, with id 0, reports that the guest's agent is up. */
-export type ProcessReply =
-  | { readonly id: number; readonly result: ExecResult }
-  | { readonly id: number; readonly statistics: ReadonlyMap<string, number> }
-  | { readonly id: number; readonly error: string };
+export interface ProcessReply {
+  readonly id: number;
+  /** Absent: the error. */
+  readonly result?: ExecResult;
+  readonly error?: string;
+}
 
 /** The machine that a process runs. */
 export function machineOptions(spec: GuestSpec, variant: Variant): MachineOptions {
@@ -75,40 +77,28 @@ export function nodevmm(name: string, variant: Variant): Subject {
 
 async function boot(spec: GuestSpec, variant: Variant): Promise<RunningGuest> {
   const options = JSON.stringify(machineOptions(spec, variant));
-  const child = new Child([process.execPath, PROGRAM, options], { ipc: true });
-  try {
-    const waiting = new Map<number, (reply: ProcessReply) => void>();
-    const up = once(child.process, 'message');
-    await child.during('the agent', up);
-    child.process.on('message', (reply: ProcessReply) => {
-      waiting.get(reply.id)?.(reply);
-      waiting.delete(reply.id);
-    });
-    let last = 0;
-    const ask = (request: Omit<ProcessRequest, 'id'>): Promise<ProcessReply> => {
-      last += 1;
-      const answered = new Promise<ProcessReply>((resolve) => waiting.set(last, resolve));
-      child.process.send({ ...request, id: last });
-      return answered;
-    };
-    const exec = async (argv: readonly string[]): Promise<ExecResult> => {
-      const reply = await ask({ argv });
-      if (!('result' in reply)) throw new Error('error' in reply ? reply.error : 'no result');
-      const { stdout, stderr, exitCode } = reply.result;
-      return { stdout: Buffer.from(stdout), stderr: Buffer.from(stderr), exitCode };
-    };
-    return {
-      pid: child.process.pid ?? 0,
-      exec: (argv, timeoutMs) =>
-        child.during(argv[0] ?? '', exec(argv).catch(child.explain), timeoutMs),
-      statistics: async () => {
-        const reply = await child.during('its statistics', ask({}));
-        return 'statistics' in reply ? reply.statistics : new Map();
-      },
-      [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
-    };
-  } catch (error) {
-    await child[Symbol.asyncDispose]();
-    throw error;
-  }
+  await using opened = new AsyncCleanupStack();
+  const child = opened.use(new Child([process.execPath, PROGRAM, options], { ipc: true }));
+  await child.during('the agent', once(child.process, 'message'));
+  const waiting = new Map<number, (reply: ProcessReply) => void>();
+  child.process.on('message', (reply: ProcessReply) => {
+    waiting.get(reply.id)?.(reply);
+    waiting.delete(reply.id);
+  });
+  let last = 0;
+  const exec = async (argv: readonly string[], timeoutMs?: number): Promise<ExecResult> => {
+    const id = ++last;
+    const answered = new Promise<ProcessReply>((resolve) => waiting.set(id, resolve));
+    child.process.send({ id, argv } satisfies ProcessRequest);
+    const { result, error } = await child.during(argv[0] ?? '', answered, timeoutMs);
+    if (result === undefined) throw new Error(error);
+    const { stdout, stderr, exitCode } = result;
+    return { stdout: Buffer.from(stdout), stderr: Buffer.from(stderr), exitCode };
+  };
+  const resources = opened.move();
+  return {
+    pid: child.process.pid ?? 0,
+    exec,
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
+  };
 }

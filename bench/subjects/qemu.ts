@@ -1,23 +1,23 @@
 /** QEMU with KVM as a subject, given the same kernel file, initramfs and devices. */
-import { existsSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { AgentClient } from '../../src/agent/client.ts';
 import { AGENT_PORT_NAME } from '../../src/agent/protocol.ts';
+import { AsyncCleanupStack } from '../../src/host/cleanup-stack.ts';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { Child } from './child.ts';
-import { lacksQemu, lacksVhostNet } from './lacking.ts';
 import {
   COMMAND_LINE,
   E1000_KERNEL,
   type GuestSpec,
+  lacksQemu,
+  lacksVhostNet,
   type Nic,
   type RunningGuest,
   type Subject,
 } from './subject.ts';
 
-const SOCKET_POLL_MS = 5;
+const LISTENING_MS = 60_000;
 
 /** A machine type of QEMU's, and where its virtio devices sit. */
 export interface QemuMachine {
@@ -108,37 +108,16 @@ export function qemu(name: string, machine: QemuMachine): Subject {
 }
 
 async function boot(machine: QemuMachine, spec: GuestSpec): Promise<RunningGuest> {
-  const folder = new TemporaryFolder('nodevmm-bench-');
-  const socket = join(folder.path, 'agent');
-  const child = new Child(qemuCommand(machine, spec, socket));
-  const end = async (): Promise<void> => {
-    await child[Symbol.asyncDispose]();
-    folder.close();
+  await using opened = new AsyncCleanupStack();
+  const socket = join(opened.use(new TemporaryFolder('nodevmm-bench-')).path, 'agent');
+  const child = opened.use(new Child(qemuCommand(machine, spec, socket)));
+  await child.listens(socket, LISTENING_MS);
+  const agent = opened.use(new AgentClient(connect(socket)));
+  await child.during('the agent', agent.ready());
+  const resources = opened.move();
+  return {
+    pid: child.process.pid ?? 0,
+    exec: (argv, timeoutMs) => child.during(argv[0] ?? '', agent.exec(argv), timeoutMs),
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
   };
-  try {
-    const agent = await child.during('the agent', connectAgent(socket, child));
-    return {
-      pid: child.process.pid ?? 0,
-      exec: (argv, timeoutMs) =>
-        child.during(argv[0] ?? '', agent.exec(argv).catch(child.explain), timeoutMs),
-      async [Symbol.asyncDispose]() {
-        agent.close();
-        await end();
-      },
-    };
-  } catch (error) {
-    await end();
-    throw error;
-  }
-}
-
-async function connectAgent(path: string, child: Child): Promise<AgentClient> {
-  while (!existsSync(path)) {
-    if (child.process.exitCode !== null) return await child.failure();
-    await delay(SOCKET_POLL_MS);
-  }
-  const socket = connect(path);
-  const agent = new AgentClient(socket);
-  await agent.ready();
-  return agent;
 }

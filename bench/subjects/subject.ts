@@ -1,9 +1,15 @@
-/** The contract of a subject: a VMM in one particular configuration. */
+/** The contract of a subject, a VMM in one particular configuration, and which of them are measured. */
+import { accessSync, constants } from 'node:fs';
+import { join } from 'node:path';
 import type { ExecResult } from '../../src/agent/client.ts';
 import type { KernelSeries } from '../../src/guest/kernel.ts';
+import { findProgram } from '../../src/guest/programs.ts';
+import { packageFolder } from '../../src/host/package-folder.ts';
 import { isInLab } from '../harness/host.ts';
 import type { Contestant } from '../harness/rounds.ts';
-import type { Processes } from '../harness/usage.ts';
+
+/** nodevmm's command line, as it is installed. */
+export const NODEVMM = join(packageFolder, 'dist/bundle/bin/main.js');
 
 /** A disk that the guest has as vda, vdb ... It is only read. */
 export interface DiskSpec {
@@ -35,18 +41,21 @@ export const COMMAND_LINE = `console=hvc0 quiet panic=-1${isInLab() ? ' mitigati
 /** A network interface: virtio with its queues served by the VMM or by vhost, or an emulated card. */
 export type Nic = 'virtio' | 'vhost' | 'e1000';
 
-/** The guest's name of its interface. */
-export const INTERFACE = 'eth0';
-
 /** Debian's cloud kernel has no driver for the emulated card. */
 export const E1000_KERNEL: KernelSeries = '6.12-amd64';
+
+/** The processes that do a VMM's work. */
+export interface Processes {
+  /** The VMM itself. */
+  readonly pid: number;
+  /** Those that serve its devices, over vhost-user. */
+  readonly backends?: readonly number[];
+}
 
 /** A guest whose agent answers. */
 export interface RunningGuest extends Processes, AsyncDisposable {
   /** Runs a command in the guest to its end; rejects when that takes too long. */
   exec(argv: readonly string[], timeoutMs?: number): Promise<ExecResult>;
-  /** Stops or continues what takes CPU time although the guest is idle: others are measured meanwhile. */
-  rest?(resting: boolean): Promise<void>;
 }
 
 /** Something that can be requested by name. */
@@ -74,4 +83,61 @@ export async function run(
   if (exitCode === 0) return stdout.toString();
   const said = `${stderr.toString()} ${stdout.toString()}`.trim().slice(-500);
   throw new Error(`${argv[0]} in the guest ended with status ${exitCode}: ${said}`);
+}
+
+/** What the host lacks for QEMU. */
+export function lacksQemu(): string | undefined {
+  const found = findProgram('qemu-system-x86_64');
+  return found === undefined ? 'no qemu-system-x86_64; apt-get install qemu-system-x86' : undefined;
+}
+
+/** What it lacks for network queues that the kernel serves. */
+export function lacksVhostNet(): string | undefined {
+  try {
+    accessSync('/dev/vhost-net', constants.R_OK | constants.W_OK);
+    return undefined;
+  } catch (error) {
+    const why = (error as NodeJS.ErrnoException).code;
+    return `/dev/vhost-net: ${why}; modprobe vhost_net, as root`;
+  }
+}
+
+/** The user's selection. */
+export interface Wanted {
+  /** Names of rows, or parts of names; empty: all except variants. */
+  readonly subjects: readonly string[];
+  /** Variants as well. */
+  readonly variants: boolean;
+}
+
+/** True for a row whose name was given, or contains a given text that is no row's name. */
+function isWanted(
+  { name, variant = false }: Selectable,
+  all: readonly Selectable[],
+  { subjects, variants }: Wanted,
+): boolean {
+  if (subjects.length === 0) return variants || !variant;
+  const own = name.toLowerCase();
+  return subjects.some((text) => {
+    const asked = text.toLowerCase();
+    const exact = all.some((other) => other.name.toLowerCase() === asked);
+    return exact ? own === asked : own.includes(asked);
+  });
+}
+
+/**
+ * The rows to measure.
+ * @param omit called for each requested row that this host lacks something for
+ */
+export function select<S extends Selectable>(
+  all: readonly S[],
+  wanted: Wanted,
+  omit: (name: string, why: string) => void,
+): S[] {
+  return all.filter((one) => {
+    if (!isWanted(one, all, wanted)) return false;
+    const why = one.lacking?.();
+    if (why !== undefined) omit(one.name, why);
+    return why === undefined;
+  });
 }
