@@ -2,7 +2,9 @@
 import { randomFillSync } from 'node:crypto';
 import { defineDevice } from '../../src/machine/user-devices/device-module.ts';
 
-const MAX_BYTES = 64 * 1024;
+/** Random bytes from `next` on; drawn all at once, as the built-in device does. */
+const random = new Uint8Array(64 * 1024);
+let next = random.length;
 
 export const entropy = defineDevice({
   deviceId: 4,
@@ -10,7 +12,14 @@ export const entropy = defineDevice({
     requestq: {
       size: 64,
       handle(request) {
-        request.write(randomFillSync(new Uint8Array(Math.min(request.writableLength, MAX_BYTES))));
+        const length = Math.min(request.writableLength, random.length);
+        if (next + length > random.length) {
+          randomFillSync(random);
+          next = 0;
+        }
+        request.write(random.subarray(next, next + length));
+        random.fill(0, next, next + length);
+        next += length;
       },
     },
   },
