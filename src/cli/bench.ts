@@ -31,7 +31,10 @@ export const registerBenchCommand: RegisterCommand = (program, finish) => {
 async function bench(args: readonly string[]): Promise<number> {
   const path = join(packageFolder, PROGRAM);
   if (!existsSync(path)) {
-    throw new UsageError('E_BENCH', `${path} is missing; build it with npm run build`);
+    throw new UsageError(
+      'E_BENCH',
+      'the npm package has no benchmarks; run them in a checkout, with npm run bench',
+    );
   }
   const program = (await import(pathToFileURL(path).href)) as BenchProgram;
   return await program.bench(args);
