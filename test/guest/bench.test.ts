@@ -59,7 +59,8 @@ t.test('a run of the network’s group', async (t) => {
     );
   }
   const page = readFileSync(html, 'utf8');
-  for (const row of ROWS) t.ok(page.includes(`>${row}<`), row);
+  // The star marks the peer.
+  for (const cell of ['QEMU q35 *', 'nodevmm vhost-user']) t.ok(page.includes(`>${cell}<`), cell);
 });
 
 t.test('a report compared with itself shows no change', async (t) => {
