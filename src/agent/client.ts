@@ -1,6 +1,8 @@
 /** The host's side of the guest agent: commands in the guest over any byte stream. */
+
 import { randomBytes } from 'node:crypto';
 import type { Duplex, Readable } from 'node:stream';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
 import {
   Command,
@@ -78,7 +80,7 @@ export interface AgentClientOptions {
  * Speaks with the agent at the other end of a stream, which it owns from then on. It reads always;
  * what answers the other end does not pile up while that takes nothing.
  */
-export class AgentClient implements Disposable {
+export class AgentClient extends Closeable {
   readonly #stream: Duplex;
   readonly #helloRetryMs: number;
   readonly #shared: boolean;
@@ -102,6 +104,7 @@ export class AgentClient implements Disposable {
 
   /** @param stream e.g. a connected unix socket; it may carry the rest of an earlier conversation */
   constructor(stream: Duplex, { helloRetryMs, shared, whyEnded }: AgentClientOptions = {}) {
+    super();
     this.#stream = stream;
     this.#helloRetryMs = helloRetryMs ?? HELLO_RETRY_MS;
     this.#shared = shared ?? false;
@@ -216,10 +219,6 @@ export class AgentClient implements Disposable {
    */
   close(reason: NodeVmmError = closed()): void {
     this.#fail(reason);
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #send(type: number, channel: number, payload: Uint8Array): boolean {

@@ -1,5 +1,7 @@
 /** Files, and pieces of them, that are read straight into guest memory. */
+
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
 
 /** Random access to the bytes of a file or of a buffer. */
@@ -16,7 +18,7 @@ export interface ByteSource extends Disposable {
 const LONGEST_READ = 2 ** 30;
 
 /** A regular file, open for reading. */
-export class FileSource implements ByteSource {
+export class FileSource extends Closeable implements ByteSource {
   readonly name: string;
   readonly size: number;
   #fd: number;
@@ -27,6 +29,7 @@ export class FileSource implements ByteSource {
    * @throws UsageError E_FILE when it does not exist, cannot be read, or is not a file
    */
   constructor(path: string, role: string) {
+    super();
     this.name = `${role} ${path}`;
     try {
       // O_NONBLOCK: opening a FIFO by mistake must not wait for its writer.
@@ -71,19 +74,16 @@ export class FileSource implements ByteSource {
     closeSync(this.#fd);
     this.#fd = -1;
   }
-
-  [Symbol.dispose](): void {
-    this.close();
-  }
 }
 
 /** Bytes in this process. */
-export class BufferSource implements ByteSource {
+export class BufferSource extends Closeable implements ByteSource {
   readonly name: string;
   readonly size: number;
   readonly #bytes: Uint8Array;
 
   constructor(bytes: Uint8Array, name: string) {
+    super();
     this.name = name;
     this.size = bytes.length;
     this.#bytes = bytes;
@@ -97,10 +97,6 @@ export class BufferSource implements ByteSource {
 
   /** Nothing to give back. */
   close(): void {}
-
-  [Symbol.dispose](): void {
-    this.close();
-  }
 }
 
 /** A piece of a source as a view, for reading headers. @throws UsageError when it is not all there */

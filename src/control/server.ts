@@ -1,7 +1,9 @@
 /** A running machine's control socket, which only its user can reach. */
+
 import { lstatSync, readdirSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
 import { isListening, ListenPath } from '../host/listen-path.ts';
 import { runtimeFolder } from '../host/private-folder.ts';
@@ -54,7 +56,7 @@ export function nameOfSocket(file: string): string | undefined {
 }
 
 /** Listens from `open` until it is disposed of. It does not keep the process alive. */
-export class ControlServer implements Disposable {
+export class ControlServer extends Closeable {
   readonly #server: Server;
   readonly #listening: ListenPath;
   readonly #sockets = new Set<Socket>();
@@ -76,6 +78,7 @@ export class ControlServer implements Disposable {
   }
 
   private constructor(machine: ControlledMachine, name: string, listening: ListenPath) {
+    super();
     this.#listening = listening;
     this.#server = createServer((socket) => {
       this.#sockets.add(socket);
@@ -94,10 +97,6 @@ export class ControlServer implements Disposable {
     this.#server.close();
     for (const socket of this.#sockets) socket.destroy();
     this.#listening.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

@@ -3,11 +3,13 @@
  * at it: it listens on loopback only, answers by its own names only (against DNS that is made to
  * point here), and serves nothing without the random part of its address.
  */
+
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { QUEUE_ORDERS } from '../control/protocol.ts';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { messageOf, UsageError } from '../host/errors.ts';
 import type { Inspector } from './page.ts';
 import { inspectPage, inspectView, selectQueue } from './page.ts';
@@ -30,7 +32,7 @@ const HEADERS = {
 } as const;
 
 /** Serves from `open` until it is disposed of. */
-export class InspectServer implements Disposable {
+export class InspectServer extends Closeable {
   readonly #machine: Inspector;
   readonly #token = randomBytes(TOKEN_BYTES).toString('base64url');
   readonly #server: Server;
@@ -53,6 +55,7 @@ export class InspectServer implements Disposable {
   }
 
   private constructor(machine: Inspector) {
+    super();
     this.#machine = machine;
     this.#server = createServer((request, response) => {
       this.#answer(request, response).catch((error: unknown) => {
@@ -71,10 +74,6 @@ export class InspectServer implements Disposable {
     this.#open = false;
     this.#server.close();
     this.#server.closeAllConnections();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   get #port(): number {

@@ -1,6 +1,8 @@
 /** The lab's processes on the host: none outlives us, however we end. */
+
 import { type ChildProcess, spawn } from 'node:child_process';
 import { findProgram } from '../guest/programs.ts';
+import { Closeable } from '../host/cleanup-stack.ts';
 import { runtimeFolder } from '../host/private-folder.ts';
 import { TemporaryFolder } from '../host/temporary-folder.ts';
 
@@ -39,12 +41,13 @@ function withoutRights(uid: number): string[] {
 }
 
 /** A folder for sockets or files, and the processes that use it. */
-export class Children implements Disposable {
+export class Children extends Closeable {
   readonly #folder: TemporaryFolder;
   readonly #children: ChildProcess[] = [];
 
   /** @param parent where its folder is, and only this user writes. Default: next to sockets */
   constructor(parent = runtimeFolder()) {
+    super();
     TemporaryFolder.removeStale(PREFIX, parent);
     this.#folder = new TemporaryFolder(PREFIX, parent);
     if (alive.size === 0) {
@@ -85,10 +88,6 @@ export class Children implements Disposable {
     }
     for (const child of this.#children) child.kill('SIGKILL');
     this.#folder.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

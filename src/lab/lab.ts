@@ -6,7 +6,7 @@ import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
 import { cacheFolder } from '../guest/cache.ts';
 import { buildGuest } from '../guest/guests.ts';
 import type { Progress } from '../guest/kernel.ts';
-import { CleanupStack } from '../host/cleanup-stack.ts';
+import { AsyncCloseable, CleanupStack } from '../host/cleanup-stack.ts';
 import { PeerError } from '../host/errors.ts';
 import { awaitAgent } from './await-agent.ts';
 import { bootBochs } from './bochs-lab.ts';
@@ -48,7 +48,7 @@ export interface LabOptions {
 }
 
 /** A running lab. Commands see the host's files under the same paths. */
-export class Lab implements AsyncDisposable {
+export class Lab extends AsyncCloseable {
   /** The conversation with its agent. */
   readonly agent: AgentClient;
   readonly #resources: CleanupStack;
@@ -59,6 +59,7 @@ export class Lab implements AsyncDisposable {
     resources: CleanupStack,
     env: Readonly<Record<string, string>> = {},
   ) {
+    super();
     this.agent = agent;
     this.#resources = resources;
     this.#env = env;
@@ -134,10 +135,6 @@ export class Lab implements AsyncDisposable {
   /** Ends a lab booted here with everything in it; detaches from a kept one. */
   async close(): Promise<void> {
     this.#resources.dispose();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
   }
 
   #atHome<T extends SpawnOptions>(options: T): T {

@@ -1,19 +1,22 @@
 /** Where an emulator brings a serial port: a TCP port on the loopback, which any user of the host can reach. */
+
 import { timingSafeEqual } from 'node:crypto';
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
+import { Closeable } from '../host/cleanup-stack.ts';
 
 /** Connections at a time that have not shown the token yet. */
 const MOST_STRANGERS = 16;
 
 /** Waits for the one connection that begins with a token; all others are closed. */
-export class SerialListener implements Disposable {
+export class SerialListener extends Closeable {
   readonly #server: Server;
   readonly #token: Buffer;
   readonly #strangers = new Set<Socket>();
   readonly #known: Promise<Socket>;
 
   private constructor(server: Server, token: string) {
+    super();
     this.#server = server;
     this.#token = Buffer.from(token, 'latin1');
     this.#known = new Promise((resolve) => {
@@ -42,10 +45,6 @@ export class SerialListener implements Disposable {
   close(): void {
     this.#server.close();
     for (const socket of this.#strangers) socket.destroy();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #meet(socket: Socket, known: (socket: Socket) => void): void {

@@ -1,4 +1,5 @@
 /** A progress line on stderr for what takes longer than a second. */
+import { Closeable } from '../../host/cleanup-stack.ts';
 import { printable } from '../../host/untrusted-text.ts';
 
 const FIRST_AFTER_MS = 1000;
@@ -8,7 +9,7 @@ const DEFAULT_WIDTH = 120;
 const BAR = '#'.repeat(BAR_WIDTH) + '.'.repeat(BAR_WIDTH);
 
 /** Shows the current step: a bar and the seconds on a terminal, else one line for each step. */
-export class ProgressLine implements Disposable {
+export class ProgressLine extends Closeable {
   readonly #stream: NodeJS.WriteStream;
   readonly #started = Date.now();
   readonly #timer: NodeJS.Timeout;
@@ -17,6 +18,7 @@ export class ProgressLine implements Disposable {
   #bar = '';
 
   constructor(stream: NodeJS.WriteStream = process.stderr) {
+    super();
     this.#stream = stream;
     this.#timer = setInterval(() => this.#show(), TICK_MS).unref();
   }
@@ -63,9 +65,5 @@ export class ProgressLine implements Disposable {
     if (this.#printed !== '' && this.#stream.isTTY) this.#stream.write('\r\x1b[K');
     this.#printed = '';
     this.#step = '';
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }

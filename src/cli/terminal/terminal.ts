@@ -2,8 +2,10 @@
  * The user's terminal while a guest's console has it: raw mode, Ctrl-A commands, and the original
  * state on every way out.
  */
+
 import { Transform, type TransformCallback } from 'node:stream';
 import { isatty, ReadStream } from 'node:tty';
+import { Closeable } from '../../host/cleanup-stack.ts';
 
 const ESCAPE = 0x01;
 
@@ -47,13 +49,14 @@ export class EscapeFilter extends Transform {
 }
 
 /** Raw mode with an owner. At most one at a time. */
-export class RawTerminal implements Disposable {
+export class RawTerminal extends Closeable {
   readonly #input: ReadStream;
   readonly #restore = (): void => this.close();
   #open = true;
 
   /** @param input a terminal */
   constructor(input: ReadStream) {
+    super();
     this.#input = input;
     input.setRawMode(true);
     // Also when an exception escapes every handler: a terminal left raw is unusable.
@@ -65,10 +68,6 @@ export class RawTerminal implements Disposable {
     this.#open = false;
     process.removeListener('exit', this.#restore);
     this.#input.setRawMode(false);
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
 

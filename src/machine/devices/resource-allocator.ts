@@ -1,4 +1,5 @@
 /** Allocates what devices need on a board: bus slots, addresses, interrupts and eventfds. */
+import { Closeable } from '../../host/cleanup-stack.ts';
 import { Eventfd } from '../../host/fd.ts';
 import type { MsixVector } from '../../pci/msix.ts';
 import { PCI_MMIO32_BASE } from '../../platform/layout.ts';
@@ -11,7 +12,7 @@ const FIRST_SLOT = 1;
 const PAGE_SIZE = 0x1000;
 
 /** The resources of one board. It owns the eventfds. */
-export class ResourceAllocator implements Disposable {
+export class ResourceAllocator extends Closeable {
   /** Whether doorbells of PCI devices are ports or memory. */
   readonly notify: 'io' | 'memory';
   readonly #eventfds: Eventfd[] = [];
@@ -22,6 +23,7 @@ export class ResourceAllocator implements Disposable {
   #route = 0;
 
   constructor(notify: 'io' | 'memory') {
+    super();
     this.notify = notify;
   }
 
@@ -69,9 +71,5 @@ export class ResourceAllocator implements Disposable {
 
   close(): void {
     for (const eventfd of this.#eventfds.splice(0)) eventfd.close();
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
   }
 }
