@@ -6,6 +6,11 @@ import { constants as os } from 'node:os';
 import type { Command } from 'commander';
 import type { MachineExit } from '../machine/options.ts';
 
+/** The exit status for a signal. */
+export function signalStatus(signal: NodeJS.Signals): number {
+  return 128 + os.signals[signal];
+}
+
 /** The guest powered off, or the user left with Ctrl-A x or stopped it with `nodevmm vm stop`. */
 export const EXIT_OK = 0;
 /** Bad usage, or the host cannot do what was requested. */
@@ -22,7 +27,7 @@ export const EXIT_COMMAND_LOST = 203;
  * The machine, or the lab, was stopped on request before the command had ended. Nothing failed, but
  * the command did not succeed either: the same status as after SIGTERM, the other way to stop it.
  */
-export const EXIT_COMMAND_STOPPED: number = 128 + os.signals.SIGTERM;
+export const EXIT_COMMAND_STOPPED: number = signalStatus('SIGTERM');
 /** A bug in nodevmm. */
 export const EXIT_BUG = 204;
 

@@ -6,7 +6,8 @@ import { messageOf } from '../host/errors.ts';
 import { type Inspector, type Selection, selectQueue } from '../inspect/page.ts';
 import { terminalView } from '../inspect/terminal-view.ts';
 import type { MachineInspection } from '../machine/inspect.ts';
-import { STOP_SIGNALS, signalStatus } from './stop-signals.ts';
+import { signalStatus } from './exit-status.ts';
+import { STOP_SIGNALS } from './stop-signals.ts';
 import { RawTerminal } from './terminal/terminal.ts';
 
 const PERIOD_MS = 250;

@@ -6,9 +6,9 @@ import { UsageError } from '../host/errors.ts';
 import type { Inspector } from '../inspect/page.ts';
 import { InspectServer } from '../inspect/web-server.ts';
 import { given } from '../options/option-schema.ts';
-import { EXIT_OK, type RegisterCommand } from './exit-status.ts';
+import { EXIT_OK, type RegisterCommand, signalStatus } from './exit-status.ts';
 import { showInTerminal } from './inspect-terminal.ts';
-import { STOP_SIGNALS, signalStatus } from './stop-signals.ts';
+import { STOP_SIGNALS } from './stop-signals.ts';
 import { terminalInput, terminalSize } from './terminal/terminal.ts';
 
 const EXAMPLES = `

@@ -1,13 +1,8 @@
 /** Signals and keys by which the user ends a run: the first one asks, the second one forces. */
-import { constants as os } from 'node:os';
 import { endAtOnce } from '../host/threads.ts';
+import { signalStatus } from './exit-status.ts';
 
 export const STOP_SIGNALS: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP'];
-
-/** The exit status for a signal. */
-export function signalStatus(signal: NodeJS.Signals): number {
-  return 128 + os.signals[signal];
-}
 
 type Listener = (signal: NodeJS.Signals) => void;
 

@@ -5,8 +5,14 @@ import { CleanupStack } from '../../host/cleanup-stack.ts';
 import { NodeVmmError } from '../../host/errors.ts';
 import { endAtOnce } from '../../host/threads.ts';
 import type { MachineExit } from '../../machine/options.ts';
-import { EXIT_COMMAND_LOST, EXIT_COMMAND_STOPPED, EXIT_OK, statusOf } from '../exit-status.ts';
-import { StopSignals, signalStatus } from '../stop-signals.ts';
+import {
+  EXIT_COMMAND_LOST,
+  EXIT_COMMAND_STOPPED,
+  EXIT_OK,
+  signalStatus,
+  statusOf,
+} from '../exit-status.ts';
+import { StopSignals } from '../stop-signals.ts';
 import { followSize, streamCommand, terminalOf } from '../terminal/command-io.ts';
 import { attachInput, ConsoleOutput, openTarget, type RunStreams } from '../terminal/console-io.ts';
 import { Messages, reportError } from '../terminal/messages.ts';

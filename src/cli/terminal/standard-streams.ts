@@ -2,10 +2,10 @@
  * Standard output and standard error: what happens when they are slow, full or gone, and how a
  * process ends only after its output is written.
  */
-import { constants as os } from 'node:os';
+
 import type { Writable } from 'node:stream';
 import { systemError } from '../../host/output-file.ts';
-import { EXIT_USAGE } from '../exit-status.ts';
+import { EXIT_USAGE, signalStatus } from '../exit-status.ts';
 
 /** How long the last output may take once the user asked to leave. */
 const HURRY_MS = 500;
@@ -48,9 +48,9 @@ export function guardStandardStreams(fail: (error: unknown) => void): void {
 
 /** Ends as a signal would: the reader of the output has left, as in `nodevmm ... | head`. */
 function leaveIfGone(stream: NodeJS.WriteStream, error: NodeJS.ErrnoException): void {
-  if (error.code === 'EPIPE') process.exit(128 + os.signals.SIGPIPE);
+  if (error.code === 'EPIPE') process.exit(signalStatus('SIGPIPE'));
   // A terminal that was hung up.
-  if (error.code === 'EIO' && stream.isTTY) process.exit(128 + os.signals.SIGHUP);
+  if (error.code === 'EIO' && stream.isTTY) process.exit(signalStatus('SIGHUP'));
 }
 
 /** Ends the process once its output is written; a pipe's reader may be slow. */
