@@ -1,10 +1,9 @@
 /** Runs groups: on this host, or in the lab where its KVM cannot run their guests. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { buildGuest } from '../src/guest/guests.ts';
 import { UsageError } from '../src/host/errors.ts';
-import { packageFolder } from '../src/host/package-folder.ts';
+import { packageManifest } from '../src/host/package-folder.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import type { Group, GroupContext } from './groups/group.ts';
 import { describeHost } from './harness/host.ts';
@@ -110,7 +109,7 @@ async function measureOnce(
     const omissions = labs.flatMap((lab) => lab.omissions);
     sites.push({ ...first, results, omissions });
   }
-  return reportOf(version(), options, sites);
+  return reportOf(packageManifest().version, options, sites);
 }
 
 /** Why guests cannot be measured here; undefined when they can. */
@@ -164,9 +163,4 @@ async function prepareImages(
       }
     }
   }
-}
-
-function version(): string {
-  const manifest = readFileSync(join(packageFolder, 'package.json'), 'utf8');
-  return (JSON.parse(manifest) as { version: string }).version;
 }

@@ -1,11 +1,9 @@
 /** The program: registers its subcommands, reports errors, ends with their status. */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { buildGuest } from '../guest/guests.ts';
 import { withModules } from '../guest/own-modules.ts';
-import { packageFolder } from '../host/package-folder.ts';
+import { packageManifest } from '../host/package-folder.ts';
 import { printable } from '../host/untrusted-text.ts';
 import { probeKvm } from '../kvm/probe.ts';
 import { VirtualMachine } from '../machine/virtual-machine.ts';
@@ -24,10 +22,7 @@ import { reportError } from './terminal/messages.ts';
 import { finish, guardStandardStreams } from './terminal/standard-streams.ts';
 import { registerVmCommand } from './vm.ts';
 
-const manifest = JSON.parse(readFileSync(join(packageFolder, 'package.json'), 'utf8')) as {
-  version: string;
-  description: string;
-};
+const manifest = packageManifest();
 
 function fail(error: unknown): void {
   finish(reportError(error));

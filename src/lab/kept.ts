@@ -17,7 +17,7 @@ import { Lab, type LabCpu, type LabOptions } from './lab.ts';
 
 /** Where this project's lab with such a CPU is shared. */
 export function keptSocket(cpu: LabCpu = 'amd'): string {
-  const project = contentHash([projectFolder]).slice(0, 8);
+  const project = contentHash([projectFolder()]).slice(0, 8);
   return join(runtimeFolder(), `lab-${cpu === 'amd' ? '' : `${cpu}-`}${project}.sock`);
 }
 

@@ -58,7 +58,7 @@ export async function findPrograms(): Promise<Programs> {
 /** @param more folders that the lab may write to besides its own. @throws UsageError */
 export function sharesOf(more: readonly string[]): Share[] {
   makeFolder(cacheFolder());
-  const folders = [projectFolder, cacheFolder(), ...more].map((path) => resolve(path));
+  const folders = [projectFolder(), cacheFolder(), ...more].map((path) => resolve(path));
   const writable = [...new Set(folders)];
   const missing = writable.find((path) => !isFolder(path));
   if (missing !== undefined) {

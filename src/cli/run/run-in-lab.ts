@@ -97,7 +97,7 @@ async function openWithProgress(options: LabOptions, progress: ProgressLine): Pr
 function isShared(folder: string, cpu: LabOptions['cpu']): boolean {
   // With an Intel CPU some of these are missing, too.
   if (cpu === 'intel') return false;
-  return [projectFolder, cacheFolder()].some(
+  return [projectFolder(), cacheFolder()].some(
     (shared) => folder === shared || folder.startsWith(`${shared}${path.sep}`),
   );
 }
