@@ -1,5 +1,5 @@
 /** The files of the lab's Intel machine: it sees none of the host's, so what commands need is copied. */
-import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cacheFolder } from '../guest/cache.ts';
@@ -8,7 +8,7 @@ import { sharedLibraries } from '../guest/executables.ts';
 import { frozenStamp, type Guest } from '../guest/guests.ts';
 import { packageFolder } from '../host/package-folder.ts';
 
-/** What runs of the package, below its folder. */
+/** What runs of the package, below its folder; an installed one has only the bundles. */
 const PACKAGE = [
   'package.json',
   'src/packages.json',
@@ -33,7 +33,9 @@ export async function rootArchive(
 ): Promise<Buffer> {
   const cpio = new CpioArchive();
   await addNode(cpio);
-  for (const path of PACKAGE) addTree(cpio, join(packageFolder, path));
+  for (const path of PACKAGE.map((name) => join(packageFolder, name)).filter(existsSync)) {
+    addTree(cpio, path);
+  }
   for (const folder of koffiFolders()) addTree(cpio, folder);
   cpio.symlink('usr/bin/nodevmm', join(packageFolder, 'dist/bundle/bin/main.js'));
   const main = readFileSync(join(packageFolder, 'dist/bundle/bin/main.js'));
