@@ -2,17 +2,10 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
-import { EmptyProject, pack } from '../support/rigs/installed-package.ts';
+import { PackageUser } from '../support/rigs/installed-package.ts';
 
-const folder = new TemporaryFolder('nodevmm-pack-');
-const packed = await pack(folder.path);
-const project = new EmptyProject();
-await project.run('npm', 'install', '--ignore-scripts', '--no-audit', '--no-fund', packed.file);
-t.teardown(() => {
-  project[Symbol.dispose]();
-  folder[Symbol.dispose]();
-});
+const { project, packed } = await PackageUser.install();
+t.teardown(() => project.close());
 
 t.test('holds what runs and what explains it, below 2 MB', async (t) => {
   t.ok(packed.unpackedSize < 2_000_000, `${packed.unpackedSize} bytes`);
@@ -89,7 +82,7 @@ t.test('what `nodevmm device new` makes needs no checkout', async (t) => {
 for (const version of ['5.4.5', '6.0.3']) {
   t.test(`its types serve TypeScript ${version}`, async (t) => {
     const packages = [`typescript@${version}`, '@types/node@20'];
-    await project.run('npm', 'install', '--no-save', '--ignore-scripts', '--no-audit', ...packages);
+    await project.npmInstall('--no-save', ...packages);
     const source = project.write('types.ts', TYPES);
     const tsc = join(project.path, 'node_modules/typescript/bin/tsc');
     for (const [module, resolution] of [

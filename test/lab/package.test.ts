@@ -1,17 +1,10 @@
 /** From an empty folder to a guest: the packed package, without install scripts and compiler. */
 import t from 'tap';
-import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
-import { EmptyProject, pack } from '../support/rigs/installed-package.ts';
+import { PackageUser } from '../support/rigs/installed-package.ts';
 
 t.setTimeout(900_000);
-const folder = new TemporaryFolder('nodevmm-pack-');
-const { file } = await pack(folder.path);
-const project = new EmptyProject();
-await project.run('npm', 'install', '--ignore-scripts', '--no-audit', '--no-fund', file);
-t.teardown(() => {
-  project[Symbol.dispose]();
-  folder[Symbol.dispose]();
-});
+const { project } = await PackageUser.install();
+t.teardown(() => project.close());
 
 t.test('nodevmm run boots a guest', async (t) => {
   const out = await project.run('npx', 'nodevmm', 'run', '--lab', '--', 'uname', '-n');

@@ -12,6 +12,7 @@ import {
 } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
+import { Closeable } from '../../../src/host/cleanup-stack.ts';
 import { packageFolder } from '../../../src/host/package-folder.ts';
 import { TemporaryFolder } from '../../../src/host/temporary-folder.ts';
 
@@ -25,7 +26,7 @@ export interface Packed {
 }
 
 /** Makes the tarball of what has been compiled. */
-export async function pack(folder: string): Promise<Packed> {
+async function pack(folder: string): Promise<Packed> {
   const cwd = packageFolder;
   const args = ['pack', '--json', '--ignore-scripts', '--pack-destination', folder];
   const { stdout } = await run('npm', args, { cwd, maxBuffer: 16 << 20 });
@@ -42,13 +43,25 @@ export async function pack(folder: string): Promise<Packed> {
 /** What an addon is built with. */
 const COMPILER = /^(node$|(.*-)?(cc|gcc|g\+\+|c\+\+|cpp|clang|make|gmake|ninja|python)[\d.-]*$)/;
 
-/** A project whose programs find those of this host, but no compiler, make or Python. */
-export class EmptyProject implements Disposable {
+/**
+ * A project that has installed the packed package. Its programs find those of this host, but no
+ * compiler, make or Python.
+ */
+export class PackageUser extends Closeable {
   readonly #temporary = new TemporaryFolder('nodevmm-project-');
   readonly path: string = join(this.#temporary.path, 'app');
   readonly #bin: string = join(this.path, 'bin');
 
-  constructor() {
+  /** Packs the checkout, and installs that without running scripts. */
+  static async install(): Promise<{ project: PackageUser; packed: Packed }> {
+    const project = new PackageUser();
+    const packed = await pack(project.#temporary.path);
+    await project.npmInstall(packed.file);
+    return { project, packed };
+  }
+
+  private constructor() {
+    super();
     // QEMU runs as nobody.
     chmodSync(this.#temporary.path, 0o755);
     mkdirSync(this.path);
@@ -72,11 +85,8 @@ export class EmptyProject implements Disposable {
     return file;
   }
 
-  /** Makes a package of this checkout one of the project's. */
-  link(name: string): void {
-    const target = join(this.path, 'node_modules', name);
-    mkdirSync(dirname(target), { recursive: true });
-    symlinkSync(join(packageFolder, 'node_modules', name), target);
+  async npmInstall(...args: readonly string[]): Promise<void> {
+    await this.run('npm', 'install', '--ignore-scripts', '--no-audit', '--no-fund', ...args);
   }
 
   /** Runs a program to its end. @returns its standard output @throws with its output when it fails */
@@ -86,7 +96,7 @@ export class EmptyProject implements Disposable {
     return stdout;
   }
 
-  [Symbol.dispose](): void {
-    this.#temporary[Symbol.dispose]();
+  close(): void {
+    this.#temporary.close();
   }
 }
