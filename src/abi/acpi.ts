@@ -82,3 +82,10 @@ export const MPS_INTI_HIGH_EDGE = 0b0101;
 /** "Windows ACPI Emulated Devices Table": timers that need no workarounds. */
 export const WAET_RTC_GOOD = 1 << 0;
 export const WAET_PM_TIMER_GOOD = 1 << 1;
+
+/** §5.2.34, "Virtual I/O Translation Table": node count and offset behind the header, and node types. */
+export const VIOT_HEADER_SIZE = 12;
+export const VIOT_NODE_PCI_RANGE = 1;
+export const VIOT_NODE_MMIO_ENDPOINT = 2;
+export const VIOT_NODE_VIRTIO_IOMMU_PCI = 3;
+export const VIOT_NODE_VIRTIO_IOMMU_MMIO = 4;

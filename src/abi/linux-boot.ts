@@ -105,8 +105,10 @@ export const BOOT_DS = 0x18;
 
 /** Type of the note that holds the PVH entry point, of the owner `Xen` (public/elfnote.h). */
 export const XEN_ELFNOTE_PHYS32_ENTRY = 18;
-/** The owner's name, `Xen` with its NUL, as a little-endian word. */
-export const XEN_ELFNOTE_NAME = 0x006e6558;
+/** Owners of notes, with the NUL. */
+export const XEN_ELFNOTE_NAME = 'Xen\0';
+/** include/linux/elfnote-lto.h, build-salt.h: every vmlinux since 4.19 has such a note. */
+export const LINUX_ELFNOTE_NAME = 'Linux\0';
 export const XEN_HVM_START_MAGIC_VALUE = 0x336ec578;
 /** struct hvm_start_info, version 1. */
 export const hvm_start_info = struct({

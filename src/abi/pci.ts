@@ -36,13 +36,32 @@ export const PCI_BASE_ADDRESS_SPACE_IO = 0x01;
 export const PCI_BASE_ADDRESS_MEM_TYPE_64 = 0x04;
 export const PCI_BASE_ADDRESS_MEM_PREFETCH = 0x08;
 
+export const PCI_CAP_ID_PM = 0x01;
+export const PCI_CAP_ID_MSI = 0x05;
 export const PCI_CAP_ID_VNDR = 0x09;
+export const PCI_CAP_ID_SSVID = 0x0d;
+export const PCI_CAP_ID_EXP = 0x10;
 export const PCI_CAP_ID_MSIX = 0x11;
+export const PCI_CAP_ID_SATA = 0x12;
+export const PCI_EXT_CAP_ID_DSN = 0x03;
+export const PCI_EXT_CAP_ID_VNDR = 0x0b;
+export const PCI_EXT_CAP_ID_DVSEC = 0x23;
+export const PCI_CAP_ID_AF = 0x13;
 
 /** First byte after the header, where capabilities start. */
 export const PCI_STD_HEADER_SIZEOF = 64;
 export const PCI_CFG_SPACE_SIZE = 256;
+export const PCI_CFG_SPACE_EXP_SIZE = 4096;
 
+/** Message Control of MSI (§6.8.1.3). */
+export const PCI_MSI_FLAGS_ENABLE = 0x01;
+export const PCI_MSI_FLAGS_QMASK = 0x0e;
+export const PCI_MSI_FLAGS_QSIZE = 0x70;
+export const PCI_MSI_FLAGS_64BIT = 0x80;
+export const PCI_MSI_FLAGS_MASKBIT = 0x100;
+
+/** Message Control of MSI-X (§6.8.2.3). */
+export const PCI_MSIX_FLAGS_QSIZE = 0x7ff;
 export const PCI_MSIX_FLAGS_ENABLE = 0x8000;
 export const PCI_MSIX_FLAGS_MASKALL = 0x4000;
 export const PCI_MSIX_ENTRY_SIZE = 16;

@@ -3,7 +3,7 @@
 import { fstatSync, readFileSync, type Stats, statfsSync, statSync } from 'node:fs';
 import { EAGAIN } from '../abi/errno.ts';
 import { SECTOR_SIZE } from '../abi/virtio-blk.ts';
-import { UsageError } from '../host/errors.ts';
+import { type Reason, UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { NativeMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
@@ -52,22 +52,24 @@ export interface DiskGeometry {
   readonly inMemory: boolean;
 }
 
-const reasons: Readonly<Record<string, string>> = {
-  ENOENT: 'no such file; create one with: truncate -s 4G PATH',
-  ENOTDIR: 'a path component is not a directory',
-  EACCES: 'permission denied; change its mode, or run as its owner',
-  EPERM: 'permission denied; the file may be immutable (lsattr)',
-  EROFS: 'its file system is mounted read-only; attach the disk read-only',
-  EBUSY: 'the device is mounted or otherwise in use; unmount it, or attach it read-only',
-  ETXTBSY: 'it is being executed',
-  ENXIO: 'it has no device',
-  ENOMEDIUM: 'it has no medium',
-  EINVAL: 'its file system does not support O_DIRECT; leave direct off',
+const reasons: Readonly<Record<string, Reason>> = {
+  ENOENT: ['no such file', 'create one with: truncate -s 4G PATH'],
+  ENOTDIR: ['a path component is not a directory'],
+  EACCES: ['permission denied', 'change its mode, or run as its owner'],
+  EPERM: ['permission denied', 'the file may be immutable (lsattr)'],
+  EROFS: ['its file system is mounted read-only', 'attach the disk read-only'],
+  EBUSY: ['the device is mounted or otherwise in use', 'unmount it, or attach it read-only'],
+  ETXTBSY: ['it is being executed'],
+  ENXIO: ['it has no device'],
+  ENOMEDIUM: ['it has no medium'],
+  EINVAL: ['its file system does not support O_DIRECT', 'leave direct off'],
 };
 
-function refuse(path: string, code: string, reason: string): UsageError {
-  return new UsageError(code, `disk ${path}: ${reason.replace('PATH', path)}`);
+function refuse(path: string, code: string, [why, remedy]: Reason): UsageError {
+  return new UsageError(code, `disk ${path}: ${why}`, remedy?.replace('PATH', path));
 }
+
+const reasonFor = (errno: string): Reason => reasons[errno] ?? [`cannot be opened (${errno})`];
 
 function open(options: RawFileOptions, blockDevice: boolean): Fd {
   const { path, readOnly, direct } = options;
@@ -78,8 +80,9 @@ function open(options: RawFileOptions, blockDevice: boolean): Fd {
   const fd = sys.open(path, flags);
   if (fd >= 0) return new Fd(fd);
   const name = sys.errnoName(-fd);
+  const [why, remedy] = reasonFor(name);
   const hint = name === 'EACCES' && !readOnly ? ', or attach the disk read-only' : '';
-  throw refuse(path, `E_DISK_${name}`, `${reasons[name] ?? `cannot be opened (${name})`}${hint}`);
+  throw refuse(path, `E_DISK_${name}`, [why, remedy && `${remedy}${hint}`]);
 }
 
 function stat(path: string): Stats {
@@ -87,7 +90,7 @@ function stat(path: string): Stats {
     return statSync(path);
   } catch (error) {
     const name = (error as NodeJS.ErrnoException).code ?? 'EIO';
-    throw refuse(path, `E_DISK_${name}`, reasons[name] ?? `cannot be opened (${name})`);
+    throw refuse(path, `E_DISK_${name}`, reasonFor(name));
   }
 }
 
@@ -98,10 +101,10 @@ function lock(fd: number, options: RawFileOptions): void {
     sys.check(result, 'flock', options.path);
     return;
   }
-  const text = options.readOnly
-    ? 'another run is writing to it; stop that one first'
-    : 'another run is using it; stop that one first, or attach the disk read-only in both';
-  throw refuse(options.path, 'E_DISK_LOCKED', text);
+  const reason: Reason = options.readOnly
+    ? ['another run is writing to it', 'stop that one first']
+    : ['another run is using it', 'stop that one first, or attach the disk read-only in both'];
+  throw refuse(options.path, 'E_DISK_LOCKED', reason);
 }
 
 /** The unit in which O_DIRECT wants offsets and lengths, where the kernel (6.1) reports it. */
@@ -164,8 +167,8 @@ function fileGeometry(fd: number, stats: Stats, options: RawFileOptions): DiskGe
   const { path, readOnly, direct } = options;
   const over = stats.size % SECTOR_SIZE;
   if (over !== 0 && !readOnly) {
-    const text = `its size, ${stats.size} bytes, is not a multiple of 512; pad it with: truncate -s %512 PATH`;
-    throw refuse(path, 'E_DISK_SIZE', text);
+    const why = `its size, ${stats.size} bytes, is not a multiple of 512`;
+    throw refuse(path, 'E_DISK_SIZE', [why, 'pad it with: truncate -s %512 PATH']);
   }
   const alignment = direct ? directAlignment(fd) : undefined;
   const logical = logicalBlockSize({
@@ -211,9 +214,9 @@ export class RawFile extends Fd {
     const { path } = options;
     // Asked before the file is opened: opening a FIFO would block, and a tape would rewind.
     const kind = stat(path);
-    if (kind.isDirectory()) throw refuse(path, 'E_DISK_KIND', 'is a directory');
+    if (kind.isDirectory()) throw refuse(path, 'E_DISK_KIND', ['is a directory']);
     if (!kind.isFile() && !kind.isBlockDevice()) {
-      throw refuse(path, 'E_DISK_KIND', 'is neither a file nor a block device');
+      throw refuse(path, 'E_DISK_KIND', ['is neither a file nor a block device']);
     }
     const opened = open(options, kind.isBlockDevice());
     super(opened.fd);
@@ -227,7 +230,7 @@ export class RawFile extends Fd {
         ? deviceGeometry(opened.fd, options, stats.rdev)
         : fileGeometry(opened.fd, stats, options);
       if (this.geometry.size === 0) {
-        throw refuse(path, 'E_DISK_SIZE', 'is empty; resize it with: truncate -s 4G PATH');
+        throw refuse(path, 'E_DISK_SIZE', ['is empty', 'resize it with: truncate -s 4G PATH']);
       }
     } catch (error) {
       this.close();
@@ -258,20 +261,21 @@ export interface BlockSizeContext {
 export function logicalBlockSize(context: BlockSizeContext): number {
   const { path, asked, natural, direct, size, fillsUp, isFile } = context;
   if (asked === undefined) return natural;
-  const refuse = (text: string): never => {
-    throw new UsageError('E_DISK_BLOCK_SIZE', `disk ${path}: ${text}`);
+  const refuse = (why: string, remedy?: string): never => {
+    throw new UsageError('E_DISK_BLOCK_SIZE', `disk ${path}: ${why}`, remedy);
   };
   if (!SIZES.includes(asked)) {
     refuse(`the block size must be 512, 1024, 2048, or 4096, not ${asked}`);
   }
   if (direct !== undefined && asked < direct) {
     refuse(
-      `O_DIRECT needs blocks of at least ${direct} bytes there, not ${asked}; leave direct off, or set block-size=${direct}`,
+      `O_DIRECT needs blocks of at least ${direct} bytes there, not ${asked}`,
+      `leave direct off, or set block-size=${direct}`,
     );
   }
   if (size % asked !== 0 && !fillsUp) {
     const remedy = isFile ? `pad it with: truncate -s %${asked} ${path}` : 'use a smaller one';
-    refuse(`its size, ${size} bytes, is not a multiple of the block size ${asked}; ${remedy}`);
+    refuse(`its size, ${size} bytes, is not a multiple of the block size ${asked}`, remedy);
   }
   return asked;
 }

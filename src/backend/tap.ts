@@ -128,13 +128,15 @@ function deviceFlags(existing: string | null, queues: number): number {
   if ((own & tun.IFF_TAP) === 0) {
     throw new UsageError(
       'E_TAP_KIND',
-      `network interface ${existing} is not a tap; use another, or one that does not exist yet`,
+      `network interface ${existing} is not a tap`,
+      'use another, or one that does not exist yet',
     );
   }
   if (queues > 1 && (own & tun.IFF_MULTI_QUEUE) === 0) {
     throw new UsageError(
       'E_TAP_QUEUES',
-      `tap ${existing} has one queue, not ${queues}; create it with "ip tuntap add dev ${existing} mode tap multi_queue"`,
+      `tap ${existing} has one queue, not ${queues}`,
+      `create it with "ip tuntap add dev ${existing} mode tap multi_queue"`,
     );
   }
   return flags | (own & tun.IFF_MULTI_QUEUE);
@@ -148,7 +150,7 @@ function openTun(): Fd {
     : 'run as a user that may open it, or as root';
   if (fd >= 0) return new Fd(fd);
   const why = missing ? 'the kernel has no TUN/TAP driver loaded' : sys.errnoName(-fd);
-  throw new UsageError('E_TUN', `cannot open ${TUN}: ${why}; ${remedy}`);
+  throw new UsageError('E_TUN', `cannot open ${TUN}: ${why}`, remedy);
 }
 
 /** Makes a descriptor a queue of the tap. Returns the tap's name. */
@@ -160,7 +162,8 @@ function joinTap(fd: number, name: string, flags: number, queues: number): strin
   if (code === 'EBUSY') {
     throw new UsageError(
       'E_TAP_BUSY',
-      `tap ${name} is in use by another process; stop that one, or use another tap`,
+      `tap ${name} is in use by another process`,
+      'stop that one, or use another tap',
     );
   }
   if (code === 'EPERM') {
@@ -168,7 +171,8 @@ function joinTap(fd: number, name: string, flags: number, queues: number): strin
     const multi = queues > 1 ? ' multi_queue' : '';
     throw new UsageError(
       'E_TAP_PERMISSION',
-      `no permission to use tap ${shown}; as root create one for yourself, "ip tuntap add dev ${shown} mode tap${multi} user $USER && ip link set ${shown} up", and use it`,
+      `no permission to use tap ${shown}`,
+      `as root create one for yourself, "ip tuntap add dev ${shown} mode tap${multi} user $USER && ip link set ${shown} up", and use it`,
     );
   }
   sys.check(result, 'TUNSETIFF', `tap ${name}`);
@@ -206,7 +210,8 @@ function raise(host: NetworkInterface): void {
   } catch (cause) {
     throw new UsageError(
       'E_TAP_DOWN',
-      `tap ${host.name} is down; as root run "ip link set ${host.name} up"`,
+      `tap ${host.name} is down`,
+      `as root run "ip link set ${host.name} up"`,
       { cause },
     );
   }

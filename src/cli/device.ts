@@ -1,4 +1,4 @@
-/** `nodevmm device`: a starter for a virtio device of your own, and its tests. */
+/** `nodevmm device`: a starter for a virtio device of your own, its tests, and its use as a disk of this host. */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -7,6 +7,7 @@ import { UsageError } from '../host/errors.ts';
 import { packageFolder } from '../host/package-folder.ts';
 import { TemporaryFolder } from '../host/temporary-folder.ts';
 import { bundleModule } from '../machine/user-devices/load-device.ts';
+import { mountDevice } from './device-mount.ts';
 import type { RegisterCommand } from './exit-status.ts';
 
 /** The starter is a renamed copy of the example. */
@@ -20,7 +21,8 @@ const MAX_NAME = 24;
 const EXAMPLES = `
 Examples:
   nodevmm device new my-device          a folder with device, Linux driver, test, and what to do with them
-  nodevmm device test my-device/device.test.ts`;
+  nodevmm device test my-device/device.test.ts
+  sudo nodevmm device mount docs/examples/computed-disk.ts,mib=64    prints /dev/vda, until Ctrl-C`;
 
 /** Adds `device`. */
 export const registerDeviceCommand: RegisterCommand = (program, finish) => {
@@ -45,6 +47,16 @@ export const registerDeviceCommand: RegisterCommand = (program, finish) => {
     .action(async (files: string[]) => {
       finish(await runTests(files.length === 0 ? ['device.test.ts'] : files));
     });
+  device
+    .command('mount')
+    .description(
+      'make a disk of your own a disk of this host, until Ctrl-C; prints its file in /dev',
+    )
+    .argument('<file>', 'a file with a device, and its options: ./disk.ts,key=value')
+    .option('--name <name>', 'of the vDPA device (default: that of the file)')
+    .action(async (file: string, { name }: { readonly name?: string }) => {
+      finish(await mountDevice(file, name));
+    });
 };
 
 /**
@@ -55,11 +67,12 @@ export function writeStarter(name: string, folder: string): void {
   if (!NAME.test(name) || name.length > MAX_NAME) {
     throw new UsageError(
       'E_NAME',
-      `${name} is not a device name; use at most ${MAX_NAME} lower-case letters, digits, and single dashes, such as my-device`,
+      `${name} is not a device name`,
+      `use at most ${MAX_NAME} lower-case letters, digits, and single dashes, such as my-device`,
     );
   }
   if (existsSync(folder)) {
-    throw new UsageError('E_FILE', `${folder} already exists; use another name`);
+    throw new UsageError('E_FILE', `${folder} already exists`, 'use another name');
   }
   for (const file of filesBelow(EXAMPLE)) {
     const target = path.join(folder, renamed(file, name));

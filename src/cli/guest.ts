@@ -1,6 +1,6 @@
 /** `nodevmm guest`: makes and lists the guest images. */
 import { Option } from 'commander';
-import { buildGuest, type Guest, listGuests } from '../guest/guests.ts';
+import { buildGuest, type Guest, guestName, listGuests } from '../guest/guests.ts';
 import { KERNEL_SERIES, type KernelSeries, prepareKernel } from '../guest/kernel.ts';
 import { buildModules } from '../guest/own-modules.ts';
 import { recipes } from '../guest/recipe.ts';
@@ -67,7 +67,7 @@ async function build(names: readonly string[], kernel: KernelSeries): Promise<Gu
   const guests: Guest[] = [];
   for (const name of names) {
     const progress = new ProgressLine();
-    const building = buildGuest(name, { kernel, onProgress: progress.update });
+    const building = buildGuest(guestName(name), { kernel, onProgress: progress.update });
     guests.push(await building.finally(() => progress.close()));
   }
   return guests;

@@ -1,12 +1,12 @@
 /** The program: registers its subcommands, reports errors, ends with their status. */
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
-import { buildGuest } from '../guest/guests.ts';
+import { buildGuest, guestName } from '../guest/guests.ts';
 import { withModules } from '../guest/own-modules.ts';
 import { packageManifest } from '../host/package-folder.ts';
 import { printable } from '../host/untrusted-text.ts';
-import { probeKvm } from '../kvm/probe.ts';
-import { VirtualMachine } from '../machine/virtual-machine.ts';
+import { knownKvm } from '../kvm/probe.ts';
+import { LocalMachine } from '../machine/local-machine.ts';
 import { given } from '../options/option-schema.ts';
 import { registerBenchCommand } from './bench.ts';
 import { registerDeviceCommand } from './device.ts';
@@ -33,10 +33,10 @@ const MAIN = fileURLToPath(new URL('./main.js', import.meta.url));
 /** What `run` and `start` use. */
 export const RUN_PARTS: RunParts = {
   buildGuest: async (name, { modules = [], ...options }) =>
-    await withModules(await buildGuest(name, options), modules, options.onProgress),
-  createMachine: (options) => VirtualMachine.create(options),
+    await withModules(await buildGuest(guestName(name), options), modules, options.onProgress),
+  createMachine: (options) => LocalMachine.create(options),
   whyNoKvm() {
-    const { usable, detail } = probeKvm();
+    const { usable, detail } = knownKvm();
     return usable ? undefined : detail;
   },
   runInLab(spec, streams, shares) {

@@ -1,10 +1,15 @@
 /** `nodevmm vm`: queries and controls machines that run in other processes. */
 import { Argument, InvalidArgumentError } from 'commander';
-import { ask, listMachines, onlyMachine, shutDown } from '../control/client.ts';
-import { type ControlOrder, DATAPATHS, type MachineStatus } from '../control/protocol.ts';
+import { CleanupStack } from '../host/cleanup-stack.ts';
 import { printable } from '../host/untrusted-text.ts';
+import { ask, listMachines, onlyMachine, shutDown } from '../machine/control/client.ts';
+import { type ControlOrder, DATAPATHS, type MachineStatus } from '../machine/control/protocol.ts';
+import { connectMachine } from '../machine/control/remote-machine.ts';
 import type { DatapathName } from '../machine/devices/queue-service.ts';
-import type { RegisterCommand } from './exit-status.ts';
+import { type RegisterCommand, signalStatus } from './exit-status.ts';
+import { StopSignals } from './stop-signals.ts';
+import { streamCommand, terminalOf } from './terminal/command-io.ts';
+import { PROCESS_STREAMS } from './terminal/console-io.ts';
 import { aligned } from './terminal/text-table.ts';
 
 const EXAMPLES = `
@@ -12,6 +17,7 @@ Examples:
   nodevmm vm list
   nodevmm vm status
   nodevmm vm statistics                 exits by cause, halts, interrupts, as KVM counts them
+  nodevmm vm exec -- dmesg              a command in its guest, beside what else runs there
   nodevmm vm move net0 vhost            the host kernel moves its packets from now on
   nodevmm vm --vm web move net0 userspace
   nodevmm vm link net0 down
@@ -59,6 +65,10 @@ export const registerVmCommand: RegisterCommand = (program, finish) => {
       process.stdout.write(`${printable(text)}\n`);
       finish(0);
     });
+  vm.command('exec')
+    .description('run a command in the guest of a machine, with its exit status')
+    .argument('<command...>', 'after --: a program in the guest, and its arguments')
+    .action(async (argv: string[]) => finish(await execute(await chosen(), argv)));
   vm.command('move')
     .description('move the queues of a device to another datapath, also under traffic')
     .argument('<device>', 'e.g. net0')
@@ -91,6 +101,25 @@ function parseSeconds(text: string): number {
   const seconds = Number(text);
   if (Number.isInteger(seconds) && seconds >= 0 && seconds <= 86_400) return seconds;
   throw new InvalidArgumentError('Takes whole seconds, at most 86400.');
+}
+
+/** @returns the command's exit status */
+async function execute(name: string, argv: readonly string[]): Promise<number> {
+  using cleanup = new CleanupStack();
+  using signals = new StopSignals();
+  await using machine = await connectMachine(name);
+  const tty = terminalOf(PROCESS_STREAMS);
+  const command = machine.spawn(argv, tty === undefined ? {} : { tty });
+  const left = new Promise<number>((resolve) => {
+    signals.watch(
+      (signal) => resolve(signalStatus(signal)),
+      () => cleanup.dispose(),
+    );
+  });
+  const onQuit = (): void => command.kill('SIGKILL');
+  const ran = streamCommand(command, PROCESS_STREAMS, { onQuit }, cleanup);
+  // A command that is left is killed by the end of the connection.
+  return await Promise.race([ran.then(({ exitCode }) => exitCode), left]);
 }
 
 /** One line. */

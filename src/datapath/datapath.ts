@@ -4,18 +4,13 @@
  * the states that `stop` returns let another datapath continue where this one left off.
  */
 import { InternalError } from '../host/errors.ts';
-import type { GuestMemoryShare } from '../memory/guest-memory.ts';
+import type { DeniedAccess, GuestMemoryShare } from '../memory/guest-memory.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
+import type { PollMode } from '../virtio/device-type.ts';
 import type { Breach, Observation } from '../virtio/observe/observation.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import { InProcessDatapath } from './in-process.ts';
 import { QueueWorkerDatapath } from './queue-worker.ts';
-
-/**
- * How a queue worker waits: blocked until it is kicked; polling for a while after each piece of
- * work, and then blocked; or polling always.
- */
-export type PollMode = 'never' | 'adaptive' | 'always';
 
 /** All that a datapath needs to serve a device's queues; a plain, cloneable message. */
 export interface Activation {
@@ -26,7 +21,7 @@ export interface Activation {
   readonly config?: Uint8Array;
   /** The enabled queues. */
   readonly queues: readonly QueueConfig[];
-  /** Default `never`. Other places than queue workers always wait for kicks. */
+  /** How a thread of this process waits. Default `off`. */
   readonly poll?: PollMode;
   /** The observer of the queues; absent: none. */
   readonly observe?: Observation;
@@ -36,8 +31,11 @@ export interface Activation {
 
 /** What a datapath reports to its owner. */
 export interface DatapathEvents {
-  /** The driver broke a rule; no queue is served until `stop` and `start`. */
-  broken(reason: string): void;
+  /**
+   * The driver broke a rule; no queue is served until `stop` and `start`.
+   * @param denied what the IOMMU in front of the device did not permit, if that was it
+   */
+  broken(reason: string, denied?: DeniedAccess): void;
   /** A line for the user. */
   log(text: string): void;
   /** A message from the data half for the control half. @param key see `HandlerContext.post` */
@@ -50,6 +48,10 @@ export interface DatapathEvents {
 export interface Datapath {
   /** Feature bits that cannot be served here, and must not be offered. */
   readonly withheld: bigint;
+  /** The thread that serves them, by the kernel's id of it; 0 while it does not run. Absent: not one of its own. */
+  readonly threadId?: number;
+  /** Resolves when its thread is up, so that `start` is short. Absent: there is none to wait for. */
+  ready?(): Promise<void>;
   /** Resolves when the queues are being served. @throws HostError when they cannot be. */
   start(activation: Activation): Promise<void>;
   /**
@@ -64,6 +66,11 @@ export interface Datapath {
    * for the driver. Not between `start` and `stop`. Absent: nothing outlives `stop`.
    */
   reset?(): Promise<void>;
+  /**
+   * The queues, which are being served, interrupt elsewhere: they differ in `callFd`. Absent: a stop and a start do
+   * the same.
+   */
+  reroute?(queues: readonly QueueConfig[]): Promise<void>;
   /** The current state of each queue, as far as this datapath knows it without stopping. */
   states?(): Promise<ReadonlyMap<number, VringState>>;
   /** Passes a message to the data half, if it is started and has one. @param key see `DeviceHost.post` */

@@ -6,7 +6,7 @@
 import { describeError, InternalError } from '../host/errors.ts';
 import { signalEventfd } from '../host/fd.ts';
 import { LogLimit } from '../host/untrusted-text.ts';
-import { GuestMemory } from '../memory/guest-memory.ts';
+import { type DeniedAccess, GuestMemory } from '../memory/guest-memory.ts';
 import { ActiveQueue, type QueueHost } from '../virtio/active-queue.ts';
 import type { HandlerContext, QueueHandler, Reactor } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
@@ -23,8 +23,8 @@ export interface RunnerHost {
   readonly isInterrupted?: () => boolean;
   /** Kick the queue again in the loop's next round. */
   kickAgain(queue: number): void;
-  /** Nothing is served before the next start; called once. */
-  broken(reason: string): void;
+  /** Nothing is served before the next start; called once. @param denied as of `DatapathEvents` */
+  broken(reason: string, denied?: DeniedAccess): void;
   log(text: string): void;
   post(message: unknown, key: string): void;
   /** The driver or the device broke a rule; both continue. */
@@ -249,6 +249,6 @@ export class HandlerRunner {
     const run = this.#run;
     if (run === undefined || run.broken) return;
     run.broken = true;
-    this.#host.broken(reason);
+    this.#host.broken(reason, run.memory.denied);
   }
 }

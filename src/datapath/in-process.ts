@@ -5,8 +5,12 @@ import { type QueueHandler, READABLE } from '../virtio/device.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation, Datapath, DatapathEvents } from './datapath.ts';
 import { HandlerRunner } from './handler-runner.ts';
+import { PollWindow } from './poll-window.ts';
 
-/** Kicks arrive over the event loop; they do not keep the process alive. */
+/**
+ * Kicks arrive over the event loop; they do not keep the process alive. While the device polls, the loop does not
+ * sleep: each of its turns looks at the queues once.
+ */
 export class InProcessDatapath implements Datapath {
   readonly withheld = 0n;
   readonly #runner: HandlerRunner;
@@ -15,16 +19,20 @@ export class InProcessDatapath implements Datapath {
   readonly #watches = new Map<number, { watch: LoopWatch; token: number }>();
   /** Queues to kick again. */
   readonly #again = new Set<number>();
+  readonly #window = new PollWindow();
+  /** The loop's next turn. */
+  #turn: NodeJS.Immediate | undefined;
 
   /** @param createHandler makes the data half, once */
   constructor(createHandler: () => QueueHandler, events: DatapathEvents) {
     this.#runner = new HandlerRunner(createHandler, {
       reactor: { watch: (fd, ready, token) => this.#watch(fd, ready, token) },
       kickAgain: (queue) => this.#kickAgain(queue),
-      broken: (reason) => {
+      broken: (reason, denied) => {
         for (const { watch } of this.#watches.values()) watch.set(0);
         for (const watch of this.#kicks) watch.set(0);
-        events.broken(reason);
+        this.#window.close();
+        events.broken(reason, denied);
       },
       log: (text) => events.log(text),
       post: (message, key) => events.message(message, key),
@@ -38,10 +46,12 @@ export class InProcessDatapath implements Datapath {
       for (const { index, kickFd } of activation.queues) {
         const kicked = (): void => {
           drainEventfd(kickFd);
-          this.#guard(() => this.#runner.kick(index));
+          this.#guard(() => this.#kicked(index));
         };
         this.#kicks.push(new LoopWatch(kickFd, READABLE, kicked));
       }
+      this.#window.open(activation.poll ?? 'off');
+      if (this.#window.polls) this.#poll();
     } catch (error) {
       this.#stop();
       throw error;
@@ -70,6 +80,8 @@ export class InProcessDatapath implements Datapath {
   }
 
   #stop(): Map<number, VringState> {
+    this.#window.close();
+    clearImmediate(this.#turn);
     const states = this.#runner.stop();
     for (const { watch } of this.#watches.values()) watch.close();
     for (const watch of this.#kicks) watch.close();
@@ -96,6 +108,30 @@ export class InProcessDatapath implements Datapath {
       this.#watches.set(fd, entry);
     }
   }
+
+  #kicked(queue: number): void {
+    const { adapts, polls } = this.#window;
+    if (adapts && !polls) this.#window.woke(performance.now());
+    this.#runner.kick(queue);
+    if (adapts && this.#window.worked(performance.now())) this.#poll();
+  }
+
+  #poll(): void {
+    this.#runner.suppressKicks(true);
+    this.#turn = setImmediate(this.#look);
+  }
+
+  readonly #look = (): void => {
+    this.#guard(() => {
+      const found = this.#runner.poll();
+      if (this.#window.adapts) {
+        const now = performance.now();
+        if (found) this.#window.worked(now);
+        else if (this.#window.idle(now)) this.#runner.suppressKicks(false);
+      }
+    });
+    if (this.#window.polls) this.#turn = setImmediate(this.#look);
+  };
 
   #kickAgain(queue: number): void {
     // One at a time: a driver that notifies a never-empty queue would add one each time.

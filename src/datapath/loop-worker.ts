@@ -24,7 +24,7 @@ export class LoopWorker {
   constructor(port: MessagePort, createHandler: () => QueueHandler) {
     this.#port = port;
     this.#datapath = new InProcessDatapath(createHandler, {
-      broken: (reason) => this.#send({ op: 'broken', reason }),
+      broken: (reason, denied) => this.#send({ op: 'broken', reason, denied }),
       log: (text) => this.#send({ op: 'log', text }),
       message: (message, key) => this.#outbox.post(message, key),
       breach: (breach) => this.#send({ op: 'breach', breach }),

@@ -1,6 +1,6 @@
 /**
  * The thread of a queue worker: blocked in epoll_wait on kick eventfds, on the descriptors that
- * the handler watches, and on a control eventfd. It does not return to its event loop before it
+ * the handler watches, and on a control eventfd; or looking at the queues in between. It does not return to its event loop before it
  * ends; messages are fetched when the control eventfd is signaled.
  *
  * HOT: `#serve`. No allocation for a kick or a ready descriptor.
@@ -13,13 +13,16 @@ import {
 } from 'node:worker_threads';
 import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, Epoll } from '../host/epoll.ts';
 import { drainEventfd } from '../host/fd.ts';
+import { gettid } from '../host/syscall.ts';
 import { nameThread, releaseCallMemoryAtExit } from '../host/threads.ts';
+import type { DeniedAccess } from '../memory/guest-memory.ts';
 import { type QueueHandler, READABLE, WRITABLE } from '../virtio/device.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
-import type { Activation, PollMode } from './datapath.ts';
+import type { Activation } from './datapath.ts';
 import { HandlerRunner, type RunnerHost } from './handler-runner.ts';
 import { LoopWorker } from './loop-worker.ts';
+import { PollWindow } from './poll-window.ts';
 import {
   carriedError,
   type FromQueueWorker,
@@ -27,6 +30,7 @@ import {
   type QueueWorkerData,
   STEER_MESSAGE,
   STEER_QUIT,
+  STEER_TID,
   type ToQueueWorker,
 } from './queue-worker-protocol.ts';
 
@@ -35,12 +39,8 @@ const KICK_TOKENS = 0x1_0000;
 const CONTROL_TOKEN = 0x2_0000;
 /** Events that one epoll_wait returns. */
 const BATCH = 64;
-/** How long adaptive polling continues after the last piece of work, in milliseconds. */
-const POLL_MS = 0.05;
-/** Polls of the queues between two of the descriptors, which cost a system call. */
+/** Looks at the queues between two at the descriptors, which cost a system call. */
 const LOOKS = 32;
-/** When nothing polls. */
-const NEVER = 0;
 
 class QueueWorker implements RunnerHost {
   readonly #data: QueueWorkerData;
@@ -59,9 +59,7 @@ class QueueWorker implements RunnerHost {
   /** By queue: whether it is listed. */
   readonly #wanted: boolean[] = [];
   readonly #outbox = new LatestMessages((messages) => this.#send({ op: 'post', messages }));
-  #poll: PollMode = 'never';
-  /** Polls until then, in milliseconds of `performance.now()`. */
-  #pollUntil = NEVER;
+  readonly #window = new PollWindow();
 
   constructor(
     data: QueueWorkerData,
@@ -106,14 +104,17 @@ class QueueWorker implements RunnerHost {
   }
 
   #serve(): void {
+    const window = this.#window;
     while (this.#open) {
-      if (this.#pollUntil !== NEVER) this.#look();
-      const waits = this.#againCount === 0 && this.#pollUntil === NEVER;
+      if (window.polls) this.#look();
+      const waits = this.#againCount === 0 && !window.polls;
       const count = this.#epoll.wait(waits ? -1 : 0);
-      if (count > 0 && this.#poll !== 'never') this.#worked();
+      const woken = waits && window.adapts ? performance.now() : 0;
+      let worked = this.#againCount > 0;
       let control = false;
       for (let i = 0; i < count; i++) {
         const token = this.#epoll.token(i);
+        if (token !== CONTROL_TOKEN) worked = true;
         if (token < KICK_TOKENS) {
           const events = this.#epoll.events(i);
           // A hang-up or an error: both count as ready, and the handler's system call reports which.
@@ -127,6 +128,10 @@ class QueueWorker implements RunnerHost {
         }
       }
       if (this.#againCount > 0) this.#kickAgain();
+      if (worked && window.adapts) {
+        if (waits) window.woke(woken);
+        if (window.worked(performance.now())) this.#runner.suppressKicks(true);
+      }
       // Last: a stop makes the rest of the batch stale.
       if (control) this.#control();
     }
@@ -135,26 +140,17 @@ class QueueWorker implements RunnerHost {
   /** Whether there is a message: the rest of the batch of events comes first. */
   readonly isInterrupted = (): boolean => this.#data.steer[STEER_MESSAGE] !== 0;
 
-  /** Polls the queues once, or stops polling when it has been in vain for long enough. */
+  /** Looks at the queues for a turn, and ends polling when that has been in vain for long enough. */
   #look(): void {
     let found = false;
     for (let look = 0; look < LOOKS; look++) {
+      if (this.isInterrupted()) break;
       if (this.#runner.poll()) found = true;
       if (this.#againCount > 0) break;
     }
-    if (this.#poll === 'always') return;
-    if (found || this.#againCount > 0) this.#worked();
-    else if (performance.now() > this.#pollUntil) {
-      this.#pollUntil = NEVER;
-      this.#runner.suppressKicks(false);
-    }
-  }
-
-  /** There was work: more may follow soon. */
-  #worked(): void {
-    const polling = this.#pollUntil !== NEVER;
-    this.#pollUntil = performance.now() + POLL_MS;
-    if (!polling) this.#runner.suppressKicks(true);
+    if (!this.#window.adapts) return;
+    if (found || this.#againCount > 0) this.#window.worked(performance.now());
+    else if (this.#window.idle(performance.now())) this.#runner.suppressKicks(false);
   }
 
   #kickAgain(): void {
@@ -230,8 +226,8 @@ class QueueWorker implements RunnerHost {
 
   #start(activation: Activation): Map<number, VringState> {
     this.#runner.start(activation);
-    this.#poll = activation.poll ?? 'never';
-    if (this.#poll === 'always') this.#worked();
+    this.#window.open(activation.poll ?? 'off');
+    if (this.#window.polls) this.#runner.suppressKicks(true);
     const kicks: number[] = [];
     this.#kicks = kicks;
     try {
@@ -249,8 +245,7 @@ class QueueWorker implements RunnerHost {
 
   #stop(): Map<number, VringState> {
     const states = this.#runner.stop();
-    this.#poll = 'never';
-    this.#pollUntil = NEVER;
+    this.#window.close();
     this.#unwatch();
     for (const kick of this.#kicks) this.#epoll.remove(kick);
     this.#kicks = [];
@@ -269,11 +264,10 @@ class QueueWorker implements RunnerHost {
     this.#wanted.fill(false);
   }
 
-  broken(reason: string): void {
+  broken(reason: string, denied?: DeniedAccess): void {
     this.#unwatch();
-    this.#poll = 'never';
-    this.#pollUntil = NEVER;
-    this.#send({ op: 'broken', reason });
+    this.#window.close();
+    this.#send({ op: 'broken', reason, denied });
   }
 
   log(text: string): void {
@@ -296,6 +290,7 @@ class QueueWorker implements RunnerHost {
 if (parentPort !== null) {
   const data = workerData as QueueWorkerData;
   nameThread(data.name);
+  Atomics.store(data.steer, STEER_TID, gettid());
   releaseCallMemoryAtExit();
   const loaded = (await import(data.module)) as {
     createHandler: (options: unknown) => QueueHandler;

@@ -1,5 +1,6 @@
 /** The messages between the two ends of a queue worker. */
 import { describeError, NodeVmmError } from '../host/errors.ts';
+import type { DeniedAccess } from '../memory/guest-memory.ts';
 import type { Breach } from '../virtio/observe/observation.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import type { Activation } from './datapath.ts';
@@ -21,7 +22,9 @@ export interface QueueWorkerData {
 export const STEER_QUIT = 0;
 /** not 0 while there is a message that the worker has not read. */
 export const STEER_MESSAGE = 1;
-export const STEER_WORDS = 2;
+/** the thread's id, once it runs. */
+export const STEER_TID = 2;
+export const STEER_WORDS = 3;
 
 /** To the worker; each is followed by a signal on the control eventfd. */
 export type ToQueueWorker =
@@ -38,22 +41,25 @@ export type ToQueueWorker =
 export interface CarriedError {
   readonly name: string;
   readonly code: string;
-  readonly message: string;
+  readonly problem: string;
+  readonly remedy: string | undefined;
 }
 
 /** @param error what was caught in the worker */
 export function carriedError(error: unknown): CarriedError {
   const name = error instanceof Error ? error.name : 'Error';
-  const known = error instanceof NodeVmmError;
-  const message = known ? error.message : describeError(error);
-  return { name, code: known ? error.code : 'E_INTERNAL', message };
+  if (!(error instanceof NodeVmmError)) {
+    return { name, code: 'E_INTERNAL', problem: describeError(error), remedy: undefined };
+  }
+  const { code, problem, remedy } = error;
+  return { name, code, problem, remedy };
 }
 
 /** From the worker. */
 export type FromQueueWorker =
   | { readonly op: 'done'; readonly id: number; readonly states: ReadonlyMap<number, VringState> }
   | { readonly op: 'failed'; readonly id: number; readonly error: CarriedError }
-  | { readonly op: 'broken'; readonly reason: string }
+  | { readonly op: 'broken'; readonly reason: string; readonly denied: DeniedAccess | undefined }
   | { readonly op: 'log'; readonly text: string }
   | { readonly op: 'post'; readonly messages: readonly unknown[] }
   | { readonly op: 'taken' }

@@ -18,6 +18,7 @@ import {
   type QueueWorkerData,
   STEER_MESSAGE,
   STEER_QUIT,
+  STEER_TID,
   STEER_WORDS,
   type ToQueueWorker,
 } from './queue-worker-protocol.ts';
@@ -56,6 +57,14 @@ export class QueueWorkerDatapath implements Datapath {
     this.#spec = spec;
     this.#events = events;
     this.#thread = this.#spawn();
+  }
+
+  get threadId(): number {
+    return this.#thread?.id ?? 0;
+  }
+
+  async ready(): Promise<void> {
+    await this.#thread?.request((id) => ({ op: 'states', id }));
   }
 
   async start(activation: Activation): Promise<void> {
@@ -173,6 +182,11 @@ class QueueThread {
     });
   }
 
+  /** 0 until it runs. */
+  get id(): number {
+    return Atomics.load(this.#steer, STEER_TID);
+  }
+
   /** As `DeviceHost.post`. */
   post(message: unknown, key: string): void {
     this.#outbox.post(message, key);
@@ -217,7 +231,7 @@ class QueueThread {
         this.#take(message.id)?.reject(rebuildError(message.error));
         return;
       case 'broken':
-        this.#events.broken(message.reason);
+        this.#events.broken(message.reason, message.denied);
         return;
       case 'log':
         this.#events.log(message.text);
@@ -243,9 +257,9 @@ class QueueThread {
 }
 
 function rebuildError(error: CarriedError): Error {
-  const { name, code, message } = error;
-  if (name === 'PeerError') return new PeerError(code, message);
-  if (name === 'UsageError') return new UsageError(code, message);
-  if (code !== 'E_INTERNAL') return new NodeVmmError(code, message);
-  return new InternalError(message);
+  const { name, code, problem, remedy } = error;
+  if (name === 'PeerError') return new PeerError(code, problem, remedy);
+  if (name === 'UsageError') return new UsageError(code, problem, remedy);
+  if (code !== 'E_INTERNAL') return new NodeVmmError(code, problem, remedy);
+  return new InternalError(problem);
 }

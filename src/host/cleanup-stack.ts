@@ -18,6 +18,7 @@ export abstract class Closeable implements Disposable {
   /** Releases what it holds. */
   abstract close(): void;
 
+  /** As `close`. */
   [Symbol.dispose](): void {
     this.close();
   }
@@ -28,6 +29,7 @@ export abstract class AsyncCloseable implements AsyncDisposable {
   /** Releases what it holds. */
   abstract close(): Promise<void>;
 
+  /** As `close`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }

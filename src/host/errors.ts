@@ -1,15 +1,25 @@
-/** Errors by who must act on them. Each carries a stable code and one line: what, why, what to do. */
+/** Errors by who must act on them. Each has a stable code and one line: what, why, what to do. */
 import { packageFolder } from './package-folder.ts';
 
 /** Base of all errors that nodevmm throws on purpose. */
 export class NodeVmmError extends Error {
   /** Stable identifier, `E_*` or the errno's name. */
   readonly code: string;
+  /** What to do, as at the end of the message; undefined when there is nothing to add to `problem`. */
+  readonly remedy: string | undefined;
 
-  constructor(code: string, message: string, options?: ErrorOptions) {
-    super(message, options);
+  /** @param problem what failed, and why; the message adds the remedy */
+  constructor(code: string, problem: string, remedy?: string, options?: ErrorOptions) {
+    super(remedy === undefined ? problem : `${problem}; ${remedy}`, options);
     this.code = code;
+    this.remedy = remedy;
     this.name = new.target.name;
+  }
+
+  /** The message without the remedy. */
+  get problem(): string {
+    const { message, remedy } = this;
+    return remedy === undefined ? message : message.slice(0, -`; ${remedy}`.length);
   }
 }
 
@@ -31,12 +41,9 @@ export class HostError extends NodeVmmError {
     errno: number,
     code: string,
     text: string,
-    remedy: string,
+    remedy?: string,
   ) {
-    super(
-      code,
-      `${call} on ${object} failed: ${text} (${code})${remedy === '' ? '' : `; ${remedy}`}`,
-    );
+    super(code, `${call} on ${object} failed: ${text} (${code})`, remedy);
     this.call = call;
     this.object = object;
     this.errno = errno;
@@ -48,9 +55,17 @@ export class PeerError extends NodeVmmError {}
 
 /** A bug in nodevmm itself. */
 export class InternalError extends NodeVmmError {
-  constructor(message: string, options?: ErrorOptions) {
-    super('E_INTERNAL', `${message}; this is a bug in nodevmm, please report it`, options);
+  constructor(problem: string, options?: ErrorOptions) {
+    super('E_INTERNAL', problem, 'this is a bug in nodevmm, please report it', options);
   }
+}
+
+/** Why something failed, and what to do about it. */
+export type Reason = readonly [why: string, remedy?: string | undefined];
+
+/** The two parts of a caught value's message, for an error that says more about where it arose. */
+export function messageParts(error: unknown): Reason {
+  return error instanceof NodeVmmError ? [error.problem, error.remedy] : [messageOf(error)];
 }
 
 /** The message of a caught value. */

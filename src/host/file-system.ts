@@ -136,12 +136,24 @@ export const fgetxattr = (fd: number, name: number, to: number, length: number):
 export const dup = (fd: number): number => result(dupNative(fd));
 
 const RLIMIT_NOFILE = 7;
+const RLIMIT_MEMLOCK = 8;
+const RLIM_INFINITY = 2 ** 64;
 
 /** How many descriptors the process may have open. */
 export function descriptorLimit(): number {
+  return Math.min(softLimit(RLIMIT_NOFILE) ?? 1024, 2 ** 30);
+}
+
+/** How many bytes of memory the process may lock; Infinity without a limit. */
+export function lockedMemoryLimit(): number {
+  const limit = softLimit(RLIMIT_MEMLOCK) ?? 0;
+  return limit >= RLIM_INFINITY ? Infinity : limit;
+}
+
+function softLimit(resource: number): number | undefined {
   const limits = new NativeMemory(16);
-  if (getrlimitNative(RLIMIT_NOFILE, limits.address) < 0) return 1024;
-  return Math.min(Number(limits.view.getBigUint64(0, true)), 2 ** 30);
+  if (getrlimitNative(resource, limits.address) < 0) return undefined;
+  return Number(limits.view.getBigUint64(0, true));
 }
 
 const PROC_FD = Buffer.from('/proc/self/fd/');

@@ -60,7 +60,8 @@ export class ListenPath extends Closeable {
     if (file === '' || length > longest || this.path.includes('\0')) {
       throw refusal(
         file,
-        `its full name has ${length} bytes, not 1 to ${longest}; use another path`,
+        `its full name has ${length} bytes, not 1 to ${longest}`,
+        'use another path',
       );
     }
     this.#folder = openFolder(this.path);
@@ -122,10 +123,10 @@ function openFolder(file: string): number {
     return openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') throw refusal(file, `no folder ${folder}; create it first`);
+    if (code === 'ENOENT') throw refusal(file, `no folder ${folder}`, 'create it first');
     if (code === 'ENOTDIR') throw refusal(file, `${folder} is not a folder`);
     if (code === 'EACCES') throw mayNotWrite(file);
-    throw refusal(file, `${code}; use another path`);
+    throw refusal(file, String(code), 'use another path');
   }
 }
 
@@ -145,7 +146,7 @@ function bind(file: string, folder: number): Fd {
     if (result === 0) return socket;
     const name = sys.errnoName(-result);
     if (name === 'EACCES') throw mayNotWrite(file);
-    throw refusal(file, `${name}; use another path`);
+    throw refusal(file, name, 'use another path');
   } catch (error) {
     socket.close();
     throw error;
@@ -168,13 +169,17 @@ function replaceStale(file: string, folder: number): void {
   const name = within(folder, path.basename(file));
   const stat = lstatSync(name);
   if (!stat.isSocket()) {
-    throw refusal(file, 'a file that is not a socket exists there; remove it, or use another path');
+    throw refusal(
+      file,
+      'a file that is not a socket exists there',
+      'remove it, or use another path',
+    );
   }
   if (stat.uid !== process.geteuid?.()) {
-    throw refusal(file, `the socket there belongs to user ${stat.uid}; use another path`);
+    throw refusal(file, `the socket there belongs to user ${stat.uid}`, 'use another path');
   }
   if (isListening(file)) {
-    throw refusal(file, 'another process is listening on it; stop that one, or use another path');
+    throw refusal(file, 'another process is listening on it', 'stop that one, or use another path');
   }
   unlinkSync(name);
 }
@@ -188,9 +193,10 @@ export function isListening(file: string): boolean {
 }
 
 function mayNotWrite(file: string): UsageError {
-  return refusal(file, `no permission to write to ${path.dirname(file)}; use another folder`);
+  return refusal(file, `no permission to write to ${path.dirname(file)}`, 'use another folder');
 }
 
-function refusal(file: string, why: string): UsageError {
-  return new UsageError('E_SOCKET_PATH', `cannot listen on ${JSON.stringify(file)}: ${why}`);
+function refusal(file: string, why: string, remedy?: string): UsageError {
+  const what = `cannot listen on ${JSON.stringify(file)}: ${why}`;
+  return new UsageError('E_SOCKET_PATH', what, remedy);
 }

@@ -1,6 +1,7 @@
 /** File descriptors on the main thread's event loop. */
-import koffi from 'koffi';
+
 import { Closeable } from './cleanup-stack.ts';
+import { koffi } from './koffi.ts';
 
 interface PollEvents {
   readonly readable: boolean;

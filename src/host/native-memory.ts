@@ -1,5 +1,5 @@
 /** Memory whose address may be handed to the kernel: it neither moves nor is collected while its owner lives. */
-import koffi from 'koffi';
+
 import {
   type AnyLayout,
   type Field,
@@ -7,6 +7,7 @@ import {
   readField,
   writeField,
 } from '../abi/struct.ts';
+import { koffi } from './koffi.ts';
 
 /** The address of a typed array's first byte. The caller keeps the array referenced while the kernel may use it. */
 export function addressOf(view: ArrayBufferView): number {

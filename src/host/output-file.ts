@@ -5,17 +5,17 @@
  */
 import { closeSync, constants, openSync, writeSync } from 'node:fs';
 import { getSystemErrorMap } from 'node:util';
-import { HostError, UsageError } from './errors.ts';
+import { HostError, type Reason, UsageError } from './errors.ts';
 
 const { O_WRONLY, O_CREAT, O_TRUNC, O_APPEND, O_NOFOLLOW, O_NOCTTY, O_NONBLOCK } = constants;
 /** Links to what this process was started with, which no one else can change. */
 const OWN_DESCRIPTOR = /^\/(dev\/(stdout|stderr|fd\/\d+)|proc\/self\/fd\/\d+)$/;
 
-const REASONS: Readonly<Record<string, string>> = {
-  ELOOP: 'it is a symbolic link; use the file it points to',
-  ENXIO: 'it is a FIFO without a reader, or a missing device; start the reader first',
-  ENOENT: 'no such folder; create it',
-  EISDIR: 'it is a folder; use a file in it',
+const REASONS: Readonly<Record<string, Reason>> = {
+  ELOOP: ['it is a symbolic link', 'use the file it points to'],
+  ENXIO: ['it is a FIFO without a reader, or a missing device', 'start the reader first'],
+  ENOENT: ['no such folder', 'create it'],
+  EISDIR: ['it is a folder', 'use a file in it'],
 };
 
 /**
@@ -33,8 +33,9 @@ export function openOutputFile(what: string, path: string, code: string, append 
     return openSync(path, OWN_DESCRIPTOR.test(path) ? flags : flags | O_NOFOLLOW, 0o600);
   } catch (error) {
     const name = (error as NodeJS.ErrnoException).code ?? '';
-    const why = REASONS[name] ?? `${reasonOf(error)}; use a file that can be created`;
-    throw new UsageError(code, `cannot write ${what} to ${path}: ${why}`, { cause: error });
+    const [why, remedy] = REASONS[name] ?? [reasonOf(error), 'use a file that can be created'];
+    const problem = `cannot write ${what} to ${path}: ${why}`;
+    throw new UsageError(code, problem, remedy, { cause: error });
   }
 }
 
@@ -90,5 +91,5 @@ export function systemError(error: unknown, object?: string): HostError | undefi
   if (!isSystemError(error) || OWN_FAULT.includes(error.code)) return undefined;
   const { syscall, errno, code, path = object ?? 'a file or a socket' } = error;
   const [, text = error.message] = getSystemErrorMap().get(errno) ?? [];
-  return new HostError(syscall, path, Math.abs(errno), code, text, '');
+  return new HostError(syscall, path, Math.abs(errno), code, text);
 }

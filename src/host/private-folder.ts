@@ -169,8 +169,8 @@ function isHidden(uid: number): boolean {
 }
 
 function refusal(purpose: FolderPurpose, why: string, cause?: unknown): UsageError {
-  const message = `${purpose.name} cannot be used: ${why}; ${purpose.remedy}`;
-  return new UsageError(purpose.code, message, cause === undefined ? {} : { cause });
+  const what = `${purpose.name} cannot be used: ${why}`;
+  return new UsageError(purpose.code, what, purpose.remedy, cause === undefined ? {} : { cause });
 }
 
 /** The folder for this user's sockets, which only this user can enter; made when missing. @throws UsageError */

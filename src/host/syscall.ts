@@ -4,8 +4,8 @@
  * errno: no exception, so that hot loops may use them; cold code wraps them in `check`.
  */
 import { constants as os } from 'node:os';
-import koffi from 'koffi';
 import { HostError } from './errors.ts';
+import { koffi } from './koffi.ts';
 
 const libc = koffi.load('libc.so.6');
 
@@ -260,5 +260,5 @@ export function callError(
 ): HostError {
   const name = errnoName(-result);
   const text = strerror(-result);
-  return new HostError(call, object, -result, name, text, remedy ?? remedies[name] ?? '');
+  return new HostError(call, object, -result, name, text, remedy ?? remedies[name]);
 }

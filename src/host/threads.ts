@@ -2,8 +2,8 @@
 
 import { readFileSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
-import koffi from 'koffi';
 import { InternalError } from './errors.ts';
+import { koffi } from './koffi.ts';
 import { nativeAddon } from './native-addon.ts';
 import { NativeMemory } from './native-memory.ts';
 import * as sys from './syscall.ts';
@@ -81,6 +81,17 @@ export function nameThread(name: string): void {
   const text = new NativeMemory(TASK_COMM_LEN);
   new TextEncoder().encodeInto(name, text.bytes.subarray(0, TASK_COMM_LEN - 1));
   sys.syscall(SYS_prctl, PR_SET_NAME, text.address);
+}
+
+/** What a thread of this process does: it runs or could, or it is blocked in a system call; undefined when it is gone. */
+export function threadState(tid: number): 'running' | 'blocked' | undefined {
+  try {
+    const stat = readFileSync(`/proc/self/task/${tid}/stat`, 'latin1');
+    // proc(5): its name, in parentheses, may hold some.
+    return stat.charAt(stat.lastIndexOf(')') + 2) === 'R' ? 'running' : 'blocked';
+  } catch {
+    return undefined;
+  }
 }
 
 /*

@@ -70,7 +70,8 @@ export class UnixSocket extends Fd {
       if (isTrusted(uid, trusted)) return socket;
       throw new UsageError(
         'E_PEER_USER',
-        `the peer at ${file} is user ${uid}, neither root nor you; use a socket in a folder of your own, or allow that user (peer-uid)`,
+        `the peer at ${file} is user ${uid}, neither root nor you`,
+        'use a socket in a folder of your own, or allow that user (peer-uid)',
       );
     } catch (error) {
       socket.close();

@@ -147,7 +147,7 @@ export function featureBits(name: string): readonly FeatureBit[] {
   if (bits !== undefined) return bits;
   const near = nearNames(name);
   const hint = near.length > 0 ? `did you mean ${near.join(', ')}?` : 'see flags in /proc/cpuinfo';
-  throw new UsageError('E_CPU_FEATURE', `unknown CPU feature ${JSON.stringify(name)}; ${hint}`);
+  throw new UsageError('E_CPU_FEATURE', `unknown CPU feature ${JSON.stringify(name)}`, hint);
 }
 
 /** Clears a feature in a list of CPUID entries. @throws UsageError for an unknown name */

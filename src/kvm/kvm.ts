@@ -32,13 +32,14 @@ export const REQUIRED_CAPABILITIES: readonly number[] = [
   cap.KVM_CAP_IMMEDIATE_EXIT,
 ];
 
+/** The way out where this host's KVM is of no use. */
+export const OR_LAB = "or use the lab (--lab, or lab: 'auto' in code)";
+
 const REMEDIES: Readonly<Record<string, string>> = {
-  ENOENT:
-    'load the module (modprobe kvm_intel or kvm_amd) and enable virtualization in the firmware, ' +
-    'or use --lab',
-  ENXIO: 'load the module (modprobe kvm_intel or kvm_amd), or use --lab',
-  EACCES: 'join the group kvm (sudo usermod -aG kvm $USER, then log in again), or use --lab',
-  EPERM: 'let this container use /dev/kvm (--device /dev/kvm), or use --lab',
+  ENOENT: `load the module (modprobe kvm_intel or kvm_amd) and enable virtualization in the firmware, ${OR_LAB}`,
+  ENXIO: `load the module (modprobe kvm_intel or kvm_amd), ${OR_LAB}`,
+  EACCES: `join the group kvm (sudo usermod -aG kvm $USER, then log in again), ${OR_LAB}`,
+  EPERM: `let this container use /dev/kvm (--device /dev/kvm), ${OR_LAB}`,
 };
 
 /** The open /dev/kvm. */
@@ -63,14 +64,16 @@ export class Kvm extends Closeable {
    */
   static open(): Kvm {
     const fd = sys.open(DEVICE, sys.O_RDWR | sys.O_CLOEXEC);
-    if (fd < 0) sys.check(fd, 'open', DEVICE, REMEDIES[sys.errnoName(-fd)] ?? 'use --lab');
+    if (fd < 0)
+      sys.check(fd, 'open', DEVICE, REMEDIES[sys.errnoName(-fd)] ?? `check its driver, ${OR_LAB}`);
     const device = new Fd(fd);
     try {
       const version = sys.ioctl(fd, request.KVM_GET_API_VERSION, 0);
       if (version !== request.KVM_API_VERSION) {
         throw new UsageError(
           'E_KVM_VERSION',
-          `${DEVICE} has API version ${version}, not ${request.KVM_API_VERSION}; update the kernel, or use --lab`,
+          `${DEVICE} has API version ${version}, not ${request.KVM_API_VERSION}`,
+          `update the kernel, ${OR_LAB}`,
         );
       }
       const kvm = new Kvm(device);
@@ -78,7 +81,8 @@ export class Kvm extends Closeable {
       if (missing.length > 0) {
         throw new UsageError(
           'E_KVM_CAPABILITY',
-          `${DEVICE} lacks ${missing.map(capabilityName).join(', ')}; update the kernel, or use --lab`,
+          `${DEVICE} lacks ${missing.map(capabilityName).join(', ')}`,
+          `update the kernel, ${OR_LAB}`,
         );
       }
       return kvm;

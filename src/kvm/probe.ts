@@ -6,11 +6,11 @@
 
 import { KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN } from '../abi/kvm-constants.ts';
 import { CleanupStack, Closeable } from '../host/cleanup-stack.ts';
-import { messageOf } from '../host/errors.ts';
+import { messageParts } from '../host/errors.ts';
 import { Ram } from '../memory/ram.ts';
 import { enterFlatMode } from './entry.ts';
 import { exitName } from './exit-names.ts';
-import { Kvm } from './kvm.ts';
+import { Kvm, OR_LAB } from './kvm.ts';
 import { Vcpu } from './vcpu.ts';
 import { Vm } from './vm.ts';
 
@@ -24,7 +24,11 @@ export interface KvmProbe {
   readonly mips: number;
   /** Why, in one line. */
   readonly detail: string;
+  /** What to do when it is not usable. */
+  readonly remedy?: string | undefined;
 }
+
+const VIRTUALIZE = `enable (nested) virtualization for this host, ${OR_LAB}`;
 
 const RAM_SIZE = 0x1_0000;
 const CODE = 0x1000;
@@ -105,9 +109,19 @@ export function probeKvm(measure = false): KvmProbe {
     }
     const seen = result < 0 ? `errno ${-result}` : exitName(guest.vcpu.exitReason);
     const detail = `software KVM: it interprets guest code${rate}, and int3 caused ${seen}, so Linux cannot run on it`;
-    return { usable: false, kind: 'software', mips, detail };
+    return { usable: false, kind: 'software', mips, detail, remedy: VIRTUALIZE };
   } catch (error) {
-    const detail = messageOf(error);
-    return { usable: false, kind: 'none', mips: 0, detail };
+    const [detail, remedy] = messageParts(error);
+    return { usable: false, kind: 'none', mips: 0, detail, remedy };
   }
+}
+
+let known: KvmProbe | undefined;
+
+/** As `probeKvm`, made once per process where there is a KVM. */
+export function knownKvm(): KvmProbe {
+  if (known !== undefined) return known;
+  const probe = probeKvm();
+  if (probe.kind !== 'none') known = probe;
+  return probe;
 }

@@ -8,6 +8,7 @@ import {
   writeField,
 } from '../abi/struct.ts';
 import { UsageError } from '../host/errors.ts';
+import { OR_LAB } from './kvm.ts';
 import type { Msr, Vcpu } from './vcpu.ts';
 
 /** `struct kvm_regs`. */
@@ -139,7 +140,8 @@ export function setBootMsrs(vcpu: Vcpu): void {
   if (refused !== undefined) {
     throw new UsageError(
       'E_KVM_MSR',
-      `KVM refuses MSR 0x${refused.index.toString(16)}; update the host's kernel, or use --lab`,
+      `KVM refuses MSR 0x${refused.index.toString(16)}`,
+      `update the host's kernel, ${OR_LAB}`,
     );
   }
 }

@@ -3,7 +3,12 @@
  * Each returns 0 or more, or a negative errno; `Vm` has the same as methods that throw. The scratch
  * structs belong to the calling thread, since every thread has this module to itself.
  */
-import { kvm_ioeventfd, kvm_irq_level, kvm_irqfd } from '../abi/kvm.ts';
+import {
+  kvm_ioeventfd,
+  kvm_irq_level,
+  kvm_irqfd,
+  kvm_userspace_memory_region,
+} from '../abi/kvm.ts';
 import * as request from '../abi/kvm-ioctl.ts';
 import { StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
@@ -11,6 +16,7 @@ import * as sys from '../host/syscall.ts';
 const ioeventfd = new StructMemory(kvm_ioeventfd);
 const irqfd = new StructMemory(kvm_irqfd);
 const irqLevel = new StructMemory(kvm_irq_level);
+const memoryRegion = new StructMemory(kvm_userspace_memory_region);
 
 /** Which guest writes signal an eventfd. KVM API 4.59. */
 export interface IoeventfdMatch {
@@ -49,7 +55,8 @@ export function deassignIoeventfd(vmFd: number, match: IoeventfdMatch, fd: numbe
   return ioeventfdIoctl(vmFd, match, fd, request.KVM_IOEVENTFD_FLAG_DEASSIGN);
 }
 
-function irqfdIoctl(vmFd: number, fd: number, gsi: number, flags: number): number {
+function irqfdIoctl(vmFd: number, fd: number, gsi: number, flags: number, resamplefd = 0): number {
+  irqfd.set('resamplefd', resamplefd);
   irqfd.set('fd', fd);
   irqfd.set('gsi', gsi);
   irqfd.set('flags', flags);
@@ -64,6 +71,19 @@ export function assignIrqfd(vmFd: number, gsi: number, fd: number): number {
   return irqfdIoctl(vmFd, fd, gsi, 0);
 }
 
+/**
+ * Lets an eventfd assert a level-triggered GSI, until the guest ends the interrupt: then KVM
+ * releases the line and signals `resamplefd`. KVM API 4.75.
+ */
+export function assignLevelIrqfd(
+  vmFd: number,
+  gsi: number,
+  fd: number,
+  resamplefd: number,
+): number {
+  return irqfdIoctl(vmFd, fd, gsi, request.KVM_IRQFD_FLAG_RESAMPLE, resamplefd);
+}
+
 /** Undoes an irqfd; from then on signals accumulate in the eventfd. Waits for injections in progress. */
 export function deassignIrqfd(vmFd: number, gsi: number, fd: number): number {
   return irqfdIoctl(vmFd, fd, gsi, request.KVM_IRQFD_FLAG_DEASSIGN);
@@ -74,6 +94,29 @@ export function setIrqLine(vmFd: number, gsi: number, level: boolean): number {
   irqLevel.set('irq', gsi);
   irqLevel.set('level', level ? 1 : 0);
   return sys.ioctl(vmFd, request.KVM_IRQ_LINE, irqLevel.address);
+}
+
+/**
+ * Creates, moves or (with size 0) deletes a memory slot. KVM API 4.35.
+ * @param gpa guest physical address
+ * @param size bytes
+ * @param address host virtual address of the first byte
+ * @param flags KVM_MEM_*
+ */
+export function setMemorySlot(
+  vmFd: number,
+  slot: number,
+  gpa: number,
+  size: number,
+  address: number,
+  flags = 0,
+): number {
+  memoryRegion.set('slot', slot);
+  memoryRegion.set('flags', flags);
+  memoryRegion.set('guest_phys_addr', gpa);
+  memoryRegion.set('memory_size', size);
+  memoryRegion.set('userspace_addr', address);
+  return sys.ioctl(vmFd, request.KVM_SET_USER_MEMORY_REGION, memoryRegion.address);
 }
 
 /** Replaces the whole routing table by the `struct kvm_irq_routing` at a host address. KVM API 4.52. */

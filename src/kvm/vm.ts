@@ -1,5 +1,5 @@
 /** A virtual machine as KVM sees it: owner of its file descriptor, its vCPUs and their mappings. */
-import { kvm_clock_data, kvm_pit_config, kvm_userspace_memory_region } from '../abi/kvm.ts';
+import { kvm_clock_data, kvm_pit_config } from '../abi/kvm.ts';
 import * as request from '../abi/kvm-ioctl.ts';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { Fd } from '../host/fd.ts';
@@ -80,14 +80,8 @@ export class Vm extends Closeable {
    * @param flags KVM_MEM_*
    */
   setMemorySlot(slot: number, gpa: number, size: number, address: number, flags = 0): void {
-    const region = new StructMemory(kvm_userspace_memory_region);
-    region.set('slot', slot);
-    region.set('flags', flags);
-    region.set('guest_phys_addr', gpa);
-    region.set('memory_size', size);
-    region.set('userspace_addr', address);
     sys.check(
-      sys.ioctl(this.fd, request.KVM_SET_USER_MEMORY_REGION, region.address),
+      inline.setMemorySlot(this.fd, slot, gpa, size, address, flags),
       'KVM_SET_USER_MEMORY_REGION',
       `guest physical 0x${gpa.toString(16)}, ${size} bytes`,
     );

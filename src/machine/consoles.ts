@@ -91,6 +91,12 @@ export class SerialStream extends Duplex {
   }
 }
 
+/** Sees the output of a console. */
+interface Watcher {
+  readonly console: 'console' | 'serial';
+  readonly see: (bytes: Uint8Array) => void;
+}
+
 /** They outlive reboots. */
 export class Consoles {
   readonly device: ConsoleDevice;
@@ -100,20 +106,23 @@ export class Consoles {
   readonly serial: SerialStream;
   /** The end of the output of both. */
   readonly tail: OutputTail = new OutputTail();
+  readonly #watchers = new Set<Watcher>();
 
   /**
    * @param agentPort name of the port that the agent listens on; undefined for none
    * @param log gets a line when output starts being dropped
    */
   constructor(agentPort: string | undefined, log: (text: string) => void) {
-    const observe = (bytes: Uint8Array): void => this.tail.add(bytes);
     this.device = new ConsoleDevice('console0', agentPort === undefined ? [] : [agentPort]);
     const [console] = this.device.ports;
     if (console === undefined) throw new InternalError('a console without ports');
-    console.observe = observe;
+    console.observe = (bytes) => this.#observe('console', bytes);
     console.dropping = () => log(unread('console'));
     this.console = console;
-    this.serial = new SerialStream(observe, () => log(unread('serial port')));
+    this.serial = new SerialStream(
+      (bytes) => this.#observe('serial', bytes),
+      () => log(unread('serial port')),
+    );
   }
 
   /** The port that the agent listens on. */
@@ -124,6 +133,18 @@ export class Consoles {
   /** Bytes of output that were dropped unread. */
   get dropped(): { readonly console: number; readonly serial: number } {
     return { console: this.console.dropped, serial: this.serial.dropped };
+  }
+
+  /** Calls back with all output of a console from now on. @returns ends that */
+  watch(console: 'console' | 'serial', see: (bytes: Uint8Array) => void): () => void {
+    const watcher = { console, see };
+    this.#watchers.add(watcher);
+    return () => this.#watchers.delete(watcher);
+  }
+
+  #observe(console: 'console' | 'serial', bytes: Uint8Array): void {
+    this.tail.add(bytes);
+    for (const watcher of this.#watchers) if (watcher.console === console) watcher.see(bytes);
   }
 
   /** Discards output that nothing listens to. */

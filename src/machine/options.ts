@@ -1,13 +1,22 @@
 /** The options of a machine. Checked once, by `resolveOptions`, into a complete, frozen object. */
 import type { BootProtocol } from '../boot/boot.ts';
 import type { SmbiosOptions } from '../boot/smbios.ts';
+import type { KernelSeries } from '../guest/kernel.ts';
+import type { GuestImageName } from '../guest/recipe.ts';
 import type { MachineDeviceOptions } from '../virtio/device-type.ts';
 
 /** Everything that makes up a machine; its devices' options are those of their types. */
 export interface MachineOptions extends MachineDeviceOptions {
-  /** Path of a bzImage or an ELF vmlinux. */
-  readonly kernel: string;
-  /** Path of an initial RAM disk. */
+  /** Path of a bzImage or an ELF vmlinux. Either this or `guest` is required. */
+  readonly kernel?: string;
+  /**
+   * A guest image, which replaces `kernel` and `initrd`; built when it is not in the cache, which takes a minute
+   * (docs/guests.md).
+   */
+  readonly guest?: GuestImageName;
+  /** The kernel of `guest`. Default 6.12. */
+  readonly guestKernel?: KernelSeries;
+  /** Path of an initial RAM disk. Default: that of `guest`, else none. */
   readonly initrd?: string;
   /** Kernel command line. Default: console on hvc0, early console on ttyS0. */
   readonly commandLine?: string;
@@ -35,7 +44,7 @@ export interface MachineOptions extends MachineDeviceOptions {
    */
   readonly notify?: 'memory' | 'io';
   /**
-   * Trace kicks, interrupts, requests, register accesses and exits: `VirtualMachine.traceSummary`
+   * Trace kicks, interrupts, requests, register accesses and exits: `VirtualMachine.traceSummary()`
    * reports what was seen. Default none. See docs/trace.md.
    */
   readonly trace?: {
@@ -44,6 +53,21 @@ export interface MachineOptions extends MachineDeviceOptions {
   };
   /** Check that driver and device keep virtio's rules (docs/check.md). Default false. */
   readonly check?: boolean;
+  /**
+   * Where the machine runs: on this host's KVM (`never`, the default), in the lab, an emulated KVM host, which needs
+   * root and QEMU (`always`), or in the lab if this host's KVM cannot run Linux (`auto`). See docs/lab.md.
+   */
+  readonly lab?: 'never' | 'auto' | 'always';
+  /**
+   * Lets other processes of this user attach to the machine by this name (`connectMachine`, `nodevmm vm`): 1 to 40
+   * letters, digits, dots, dashes, and underscores. Default none.
+   */
+  readonly name?: string;
+  /**
+   * Called as the guest image is built, and as the lab is prepared and booted, with what happens and a fraction of
+   * the whole.
+   */
+  readonly onProgress?: (step: string, done: number) => void;
   /** What a reboot by the guest does: start again, or end the run. Default `restart`. */
   readonly onReboot?: 'restart' | 'exit';
 }

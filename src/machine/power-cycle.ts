@@ -4,7 +4,9 @@
  */
 import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
 import { type BootProtocol, loadGuest } from '../boot/boot.ts';
+import { pciMmio64Window } from '../boot/dsdt.ts';
 import type { SmbiosOptions } from '../boot/smbios.ts';
+import type { ViotOptions } from '../boot/viot.ts';
 import { AsyncCleanupStack } from '../host/cleanup-stack.ts';
 import { Timerfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
@@ -24,6 +26,7 @@ import type { VcpuMessage } from './board/vcpu-worker.ts';
 import type { SerialStream } from './consoles.ts';
 import type { MachineDevice } from './devices/machine-device.ts';
 import { ResourceAllocator } from './devices/resource-allocator.ts';
+import type { MachineIommu } from './iommu.ts';
 import type { MachineObserver } from './machine-observer.ts';
 import type { MachineExit } from './options.ts';
 
@@ -42,6 +45,8 @@ export interface CyclePlan {
   readonly devices: readonly MachineDevice[];
   readonly serial: SerialStream;
   readonly observer: MachineObserver;
+  /** Absent: the machine has none. */
+  readonly iommu?: MachineIommu | undefined;
 }
 
 /** A running VM. */
@@ -51,6 +56,7 @@ export class PowerCycle {
   readonly #board: Board;
   readonly #threads: VcpuThreads;
   readonly #ended: (exit: MachineExit) => void;
+  readonly #viot: ViotOptions | undefined;
   #owned = new AsyncCleanupStack();
 
   /**
@@ -61,7 +67,9 @@ export class PowerCycle {
   static async start(plan: CyclePlan, ended: (exit: MachineExit) => void): Promise<PowerCycle> {
     await using stack = new AsyncCleanupStack();
     const cpuid = guestCpuids(plan);
-    const resources = stack.use(new ResourceAllocator(plan.notify));
+    const addressBits = physicalAddressBits(cpuid[0] ?? []);
+    const window64 = pciMmio64Window(plan.memory.size, addressBits);
+    const resources = stack.use(new ResourceAllocator(plan.notify, window64));
     const vm = stack.use(new Vm(plan.kvm));
     vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
     vm.setMemory(plan.memory);
@@ -77,8 +85,9 @@ export class PowerCycle {
     const { state } = await loadGuest({
       ...plan,
       protocol: plan.bootProtocol,
-      physicalAddressBits: physicalAddressBits(cpuid[0] ?? []),
+      physicalAddressBits: addressBits,
       mmioDevices: cycle.#board.windows,
+      viot: cycle.#viot,
     });
     const [first] = vcpus;
     if (first !== undefined) applyEntry(first, state);
@@ -103,6 +112,7 @@ export class PowerCycle {
     const { collector, check } = observer;
     const rtcTimer = stack.use(new Timerfd());
     const devices = plan.devices.map((device) => device.plan(resources));
+    this.#viot = plan.iommu?.powerOn();
     const boardPlan: BoardPlan = {
       buffer: SharedState.allocate(Board.stateSize(devices.length)),
       vmFd: vm.fd,

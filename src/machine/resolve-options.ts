@@ -1,11 +1,16 @@
 /** Checks the caller's options, once, and fills in the defaults. */
 import { freemem, totalmem } from 'node:os';
+import { dirname, resolve } from 'node:path';
 import { checkSmbios, SMBIOS } from '../boot/smbios.ts';
+import { KERNEL_SERIES } from '../guest/kernel.ts';
+import { GUEST_IMAGES } from '../guest/recipe.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import {
+  alternatives,
   checkOptions,
   choice,
+  fieldsOf,
   flag,
   hasOption,
   integer,
@@ -18,10 +23,13 @@ import {
   value,
 } from '../options/option-schema.ts';
 import { VIRTIO_MMIO_WINDOWS } from '../platform/layout.ts';
+import { iommuType } from '../virtio/device/iommu/iommu.ts';
 import {
   type CarriedOptions,
   type DeviceContext,
   type MachineDeviceOptions,
+  type PolledOptions,
+  type PollMode,
   type RingOptions,
   TRANSPORTS,
   type TransportName,
@@ -37,8 +45,11 @@ import type { MachineOptions } from './options.ts';
 
 /** The port that the agent of nodevmm's own guests listens on. */
 export const AGENT_PORT = 'org.nodevmm.agent';
-/** The console of nodevmm's guests; the serial port shows what is printed before it works. */
-export const DEFAULT_COMMAND_LINE = 'earlycon=uart8250,io,0x3f8 console=hvc0 quiet panic=-1';
+/**
+ * The console of nodevmm's guests; the serial port shows what is printed before it works. `quiet`
+ * comes first: else the early console prints all that the kernel has logged by then, which takes 3 s in the lab.
+ */
+export const DEFAULT_COMMAND_LINE = 'quiet earlycon=uart8250,io,0x3f8 console=hvc0 panic=-1';
 
 const MEMORY_MIN = 32 * MiB;
 const CPUS_MAX = 16;
@@ -58,13 +69,20 @@ export interface ResolvedDevice {
   readonly transport: TransportName;
   readonly ring: RingOptions;
   readonly vhost: VhostMode;
+  readonly poll: PollMode;
 }
 
-type Defaults = Omit<MachineOptions, keyof MachineDeviceOptions | 'kernel' | 'initrd' | 'trace'>;
+/** The choice of what is booted. */
+export type BootOptions = Pick<MachineOptions, 'kernel' | 'guest' | 'guestKernel'>;
+
+/** What concerns the program that creates a machine, not the machine. */
+type Outer = 'lab' | 'onProgress';
+type Absent = keyof BootOptions | 'initrd' | 'trace' | 'name';
+type Defaults = Omit<MachineOptions, keyof MachineDeviceOptions | Absent | Outer>;
 
 /** Complete options. */
 export interface ResolvedOptions
-  extends Pick<MachineOptions, 'kernel' | 'initrd' | 'trace'>,
+  extends Pick<MachineOptions, Absent>,
     Required<Omit<Defaults, 'agent'>> {
   readonly agent: string | undefined;
   readonly transport: TransportName;
@@ -89,8 +107,14 @@ const DEFAULTS: Required<Defaults> = {
 
 type ScalarOptions = Omit<
   MachineOptions,
-  'kernel' | Exclude<keyof MachineDeviceOptions, 'transport'>
+  keyof BootOptions | Exclude<keyof MachineDeviceOptions, 'transport'>
 >;
+
+const BOOTED: OtherOptions<BootOptions> = {
+  kernel: text({ value: 'FILE' }),
+  guest: choice(GUEST_IMAGES),
+  guestKernel: choice(KERNEL_SERIES),
+};
 
 const SCALARS: OtherOptions<ScalarOptions> = {
   initrd: text({
@@ -117,6 +141,12 @@ const SCALARS: OtherOptions<ScalarOptions> = {
     value: 'NAMES',
     help: 'features to hide, by their names in /proc/cpuinfo',
   }),
+  lab: value(
+    (given) => given === 'never' || given === 'auto' || given === 'always',
+    'never, auto, or always',
+  ),
+  name: value((given) => typeof given === 'string', 'a string'),
+  onProgress: value((given) => typeof given === 'function', 'a function'),
   agent: value((given) => given === null || typeof given === 'string', 'a string or null'),
   transport: choice(TRANSPORTS, {
     code: 'E_TRANSPORT',
@@ -135,15 +165,19 @@ const SCALARS: OtherOptions<ScalarOptions> = {
   }),
 };
 
-/** A machine's options, except its kernel and devices. */
+/** What a machine boots. */
+export const BOOT: OptionSchema<BootOptions> = options<BootOptions>({}, BOOTED);
+
+/** A machine's options, except what it boots and its devices. */
 export const MACHINE: OptionSchema<ScalarOptions> = options<ScalarOptions>({}, SCALARS);
 
-const isObject = (given: unknown): boolean => typeof given === 'object' && given !== null;
+const isObject = (given: unknown): boolean =>
+  typeof given === 'object' && given !== null && !Array.isArray(given);
 
 /** Its elements are checked by their backends. */
-function shapeOf({ number: count }: MachineDeviceType): OptionSchema {
+function shapeOf({ number: count, cli }: MachineDeviceType): OptionSchema {
   if (count === 'any') return list(value(isObject, 'an object'));
-  if (count !== 'by-default') return value(isObject, 'an object');
+  if (count !== 'by-default' && cli?.bare !== true) return value(isObject, 'an object');
   return value(
     (given) => typeof given === 'boolean' || isObject(given),
     'true, false or an object',
@@ -153,15 +187,23 @@ function shapeOf({ number: count }: MachineDeviceType): OptionSchema {
 /** @throws UsageError naming the option and how to fix it */
 export function resolveOptions(asked: MachineOptions): ResolvedOptions {
   const shapes = Object.fromEntries(DEVICE_TYPES.map((type) => [type.key, shapeOf(type)]));
-  const schema = options({ kernel: text() }, { ...SCALARS, ...shapes } as object);
+  const schema = options({}, { ...BOOTED, ...SCALARS, ...shapes } as object);
   const checked = checkOptions(schema as OptionSchema<MachineOptions>, asked, '');
-  const { transport = 'pci', agent, ...scalars } = { ...DEFAULTS, ...checked };
+  const {
+    transport = 'pci',
+    agent,
+    lab: _lab,
+    onProgress: _onProgress,
+    ...scalars
+  } = { ...DEFAULTS, ...checked };
+  checkBoot(scalars);
   checkMemory(scalars.memory);
   checkSmbios(scalars.smbios);
   const all = DEVICE_TYPES.flatMap((type) =>
     resolveDevices(type, wantedOf(type, checked), transport),
   );
   checkCount(all);
+  checkIommu(scalars.hugePages, all);
   const console = all.find(({ type }) => type.number === 'always');
   return Object.freeze({
     ...scalars,
@@ -171,6 +213,25 @@ export function resolveOptions(asked: MachineOptions): ResolvedOptions {
     console: { ring: console?.ring ?? {}, transport: console?.transport ?? transport },
   });
 }
+
+/** The folders of the files that a machine writes to, and of those that it has to see change meanwhile. */
+export function writtenFolders(machine: MachineOptions): string[] {
+  const ofDevices = DEVICE_TYPES.flatMap((type) =>
+    wantedOf(type, machine).flatMap((device) =>
+      fieldsOf(backendOf(type, device).options).flatMap(({ path: [name = ''], details }) => {
+        const file = device[name];
+        if (details.path === undefined || typeof file !== 'string') return [];
+        if (details.shared?.(device) === false) return [];
+        return details.path === 'folder' ? resolve(file) : folderOf(file);
+      }),
+    ),
+  );
+  const trace = machine.trace?.file;
+  return [...new Set([...ofDevices, ...(trace === undefined ? [] : [folderOf(trace)])])];
+}
+
+/** The folder of a file. */
+export const folderOf = (file: string): string => dirname(resolve(file));
 
 /**
  * The devices of a type, in the order of their options.
@@ -187,14 +248,15 @@ export function resolveDevices(
     const name = type.number === 'any' ? `${type.key}[${index}]` : type.key;
     const backend = backendOf(type, given);
     const note = backend.selector === undefined ? '' : `${backend.name} backend`;
-    const checked = checkOptions(backend.options, given, name, note) as CarriedOptions;
+    const checked = checkOptions(backend.options, given, name, note) as PolledOptions;
     backend.check?.(checked);
     const {
       ring = {},
       transport = machine,
       vhost = 'off',
+      poll = 'off',
       ...own
-    } = checked as CarriedOptions & {
+    } = checked as PolledOptions & {
       readonly vhost?: VhostMode;
     };
     const prefix = backend.prefix?.(own) ?? type.name;
@@ -209,6 +271,7 @@ export function resolveDevices(
       transport: hasOption(backend.options, 'transport') ? transport : 'pci',
       ring,
       vhost,
+      poll,
     };
   });
 }
@@ -234,20 +297,48 @@ function checkCount(devices: readonly ResolvedDevice[]): void {
     const other = name === 'pci' ? 'mmio' : 'pci';
     throw new UsageError(
       'E_DEVICES',
-      `${count} devices are too many for ${where}; leave out ${count - most}, or put them on transport=${other}`,
+      `${count} devices are too many for ${where}`,
+      `leave out ${count - most}, or put them on transport=${other}`,
     );
   }
+}
+
+function checkIommu(hugePages: boolean, devices: readonly ResolvedDevice[]): void {
+  if (!hugePages || !devices.some(({ type }) => type === iommuType)) return;
+  throw new UsageError(
+    'E_IOMMU',
+    'guest RAM in huge pages cannot be mapped page by page behind an IOMMU',
+    'leave out hugePages or iommu',
+  );
+}
+
+function checkBoot({ kernel, guest, guestKernel }: BootOptions): void {
+  if (kernel === undefined && guest === undefined) {
+    throw new UsageError(
+      'E_OPTION',
+      'the machine has nothing to boot',
+      `set guest (${alternatives(GUEST_IMAGES)}) or kernel (a file)`,
+    );
+  }
+  const other = guest !== undefined ? 'guest' : guestKernel !== undefined ? 'guestKernel' : '';
+  if (kernel === undefined || other === '') return;
+  throw new UsageError(
+    'E_OPTION',
+    `kernel and ${other} exclude each other`,
+    'leave out one of them',
+  );
 }
 
 function checkMemory(memory: number): void {
   const inMiB = memory / MiB;
   if (!Number.isInteger(inMiB)) {
-    throw new UsageError('E_MEMORY', `memory must be whole MiB, not ${memory} bytes; round it`);
+    throw new UsageError('E_MEMORY', `memory must be whole MiB, not ${memory} bytes`, 'round it');
   }
   if (memory < MEMORY_MIN) {
     throw new UsageError(
       'E_MEMORY',
-      `${inMiB} MiB of memory are too little for Linux; the minimum is ${MEMORY_MIN / MiB}`,
+      `${inMiB} MiB of memory are too little for Linux`,
+      `the minimum is ${MEMORY_MIN / MiB}`,
     );
   }
   if (memory > totalmem()) {
@@ -255,7 +346,8 @@ function checkMemory(memory: number): void {
     const free = Math.floor(freemem() / MiB);
     throw new UsageError(
       'E_MEMORY',
-      `${inMiB} MiB of memory are more than the ${has} MiB that this host has; use at most ${free}`,
+      `${inMiB} MiB of memory are more than the ${has} MiB that this host has`,
+      `use at most ${free}`,
     );
   }
 }

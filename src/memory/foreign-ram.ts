@@ -22,6 +22,10 @@ export interface ForeignRegion {
   readonly fd: number;
   /** Where the region starts in the file. */
   readonly fileOffset: number;
+  /** What we store there does not reach the file. Default false. */
+  readonly readOnly?: boolean;
+  /** It is memory of the kernel's behind a file without a size. Default false. */
+  readonly fromKernel?: boolean;
 }
 
 const refuse = (why: string): PeerError =>
@@ -89,7 +93,8 @@ export class ForeignRam extends Closeable {
     }
     const length = alignedUp(head + region.size, page);
     const access = sys.PROT_READ | sys.PROT_WRITE;
-    const flags = sys.MAP_SHARED | sys.MAP_FIXED | sys.MAP_NORESERVE;
+    const sharing = from.readOnly === true ? sys.MAP_PRIVATE : sys.MAP_SHARED;
+    const flags = sharing | sys.MAP_FIXED | sys.MAP_NORESERVE;
     const result = sys.mmap(address, length, access, flags, from.fd, from.fileOffset - head);
     sys.check(result, 'mmap', `${region.size} bytes of a peer's guest memory`);
     this.#guards.push(new FaultGuard(address, length, page));
@@ -107,11 +112,12 @@ const alignedUp = (value: number, alignment: number): number =>
   Math.ceil(value / alignment) * alignment;
 
 /** Bytes of a page of the region's file. @throws PeerError when the file does not hold the region */
-function checkedPageSize({ fd, size, fileOffset, gpa }: ForeignRegion): number {
+function checkedPageSize({ fd, size, fileOffset, gpa, fromKernel }: ForeignRegion): number {
   const where = `the region at 0x${gpa.toString(16)}`;
+  if (size <= 0) throw refuse(`${where} is empty`);
+  if (fromKernel === true) return PAGE_SIZE;
   const file = fstatSync(fd);
   if (!file.isFile()) throw refuse(`${where} has no file`);
-  if (size <= 0) throw refuse(`${where} is empty`);
   if (fileOffset + size > file.size) {
     throw refuse(`${where} ends at ${fileOffset + size} in a file of ${file.size} bytes`);
   }

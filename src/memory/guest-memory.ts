@@ -25,6 +25,24 @@ export interface GuestMemoryShare {
   readonly size: number;
   /** What is RAM in it, lowest first, as a `RegionTable` wants it. Absent: a PC's layout. */
   readonly regions?: readonly RamRegion[];
+  /**
+   * Of a device behind an IOMMU, whose addresses are offsets in the mapping: what it may do with each
+   * page of them, as ACCESS_ bits (`iova-space.ts`). Absent: it uses guest physical addresses.
+   */
+  readonly pages?: SharedArrayBuffer;
+}
+
+/** What a device may do with a page of its addresses. */
+export const ACCESS_READ = 1;
+export const ACCESS_WRITE = 2;
+/** Bytes of a page, as a power of two. */
+export const PAGE_SHIFT = 12;
+
+/** An access that the IOMMU denied. */
+export interface DeniedAccess {
+  /** The first address that it denied, at the start of a page. */
+  readonly address: number;
+  readonly write: boolean;
 }
 
 /**
@@ -48,6 +66,10 @@ export class GuestMemory {
   readonly #smallSize: number;
   /** Of another program's guest; all sizes above are as if there were no RAM then. */
   readonly #foreign: RegionTable | null;
+  /** ACCESS_ bits by page, of a device behind an IOMMU; all sizes above are likewise. */
+  readonly #pages: Uint8Array | null;
+  /** The last access that the IOMMU denied. */
+  denied: DeniedAccess | undefined;
   /** Where in its chunk the range begins that `locate` found last. */
   position = 0;
   #bytes: Uint8Array[] = [];
@@ -60,9 +82,11 @@ export class GuestMemory {
     this.regions = share.regions ?? ramRegions(share.size);
     const foreign = share.regions === undefined ? null : new RegionTable(share.regions);
     this.#foreign = foreign;
-    this.#lowSize = foreign === null ? Math.min(share.size, LOW_RAM_LIMIT) : -1;
-    this.#highSize = foreign === null ? share.size - this.#lowSize : -1;
-    this.#smallSize = foreign === null ? Math.min(share.size, 2 ** 31 - 1) | 0 : -1;
+    this.#pages = share.pages === undefined ? null : new Uint8Array(share.pages);
+    const plain = foreign === null && this.#pages === null;
+    this.#lowSize = plain ? Math.min(share.size, LOW_RAM_LIMIT) : -1;
+    this.#highSize = plain ? share.size - this.#lowSize : -1;
+    this.#smallSize = plain ? Math.min(share.size, 2 ** 31 - 1) | 0 : -1;
     for (let at = 0; at < share.size; at += CHUNK) {
       const length = Math.min(CHUNK + OVERLAP, (foreign?.endOf(at) ?? share.size) - at);
       const buffer = viewOf(share.address + at, length);
@@ -76,8 +100,10 @@ export class GuestMemory {
    * @param gpa guest physical address, 0 to 2^64 as a double: rounding above 2^53 cannot make a
    *   bad address good, since RAM ends far below
    * @param length bytes, 0 to 2^53
+   * @param write whether the device will write there, which an IOMMU may deny
    */
-  offset(gpa: number, length: number): number {
+  offset(gpa: number, length: number, write = false): number {
+    if (this.#pages !== null) return this.#permits(gpa, length, write) ? gpa : -1;
     if (this.#foreign !== null) return this.#foreign.offset(gpa, length);
     if (gpa < LOW_RAM_LIMIT) return gpa >= 0 && gpa + length <= this.#lowSize ? gpa : -1;
     const high = gpa - HIGH_RAM_BASE;
@@ -139,29 +165,44 @@ export class GuestMemory {
    * @param low the address's lower half, as a signed 32-bit integer
    * @param high its upper half, likewise
    * @param length bytes, likewise
+   * @param write as of `offset`
    * @returns the chunk that the range starts in, at `position`; or -1 unless all of it is RAM
    */
-  locate(low: number, high: number, length: number): number {
+  locate(low: number, high: number, length: number, write: boolean): number {
     // Below 2 GiB, where most addresses of most guests are, small integers do.
     if (high === 0 && low >= 0 && length >= 0 && length <= this.#smallSize - low) {
       this.position = low & (CHUNK - 1);
       return low >> CHUNK_SHIFT;
     }
-    return this.#locateAnywhere(low, high, length);
+    return this.#locateAnywhere(low, high, length, write);
   }
 
-  #locateAnywhere(low: number, high: number, length: number): number {
+  #locateAnywhere(low: number, high: number, length: number, write: boolean): number {
     const foreign = this.#foreign;
     if (foreign !== null) {
       const chunk = foreign.locate(low, high, length);
       this.position = foreign.position;
       return chunk;
     }
-    const offset = this.offset((high >>> 0) * 2 ** 32 + (low >>> 0), length >>> 0);
+    const offset = this.offset((high >>> 0) * 2 ** 32 + (low >>> 0), length >>> 0, write);
     if (offset < 0) return -1;
     const chunk = (offset / CHUNK) | 0;
     this.position = (offset - chunk * CHUNK) | 0;
     return chunk;
+  }
+
+  /** Whether the IOMMU lets the device use a range. */
+  #permits(address: number, length: number, write: boolean): boolean {
+    const pages = this.#pages as Uint8Array;
+    const needed = write ? ACCESS_WRITE : ACCESS_READ;
+    let page = Math.floor(address / 2 ** PAGE_SHIFT);
+    if (address >= 0 && address + length <= this.size) {
+      const end = Math.ceil((address + length) / 2 ** PAGE_SHIFT);
+      while (page < end && ((pages[page] as number) & needed) !== 0) page++;
+      if (page >= end) return true;
+    }
+    this.denied = { address: page * 2 ** PAGE_SHIFT, write };
+    return false;
   }
 
   /** The view of a chunk; up to 1 MiB from `position` on are in it, as far as RAM goes. */

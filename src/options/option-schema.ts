@@ -54,7 +54,13 @@ export function options<T extends object>(
     v.optional(schema),
   ]);
   const entries = { ...required, ...Object.fromEntries(others) } as v.ObjectEntries;
-  const schema = v.pipe(v.strictObject(entries), v.transform(given), v.metadata({ ...details }));
+  const schema = v.pipe(
+    // For valibot, an array is an object, too.
+    v.custom<object>((value) => !Array.isArray(value)),
+    v.strictObject(entries),
+    v.transform(given),
+    v.metadata({ ...details }),
+  );
   return schema as unknown as OptionSchema<T>;
 }
 
@@ -130,12 +136,14 @@ interface SchemaParts {
   readonly entries?: Readonly<Record<string, OptionSchema>>;
   readonly item?: OptionSchema;
   readonly wrapped?: OptionSchema;
+  readonly pipe?: readonly SchemaParts[];
   readonly options?: readonly (string | number)[];
 }
 
 function partsOf(schema: OptionSchema): SchemaParts {
   const parts = schema as unknown as SchemaParts;
-  return parts.wrapped === undefined ? parts : partsOf(parts.wrapped);
+  if (parts.wrapped !== undefined) return partsOf(parts.wrapped);
+  return parts.pipe?.find(({ entries }) => entries !== undefined) ?? parts;
 }
 
 export function detailsOf(schema: OptionSchema): OptionDetails {
@@ -231,7 +239,7 @@ function refusal(
   let { code } = detailsOf(at);
   for (const key of keys) {
     const { entries, item } = partsOf(at);
-    const next = item ?? entries?.[key];
+    const next = item ?? (entries && Object.hasOwn(entries, key) ? entries[key] : undefined);
     if (next === undefined) break;
     at = next;
     code = detailsOf(at).code ?? code;
@@ -244,12 +252,17 @@ function refusal(
     const of = parent === '' ? '' : ` of ${parent}${about}`;
     return new UsageError(
       code ?? 'E_OPTION',
-      `unknown option ${last}${of}; ${suggestion(last, names)}`,
+      `unknown option ${last}${of}`,
+      suggestion(last, names),
     );
   }
   const place = placeOf(name, keys);
   if (issue.input === undefined && issue.kind === 'schema' && keys.length > 0) {
-    return new UsageError(code ?? 'E_OPTION', `${place} is missing; it must be ${expectation(at)}`);
+    return new UsageError(
+      code ?? 'E_OPTION',
+      `${place} is missing`,
+      `it must be ${expectation(at)}`,
+    );
   }
   const wrongType = issue.kind === 'schema' && issue.type !== 'picklist';
   const found = wrongType ? withType(issue.input) : shown(issue.input);

@@ -43,8 +43,8 @@ export function optionsFromKeys<T extends object = Record<string, unknown>>(
   values: ReadonlyMap<string, string>,
   said: string,
 ): T {
-  const refuse = (what: string): never => {
-    throw new UsageError('E_OPTION', `${said} ${what}`);
+  const refuse = (what: string, remedy?: string): never => {
+    throw new UsageError('E_OPTION', `${said} ${what}`, remedy);
   };
   const fields = fieldsOf(schema);
   const left = new Map(values);
@@ -65,7 +65,7 @@ export function optionsFromKeys<T extends object = Record<string, unknown>>(
     if (value === undefined || value === details.unset) continue;
     put(
       field,
-      parsed(field, value) ?? refuse(`has ${key}=${value}; ${key} must be ${wanted(field)}`),
+      parsed(field, value) ?? refuse(`has ${key}=${value}`, `${key} must be ${wanted(field)}`),
     );
   }
   const rest = fields.find(({ details }) => details.rest);
@@ -73,7 +73,7 @@ export function optionsFromKeys<T extends object = Record<string, unknown>>(
   const [unknown] = rest === undefined ? left.keys() : [];
   if (unknown !== undefined) {
     const known = fields.map(({ key }) => key);
-    refuse(`does not know ${unknown}; ${suggestion(unknown, known)}`);
+    refuse(`does not know ${unknown}`, suggestion(unknown, known));
   }
   return found as T;
 }

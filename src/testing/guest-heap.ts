@@ -34,7 +34,7 @@ export class GuestHeap {
     const alignment = Math.min(block, PAGE);
     const gpa = Math.ceil(this.#next / alignment) * alignment;
     if (gpa + block > this.#end) {
-      throw new UsageError('E_GUEST_HEAP', 'the test heap is exhausted; increase guest RAM');
+      throw new UsageError('E_GUEST_HEAP', 'the test heap is exhausted', 'increase guest RAM');
     }
     this.#next = gpa + block;
     return gpa;

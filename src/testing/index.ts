@@ -1,4 +1,7 @@
-/** `nodevmm/testing`: the basis of a device's tests, without KVM or a guest. */
+/**
+ * `nodevmm/testing`: the basis of a device's tests, without KVM or a guest.
+ * @module nodevmm/testing
+ */
 
 export { createDriverQueue, type DriverQueueOptions } from './create-driver-queue.ts';
 export { DeviceRig } from './device-rig.ts';

@@ -141,7 +141,7 @@ export class TestDriver extends Closeable {
     const index = this.#queues.indexOf(queue);
     if (index >= 0) return index;
     const names = this.#queues.join(', ');
-    throw new UsageError('E_RIG_QUEUE', `the device has no queue ${queue}; it has ${names}`);
+    throw new UsageError('E_RIG_QUEUE', `the device has no queue ${queue}`, `it has ${names}`);
   }
 
   /** An exception in the device's code breaks the device, as in a machine. */

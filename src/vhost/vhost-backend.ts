@@ -103,7 +103,8 @@ export class VhostVsockBackend extends VhostBackend {
       if (!(error instanceof HostError) || error.code !== 'EADDRINUSE') throw error;
       throw new UsageError(
         'E_CID',
-        `another guest on this host uses context ID ${cid}; choose another, or use vhost=off`,
+        `another guest on this host uses context ID ${cid}`,
+        'choose another, or use vhost=off',
       );
     }
   }

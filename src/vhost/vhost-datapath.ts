@@ -55,6 +55,8 @@ export class VhostDatapath implements Datapath {
     const taken = new Set(backends.flatMap((backend) => backend.queues));
     await this.#fallback.start({
       ...activation,
+      // The driver seldom uses what is left.
+      poll: 'off',
       queues: queues.filter(({ index }) => !taken.has(index)),
     });
     this.#error.drain();

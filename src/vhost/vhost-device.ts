@@ -48,9 +48,10 @@ export class VhostDevice extends Closeable {
     const missing = code === 'ENOENT' || code === 'ENXIO' || code === 'ENODEV';
     throw new UsageError(
       'E_VHOST',
+      missing ? `this kernel has no ${path}` : `cannot open ${path}: ${code}`,
       missing
-        ? `this kernel has no ${path}; load its module with "modprobe ${module}", or use vhost=off`
-        : `cannot open ${path}: ${code}; as root run "chmod 666 ${path}", or use vhost=off`,
+        ? `load its module with "modprobe ${module}", or use vhost=off`
+        : `as root run "chmod 666 ${path}", or use vhost=off`,
     );
   }
 

@@ -4,7 +4,7 @@
  */
 import { choice, flag, number, type OptionSchema, options } from '../options/option-schema.ts';
 import type { VirtioDevice } from './device.ts';
-import type { ConnectFrontend } from './frontend-device.ts';
+import type { Connect } from './frontend-device.ts';
 
 /** Ring features that may be switched for each device, to measure their effects (virtio 1.3 §6). */
 export interface RingOptions {
@@ -33,11 +33,27 @@ export type TransportName = 'pci' | 'mmio';
 /** Whether the host kernel serves a device's queues. */
 export type VhostMode = 'on' | 'off' | 'auto';
 
+/**
+ * How the thread that serves a device's queues waits for the driver: asleep until it is kicked; looking at the
+ * rings for a while after each piece of work, and then asleep; or always looking at them.
+ */
+export type PollMode = 'off' | 'adaptive' | 'always';
+
 /** Options of all virtio devices: their transport and ring features. */
 export interface CarriedOptions {
   /** Default: that of the machine. */
   readonly transport?: TransportName;
   readonly ring?: RingOptions;
+}
+
+/** Options of virtio devices that this process serves. */
+export interface PolledOptions extends CarriedOptions {
+  /**
+   * Whether the serving thread looks at the rings itself, instead of being woken by the driver's kicks, which it suppresses
+   * meanwhile: for a while after each piece of work (`adaptive`), or all the time, which takes a whole CPU (`always`).
+   * Default `off`; in `nodevmm serve`, for disks, networks, and folders: `adaptive`.
+   */
+  readonly poll?: PollMode;
 }
 
 const isQueueSize = (size: number): boolean =>
@@ -66,6 +82,8 @@ export const RING: OptionSchema<RingOptions> = options<RingOptions>(
 );
 
 export const CARRIED = { transport: TRANSPORT, ring: RING };
+/** `CARRIED`, and how the serving thread waits. */
+export const POLLED = { ...CARRIED, poll: choice<PollMode>(['off', 'adaptive', 'always']) };
 export const VHOST: OptionSchema<VhostMode> = choice(['on', 'off', 'auto']);
 
 /** The context in which a device is made, besides its options. */
@@ -87,8 +105,11 @@ export interface DeviceBackend<Device = VirtioDevice> {
   readonly selector?: { readonly option: string; readonly value?: string };
   /** Selects it on the command line, instead of the first key's value. */
   readonly cliName?: string;
-  /** Another process maps the guest's memory. */
-  readonly sharesMemory?: boolean;
+  /**
+   * What reaches guest RAM besides this process and its kernel: another process (`shared`), hardware that has all of it
+   * locked (`locked`), or a second mapping of this process, page by page (`paged`). Absent: nothing.
+   */
+  ram?(options: object): 'shared' | 'locked' | 'paged';
   readonly options: OptionSchema;
   /** The keys that `serve` adds when they are left out. Absent: it cannot be served. */
   readonly served?: Readonly<Record<string, string>>;
@@ -98,14 +119,10 @@ export interface DeviceBackend<Device = VirtioDevice> {
   check?(options: object): void;
   /**
    * @param options its own: without transport, ring and vhost
-   * @param connect for a device that another process serves
+   * @param connect for a device whose queues are served elsewhere
    * @throws UsageError or HostError, in one line, when it cannot be made
    */
-  create(
-    options: object,
-    context: DeviceContext,
-    connect: ConnectFrontend,
-  ): Device | Promise<Device>;
+  create(options: object, context: DeviceContext, connect: Connect): Device | Promise<Device>;
 }
 
 /** A machine's options for its devices: the folder of each type adds the one that it is for. */
@@ -125,7 +142,12 @@ export interface DeviceType<Device = VirtioDevice> {
   /** A machine has any number of them, one on request, one unless disabled, or always one, which it makes itself. */
   readonly number: 'any' | 'on-request' | 'by-default' | 'always';
   /** Its option on the command line, and the placeholder of its value. Absent: unlike other devices. */
-  readonly cli?: { readonly option: string; readonly value: string };
+  readonly cli?: {
+    readonly option: string;
+    readonly value: string;
+    /** The value may be left out. */
+    readonly bare?: boolean;
+  };
   /** The key of the first part of a text, and the one with `serve` where that differs. */
   readonly firstKey: string;
   readonly servedFirstKey?: string;

@@ -50,6 +50,18 @@ export type VhostSpec =
   | { readonly kind: 'net'; readonly taps: readonly number[] }
   | { readonly kind: 'vsock'; readonly cid: number };
 
+/** What is behind a virtio device, for display. */
+export interface BackendFacts {
+  /** A path, or in a few words, such as `tap nodevmm0`. */
+  readonly name: string;
+  /** The system calls by which requests reach it; absent: none. */
+  readonly calls?: string;
+  /** Where a vDPA device's queues are served: by VDUSE in a process, by the host kernel, by hardware. */
+  readonly place?: 'process' | 'kernel' | 'hardware';
+  /** What serves the queues in another place has left. */
+  readonly gone?: boolean;
+}
+
 /** A device's control half. One object is one device of one VM. */
 export interface VirtioDevice {
   /** Short name for messages and threads, e.g. `blk0`. */
@@ -72,6 +84,10 @@ export interface VirtioDevice {
   /** Offset of a field whose every write counts, and carries a byte: see `emergencyWritten`. */
   readonly emergencyWrite?: number;
   readonly thread: HandlerThread;
+  /** Absent: nothing in particular. */
+  readonly backend?: BackendFacts;
+  /** Host addresses of pages that take the driver's notifications, one for each queue. Absent: eventfds do. */
+  readonly notifyPages?: readonly number[] | undefined;
   /** Absent: vhost cannot serve it. */
   readonly vhost?: VhostSpec;
   /** Called once, before the guest runs. */

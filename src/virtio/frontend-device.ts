@@ -1,4 +1,6 @@
 /** What a frontend must know about a kind of device: everything that its backend does not report. */
+import { deviceTypeName } from '../abi/virtio-names.ts';
+import { UsageError } from '../host/errors.ts';
 import type { QueueHandler, QueueSpec, VirtioDevice } from './device.ts';
 
 /** How to reach a backend. */
@@ -20,6 +22,31 @@ export type ConnectFrontend = (
   kindOf: (backend: BackendOffer) => Promise<DeviceKind>,
 ) => Promise<VirtioDevice>;
 
+/** Which vDPA device: the one behind a file, or one to be made for as long as it is used. */
+export type ParentAddress =
+  | { readonly path: string }
+  | {
+      /** The management device that makes it, as `vdpa mgmtdev show` names it. */
+      readonly mgmtdev: string;
+      /** What it is called on this host. */
+      readonly name: string;
+    };
+
+/** Opens a vDPA device of this host, and makes the device that its queues serve. @throws UsageError or HostError */
+export type OpenParent = (
+  name: string,
+  address: ParentAddress,
+  kindOf: (parent: ParentOffer) => Promise<DeviceKind>,
+) => Promise<VirtioDevice>;
+
+/** How to get devices whose queues are served elsewhere. */
+export interface Connect {
+  /** By another process, over the vhost-user protocol. */
+  readonly vhostUser: ConnectFrontend;
+  /** By a vDPA device of this host, through vhost-vdpa. */
+  readonly vdpa: OpenParent;
+}
+
 /** A backend's offer. */
 export interface BackendOffer {
   /** Virtio feature bits. */
@@ -30,6 +57,18 @@ export interface BackendOffer {
   readonly hasConfig: boolean;
   /** The first bytes of the configuration space. @throws PeerError */
   getConfig(length: number): Promise<Uint8Array>;
+}
+
+/** A vDPA device's offer: it also says what it is. */
+export interface ParentOffer extends BackendOffer {
+  /** Of its file. */
+  readonly path: string;
+  /** virtio 1.3 §5. */
+  readonly deviceId: number;
+  readonly queueCount: number;
+  /** The most descriptors of a queue. */
+  readonly queueSize: number;
+  readonly configSize: number;
 }
 
 /** One device of a kind, as its first backend described it. */
@@ -76,9 +115,39 @@ export interface OtherDevice {
   readonly configSize: number;
 }
 
-/** Any device: identified by its device ID, the rest is the backend's. @throws PeerError */
+const OWNS_RAM = 'it decides what RAM the guest has';
+/** Device IDs (virtio 1.3 §5) of types that need more of a VMM than queues and a configuration space. */
+const NOT_CARRIED: Readonly<Record<number, string>> = {
+  5: OWNS_RAM,
+  13: OWNS_RAM,
+  18: 'its configuration has to answer each write of the driver at once',
+  23: 'it translates the addresses of other devices',
+  24: OWNS_RAM,
+  27: OWNS_RAM,
+};
+/** PCI device IDs end there (§4.1.2). */
+const DEVICE_ID_MAX = 63;
+
+function checkCarried(deviceId: number): void {
+  const known = deviceId >= 1 && deviceId <= DEVICE_ID_MAX;
+  const why = known ? NOT_CARRIED[deviceId] : `device IDs are 1 to ${DEVICE_ID_MAX}`;
+  if (why === undefined) return;
+  const name = deviceTypeName(deviceId);
+  const type = name === undefined ? `${deviceId}` : `${deviceId} (${name})`;
+  throw new UsageError(
+    'E_DEVICE_TYPE',
+    `a device of type ${type} cannot be served elsewhere: ${why}`,
+    'use a device of another type',
+  );
+}
+
+/**
+ * Any device: identified by its device ID, the rest is the backend's.
+ * @throws UsageError when it needs more than a backend can do; PeerError
+ */
 export async function otherKind(backend: BackendOffer, device: OtherDevice): Promise<DeviceKind> {
   const { deviceId, queues, queueSize, configSize } = device;
+  checkCarried(deviceId);
   const shape = {
     deviceId,
     pciClass: PCI_CLASS_OTHERS,

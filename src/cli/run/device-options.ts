@@ -79,7 +79,7 @@ export const collect = (value: string, before: readonly string[] = []): string[]
 export function addDeviceOptions(command: Command): void {
   for (const { cli, number, summary, backends, firstKey } of DEVICE_TYPES) {
     if (cli === undefined) continue;
-    const flags = `${cli.option} <${cli.value}>`;
+    const flags = `${cli.option} ${cli.bare === true ? `[${cli.value}]` : `<${cli.value}>`}`;
     const without = cli.value === 'keys' ? [] : [firstKey];
     const keys = backends
       .filter(isOnCommandLine)
@@ -124,7 +124,10 @@ function askedFor(
 ): AskedDevice[] {
   const { cli, number, firstKey, backends } = type;
   const option = cli?.option ?? '';
-  const texts = [flags[option.slice(2)]].flat().filter((text) => typeof text === 'string');
+  const asked = [flags[option.slice(2)]].flat();
+  // Commander's value of an option that has none is true.
+  const isBare = cli?.bare === true && asked[0] === true;
+  const texts = isBare ? [undefined] : asked.filter((text) => typeof text === 'string');
   if (texts.length > 0) return texts.map((text) => parseDevice(type, text, { option, firstKey }));
   const [backend] = backends;
   if (backend === undefined || number === 'any' || number === 'on-request') return [];
@@ -164,7 +167,7 @@ export function parseRings(texts: readonly string[]): RingDefaults {
     const keys = splitKeys('--ring', text, 'device');
     const { device, ring } = optionsFromKeys<RingText>(RING_TEXT, keys, `--ring ${text}`);
     if (ring === undefined) {
-      throw new UsageError('E_OPTION', `--ring ${text} names no feature; it takes ${RING_KEYS}`);
+      throw new UsageError('E_OPTION', `--ring ${text} names no feature`, `it takes ${RING_KEYS}`);
     }
     rings[device] = { ...rings[device], ...ring };
   }

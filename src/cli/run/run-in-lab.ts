@@ -1,12 +1,7 @@
 /** Runs a program of the host in the lab, as if it ran here: streams, terminal, signals, status. */
-import { randomUUID } from 'node:crypto';
-import path from 'node:path';
-import { cacheFolder } from '../../guest/cache.ts';
 import { CleanupStack } from '../../host/cleanup-stack.ts';
-import { PeerError } from '../../host/errors.ts';
-import { projectFolder } from '../../host/package-folder.ts';
 import { openLab } from '../../lab/kept.ts';
-import { Lab, type LabOptions } from '../../lab/lab.ts';
+import type { LabOptions } from '../../lab/lab.ts';
 import { signalStatus } from '../exit-status.ts';
 import { STOP_SIGNALS } from '../stop-signals.ts';
 import { streamCommand, terminalOf } from '../terminal/command-io.ts';
@@ -37,9 +32,9 @@ export async function runProgramInLab(
 ): Promise<number> {
   using cleanup = new CleanupStack();
   using progress = new ProgressLine();
-  await using lab = await openWithProgress(labOptions, progress);
+  await using lab = await openLab({ ...labOptions, onProgress: progress.update });
   const tty = terminalOf(streams);
-  const files = data === undefined ? [] : [await fileInLab(lab, data)];
+  const files = data === undefined ? [] : [await lab.writeFile(data)];
   const command = lab.spawn([...argv, ...files], tty === undefined ? {} : { tty });
   let signalled: NodeJS.Signals | undefined;
   let giveUp: (status: number) => void = () => {};
@@ -72,32 +67,4 @@ export async function runProgramInLab(
   const shown = (): void => progress.close();
   const ran = streamCommand(command, streams, { onQuit, passEscapes }, cleanup, shown);
   return await Promise.race([ran.then((exit) => exit.exitCode), gaveUp]);
-}
-
-/**
- * Writes a file that only root in the lab can read. An argument or a variable may not exceed 128 KiB
- * (MAX_ARG_STRLEN, execve(2)).
- * @returns its path
- */
-export async function fileInLab(lab: Lab, data: string): Promise<string> {
-  const file = `/run/nodevmm/${randomUUID()}`;
-  const script = 'umask 077 && cat >"$1"';
-  const { exitCode, stderr } = await lab.exec(['sh', '-c', script, 'sh', file], { stdin: data });
-  if (exitCode === 0) return file;
-  throw new PeerError('E_LAB', `the lab cannot write ${file}: ${stderr.toString().trim()}`);
-}
-
-async function openWithProgress(options: LabOptions, progress: ProgressLine): Promise<Lab> {
-  // A kept lab can only write to its own folders.
-  const shares = (options.shares ?? []).filter((folder) => !isShared(folder, options.cpu));
-  const all = { ...options, shares, onProgress: progress.update };
-  return shares.length === 0 ? await openLab(all) : await Lab.boot(all);
-}
-
-function isShared(folder: string, cpu: LabOptions['cpu']): boolean {
-  // With an Intel CPU some of these are missing, too.
-  if (cpu === 'intel') return false;
-  return [projectFolder(), cacheFolder()].some(
-    (shared) => folder === shared || folder.startsWith(`${shared}${path.sep}`),
-  );
 }

@@ -1,7 +1,9 @@
 /** One run of a machine from the command line: its console or a command in it, to the end. */
 import type { Duplex } from 'node:stream';
-import type { CommandExit, GuestProcess, SpawnOptions } from '../../agent/command.ts';
+import type { CommandExit, GuestProcess } from '../../agent/command.ts';
+import type { SpawnOptions } from '../../agent/command-options.ts';
 import { CleanupStack } from '../../host/cleanup-stack.ts';
+import { inTime } from '../../host/deadline.ts';
 import { NodeVmmError } from '../../host/errors.ts';
 import { endAtOnce } from '../../host/threads.ts';
 import type { MachineExit } from '../../machine/options.ts';
@@ -202,11 +204,5 @@ async function runCommand(
 /** When an agent falls silent, usually its guest ended: the guest's end is the better reason. */
 async function causeOfLoss(lost: End, error: unknown, machine: Promise<End>): Promise<End> {
   if (error instanceof NodeVmmError && error.code === 'E_GUEST_ENDED') return await machine;
-  let timer: NodeJS.Timeout | undefined;
-  const grace = new Promise<End>((resolve) => {
-    timer = setTimeout(() => resolve(lost), LOST_GRACE_MS);
-  });
-  const end = await Promise.race([machine, grace]);
-  clearTimeout(timer);
-  return end;
+  return await inTime(machine, LOST_GRACE_MS, () => lost);
 }

@@ -179,7 +179,7 @@ export type BootImage = Pick<MachineOptions, 'kernel' | 'initrd' | 'commandLine'
  */
 export function bootImage(flags: RunFlags, image: BootImage | undefined): BootImage {
   const kernel = flags.kernel ?? image?.kernel;
-  if (kernel === undefined) throw new UsageError('E_OPTION', 'no kernel; set one with --kernel');
+  if (kernel === undefined) throw new UsageError('E_OPTION', 'no kernel', 'set one with --kernel');
   const initrd = flags.initrd ?? (flags.kernel === undefined ? image?.initrd : undefined);
   const base = flags.cmdline ?? image?.commandLine ?? DEFAULT_COMMAND_LINE;
   const commandLine = [base, flags.append].filter((text) => text !== undefined).join(' ');
@@ -223,7 +223,7 @@ function parseSmbios(texts: readonly string[]): SmbiosOptions {
   for (const text of texts) {
     const said = `--smbios ${text}`;
     if (!/^[a-z-]+=/.test(text)) {
-      throw new UsageError('E_OPTION', `${said} has no KEY=VALUE; it takes ${SMBIOS_KEYS}`);
+      throw new UsageError('E_OPTION', `${said} has no KEY=VALUE`, `it takes ${SMBIOS_KEYS}`);
     }
     const keys = splitKeys('--smbios', text, '');
     const { oemStrings: more = [], ...strings } = optionsFromKeys<SmbiosOptions>(

@@ -1,14 +1,12 @@
 /** `nodevmm run` and `nodevmm start`: a machine from the command line, here or in the lab. */
 import { readFileSync, unlinkSync } from 'node:fs';
-import path from 'node:path';
 import { Option } from 'commander';
-import { type ControlledMachine, ControlServer } from '../../control/server.ts';
 import type { KernelSeries } from '../../guest/kernel.ts';
 import { UsageError } from '../../host/errors.ts';
-import { backendOf, DEVICE_TYPES } from '../../machine/devices/device-types.ts';
+import { type ControlledMachine, ControlServer } from '../../machine/control/server.ts';
 import type { MachineOptions } from '../../machine/options.ts';
-import { wantedOf } from '../../machine/resolve-options.ts';
-import { fieldsOf, given } from '../../options/option-schema.ts';
+import { folderOf, writtenFolders } from '../../machine/resolve-options.ts';
+import { given } from '../../options/option-schema.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
 import { EXIT_STATUS_HELP, type RegisterCommand } from '../exit-status.ts';
 import { StopSignals } from '../stop-signals.ts';
@@ -29,7 +27,7 @@ import { traceTable } from './trace-table.ts';
 
 /** The parts of a machine that a traced run needs. */
 interface TracedMachine {
-  readonly traceSummary?: TraceSummary | undefined;
+  traceSummary(): Promise<TraceSummary | undefined>;
 }
 
 /** What a run uses; tests substitute their own. */
@@ -94,7 +92,8 @@ export const registerRunCommand: (parts: RunParts) => RegisterCommand =
       if (argv.length > 0 && !process.argv.includes('--')) {
         throw new UsageError(
           'E_OPTION',
-          `${argv[0]} is not an option; put a command for the guest after --, such as: nodevmm run -- ${argv[0]}`,
+          `${argv[0]} is not an option`,
+          `put a command for the guest after --, such as: nodevmm run -- ${argv[0]}`,
         );
       }
       finish(await run(parts, flags, argv));
@@ -154,8 +153,8 @@ async function runHere(
   await using vm = await parts.createMachine(machine);
   using _control = await ControlServer.open(vm, name ?? String(process.pid));
   const status = await runMachine(vm, plan, PROCESS_STREAMS, signals);
-  const { traceSummary } = vm;
-  if (traceSummary !== undefined && summary) MESSAGES.show(traceTable(traceSummary).join('\n'));
+  const trace = await vm.traceSummary();
+  if (trace !== undefined && summary) MESSAGES.show(traceTable(trace).join('\n'));
   return status;
 }
 
@@ -165,7 +164,7 @@ function takesLab(parts: RunParts, flags: RunFlags): boolean {
   const why = parts.whyNoKvm();
   if (why === undefined) return false;
   if (flags.lab === false) {
-    throw new UsageError('E_KVM', `${why}; leave out --no-lab to use the lab`);
+    throw new UsageError('E_KVM', why, 'leave out --no-lab to use the lab');
   }
   MESSAGES.say(`${why}; falling back to the lab, an emulated KVM host`);
   return true;
@@ -176,26 +175,11 @@ function takesLab(parts: RunParts, flags: RunFlags): boolean {
  * to see change meanwhile.
  */
 export function sharedFolders({ machine, plan }: RunSpec): string[] {
-  const ofDevices = DEVICE_TYPES.flatMap((type) =>
-    wantedOf(type, machine).flatMap((device) =>
-      fieldsOf(backendOf(type, device).options).flatMap(({ path: [name = ''], details }) => {
-        const file = device[name];
-        if (details.path === undefined || typeof file !== 'string') return [];
-        if (details.shared?.(device) === false) return [];
-        return details.path === 'folder' ? path.resolve(file) : folderOf(file);
-      }),
-    ),
-  );
   const consoles = [plan.console, plan.serial].flatMap((target) =>
     target.to === 'file' ? folderOf(target.path) : [],
   );
-  const trace = machine.trace?.file;
-  return [
-    ...new Set([...ofDevices, ...consoles, ...(trace === undefined ? [] : [folderOf(trace)])]),
-  ];
+  return [...new Set([...writtenFolders(machine), ...consoles])];
 }
-
-const folderOf = (file: string): string => path.dirname(path.resolve(file));
 
 async function findImage(parts: RunParts, flags: RunFlags): Promise<BootImage | undefined> {
   if (flags.module !== undefined && (flags.kernel ?? flags.initrd) !== undefined) {

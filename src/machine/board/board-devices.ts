@@ -8,6 +8,7 @@ import { E1000Pci, type E1000PciPlan } from '../../nic/pci.ts';
 import type { PciFunction } from '../../pci/function.ts';
 import type { IntxLines } from '../../pci/intx.ts';
 import type { SharedState } from '../../state/shared-state.ts';
+import { VfioPci, type VfioPciPlan } from '../../vfio/pci.ts';
 import type { Breach } from '../../virtio/observe/observation.ts';
 import { observeRegisters } from '../../virtio/observe/observe.ts';
 import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
@@ -23,12 +24,14 @@ interface Plans {
   readonly 'virtio-pci': VirtioPciPlan;
   readonly 'virtio-mmio': VirtioMmioPlan;
   readonly e1000: E1000PciPlan;
+  readonly vfio: VfioPciPlan;
 }
 
 interface Registers {
   readonly 'virtio-pci': VirtioPci;
   readonly 'virtio-mmio': VirtioMmio;
   readonly e1000: E1000Pci;
+  readonly vfio: VfioPci;
 }
 
 /** What a device's registers look like to a guest. */
@@ -65,6 +68,7 @@ export type DeviceMessage =
 /** What device models are built with. */
 export interface BoardContext {
   readonly state: SharedState;
+  readonly vmFd: number;
   readonly interrupts: InterruptController;
   /** For PCI functions. */
   readonly intx: IntxLines;
@@ -87,9 +91,9 @@ const MODELS: {
   ) => BoardDevice<M>;
 } = {
   'virtio-pci': (context, plan, device, post) => {
-    const { state, interrupts, intx } = context;
+    const { state, interrupts, intx, vmFd } = context;
     const events = driverEvents(context, plan, device, post);
-    const registers = new VirtioPci(state, interrupts, intx, plan, events);
+    const registers = new VirtioPci(state, interrupts, intx, plan, events, vmFd);
     return { address: functionAddress(plan.slot, registers), registers };
   },
   'virtio-mmio': (context, plan, device, post) => {
@@ -108,6 +112,11 @@ const MODELS: {
   e1000: ({ state, interrupts, intx }, plan, device, post) => {
     const changed = (): void => post({ kind: 'changed', device });
     const registers = new E1000Pci(state, interrupts, intx, plan, changed);
+    return { address: functionAddress(plan.slot, registers), registers };
+  },
+  vfio: ({ state, interrupts, intx, vmFd }, plan, device, post) => {
+    const changed = (): void => post({ kind: 'changed', device });
+    const registers = new VfioPci(state, interrupts, intx, vmFd, plan, changed);
     return { address: functionAddress(plan.slot, registers), registers };
   },
 };

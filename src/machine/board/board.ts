@@ -137,7 +137,8 @@ export class Board {
       layout.VIRTIO_MMIO_GSI_COUNT,
     );
     const check = plan.check ?? false;
-    const context = { state, interrupts, intx, lines, check, tracer };
+    const { vmFd } = plan;
+    const context = { state, vmFd, interrupts, intx, lines, check, tracer };
     this.#devices = plan.devices.map((devicePlan, index) =>
       createBoardDevice(context, devicePlan, index, post),
     );

@@ -1,9 +1,12 @@
 /** The table of device types, which everything type-specific goes through. */
 import type { E1000Device } from '../../nic/device.ts';
 import { fieldsOf } from '../../options/option-schema.ts';
+import type { VfioDevice } from '../../vfio/device.ts';
+import { vfioType } from '../../vfio/vfio-type.ts';
 import { blkType } from '../../virtio/device/blk/blk-type.ts';
 import { consoleType } from '../../virtio/device/console/console.ts';
 import { fsType } from '../../virtio/device/fs/fs-type.ts';
+import { iommuType } from '../../virtio/device/iommu/iommu.ts';
 import { netType } from '../../virtio/device/net/net-type.ts';
 import { rngType } from '../../virtio/device/rng/rng.ts';
 import { vsockType } from '../../virtio/device/vsock/vsock-type.ts';
@@ -13,7 +16,7 @@ import type { DeviceCode } from '../user-devices/device-code.ts';
 import { ownType } from '../user-devices/user-devices.ts';
 
 /** What a machine's device backends create. */
-export type MadeDevice = VirtioDevice | E1000Device | DeviceCode;
+export type MadeDevice = VirtioDevice | E1000Device | VfioDevice | DeviceCode;
 export type MachineBackend = DeviceBackend<MadeDevice>;
 export type MachineDeviceType = DeviceType<MadeDevice>;
 
@@ -25,7 +28,9 @@ export const DEVICE_TYPES: MachineDeviceType[] = [
   fsType,
   rngType,
   vsockType,
+  vfioType,
   ownType,
+  iommuType,
 ];
 
 /** Which backend options are for. @param has whether an option is set, to this value if one is given */

@@ -2,8 +2,15 @@
 import { UsageError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { E1000Device } from '../../nic/device.ts';
+import { VhostVdpaDevice } from '../../vdpa/vhost-vdpa-device.ts';
+import { VfioDevice } from '../../vfio/device.ts';
+import { DmaSpaces } from '../../vfio/dma-spaces.ts';
+import type { InspectedFunction } from '../../vfio/inspected-function.ts';
+import { checkLockedMemory } from '../../vfio/locked-memory.ts';
+import { vfioType } from '../../vfio/vfio-type.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
 import { isNetDevice } from '../../virtio/device/net/net.ts';
+import type { Connect } from '../../virtio/frontend-device.ts';
 import { type InspectedDevice, type InspectFilter, inspectDevice } from '../inspect.ts';
 import type { ResolvedDevice } from '../resolve-options.ts';
 import { DeviceCode } from '../user-devices/device-code.ts';
@@ -11,6 +18,7 @@ import type { MadeDevice } from './device-types.ts';
 import { E1000MachineDevice } from './e1000-device.ts';
 import type { MachineDevice } from './machine-device.ts';
 import type { DatapathName } from './queue-service.ts';
+import { VfioMachineDevice } from './vfio-device.ts';
 import { VirtioMachineDevice } from './virtio-device.ts';
 
 /** All of them, in the order of their slots. */
@@ -53,8 +61,19 @@ export class MachineDevices {
   }
 
   inspect(memory: GuestMemory, filter: InspectFilter): Promise<InspectedDevice[]> {
-    if (filter.device !== undefined && filter.device !== '') this.find(filter.device);
+    const { device: wanted } = filter;
+    const isFunction = this.#functions().some(({ name }) => name === wanted);
+    if (wanted !== undefined && wanted !== '' && !isFunction) this.find(wanted);
     return Promise.all(this.#virtio().map((device) => inspectDevice(device, memory, filter)));
+  }
+
+  /** The functions of the host among them. */
+  inspectFunctions(): InspectedFunction[] {
+    return this.#functions().map((device) => device.inspect());
+  }
+
+  #functions(): VfioMachineDevice[] {
+    return this.all.filter((device) => device instanceof VfioMachineDevice);
   }
 
   #virtio(): VirtioMachineDevice[] {
@@ -63,23 +82,48 @@ export class MachineDevices {
 }
 
 /**
+ * @param memory bytes of the guest's RAM
  * @param made gets the devices, including those made before one that fails; the caller closes them
  * @param log receives lines for the user
  * @throws UsageError or HostError when a file, tap or backend is not available
  */
 export async function createDevices(
   wanted: readonly ResolvedDevice[],
+  memory: number,
   made: MachineDevice[],
   log: (text: string) => void,
 ): Promise<void> {
+  // Before a driver of the host loses its device in vain.
+  if (wanted.some(({ type }) => type.name === vfioType.name)) checkLockedMemory(memory);
+  const spaces = new DmaSpaces();
   for (const asked of wanted) {
     const device = await createDevice(asked);
     if (device instanceof E1000Device) made.push(new E1000MachineDevice(device, log));
+    else if (device instanceof VfioDevice) made.push(openVfio(device, spaces, log));
     else if (device instanceof DeviceCode) {
       made.push(new VirtioMachineDevice(device.device, { ...asked, code: device }, log));
     } else made.push(new VirtioMachineDevice(device, asked, log));
   }
 }
+
+function openVfio(
+  device: VfioDevice,
+  spaces: DmaSpaces,
+  log: (text: string) => void,
+): VfioMachineDevice {
+  try {
+    return new VfioMachineDevice(device, spaces, log);
+  } catch (error) {
+    device.close();
+    throw error;
+  }
+}
+
+/** Where queues are served elsewhere. */
+const CONNECT: Connect = {
+  vhostUser: VhostUserDevice.open,
+  vdpa: (name, address, kindOf) => VhostVdpaDevice.open(name, address, kindOf),
+};
 
 /** Makes one. @throws UsageError or HostError */
 export async function createDevice(asked: ResolvedDevice): Promise<MadeDevice> {
@@ -87,5 +131,5 @@ export async function createDevice(asked: ResolvedDevice): Promise<MadeDevice> {
   const { queueSize } = ring;
   // A disk bounds seg_max by it: a chain may not be longer than its queue (§2.7.5.3.1).
   const sized = queueSize === undefined ? context : { ...context, queueSize };
-  return await backend.create(options, sized, VhostUserDevice.open);
+  return await backend.create(options, sized, CONNECT);
 }

@@ -9,7 +9,8 @@ import {
   type Datapath,
   type DatapathEvents,
 } from '../../datapath/datapath.ts';
-import { InternalError, UsageError } from '../../host/errors.ts';
+import { InternalError, type Reason, UsageError } from '../../host/errors.ts';
+import { VhostVdpaDevice } from '../../vdpa/vhost-vdpa-device.ts';
 import { openVhostBackends } from '../../vhost/vhost-backend.ts';
 import { VhostDatapath } from '../../vhost/vhost-datapath.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
@@ -18,9 +19,9 @@ import type { VringState } from '../../virtio/queue/virtqueue.ts';
 
 /**
  * `userspace`: the device's own data half, in this process. `vhost`: the host kernel. `vhost-user`:
- * another process, for devices that live there only.
+ * another process, for devices that live there only. `vdpa`: a vDPA device of the host, likewise.
  */
-export type DatapathName = 'userspace' | 'vhost' | 'vhost-user';
+export type DatapathName = 'userspace' | 'vhost' | 'vhost-user' | 'vdpa';
 
 /**
  * The datapaths that can serve a device, its own first.
@@ -36,6 +37,9 @@ export function datapathsOf(device: VirtioDevice): DatapathTable {
   if (device instanceof VhostUserDevice) {
     return new Map([['vhost-user', (events) => device.createDatapath(events)]]);
   }
+  if (device instanceof VhostVdpaDevice) {
+    return new Map([['vdpa', (events) => device.createDatapath(events)]]);
+  }
   const table = new Map<DatapathName, (events: DatapathEvents, own: () => Datapath) => Datapath>([
     ['userspace', (events) => createDatapath(device, events)],
   ]);
@@ -50,11 +54,39 @@ export function datapathsOf(device: VirtioDevice): DatapathTable {
 }
 
 /** Why a device's queues cannot be held where they are served; absent: they can. */
-const NO_HOLDS: Readonly<Partial<Record<DatapathName, (device: string) => string>>> = {
-  vhost: (device) =>
-    `the host kernel cannot hold queues; release them, and move the device to userspace (nodevmm vm move ${device} userspace)`,
-  'vhost-user': () => 'queues that another process serves cannot be held',
+const NO_HOLDS: Readonly<Partial<Record<DatapathName, (device: string) => Reason>>> = {
+  vhost: (device) => [
+    'the host kernel cannot hold queues',
+    `release them, and move the device to userspace (nodevmm vm move ${device} userspace)`,
+  ],
+  'vhost-user': () => ['queues that another process serves cannot be held'],
+  vdpa: () => ['queues that a vDPA device serves cannot be held'],
 };
+
+/** Whose the rest of a device is, besides its queues, where not this process's. */
+const ELSEWHERE: Readonly<Partial<Record<DatapathName, string>>> = {
+  'vhost-user': 'its backend',
+  vdpa: 'its vDPA device',
+};
+
+/**
+ * Why a device cannot be served there. The position of a queue is only a part of a device's state: features,
+ * configuration, filters and the like are those of the place that made them.
+ */
+function cannotServe(device: string, name: DatapathName, known: readonly DatapathName[]): Reason {
+  const [own] = known;
+  const from = own && ELSEWHERE[own];
+  const to = ELSEWHERE[name];
+  if (from !== undefined) {
+    return [`${device} cannot leave ${from}, which has its features, configuration, and state`];
+  }
+  if (to === undefined)
+    return [`${device} cannot be served by ${name}, only by ${known.join(' or ')}`];
+  return [
+    `${device} cannot move to ${name}, where a device has features, configuration, and state of its own`,
+    `start the machine with a device by ${name}=`,
+  ];
+}
 
 /** Owns a device's datapaths, of which one serves at a time. */
 class DeviceDatapaths {
@@ -87,11 +119,8 @@ class DeviceDatapaths {
     if (datapath !== undefined) return datapath;
     const open = this.#table.get(name);
     if (open === undefined) {
-      const known = [...this.#table.keys()].join(' or ');
-      throw new UsageError(
-        'E_DATAPATH',
-        `${this.#device} cannot be served by ${name}, only by ${known}`,
-      );
+      const reason = cannotServe(this.#device, name, [...this.#table.keys()]);
+      throw new UsageError('E_DATAPATH', ...reason);
     }
     datapath = open(this.#events, () => this.get(this.#own));
     this.#open.set(name, datapath);
@@ -105,7 +134,8 @@ class DeviceDatapaths {
     const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((b) => hasFeature(missing, b));
     throw new UsageError(
       'E_FEATURES',
-      `${this.#device}: ${name} does not support what the driver negotiated (feature bits ${bits.join(', ')}); start the machine with ${name}=on, which does not offer them`,
+      `${this.#device}: ${name} does not support what the driver negotiated (feature bits ${bits.join(', ')})`,
+      `start the machine with ${name}=on, which does not offer them`,
     );
   }
 
@@ -183,6 +213,11 @@ export class QueueService {
   /** Which datapath serves. */
   get datapath(): DatapathName {
     return this.#datapaths.name;
+  }
+
+  /** The thread of its own that it serves them in, by the kernel's id, if there is one. */
+  get threadId(): number {
+    return this.#datapaths.current.threadId ?? 0;
   }
 
   /** Feature bits that it does not support. */
@@ -263,6 +298,18 @@ export class QueueService {
     }
   }
 
+  /**
+   * The queues interrupt elsewhere from now on.
+   * @returns false when they must be stopped and started for that
+   */
+  async reroute(activation: Activation): Promise<boolean> {
+    const { current } = this.#datapaths;
+    if (!this.#served || current.reroute === undefined) return false;
+    await current.reroute(activation.queues);
+    this.#activation = activation;
+    return true;
+  }
+
   /** @throws UsageError when the queues cannot move there */
   checkMove(name: DatapathName): void {
     if (this.#holds.size > 0) this.checkHolds(name);
@@ -296,8 +343,9 @@ export class QueueService {
 
   /** @throws UsageError when a datapath does not support holding queues */
   checkHolds(name: DatapathName = this.datapath): void {
-    const why = NO_HOLDS[name]?.(this.#device);
-    if (why !== undefined) throw new UsageError('E_HELD', `${this.#device}: ${why}`);
+    const reason = NO_HOLDS[name]?.(this.#device);
+    if (reason === undefined) return;
+    throw new UsageError('E_HELD', `${this.#device}: ${reason[0]}`, reason[1]);
   }
 
   /** Allows this many more chains to be taken from a queue, then none. The queues are not served. */

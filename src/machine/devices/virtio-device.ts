@@ -2,12 +2,13 @@
  * A virtio device of a machine: acts on the driver's writes to its registers by starting and
  * stopping the datapath that serves its queues. It outlives resets and reboots.
  */
-import type { DatapathEvents } from '../../datapath/datapath.ts';
+import { featureSet, VIRTIO_F_ACCESS_PLATFORM } from '../../abi/virtio-ring.ts';
+import type { Activation, DatapathEvents } from '../../datapath/datapath.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../../host/errors.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
-import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
+import type { DeniedAccess, GuestMemory, GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
-import type { RingOptions, TransportName, VhostMode } from '../../virtio/device-type.ts';
+import type { PollMode, RingOptions, TransportName, VhostMode } from '../../virtio/device-type.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
 import type { VringState } from '../../virtio/queue/virtqueue.ts';
 import {
@@ -31,6 +32,7 @@ import {
 import type { ResourceAllocator } from './resource-allocator.ts';
 import { deviceShape, planVirtio, type VirtioPlan } from './virtio-plan.ts';
 
+const ACCESS_PLATFORM = featureSet(VIRTIO_F_ACCESS_PLATFORM);
 /** How long a driver may take to reset a device whose code changed. */
 const RESET_PATIENCE_MS = 2000;
 
@@ -40,8 +42,15 @@ export interface VirtioDeviceOptions {
   readonly ring?: RingOptions;
   /** Default `off`. */
   readonly vhost?: VhostMode;
+  /** Default `off`. */
+  readonly poll?: PollMode;
   /** Its code, when that may change while it runs. */
   readonly code?: DeviceCode;
+}
+
+interface Translated {
+  readonly memory: GuestMemory;
+  readonly denied: (access: DeniedAccess) => void;
 }
 
 /** A virtio device of a machine. */
@@ -52,6 +61,8 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
   readonly #lines: LogLimit;
   readonly #queues: QueueService;
   #plan: VirtioPlan | undefined;
+  /** Behind an IOMMU: the addresses that it uses, and the listener for those that it may not use. */
+  #translated: Translated | undefined;
   #slot: DeviceSlot | undefined;
   #observation: Observation | undefined;
   #unseen = false;
@@ -74,7 +85,7 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     this.#options = options;
     this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`));
     const events: DatapathEvents = {
-      broken: (reason) => this.#broken(reason),
+      broken: (reason, denied) => this.#broken(reason, denied),
       log: (text) => this.#lines.say(text),
       message: (message) => device.message?.(message),
       breach: (breach) => this.#breach(breach),
@@ -97,6 +108,16 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     return this.#queues.datapath;
   }
 
+  /** The thread of its own that serves them, by the kernel's id; 0 without one. */
+  get threadId(): number {
+    return this.#queues.threadId;
+  }
+
+  /** How the thread that serves the queues waits, when that is this process's. */
+  get poll(): PollMode {
+    return this.#options.poll ?? 'off';
+  }
+
   /** Feature bits that this datapath does not support, which are not offered. */
   get withheld(): bigint {
     return this.#queues.withheld;
@@ -105,6 +126,31 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
   /** Where the device is plugged in; undefined while it is not. */
   get slot(): DeviceSlot | undefined {
     return this.#slot;
+  }
+
+  /** Where it is on the board. */
+  get planned(): VirtioPlan | undefined {
+    return this.#plan;
+  }
+
+  /** Whether this process serves it from beginning to end, so that it can be behind an IOMMU. */
+  get isTranslatable(): boolean {
+    const { vhost = 'off' } = this.#options;
+    return vhost === 'off' && this.datapath === 'userspace';
+  }
+
+  /**
+   * Puts it behind an IOMMU, before the first power-on.
+   * @param memory its addresses
+   * @param denied gets accesses that the IOMMU did not permit; each stops the device
+   */
+  translate(memory: GuestMemory, denied: (access: DeniedAccess) => void): void {
+    this.#translated = { memory, denied };
+  }
+
+  /** The addresses that it uses behind an IOMMU; undefined: guest physical ones. */
+  get translated(): GuestMemory | undefined {
+    return this.#translated?.memory;
   }
 
   /** Moves it to vhost if that is requested: the driver is then not offered what vhost lacks. */
@@ -126,15 +172,19 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
 
   plan(resources: ResourceAllocator): VirtioPlan {
     const { transport, ring } = this.#options;
-    const shape = deviceShape(this.device, ring, this.withheld);
-    this.#plan = planVirtio(transport, shape, this.device.pciClass, resources);
+    // §6.1: a device that only has translated addresses may refuse a driver that does not.
+    const required = this.#translated === undefined ? 0n : ACCESS_PLATFORM;
+    const shape = deviceShape(this.device, ring, this.withheld, required);
+    const { pciClass, notifyPages } = this.device;
+    this.#plan = planVirtio(transport, shape, pciClass, resources, notifyPages);
     return this.#plan;
   }
 
   plug(board: PluggedBoard, memory: GuestMemoryShare): void {
     if (this.#plan === undefined) throw new InternalError(`${this.name} has no plan`);
     const { address, registers } = board.device(this.#plan);
-    this.#slot = new DeviceSlot(addressText(address), board.state, registers, memory);
+    const seen = this.translated?.share ?? memory;
+    this.#slot = new DeviceSlot(addressText(address), board.state, registers, seen);
   }
 
   /** Stops serving and takes the device out of its board, as a reset of the machine does. */
@@ -286,7 +336,8 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     if ((changes & CHANGE_CONFIG) !== 0) this.#configWritten(slot);
     if ((changes & CHANGE_QUEUES) !== 0) await this.#resetQueues(slot);
     if (this.#queues.activation !== undefined) {
-      if ((changes & (CHANGE_QUEUES | CHANGE_INTERRUPTS)) !== 0) await this.#restart();
+      if ((changes & CHANGE_QUEUES) !== 0) await this.#restart();
+      else if ((changes & CHANGE_INTERRUPTS) !== 0) await this.#reroute(slot);
     } else if ((changes & CHANGE_DRIVER_OK) !== 0 && lock.with(() => registers.isActive)) {
       await this.#activate();
     }
@@ -318,6 +369,17 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     });
   }
 
+  /** The driver chose other vectors for queues. */
+  async #reroute(slot: DeviceSlot): Promise<void> {
+    try {
+      if (await this.#queues.reroute(this.#activation(slot))) return;
+    } catch (error) {
+      this.#broken(messageOf(error));
+      return;
+    }
+    await this.#restart();
+  }
+
   /** Lets the datapath see registers that changed; each queue continues where it was. */
   async #restart(): Promise<void> {
     if (this.#queues.activation === undefined) return;
@@ -329,9 +391,13 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
   async #activate(): Promise<void> {
     const slot = this.#slot;
     if (slot === undefined) return;
-    const observe = this.#observation === undefined ? {} : { observe: this.#observation };
-    this.#queues.setUp({ ...slot.activation(), ...observe });
+    this.#queues.setUp(this.#activation(slot));
     await this.serve();
+  }
+
+  #activation(slot: DeviceSlot): Activation {
+    const observe = this.#observation === undefined ? {} : { observe: this.#observation };
+    return { ...slot.activation(), poll: this.poll, ...observe };
   }
 
   #changeHolds(change: () => void): Promise<void> {
@@ -388,8 +454,9 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     this.#queues.clear();
   }
 
-  #broken(reason: string): void {
+  #broken(reason: string, denied?: DeniedAccess): void {
     if (this.#slot === undefined) return;
+    if (denied !== undefined) this.#translated?.denied(denied);
     this.#lines.say(`stopped: ${reason}`);
     this.#slot?.askForReset();
   }

@@ -29,17 +29,20 @@ export function ringFeatures(options: RingOptions = {}): bigint {
 /**
  * The shape of a device with the given ring options.
  * @param withheld feature bits that are not offered, since no datapath supports them
+ * @param required feature bits that the driver has to accept
  */
 export function deviceShape(
   device: VirtioDevice,
   options: RingOptions = {},
   withheld = 0n,
+  required = 0n,
 ): DeviceShape {
   const size = options.queueSize ?? Number.POSITIVE_INFINITY;
   return {
     name: device.name,
     deviceId: device.deviceId,
-    features: (device.features | ringFeatures(options)) & ~withheld,
+    features: ((device.features | ringFeatures(options)) & ~withheld) | required,
+    requiredFeatures: required,
     featureDependencies: device.featureDependencies ?? [],
     queueSizes: device.queues.map(({ maxSize }) => Math.min(maxSize, size)),
     config: device.config,
@@ -51,24 +54,28 @@ export function deviceShape(
 /** The plan of a virtio device, for any transport. */
 export type VirtioPlan = DevicePlan<'virtio-pci' | 'virtio-mmio'>;
 
-/** Plans a device for its transport. */
+/** Plans a device for its transport. @param notifyPages see `VirtioDevice`; MMIO has one register for all queues */
 export function planVirtio(
   transport: TransportName,
   shape: DeviceShape,
   pciClass: number,
   resources: ResourceAllocator,
+  notifyPages?: readonly number[],
 ): VirtioPlan {
-  return transport === 'mmio' ? planMmio(shape, resources) : planPci(shape, pciClass, resources);
+  if (transport === 'mmio') return planMmio(shape, resources);
+  return planPci(shape, pciClass, resources, notifyPages);
 }
 
 function planPci(
   shape: DeviceShape,
   pciClass: number,
   resources: ResourceAllocator,
+  addresses: readonly number[] | undefined,
 ): DevicePlan<'virtio-pci'> {
   const { queueSizes } = shape;
-  const { notify } = resources;
-  const notifySize = notifyBarSize(queueSizes.length);
+  const notify = addresses === undefined ? resources.notify : 'memory';
+  const notifySize = notifyBarSize(queueSizes.length, addresses !== undefined);
+  const pages = addresses && { addresses, memorySlot: resources.memorySlots(addresses.length) };
   return {
     model: 'virtio-pci',
     plan: {
@@ -76,6 +83,7 @@ function planPci(
       pciClass,
       slot: resources.slot(),
       notify,
+      ...(pages === undefined ? {} : { pages }),
       structuresAddress: resources.memory(VIRTIO_STRUCTURES_BAR_SIZE),
       msixAddress: resources.memory(VIRTIO_MSIX_BAR_SIZE),
       notifyAddress: notify === 'io' ? resources.ports(notifySize) : resources.memory(notifySize),

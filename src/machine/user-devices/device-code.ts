@@ -162,7 +162,7 @@ export class DeviceCode {
     } catch (error) {
       if (error instanceof UsageError) throw error;
       const text = `${this.#from.module}: ${describeError(error)}`;
-      throw new UsageError('E_DEVICE', text, { cause: error });
+      throw new UsageError('E_DEVICE', text, undefined, { cause: error });
     }
   }
 

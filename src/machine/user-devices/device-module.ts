@@ -1,4 +1,7 @@
-/** `nodevmm/device`: the module that a device of your own is written with. */
+/**
+ * `nodevmm/device`: the module that a device of your own is written with.
+ * @module nodevmm/device
+ */
 
 export { ActiveQueue, KEEP_CHAIN, UNDO_POP } from '../../virtio/active-queue.ts';
 export type {

@@ -3,7 +3,7 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { messageOf, UsageError } from '../../host/errors.ts';
+import { messageOf, messageParts, UsageError } from '../../host/errors.ts';
 import { TemporaryFolder } from '../../host/temporary-folder.ts';
 import type { DeviceFactory, DeviceOptions } from '../../virtio/device-sdk/definition.ts';
 
@@ -50,7 +50,7 @@ export async function bundleModule(
     const inputs = Object.keys(metafile.inputs).map((input) => path.resolve(input));
     return inputs.filter((input) => existsSync(input) && !input.includes('/node_modules/'));
   } catch (error) {
-    throw new UsageError('E_DEVICE', firstMessage(error), { cause: error });
+    throw new UsageError('E_DEVICE', firstMessage(error), undefined, { cause: error });
   }
 }
 
@@ -59,8 +59,8 @@ async function compiler(): Promise<typeof import('esbuild').build> {
   try {
     return (await import('esbuild')).build;
   } catch (error) {
-    const message = `compiling a device needs esbuild (npm install esbuild): ${messageOf(error)}`;
-    throw new UsageError('E_ESBUILD', message, { cause: error });
+    const problem = `compiling a device needs esbuild: ${messageOf(error)}`;
+    throw new UsageError('E_ESBUILD', problem, 'npm install esbuild', { cause: error });
   }
 }
 
@@ -102,7 +102,7 @@ export interface LoadedHandlerOptions {
 export async function loadDevice(file: string): Promise<LoadedDevice> {
   const source = path.resolve(file);
   if (!existsSync(source)) {
-    throw new UsageError('E_FILE', `no device file ${file}; use a .ts or .js file`);
+    throw new UsageError('E_FILE', `no device file ${file}`, 'use a .ts or .js file');
   }
   // So that an error names the line that the user wrote.
   process.setSourceMapsEnabled(true);
@@ -120,7 +120,8 @@ export async function loadDevice(file: string): Promise<LoadedDevice> {
     if (typeof define !== 'function') {
       throw new UsageError(
         'E_DEVICE',
-        `${file} exports no device; export default defineDevice(...)`,
+        `${file} exports no device`,
+        'export default defineDevice(...)',
       );
     }
     const url = pathToFileURL(writeWorkerModule(output)).href;
@@ -128,8 +129,8 @@ export async function loadDevice(file: string): Promise<LoadedDevice> {
   } catch (error) {
     dispose();
     if (error instanceof UsageError) throw error;
-    const text = messageOf(error);
-    throw new UsageError('E_DEVICE', `${file} cannot be loaded: ${text}`, { cause: error });
+    const [why, remedy] = messageParts(error);
+    throw new UsageError('E_DEVICE', `${file} cannot be loaded: ${why}`, remedy, { cause: error });
   }
 }
 

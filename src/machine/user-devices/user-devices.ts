@@ -1,4 +1,6 @@
-/** Devices that the caller provides: in a file, in the calling program or in another process. */
+/**
+ * Devices that the caller provides: in a file, in the calling program, in another process or as a vDPA device of the host.
+ */
 import { VHOST_USER_MAX_CONFIG_SIZE } from '../../abi/vhost-user.ts';
 import {
   choice,
@@ -9,31 +11,34 @@ import {
   text,
   value,
 } from '../../options/option-schema.ts';
+import { vdpaBlk } from '../../virtio/device/blk/frontend-blk.ts';
+import { vdpaNet } from '../../virtio/device/net/frontend-net.ts';
+import { type VdpaOptions, vdpaBackend } from '../../virtio/device/vdpa-type.ts';
 import { type VhostUserOptions, vhostUserBackend } from '../../virtio/device/vhost-user-type.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
 import { DefinedDevice } from '../../virtio/device-sdk/defined-device.ts';
 import type { DeviceFactory } from '../../virtio/device-sdk/definition.ts';
 import {
-  CARRIED,
-  type CarriedOptions,
   type DeviceBackend,
   type DeviceType,
+  POLLED,
+  type PolledOptions,
 } from '../../virtio/device-type.ts';
 import { otherKind } from '../../virtio/frontend-device.ts';
 import { DeviceCode, type ModuleDeviceOptions } from './device-code.ts';
 
 /** A device of your own, in a file. */
-interface FileOptions extends ModuleDeviceOptions, CarriedOptions {}
+export interface FileOptions extends ModuleDeviceOptions, PolledOptions {}
 
 /** A device of your own that this program defines. */
-interface DefinitionOptions extends CarriedOptions {
+export interface DefinitionOptions extends PolledOptions {
   /** What `defineDevice` returned; its functions run on the main thread. */
   readonly definition: DeviceFactory;
   readonly options?: Readonly<Record<string, string>>;
 }
 
 /** A device object of your own. */
-interface ObjectOptions extends CarriedOptions {
+export interface ObjectOptions extends PolledOptions {
   readonly device: VirtioDevice;
 }
 
@@ -50,8 +55,8 @@ export interface VhostUserDeviceOptions extends VhostUserOptions {
 
 declare module '../../virtio/device-type.ts' {
   interface MachineDeviceOptions {
-    /** Devices of your own, and any that another process serves. */
-    readonly devices?: readonly (OwnDeviceOptions | VhostUserDeviceOptions)[];
+    /** Devices of your own, and any that another process or a vDPA device of the host serves. */
+    readonly devices?: readonly (OwnDeviceOptions | VhostUserDeviceOptions | VdpaOptions)[];
   }
 }
 
@@ -71,6 +76,12 @@ const vhostUser: DeviceBackend = {
   ),
   cliName: 'vhost-user',
   prefix: (wanted) => `virtio${(wanted as VhostUserDeviceOptions).deviceId}-`,
+};
+
+/** Any vDPA device: what it is, it says itself. */
+const vdpa: DeviceBackend = {
+  ...vdpaBackend([vdpaNet, vdpaBlk], true),
+  prefix: () => 'vdpa',
 };
 
 const isFunction = (given: unknown): boolean => typeof given === 'function';
@@ -98,7 +109,7 @@ export const ownType: DeviceType<VirtioDevice | DeviceCode> = {
         {
           thread: choice(['main', 'worker']),
           watch: flag({ key: null }),
-          ...CARRIED,
+          ...POLLED,
           options: strings({ rest: true }),
         },
       ),
@@ -110,7 +121,7 @@ export const ownType: DeviceType<VirtioDevice | DeviceCode> = {
       selector: { option: 'definition' },
       options: options<DefinitionOptions>(
         { definition: value(isFunction, 'what defineDevice returned') },
-        { options: strings({ key: null }), ...CARRIED },
+        { options: strings({ key: null }), ...POLLED },
       ),
       create: ({ definition, options = {} }: DefinitionOptions, { name }) =>
         new DefinedDevice(name, definition(options)),
@@ -118,9 +129,10 @@ export const ownType: DeviceType<VirtioDevice | DeviceCode> = {
     {
       name: 'device',
       selector: { option: 'device' },
-      options: options<ObjectOptions>({ device: value(isObject, 'a VirtioDevice') }, CARRIED),
+      options: options<ObjectOptions>({ device: value(isObject, 'a VirtioDevice') }, POLLED),
       create: ({ device }: ObjectOptions) => device,
     },
     vhostUser,
+    vdpa,
   ],
 };

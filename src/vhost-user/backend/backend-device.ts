@@ -1,10 +1,11 @@
 /** A device for other VMMs: its configuration, its datapath, and the session that uses it. */
 import { VIRTIO_ID_NET, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ } from '../../abi/virtio-net.ts';
 import { featureSet } from '../../abi/virtio-ring.ts';
-import { createDatapath, type Datapath, type PollMode } from '../../datapath/datapath.ts';
+import { createDatapath, type Datapath } from '../../datapath/datapath.ts';
 import { AsyncCloseable } from '../../host/cleanup-stack.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
+import type { PollMode } from '../../virtio/device-type.ts';
 
 /** How often a line is logged per minute, whatever frontends do. */
 const REPEATS = 4;
@@ -31,20 +32,21 @@ export class BackendDevice extends AsyncCloseable implements DeviceHost {
 
   /**
    * @param log receives single lines for the user
-   * @param poll how a device with its own thread waits
+   * @param poll how the thread that serves it waits
    */
   constructor(
     device: VirtioDevice,
     features: bigint,
     queueSizes: readonly number[],
     log: (text: string) => void,
-    poll: PollMode = 'never',
+    poll: PollMode = 'off',
   ) {
     super();
     this.device = device;
     this.poll = poll;
-    // A network device's control queue, the last one, is the frontend's.
-    this.queueSizes = this.#isNet ? queueSizes.slice(0, -1) : queueSizes;
+    // A network device's control queue, after the pairs, is the frontend's.
+    const isControlled = this.#isNet && queueSizes.length % 2 === 1;
+    this.queueSizes = isControlled ? queueSizes.slice(0, -1) : queueSizes;
     this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`), REPEATS);
     this.#config = Uint8Array.from(device.config);
     this.datapath = createDatapath(device, {

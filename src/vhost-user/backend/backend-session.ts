@@ -248,7 +248,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
       case abi.VHOST_USER_SET_VRING_NUM: {
         const most = this.#device.queueSizes[index] ?? 0;
         if (num < 1 || num > most) {
-          throw protocolError(`ring ${index} with ${num} descriptors; it has at most ${most}`);
+          throw protocolError(`ring ${index} with ${num} descriptors, more than its ${most}`);
         }
         return await this.#rings.change(() => {
           ring.size = num;

@@ -57,7 +57,7 @@ export class InflightBuffer extends Closeable {
     if (!isPlain) throw protocolError('the inflight buffer is not in a plain file');
     if (mmapSize < needed || mmapOffset % 8 !== 0 || mmapOffset + needed > file.size) {
       throw protocolError(
-        `an inflight buffer of ${mmapSize} bytes at ${mmapOffset} in a file of ${file.size}; ${queues} queues of ${queueSize} need ${needed}`,
+        `an inflight buffer of ${mmapSize} bytes at ${mmapOffset} in a file of ${file.size}, where ${queues} queues of ${queueSize} need ${needed}`,
       );
     }
     const head = mmapOffset % PAGE_SIZE;
@@ -108,6 +108,6 @@ function checkCounts(queues: number, queueSize: number, rings: number): void {
   const fits = queues >= 1 && queues <= rings && queueSize >= 1 && queueSize <= MAX_QUEUE_SIZE;
   if (fits) return;
   throw protocolError(
-    `an inflight buffer for ${queues} queues of ${queueSize} descriptors; the device has ${rings} queues`,
+    `an inflight buffer for ${queues} queues of ${queueSize} descriptors, where the device has ${rings} queues`,
   );
 }

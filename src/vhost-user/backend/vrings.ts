@@ -305,7 +305,8 @@ function checkFeatures(
   if (!hasFeature(features, VIRTIO_F_VERSION_1)) {
     throw new PeerError(
       'E_LEGACY_DRIVER',
-      'the driver is a legacy driver; have the frontend offer a modern device (virtio 1.3 §6.1)',
+      'the driver is a legacy driver',
+      'have the frontend offer a modern device (virtio 1.3 §6.1)',
     );
   }
   for (const [bit, needs] of dependencies) {

@@ -90,8 +90,11 @@ export class BackendConnector extends Closeable {
       throw new UsageError(
         'E_VHOST_USER_SOCKET',
         absent
-          ? `no backend listens at ${file}; start it first, or use server=on for one that connects`
-          : `cannot connect to the backend at ${file}: ${code}; check the permissions of that file`,
+          ? `no backend listens at ${file}`
+          : `cannot connect to the backend at ${file}: ${code}`,
+        absent
+          ? 'start it first, or use server=on for one that connects'
+          : 'check the permissions of that file',
         { cause: error },
       );
     }
@@ -104,7 +107,7 @@ export class BackendConnector extends Closeable {
       const timer = setTimeout(() => {
         watch.close();
         const waited = `no backend connected to ${file} within ${timeoutMs} ms`;
-        reject(new UsageError('E_VHOST_USER_SOCKET', `${waited}; start it, or raise the timeout`));
+        reject(new UsageError('E_VHOST_USER_SOCKET', waited, 'start it, or raise the timeout'));
       }, timeoutMs);
       const watch = new LoopWatch(this.#listenFd, LOOP_READABLE, () => {
         const socket = UnixSocket.accept(this.#listenFd, peerUid);

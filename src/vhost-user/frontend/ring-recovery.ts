@@ -90,7 +90,8 @@ function openRings(memory: GuestMemory, config: QueueConfig, features: bigint): 
 function unknown({ index }: QueueConfig, why: string): PeerError {
   return new PeerError(
     'E_VHOST_USER_LOST',
-    `the backend is gone with unknown requests of queue ${index} in flight: ${why}; reset the device`,
+    `the backend is gone with unknown requests of queue ${index} in flight: ${why}`,
+    'reset the device',
   );
 }
 

@@ -214,7 +214,8 @@ export class VhostUserDatapath implements Datapath {
     const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((b) => hasFeature(missing, b));
     throw new UsageError(
       'E_FEATURES',
-      `the backend came back without feature bits that the driver uses (${bits.join(', ')}); reset the device`,
+      `the backend came back without feature bits that the driver uses (${bits.join(', ')})`,
+      'reset the device',
     );
   }
 

@@ -4,7 +4,7 @@ import { featureSet, hasFeature } from '../../abi/virtio-ring.ts';
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { InProcessDatapath } from '../../datapath/in-process.ts';
 import { PeerError, UsageError } from '../../host/errors.ts';
-import type { DeviceHost, QueueSpec, VirtioDevice } from '../../virtio/device.ts';
+import type { BackendFacts, DeviceHost, QueueSpec, VirtioDevice } from '../../virtio/device.ts';
 import type { BackendAddress, DeviceKind } from '../../virtio/frontend-device.ts';
 import { protocolError } from '../message.ts';
 import { BackendConnector } from './backend-connector.ts';
@@ -68,7 +68,11 @@ export class VhostUserDevice implements VirtioDevice {
     } catch (error) {
       connector.close();
       if (!(error instanceof PeerError)) throw error;
-      throw new UsageError('E_VHOST_USER', `${name}, ${address.socket}: ${error.message}`);
+      throw new UsageError(
+        'E_VHOST_USER',
+        `${name}, ${address.socket}: ${error.problem}`,
+        error.remedy,
+      );
     }
   }
 
@@ -90,6 +94,11 @@ export class VhostUserDevice implements VirtioDevice {
     this.#connector = connector;
     this.#backendFeatures = (kind.backendFeatures | RING_FEATURES) & session.features;
     this.#withheld = RING_FEATURES & ~session.features;
+  }
+
+  get backend(): BackendFacts {
+    const { address, session } = this.#connector;
+    return { name: address.socket, gone: session === undefined };
   }
 
   attach(host: DeviceHost): void {

@@ -44,7 +44,8 @@ export class ChainRequest implements DeviceRequest {
     if (count > MOST_READ) {
       throw new UsageError(
         'E_REQUEST',
-        `a read of ${count} bytes at once, more than ${MOST_READ}; read a part at a time, or where they lie by readParts`,
+        `a read of ${count} bytes at once, more than ${MOST_READ}`,
+        'read a part at a time, or where they lie by readParts',
       );
     }
     const bytes = new Uint8Array(count);

@@ -72,6 +72,6 @@ export class ConfigFields {
     const field = this.#fields.get(name);
     if (field !== undefined) return field;
     const names = [...this.#fields.keys()].join(', ') || 'none';
-    throw new UsageError('E_CONFIG', `no config field ${name}; the fields are: ${names}`);
+    throw new UsageError('E_CONFIG', `no config field ${name}`, `the fields are: ${names}`);
   }
 }

@@ -77,7 +77,8 @@ export class DefinedDevice implements VirtioDevice {
     if (is === was) return;
     throw new UsageError(
       'E_DEVICE',
-      'its device ID, features, configuration fields or queues changed, which the guest has seen; restart the machine',
+      'its device ID, features, configuration fields or queues changed, which the guest has seen',
+      'restart the machine',
     );
   }
 

@@ -14,7 +14,7 @@ import {
   type DeviceBackend,
   type DeviceContext,
 } from '../device-type.ts';
-import type { BackendOffer, ConnectFrontend, DeviceKind } from '../frontend-device.ts';
+import type { BackendOffer, Connect, DeviceKind } from '../frontend-device.ts';
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 const DEFAULT_QUEUE_SIZE = 256;
@@ -76,11 +76,11 @@ export function vhostUserBackend<T extends VhostUserOptions>(
   return {
     name: 'vhost-user',
     selector: { option: 'vhostUser' },
-    sharesMemory: true,
+    ram: () => 'shared',
     options: options(schema.required, schema.others, { code: 'E_VHOST_USER' }) as OptionSchema,
-    create(wanted: T, context: DeviceContext, connect: ConnectFrontend) {
+    create(wanted: T, context: DeviceContext, connect: Connect) {
       const { server = false, timeoutMs = DEFAULT_TIMEOUT_MS, ...address } = wanted.vhostUser;
-      return connect(context.name, { server, timeoutMs, ...address }, async (backend) =>
+      return connect.vhostUser(context.name, { server, timeoutMs, ...address }, async (backend) =>
         kindOf(backend, wanted, { queueSize: DEFAULT_QUEUE_SIZE, ...context }),
       );
     },

@@ -35,10 +35,23 @@ function splitRules(size: number): Rules {
       name: 'descriptor table',
       alignment: 16,
       length: virtq_desc.size * size,
+      written: false,
       clause,
     },
-    driver: { name: 'available ring', alignment: 2, length: 6 + 2 * size, clause },
-    device: { name: 'used ring', alignment: 4, length: 6 + virtq_used_elem.size * size, clause },
+    driver: {
+      name: 'available ring',
+      alignment: 2,
+      length: 6 + 2 * size,
+      written: false,
+      clause,
+    },
+    device: {
+      name: 'used ring',
+      alignment: 4,
+      length: 6 + virtq_used_elem.size * size,
+      written: true,
+      clause,
+    },
   };
 }
 
@@ -51,10 +64,23 @@ function packedRules(size: number): Rules {
       name: 'descriptor ring',
       alignment: 16,
       length: pvirtq_desc.size * size,
+      written: true,
       clause,
     },
-    driver: { name: 'driver event suppression area', alignment: 4, length, clause },
-    device: { name: 'device event suppression area', alignment: 4, length, clause },
+    driver: {
+      name: 'driver event suppression area',
+      alignment: 4,
+      length,
+      written: false,
+      clause,
+    },
+    device: {
+      name: 'device event suppression area',
+      alignment: 4,
+      length,
+      written: true,
+      clause,
+    },
   };
 }
 

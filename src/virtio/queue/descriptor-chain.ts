@@ -78,7 +78,7 @@ export class DescriptorChain {
 
   /** As `clear` and one `add`, at half the cost: for a chain of one descriptor. */
   fill(low: number, high: number, bytes: number, writable: boolean): number {
-    const chunk = this.memory.locate(low, high, bytes);
+    const chunk = this.memory.locate(low, high, bytes, writable);
     if (chunk < 0 || bytes === 0) {
       this.clear();
       return bytes === 0 ? 0 : FAULT_ADDRESS;
@@ -111,7 +111,7 @@ export class DescriptorChain {
     if (length === 0) return 0;
     if (at === this.capacity) return FAULT_CHAIN_LOOP;
     if (this.readableLength + this.writableLength + length > MAX_CHAIN_BYTES) return FAULT_LENGTH;
-    const chunk = this.memory.locate(low, high, bytes);
+    const chunk = this.memory.locate(low, high, bytes, writable);
     if (chunk < 0) return FAULT_ADDRESS;
     this.offset[at] = chunk * CHUNK + this.memory.position;
     this.length[at] = length;

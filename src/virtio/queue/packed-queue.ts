@@ -291,6 +291,7 @@ export class PackedQueue implements Virtqueue {
       (ring[word] as number) | 0,
       (ring[word + 1] as number) | 0,
       length,
+      false,
     );
     if (chunk < 0) return FAULT_INDIRECT;
     const view = this.#memory.chunkView(chunk);

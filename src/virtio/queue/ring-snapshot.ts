@@ -47,6 +47,8 @@ export interface SplitSnapshot {
   };
   /** Heads of the chains that were made available and are not used yet, oldest first. */
   readonly inFlight: readonly number[];
+  /** The driver need not kick for the next chain (§2.7.10). */
+  readonly kicksSuppressed: boolean;
 }
 
 /** A descriptor of a packed queue (§2.8.13). */
@@ -74,6 +76,8 @@ export interface PackedSnapshot {
   readonly deviceEvent: EventSuppression;
   /** Descriptors that the device can take, from its position on; absent when that is unknown. */
   readonly waiting?: number;
+  /** As in `SplitSnapshot` (§2.8.10). */
+  readonly kicksSuppressed: boolean;
 }
 
 /** The contents of a queue's areas. */
@@ -130,6 +134,8 @@ function snapshotSplit(
     };
   };
   const heads = slotsBefore(availIdx, size).map((slot) => ({ slot, head: head(slot) }));
+  const usedFlags = used.getUint16(0, true);
+  const availEvent = used.getUint16(usedAt(size), true);
   const shown =
     size <= WINDOW
       ? all(size)
@@ -148,9 +154,9 @@ function snapshotSplit(
       entries: heads,
     },
     used: {
-      flags: used.getUint16(0, true),
+      flags: usedFlags,
       idx: usedIdx,
-      ...(eventIdx ? { availEvent: used.getUint16(usedAt(size), true) } : {}),
+      ...(eventIdx ? { availEvent } : {}),
       entries: slotsBefore(usedIdx, size).map((slot) => ({
         slot,
         id: id(slot),
@@ -158,6 +164,9 @@ function snapshotSplit(
       })),
     },
     inFlight: inFlight.slice(0, WINDOW),
+    kicksSuppressed: eventIdx
+      ? availEvent !== availIdx
+      : (usedFlags & abi.VIRTQ_USED_F_NO_NOTIFY) !== 0,
   };
 }
 
@@ -226,6 +235,11 @@ function snapshotPacked(
     ring.getUint16(index * abi.pvirtq_desc.size + abi.pvirtq_desc.flags.offset, true);
   const start = (state?.nextAvail ?? 0) & 0x7fff;
   const shown = size <= WINDOW ? all(size) : around(start, size);
+  const waiting = state === undefined ? undefined : waitingSlots(state.nextAvail, size, flagsOf);
+  const deviceEvent = eventSuppression(memory, place.device);
+  // The driver adds at the device's position as long as nothing waits there.
+  const event = deviceEvent.offset | (deviceEvent.wrap << 15);
+  const atDriver = waiting === 0 && event === state?.nextAvail;
   return {
     format: 'packed',
     descriptors: shown.map((index) => {
@@ -239,8 +253,11 @@ function snapshotPacked(
       };
     }),
     driverEvent: eventSuppression(memory, place.driver),
-    deviceEvent: eventSuppression(memory, place.device),
-    ...(state === undefined ? {} : { waiting: waitingSlots(state.nextAvail, size, flagsOf) }),
+    deviceEvent,
+    ...(waiting === undefined ? {} : { waiting }),
+    kicksSuppressed:
+      deviceEvent.flags === abi.RING_EVENT_FLAGS_DISABLE ||
+      (deviceEvent.flags === abi.RING_EVENT_FLAGS_DESC && state !== undefined && !atDriver),
   };
 }
 

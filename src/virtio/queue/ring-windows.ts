@@ -29,6 +29,8 @@ export interface AreaRule {
   readonly alignment: number;
   /** Bytes. */
   readonly length: number;
+  /** The device writes there as well. */
+  readonly written: boolean;
   /** For the error. */
   readonly clause: string;
 }
@@ -47,7 +49,7 @@ export function placeArea(memory: GuestMemory, queue: number, gpa: number, rule:
       `${place} is not aligned to ${rule.alignment} bytes (virtio 1.3 ${rule.clause})`,
     );
   }
-  const offset = memory.offset(gpa, rule.length);
+  const offset = memory.offset(gpa, rule.length, rule.written);
   if (offset < 0) {
     throw new PeerError(
       'E_QUEUE_ADDRESS',

@@ -236,7 +236,7 @@ export class SplitQueue implements Virtqueue {
   #walkIndirect(chain: DescriptorChain, low: number, high: number, length: number): number {
     if (length === 0) return FAULT_EMPTY_CHAIN;
     if (length % virtq_desc.size !== 0) return FAULT_INDIRECT;
-    const chunk = this.#memory.locate(low, high, length);
+    const chunk = this.#memory.locate(low, high, length, false);
     if (chunk < 0) return FAULT_INDIRECT;
     const view = this.#memory.chunkView(chunk);
     const table = this.#memory.position;

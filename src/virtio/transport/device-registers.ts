@@ -388,6 +388,8 @@ export class DeviceRegisters {
     const accepted = this.driverFeatures;
     if ((accepted & ~this.shape.features) !== 0n) return false;
     if (!hasFeature(accepted, VIRTIO_F_VERSION_1)) return false;
+    const { requiredFeatures = 0n } = this.shape;
+    if ((accepted & requiredFeatures) !== requiredFeatures) return false;
     return this.shape.featureDependencies.every(
       ([bit, needs]) => !hasFeature(accepted, bit) || hasFeature(accepted, needs),
     );

@@ -4,6 +4,7 @@
  */
 import * as mmio from '../../abi/virtio-mmio.ts';
 import { PCI_VENDOR_ID_REDHAT_QUMRANET } from '../../abi/virtio-pci.ts';
+import { hasFeature, VIRTIO_F_NOTIFICATION_DATA } from '../../abi/virtio-ring.ts';
 import type { RegisterRegion } from '../../bus/address-space.ts';
 import type {
   InterruptController,
@@ -20,7 +21,7 @@ import {
   QUEUE_ENABLE,
   QUEUE_RESET,
 } from './device-registers.ts';
-import type { DeviceShape, DriverEvents, VirtioTransport } from './transport.ts';
+import type { DeviceShape, DriverEvents, NotifyPlace, VirtioTransport } from './transport.ts';
 
 /** Length and base of a shared memory region that does not exist, by halves. */
 const NO_REGION = 0xffff_ffff;
@@ -62,6 +63,7 @@ export interface VirtioMmioPlan {
 export class VirtioMmio implements VirtioTransport {
   readonly registers: DeviceRegisters;
   readonly plan: VirtioMmioPlan;
+  readonly interruptKind = 'line';
   readonly #interrupts: InterruptController;
   readonly #line: InterruptLine;
 
@@ -84,6 +86,13 @@ export class VirtioMmio implements VirtioTransport {
 
   get lineEventfd(): number {
     return this.plan.lineEventfd;
+  }
+
+  /** A value with data is not the doorbell's (§4.2.3.3). */
+  get notifyPlaces(): readonly NotifyPlace[] {
+    const address = this.plan.address + mmio.VIRTIO_MMIO_QUEUE_NOTIFY;
+    const hasData = hasFeature(this.registers.driverFeatures, VIRTIO_F_NOTIFICATION_DATA);
+    return [{ space: 'memory', address, by: hasData ? 'exit' : 'ioeventfd' }];
   }
 
   /** Power-on state. Once for each VM, by one thread. */

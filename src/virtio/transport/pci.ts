@@ -19,13 +19,20 @@ import {
 import type { RegisterRegion } from '../../bus/address-space.ts';
 import type { InterruptController } from '../../bus/interrupt-controller.ts';
 import { drainEventfd, signalEventfd } from '../../host/fd.ts';
+import { BarPages } from '../../pci/bar-pages.ts';
 import { PciFunction } from '../../pci/function.ts';
 import type { IntxLines, IntxPin } from '../../pci/intx.ts';
-import { MSIX_BAR_SIZE, Msix, type MsixVector } from '../../pci/msix.ts';
+import { MSIX_BAR_SIZE, Msix, type MsixVector, msixInBar } from '../../pci/msix.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import { DeviceRegisters, QUEUE_VECTOR } from './device-registers.ts';
 import { PciCommonConfig, PciConfigAccess, structureCapability } from './pci-structures.ts';
-import type { DeviceShape, DriverEvents, VirtioTransport } from './transport.ts';
+import type {
+  DeviceShape,
+  DriverEvents,
+  InterruptKind,
+  NotifyPlace,
+  VirtioTransport,
+} from './transport.ts';
 
 const STRUCTURES_BAR = 0;
 const MSIX_BAR = 2;
@@ -40,6 +47,7 @@ const DEVICE_SIZE = NOTIFY_OFFSET - DEVICE_OFFSET;
 const NOTIFY_SIZE = STRUCTURES_SIZE - NOTIFY_OFFSET;
 /** Bytes between the doorbells of two queues: room for NOTIFICATION_DATA's 32 bits (§4.1.4.4). */
 const NOTIFY_MULTIPLIER = 4;
+const PAGE_SIZE = 0x1000;
 
 /** Where a virtio function and its file descriptors are; the same in every thread. */
 export interface VirtioPciPlan {
@@ -48,6 +56,13 @@ export interface VirtioPciPlan {
   readonly slot: number;
   /** Whether the doorbells are ports or memory. */
   readonly notify: 'io' | 'memory';
+  /** Pages of the host that take notifications in the place of the eventfds, which needs doorbells in memory. */
+  readonly pages?: {
+    /** Host virtual addresses, by queue. */
+    readonly addresses: readonly number[];
+    /** The first of as many KVM memory slots. */
+    readonly memorySlot: number;
+  };
   /** Addresses that firmware would have given to the BARs. */
   readonly structuresAddress: number;
   readonly msixAddress: number;
@@ -60,9 +75,9 @@ export interface VirtioPciPlan {
   readonly intxEventfd: number;
 }
 
-/** Bytes of a device's notification BAR. */
-export function notifyBarSize(queues: number): number {
-  return Math.max(16, 2 ** Math.ceil(Math.log2(queues * NOTIFY_MULTIPLIER)));
+/** Bytes of a device's notification BAR. @param pages each queue has a page of its own in it */
+export function notifyBarSize(queues: number, pages = false): number {
+  return Math.max(16, 2 ** Math.ceil(Math.log2(queues * (pages ? PAGE_SIZE : NOTIFY_MULTIPLIER))));
 }
 
 /** Bytes of the other BARs. */
@@ -75,6 +90,9 @@ export class VirtioPci implements VirtioTransport {
   readonly registers: DeviceRegisters;
   readonly plan: VirtioPciPlan;
   readonly #msix: Msix;
+  readonly #pages: BarPages | undefined;
+  /** Bytes between two doorbells. */
+  readonly #multiplier: number;
   readonly #pin: IntxPin;
 
   constructor(
@@ -83,11 +101,14 @@ export class VirtioPci implements VirtioTransport {
     lines: IntxLines,
     plan: VirtioPciPlan,
     events: DriverEvents,
+    vmFd: number,
   ) {
-    const { shape, slot, kicks } = plan;
+    const { shape, slot, kicks, pages } = plan;
     this.plan = plan;
+    this.#multiplier = pages === undefined ? NOTIFY_MULTIPLIER : PAGE_SIZE;
+    this.#pages = pages && new BarPages(state, vmFd, pages.memorySlot, pages.addresses.length);
     this.registers = new DeviceRegisters(state, shape, events, () => this.#silence());
-    this.#msix = new Msix(state, interrupts, MSIX_BAR, plan.vectors);
+    this.#msix = new Msix(state, interrupts, msixInBar(MSIX_BAR), plan.vectors);
     this.#msix.enabledChanged = () => {
       this.#updatePin();
       this.registers.interruptsChanged();
@@ -115,11 +136,12 @@ export class VirtioPci implements VirtioTransport {
     pciFunction.addBar(STRUCTURES_BAR, structures, plan.structuresAddress);
     const table = { kind: 'memory', size: MSIX_BAR_SIZE, region: this.#msix } as const;
     pciFunction.addBar(MSIX_BAR, table, plan.msixAddress);
-    const size = notifyBarSize(kicks.length);
-    const notify = { kind: plan.notify, size, region: doorbells };
+    const size = notifyBarSize(kicks.length, pages !== undefined);
+    const moved = (address: number): void => this.#movePages(address);
+    const notify = { kind: plan.notify, size, region: doorbells, moved };
     pciFunction.addBar(NOTIFY_BAR, notify, plan.notifyAddress);
     kicks.forEach((kick, queue) => {
-      const offset = queue * NOTIFY_MULTIPLIER;
+      const offset = queue * this.#multiplier;
       pciFunction.bars.addDoorbell(NOTIFY_BAR, offset, kick);
       if (plan.notify === 'io') {
         pciFunction.bars.addDoorbell(STRUCTURES_BAR, NOTIFY_OFFSET + offset, kick);
@@ -134,6 +156,24 @@ export class VirtioPci implements VirtioTransport {
 
   get lineEventfd(): number {
     return this.plan.intxEventfd;
+  }
+
+  get notifyPlaces(): readonly NotifyPlace[] {
+    const { notify } = this.plan;
+    const { bars } = this.pciFunction;
+    const places: NotifyPlace[] = [];
+    const add = (space: NotifyPlace['space'], bar: number, offset: number): void => {
+      const base = bars.address(bar);
+      const by = this.#pages?.slotOf(0) === undefined ? 'ioeventfd' : 'hardware';
+      if (base >= 0) places.push({ space, address: base + offset, by });
+    };
+    add(notify === 'io' ? 'port' : 'memory', NOTIFY_BAR, 0);
+    if (notify === 'io') add('memory', STRUCTURES_BAR, NOTIFY_OFFSET);
+    return places;
+  }
+
+  get interruptKind(): InterruptKind {
+    return this.#msix.enabled ? 'msi-x' : 'intx';
   }
 
   /** Power-on state. */
@@ -214,16 +254,23 @@ export class VirtioPci implements VirtioTransport {
     return {
       read: () => 0,
       write: (offset) => {
-        const kick = this.plan.kicks[Math.floor(offset / NOTIFY_MULTIPLIER)];
+        const kick = this.plan.kicks[Math.floor(offset / this.#multiplier)];
         if (kick !== undefined) signalEventfd(kick);
       },
     };
   }
 
+  /** Notifications to them are no exits, and reach no eventfd. */
+  #movePages(bar: number): void {
+    for (const [queue, address] of (this.plan.pages?.addresses ?? []).entries()) {
+      this.#pages?.move(queue, { offset: queue * PAGE_SIZE, size: PAGE_SIZE, address }, bar);
+    }
+  }
+
   #addCapabilities(notifySize: number): void {
     const { pciFunction } = this;
     const multiplier = new Uint8Array(4);
-    multiplier[0] = NOTIFY_MULTIPLIER;
+    new DataView(multiplier.buffer).setUint32(0, this.#multiplier, true);
     const add = (type: number, bar: number, offset: number, length: number, extra?: Uint8Array) =>
       pciFunction.addCapability(structureCapability(type, bar, offset, length, extra));
     add(VIRTIO_PCI_CAP_COMMON_CFG, STRUCTURES_BAR, COMMON_OFFSET, virtio_pci_common_cfg.size);

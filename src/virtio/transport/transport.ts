@@ -2,6 +2,17 @@
 import type { RegisterObserver } from '../register-observer.ts';
 import type { DeviceRegisters } from './device-registers.ts';
 
+/** Where a driver notifies the first queue, and what becomes of its write; for display. */
+export interface NotifyPlace {
+  readonly space: 'port' | 'memory';
+  readonly address: number;
+  /** `ioeventfd`: KVM signals the queue's eventfd. `exit`: a vCPU thread does. `hardware`: it is the device's own register. */
+  readonly by: 'ioeventfd' | 'exit' | 'hardware';
+}
+
+/** How a device interrupts: MSI-X messages, its INTx pin, or the line of a device that is not on PCI. */
+export type InterruptKind = 'msi-x' | 'intx' | 'line';
+
 /** A device's transport. All methods run with the register lock held. */
 export interface VirtioTransport {
   readonly registers: DeviceRegisters;
@@ -12,6 +23,9 @@ export interface VirtioTransport {
    * it: a signal leads to `assertQueueInterrupt`.
    */
   readonly lineEventfd: number;
+  /** Where the driver can notify queues now, the preferred place first. */
+  readonly notifyPlaces: readonly NotifyPlace[];
+  readonly interruptKind: InterruptKind;
   /** The eventfd to signal when a queue's buffers were used; -1 when the driver wants none. */
   callEventfd(queue: number): number;
   /** A queue was used whose `callEventfd` is `lineEventfd`. */
@@ -26,6 +40,8 @@ export interface DeviceShape {
   readonly deviceId: number;
   /** All offered feature bits, ring features included. */
   readonly features: bigint;
+  /** Those that the driver has to accept, besides VIRTIO_F_VERSION_1. Default none. */
+  readonly requiredFeatures?: bigint;
   /** Pairs of feature bits: the first may only be accepted with the second. */
   readonly featureDependencies: readonly (readonly [number, number])[];
   /** The largest size of each queue. */

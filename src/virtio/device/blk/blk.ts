@@ -5,6 +5,7 @@ import type { DiskEngineOptions } from '../../../backend/disk-engine.ts';
 import { RawFile } from '../../../backend/raw-file.ts';
 import { probeDiskEngine } from '../../../backend/ring-disk.ts';
 import type {
+  BackendFacts,
   DeviceHost,
   HandlerThread,
   QueueHandler,
@@ -63,6 +64,7 @@ class BlkDevice implements VirtioDevice {
   readonly config: Uint8Array;
   readonly configWriteMask: Uint8Array;
   readonly thread: HandlerThread;
+  readonly backend: BackendFacts;
   readonly #file: RawFile;
   /** The `writeback` field, where the data half's thread can read it without a message. */
   readonly #writeback = new Int32Array(new SharedArrayBuffer(4));
@@ -88,6 +90,8 @@ class BlkDevice implements VirtioDevice {
         direct: this.#file.direct,
       };
       probeDiskEngine(disk);
+      const calls = disk.engine === 'sync' ? 'preadv, pwritev' : 'io_uring_enter';
+      this.backend = { name: path, calls };
       const specs: QueueSpec[] = [];
       for (let i = 0; i < queues; i++) specs.push({ name: `requestq${i + 1}`, maxSize: queueSize });
       this.queues = specs;

@@ -1,4 +1,4 @@
-/** A disk in another process (virtio 1.3 §5.2). */
+/** A disk that another process or a vDPA device serves (virtio 1.3 §5.2). */
 import {
   VIRTIO_BLK_F_CONFIG_WCE,
   VIRTIO_BLK_F_DISCARD,
@@ -10,12 +10,23 @@ import {
 import { featureSet, hasFeature } from '../../../abi/virtio-ring.ts';
 import { UsageError } from '../../../host/errors.ts';
 import type { BackendOffer, DeviceKind } from '../../frontend-device.ts';
+import type { VdpaType } from '../vdpa-type.ts';
 
 const PCI_CLASS_STORAGE = 0x01_0000;
 const CONFIG = virtio_blk_config;
 const MAX_QUEUES = 16;
 /** All features whose configuration fields are known here. */
 const KNOWN = featureSet(...Array.from({ length: VIRTIO_BLK_F_WRITE_ZEROES + 1 }, (_, bit) => bit));
+
+/** What a vDPA device that is a disk does not report. */
+export const vdpaBlk: VdpaType = {
+  deviceId: VIRTIO_ID_BLOCK,
+  pciClass: PCI_CLASS_STORAGE,
+  what: 'a disk',
+  queueNames: (count) => Array.from({ length: count }, (_, i) => `requestq${i + 1}`),
+  writable: (features) =>
+    hasFeature(features, VIRTIO_BLK_F_CONFIG_WCE) ? [CONFIG.writeback.offset] : [],
+};
 
 /** @param queues undefined: as many as the backend's configuration has @throws UsageError or PeerError */
 export async function blkKind(

@@ -30,6 +30,7 @@ export class ConsoleDevice implements VirtioDevice {
   readonly configWriteMask = new Uint8Array(config.size);
   readonly emergencyWrite: number = config.emerg_wr.offset;
   readonly thread = { kind: 'main' } as const;
+  readonly backend = { name: 'streams of this process' };
   /** Port 0 first. */
   readonly ports: readonly ConsolePort[];
   readonly #session: ControlSession;

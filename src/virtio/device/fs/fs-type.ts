@@ -1,13 +1,13 @@
 /** Shared folders, as a type of device. */
 import { choice, flag, integer, options, text } from '../../../options/option-schema.ts';
-import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
+import { type DeviceType, POLLED, type PolledOptions } from '../../device-type.ts';
 import { type VhostUserOptions, vhostUserBackend } from '../vhost-user-type.ts';
 import { createFsDevice, type FsOptions, fsKind } from './fs.ts';
 
 type FolderOptions = Omit<FsOptions, 'name' | 'queueSize' | 'maxFiles' | 'devices'>;
 
 /** A folder of the host that the guest mounts: `mount -t virtiofs TAG /mnt`. */
-export interface FileSystemOptions extends FolderOptions, CarriedOptions {}
+export interface FileSystemOptions extends FolderOptions, PolledOptions {}
 
 /** A file system that another process serves. */
 export interface VhostUserFsOptions extends VhostUserOptions {
@@ -52,11 +52,11 @@ export const fsType: DeviceType = {
           xattr: choice(['mapped', 'passthrough'], { code: 'E_FS_XATTR' }),
           mknod: flag(),
           queues: integer(1, 16, { code: 'E_FS_QUEUES' }),
-          ...CARRIED,
+          ...POLLED,
         },
       ),
       // Other VMMs set the tag themselves.
-      served: { tag: 'nodevmm' },
+      served: { tag: 'nodevmm', poll: 'adaptive' },
       create: (folder: FolderOptions, { index: _, count, ...context }) =>
         createFsDevice({ ...folder, ...context, devices: count }),
     },

@@ -1,11 +1,17 @@
 /** The file system device (virtio 1.3 §5.11): a folder of the host, as guests mount it with virtiofs. */
 import { O_CLOEXEC, O_DIRECTORY, O_PATH } from '../../../abi/files.ts';
 import { VIRTIO_ID_FS, virtio_fs_config } from '../../../abi/fuse.ts';
-import { UsageError } from '../../../host/errors.ts';
+import { type Reason, UsageError } from '../../../host/errors.ts';
 import { Fd } from '../../../host/fd.ts';
 import { descriptorLimit } from '../../../host/file-system.ts';
 import * as sys from '../../../host/syscall.ts';
-import type { HandlerThread, QueueHandler, QueueSpec, VirtioDevice } from '../../device.ts';
+import type {
+  BackendFacts,
+  HandlerThread,
+  QueueHandler,
+  QueueSpec,
+  VirtioDevice,
+} from '../../device.ts';
 import type { DeviceKind } from '../../frontend-device.ts';
 import { DescriptorTable } from './descriptor-table.ts';
 import type { FsHandlerOptions } from './file-system.ts';
@@ -101,6 +107,7 @@ class FsDevice implements VirtioDevice {
   readonly queues: readonly QueueSpec[];
   readonly config: Uint8Array;
   readonly thread: HandlerThread;
+  readonly backend: BackendFacts;
   readonly #root: Fd;
   readonly #descriptors: DescriptorTable;
 
@@ -109,6 +116,7 @@ class FsDevice implements VirtioDevice {
     this.name = name;
     this.queues = queueSpecs(queues, queueSize);
     this.config = initialConfig(tag, queues);
+    this.backend = { name: options.source, calls: 'openat, preadv, pwritev' };
     this.#root = openFolder(options.source);
     const most = options.maxFiles ?? Math.floor(descriptorLimit() / 2 / (options.devices ?? 1));
     const files = Math.max(2, Math.min(most, MOST_DESCRIPTORS));
@@ -144,16 +152,17 @@ class FsDevice implements VirtioDevice {
   }
 }
 
-const reasons: Readonly<Record<string, string>> = {
-  ENOENT: 'no such folder; create it with: mkdir -p PATH',
-  ENOTDIR: 'is not a folder',
-  EACCES: 'permission denied; change its mode, or run as its owner',
+const reasons: Readonly<Record<string, Reason>> = {
+  ENOENT: ['no such folder', 'create it with: mkdir -p PATH'],
+  ENOTDIR: ['is not a folder'],
+  EACCES: ['permission denied', 'change its mode, or run as its owner'],
 };
 
 function openFolder(source: string): Fd {
   const fd = sys.open(source, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (fd >= 0) return new Fd(fd);
   const name = sys.errnoName(-fd);
-  const why = reasons[name] ?? `cannot be opened (${name})`;
-  throw new UsageError(`E_FS_${name}`, `shared folder ${source}: ${why.replace('PATH', source)}`);
+  const [why, remedy] = reasons[name] ?? [`cannot be opened (${name})`];
+  const what = `shared folder ${source}: ${why}`;
+  throw new UsageError(`E_FS_${name}`, what, remedy?.replace('PATH', source));
 }

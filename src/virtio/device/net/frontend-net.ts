@@ -8,12 +8,24 @@ import { featureSet, hasFeature } from '../../../abi/virtio-ring.ts';
 import { generateMac, parseMac } from '../../../backend/tap.ts';
 import type { HandlerContext, QueueHandler } from '../../device.ts';
 import type { BackendOffer, DeviceKind } from '../../frontend-device.ts';
+import type { VdpaType } from '../vdpa-type.ts';
 import { initialConfig, PCI_CLASS_ETHERNET, queueSpecs } from './net.ts';
 import { ControlQueue } from './net-control.ts';
 import { ReceiveFilter } from './net-filter.ts';
 import { OFFLOAD_DEPENDENCIES } from './net-offloads.ts';
 
 const MAC_LENGTH = 6;
+
+/** What a vDPA device that is a network interface does not report: its control queue is its own. */
+export const vdpaNet: VdpaType = {
+  deviceId: net.VIRTIO_ID_NET,
+  pciClass: PCI_CLASS_ETHERNET,
+  what: 'a network interface',
+  queueNames: (count) =>
+    queueSpecs(count >> 1, 0)
+      .slice(0, count)
+      .map(({ name }) => name),
+};
 
 /** Features that concern the user of packets. */
 const PACKET_FEATURES = featureSet(

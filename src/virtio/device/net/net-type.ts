@@ -4,22 +4,23 @@ import { E1000Device, type E1000Options } from '../../../nic/device.ts';
 import { choice, flag, integer, options, text } from '../../../options/option-schema.ts';
 import type { VirtioDevice } from '../../device.ts';
 import {
-  CARRIED,
-  type CarriedOptions,
   type DeviceBackend,
   type DeviceType,
+  POLLED,
+  type PolledOptions,
   VHOST,
   type VhostMode,
 } from '../../device-type.ts';
+import { type VdpaOptions, vdpaBackend } from '../vdpa-type.ts';
 import { type VhostUserOptions, vhostUserBackend } from '../vhost-user-type.ts';
-import { netKind } from './frontend-net.ts';
+import { netKind, vdpaNet } from './frontend-net.ts';
 import { createNetDevice, type NetDeviceOptions } from './net.ts';
 import { createNetMemoryDevice, type NetMemoryDeviceOptions } from './net-memory.ts';
 
 type TapOptions = Omit<NetDeviceOptions, 'name' | 'queueSize'>;
 
 /** A network interface on a tap. */
-export interface NetOptions extends TapOptions, CarriedOptions {
+export interface NetOptions extends TapOptions, PolledOptions {
   /**
    * The device that the guest sees: virtio, or an Intel 82540EM, each of whose register accesses is
    * an exit; the latter takes `tap`, `mac`, `hostAddress` and `mtu` only. Default `virtio`.
@@ -57,18 +58,16 @@ const tapBackend: DeviceBackend = {
       vhost: VHOST,
       offloads: flag({ on: true }),
       mergeableBuffers: flag({ on: true }),
-      ...CARRIED,
+      ...POLLED,
     },
   ),
-  served: {},
+  served: { poll: 'adaptive' },
   create: ({ model: _, ...net }: TapOptions & NetOptions, { name }) =>
     createNetDevice({ ...net, name }),
 };
 
 /** A network in memory, to measure everything around it. */
-interface MemoryNetOptions
-  extends Omit<NetMemoryDeviceOptions, 'name' | 'network'>,
-    CarriedOptions {
+interface MemoryNetOptions extends Omit<NetMemoryDeviceOptions, 'name' | 'network'>, PolledOptions {
   readonly backend: NetMemoryDeviceOptions['network'];
 }
 
@@ -77,9 +76,9 @@ const memoryBackend: DeviceBackend = {
   selector: { option: 'backend' },
   options: options<MemoryNetOptions>(
     { backend: choice(['sink', 'source', 'echo']) },
-    { frame: integer(60, 9018, { code: 'E_NET_FRAME' }), mac: MAC, ...CARRIED },
+    { frame: integer(60, 9018, { code: 'E_NET_FRAME' }), mac: MAC, ...POLLED },
   ),
-  served: {},
+  served: { poll: 'adaptive' },
   create: ({ backend, ...net }: MemoryNetOptions, { name }) =>
     createNetMemoryDevice({ ...net, name, network: backend }),
 };
@@ -115,7 +114,7 @@ const vhostUser: DeviceBackend = vhostUserBackend<VhostUserNetOptions>(
 declare module '../../device-type.ts' {
   interface MachineDeviceOptions {
     /** Network interfaces. */
-    readonly nets?: readonly (NetOptions | VhostUserNetOptions)[];
+    readonly nets?: readonly (NetOptions | VhostUserNetOptions | VdpaOptions)[];
   }
 }
 
@@ -126,5 +125,5 @@ export const netType: DeviceType<VirtioDevice | E1000Device> = {
   number: 'any',
   cli: { option: '--net', value: 'tap,...' },
   firstKey: 'tap',
-  backends: [tapBackend, memoryBackend, e1000Backend, vhostUser],
+  backends: [tapBackend, memoryBackend, e1000Backend, vhostUser, vdpaBackend([vdpaNet])],
 };

@@ -2,7 +2,7 @@
 import * as net from '../../../abi/virtio-net.ts';
 import { featureSet } from '../../../abi/virtio-ring.ts';
 import { formatMac, generateMac, parseMac, Tap } from '../../../backend/tap.ts';
-import type { DeviceHost, QueueSpec, VhostSpec, VirtioDevice } from '../../device.ts';
+import type { BackendFacts, DeviceHost, QueueSpec, VhostSpec, VirtioDevice } from '../../device.ts';
 import { macNumber } from './net-filter.ts';
 import type { MacChanged, NetHandlerOptions } from './net-handler.ts';
 import { OFFLOAD_DEPENDENCIES, offloadFeatures } from './net-offloads.ts';
@@ -123,6 +123,10 @@ class TapNetDevice implements NetDevice {
         mtu,
       } satisfies NetHandlerOptions,
     };
+  }
+
+  get backend(): BackendFacts {
+    return { name: `tap ${this.#tap.name}`, calls: 'readv, writev' };
   }
 
   get tapName(): string {

@@ -38,6 +38,7 @@ export function createRngDevice(options: RngOptions): VirtioDevice {
     queues: [{ name: 'requestq', maxSize: options.queueSize ?? DEFAULT_QUEUE_SIZE }],
     config: new Uint8Array(0),
     thread: { kind: 'main' },
+    backend: { name: 'random numbers', calls: 'getrandom' },
     createHandler: () => new RngHandler(),
     close: () => {},
   };

@@ -61,7 +61,8 @@ export const vsockType: DeviceType = {
         if (path !== undefined || vhost === 'on') return;
         throw new UsageError(
           'E_VSOCK',
-          'host programs cannot reach the socket device; set its path, or use vhost=on',
+          'host programs cannot reach the socket device',
+          'set its path, or use vhost=on',
         );
       },
       create: ({ cid, path, peerUid }: VsockOptions, { name }) =>

@@ -47,6 +47,7 @@ class VsockDevice implements VirtioDevice {
   }));
   readonly config = new Uint8Array(abi.virtio_vsock_config.size);
   readonly thread = { kind: 'main' } as const;
+  readonly backend = { name: 'sockets', calls: 'read, write' };
   readonly vhost: VhostSpec;
   readonly #sockets: VsockSockets | undefined;
   readonly #switch: VsockSwitch;

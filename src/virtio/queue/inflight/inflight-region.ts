@@ -76,6 +76,7 @@ export class InflightRegion {
 export function badRecord(why: string): PeerError {
   return new PeerError(
     'E_INFLIGHT',
-    `the record of what is in flight cannot be: ${why}; reset the device`,
+    `the record of what is in flight cannot be: ${why}`,
+    'reset the device',
   );
 }

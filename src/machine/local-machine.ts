@@ -1,0 +1,389 @@
+/** A machine in this process: its parts, its states, its power cycles. */
+import type { Duplex } from 'node:stream';
+import type { AgentClient } from '../agent/client.ts';
+import { StepQueue } from '../datapath/datapath.ts';
+import { AsyncCleanupStack } from '../host/cleanup-stack.ts';
+import { messageOf, UsageError } from '../host/errors.ts';
+import { printable } from '../host/untrusted-text.ts';
+import { exitName } from '../kvm/exit-names.ts';
+import { Kvm } from '../kvm/kvm.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import { Ram } from '../memory/ram.ts';
+import { type VsockOptions, vsockType } from '../virtio/device/vsock/vsock-type.ts';
+import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
+import { type BootFiles, bootFiles, checkKvm } from './boot-image.ts';
+import { Consoles } from './consoles.ts';
+import { ControlServer } from './control/server.ts';
+import type { MachineDevice } from './devices/machine-device.ts';
+import { createDevices, MachineDevices } from './devices/machine-devices.ts';
+import type { DatapathName } from './devices/queue-service.ts';
+import { VirtioMachineDevice } from './devices/virtio-device.ts';
+import { GuestAgent, guestEnded } from './guest-agent.ts';
+import { chooseRam } from './guest-ram.ts';
+import type { InspectFilter, MachineInspection } from './inspect.ts';
+import { MachineIommu } from './iommu.ts';
+import { type DroppedOutput, Machine, type MachineMetrics, type MachineState } from './machine.ts';
+import { MachineObserver, type RuleBreach } from './machine-observer.ts';
+import type { MachineExit, MachineOptions } from './options.ts';
+import { PowerCycle } from './power-cycle.ts';
+import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
+import { connectVsock } from './vsock-connection.ts';
+
+/** A machine that runs on this host's KVM, in this process. */
+export class LocalMachine extends Machine {
+  override readonly console: Duplex;
+  override readonly serial: Duplex;
+  readonly #options: ResolvedOptions & BootFiles;
+  readonly #kvm: Kvm;
+  readonly #memory: GuestMemory;
+  readonly #consoles: Consoles;
+  readonly #devices: MachineDevices;
+  /** Lines from before a listener could be added. */
+  readonly #notices: string[] = [];
+  readonly #observer: MachineObserver;
+  #iommu: MachineIommu | undefined;
+  #owned = new AsyncCleanupStack();
+  readonly #exit: Promise<MachineExit>;
+  #resolveExit: (exit: MachineExit) => void = () => {};
+  #state: MachineState = 'created';
+  #cycle: PowerCycle | undefined;
+  readonly #agent: GuestAgent | undefined;
+  /** Since the guest's power-on. */
+  #buttonPressed = false;
+  /** Serializes changes of the machine's state. */
+  readonly #steps = new StepQueue();
+
+  /** As `VirtualMachine.create`, on this host's KVM. */
+  static async create(options: MachineOptions): Promise<LocalMachine> {
+    const resolved = resolveOptions(options);
+    await using stack = new AsyncCleanupStack();
+    const kvm = stack.use(Kvm.open());
+    if (resolved.cpus > kvm.maxVcpus) {
+      throw new UsageError(
+        'E_CPUS',
+        `this KVM supports at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}`,
+        'reduce cpus',
+      );
+    }
+    checkKvm(resolved);
+    const bootable = { ...resolved, ...(await bootFiles(resolved, options.onProgress)) };
+    const ram = stack.use(new Ram(resolved.memory, chooseRam(resolved)));
+    let vm: LocalMachine | undefined;
+    const log = (text: string): void => {
+      if (vm !== undefined) vm.#log(text);
+    };
+    const devices: MachineDevice[] = [];
+    // Device threads end before their addresses do.
+    let iommu: MachineIommu | undefined;
+    stack.defer(() => iommu?.close());
+    stack.defer(() => closeAll(devices));
+    await createDevices(resolved.devices, resolved.memory, devices, log);
+    vm = new LocalMachine(bootable, kvm, ram.memory, devices, log);
+    stack.use(vm.#observer);
+    iommu = MachineIommu.of(devices, ram.memory);
+    vm.#iommu = iommu;
+    for (const device of devices) await device.prepare?.();
+    if (resolved.name !== undefined) stack.use(await ControlServer.open(vm, resolved.name));
+    vm.#owned = stack.move();
+    return vm;
+  }
+
+  /** @param devices gets the console as well, as the first */
+  private constructor(
+    options: ResolvedOptions & BootFiles,
+    kvm: Kvm,
+    memory: GuestMemory,
+    devices: MachineDevice[],
+    log: (text: string) => void,
+  ) {
+    super();
+    this.#options = options;
+    this.#kvm = kvm;
+    this.#memory = memory;
+    this.#consoles = new Consoles(options.agent, log);
+    this.console = this.#consoles.console;
+    this.serial = this.#consoles.serial;
+    const { agentPort } = this.#consoles;
+    this.#agent = agentPort && new GuestAgent(agentPort);
+    const carried = { transport: options.transport, ...options.console };
+    devices.unshift(new VirtioMachineDevice(this.#consoles.device, carried, log));
+    this.#devices = new MachineDevices(devices);
+    this.#observer = new MachineObserver(options, devices, log, (breach) => {
+      this.emit('breach', breach);
+      const queue = breach.queue === undefined ? '' : `, queue ${breach.queue}`;
+      const dump = breach.dump.map((line) => `\n  ${line}`).join('');
+      log(`${breach.device}${queue}: the ${breach.side} broke a rule: ${breach.text}${dump}`);
+    });
+    this.#exit = new Promise((resolve) => {
+      this.#resolveExit = resolve;
+    });
+  }
+
+  override get state(): MachineState {
+    return this.#state;
+  }
+
+  override get datapaths(): ReadonlyMap<string, DatapathName> {
+    return this.#devices.datapaths;
+  }
+
+  override async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
+    this.#expectLife();
+    const found = this.#devices.find(device);
+    await this.#steps.run(() => found.moveTo(datapath));
+  }
+
+  override async setLink(device: string, up: boolean): Promise<void> {
+    this.#devices.setLink(device, up);
+  }
+
+  override async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
+    this.#expectLife();
+    const devices = await this.#devices.inspect(this.#memory, filter);
+    return { state: this.#state, devices, functions: this.#devices.inspectFunctions() };
+  }
+
+  override async holdQueue(device: string, queue: string): Promise<void> {
+    await this.#withQueue(device, queue, (found, index) => found.holdQueue(index));
+  }
+
+  override async stepQueue(device: string, queue: string): Promise<void> {
+    await this.#withQueue(device, queue, (found, index) => found.stepQueue(index));
+  }
+
+  override async releaseQueue(device: string, queue: string): Promise<void> {
+    await this.#withQueue(device, queue, (found, index) => found.releaseQueue(index));
+  }
+
+  override async reloadDevice(device: string): Promise<void> {
+    await this.#devices.find(device).reloadCode();
+  }
+
+  override async start(): Promise<void> {
+    this.#expect('start', 'created');
+    this.#enter('starting');
+    // Unread output is dropped: it must not stop the guest.
+    this.#consoles.flow();
+    for (const text of this.#notices.splice(0)) this.emit('log', text);
+    await this.#steps.run(async () => {
+      try {
+        await this.#powerOn();
+        this.#enter('running');
+      } catch (error) {
+        this.#enter('created');
+        throw error;
+      }
+    });
+  }
+
+  override wait(): Promise<MachineExit> {
+    return this.#exit;
+  }
+
+  override async pause(): Promise<void> {
+    this.#expect('pause', 'running');
+    this.#enter('paused');
+    await this.#steps.run(async () => this.#cycle?.pause());
+  }
+
+  override async resume(): Promise<void> {
+    this.#expect('resume', 'paused');
+    this.#enter('running');
+    await this.#steps.run(async () => this.#cycle?.resume());
+  }
+
+  override async pressPowerButton(): Promise<void> {
+    this.#expect('press the power button of', 'running');
+    this.#cycle?.pressPowerButton();
+    this.#buttonPressed = true;
+  }
+
+  override async stop(): Promise<void> {
+    if (this.#state === 'created') this.#finish({ reason: 'stopped' });
+    await this.#steps.run(async () => {
+      // A start that failed meanwhile leaves nothing to power off.
+      if (this.#state === 'created') this.#finish({ reason: 'stopped' });
+      else await this.#powerOff({ reason: 'stopped' });
+    });
+  }
+
+  override resizeConsole(columns: number, rows: number): void {
+    this.#consoles.device.resize(columns, rows);
+  }
+
+  /** Exits to userspace of all vCPUs since power-on, by KVM_EXIT_* number. */
+  exitCounts(): number[] {
+    return this.#cycle?.exitCounts() ?? [];
+  }
+
+  override async metrics(): Promise<MachineMetrics> {
+    const happened = [...this.exitCounts().entries()].filter(([, count]) => count > 0);
+    return {
+      state: this.#state,
+      exits: Object.fromEntries(happened.map(([reason, count]) => [exitName(reason), count])),
+      kvm: Object.fromEntries(this.#cycle?.statistics() ?? []),
+      droppedOutput: this.droppedOutput,
+      breaches: this.breaches.length,
+    };
+  }
+
+  override get droppedOutput(): DroppedOutput {
+    return this.#consoles.dropped;
+  }
+
+  override async traceSummary(): Promise<TraceSummary | undefined> {
+    return this.#observer.summary;
+  }
+
+  override get breaches(): readonly RuleBreach[] {
+    return this.#observer.breaches;
+  }
+
+  /** Calls back with all output of a console from now on. @returns ends that */
+  watchOutput(console: 'console' | 'serial', see: (bytes: Uint8Array) => void): () => void {
+    return this.#consoles.watch(console, see);
+  }
+
+  /** Gives a client in another process a conversation with the guest's agent, until its stream ends. */
+  async shareAgent(client: Duplex): Promise<void> {
+    await this.#agentOrThrow().share(client);
+  }
+
+  override async close(): Promise<void> {
+    if (this.#state === 'disposed') return;
+    await this.stop();
+    this.#enter('disposed');
+    this.#consoles.serial.push(null);
+    this.#consoles.serial.destroy();
+    await this.#owned.disposeAsync();
+  }
+
+  async #withQueue(
+    device: string,
+    queue: string,
+    change: (found: VirtioMachineDevice, index: number) => Promise<void>,
+  ): Promise<void> {
+    this.#expectLife();
+    const { device: found, index } = this.#devices.findQueue(device, queue);
+    await this.#steps.run(() => change(found, index));
+  }
+
+  override connect(port: number): Duplex {
+    this.#expectLife();
+    const device = this.#options.devices.find(({ type }) => type === vsockType);
+    const datapath = device && this.datapaths.get(device.context.name);
+    return connectVsock(device?.options as VsockOptions | undefined, datapath, port);
+  }
+
+  protected override connectAgent(): AgentClient {
+    const agent = this.#agentOrThrow();
+    this.#expectLife();
+    return agent.connect();
+  }
+
+  #agentOrThrow(): GuestAgent {
+    if (this.#agent !== undefined) return this.#agent;
+    throw new UsageError('E_AGENT', 'this machine has no agent port', 'create it with one');
+  }
+
+  async #powerOn(): Promise<void> {
+    this.#consoles.tail.clear();
+    const plan = {
+      ...this.#options,
+      kvm: this.#kvm,
+      memory: this.#memory,
+      devices: this.#devices.all,
+      serial: this.#consoles.serial,
+      observer: this.#observer,
+      iommu: this.#iommu,
+    };
+    const cycle = await PowerCycle.start(plan, (exit) => {
+      void this.#steps.run(async () => {
+        if (this.#cycle === cycle) await this.#guestEnded(exit);
+      });
+    });
+    this.#cycle = cycle;
+  }
+
+  async #guestEnded(exit: MachineExit): Promise<void> {
+    this.#consoles.serial.collect();
+    const { panic } = this.#consoles.tail;
+    if (exit.reason === 'panic' || (exit.reason === 'reboot' && panic !== undefined)) {
+      await this.#powerOff({ reason: 'panic', ...(panic === undefined ? {} : { detail: panic }) });
+    } else if (exit.reason === 'reboot' && this.#options.onReboot === 'restart') {
+      await this.#reboot();
+    } else {
+      const asked = exit.reason === 'power-off' && this.#buttonPressed;
+      await this.#powerOff(asked ? { ...exit, asked } : exit);
+    }
+  }
+
+  async #reboot(): Promise<void> {
+    await this.#closeCycle({ reason: 'reboot' });
+    try {
+      await this.#powerOn();
+      if (this.#state === 'paused') await this.#cycle?.pause();
+      this.emit('reboot');
+    } catch (error) {
+      this.#finish({
+        reason: 'internal-error',
+        detail: `the reboot failed: ${messageOf(error)}`,
+      });
+    }
+  }
+
+  async #powerOff(exit: MachineExit): Promise<void> {
+    if (this.#cycle === undefined) return;
+    try {
+      await this.#closeCycle(exit);
+    } finally {
+      this.#finish(exit);
+    }
+  }
+
+  async #closeCycle(exit: MachineExit): Promise<void> {
+    const cycle = this.#cycle;
+    this.#cycle = undefined;
+    this.#agent?.guestEnded(guestEnded(exit));
+    await cycle?.close();
+  }
+
+  #finish(exit: MachineExit): void {
+    this.#enter('ended');
+    this.#observer[Symbol.dispose]();
+    this.#agent?.guestEnded(guestEnded(exit));
+    this.#resolveExit(exit);
+    this.emit('exit', exit);
+  }
+
+  #enter(state: MachineState): void {
+    this.#state = state;
+    this.emit('state', state);
+  }
+
+  /** Guests and peers can influence the text. */
+  #log(text: string): void {
+    if (this.#state === 'created') this.#notices.push(printable(text));
+    else this.emit('log', printable(text));
+  }
+
+  #expectLife(): void {
+    if (this.#state !== 'ended' && this.#state !== 'disposed') return;
+    throw new UsageError('E_STATE', 'the machine is not running', 'start a new one');
+  }
+
+  #expect(what: string, state: MachineState): void {
+    if (this.#state === state) return;
+    throw new UsageError(
+      'E_STATE',
+      `cannot ${what} a machine that is ${this.#state}`,
+      `it must be ${state}`,
+    );
+  }
+}
+
+/** In reverse order; a failure does not keep the others from closing. */
+async function closeAll(devices: readonly MachineDevice[]): Promise<void> {
+  await using stack = new AsyncCleanupStack();
+  for (const device of devices) stack.defer(() => device.close());
+}
