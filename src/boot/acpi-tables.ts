@@ -6,6 +6,7 @@ import * as layout from '../platform/layout.ts';
 import { littleEndian } from './aml.ts';
 import { ACPI_GPA, ACPI_LIMIT } from './boot-layout.ts';
 import { dsdtBlock, type MmioDevice } from './dsdt.ts';
+import { type ViotOptions, viotBody } from './viot.ts';
 
 const OEM_ID = 'NODEVM';
 const OEM_TABLE_ID = 'NODEVMM ';
@@ -25,6 +26,8 @@ export interface AcpiOptions {
   readonly physicalAddressBits: number;
   /** Devices that are to be found by the tables. */
   readonly mmioDevices: readonly MmioDevice[];
+  /** Absent: the machine has no IOMMU. */
+  readonly viot?: ViotOptions | undefined;
 }
 
 /** Writes all tables. Returns the guest physical address of the RSDP. */
@@ -39,14 +42,15 @@ export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): numb
     free = Math.ceil((gpa + table.length) / 64) * 64;
     return gpa;
   };
-  const { ramSize, physicalAddressBits, mmioDevices } = options;
+  const { ramSize, physicalAddressBits, mmioDevices, viot } = options;
   const dsdt = place(table('DSDT', 2, dsdtBlock(ramSize, physicalAddressBits, mmioDevices)));
-  const tables = [fadt(dsdt), madt(options.cpus), mcfg(), waet()].map(place);
+  const tables = [fadt(dsdt), madt(options.cpus), mcfg(), waet()];
+  if (viot !== undefined) tables.push(table('VIOT', 0, viotBody(viot)));
   const xsdt = place(
     table(
       'XSDT',
       1,
-      tables.flatMap((gpa) => littleEndian(gpa, 8)),
+      tables.map(place).flatMap((gpa) => littleEndian(gpa, 8)),
     ),
   );
   memory.bytes(ACPI_GPA, acpi.RSDP.size).set(rsdp(xsdt));

@@ -19,6 +19,7 @@ import { enterLinux32, enterLinux64 } from './linux-boot.ts';
 import { loadBzImage, loadElf, loadInitrd } from './load-kernel.ts';
 import { enterPvh } from './pvh.ts';
 import { type SmbiosOptions, writeSmbios } from './smbios.ts';
+import type { ViotOptions } from './viot.ts';
 
 /** What every x86-64 processor has at least (Intel SDM vol. 3 §4.1.4). */
 const DEFAULT_PHYSICAL_ADDRESS_BITS = 36;
@@ -54,6 +55,8 @@ export interface BootPlan {
   readonly physicalAddressBits?: number;
   /** Virtio devices in memory. Default none. */
   readonly mmioDevices?: readonly MmioDevice[];
+  /** The IOMMU, and what is behind it. Default none. */
+  readonly viot?: ViotOptions | undefined;
   /** Strings for the SMBIOS tables, checked. Default: those that have one. */
   readonly smbios?: SmbiosOptions;
 }
@@ -99,6 +102,7 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
     ramSize: memory.size,
     physicalAddressBits: plan.physicalAddressBits ?? DEFAULT_PHYSICAL_ADDRESS_BITS,
     mmioDevices: plan.mmioDevices ?? [],
+    viot: plan.viot,
   });
   writeSmbios(memory, plan.smbios ?? {}, cpus);
   writeResetVector(memory);
@@ -143,7 +147,8 @@ async function unpackForEntry(
     if (protocol === 'auto') return undefined;
     throw new UsageError(
       'E_NO_PVH',
-      `${file.name} has no payload with a PVH entry point; boot it with the protocol auto`,
+      `${file.name} has no payload with a PVH entry point`,
+      'boot it with the protocol auto',
     );
   }
   try {
@@ -167,7 +172,8 @@ function enterBzImage(
   if (protocol === 'linux64' && !entry64) {
     throw new UsageError(
       'E_BOOT_PROTOCOL',
-      `${file.name} has no 64-bit entry point (XLF_KERNEL_64); boot it with the protocol linux32`,
+      `${file.name} has no 64-bit entry point (XLF_KERNEL_64)`,
+      'boot it with the protocol linux32',
     );
   }
   const range = loadBzImage(memory, file, bzImage);
@@ -187,20 +193,23 @@ function enterElf(
   if (protocol !== 'pvh' && protocol !== own) {
     throw new UsageError(
       'E_BOOT_PROTOCOL',
-      `${source.name} is a ${image.bits}-bit vmlinux; boot it with the protocol ${own}`,
+      `${source.name} is a ${image.bits}-bit vmlinux`,
+      `boot it with the protocol ${own}`,
     );
   }
   const entry = protocol === 'pvh' ? image.pvhEntry : image.entry;
   if (entry === undefined) {
     throw new UsageError(
       'E_NO_PVH',
-      `${source.name} has no PVH entry point (CONFIG_PVH); boot it with the protocol ${own}`,
+      `${source.name} has no PVH entry point (CONFIG_PVH)`,
+      `boot it with the protocol ${own}`,
     );
   }
   if (!isInSegments(image, entry)) {
     throw new UsageError(
       'E_NOT_A_KERNEL',
-      `${source.name} has its entry point outside its segments; use a Linux kernel for x86`,
+      `${source.name} has its entry point outside its segments`,
+      'use a Linux kernel for x86',
     );
   }
   const initrdLimit =
@@ -214,13 +223,15 @@ function writeCommandLine(memory: GuestMemory, text: string, kernelLimit: number
   if (bytes.length > limit) {
     throw new UsageError(
       'E_COMMAND_LINE_TOO_LONG',
-      `the kernel command line has ${bytes.length} bytes, more than this kernel's ${limit}; shorten it`,
+      `the kernel command line has ${bytes.length} bytes, more than this kernel's ${limit}`,
+      'shorten it',
     );
   }
   if (bytes.includes(0)) {
     throw new UsageError(
       'E_COMMAND_LINE',
-      'the kernel command line contains a NUL byte; remove it',
+      'the kernel command line contains a NUL byte',
+      'remove it',
     );
   }
   const room = memory.bytes(COMMAND_LINE_GPA, bytes.length + 1);

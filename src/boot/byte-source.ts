@@ -2,7 +2,7 @@
 
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { Closeable } from '../host/cleanup-stack.ts';
-import { UsageError } from '../host/errors.ts';
+import { type Reason, UsageError } from '../host/errors.ts';
 
 /** Random access to the bytes of a file or of a buffer. */
 export interface ByteSource extends Disposable {
@@ -41,7 +41,7 @@ export class FileSource extends Closeable implements ByteSource {
     this.size = stat.size;
     if (!stat.isFile()) {
       this.close();
-      throw new UsageError('E_FILE', `${this.name} is not a regular file; use one`);
+      throw new UsageError('E_FILE', `${this.name} is not a regular file`, 'use one');
     }
   }
 
@@ -111,17 +111,18 @@ export function readView(source: ByteSource, position: number, length: number): 
 export function truncated(name: string, needed: number, size: number): UsageError {
   return new UsageError(
     'E_TRUNCATED',
-    `${name} is truncated: it needs ${needed} bytes and has ${size}; copy or install it again`,
+    `${name} is truncated: it needs ${needed} bytes and has ${size}`,
+    'copy or install it again',
   );
 }
 
 function unreadable(name: string, cause: unknown): UsageError {
   const code = cause instanceof Error && 'code' in cause ? String(cause.code) : 'EIO';
-  const reasons: Readonly<Record<string, string>> = {
-    ENOENT: 'no such file; check the path',
-    EACCES: 'permission denied; make it readable, or copy it to a readable place',
-    EISDIR: 'it is a directory; use a file',
+  const reasons: Readonly<Record<string, Reason>> = {
+    ENOENT: ['no such file', 'check the path'],
+    EACCES: ['permission denied', 'make it readable, or copy it to a readable place'],
+    EISDIR: ['it is a directory', 'use a file'],
   };
-  const reason = reasons[code] ?? `${code}; check the file and its file system`;
-  return new UsageError('E_FILE', `${name} cannot be read: ${reason}`, { cause });
+  const [why, remedy] = reasons[code] ?? [code, 'check the file and its file system'];
+  return new UsageError('E_FILE', `${name} cannot be read: ${why}`, remedy, { cause });
 }

@@ -55,7 +55,8 @@ export async function decompressKernel(payload: Uint8Array, name: string): Promi
   if (format === undefined || payload.length < 12) {
     throw new UsageError(
       'E_UNKNOWN_COMPRESSION',
-      `${name} is compressed in an unknown format; unpack it and use the vmlinux`,
+      `${name} is compressed in an unknown format`,
+      'unpack it and use the vmlinux',
     );
   }
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
@@ -72,7 +73,7 @@ export async function decompressKernel(payload: Uint8Array, name: string): Promi
 }
 
 function damaged(name: string, why: string): UsageError {
-  return new UsageError('E_DAMAGED', `${name} is damaged: ${why}; copy or install it again`);
+  return new UsageError('E_DAMAGED', `${name} is damaged: ${why}`, 'copy or install it again');
 }
 
 function throughZlib(decode: typeof zlib.gunzipSync) {
@@ -101,8 +102,8 @@ function throughTool(
       reject(
         new UsageError(
           'E_MISSING_TOOL',
-          `${name} is compressed with ${format.name}, and ${command} cannot be run; ` +
-            `install the package ${debianPackage}`,
+          `${name} is compressed with ${format.name}, and ${command} cannot be run`,
+          `install the package ${debianPackage}`,
           { cause },
         ),
       );

@@ -1,6 +1,10 @@
 /** ELF kernels of both classes: loadable segments, entry point, and the PVH entry in the Xen note. */
 import * as abi from '../abi/elf.ts';
-import { XEN_ELFNOTE_NAME, XEN_ELFNOTE_PHYS32_ENTRY } from '../abi/linux-boot.ts';
+import {
+  LINUX_ELFNOTE_NAME,
+  XEN_ELFNOTE_NAME,
+  XEN_ELFNOTE_PHYS32_ENTRY,
+} from '../abi/linux-boot.ts';
 import { type Field, readField } from '../abi/struct.ts';
 import { UsageError } from '../host/errors.ts';
 import { type ByteSource, readView, truncated } from './byte-source.ts';
@@ -51,6 +55,8 @@ export interface ElfImage {
   readonly entry: number;
   /** The 32-bit PVH entry point, where the kernel has one. */
   readonly pvhEntry: number | undefined;
+  /** It is a Linux kernel, by its notes. */
+  readonly isLinux: boolean;
   readonly segments: readonly ElfSegment[];
   /** Physical range that the segments span. */
   readonly start: number;
@@ -65,7 +71,8 @@ export function parseElf(source: ByteSource): ElfImage {
   const bad = (why: string): UsageError =>
     new UsageError(
       'E_NOT_A_KERNEL',
-      `${source.name} is not a bootable ELF kernel: ${why}; use a bzImage or vmlinux for x86`,
+      `${source.name} is not a bootable ELF kernel: ${why}`,
+      'use a bzImage or vmlinux for x86',
     );
   const number = (view: DataView, field: Field, what: string, base = 0): number => {
     const value = readField(view, field, base);
@@ -84,6 +91,7 @@ export function parseElf(source: ByteSource): ElfImage {
 
   const segments: ElfSegment[] = [];
   let pvhEntry: number | undefined;
+  let isLinux = false;
   let isProgram = false;
   const table = readView(source, phoff, phnum * phdr.size);
   for (let index = 0; index < phnum; index++) {
@@ -101,6 +109,7 @@ export function parseElf(source: ByteSource): ElfImage {
       // Linux aligns its notes to 4 whatever p_align says; other linkers follow p_align.
       if (readField(table, phdr.p_align, at) === 8n) pvhEntry ??= findPvhEntry(notes, 8);
       pvhEntry ??= findPvhEntry(notes, 4);
+      isLinux ||= [...notesOf(notes, 4)].some(({ owner }) => owner === LINUX_ELFNOTE_NAME);
     } else if (memsz > 0) {
       if (filesz > memsz) throw bad('a segment has more bytes than memory');
       segments.push({ offset, paddr, filesz, memsz });
@@ -111,7 +120,8 @@ export function parseElf(source: ByteSource): ElfImage {
     if (isMultiboot(source)) {
       throw new UsageError(
         'E_NOT_A_KERNEL',
-        `${source.name} is ${MULTIBOOT.what}; ${MULTIBOOT.remedy}`,
+        `${source.name} is ${MULTIBOOT.what}`,
+        MULTIBOOT.remedy,
       );
     }
   }
@@ -123,7 +133,7 @@ export function parseElf(source: ByteSource): ElfImage {
     if (paddr < end) throw bad('its segments overlap');
     end = paddr + memsz;
   }
-  return { bits, entry, pvhEntry, segments, start: segments[0]?.paddr ?? 0, end };
+  return { bits, entry, pvhEntry, isLinux, segments, start: segments[0]?.paddr ?? 0, end };
 }
 
 /** What kind of ELF file it is: the fields that lie at the same place in all of them. */
@@ -154,8 +164,16 @@ export function isInSegments(image: ElfImage, gpa: number): boolean {
   return image.segments.some(({ paddr, memsz }) => gpa >= paddr && gpa < paddr + memsz);
 }
 
+/** A note: its owner's name with the NUL, its type, and where its descriptor is. */
+interface Note {
+  readonly owner: string;
+  readonly type: number;
+  readonly desc: number;
+  readonly descsz: number;
+}
+
 /** Walks a note segment; whatever does not fit ends the walk. */
-function findPvhEntry(notes: DataView, alignment: number): number | undefined {
+function* notesOf(notes: DataView, alignment: number): Generator<Note> {
   const align = (length: number): number => Math.ceil(length / alignment) * alignment;
   let at = 0;
   while (at + abi.Elf_Nhdr.size <= notes.byteLength) {
@@ -164,14 +182,19 @@ function findPvhEntry(notes: DataView, alignment: number): number | undefined {
     const type = notes.getUint32(at + abi.Elf_Nhdr.n_type.offset, true);
     const name = at + abi.Elf_Nhdr.size;
     const desc = align(name + namesz);
-    if (desc + descsz > notes.byteLength) return undefined;
-    const isXen = namesz === 4 && notes.getUint32(name, true) === XEN_ELFNOTE_NAME;
-    if (isXen && type === XEN_ELFNOTE_PHYS32_ENTRY) {
-      // 4 bytes, or 8 as assemblers of 64-bit code emit a pointer.
-      if (descsz === 4) return notes.getUint32(desc, true);
-      if (descsz === 8) return Number(notes.getBigUint64(desc, true));
-    }
+    if (desc + descsz > notes.byteLength) return;
+    const bytes = new Uint8Array(notes.buffer, notes.byteOffset + name, Math.min(namesz, 8));
+    yield { owner: String.fromCharCode(...bytes), type, desc, descsz };
     at = align(desc + descsz);
+  }
+}
+
+function findPvhEntry(notes: DataView, alignment: number): number | undefined {
+  for (const { owner, type, desc, descsz } of notesOf(notes, alignment)) {
+    if (owner !== XEN_ELFNOTE_NAME || type !== XEN_ELFNOTE_PHYS32_ENTRY) continue;
+    // 4 bytes, or 8 as assemblers of 64-bit code emit a pointer.
+    if (descsz === 4) return notes.getUint32(desc, true);
+    if (descsz === 8) return Number(notes.getBigUint64(desc, true));
   }
   return undefined;
 }

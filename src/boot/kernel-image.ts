@@ -4,7 +4,7 @@ import { ELF_MAGIC } from '../abi/elf.ts';
 import * as abi from '../abi/linux-boot.ts';
 import { UsageError } from '../host/errors.ts';
 import { MiB } from '../memory/ram-layout.ts';
-import { BufferSource, type ByteSource, readView, truncated } from './byte-source.ts';
+import { BufferSource, type ByteSource, FileSource, readView, truncated } from './byte-source.ts';
 import { parseElf } from './elf.ts';
 import { isMultiboot, MULTIBOOT } from './pvh.ts';
 
@@ -52,7 +52,8 @@ export function parseBzImage(source: ByteSource): BzImage {
   const bad = (why: string): UsageError =>
     new UsageError(
       'E_NOT_A_KERNEL',
-      `${source.name} is not a bootable bzImage: ${why}; use a kernel for x86`,
+      `${source.name} is not a bootable bzImage: ${why}`,
+      'use a kernel for x86',
     );
 
   if (u32('header') !== abi.SETUP_HEADER_MAGIC || u16('boot_flag') !== abi.BOOT_FLAG_MAGIC) {
@@ -131,12 +132,9 @@ function recognize(source: ByteSource): KernelKind | undefined {
 
 function notAKernel(source: ByteSource): UsageError {
   const foreign = identifyForeignImage(source);
-  return new UsageError(
-    'E_NOT_A_KERNEL',
-    foreign === undefined
-      ? `${source.name} is not a kernel: it is neither a bzImage nor ELF; use a vmlinuz or vmlinux`
-      : `${source.name} is ${foreign.what}; ${foreign.remedy}`,
-  );
+  const what = foreign?.what ?? 'not a kernel: it is neither a bzImage nor ELF';
+  const remedy = foreign?.remedy ?? 'use a vmlinuz or vmlinux';
+  return new UsageError('E_NOT_A_KERNEL', `${source.name} is ${what}`, remedy);
 }
 
 /** The error for a gzip file's content. Undefined if it is worth unpacking, or not a gzip file. */
@@ -308,4 +306,22 @@ function identifyPe(source: ByteSource): ForeignImage | undefined {
     what: `an EFI program for ${machine}, which needs EFI`,
     remedy: NAME_X86,
   };
+}
+
+/** Where a bzImage's version string is: `kernel_version` counts from here (boot.rst). */
+const VERSION_BASE = 0x200;
+
+/** Whether a file is a Linux kernel: a bzImage with its version, or a vmlinux. False for what cannot be read. */
+export function isLinux(path: string): boolean {
+  try {
+    using file = new FileSource(path, 'kernel');
+    if (recognize(file) === 'elf') return parseElf(file).isLinux;
+    const { offset } = abi.setup_header.kernel_version;
+    const at = readView(file, abi.SETUP_HEADER_OFFSET + offset, 2).getUint16(0, true);
+    const text = readView(file, at + VERSION_BASE, 'X.YY'.length);
+    const version = Buffer.from(text.buffer, text.byteOffset, text.byteLength).toString('latin1');
+    return recognize(file) === 'bzimage' && at > 0 && /^\d+\.\d/.test(version);
+  } catch {
+    return false;
+  }
 }

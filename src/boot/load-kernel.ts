@@ -44,14 +44,16 @@ function checkPlace(memory: GuestMemory, name: string, start: number, end: numbe
   if (start < HIGH_MEMORY_GPA) {
     throw new UsageError(
       'E_NOT_A_KERNEL',
-      `${name} must be loaded below 1 MiB, which is not supported; use a Linux kernel for x86`,
+      `${name} must be loaded below 1 MiB, which is not supported`,
+      'use a Linux kernel for x86',
     );
   }
   if (end > lowRamEnd(memory)) {
     throw new UsageError(
       'E_MEMORY_TOO_SMALL',
       `${name} needs memory up to ${Math.ceil(end / MiB)} MiB and the guest has ` +
-        `${Math.floor(memory.size / MiB)} MiB; increase its memory`,
+        `${Math.floor(memory.size / MiB)} MiB`,
+      'increase its memory',
     );
   }
 }
@@ -74,14 +76,15 @@ export function loadInitrd(
   using file = new FileSource(path, 'initrd');
   const { size } = file;
   if (size === 0)
-    throw new UsageError('E_INITRD', `${file.name} is empty; use another, or leave it out`);
+    throw new UsageError('E_INITRD', `${file.name} is empty`, 'use another, or leave it out');
   const top = Math.min(lowRamEnd(memory), addressLimit + 1);
   const gpa = Math.floor((top - size) / PAGE_SIZE) * PAGE_SIZE;
   if (gpa < floor) {
     throw new UsageError(
       'E_INITRD_TOO_LARGE',
       `${file.name} has ${Math.ceil(size / MiB)} MiB and ${Math.max(0, Math.floor((top - floor) / MiB))} MiB ` +
-        'are free above the kernel; use a smaller initrd or increase --memory',
+        'are free above the kernel',
+      'use a smaller initrd or increase --memory',
     );
   }
   // Guest physical addresses in low RAM are RAM offsets.

@@ -304,28 +304,29 @@ const OEM_STRINGS_MAX = 255;
 /** @throws UsageError E_SMBIOS naming the string */
 export function checkSmbios(options: SmbiosOptions): void {
   const { uuid, oemStrings = [], ...named } = options;
-  const refuse = (what: string): never => {
-    throw new UsageError('E_SMBIOS', `SMBIOS: ${what}`);
+  const refuse = (what: string, remedy: string): never => {
+    throw new UsageError('E_SMBIOS', `SMBIOS: ${what}`, remedy);
   };
   if (uuid !== undefined && !isUuid(uuid)) {
-    refuse(`the uuid ${printable(uuid)} is invalid; use 8-4-4-4-12 hexadecimal digits`);
+    refuse(`the uuid ${printable(uuid)} is invalid`, 'use 8-4-4-4-12 hexadecimal digits');
   }
   const strings: [string, string][] = Object.entries(named);
   strings.push(...oemStrings.map((text): [string, string] => ['OEM string', text]));
   for (const [name, text] of strings) {
-    if (text === '') refuse(`the ${name} is empty; leave it out`);
+    if (text === '') refuse(`the ${name} is empty`, 'leave it out');
     if (!/^[\x20-\x7e]*$/.test(text)) {
       refuse(
-        `the ${name} ${printable(text)} has characters that are not printable ASCII; remove them`,
+        `the ${name} ${printable(text)} has characters that are not printable ASCII`,
+        'remove them',
       );
     }
   }
   if (oemStrings.length > OEM_STRINGS_MAX) {
-    refuse(`${oemStrings.length} OEM strings are too many; the maximum is ${OEM_STRINGS_MAX}`);
+    refuse(`${oemStrings.length} OEM strings are too many`, `the maximum is ${OEM_STRINGS_MAX}`);
   }
   const bytes = strings.reduce((sum, [, text]) => sum + text.length + 1, 0);
   if (bytes > STRINGS_MAX) {
-    refuse(`the strings have ${bytes} bytes, more than ${STRINGS_MAX}; shorten them`);
+    refuse(`the strings have ${bytes} bytes, more than ${STRINGS_MAX}`, 'shorten them');
   }
 }
 

@@ -43,7 +43,8 @@ export async function newestPackage(
   if (found !== undefined) return found;
   throw new UsageError(
     'E_PACKAGE',
-    `no package ${prefix}* is known to apt; run apt-get update as root, or add the release's security and updates sources`,
+    `no package ${prefix}* is known to apt`,
+    "run apt-get update as root, or add the release's security and updates sources",
   );
 }
 
@@ -84,7 +85,8 @@ export async function downloadPackage(name: string): Promise<string> {
     if (file === undefined)
       throw new UsageError(
         'E_PACKAGE',
-        `apt-get download did not fetch ${name}; run apt-get update`,
+        `apt-get download did not fetch ${name}`,
+        'run apt-get update',
       );
     renameSync(join(partial, file), join(folder, file));
     return join(folder, file);

@@ -29,7 +29,8 @@ export async function requirePrograms(
   if (missing().length > 0) {
     throw new UsageError(
       'E_PACKAGE',
-      `${missing().join(', ')} not found on this host; apt-get install ${names().join(' ')}`,
+      `${missing().join(', ')} not found on this host`,
+      `apt-get install ${names().join(' ')}`,
     );
   }
   return new Map(Object.keys(packages).map((name) => [name, findProgram(name) as string]));
@@ -43,7 +44,8 @@ export async function sharedLibraries(path: string): Promise<string[]> {
   if (lost !== null) {
     throw new UsageError(
       'E_PACKAGE',
-      `${path} needs ${lost[1]}, which is not installed; reinstall its package`,
+      `${path} needs ${lost[1]}, which is not installed`,
+      'reinstall its package',
     );
   }
   return [...out.matchAll(/(?:=> |^\s*)(\/\S+) \(0x/gm)].map((match) => match[1] as string);
@@ -61,7 +63,7 @@ export async function busyboxBinary(): Promise<string> {
   const paths = ['bin/busybox', 'usr/bin/busybox'].map((path) => join(folder, path));
   const found = paths.find((path) => existsSync(path));
   if (found !== undefined) return found;
-  throw new UsageError('E_PACKAGE', `no busybox in ${folder}; delete it and try again`);
+  throw new UsageError('E_PACKAGE', `no busybox in ${folder}`, 'delete it and try again');
 }
 
 const PT_INTERP = 3;

@@ -39,19 +39,29 @@ export interface Guest {
   readonly hash: string;
 }
 
+/** How a guest image is made. */
+export interface GuestBuildOptions {
+  /** The kernel's series. Default 6.12. */
+  readonly kernel?: KernelSeries;
+  /** Called before each step. */
+  readonly onProgress?: Progress;
+}
+
+/** A name that was given. @throws UsageError when no image is named so */
+export function guestName(name: string): GuestName {
+  if (Object.hasOwn(recipes, name)) return name as GuestName;
+  const known = Object.keys(recipes).join(', ');
+  throw new UsageError('E_GUEST', `no guest image named ${name}`, `the images are ${known}`);
+}
+
 /**
- * Makes a guest image, or finds it made.
+ * Makes a guest image, or finds it made: the first time downloads a kernel of Debian's, for which apt-get
+ * is needed. See docs/guests.md.
  * @throws UsageError when an ingredient is missing
  */
-export async function buildGuest(
-  name: string,
-  options: { readonly kernel?: KernelSeries; readonly onProgress?: Progress } = {},
-): Promise<Guest> {
+export async function buildGuest(name: GuestName, options: GuestBuildOptions = {}): Promise<Guest> {
   const progress = options.onProgress ?? (() => {});
-  if (!isGuestName(name)) {
-    const known = Object.keys(recipes).join(', ');
-    throw new UsageError('E_GUEST', `no guest image named ${name}; the images are ${known}`);
-  }
+  guestName(name);
   const kernel = await prepareKernel(options.kernel ?? '6.12', progress);
   const fresh = readFresh(name, kernel.version);
   if (fresh !== undefined) return fresh;
@@ -78,7 +88,7 @@ export async function buildGuest(
   progress(`${name}: ready`, 1);
   const guest = readGuest(folder);
   if (guest === undefined) {
-    throw new UsageError('E_GUEST', `${folder} was removed while it was being built; try again`);
+    throw new UsageError('E_GUEST', `${folder} was removed while it was being built`, 'try again');
   }
   return guest;
 }
@@ -145,10 +155,6 @@ export function listGuests(): Guest[] {
 
 function guestFolder(): string {
   return cacheFolder('guests');
-}
-
-function isGuestName(name: string): name is GuestName {
-  return Object.hasOwn(recipes, name);
 }
 
 function readGuest(folder: string): Guest | undefined {

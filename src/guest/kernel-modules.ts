@@ -44,7 +44,7 @@ export function readModuleInfo(path: string, elf: Buffer): ModuleInfo {
 /** ELF-64 object file format, section header table. */
 function section(path: string, elf: Buffer, wanted: string): Buffer {
   if (elf.length < 64 || elf.readUInt32BE(0) !== 0x7f454c46 || elf[4] !== 2) {
-    throw new UsageError('E_MODULE', `${path} is not a kernel module; remove it and build again`);
+    throw new UsageError('E_MODULE', `${path} is not a kernel module`, 'remove it and build again');
   }
   const table = Number(elf.readBigUInt64LE(0x28));
   const size = elf.readUInt16LE(0x3a);

@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
-import { messageOf, UsageError } from '../host/errors.ts';
+import { messageParts, UsageError } from '../host/errors.ts';
 import { cacheFolder, makeFolder, publishFolder } from './cache.ts';
 import { compareVersions, downloadPackage, newestPackage, unpackPackage } from './debian.ts';
 import { ModuleGraph, moduleName, readModuleInfo } from './kernel-modules.ts';
@@ -72,6 +72,14 @@ export async function prepareKernel(
   series: KernelSeries,
   progress: Progress = () => {},
 ): Promise<Kernel> {
+  if (!KERNEL_SERIES.includes(series)) {
+    const known = KERNEL_SERIES.join(', ');
+    throw new UsageError(
+      'E_KERNEL',
+      `no kernel series ${series} for guests`,
+      `use one of ${known}`,
+    );
+  }
   const cached = cachedKernel(series);
   if (cached !== undefined) return cached;
   progress(`linux ${series}: looking for the package`, 0);
@@ -155,8 +163,8 @@ function hostKernel(series: KernelSeries, cause: unknown): Source {
   ) {
     return { version, image, modules, release: () => {} };
   }
-  const why = messageOf(cause);
-  throw new UsageError('E_KERNEL', `no ${series} kernel for guests: ${why}`, { cause });
+  const [why, remedy] = messageParts(cause);
+  throw new UsageError('E_KERNEL', `no ${series} kernel for guests: ${why}`, remedy, { cause });
 }
 
 function moduleFiles(folder: string): string[] {

@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
-import { messageOf, UsageError } from '../host/errors.ts';
+import { messageParts, UsageError } from '../host/errors.ts';
 import { cacheFolder, contentHash, publishFolder } from './cache.ts';
 import { CpioArchive } from './cpio.ts';
 import { downloadPackage, packageDependencies, unpackPackage } from './debian.ts';
@@ -37,7 +37,8 @@ export async function buildModules(
   if (!names.includes('Kbuild') && !names.includes('Makefile')) {
     throw new UsageError(
       'E_MODULE',
-      `${folder} has no Kbuild; name a folder with a module's sources`,
+      `${folder} has no Kbuild`,
+      "name a folder with a module's sources",
     );
   }
   const build = await prepareHeaders(kernelVersion, progress);
@@ -53,7 +54,11 @@ export async function buildModules(
   }
   const modules = readdirSync(target).filter((name) => name.endsWith('.ko'));
   if (modules.length > 0) return modules.map((name) => join(target, name));
-  throw new UsageError('E_MODULE', `${folder} builds no module; its Kbuild needs obj-m := NAME.o`);
+  throw new UsageError(
+    'E_MODULE',
+    `${folder} builds no module`,
+    'its Kbuild needs obj-m := NAME.o',
+  );
 }
 
 /** @param source what the messages are to name in the place of `into` */
@@ -68,8 +73,8 @@ async function compile(build: string, into: string, source: string): Promise<voi
       'apt-get install build-essential when the compiler is missing',
     );
   } catch (error) {
-    const text = messageOf(error).replaceAll(into, source);
-    throw new UsageError('E_MODULE', text, { cause: error });
+    const [why, remedy] = messageParts(error);
+    throw new UsageError('E_MODULE', why.replaceAll(into, source), remedy, { cause: error });
   }
 }
 
@@ -91,7 +96,8 @@ export async function prepareHeaders(
   const own = await downloadPackage(name).catch((cause: unknown) => {
     throw new UsageError(
       'E_HEADERS',
-      `no headers found for the guest's kernel ${version}: ${messageOf(cause)}; if the archive has only newer ones, remove ${cacheFolder('kernels', version)} and build again`,
+      `no headers found for the guest's kernel ${version}: ${messageParts(cause)[0]}`,
+      `if the archive has only newer ones, remove ${cacheFolder('kernels', version)} and build again`,
       { cause },
     );
   });
@@ -152,7 +158,7 @@ export async function withModules(
 async function filesOf(module: string, version: string, progress: Progress): Promise<string[]> {
   const stat = statSync(module, { throwIfNoEntry: false });
   if (stat === undefined) {
-    throw new UsageError('E_FILE', `no module ${module}; use a .ko file or its folder`);
+    throw new UsageError('E_FILE', `no module ${module}`, 'use a .ko file or its folder');
   }
   return stat.isDirectory() ? await buildModules(module, version, progress) : [module];
 }
@@ -172,7 +178,8 @@ function makeOverlay(guest: Guest, files: readonly string[]): Buffer {
     if (info.kernel !== kernel.version) {
       throw new UsageError(
         'E_MODULE',
-        `${file} is for Linux ${info.kernel ?? 'unknown'}, the guest has ${kernel.version}; pass the folder of its sources`,
+        `${file} is for Linux ${info.kernel ?? 'unknown'}, the guest has ${kernel.version}`,
+        'pass the folder of its sources',
       );
     }
     const path = `extra/${moduleName(file)}.ko`;

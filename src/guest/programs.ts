@@ -7,13 +7,14 @@ import { UsageError } from '../host/errors.ts';
 /**
  * Runs a program to its end.
  * @param remedy what the user can do when it is missing or fails
+ * @param options `detached`: the terminal's Ctrl-C is not for it
  * @returns its standard output
  * @throws UsageError when it is missing or fails, with the last line of its standard error
  */
 export function run(
   argv: readonly [string, ...string[]],
   remedy: string,
-  options: { readonly cwd?: string } = {},
+  options: { readonly cwd?: string; readonly detached?: boolean } = {},
 ): Promise<Buffer> {
   const [program, ...args] = argv;
   return new Promise((resolve, reject) => {
@@ -29,7 +30,7 @@ export function run(
     child.stderr.on('data', (chunk: Buffer) => err.push(chunk));
     child.on('error', (cause: NodeJS.ErrnoException) => {
       const why = cause.code === 'ENOENT' ? 'it is not installed' : cause.message;
-      reject(new UsageError('E_TOOL', `cannot run ${program}: ${why}; ${remedy}`, { cause }));
+      reject(new UsageError('E_TOOL', `cannot run ${program}: ${why}`, remedy, { cause }));
     });
     child.on('close', (code, signal) => {
       if (code === 0) {
@@ -39,7 +40,7 @@ export function run(
       const last = Buffer.concat(err).toString().trim().split('\n').slice(0, 3).join('; ');
       const how = signal ?? `status ${code}`;
       reject(
-        new UsageError('E_TOOL', `${program} ${args[0] ?? ''} failed (${how}): ${last}; ${remedy}`),
+        new UsageError('E_TOOL', `${program} ${args[0] ?? ''} failed (${how}): ${last}`, remedy),
       );
     });
   });

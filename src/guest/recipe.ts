@@ -18,6 +18,7 @@ const guestModules = [
   'virtio_pci',
   'virtio_mmio',
   'virtio_console',
+  'virtio_iommu',
   'virtio_net',
   'virtio_blk',
   'virtio-rng',
@@ -94,3 +95,6 @@ export const recipes = {
 
 /** Names of the images. `lab` and `lab-intel` are the lab's own. */
 export type GuestName = keyof typeof recipes;
+/** Those for machines. */
+export type GuestImageName = Exclude<GuestName, 'lab' | 'lab-intel'>;
+export const GUEST_IMAGES: readonly GuestImageName[] = ['minimal', 'tools'];

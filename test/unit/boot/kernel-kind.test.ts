@@ -1,10 +1,12 @@
 /** Kinds of images, and errors for those that are no kernel for this machine. */
+import { writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { BufferSource } from '../../../src/boot/byte-source.ts';
 import { parseElf } from '../../../src/boot/elf.ts';
-import { kernelKind } from '../../../src/boot/kernel-image.ts';
-import { bzImage, elfKernel, KERNEL_GPA } from '../../support/fixtures/kernel-image.ts';
+import { isLinux, kernelKind } from '../../../src/boot/kernel-image.ts';
+import { bzImage, elfKernel, KERNEL_GPA, linuxImage } from '../../support/fixtures/kernel-image.ts';
 
 const source = (bytes: Uint8Array): BufferSource => new BufferSource(bytes, 'kernel k');
 
@@ -48,6 +50,27 @@ t.test('kernels', async (t) => {
   t.equal(kernelKind(source(elfKernel())), 'elf');
   t.equal(kernelKind(source(elfKernel({ bits: 32 }))), 'elf');
   t.equal(kernelKind(source(bzImage())), 'bzimage');
+});
+
+t.test('Linux, by what a bzImage says of its version, and by the notes of a vmlinux', async (t) => {
+  const folder = t.testdir();
+  const files: readonly (readonly [string, Uint8Array, boolean])[] = [
+    ['bzImage', linuxImage('6.12.48-cloud-amd64 (builder) #1'), true],
+    ['other bzImage', bzImage(), false],
+    ['memtest', linuxImage('Memtest86+ v7.00'), false],
+    ['cut', linuxImage('6.12.48').subarray(0, 1000), false],
+    ['vmlinux', elfKernel({ linux: true }), true],
+    ['vmlinux of 32 bits', elfKernel({ linux: true, bits: 32 }), true],
+    ['other ELF', elfKernel(), false],
+    ['text', new Uint8Array(5000).fill(0x36), false],
+  ];
+  for (const [name, bytes, expected] of files) {
+    const file = path.join(folder, name);
+    writeFileSync(file, bytes);
+    t.equal(isLinux(file), expected, name);
+  }
+  t.equal(isLinux(path.join(folder, 'none')), false);
+  t.equal(isLinux(folder), false);
 });
 
 t.test('unknown files', async (t) => {
