@@ -1,6 +1,8 @@
 /*
  * nodevmm's guest agent: runs commands in the guest for the host, over the virtio-console port
- * `org.nodevmm.agent`. With an argument, over that already open descriptor instead (for tests).
+ * `org.nodevmm.agent`. With a number, over that already open descriptor instead (for tests).
+ * With a word it is one of the programs below: what the host runs in the guest beside the guest's own
+ * is /proc/self/exe, the agent.
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -101,8 +103,16 @@ int main(int argc, char **argv)
 		return console_run(argv[2], argv + 3);
 	if (argc > 1 && strcmp(argv[1], "vsock") == 0)
 		return vsock_run(argc - 2, argv + 2);
+	if (argc > 1 && strcmp(argv[1], "connect") == 0)
+		return connect_run(argc - 2, argv + 2);
+	if (argc > 1 && strcmp(argv[1], "files") == 0)
+		return files_run(argc - 2, argv + 2);
 	if (argc == 2 && strcmp(argv[1], "hold-kvm") == 0)
 		return hold_kvm();
+	if (argc > 2 || (argc == 2 && (argv[1][0] < '0' || argv[1][0] > '9'))) {
+		fprintf(stderr, "nodevmm-agent: console, vsock, connect, files, hold-kvm, a descriptor, or nothing\n");
+		return 2;
+	}
 	oom_protect();
 	sigset_t set;
 	sigemptyset(&set);

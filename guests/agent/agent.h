@@ -6,8 +6,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define AGENT_VERSION 1
+#define AGENT_VERSION 2
 #define AGENT_MAGIC "nvmmagnt"
+/* What the agent is to its children before their exec. */
+#define AGENT_PROGRAM "/proc/self/exe"
 #define PORT_NAME "org.nodevmm.agent"
 
 enum frame_type {
@@ -68,6 +70,9 @@ struct process {
 };
 int spawn(struct process *c, const uint8_t *payload, size_t length);
 
+/* user.c: who it runs as */
+int become(const char *user);
+
 /* terminal.c: the end of a terminal's input */
 struct terminal_end {
 	int wanted, given;
@@ -104,6 +109,12 @@ int console_run(const char *device, char **argv);
 
 /* vsock.c: what a shell does with sockets of the host */
 int vsock_run(int argc, char **argv);
+
+/* connect.c: a connection for the host */
+int connect_run(int argc, char **argv);
+
+/* files.c: the guest's files for the host */
+int files_run(int argc, char **argv);
 
 /* hold-kvm.c: returns only when it fails */
 int hold_kvm(void);

@@ -12,25 +12,36 @@
 #include <termios.h>
 #include <unistd.h>
 
+/* The host asks for another user in front of the command: /proc/self/exe as USER. */
+static int names_user(char **argv)
+{
+	return strcmp(argv[0], AGENT_PROGRAM) == 0 && argv[1] && strcmp(argv[1], "as") == 0 && argv[2] && argv[3];
+}
+
 static void child_run(char **argv, char **env, const char *cwd, int fds[3], int tty, int report)
 {
+	int error = 0;
 	sigset_t none;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
 	oom_unprotect();
-	/* Nobody would hear of it any more. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	setsid();
 	if (tty)
 		ioctl(fds[0], TIOCSCTTY, 0);
 	for (int i = 0; i < 3; i++)
 		dup2(fds[i], i);
+	if (names_user(argv)) {
+		error = become(argv[2]);
+		argv += 3;
+	}
 	for (; *env; env++)
 		putenv(*env);
-	if (*cwd == 0 || chdir(cwd) == 0)
+	/* Nobody would hear of it any more. A change of the user takes this back. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (!error && (*cwd == 0 || chdir(cwd) == 0))
 		execvp(argv[0], argv);
-	int error = errno;
+	error = error ? error : errno;
 	if (write(report, &error, sizeof error) != sizeof error)
 		_exit(126);
 	_exit(127);

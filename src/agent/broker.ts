@@ -88,6 +88,8 @@ class BrokerClient {
   async serve(): Promise<void> {
     this.#stream.on('error', () => {});
     try {
+      // An agent that is not there takes no commands: until then the client gets no answer.
+      await this.#agent.ready();
       for await (const chunk of this.#stream as AsyncIterable<Buffer>) {
         // Before each piece: output may have come while this one was waited for.
         await Promise.all([this.#agent.drained(), this.#drained()]);

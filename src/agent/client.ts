@@ -1,19 +1,18 @@
 /** The host's side of the guest agent: commands in the guest over any byte stream. */
 
 import { randomBytes } from 'node:crypto';
-import type { Duplex, Readable } from 'node:stream';
+import type { Duplex } from 'node:stream';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { NodeVmmError, PeerError, UsageError } from '../host/errors.ts';
+import { Command, type Deferred, defer, type GuestProcess, type SendFrame } from './command.ts';
 import {
-  Command,
-  collect,
-  type Deferred,
-  defer,
-  type GuestProcess,
-  type SendFrame,
+  AbortError,
+  type CommandLine,
+  type ExecOptions,
+  planCommand,
   type SpawnOptions,
-  TOO_MUCH,
-} from './command.ts';
+} from './command-options.ts';
+import { type ExecResult, exec } from './exec.ts';
 import * as wire from './protocol.ts';
 import {
   decodeCredit,
@@ -34,28 +33,6 @@ const HELLO_RETRY_MS = 500;
 /** The try before which an agent is taken to wait for the rest of a frame. */
 const RESYNCHRONISE_AT = 6;
 
-/** Default limit on each output of `exec`, in bytes. */
-const MAX_BUFFER = 16 * 2 ** 20;
-
-/** How a command ended, with all that it wrote. */
-export interface ExecResult {
-  readonly stdout: Buffer;
-  readonly stderr: Buffer;
-  /** 128 + signal when a signal ended it. */
-  readonly exitCode: number;
-}
-
-/** What `exec` runs. */
-export interface ExecOptions extends SpawnOptions {
-  /** Given to the command as its standard input. Default none. */
-  readonly stdin?: string | Uint8Array;
-  /**
-   * The most bytes of standard output, and of standard error, that are kept; a command that writes
-   * more is killed, and `exec` rejects with E_MAX_BUFFER. Default 16 MiB; Infinity for no limit.
-   */
-  readonly maxBuffer?: number;
-}
-
 /** Gets the frames of a channel. */
 export interface ChannelReceiver {
   /** @returns true when it was the channel's last frame */
@@ -73,7 +50,7 @@ export interface AgentClientOptions {
   /** The other end shares its agent with others, and reports on its own why it ends. */
   readonly shared?: boolean;
   /** Why the stream ended on its own; answered by the owner of the machine behind it. */
-  readonly whyEnded?: () => Promise<NodeVmmError>;
+  readonly whyEnded?: (cause?: Error) => Promise<NodeVmmError>;
 }
 
 /**
@@ -108,7 +85,7 @@ export class AgentClient extends Closeable {
     this.#stream = stream;
     this.#helloRetryMs = helloRetryMs ?? HELLO_RETRY_MS;
     this.#shared = shared ?? false;
-    this.#whyEnded = whyEnded ?? (async (cause) => disconnected(cause));
+    this.#whyEnded = whyEnded ?? (async (cause) => agentLost(cause));
     stream.on('data', (chunk: Buffer) => this.#receive(chunk));
     stream.on('drain', () => this.#drained());
     stream.on('error', (cause) => this.#streamEnded(cause));
@@ -139,27 +116,39 @@ export class AgentClient extends Closeable {
 
   /**
    * Starts a command in the guest. May be called before `ready`.
-   * @param argv program (looked up in the guest's PATH) and arguments; no shell
-   * @throws UsageError when the command line holds a NUL or is longer than a frame
+   * @throws UsageError when an option is wrong, or the command line holds a NUL or is longer than a frame
    */
-  spawn(argv: readonly string[], options: SpawnOptions = {}): GuestProcess {
-    const env = Object.entries(options.env ?? {}).map(([name, value]) => `${name}=${value}`);
-    const cwd = options.cwd ?? '';
-    checkStrings([...argv, ...env, cwd], argv);
-    const { tty } = options;
-    const payload = encodeExec({ argv, env, cwd, ...(tty === undefined ? {} : { tty }) });
+  spawn(line: CommandLine, options: SpawnOptions = {}): GuestProcess {
+    const { name, request, user, signal, timeout = 0, killSignal } = planCommand(line, options);
+    const payload = encodeExec(request);
     if (payload.length > wire.FRAME_MAX) {
       throw new UsageError(
         'E2BIG',
-        `cannot run ${argv[0]}: its arguments take ${payload.length} bytes, more than ${wire.FRAME_MAX}; pass them by stdin or a file`,
+        `cannot run ${name}: its arguments take ${payload.length} bytes, more than ${wire.FRAME_MAX}`,
+        'pass them by input or a file',
       );
     }
-    const command = new Command(argv[0] ?? '', (type, data) => send(type, data));
+    const command = new Command(name, (type, data) => send(type, data), user);
     const send: SendFrame = this.open(command);
+    const channel = this.#lastChannel;
     this.#ready.promise.then(
-      () => send(wire.FRAME_EXEC, payload),
+      () => {
+        if (command.state === 'ended') this.#channels.delete(channel);
+        else send(wire.FRAME_EXEC, payload);
+      },
       () => {},
     );
+    const stop = (error: NodeVmmError): void => command.abandon(error, killSignal ?? 'SIGKILL');
+    if (timeout > 0) {
+      const timer = setTimeout(() => stop(this.#timedOut(name, command, timeout)), timeout);
+      whenSettled(command.exit, () => clearTimeout(timer));
+    }
+    if (signal !== undefined) {
+      const abort = (): void => stop(new AbortError(signal.reason));
+      signal.addEventListener('abort', abort, { once: true });
+      whenSettled(command.exit, () => signal.removeEventListener('abort', abort));
+      if (signal.aborted) abort();
+    }
     return command;
   }
 
@@ -175,37 +164,9 @@ export class AgentClient extends Closeable {
     return (type, payload) => this.#send(type, channel, payload);
   }
 
-  /**
-   * Runs a command to its end.
-   * @throws UsageError when it cannot be started, or writes more than `maxBuffer` (E_MAX_BUFFER);
-   *   PeerError when the guest or its agent goes
-   */
-  async exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
-    const limit = options.maxBuffer ?? MAX_BUFFER;
-    if (!(limit >= 0)) {
-      throw new UsageError('E_MAX_BUFFER', `maxBuffer must be a number of bytes, not ${limit}`);
-    }
-    const command = this.spawn(argv, options);
-    command.stdin.on('error', () => {});
-    command.stdin.end(options.stdin);
-    const take = async (stream: Readable, name: string): Promise<Buffer> => {
-      const bytes = await collect(stream, limit);
-      if (bytes !== TOO_MUCH) return bytes;
-      command.kill('SIGKILL');
-      // Output still in flight is dropped: the rest of a killed command must not wait for a reader.
-      command.stdout.destroy();
-      command.stderr.destroy();
-      throw new UsageError(
-        'E_MAX_BUFFER',
-        `${argv[0]} was killed: it wrote more than ${limit} bytes to its ${name}; raise maxBuffer, or read the streams of spawn`,
-      );
-    };
-    const [stdout, stderr, end] = await Promise.all([
-      take(command.stdout, 'standard output'),
-      take(command.stderr, 'standard error'),
-      command.exit,
-    ]);
-    return { stdout, stderr, exitCode: end.exitCode };
+  /** Runs a command to its end, as `exec` of exec.ts. */
+  exec(line: CommandLine, options?: ExecOptions): Promise<ExecResult> {
+    return exec(this, line, options);
   }
 
   /** Announces to the agent's sharer that the machine is about to be stopped, so that other clients learn it. */
@@ -219,6 +180,16 @@ export class AgentClient extends Closeable {
    */
   close(reason: NodeVmmError = closed()): void {
     this.#fail(reason);
+  }
+
+  #timedOut(name: string, { state }: Command, timeout: number): PeerError {
+    const answered = this.#scanner === undefined;
+    const what = !answered
+      ? `${name} was not run: the guest's agent did not answer`
+      : state === 'waiting'
+        ? `${name} was not run: the guest's agent did not start it`
+        : `${name} was killed: it did not end`;
+    return new PeerError('E_TIMEOUT', `${what} within ${timeout} ms`, 'raise timeout');
   }
 
   #send(type: number, channel: number, payload: Uint8Array): boolean {
@@ -296,7 +267,8 @@ export class AgentClient extends Closeable {
     if (answer.version !== wire.AGENT_VERSION) {
       throw new PeerError(
         'E_AGENT_VERSION',
-        `the guest's agent speaks version ${answer.version}, not ${wire.AGENT_VERSION}; rebuild the guest (nodevmm guest build)`,
+        `the guest's agent speaks version ${answer.version}, not ${wire.AGENT_VERSION}`,
+        'rebuild the guest (nodevmm guest build)',
       );
     }
     clearTimeout(this.#timer);
@@ -349,7 +321,8 @@ export class AgentClient extends Closeable {
 export function agentRestarted(): PeerError {
   return new PeerError(
     'E_AGENT_RESTARTED',
-    'the guest agent ended and was restarted; its commands are lost, run them again',
+    'the guest agent ended and was restarted, and its commands are lost',
+    'run them again',
   );
 }
 
@@ -357,22 +330,15 @@ function closed(): PeerError {
   return new PeerError('E_AGENT_CLOSED', 'the connection to the guest agent was closed');
 }
 
-function disconnected(cause?: Error): PeerError {
+/** The error when nothing more is known than that the stream ended. */
+export function agentLost(cause?: Error): PeerError {
   const why = cause === undefined ? '' : ` (${cause.message})`;
   return new PeerError(
     'E_AGENT_GONE',
-    `the connection to the guest agent ended${why}; the guest stopped, or its agent crashed`,
+    `the connection to the guest agent ended${why}: the guest stopped, or its agent crashed`,
   );
 }
 
-function checkStrings(strings: readonly string[], argv: readonly string[]): void {
-  if (argv.length === 0 || argv[0] === '') {
-    throw new UsageError('E_ARGV', 'cannot run an empty command');
-  }
-  if (strings.some((text) => text.includes('\0'))) {
-    throw new UsageError(
-      'E_ARGV',
-      `cannot run ${argv[0]}: an argument contains a NUL byte; remove it`,
-    );
-  }
+function whenSettled(promise: Promise<unknown>, action: () => void): void {
+  promise.then(action, action);
 }

@@ -1,8 +1,10 @@
 /** One command in the guest, as Node streams with the protocol's windows. */
 import { constants as os } from 'node:os';
 import { Readable, Writable } from 'node:stream';
+import { ESRCH } from '../abi/errno.ts';
 import { type NodeVmmError, UsageError } from '../host/errors.ts';
 import { errnoName } from '../host/syscall.ts';
+import type { CommandLine, SpawnOptions } from './command-options.ts';
 import * as wire from './protocol.ts';
 import {
   decodeCredit,
@@ -20,16 +22,6 @@ import {
 export type SendFrame = (type: number, payload: Uint8Array) => boolean;
 
 const CHUNK = 64 * 1024;
-
-/** How a command is run. */
-export interface SpawnOptions {
-  /** Added to the environment that the agent has. */
-  readonly env?: Readonly<Record<string, string>>;
-  /** Default: the agent's, which is `/`. */
-  readonly cwd?: string;
-  /** Give it a terminal of this size: stdout carries all of its output, stderr none. */
-  readonly tty?: { readonly columns: number; readonly rows: number };
-}
 
 /** How a command ended. */
 export interface CommandExit {
@@ -54,17 +46,25 @@ export interface GuestProcess {
   resize(columns: number, rows: number): void;
 }
 
+/** What starts commands: a client, a machine, a lab. */
+export interface CommandSpawner {
+  spawn(command: CommandLine, options?: SpawnOptions): GuestProcess;
+}
+
 /** One channel of an AgentClient. */
 export class Command implements GuestProcess {
   readonly stdin: Writable;
   readonly stdout: Output;
   readonly stderr: Output;
   readonly #name: string;
+  readonly #user: string | undefined;
   readonly #send: SendFrame;
   readonly #started = defer<number>();
   readonly #exit = defer<CommandExit>();
   #running = false;
   #ended = false;
+  /** It was left behind: what it still sends is dropped. */
+  #abandoned = false;
   #window = wire.STREAM_WINDOW;
   /** False while the way to the guest is full. */
   #room = true;
@@ -73,10 +73,12 @@ export class Command implements GuestProcess {
   /**
    * @param name the program, for messages
    * @param send puts a frame on this command's channel
+   * @param user who it is to run as
    */
-  constructor(name: string, send: SendFrame) {
+  constructor(name: string, send: SendFrame, user?: string) {
     this.#name = name;
     this.#send = send;
+    this.#user = user;
     const credit = (stream: number) => (bytes: number) => {
       if (!this.#ended) send(wire.FRAME_CREDIT, encodeCredit(stream, bytes));
     };
@@ -101,6 +103,12 @@ export class Command implements GuestProcess {
     this.stdin.on('error', () => {});
   }
 
+  /** Whether it has, or runs, or has not started yet. */
+  get state(): 'waiting' | 'running' | 'ended' {
+    if (this.#ended) return 'ended';
+    return this.#running ? 'running' : 'waiting';
+  }
+
   get started(): Promise<number> {
     return this.#started.promise;
   }
@@ -120,6 +128,7 @@ export class Command implements GuestProcess {
   /** Takes a frame of this channel. @returns true when it was the last. @throws PeerError when it breaks the protocol */
   receive(frame: Frame): boolean {
     const { payload } = frame;
+    if (this.#abandoned) return this.#drop(frame);
     switch (frame.type) {
       case wire.FRAME_STARTED:
         this.#running = true;
@@ -144,7 +153,7 @@ export class Command implements GuestProcess {
         this.#finish(exitOf(payload.readUInt32LE(0), payload.readUInt32LE(4)));
         return true;
       case wire.FRAME_ERROR:
-        this.fail(notStarted(this.#name, payload));
+        this.fail(notStarted(this.#name, payload, this.#user));
         return true;
       default:
         return false;
@@ -165,6 +174,25 @@ export class Command implements GuestProcess {
     this.stdout.finish();
     this.stderr.finish();
     this.stdin.destroy(error);
+  }
+
+  /** Kills it, and ends it here at once: what it still sends is dropped. */
+  abandon(error: NodeVmmError, signal: NodeJS.Signals): void {
+    if (this.#ended) return;
+    this.#abandoned = true;
+    this.fail(error);
+    this.#send(wire.FRAME_SIGNAL, encodeU32(os.signals[signal]));
+    // Output that waits for credit would hold up the end in the guest.
+    this.#send(wire.FRAME_CREDIT, encodeCredit(1, wire.STREAM_WINDOW));
+    this.#send(wire.FRAME_CREDIT, encodeCredit(2, wire.STREAM_WINDOW));
+  }
+
+  #drop({ type, payload }: Frame): boolean {
+    if (type === wire.FRAME_STDOUT || type === wire.FRAME_STDERR) {
+      const stream = type === wire.FRAME_STDOUT ? 1 : 2;
+      this.#send(wire.FRAME_CREDIT, encodeCredit(stream, payload.length));
+    }
+    return type === wire.FRAME_EXIT || type === wire.FRAME_ERROR;
   }
 
   #finish(exit: CommandExit): void {
@@ -210,12 +238,22 @@ function exitOf(status: number, signal: number): CommandExit {
 /** The most of an agent's own words that a message takes. */
 const WORDS_MAX = 256;
 
-function notStarted(name: string, payload: Buffer): UsageError {
-  const code = errnoName(payload.readUInt32LE(0));
+function notStarted(name: string, payload: Buffer, user: string | undefined): UsageError {
+  const errno = payload.readUInt32LE(0);
+  const code = errnoName(errno);
+  // What the agent says of a user that it does not find; exec(2) and chdir(2) never do.
+  if (user !== undefined && errno === ESRCH) {
+    return new UsageError(
+      'E_USER',
+      `cannot run ${name} in the guest: its /etc/passwd has no user ${user}`,
+      'use one that it has',
+    );
+  }
   const words = payload.toString('utf8', 4, 4 + WORDS_MAX);
   return new UsageError(
     code,
-    `cannot run ${name} in the guest: ${words} (${code}); check the command, its directory and the guest's PATH`,
+    `cannot run ${name} in the guest: ${words} (${code})`,
+    "check the command, its directory and the guest's PATH",
   );
 }
 
@@ -236,31 +274,6 @@ export function defer<T>(): Deferred<T> {
   });
   promise.catch(() => {});
   return { promise, resolve, reject };
-}
-
-/** Stands for output beyond the limit. */
-export const TOO_MUCH: unique symbol = Symbol('more than the limit');
-
-/** Reads a stream to its end. @returns TOO_MUCH when it has more bytes than `limit` */
-export async function collect(
-  stream: AsyncIterable<Buffer>,
-  limit: number,
-): Promise<Buffer | typeof TOO_MUCH> {
-  // One buffer that doubles: a stream of single bytes takes no more room than its bytes.
-  let bytes = Buffer.alloc(0);
-  let length = 0;
-  for await (const chunk of stream) {
-    const end = length + chunk.length;
-    if (end > limit) return TOO_MUCH;
-    if (end > bytes.length) {
-      const larger = Buffer.allocUnsafe(Math.min(Math.max(end, 2 * bytes.length), limit));
-      bytes.copy(larger, 0, 0, length);
-      bytes = larger;
-    }
-    chunk.copy(bytes, length);
-    length = end;
-  }
-  return bytes.subarray(0, length);
 }
 
 /** Credit is given in steps of this: a frame per keystroke would be waste. */

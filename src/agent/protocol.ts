@@ -16,7 +16,7 @@
  */
 import { type NodeVmmError, PeerError } from '../host/errors.ts';
 
-export const AGENT_VERSION = 1;
+export const AGENT_VERSION = 2;
 export const AGENT_PORT_NAME = 'org.nodevmm.agent';
 const AGENT_MAGIC = Buffer.from('nvmmagnt', 'latin1');
 
@@ -173,16 +173,17 @@ export function decodeCredit(payload: Uint8Array): {
 const REASON_MAX = 16 * 1024;
 
 /** The payload of END. */
-export function encodeReason({ code, message }: NodeVmmError): Buffer {
-  return Buffer.from(`${code}\0${message}`).subarray(0, REASON_MAX);
+export function encodeReason({ code, problem, remedy = '' }: NodeVmmError): Buffer {
+  return Buffer.from(`${code}\0${problem}\0${remedy}`).subarray(0, REASON_MAX);
 }
 
 /** Reads an END payload back. @throws PeerError when it holds no error */
 export function decodeReason(payload: Buffer): PeerError {
   const text = payload.toString('utf8', 0, REASON_MAX);
-  const [, code, message] = /^(E_[A-Z_]{1,32})\0(.+)$/s.exec(text) ?? [];
-  if (code === undefined || message === undefined) throw protocolError('END');
-  return new PeerError(code, message);
+  const [, code, problem, remedy = ''] =
+    /^(E_[A-Z_]{1,32})\0([^\0]+)(?:\0([^\0]*))?$/.exec(text) ?? [];
+  if (code === undefined || problem === undefined) throw protocolError('END');
+  return new PeerError(code, problem, remedy === '' ? undefined : remedy);
 }
 
 const helloHead = encodeFrame(FRAME_HELLO, 0, Buffer.concat([AGENT_MAGIC, Buffer.alloc(12)]));
@@ -325,6 +326,7 @@ function checkedLength(length: number): number {
 export function protocolError(what: string): PeerError {
   return new PeerError(
     'E_AGENT_PROTOCOL',
-    `the guest agent's stream is broken (${what}); restart the guest`,
+    `the guest agent's stream is broken (${what})`,
+    'restart the guest',
   );
 }

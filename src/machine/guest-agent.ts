@@ -1,7 +1,10 @@
 /** Commands in a machine's guest: a connection for as long as an agent lives, then the next. */
+
 import { Duplex } from 'node:stream';
+import { AgentBroker } from '../agent/broker.ts';
 import { AgentClient, agentRestarted } from '../agent/client.ts';
 import { type Deferred, defer } from '../agent/command.ts';
+import { inTime } from '../host/deadline.ts';
 import { type NodeVmmError, PeerError } from '../host/errors.ts';
 import type { ConsolePort } from '../virtio/device/console/console-port.ts';
 import type { MachineExit } from './options.ts';
@@ -65,6 +68,8 @@ const END_GRACE_MS = 2000;
 export class GuestAgent {
   readonly #port: AgentPort;
   readonly #graceMs: number;
+  /** Shares a connection with other processes. */
+  #broker: { readonly agent: AgentClient; readonly broker: AgentBroker } | undefined;
   #client: AgentClient | undefined;
   /** Resolves with the end of the current guest. */
   #guestEnd: Deferred<NodeVmmError> = defer();
@@ -90,6 +95,18 @@ export class GuestAgent {
     return this.#client;
   }
 
+  /**
+   * Gives one more client a conversation with the agent, or with the next one, until its stream ends. It
+   * learns why it ended.
+   */
+  async share(client: Duplex): Promise<void> {
+    const agent = this.connect();
+    if (this.#broker?.agent !== agent) {
+      this.#broker = { agent, broker: new AgentBroker(agent, guestEnded({ reason: 'stopped' })) };
+    }
+    await this.#broker.broker.serve(client);
+  }
+
   /** The guest ended or restarts, and its commands end with it. */
   guestEnded(reason: NodeVmmError): void {
     this.#guestEnd.resolve(reason);
@@ -100,10 +117,6 @@ export class GuestAgent {
 
   /** When an agent ends, usually the guest does: the guest's end is the better reason. */
   async #whyEnded(guestEnd: Promise<NodeVmmError>): Promise<NodeVmmError> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<NodeVmmError>((resolve) => {
-      timer = setTimeout(() => resolve(agentGone()), this.#graceMs);
-    });
     let opened: (open: boolean) => void = () => {};
     const restarted = new Promise<NodeVmmError>((resolve) => {
       opened = (open) => {
@@ -112,8 +125,7 @@ export class GuestAgent {
       opened(this.#port.guestOpen);
       this.#port.on('guestOpen', opened);
     });
-    const reason = await Promise.race([guestEnd, restarted, late]);
-    clearTimeout(timer);
+    const reason = await inTime(Promise.race([guestEnd, restarted]), this.#graceMs, agentGone);
     this.#port.off('guestOpen', opened);
     return reason;
   }
@@ -122,7 +134,8 @@ export class GuestAgent {
 function agentGone(): PeerError {
   return new PeerError(
     'E_AGENT_GONE',
-    'the guest agent ended, and its commands with it; the next command waits for a new agent',
+    'the guest agent ended, and its commands with it',
+    'the next command waits for a new agent',
   );
 }
 

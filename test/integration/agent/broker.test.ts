@@ -25,8 +25,8 @@ t.test('clients run commands side by side, and what one leaves is killed', async
 
   const input = Buffer.alloc(2 ** 20, 'nodevmm');
   const [a, b] = await Promise.all([
-    first.exec(['cat'], { stdin: input }),
-    second.exec(['sh', '-c', 'cat; exit 4'], { stdin: input }),
+    first.exec(['cat'], { input }),
+    second.exec(['sh', '-c', 'cat; exit 4'], { input }),
   ]);
   t.ok(a.stdout.equals(input) && b.stdout.equals(input), 'each gets its own bytes');
   t.same([a.exitCode, b.exitCode], [0, 4]);

@@ -33,7 +33,7 @@ t.test('10 MiB of input come back as output', (t) =>
   withAgent(async (agent) => {
     const input = Buffer.alloc(10 * 2 ** 20);
     for (let i = 0; i < input.length; i += 4) input.writeUInt32LE((i * 2654435761) % 2 ** 32, i);
-    const { stdout } = await agent.exec(['cat'], { stdin: input });
+    const { stdout } = await agent.exec(['cat'], { input });
     t.ok(stdout.equals(input));
   }),
 );
@@ -79,7 +79,7 @@ t.test('output whose reader has left is dropped', (t) =>
 
 t.test('input that the command does not read is dropped', (t) =>
   withAgent(async (agent) => {
-    const { stdout } = await agent.exec(['head', '-c', '5'], { stdin: 'x'.repeat(4_000_000) });
+    const { stdout } = await agent.exec(['head', '-c', '5'], { input: 'x'.repeat(4_000_000) });
     t.equal(stdout.toString(), 'xxxxx');
   }),
 );

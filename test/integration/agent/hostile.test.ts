@@ -4,7 +4,8 @@ import fc from 'fast-check';
 import t from 'tap';
 import { AgentBroker } from '../../../src/agent/broker.ts';
 import { AgentClient } from '../../../src/agent/client.ts';
-import { collect, Output, TOO_MUCH } from '../../../src/agent/command.ts';
+import { Output } from '../../../src/agent/command.ts';
+import { Gathered } from '../../../src/agent/exec.ts';
 import * as protocol from '../../../src/agent/protocol.ts';
 import { PeerError } from '../../../src/host/errors.ts';
 import { startAgent } from '../../support/rigs/agent.ts';
@@ -234,15 +235,22 @@ t.test('a frame that comes byte by byte is kept as one', async (t) => {
   t.ok(frames[0]?.payload.equals(payload));
 });
 
-t.test('collecting has a limit', async (t) => {
-  async function* bytes(count: number): AsyncGenerator<Buffer> {
-    for (let i = 0; i < count; i++) yield Buffer.from([i & 0xff]);
-  }
-  t.same(await collect(bytes(0), 0), Buffer.alloc(0));
-  t.same(await collect(bytes(300), 300), Buffer.from(Array.from({ length: 300 }, (_, i) => i)));
-  t.equal(await collect(bytes(301), 300), TOO_MUCH);
-  const all = await collect(bytes(10_000), Number.POSITIVE_INFINITY);
-  t.equal(all === TOO_MUCH ? 0 : all.length, 10_000);
+t.test('gathering has a limit', (t) => {
+  const gather = (count: number, limit: number): { fits: boolean; bytes: Buffer } => {
+    const gathered = new Gathered(limit);
+    let fits = true;
+    for (let i = 0; i < count; i++) fits = gathered.add(Buffer.from([i & 0xff])) && fits;
+    return { fits, bytes: gathered.bytes };
+  };
+  const counted = Buffer.from(Array.from({ length: 300 }, (_, i) => i));
+  t.same(gather(0, 0), { fits: true, bytes: Buffer.alloc(0) });
+  t.same(gather(300, 300), { fits: true, bytes: counted });
+  t.same(gather(301, 300), { fits: false, bytes: counted });
+  t.equal(gather(10_000, Number.POSITIVE_INFINITY).bytes.length, 10_000);
+  const whole = new Gathered(3);
+  t.equal(whole.add(Buffer.from('abcdef')), false);
+  t.equal(whole.bytes.toString(), 'abc', 'what fits is kept');
+  t.end();
 });
 
 t.test('exec: a command that writes more than maxBuffer is killed', async (t) => {

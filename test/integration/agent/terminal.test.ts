@@ -12,9 +12,9 @@ t.teardown(async () => {
   await ended;
 });
 
-/** What a script prints on a terminal whose input ends after `stdin`. */
-async function run(t: Test, script: string, stdin: string): Promise<string> {
-  const { stdout, exitCode } = await agent.exec(['sh', '-c', script], { tty, stdin });
+/** What a script prints on a terminal whose input ends after `input`. */
+async function run(t: Test, script: string, input: string): Promise<string> {
+  const { stdout, exitCode } = await agent.exec(['sh', '-c', script], { tty, input });
   t.equal(exitCode, 0, script);
   return stdout.toString();
 }
