@@ -3,36 +3,46 @@
 import { lstatSync, readdirSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { Closeable } from '../host/cleanup-stack.ts';
-import { messageOf, NodeVmmError, UsageError } from '../host/errors.ts';
-import { isListening, ListenPath } from '../host/listen-path.ts';
-import { runtimeFolder } from '../host/private-folder.ts';
-import type { DatapathName } from '../machine/devices/queue-service.ts';
-import type { InspectFilter, MachineInspection } from '../machine/inspect.ts';
+import { Closeable } from '../../host/cleanup-stack.ts';
+import { UsageError } from '../../host/errors.ts';
+import { isListening, ListenPath } from '../../host/listen-path.ts';
+import { runtimeFolder } from '../../host/private-folder.ts';
+import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
+import type { DatapathName } from '../devices/queue-service.ts';
+import type { InspectFilter, MachineInspection } from '../inspect.ts';
+import type { DroppedOutput, MachineMetrics, MachineState } from '../machine.ts';
+import { encodeError } from './control-error.ts';
 import {
   type ControlOrder,
   type ControlReply,
+  KEEP_ALIVE_MS,
   LINE_MAX,
   linesOf,
+  type MachineStatus,
   parseRequest,
 } from './protocol.ts';
+import { carryStream, type OpenedStream, openStream, type StreamedMachine } from './streams.ts';
 
 /** What a machine answers to. */
-export interface ControlledMachine {
-  readonly state: string;
+export interface ControlledMachine extends StreamedMachine {
+  readonly state: MachineState;
   readonly datapaths: ReadonlyMap<string, DatapathName>;
-  exitCounts(): number[];
-  statistics(): ReadonlyMap<string, number>;
-  moveDatapath(device: string, datapath: DatapathName): Promise<void>;
-  setLink(device: string, up: boolean): void;
-  holdQueue(device: string, queue: string): Promise<void>;
-  stepQueue(device: string, queue: string): Promise<void>;
-  releaseQueue(device: string, queue: string): Promise<void>;
+  readonly droppedOutput: DroppedOutput;
+  metrics(): Promise<MachineMetrics>;
+  traceSummary(): Promise<TraceSummary | undefined>;
   inspect(filter: InspectFilter): Promise<MachineInspection>;
+  start(): Promise<void>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   stop(): Promise<void>;
-  pressPowerButton(): void;
+  pressPowerButton(): Promise<void>;
+  moveDatapath(device: string, datapath: DatapathName): Promise<void>;
+  setLink(device: string, up: boolean): Promise<void>;
+  holdQueue(device: string, queue: string): Promise<void>;
+  stepQueue(device: string, queue: string): Promise<void>;
+  releaseQueue(device: string, queue: string): Promise<void>;
+  reloadDevice(device: string): Promise<void>;
+  resizeConsole(columns: number, rows: number): void;
 }
 
 const PREFIX = 'vm-';
@@ -43,7 +53,8 @@ export function controlSocket(name: string): string {
   if (!/^[\w.-]{1,40}$/.test(name)) {
     throw new UsageError(
       'E_NAME',
-      `the machine name ${JSON.stringify(name)} is invalid; use 1 to 40 letters, digits, dots, dashes, and underscores`,
+      `the machine name ${JSON.stringify(name)} is invalid`,
+      'use 1 to 40 letters, digits, dots, dashes, and underscores',
     );
   }
   return join(runtimeFolder(), `${PREFIX}${name}${SUFFIX}`);
@@ -70,7 +81,8 @@ export class ControlServer extends Closeable {
     if (isListening(path)) {
       throw new UsageError(
         'E_NAME',
-        `a machine named ${name} is already running; use another --name`,
+        `a machine named ${name} is already running`,
+        'use another --name',
       );
     }
     removeStale();
@@ -101,20 +113,35 @@ export class ControlServer extends Closeable {
 }
 
 /**
- * One line in, one line out, one after the other: a client that does not read its answers is not served
- * further.
+ * One line in, one line out, one after the other, until the connection becomes a stream: a client that does
+ * not read its answers is not served further.
  */
 async function serve(socket: Socket, machine: ControlledMachine, name: string): Promise<void> {
   try {
+    let opened: OpenedStream | undefined;
     for await (const line of linesOf(socket, LINE_MAX)) {
-      const reply = await answer(machine, name, line);
+      using _alive = keepAlive(socket);
+      const { reply, stream } = await answer(machine, name, line);
       if (!socket.write(`${JSON.stringify(reply)}\n`)) await taken(socket);
+      opened = stream;
+      if (opened !== undefined) break;
+    }
+    if (opened !== undefined) {
+      await carryStream(opened, machine, socket, () => statusOf(machine, name));
     }
   } catch {
     // The client has left, or sent something that is not a line.
   } finally {
     socket.destroy();
   }
+}
+
+/** Until the answer is there, an empty line at times says that this process is at work on it. */
+function keepAlive(socket: Socket): Disposable {
+  const timer = setInterval(() => {
+    if (socket.writableLength === 0) socket.write('\n');
+  }, KEEP_ALIVE_MS);
+  return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 /** Resolves when a socket has room again, or has closed. */
@@ -129,24 +156,46 @@ async function taken(socket: Socket): Promise<void> {
   });
 }
 
-async function answer(
-  machine: ControlledMachine,
-  name: string,
-  line: string,
-): Promise<ControlReply> {
+interface Answer {
+  readonly reply: ControlReply;
+  /** What the connection becomes. */
+  readonly stream?: OpenedStream;
+}
+
+async function answer(machine: ControlledMachine, name: string, line: string): Promise<Answer> {
   try {
     const request = parseRequest(line);
-    if (request.call === 'inspect') return { inspection: await machine.inspect(request) };
+    switch (request.call) {
+      case 'inspect':
+        return { reply: { value: await machine.inspect(request) } };
+      case 'metrics':
+      case 'traceSummary':
+        return { reply: { value: (await machine[request.call]()) ?? null } };
+      case 'open':
+        return {
+          stream: await openStream(machine, request),
+          reply: { status: await statusOf(machine, name) },
+        };
+    }
     await obey(machine, request);
-    const datapaths = Object.fromEntries(machine.datapaths);
-    const exits = machine.exitCounts().reduce((sum, count) => sum + count, 0);
-    const statistics = Object.fromEntries(machine.statistics());
-    const { state } = machine;
-    return { status: { pid: process.pid, name, state, datapaths, exits, statistics } };
+    return { reply: { status: await statusOf(machine, name) } };
   } catch (error) {
-    const code = error instanceof NodeVmmError ? error.code : 'E_INTERNAL';
-    return { error: { code, message: messageOf(error) } };
+    return { reply: { error: encodeError(error) } };
   }
+}
+
+async function statusOf(machine: ControlledMachine, name: string): Promise<MachineStatus> {
+  const { exits, kvm } = await machine.metrics();
+  const { state, datapaths, droppedOutput } = machine;
+  return {
+    pid: process.pid,
+    name,
+    state,
+    datapaths: Object.fromEntries(datapaths),
+    exits: Object.values(exits).reduce((sum, count) => sum + count, 0),
+    statistics: kvm,
+    droppedOutput,
+  };
 }
 
 async function obey(machine: ControlledMachine, request: ControlOrder): Promise<void> {
@@ -156,11 +205,15 @@ async function obey(machine: ControlledMachine, request: ControlOrder): Promise<
     case 'move':
       return await machine.moveDatapath(request.device, request.datapath);
     case 'link':
-      return machine.setLink(request.device, request.up);
+      return await machine.setLink(request.device, request.up);
     case 'hold':
     case 'step':
     case 'release':
       return await machine[`${request.call}Queue`](request.device, request.queue);
+    case 'reload':
+      return await machine.reloadDevice(request.device);
+    case 'resize':
+      return machine.resizeConsole(request.columns, request.rows);
     default:
       return await machine[request.call]();
   }
