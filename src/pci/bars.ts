@@ -19,6 +19,10 @@ export interface BarSpec {
   /** Bytes, a power of two: at least 4 for ports, 16 for memory. */
   readonly size: number;
   readonly region: RegisterRegion;
+  /** Default: of 64-bit BARs only. */
+  readonly prefetchable?: boolean;
+  /** Called when it is decoded elsewhere, with its address, or -1 for nowhere. */
+  moved?(address: number): void;
 }
 
 interface Doorbell {
@@ -55,24 +59,20 @@ export class BarSet {
 
   add(index: number, spec: BarSpec, address: number): void {
     if (address % spec.size !== 0) throw new InternalError('misaligned BAR');
-    if (spec.size >= 2 ** 32) throw new InternalError('a BAR of 4 GiB or more');
+    if (spec.kind !== 'memory64' && spec.size >= 2 ** 32) {
+      throw new InternalError('a BAR of 4 GiB or more without 64 bits');
+    }
     this.#specs[index] = spec;
     const at = base_address.offset + index * 4;
     const image = new DataView(this.#image.buffer);
     const mask = new DataView(this.#mask.buffer);
-    const flags =
-      spec.kind === 'io'
-        ? pci.PCI_BASE_ADDRESS_SPACE_IO
-        : spec.kind === 'memory64'
-          ? pci.PCI_BASE_ADDRESS_MEM_TYPE_64 | pci.PCI_BASE_ADDRESS_MEM_PREFETCH
-          : 0;
-    image.setUint32(at, (address % 2 ** 32) + flags, true);
+    image.setUint32(at, (address % 2 ** 32) + flagsOf(spec), true);
     // The bits below the size read as zero whatever is written: that is how the guest sizes a BAR.
     mask.setUint32(at, -spec.size >>> 0, true);
     if (spec.kind !== 'memory64') return;
     image.setUint32(at + 4, Math.floor(address / 2 ** 32), true);
-    // No BAR here has 4 GiB or more, so that the size leaves the high half alone.
-    mask.setUint32(at + 4, 0xffff_ffff, true);
+    const inHigh = spec.size / 2 ** 32;
+    mask.setUint32(at + 4, inHigh < 1 ? 0xffff_ffff : -inHigh >>> 0, true);
   }
 
   spec(index: number): BarSpec | undefined {
@@ -126,6 +126,7 @@ export class BarSet {
     const old = (this.#connected[index] ?? 0) - 1;
     if (old === address) return;
     this.#connected[index] = address + 1;
+    spec.moved?.(address);
     const io = spec.kind === 'io';
     for (const { bar, offset, eventfd } of this.#doorbells) {
       if (bar !== index) continue;
@@ -133,4 +134,11 @@ export class BarSet {
       if (address !== NOWHERE) this.#interrupts.addDoorbell(address + offset, io, eventfd);
     }
   }
+}
+
+/** The lowest bits of a BAR (§6.2.5.1). */
+function flagsOf({ kind, prefetchable = kind === 'memory64' }: BarSpec): number {
+  if (kind === 'io') return pci.PCI_BASE_ADDRESS_SPACE_IO;
+  const type = kind === 'memory64' ? pci.PCI_BASE_ADDRESS_MEM_TYPE_64 : 0;
+  return type | (prefetchable ? pci.PCI_BASE_ADDRESS_MEM_PREFETCH : 0);
 }

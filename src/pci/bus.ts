@@ -2,6 +2,7 @@
  * PCI bus 0: finds functions by slot, serves configuration space by mechanism #1 (PCI 3.0
  * §3.2.2.3.2) and by ECAM (PCIe 5.0 §7.2.2), and keeps the address spaces true to the BARs.
  */
+import { PCI_CFG_SPACE_EXP_SIZE, PCI_CFG_SPACE_SIZE } from '../abi/pci.ts';
 import type { AddressSpace, RegisterRegion } from '../bus/address-space.ts';
 import type { InterruptController } from '../bus/interrupt-controller.ts';
 import { InternalError } from '../host/errors.ts';
@@ -10,9 +11,6 @@ import { PciFunction } from './function.ts';
 
 const SLOTS = 32;
 const CONFIG_ENABLE = 0x8000_0000;
-/** Bytes of configuration space that ECAM shows of each function; past the first 256 all are 0. */
-const ECAM_FUNCTION_SIZE = 0x1000;
-const LEGACY_SIZE = 0x100;
 const ALL_ONES: readonly number[] = [0, 0xff, 0xffff, 0, 0xffff_ffff];
 
 /** The bus as one thread sees it. */
@@ -77,11 +75,15 @@ export class PciBus {
   /** Memory-mapped configuration space of bus 0. */
   readonly ecam: RegisterRegion = {
     read: (offset, size) =>
-      this.#read(Math.floor(offset / ECAM_FUNCTION_SIZE), offset % ECAM_FUNCTION_SIZE, size),
+      this.#read(
+        Math.floor(offset / PCI_CFG_SPACE_EXP_SIZE),
+        offset % PCI_CFG_SPACE_EXP_SIZE,
+        size,
+      ),
     write: (offset, size, value) =>
       this.#write(
-        Math.floor(offset / ECAM_FUNCTION_SIZE),
-        offset % ECAM_FUNCTION_SIZE,
+        Math.floor(offset / PCI_CFG_SPACE_EXP_SIZE),
+        offset % PCI_CFG_SPACE_EXP_SIZE,
         size,
         value,
       ),
@@ -95,13 +97,16 @@ export class PciBus {
   #read(address: number, offset: number, size: number): number {
     const found = this.#find(address);
     if (found === undefined || (offset % 4) + size > 4) return ALL_ONES[size] ?? 0;
-    return offset < LEGACY_SIZE ? found.readConfig(offset, size) : 0;
+    return offset < PCI_CFG_SPACE_SIZE
+      ? found.readConfig(offset, size)
+      : found.readExtended(offset, size);
   }
 
   #write(address: number, offset: number, size: number, value: number): void {
     const found = this.#find(address);
-    if (found === undefined || (offset % 4) + size > 4 || offset >= LEGACY_SIZE) return;
-    found.writeConfig(offset, size, value);
+    if (found === undefined || (offset % 4) + size > 4) return;
+    if (offset < PCI_CFG_SPACE_SIZE) found.writeConfig(offset, size, value);
+    else found.writeExtended(offset, size, value);
   }
 }
 

@@ -107,6 +107,12 @@ export class PciFunction {
   /** Adds a capability at the end of the list. Returns its offset. */
   addCapability(capability: PciCapability): number {
     const offset = this.#nextCapability;
+    this.placeCapability(offset, capability);
+    return offset;
+  }
+
+  /** Adds a capability at the end of the list, where there is none yet. @param offset in configuration space */
+  placeCapability(offset: number, capability: PciCapability): void {
     const end = offset + 2 + capability.body.length;
     if (end > pci.PCI_CFG_SPACE_SIZE)
       throw new InternalError(`${this.name}: capabilities overflow`);
@@ -120,7 +126,6 @@ export class PciFunction {
     this.#nextCapability = Math.ceil(end / 4) * 4;
     this.#placed.push({ offset, end, capability });
     capability.placed?.(offset, this.#config);
-    return offset;
   }
 
   /** Its configuration space, which is the same bytes in every thread. */
@@ -169,6 +174,13 @@ export class PciFunction {
       if (offset < last && end > start) capability.written?.(offset - start, size);
     }
   }
+
+  /** Configuration space past the first 256 bytes (PCIe 5.0 §7.2.2). Zeros: no capabilities there. */
+  readExtended(_offset: number, _size: number): number {
+    return 0;
+  }
+
+  writeExtended(_offset: number, _size: number, _value: number): void {}
 
   /** The registers behind a BAR, for the configuration access window of virtio. */
   barRegion(index: number): { readonly region: RegisterRegion; readonly size: number } | undefined {

@@ -13,9 +13,10 @@ import type { PciCapability } from './function.ts';
 
 /** Size of the BAR that holds table and pending bits. */
 export const MSIX_BAR_SIZE = 0x1000;
-const PENDING_OFFSET = 0x800;
+/** Where the pending bits are behind this object. */
+export const MSIX_PENDING_OFFSET = 0x800;
 /** The most vectors that the BAR has room for. */
-export const MSIX_VECTORS_MAX = PENDING_OFFSET / pci.PCI_MSIX_ENTRY_SIZE;
+export const MSIX_VECTORS_MAX: number = MSIX_PENDING_OFFSET / pci.PCI_MSIX_ENTRY_SIZE;
 /** Message control, from the start of the capability. */
 const CONTROL = 2;
 /** Vector Control, the last word of a table entry. */
@@ -27,6 +28,18 @@ export interface MsixVector {
   readonly gsi: number;
 }
 
+/** The registers that say in which BAR, and where there, table and pending bits are (§6.8.2.4). */
+export interface MsixRegisters {
+  readonly table: number;
+  readonly pending: number;
+}
+
+/** Those of an `Msix` that is all of a BAR. */
+export const msixInBar = (bar: number): MsixRegisters => ({
+  table: bar,
+  pending: MSIX_PENDING_OFFSET | bar,
+});
+
 /** The MSI-X capability of one function, and the BAR with its table. */
 export class Msix implements PciCapability, RegisterRegion {
   readonly id = pci.PCI_CAP_ID_MSIX;
@@ -35,6 +48,8 @@ export class Msix implements PciCapability, RegisterRegion {
   readonly vectors: readonly MsixVector[];
   /** Called when the guest switched MSI-X on or off. */
   enabledChanged: () => void = () => {};
+  /** Called before a vector is coupled to its interrupt route. */
+  connecting: (vector: number) => void = () => {};
   readonly #interrupts: InterruptController;
   readonly #table: DataView;
   /** 1 for each vector that is coupled to its interrupt route. */
@@ -44,11 +59,11 @@ export class Msix implements PciCapability, RegisterRegion {
   #config: DataView | undefined;
   #offset = 0;
 
-  /** @param bar index of the BAR that this object is put behind */
+  /** @param registers what the guest reads there */
   constructor(
     state: SharedState,
     interrupts: InterruptController,
-    bar: number,
+    { table, pending }: MsixRegisters,
     vectors: readonly MsixVector[],
   ) {
     if (vectors.length > MSIX_VECTORS_MAX) throw new InternalError('too many MSI-X vectors');
@@ -60,8 +75,8 @@ export class Msix implements PciCapability, RegisterRegion {
     this.#wasEnabled = state.bytes(1);
     const body = new DataView(this.body.buffer);
     body.setUint16(0, vectors.length - 1, true);
-    body.setUint32(2, bar, true);
-    body.setUint32(6, PENDING_OFFSET | bar, true);
+    body.setUint32(2, table, true);
+    body.setUint32(6, pending, true);
     const writable = pci.PCI_MSIX_FLAGS_ENABLE | pci.PCI_MSIX_FLAGS_MASKALL;
     new DataView(this.writeMask.buffer).setUint16(0, writable, true);
   }
@@ -109,8 +124,8 @@ export class Msix implements PciCapability, RegisterRegion {
   read(offset: number, size: number): number {
     if (size !== 4 || offset % 4 !== 0) return 0;
     if (offset < this.#table.byteLength) return this.#table.getUint32(offset, true);
-    if (offset < PENDING_OFFSET) return 0;
-    return this.#pending((offset - PENDING_OFFSET) * 8);
+    if (offset < MSIX_PENDING_OFFSET) return 0;
+    return this.#pending((offset - MSIX_PENDING_OFFSET) * 8);
   }
 
   write(offset: number, size: number, value: number): void {
@@ -160,6 +175,7 @@ export class Msix implements PciCapability, RegisterRegion {
     const high = this.#table.getUint32(index * 16 + 4, true);
     const data = this.#table.getUint32(index * 16 + 8, true);
     this.#connected[index] = 1;
+    this.connecting(index);
     this.#interrupts.connectMsi(vector.gsi, vector.eventfd, high * 2 ** 32 + low, data);
   }
 

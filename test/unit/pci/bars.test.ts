@@ -4,13 +4,23 @@ import * as pci from '../../../src/abi/pci.ts';
 import { AddressSpace, type RegisterRegion } from '../../../src/bus/address-space.ts';
 import type { BarSpec } from '../../../src/pci/bars.ts';
 import { PciBus } from '../../../src/pci/bus.ts';
-import { PciFunction } from '../../../src/pci/function.ts';
+import { PciFunction, type PciIdentity } from '../../../src/pci/function.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
 import { FakeInterrupts } from '../../support/fakes/interrupts.ts';
 import { VirtioPciRig } from '../../support/rigs/virtio-pci.ts';
 
 const { command, base_address } = pci.pci_type0_header;
 const IO_AND_MEMORY = pci.PCI_COMMAND_IO | pci.PCI_COMMAND_MEMORY;
+
+const IDENTITY: PciIdentity = {
+  vendorId: 1,
+  deviceId: 2,
+  revision: 0,
+  classCode: 0,
+  subsystemVendorId: 0,
+  subsystemId: 0,
+  interruptPin: false,
+};
 
 class Scratch implements RegisterRegion {
   last = -1;
@@ -29,15 +39,7 @@ function withBar(kind: BarSpec['kind'], size: number, address: number) {
   const memory = new AddressSpace();
   const port = new FakeInterrupts();
   const bus = new PciBus(state, ports, memory);
-  const fn = new PciFunction(state, port, 'test', {
-    vendorId: 1,
-    deviceId: 2,
-    revision: 0,
-    classCode: 0,
-    subsystemVendorId: 0,
-    subsystemId: 0,
-    interruptPin: false,
-  });
+  const fn = new PciFunction(state, port, 'test', IDENTITY);
   const region = new Scratch();
   fn.addBar(0, { kind, size, region }, address);
   fn.bars.addDoorbell(0, 8, 77);
@@ -193,4 +195,54 @@ t.test('what one thread moved, another finds', async (t) => {
   two.bus.refresh();
   t.equal(two.memory.read(0xd000_0007, 1), 0xff);
   t.equal(two.memory.read(0xd100_0007, 1), 7);
+});
+
+t.test('PCI 3.0 §6.2.5.1 a 64-bit BAR of 8 GiB is sized by both halves', async (t) => {
+  const GiB = 2 ** 30;
+  const { bar, setBar, setCommand, read } = withBar('memory64', 8 * GiB, 64 * GiB);
+  t.same([bar(0), bar(1)], [0xc, 16]);
+  setBar(0xffff_ffff, 0);
+  setBar(0xffff_ffff, 1);
+  t.same([bar(0), bar(1)], [0xc, 0xffff_fffe]);
+  setBar(0, 0);
+  setBar(32, 1);
+  setCommand(IO_AND_MEMORY);
+  t.equal(read(128 * GiB + 7 * GiB + 5), 5);
+  t.throws(() => withBar('memory', 4 * GiB, 0), { code: 'E_INTERNAL' });
+});
+
+t.test('PCI 3.0 §6.2.5.1 whether a BAR is prefetchable is its own matter', async (t) => {
+  const fn = new PciFunction(
+    new SharedState(SharedState.allocate(0x1000)),
+    new FakeInterrupts(),
+    'test',
+    IDENTITY,
+  );
+  const region = new Scratch();
+  fn.addBar(0, { kind: 'memory', size: 0x1000, prefetchable: true, region }, 0x1000);
+  fn.addBar(2, { kind: 'memory64', size: 0x1000, prefetchable: false, region }, 0x2000);
+  fn.reset();
+  t.equal(fn.readConfig(base_address.offset, 4), 0x1008);
+  t.equal(fn.readConfig(base_address.offset + 8, 4), 0x2004);
+});
+
+t.test('what follows a BAR learns where it is decoded, once for each change', async (t) => {
+  const fn = new PciFunction(
+    new SharedState(SharedState.allocate(0x1000)),
+    new FakeInterrupts(),
+    'test',
+    IDENTITY,
+  );
+  const moves: number[] = [];
+  const moved = (address: number): void => {
+    moves.push(address);
+  };
+  fn.addBar(0, { kind: 'memory', size: 0x1000, region: new Scratch(), moved }, 0x1000);
+  fn.reset();
+  for (const enabled of [IO_AND_MEMORY, IO_AND_MEMORY, 0, 0, pci.PCI_COMMAND_MEMORY]) {
+    fn.writeConfig(command.offset, 2, enabled);
+  }
+  fn.writeConfig(base_address.offset, 4, 0x5000);
+  fn.reset();
+  t.same(moves, [0x1000, -1, 0x1000, 0x5000, -1]);
 });

@@ -2,7 +2,7 @@
 import t from 'tap';
 import * as pci from '../../../src/abi/pci.ts';
 import { drainEventfd, signalEventfd } from '../../../src/host/fd.ts';
-import { MSIX_VECTORS_MAX, Msix } from '../../../src/pci/msix.ts';
+import { MSIX_VECTORS_MAX, Msix, msixInBar } from '../../../src/pci/msix.ts';
 import { SharedState } from '../../../src/state/shared-state.ts';
 import { FakeInterrupts } from '../../support/fakes/interrupts.ts';
 import { VirtioPciRig } from '../../support/rigs/virtio-pci.ts';
@@ -200,7 +200,7 @@ t.test('PCI 3.0 §6.8.2.10 the 32nd pending bit is a number like any other', asy
   const state = new SharedState(SharedState.allocate(0x1000));
   const signalled = new Set([31, 32, 39]);
   port.isSignalled = (eventfd) => signalled.has(eventfd);
-  const msix = new Msix(state, port, 2, plan);
+  const msix = new Msix(state, port, msixInBar(2), plan);
   msix.reset();
   t.equal(msix.read(0x800, 4), 0x8000_0000);
   t.equal(msix.read(0x804, 4), 0x81);
@@ -209,7 +209,9 @@ t.test('PCI 3.0 §6.8.2.10 the 32nd pending bit is a number like any other', asy
 t.test('PCI 3.0 §6.8.2 a table that would run into the pending bits is refused', async (t) => {
   const vectors = Array.from({ length: MSIX_VECTORS_MAX + 1 }, () => ({ eventfd: -1, gsi: 0 }));
   const state = new SharedState(SharedState.allocate(0x4000));
-  t.throws(() => new Msix(state, new FakeInterrupts(), 2, vectors), { code: 'E_INTERNAL' });
+  t.throws(() => new Msix(state, new FakeInterrupts(), msixInBar(2), vectors), {
+    code: 'E_INTERNAL',
+  });
 });
 
 t.test('a machine reset masks and disconnects', async (t) => {
@@ -232,7 +234,7 @@ t.test('one thread unmasks what another masked', async (t) => {
   const port = new FakeInterrupts();
   const config = new DataView(new SharedArrayBuffer(256));
   const [one, two] = [0, 1].map(() => {
-    const msix = new Msix(new SharedState(buffer), port, 2, vectors);
+    const msix = new Msix(new SharedState(buffer), port, msixInBar(2), vectors);
     msix.placed(0x80, config);
     return msix;
   }) as [Msix, Msix];
