@@ -1,10 +1,13 @@
 /** The live view in a terminal: the alternate screen, keys, and the terminal restored on every way out. */
 import type { ReadStream } from 'node:tty';
-import type { QueueOrder } from '../control/protocol.ts';
 import { CleanupStack } from '../host/cleanup-stack.ts';
 import { messageOf } from '../host/errors.ts';
+import { type Activity, ActivityMeter, NO_ACTIVITY } from '../inspect/activity.ts';
+import { drawMachine } from '../inspect/drawing/draw-machine.ts';
+import type { Drawing } from '../inspect/drawing/drawing.ts';
 import { type Inspector, type Selection, selectQueue } from '../inspect/page.ts';
 import { terminalView } from '../inspect/terminal-view.ts';
+import type { QueueOrder } from '../machine/control/protocol.ts';
 import type { MachineInspection } from '../machine/inspect.ts';
 import { signalStatus } from './exit-status.ts';
 import { STOP_SIGNALS } from './stop-signals.ts';
@@ -87,25 +90,31 @@ export async function showInTerminal(machine: Inspector, terminal: Terminal): Pr
 class LiveView {
   readonly #machine: Inspector;
   readonly #terminal: Terminal;
-  #inspection: MachineInspection = { state: '', devices: [] };
+  readonly #meter: ActivityMeter;
+  #activity: Activity = NO_ACTIVITY;
+  #inspection: MachineInspection = { state: '', devices: [], functions: [] };
   #selection: Selection | undefined;
   #notice = '';
   #looking = false;
   #lost = false;
   #open = true;
+  /** The device's drawing instead of its rings. */
+  #drawn = false;
 
   constructor(machine: Inspector, terminal: Terminal) {
     this.#machine = machine;
+    this.#meter = new ActivityMeter(() => machine.counters());
     this.#terminal = terminal;
   }
 
   async look(): Promise<void> {
     const chosen = this.#selection;
     const filter =
-      chosen === undefined
+      chosen === undefined || this.#drawn
         ? { device: '' }
         : { device: chosen.device, queue: String(chosen.queue) };
     this.#inspection = await this.#machine.inspect(filter);
+    if (this.#drawn) this.#activity = await this.#meter.current();
     this.#selection ??= selectQueue(this.#inspection, undefined, undefined);
   }
 
@@ -129,7 +138,8 @@ class LiveView {
   press(key: string): void {
     const order = ORDERS[key];
     const move = MOVES[key];
-    if (move !== undefined) this.#move(...move);
+    if (key === 'd') this.#toggleDrawing();
+    else if (move !== undefined) this.#move(...move);
     else if (order !== undefined) void this.#order(order);
   }
 
@@ -146,17 +156,30 @@ class LiveView {
       this.#selection,
       size,
       this.#notice,
+      this.#drawing(),
+      this.#activity.exits,
     );
     // In one write, so that no partial frame shows.
     this.#terminal.output.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`);
   }
 
+  #drawing(): Drawing | undefined {
+    if (!this.#drawn || this.#selection === undefined) return undefined;
+    const facts = { drivers: this.#machine.drivers.known, activity: this.#activity };
+    return drawMachine(this.#inspection, facts, this.#selection.device)[0];
+  }
+
+  #toggleDrawing(): void {
+    this.#drawn = !this.#drawn;
+    void this.refresh();
+  }
+
   #move(devices: number, queues: number): void {
-    const all = this.#inspection.devices;
+    const all = [...this.#inspection.devices, ...this.#inspection.functions];
     const at = all.findIndex(({ name }) => name === this.#selection?.device);
     const device = all[at + devices];
     if (device === undefined) return;
-    const last = Math.max(0, device.queues.length - 1);
+    const last = 'queues' in device ? Math.max(0, device.queues.length - 1) : 0;
     const queue = devices === 0 ? (this.#selection?.queue ?? 0) + queues : 0;
     this.#selection = { device: device.name, queue: Math.min(Math.max(queue, 0), last) };
     this.#notice = '';

@@ -1,11 +1,19 @@
 /** `nodevmm inspect`: the state of a running machine's devices and queues. */
 import { Option } from 'commander';
-import { ask, askInspection, onlyMachine } from '../control/client.ts';
-import { QUEUE_ORDERS } from '../control/protocol.ts';
 import { UsageError } from '../host/errors.ts';
+import { type MachineCounters, totalActivity } from '../inspect/activity.ts';
+import { drawMachine } from '../inspect/drawing/draw-machine.ts';
+import { drawSvgFile } from '../inspect/drawing/svg.ts';
+import { drawText } from '../inspect/drawing/text.ts';
+import { askDrivers, type GuestDriverMap, GuestDrivers } from '../inspect/guest-drivers.ts';
 import type { Inspector } from '../inspect/page.ts';
 import { InspectServer } from '../inspect/web-server.ts';
+import { ask, askInspection, onlyMachine, question, socketOf } from '../machine/control/client.ts';
+import { QUEUE_ORDERS } from '../machine/control/protocol.ts';
+import { connectMachine } from '../machine/control/remote-machine.ts';
+import type { MachineMetrics } from '../machine/machine.ts';
 import { given } from '../options/option-schema.ts';
+import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import { EXIT_OK, type RegisterCommand, signalStatus } from './exit-status.ts';
 import { showInTerminal } from './inspect-terminal.ts';
 import { STOP_SIGNALS } from './stop-signals.ts';
@@ -17,11 +25,16 @@ Examples:
   nodevmm inspect --web                         live, as a page for a browser on this host
   nodevmm inspect --json                        every device, feature and ring, as it is now
   nodevmm inspect web --json --device net0      the rings of one device, in the machine called web
+  nodevmm inspect --drawing text                who serves each device, in which space, and by what steps
+  nodevmm inspect --drawing svg --device net0 >net0.svg
   nodevmm inspect --hold blk0:requestq1         the disk takes no request any more
   nodevmm inspect --step blk0:requestq1         it takes one more
   nodevmm inspect --release blk0:requestq1      it goes on
 
 Machines in the lab are looked at in the lab: nodevmm lab -- npx nodevmm inspect`;
+
+/** Without a terminal. */
+const COLUMNS = 120;
 
 /** A queue as the user names it. */
 interface QueueName {
@@ -32,6 +45,7 @@ interface QueueName {
 /** Command-line options of `inspect`, as commander fills them in. */
 interface InspectFlags {
   readonly json?: boolean;
+  readonly drawing?: 'text' | 'svg';
   readonly web?: boolean;
   readonly port?: number;
   readonly device?: string;
@@ -54,6 +68,11 @@ export const registerInspectCommand: RegisterCommand = (program, finish) => {
       new Option('--port <number>', 'port of the page; default: a free one').argParser(parsePort),
     )
     .option('--json', 'print a snapshot, and exit; the default without a terminal')
+    .addOption(
+      new Option('--drawing <format>', 'print how each device is served, and exit')
+        .choices(['text', 'svg'])
+        .conflicts(['json', 'web']),
+    )
     .option('--device <name>', 'the rings of this device only, e.g. net0')
     .option('--queue <name>', 'the rings of this queue only, by name or index')
     .addOption(order('hold', 'stop the device from taking buffers from this queue, and exit'))
@@ -73,7 +92,10 @@ async function show(name: string, flags: InspectFlags): Promise<number> {
     name,
     inspect: (filter) => askInspection(name, filter),
     order: async (call, device, queue) => void (await ask(name, { call, device, queue })),
+    drivers: new GuestDrivers(() => driversOf(name)),
+    counters: () => countersOf(name),
   };
+  if (flags.drawing !== undefined) return await draw(machine, flags.drawing, flags.device);
   if (flags.web === true) return await serve(machine, flags.port ?? 0);
   const terminal = terminalInput();
   const narrowed = flags.device !== undefined || flags.queue !== undefined;
@@ -87,6 +109,37 @@ async function show(name: string, flags: InspectFlags): Promise<number> {
   const inspection = await machine.inspect(given({ device: flags.device, queue: flags.queue }));
   process.stdout.write(`${JSON.stringify(inspection, null, 2)}\n`);
   return EXIT_OK;
+}
+
+/** @param only the name of a device */
+async function draw(
+  machine: Inspector,
+  format: 'text' | 'svg',
+  only: string | undefined,
+): Promise<number> {
+  const inspection = await machine.inspect(only === undefined ? { device: '' } : { device: only });
+  await machine.drivers.refresh();
+  const activity = totalActivity(await machine.counters());
+  const drawings = drawMachine(inspection, { drivers: machine.drivers.known, activity }, only);
+  if (format === 'svg') process.stdout.write(drawSvgFile(drawings));
+  else {
+    const columns = terminalSize()?.columns ?? COLUMNS;
+    const texts = drawings.map((drawing) => `${drawText(drawing, columns).join('\n')}\n`);
+    process.stdout.write(`${texts.join('\n')}\n${activity.exits} since power-on\n`);
+  }
+  return EXIT_OK;
+}
+
+async function countersOf(name: string): Promise<MachineCounters> {
+  const address = socketOf(name);
+  const metrics = (await question(address, { call: 'metrics' })) as MachineMetrics;
+  const trace = (await question(address, { call: 'traceSummary' })) as TraceSummary | null;
+  return { metrics, ...(trace === null ? {} : { trace }) };
+}
+
+async function driversOf(name: string): Promise<GuestDriverMap> {
+  await using machine = await connectMachine(name);
+  return await askDrivers(machine);
 }
 
 /** Until a signal ends it. */
@@ -121,7 +174,8 @@ function parseQueue(text: string): QueueName {
   if (!device || !queue || rest.length > 0) {
     throw new UsageError(
       'E_OPTION',
-      `${text} names no queue; write device:queue, as in net0:transmitq1`,
+      `${text} names no queue`,
+      'write device:queue, as in net0:transmitq1',
     );
   }
   return { device, queue };

@@ -1,17 +1,23 @@
 /** The page that shows a machine: complete on its own, and the part of it that is sent again as things change. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { QueueOrder } from '../control/protocol.ts';
 import { packageFolder } from '../host/package-folder.ts';
+import type { QueueOrder } from '../machine/control/protocol.ts';
 import type {
   InspectedDevice,
   InspectedQueue,
   InspectFilter,
   MachineInspection,
 } from '../machine/inspect.ts';
+import type { MachineCounters } from './activity.ts';
+import { type DrawnFacts, drawMachine } from './drawing/draw-machine.ts';
+import { DRAWING_STYLE, drawSvg } from './drawing/svg.ts';
+import { functionLink, functionSection } from './function-section.ts';
+import type { GuestDrivers } from './guest-drivers.ts';
 import { element, escapeText, htmlDocument } from './markup.ts';
 import { type Chain, type ChainBuffer, queueModel } from './queue-model.ts';
 import { ringFigures } from './ring-figure.ts';
+import { deviceEntry, drawingLink, isChosen, type View, viewLink } from './views.ts';
 
 /** The inspected machine. */
 export interface Inspector {
@@ -20,9 +26,13 @@ export interface Inspector {
   inspect(filter: InspectFilter): Promise<MachineInspection>;
   /** @throws NodeVmmError in one line, when it refuses */
   order(call: QueueOrder, device: string, queue: string): Promise<void>;
+  /** What its guest says. */
+  readonly drivers: GuestDrivers;
+  /** @throws NodeVmmError in one line, when the machine is gone */
+  counters(): Promise<MachineCounters>;
 }
 
-/** The selected queue. */
+/** The selected queue; a function of the host has none. */
 export interface Selection {
   readonly device: string;
   readonly queue: number;
@@ -36,20 +46,29 @@ const STATUS_BITS = [
   'DEVICE_NEEDS_RESET',
   'FAILED',
 ];
-const SERVED = { vhost: 'The host kernel', 'vhost-user': 'Another process' } as const;
+const SERVED = {
+  vhost: 'The host kernel',
+  'vhost-user': 'Another process',
+  vdpa: 'A vDPA device of the host',
+} as const;
 const BYTES_A_ROW = 8;
 
-/** The queue to show: the requested one, else the first. */
+/** The queue or function to show: the requested one, else the first. */
 export function selectQueue(
-  { devices }: MachineInspection,
+  { devices, functions }: MachineInspection,
   device: string | undefined,
   queue: number | undefined,
 ): Selection | undefined {
+  const chosen = functions.find(({ name }) => name === device);
+  if (chosen !== undefined) return { device: chosen.name, queue: 0 };
   const found =
     devices.find(({ name }) => name === device) ??
     devices.find(({ queues }) => queues.some(({ enabled }) => enabled)) ??
     devices[0];
-  if (found === undefined) return undefined;
+  if (found === undefined) {
+    const [first] = functions;
+    return first && { device: first.name, queue: 0 };
+  }
   const index =
     found.queues[queue ?? -1]?.index ?? found.queues.find(({ enabled }) => enabled)?.index;
   return { device: found.name, queue: index ?? 0 };
@@ -65,13 +84,17 @@ export function inspectPage(
   inspection: MachineInspection,
   selection: Selection | undefined,
   nonce: string,
+  view: View = 'rings',
+  facts: DrawnFacts = {},
 ): string {
+  const live = inspectView(name, inspection, selection, view, facts);
   const body = [
-    element('main', { id: 'live' }, inspectView(name, inspection, selection)),
+    element('main', { id: 'live' }, live),
     element('p', { id: 'notice', role: 'status' }, ''),
     element('script', { nonce }, browserFile('client.js')),
   ];
-  return htmlDocument(`${name}: nodevmm inspect`, browserFile('style.css'), body, nonce);
+  const style = browserFile('style.css') + DRAWING_STYLE;
+  return htmlDocument(`${name}: nodevmm inspect`, style, body, nonce);
 }
 
 /** What the bundle makes of `src/inspect/browser`. */
@@ -82,10 +105,14 @@ function browserFile(name: string): string {
 /** What changes on the page. */
 export function inspectView(
   name: string,
-  { state, devices }: MachineInspection,
+  inspection: MachineInspection,
   selection: Selection | undefined,
+  view: View = 'rings',
+  facts: DrawnFacts = {},
 ): string {
+  const { state, devices, functions } = inspection;
   const device = devices.find((one) => one.name === selection?.device);
+  const passed = functions.find((one) => one.name === selection?.device);
   const queue = device?.queues[selection?.queue ?? 0];
   const header = element(
     'header',
@@ -96,16 +123,33 @@ export function inspectView(
   const nav = element(
     'nav',
     {},
-    devices.map((one) => deviceLink(one, one === device, queue)).join('\n'),
+    [
+      element('section', {}, viewLink('?view=drawings', 'all drawings', view === 'drawings')),
+      ...devices.map((one) => deviceLink(one, one === device ? view : undefined, queue)),
+      ...functions.map((one) => functionLink(one, one === passed ? view : undefined)),
+    ].join('\n'),
   );
+  if (view !== 'rings') {
+    const only = view === 'drawing' ? selection?.device : undefined;
+    const drawings = drawMachine(inspection, facts, only);
+    const exits = element('p', { class: 'soft' }, escapeText(facts.activity?.exits ?? ''));
+    const article = element(
+      'article',
+      { class: 'drawings' },
+      [exits, ...drawings.map((one) => drawSvg(one).svg)].join('\n'),
+    );
+    return [header, element('div', { class: 'columns wide' }, nav + article)].join('\n');
+  }
   const centre = device === undefined || queue === undefined ? '' : queueSection(device, queue);
+  const body = passed === undefined ? centre : functionSection(passed);
   const aside = device === undefined ? '' : element('aside', {}, deviceDetails(device));
-  return [header, element('div', { class: 'columns' }, [nav, centre, aside].join('\n'))].join('\n');
+  return [header, element('div', { class: 'columns' }, [nav, body, aside].join('\n'))].join('\n');
 }
 
+/** @param view of the device, when it is the selected one */
 function deviceLink(
   device: InspectedDevice,
-  chosen: boolean,
+  view: View | undefined,
   queue: InspectedQueue | undefined,
 ): string {
   const { name, deviceId, type = `device ID ${deviceId}`, queues } = device;
@@ -113,13 +157,14 @@ function deviceLink(
     const attributes = {
       href: `?device=${encodeURIComponent(name)}&queue=${one.index}`,
       class: one.enabled ? 'queue' : 'queue off',
-      ...(chosen && one === queue ? { 'aria-current': 'true' } : {}),
+      ...(view === 'rings' && one === queue ? { 'aria-current': 'true' } : {}),
     };
     const held = one.held === null ? '' : element('b', { class: 'held' }, 'held');
     return element('a', attributes, `${escapeText(one.name)} ${held}`);
   });
   const title = element('h2', {}, `${escapeText(name)} ${element('small', {}, escapeText(type))}`);
-  return element('section', { class: chosen ? 'device chosen' : 'device' }, title + links.join(''));
+  const drawing = drawingLink(name, view);
+  return deviceEntry(isChosen(view), title + drawing + links.join(''));
 }
 
 function queueSection(device: InspectedDevice, queue: InspectedQueue): string {
@@ -131,6 +176,7 @@ function queueSection(device: InspectedDevice, queue: InspectedQueue): string {
         `descriptors ${queue.descriptorArea}`,
         `driver area ${queue.driverArea}`,
         `device area ${queue.deviceArea}`,
+        ...(queue.ring?.kicksSuppressed === true ? ['kicks suppressed'] : []),
       ]
     : [`not enabled; up to ${size} entries`];
   const problem =
@@ -212,8 +258,8 @@ function bufferText({ addr, len, kind }: ChainBuffer): string {
 }
 
 function deviceDetails(device: InspectedDevice): string {
-  const { datapath, thread, place, deviceId, statusBits, features, config } = device;
-  const own = `userspace, ${thread === 'main' ? 'main thread' : 'own thread'}`;
+  const { datapath, thread, poll, place, deviceId, statusBits, features, config } = device;
+  const own = `userspace, ${thread === 'main' ? 'main thread' : 'own thread'}${poll === 'off' ? '' : `, poll=${poll}`}`;
   const served = datapath === 'userspace' ? own : `${SERVED[datapath]} (${datapath})`;
   const facts = [
     ['place', place ?? 'not plugged in'],

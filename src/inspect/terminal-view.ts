@@ -1,7 +1,11 @@
 /** The same view as lines of text, for a terminal of any size. */
 
 import type { InspectedDevice, InspectedQueue, MachineInspection } from '../machine/inspect.ts';
+import type { InspectedFunction } from '../vfio/inspected-function.ts';
 import type { EventSuppression } from '../virtio/queue/ring-snapshot.ts';
+import type { Drawing } from './drawing/drawing.ts';
+import { drawText } from './drawing/text.ts';
+import { barColumns, functionFacts, interruptText } from './function-facts.ts';
 import type { Selection } from './page.ts';
 import { type QueueModel, queueModel, type Stretch } from './queue-model.ts';
 
@@ -16,24 +20,33 @@ interface Span {
 
 type Line = readonly Span[];
 
-export const TERMINAL_KEYS = 'arrows: device and queue   h hold   s step   r release   q quit';
+export const TERMINAL_KEYS =
+  'arrows: device and queue   d drawing   h hold   s step   r release   q quit';
 /** Lines at the bottom for the features. */
 const FEATURE_LINES = 8;
 
 /**
  * A screen of text.
  * @param notice one line that the user must see, e.g. that an order was refused
+ * @param drawing shown instead of rings and features
+ * @param exits how often that happens, with the drawing
  * @returns no more lines than `rows`, none longer than `columns`, with their styles
  */
 export function terminalView(
   name: string,
-  { state, devices }: MachineInspection,
+  { state, devices, functions }: MachineInspection,
   selection: Selection | undefined,
   { columns, rows }: { readonly columns: number; readonly rows: number },
   notice = '',
+  drawing?: Drawing,
+  exits = '',
 ): string[] {
   const device = devices.find((one) => one.name === selection?.device);
   const queue = device?.queues[selection?.queue ?? 0];
+  const passed = functions.find((one) => one.name === selection?.device);
+  // A drawing needs the rows of the devices that it does not show.
+  const isListed = (one: InspectedDevice | InspectedFunction): boolean =>
+    drawing === undefined || one === device || one === passed;
   const top: Line[] = [
     [
       { text: name, style: 'bold' },
@@ -41,14 +54,22 @@ export function terminalView(
       { text: TERMINAL_KEYS, style: 'dim' },
     ],
     [],
-    ...devices.map((one) => deviceLine(one, one === device, queue)),
+    ...devices.filter(isListed).map((one) => deviceLine(one, one === device, queue)),
+    ...functions.filter(isListed).map((one) => functionLine(one, one === passed)),
     [{ text: notice, style: 'bad' }],
   ];
   const features =
-    device === undefined ? [] : featureLines(device, columns).slice(0, FEATURE_LINES);
+    device === undefined || drawing !== undefined
+      ? []
+      : featureLines(device, columns).slice(0, FEATURE_LINES);
   const room = Math.max(0, rows - top.length - features.length);
-  const middle =
-    device === undefined || queue === undefined ? [] : queueLines(device, queue, columns, room);
+  const middle = (
+    drawing !== undefined
+      ? [...drawText(drawing, columns), exits].map((text): Line => [{ text }])
+      : device === undefined || queue === undefined
+        ? functionLines(passed)
+        : queueLines(device, queue, columns, room)
+  ).slice(0, room);
   const filler: Line[] = Array.from({ length: Math.max(0, room - middle.length) }, () => []);
   return [...top, ...middle, ...filler, ...features]
     .slice(0, rows)
@@ -76,6 +97,30 @@ function deviceLine(
   return spans;
 }
 
+function functionLine(seen: InspectedFunction, chosen: boolean): Line {
+  const { name, id, place = '', address, gone, interrupts } = seen;
+  return [
+    { text: `${chosen ? '>' : ' '} ${name.padEnd(9)}`, ...(chosen ? { style: 'bold' } : {}) },
+    { text: ` ${id.padEnd(9)} ${place.padEnd(12)} vfio       ` },
+    gone ? { text: 'gone         ', style: 'bad' } : { text: interruptText(interrupts).padEnd(13) },
+    { text: address },
+  ];
+}
+
+function functionLines(seen: InspectedFunction | undefined): Line[] {
+  if (seen === undefined) return [];
+  return [
+    [{ text: seen.name, style: 'bold' }],
+    ...functionFacts(seen).map(
+      ([name, text]): Line => [{ text: name.padEnd(14), style: 'dim' }, { text }],
+    ),
+    ...seen.bars.map((bar): Line => {
+      const [which = '', ...rest] = barColumns(bar);
+      return [{ text: which.padEnd(14), style: 'dim' }, { text: rest.join('  ') }];
+    }),
+  ];
+}
+
 function queueLines(
   device: InspectedDevice,
   queue: InspectedQueue,
@@ -86,6 +131,8 @@ function queueLines(
   const title: Line = [
     { text: `${device.name} ${name}`, style: 'bold' },
     { text: `  ${format}, ${size} entries, ${vector === null ? 'no vector' : `vector ${vector}`}` },
+    { text: device.poll === 'off' ? '' : `  poll=${device.poll}` },
+    { text: queue.ring?.kicksSuppressed === true ? '  kicks suppressed' : '', style: 'dim' },
     { text: held === null ? '' : `  HELD: ${held} may be taken`, style: 'taken' },
   ];
   if (!enabled) return [title, [{ text: 'not enabled', style: 'dim' }]];

@@ -8,11 +8,14 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { QUEUE_ORDERS } from '../control/protocol.ts';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { messageOf, UsageError } from '../host/errors.ts';
+import { QUEUE_ORDERS } from '../machine/control/protocol.ts';
+import { ActivityMeter } from './activity.ts';
+import type { DrawnFacts } from './drawing/draw-machine.ts';
 import type { Inspector } from './page.ts';
 import { inspectPage, inspectView, selectQueue } from './page.ts';
+import { VIEWS } from './views.ts';
 
 const ADDRESS = '127.0.0.1';
 const TOKEN_BYTES = 16;
@@ -34,6 +37,7 @@ const HEADERS = {
 /** Serves from `open` until it is disposed of. */
 export class InspectServer extends Closeable {
   readonly #machine: Inspector;
+  readonly #meter: ActivityMeter;
   readonly #token = randomBytes(TOKEN_BYTES).toString('base64url');
   readonly #server: Server;
   #streams = 0;
@@ -57,6 +61,7 @@ export class InspectServer extends Closeable {
   private constructor(machine: Inspector) {
     super();
     this.#machine = machine;
+    this.#meter = new ActivityMeter(() => machine.counters());
     this.#server = createServer((request, response) => {
       this.#answer(request, response).catch((error: unknown) => {
         if (response.headersSent) response.destroy();
@@ -110,7 +115,7 @@ export class InspectServer extends Closeable {
   }
 
   async #page(url: URL, response: ServerResponse): Promise<void> {
-    const { inspection, selection } = await this.#look(url);
+    const { inspection, selection, view, facts } = await this.#look(url);
     const nonce = randomBytes(TOKEN_BYTES).toString('base64');
     response.setHeader(
       'Content-Security-Policy',
@@ -124,7 +129,8 @@ export class InspectServer extends Closeable {
         "frame-ancestors 'none'",
       ].join('; '),
     );
-    const page = inspectPage(this.#machine.name, inspection, selection, nonce);
+    const { name } = this.#machine;
+    const page = inspectPage(name, inspection, selection, nonce, view, facts);
     send(response, 200, 'text/html; charset=utf-8', page);
   }
 
@@ -151,9 +157,9 @@ export class InspectServer extends Closeable {
 
   async #event(url: URL): Promise<string> {
     try {
-      const { inspection, selection } = await this.#look(url);
-      const view = inspectView(this.#machine.name, inspection, selection);
-      return `event: view\ndata: ${JSON.stringify(view)}\n\n`;
+      const { inspection, selection, view, facts } = await this.#look(url);
+      const html = inspectView(this.#machine.name, inspection, selection, view, facts);
+      return `event: view\ndata: ${JSON.stringify(html)}\n\n`;
     } catch (error) {
       return `event: problem\ndata: ${JSON.stringify(messageOf(error))}\n\n`;
     }
@@ -163,12 +169,21 @@ export class InspectServer extends Closeable {
     const device = searchParams.get('device') ?? undefined;
     const index = searchParams.get('queue');
     const queue = index !== null && /^\d{1,5}$/.test(index) ? Number(index) : undefined;
+    const view = VIEWS.find((known) => known === searchParams.get('view')) ?? 'rings';
     // Without rings first: which of them are wanted shows in what there is.
     const outline = await this.#machine.inspect({ device: '' });
     const selection = selectQueue(outline, device, queue);
-    if (selection === undefined) return { inspection: outline, selection };
+    if (selection === undefined || view !== 'rings') {
+      const facts = view === 'rings' ? {} : await this.#facts();
+      return { inspection: outline, selection, view, facts };
+    }
     const filter = { device: selection.device, queue: String(selection.queue) };
-    return { inspection: await this.#machine.inspect(filter), selection };
+    const inspection = await this.#machine.inspect(filter);
+    return { inspection, selection, view, facts: {} };
+  }
+
+  async #facts(): Promise<DrawnFacts> {
+    return { drivers: this.#machine.drivers.known, activity: await this.#meter.current() };
   }
 
   async #order(request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -1,13 +1,17 @@
-/** A snapshot of a machine's virtio devices, for display. */
+/** A snapshot of a machine's devices, for display. */
 
 import { deviceTypeName, featureName, statusNames } from '../abi/virtio-names.ts';
 import { VIRTIO_MSI_NO_VECTOR } from '../abi/virtio-pci.ts';
 import { hasFeature, VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
+import { inTime } from '../host/deadline.ts';
+import { threadState } from '../host/threads.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { InspectedFunction } from '../vfio/inspected-function.ts';
+import type { BackendFacts } from '../virtio/device.ts';
+import type { PollMode } from '../virtio/device-type.ts';
 import { type RingSnapshot, snapshotRing } from '../virtio/queue/ring-snapshot.ts';
 import type { QueueConfig, VringState } from '../virtio/queue/virtqueue.ts';
 import {
-  type DeviceRegisters,
   QUEUE_DESC,
   QUEUE_DEVICE,
   QUEUE_DRIVER,
@@ -15,6 +19,7 @@ import {
   QUEUE_SIZE,
   QUEUE_VECTOR,
 } from '../virtio/transport/device-registers.ts';
+import type { VirtioTransport } from '../virtio/transport/transport.ts';
 import type { DatapathName } from './devices/queue-service.ts';
 import type { VirtioMachineDevice } from './devices/virtio-device.ts';
 
@@ -58,6 +63,15 @@ export interface InspectedQueue {
   readonly problem?: string;
 }
 
+/** Where a driver notifies the first queue. */
+export interface InspectedNotify {
+  readonly space: 'port' | 'memory';
+  /** Hexadecimal. */
+  readonly address: string;
+  /** `ioeventfd`: KVM signals the queue's eventfd. `exit`: a vCPU thread does. `hardware`: it is the device's own register. */
+  readonly by: 'ioeventfd' | 'exit' | 'hardware';
+}
+
 /** A virtio device. */
 export interface InspectedDevice {
   /** e.g. `net0`. */
@@ -72,6 +86,19 @@ export interface InspectedDevice {
   readonly datapath: DatapathName;
   /** In which thread, when that is this process. */
   readonly thread: 'main' | 'worker';
+  /** Whether that thread, when it is a worker, runs or is blocked in a system call. */
+  readonly threadState?: 'running' | 'blocked';
+  /** What is behind it. Absent: nothing in particular. */
+  readonly backend?: BackendFacts;
+  /** Where its driver can notify queues now, the preferred place first; none while no guest runs. */
+  readonly notify: readonly InspectedNotify[];
+  /**
+   * How it interrupts: MSI-X messages, its INTx pin, or the line of a device that is not on PCI. Absent while no
+   * guest runs.
+   */
+  readonly interrupt?: 'msi-x' | 'intx' | 'line';
+  /** How that thread waits for the driver, when it is this process's. */
+  readonly poll: PollMode;
   /** Device status (§2.1). */
   readonly status: number;
   /** The names of its bits. */
@@ -92,6 +119,8 @@ export interface MachineInspection {
   readonly state: string;
   /** The virtio devices. */
   readonly devices: readonly InspectedDevice[];
+  /** PCI functions of the host (docs/vfio.md). */
+  readonly functions: readonly InspectedFunction[];
 }
 
 /** Which rings to show; absent means all. All devices and queues are listed in any case. */
@@ -112,10 +141,13 @@ export async function inspectDevice(
   filter: InspectFilter,
 ): Promise<InspectedDevice> {
   const { device, datapath, slot } = machineDevice;
+  // Before they are asked for, which wakes it.
+  const doing = machineDevice.threadId > 0 ? threadState(machineDevice.threadId) : undefined;
   const states = await statesOf(machineDevice);
-  const seen = slot?.state.lock.with(() => readRegisters(slot.transport.registers));
+  const seen = slot?.state.lock.with(() => readRegisters(slot.transport));
   const packed = hasFeature(seen?.accepted ?? 0n, VIRTIO_F_RING_PACKED);
   const type = deviceTypeName(device.deviceId);
+  const addresses = machineDevice.translated ?? memory;
   return {
     name: device.name,
     deviceId: device.deviceId,
@@ -123,6 +155,11 @@ export async function inspectDevice(
     ...(slot === undefined ? {} : { place: slot.place }),
     datapath,
     thread: device.thread.kind,
+    ...(doing === undefined ? {} : { threadState: doing }),
+    ...(device.backend === undefined ? {} : { backend: { ...device.backend } }),
+    notify: seen?.notify ?? [],
+    ...(seen === undefined ? {} : { interrupt: seen.interrupt }),
+    poll: machineDevice.poll,
     status: seen?.status ?? 0,
     statusBits: statusNames(seen?.status ?? 0),
     features: inspectFeatures(
@@ -137,7 +174,7 @@ export async function inspectDevice(
       const state = states.get(index);
       const shown = registers?.enabled === true && isAskedFor(filter, device.name, name, index);
       const ring = shown
-        ? snapshotRing(memory, configOf(index, registers), seen?.accepted ?? 0n, state)
+        ? snapshotRing(addresses, configOf(index, registers), seen?.accepted ?? 0n, state)
         : undefined;
       return {
         index,
@@ -162,17 +199,9 @@ export async function inspectDevice(
 async function statesOf(
   machineDevice: VirtioMachineDevice,
 ): Promise<ReadonlyMap<number, VringState>> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<ReadonlyMap<number, VringState>>((resolve) => {
-    timer = setTimeout(() => resolve(new Map()), STATES_MS);
-  });
   // A worker that crashes meanwhile has no states.
   const states = machineDevice.states().catch(() => new Map<number, VringState>());
-  try {
-    return await Promise.race([states, late]);
-  } finally {
-    clearTimeout(timer);
-  }
+  return await inTime(states, STATES_MS, () => new Map());
 }
 
 interface QueueRegisters {
@@ -185,7 +214,7 @@ interface QueueRegisters {
 }
 
 /** Everything in the registers; called with the lock held. */
-function readRegisters(registers: DeviceRegisters) {
+function readRegisters({ registers, notifyPlaces, interruptKind }: VirtioTransport) {
   const address = (queue: number, word: number): bigint =>
     (BigInt(registers.queueWord(queue, word + 1) >>> 0) << 32n) |
     BigInt(registers.queueWord(queue, word) >>> 0);
@@ -201,6 +230,8 @@ function readRegisters(registers: DeviceRegisters) {
     };
   });
   return {
+    notify: notifyPlaces.map((place) => ({ ...place, address: `0x${place.address.toString(16)}` })),
+    interrupt: interruptKind,
     status: registers.status,
     offered: registers.shape.features,
     accepted: registers.driverFeatures,

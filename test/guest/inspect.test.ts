@@ -1,17 +1,23 @@
 /** Looking into the devices of a running guest: features by name, moving indices, held queues. */
+import { execFile } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import t from 'tap';
+import { packageFolder } from '../../src/host/package-folder.ts';
 import type { InspectedDevice, InspectedQueue } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { boxesIn, drawingOf, stepsOf } from '../support/rigs/drawing.ts';
 import { testFolder } from '../support/rigs/files.ts';
 import { bootGuest, DISK_BY_SERIAL, guestShell } from '../support/rigs/guest.ts';
 
 const DEADLINE_MS = 60_000;
 const HOST = '10.0.2.1';
 const BLOCKS = 6;
+const NAME = `inspected-${process.pid}`;
+const MAIN = path.join(packageFolder, 'dist/src/cli/main.js');
 const folder = testFolder(t);
 
 const content = randomBytes(MiB);
@@ -24,7 +30,7 @@ const disks = (['split', 'packed'] as const).map((serial) => {
 const nets = [{ hostAddress: `${HOST}/24` }];
 const vm = await bootGuest({
   image: 'tools',
-  machine: { cpus: 1, memory: 512 * MiB, disks, nets },
+  machine: { name: NAME, cpus: 1, memory: 512 * MiB, disks, nets },
 });
 t.teardown(() => vm[Symbol.asyncDispose]());
 const sh = (script: string): Promise<string> => guestShell(vm, DISK_BY_SERIAL + script);
@@ -42,10 +48,13 @@ async function device(name: string): Promise<InspectedDevice> {
   return found;
 }
 
+/** With its position: a thread that gets no CPU for a while does not report it. */
 async function queue(name: string, index: number): Promise<InspectedQueue> {
-  const found = (await device(name)).queues[index];
-  if (found === undefined) throw new Error(`no queue ${index}`);
-  return found;
+  for (;;) {
+    const found = (await device(name)).queues[index];
+    if (found === undefined) throw new Error(`no queue ${index}`);
+    if (found.state !== undefined) return found;
+  }
 }
 
 /** Chains, or descriptors on packed queues, that the device may take and has not. */
@@ -82,6 +91,49 @@ t.test('features, status and configuration by name', async (t) => {
     [split, packed].map(({ queues }) => queues[0]?.ring?.format),
     ['split', 'packed'],
   );
+});
+
+t.test('a drawing of what serves the device, and of the driver that the guest names', async (t) => {
+  const net = await drawingOf(vm, 'net0');
+  const { place, backend } = await device('net0');
+  t.equal(net.title, `net0: network, ${place}, served in nodevmm`);
+  t.same(boxesIn(net, 'guestKernel'), ['virtio_net']);
+  t.same(boxesIn(net, 'vmm'), ['vCPU threads', 'thread net0']);
+  t.same(boxesIn(net, 'hostKernel'), ['KVM', backend?.name]);
+  t.match(backend, { name: /^tap /, calls: 'readv, writev' });
+  t.same(stepsOf(net), [
+    'rings guestKernel vmm: shared memory',
+    'control guestKernel vmm: VM exit to user space',
+    'data guestUser guestKernel: guest system call',
+    'data vmm hostKernel: system call',
+    'kick guestKernel hostKernel: VM exit',
+    'kick hostKernel vmm: wake-up',
+    'interrupt vmm hostKernel: system call',
+    'interrupt hostKernel guestKernel: VM entry',
+  ]);
+  await until('the thread of an idle disk is blocked', async () => {
+    return (await device('blk0')).threadState === 'blocked';
+  });
+  const argv = [MAIN, 'inspect', NAME, '--drawing', 'text', '--device', 'blk0'];
+  let stdout = '';
+  await until('another process asks the guest, too', async () => {
+    ({ stdout } = await promisify(execFile)(process.execPath, argv));
+    return /│virtio_blk +│║│vCPU threads/.test(stdout);
+  });
+  t.match(stdout, /^blk0: block, PCI .*, served in nodevmm\n/);
+  t.match(stdout, /│thread blk0/);
+  t.match(stdout, /requestq1 at 0x[\da-f]+/);
+  t.match(stdout, /\n\d+ VM exits, \d+ to user space since power-on\n$/);
+});
+
+t.test('a device that its driver has left, and is back', async (t) => {
+  const { place = '' } = await device('blk1');
+  const address = place.replace('PCI ', '0000:');
+  await sh(`echo ${address} >/sys/bus/pci/devices/${address}/driver/unbind`);
+  t.same(boxesIn(await drawingOf(vm, 'blk1'), 'guestKernel'), ['no driver']);
+  await sh(`echo ${address} >/sys/bus/pci/drivers/virtio-pci/bind
+    until [ -b ${paths.packed} ]; do sleep 0.1; done`);
+  t.same(boxesIn(await drawingOf(vm, 'blk1'), 'guestKernel'), ['virtio_blk']);
 });
 
 const read = (serial: 'split' | 'packed'): Promise<string> =>

@@ -6,17 +6,24 @@ import {
 } from 'node:http';
 import t from 'tap';
 import { UsageError } from '../../../src/host/errors.ts';
+import { GuestDrivers } from '../../../src/inspect/guest-drivers.ts';
 import type { Inspector } from '../../../src/inspect/page.ts';
 import { InspectServer } from '../../../src/inspect/web-server.ts';
-import { anInspection } from '../../support/fixtures/inspection.ts';
+import { anInspection, someCounters } from '../../support/fixtures/inspection.ts';
 
 class FakeMachine implements Inspector {
   readonly name = 'web';
+  readonly drivers = new GuestDrivers(
+    async () => new Map([['PCI 00:02.0', { name: 'its_driver', userland: false }]]),
+  );
   readonly orders: string[] = [];
   gone = false;
   async inspect() {
     if (this.gone) throw new UsageError('E_NAME', 'no machine named web is running');
     return anInspection();
+  }
+  async counters() {
+    return someCounters();
   }
   async order(call: string, device: string, queue: string): Promise<void> {
     if (device === 'net0') throw new UsageError('E_HELD', 'net0: not this one');
@@ -70,6 +77,20 @@ t.test('the page, under its own address only', async (t) => {
     'cross-origin-resource-policy': 'same-origin',
   });
   t.notOk('access-control-allow-origin' in page.headers);
+});
+
+t.test('drawings, with the drivers that are known', async (t) => {
+  const machine = new FakeMachine();
+  await machine.drivers.refresh();
+  using server = await InspectServer.open(machine, 0);
+  const one = await ask(`${server.url}?device=busy0&view=drawing`);
+  t.match(one.body, /<svg class="drawing".*aria-label="busy0: /);
+  t.match(one.body, />its_driver</);
+  t.equal(
+    (await ask(`${server.url}?view=drawings`)).body.match(/<svg class="drawing"/g)?.length,
+    3,
+  );
+  t.notMatch((await ask(`${server.url}?view=nosuch`)).body, /<svg class="drawing"/);
 });
 
 t.test('without the token, or by another host name, nothing is served', async (t) => {

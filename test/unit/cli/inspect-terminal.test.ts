@@ -4,8 +4,9 @@ import type { ReadStream } from 'node:tty';
 import t from 'tap';
 import { showInTerminal } from '../../../src/cli/inspect-terminal.ts';
 import { UsageError } from '../../../src/host/errors.ts';
+import { GuestDrivers } from '../../../src/inspect/guest-drivers.ts';
 import type { Inspector } from '../../../src/inspect/page.ts';
-import { anInspection } from '../../support/fixtures/inspection.ts';
+import { anInspection, someCounters } from '../../support/fixtures/inspection.ts';
 
 class FakeTerminal {
   readonly keys = new PassThrough();
@@ -43,10 +44,12 @@ const orders: string[] = [];
 const filters: unknown[] = [];
 const machine: Inspector = {
   name: 'web',
+  drivers: new GuestDrivers(async () => new Map()),
   inspect: async (filter) => {
     filters.push(filter);
     return anInspection();
   },
+  counters: async () => someCounters(),
   order: async (call, device, queue) => {
     if (call === 'release') throw new UsageError('E_HELD', 'web: not now');
     orders.push(`${call} ${device} ${queue}`);
@@ -67,6 +70,13 @@ t.test('keys choose, order and leave', async (t) => {
   t.same(orders, ['hold busy0 1', 'step busy0 1']);
   terminal.type('\x1b[A');
   await terminal.shows(/> idle0.*not enabled/s);
+  terminal.type('jj\x1b[C');
+  await terminal.shows(/> vfio0.*BAR 0/s);
+  terminal.type('d');
+  await terminal.shows(/vfio0: PCI function 1b36:0010.*guest kernel.*rings/s);
+  t.match(filters.at(-1), { device: '' }, 'no rings are needed');
+  terminal.type('d');
+  await terminal.shows(/> vfio0.*BAR 0/s);
   terminal.type('q');
   t.equal(await shown, 0);
   t.ok(terminal.screen.endsWith('\x1b[?25h\x1b[?1049l'), 'the screen from before');

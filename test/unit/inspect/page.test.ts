@@ -1,12 +1,14 @@
 /** Pictures of recorded snapshots: what a queue's rings, the page and the terminal show of them. */
 import fc from 'fast-check';
 import t from 'tap';
+import { drawMachine } from '../../../src/inspect/drawing/draw-machine.ts';
 import { inspectPage, inspectView, selectQueue } from '../../../src/inspect/page.ts';
 import { queueModel } from '../../../src/inspect/queue-model.ts';
 import { ringFigures } from '../../../src/inspect/ring-figure.ts';
 import { terminalView } from '../../../src/inspect/terminal-view.ts';
 import type { InspectedQueue } from '../../../src/machine/inspect.ts';
-import { aDevice, anInspection, busyQueue } from '../../support/fixtures/inspection.ts';
+import type { InspectedFunction } from '../../../src/vfio/inspected-function.ts';
+import { aDevice, aFunction, anInspection, busyQueue } from '../../support/fixtures/inspection.ts';
 
 for (const format of ['split', 'packed'] as const) {
   t.test(`positions of both sides, and what is in flight: ${format}`, (t) => {
@@ -100,6 +102,7 @@ t.test('the page is whole, well-formed, and loads nothing', (t) => {
     ['busy0', 1],
     ['busy0', 2],
     ['idle0', 0],
+    ['vfio0', undefined],
     ['nosuch', 77],
   ] as const) {
     const page = inspectPage('web<', inspection, selectQueue(inspection, device, queue), 'NONCE');
@@ -108,8 +111,38 @@ t.test('the page is whole, well-formed, and loads nothing', (t) => {
     t.notMatch(page.replace(/<script.*<\/script>/s, ''), /NaN|undefined|\[object/);
   }
   t.same(selectQueue(inspection, undefined, undefined), { device: 'busy0', queue: 0 });
-  t.same(selectQueue({ state: 'created', devices: [] }, 'a', 1), undefined);
-  t.same(unbalanced(inspectPage('x', { state: 'created', devices: [] }, undefined, 'N')), []);
+  t.same(selectQueue({ state: 'created', devices: [], functions: [] }, 'a', 1), undefined);
+  t.same(
+    unbalanced(inspectPage('x', { state: 'created', devices: [], functions: [] }, undefined, 'N')),
+    [],
+  );
+  t.end();
+});
+
+t.test('drawings: of one device, or of all, in the page’s colors', (t) => {
+  const inspection = anInspection();
+  const drivers = new Map([['PCI 00:05.0', { name: 'nvme<', userland: false }]]);
+  const activity = { exits: '7 VM exits/s, 2 to user space/s', devices: new Map() };
+  const shown = (device: string, view: 'drawing' | 'drawings'): string => {
+    const page = inspectPage('web', inspection, { device, queue: 0 }, 'N', view, {
+      drivers,
+      activity,
+    });
+    t.same(unbalanced(page), [], view);
+    t.match(page, /<style nonce="N">.*\.drawing .*<\/style>/s);
+    return page.replace(/<style.*<\/style>|<script.*<\/script>/gs, '');
+  };
+  const one = shown('busy0', 'drawing');
+  t.equal(one.match(/<svg /g)?.length, 1);
+  t.match(one, /aria-label="busy0: device ID 42, PCI 00:02.0, served in nodevmm"/);
+  t.match(one, /<a href="\?device=busy0&amp;view=drawing" class="queue" aria-current="true">/);
+  t.equal(one.match(/aria-current/g)?.length, 1, 'the queue is not the current one');
+  t.match(one, '7 VM exits/s, 2 to user space/s');
+  const all = shown('busy0', 'drawings');
+  t.equal(all.match(/<svg /g)?.length, 3);
+  t.match(all, /nvme&lt;/);
+  t.match(all, /<a href="\?view=drawings" class="queue" aria-current="true">/);
+  t.notMatch(all, /style=|https?:(?!\/\/www\.w3\.org\/2000\/svg)/);
   t.end();
 });
 
@@ -126,7 +159,7 @@ t.test('the view shows what can be done with the queue', (t) => {
     const vhost = { ...aDevice('busy0', [busyQueue('split')]), datapath };
     const served = inspectView(
       'web',
-      { state: 'running', devices: [vhost] },
+      { state: 'running', devices: [vhost], functions: [] },
       { device: 'busy0', queue: 0 },
     );
     t.match(served, /cannot be held/);
@@ -180,6 +213,66 @@ t.test('a terminal’s lines fit it, whatever its size', (t) => {
   t.end();
 });
 
+t.test('a function of the host: where it is, its BARs and interrupts', (t) => {
+  const inspection = anInspection();
+  t.same(selectQueue(inspection, 'vfio0', 3), { device: 'vfio0', queue: 0 });
+  const alone = { ...inspection, devices: [] };
+  t.same(selectQueue(alone, undefined, undefined), { device: 'vfio0', queue: 0 });
+  const gone = aFunction({
+    driver: null,
+    gone: true,
+    bars: [],
+    interrupts: { mode: 'none', used: 0, vectors: 0 },
+    resetMethod: 'none',
+  });
+  const both = (functions: readonly InspectedFunction[]): string[] => {
+    const selection = { device: 'vfio0', queue: 0 };
+    const size = { columns: 120, rows: 40 };
+    const seen = { ...alone, functions };
+    const terminal = terminalView('web', seen, selection, size).join('\n');
+    return [inspectView('web', seen, selection), terminal];
+  };
+  for (const view of both([aFunction()])) {
+    for (const part of [
+      '0000:01:00.0, IOMMU group 7, driver vfio-pci',
+      'PCI 00:05.0',
+      '1b36:0010, class 010802',
+      'MSI-X 2/65',
+      '512 MiB',
+      '16 KiB',
+      '0xc0000000',
+      '0x0+0x2000 memory slot 9, 0x2000+0x2000 trapped',
+      'not decoded',
+    ]) {
+      t.ok(view.includes(part), part);
+    }
+  }
+  for (const view of both([gone])) {
+    t.match(view, /taken back by the host/);
+    t.match(view, /driver none/);
+    t.match(view, /cannot be reset/);
+  }
+  t.end();
+});
+
+t.test('a drawing in a terminal: of the device that is listed, above the exits', (t) => {
+  const inspection = anInspection();
+  const [drawing] = drawMachine(inspection, {}, 'busy0');
+  const lines = terminalView(
+    'web',
+    inspection,
+    { device: 'busy0', queue: 0 },
+    { columns: 100, rows: 40 },
+    '',
+    drawing,
+    '7 VM exits/s',
+  );
+  const text = lines.join('\n');
+  t.match(text, /busy0.*busy0: device ID 42.*rings.*7 VM exits\/s/s);
+  t.notMatch(text, /idle0|F_VERSION_1/);
+  t.end();
+});
+
 t.test('no snapshot breaks a picture', (t) => {
   const number = fc.integer({ min: 0, max: 0xffff });
   const descriptor = fc.record({
@@ -207,6 +300,7 @@ t.test('no snapshot breaks a picture', (t) => {
         entries: fc.array(fc.record({ slot: number, id: number, len: number })),
       }),
       inFlight: fc.array(number),
+      kicksSuppressed: fc.boolean(),
     }),
     fc.record({
       format: fc.constant('packed' as const),
@@ -214,6 +308,7 @@ t.test('no snapshot breaks a picture', (t) => {
       driverEvent: event,
       deviceEvent: event,
       waiting: number,
+      kicksSuppressed: fc.boolean(),
     }),
   );
   const state = fc.option(fc.record({ nextAvail: number, nextUsed: number }), { nil: undefined });
@@ -226,7 +321,7 @@ t.test('no snapshot breaks a picture', (t) => {
         ring: snapshot,
         ...(stands === undefined ? {} : { state: stands }),
       };
-      const inspection = { state: 'running', devices: [aDevice('busy0', [queue])] };
+      const inspection = { state: 'running', devices: [aDevice('busy0', [queue])], functions: [] };
       const selection = { device: 'busy0', queue: 0 };
       const view = inspectView('web', inspection, selection);
       terminalView('web', inspection, selection, { columns: 80, rows: 24 });

@@ -1,6 +1,7 @@
 /** What is seen of a device from its registers, whatever its driver put there. */
 import fc from 'fast-check';
 import t from 'tap';
+import { PCI_MSIX_FLAGS_ENABLE } from '../../../src/abi/pci.ts';
 import { virtio_pci_common_cfg } from '../../../src/abi/virtio-pci.ts';
 import { inspectDevice } from '../../../src/machine/inspect.ts';
 import { OwnerRig } from '../../support/rigs/machine-device.ts';
@@ -38,6 +39,32 @@ t.test('registers, features and queues, by name', async (t) => {
   await o.unplug();
   const after = await inspectDevice(o.owner, o.ram.memory, {});
   t.notOk('place' in after, 'no guest runs');
+});
+
+t.test('doorbells and interrupts: as the driver set them up', async (t) => {
+  await using o = new OwnerRig({ notify: 'io' });
+  t.same((await inspectDevice(o.owner, o.ram.memory, {})).notify, [], 'no BAR is decoded');
+  o.rig.enableDecoding();
+  const seen = await inspectDevice(o.owner, o.ram.memory, {});
+  const address = `0x${o.rig.notifyAddress.toString(16)}`;
+  t.match(seen, { interrupt: 'intx', notify: { length: 2 } });
+  t.same(seen.notify[0], { space: 'port', address, by: 'ioeventfd' });
+  t.match(seen.notify[1], { space: 'memory', address: /^0x[0-9a-f]+3000$/, by: 'ioeventfd' });
+  o.rig.setMsixControl(PCI_MSIX_FLAGS_ENABLE);
+  t.match(await inspectDevice(o.owner, o.ram.memory, {}), { interrupt: 'msi-x' });
+});
+
+t.test('what is behind a device, and whether its thread is blocked', async (t) => {
+  await using o = new OwnerRig();
+  t.notOk('backend' in (await inspectDevice(o.owner, o.ram.memory, {})));
+  const backend = { name: 'tap t0', calls: 'readv, writev' };
+  Object.assign(o.device, { backend });
+  Object.assign(o.datapath, { threadId: process.pid });
+  const seen = await inspectDevice(o.owner, o.ram.memory, {});
+  t.same(seen.backend, backend);
+  t.equal(seen.threadState, 'running', 'this very thread');
+  Object.assign(o.datapath, { threadId: 0 });
+  t.notOk('threadState' in (await inspectDevice(o.owner, o.ram.memory, {})));
 });
 
 t.test('positions of queues: as reported by their datapath, in time', async (t) => {
