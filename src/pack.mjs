@@ -11,11 +11,19 @@ import { dts } from 'rollup-plugin-dts';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const at = (name) => path.join(root, name);
 
-const TYPES = {
-  index: 'dist/src/index.d.ts',
-  testing: 'dist/src/testing/index.d.ts',
-  device: 'dist/src/machine/user-devices/device-module.d.ts',
-};
+/** Entries whose types share chunks. Fixtures know the public API only, which has one of its own. */
+const API = 'dist/src/index.d.ts';
+const TYPES = [
+  {
+    index: API,
+    testing: 'dist/src/testing/index.d.ts',
+    device: 'dist/src/machine/user-devices/device-module.d.ts',
+  },
+  {
+    'node-test': 'dist/src/fixture/node-test.d.ts',
+    vitest: 'dist/src/fixture/vitest.d.ts',
+  },
+];
 
 /** dts finds the module that `declare module` augments by the extension that it has once compiled. */
 const augmentations = {
@@ -25,29 +33,34 @@ const augmentations = {
 
 async function writeTypes() {
   fs.rmSync(at('dist/types'), { recursive: true, force: true });
-  const bundle = await rollup({
-    input: Object.fromEntries(Object.entries(TYPES).map(([name, file]) => [name, at(file)])),
-    plugins: [augmentations, dts({ includeExternal: ['valibot'] })],
-    external: [/^node:/],
-    // Types that two entries share need no entry of their own.
-    onwarn: ({ message }) => {
-      if (!message.includes('private shared type exports')) throw new Error(message);
-    },
-  });
-  await bundle.write({
-    dir: at('dist/types'),
-    entryFileNames: '[name].d.ts',
-    chunkFileNames: 'shared-[hash].d.ts',
-  });
+  for (const entries of TYPES) {
+    const bundle = await rollup({
+      input: Object.fromEntries(Object.entries(entries).map(([name, file]) => [name, at(file)])),
+      plugins: [augmentations, dts({ includeExternal: ['valibot'] })],
+      external: [/^node:/, 'vitest', ...('index' in entries ? [] : [at(API)])],
+      // Types that two entries share need no entry of their own.
+      onwarn: ({ message }) => {
+        if (!message.includes('private shared type exports')) throw new Error(message);
+      },
+    });
+    await bundle.write({
+      dir: at('dist/types'),
+      paths: { [at(API)]: './index.js' },
+      entryFileNames: '[name].d.ts',
+      chunkFileNames: 'shared-[hash].d.ts',
+    });
+  }
 }
 
-/** Whose code is in the bundles, by the comments that name each module. */
+/** Whose code is in the bundles, by their source maps. */
 function bundledPackages() {
   const folder = at('dist/bundle/bin');
-  const files = fs.readdirSync(folder).filter((name) => name.endsWith('.js'));
-  const text = files.map((name) => fs.readFileSync(path.join(folder, name), 'utf8')).join('\n');
-  const names = text.matchAll(/^\/\/ node_modules\/((?:@[^/]+\/)?[^/]+)\//gm);
-  return [...new Set([...names].map(([, name]) => name))].sort();
+  const maps = fs.readdirSync(folder).filter((name) => name.endsWith('.js.map'));
+  const sources = maps.flatMap(
+    (name) => JSON.parse(fs.readFileSync(path.join(folder, name), 'utf8')).sources,
+  );
+  const names = sources.map((source) => /node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(source)?.[1]);
+  return [...new Set(names.filter((name) => name !== undefined))].sort();
 }
 
 function writeLicenses() {

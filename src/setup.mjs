@@ -52,9 +52,12 @@ const AGENT = at('build/Release/nodevmm-agent');
 
 const NATIVE_STAMP = at('build/.setup-stamp');
 
-/** A digest of what is compiled from C and C++, and of its sources; times say nothing of a copied folder. */
+/**
+ * A digest of what is compiled from C and C++, of its sources, and of the agent's compiler; times say nothing of a
+ * copied folder.
+ */
 function nativeDigest() {
-  const hash = createHash('sha256');
+  const hash = createHash('sha256').update(String(onPath('musl-gcc')));
   const agent = [...filesUnder('guests/agent')].sort();
   const sources = ['binding.gyp', 'native/addon.cc', ...agent].map((name) => at(name));
   for (const file of [...sources, ADDON, AGENT]) hash.update(fs.readFileSync(file)).update('\n');
@@ -333,6 +336,10 @@ const STEPS = [
   [compiledIsStale, compile],
 ];
 
+async function build() {
+  for (const [stale, run] of STEPS) if (stale()) await run();
+}
+
 async function main(args) {
   checkHost();
   const purpose = args[0] === '--for' ? args[1] : undefined;
@@ -341,8 +348,11 @@ async function main(args) {
   const unlock = await lock();
   process.on('exit', unlock);
   for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
-  for (const [stale, run] of STEPS) if (stale()) await run();
-  if (wantsPackages()) await installPackages(purpose);
+  await build();
+  if (!wantsPackages()) return;
+  await installPackages(purpose);
+  // What they bring may build a smaller agent.
+  await build();
 }
 
 main(process.argv.slice(2)).catch((error) => {

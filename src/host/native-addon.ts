@@ -45,7 +45,8 @@ export function nativeAddon(): NativeAddon {
       const why = error instanceof Error ? error.message.split('\n')[0] : String(error);
       throw new UsageError(
         'E_ADDON',
-        `cannot load the native addon: ${why}; reinstall nodevmm, or build it with: ${buildCommand()}`,
+        `cannot load the native addon: ${why}`,
+        `reinstall nodevmm, or build it with: ${buildCommand()}`,
         { cause: error },
       );
     }

@@ -2,11 +2,19 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
+/** Undefined in a CommonJS bundle of another program's, which `surroundings.ts` refuses. */
+const own: string | undefined = import.meta.url;
+
 /** The folder of package.json. This module runs from dist/src/host, or from dist/bundle/bin. */
-export const packageFolder = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '');
+export const packageFolder =
+  own === undefined ? '' : fileURLToPath(new URL('../../..', own)).replace(/\/$/, '');
 
 /** What package.json says of the package. */
-export function packageManifest(): { readonly version: string; readonly description: string } {
+export function packageManifest(): {
+  readonly name: string;
+  readonly version: string;
+  readonly description: string;
+} {
   return JSON.parse(readFileSync(`${packageFolder}/package.json`, 'utf8'));
 }
 

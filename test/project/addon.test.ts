@@ -1,6 +1,6 @@
 /** The addon's one binary runs with any C library that Node.js runs on. */
 import { execFileSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
@@ -110,3 +110,8 @@ for (const compiler of ['gcc', 'musl-gcc']) {
     t.equal(out, 'kick 1\ncopy moved\nguard 0 faults 1 byte 1\nunmapped 1\n');
   });
 }
+
+t.test("the agent is musl's, also where that came after the first build", async (t) => {
+  const { size } = statSync('build/Release/nodevmm-agent');
+  t.ok(size < 300_000, `${size} bytes`);
+});

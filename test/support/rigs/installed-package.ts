@@ -40,6 +40,20 @@ async function pack(folder: string): Promise<Packed> {
   };
 }
 
+/** How a project installs packages. */
+export interface Installer {
+  /** The Node.js that the project runs with. */
+  readonly node: string;
+  /** The command, less the packages. */
+  readonly add: readonly string[];
+}
+
+/** That of this host, with scripts turned off. */
+const NPM: Installer = {
+  node: process.execPath,
+  add: ['npm', 'install', '--ignore-scripts', '--no-audit', '--no-fund'],
+};
+
 /** What an addon is built with. */
 const COMPILER = /^(node$|(.*-)?(cc|gcc|g\+\+|c\+\+|cpp|clang|make|gmake|ninja|python)[\d.-]*$)/;
 
@@ -52,16 +66,19 @@ export class PackageUser extends Closeable {
   readonly path: string = join(this.#temporary.path, 'app');
   readonly #bin: string = join(this.path, 'bin');
 
+  readonly #installer: Installer;
+
   /** Packs the checkout, and installs that without running scripts. */
-  static async install(): Promise<{ project: PackageUser; packed: Packed }> {
-    const project = new PackageUser();
+  static async install(installer = NPM): Promise<{ project: PackageUser; packed: Packed }> {
+    const project = new PackageUser(installer);
     const packed = await pack(project.#temporary.path);
-    await project.npmInstall(packed.file);
+    await project.add(packed.file);
     return { project, packed };
   }
 
-  private constructor() {
+  private constructor(installer: Installer) {
     super();
+    this.#installer = installer;
     // QEMU runs as nobody.
     chmodSync(this.#temporary.path, 0o755);
     mkdirSync(this.path);
@@ -74,7 +91,7 @@ export class PackageUser extends Closeable {
         if (existsSync(join(folder, name))) symlinkSync(realpathSync(join(folder, name)), link);
       }
     }
-    symlinkSync(process.execPath, join(this.#bin, 'node'));
+    symlinkSync(installer.node, join(this.#bin, 'node'));
     this.write('package.json', JSON.stringify({ name: 'app', private: true, type: 'module' }));
   }
 
@@ -85,13 +102,18 @@ export class PackageUser extends Closeable {
     return file;
   }
 
-  async npmInstall(...args: readonly string[]): Promise<void> {
-    await this.run('npm', 'install', '--ignore-scripts', '--no-audit', '--no-fund', ...args);
+  /** Installs more packages. */
+  async add(...packages: readonly string[]): Promise<void> {
+    const [program = '', ...args] = this.#installer.add;
+    await this.run(program, ...args, ...packages);
   }
 
   /** Runs a program to its end. @returns its standard output @throws with its output when it fails */
   async run(program: string, ...args: readonly string[]): Promise<string> {
-    const env = { ...process.env, PATH: this.#bin, NODE_V8_COVERAGE: '', NODE_OPTIONS: '' };
+    // The runner of these tests would take the output of Node's for its own.
+    const { NODE_TEST_CONTEXT: _, FORCE_COLOR: __, ...own } = process.env;
+    const set = { PATH: this.#bin, NODE_V8_COVERAGE: '', NODE_OPTIONS: '', NO_COLOR: '1' };
+    const env = { ...own, ...set };
     const { stdout } = await run(program, args, { cwd: this.path, env, maxBuffer: 16 << 20 });
     return stdout;
   }
