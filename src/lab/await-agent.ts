@@ -29,7 +29,7 @@ export async function awaitAgent(machine: BootingMachine): Promise<AgentClient> 
   const failed = (why: string): PeerError =>
     new PeerError(
       'E_LAB_GONE',
-      `the lab ${state}: ${why}; its console ends with:\n${machine.console().join('\n')}`,
+      `the lab ${state}: ${why}, with this on its console:\n${machine.console().join('\n')}`,
     );
   const ended = new Promise<PeerError>((resolve) => {
     machine.process.once('close', (code, signal) => {

@@ -56,7 +56,8 @@ export async function writeBochsImage(
   if (imageMiB + LEAST_FREE_MIB > memoryMiB) {
     throw new UsageError(
       'E_MEMORY_TOO_SMALL',
-      `the lab's kernel and files take ${imageMiB} MiB of its ${memoryMiB} MiB, and ${LEAST_FREE_MIB} MiB must stay free; increase its memory (-m) or share less`,
+      `the lab's kernel and files take ${imageMiB} MiB of its ${memoryMiB} MiB, and ${LEAST_FREE_MIB} MiB must stay free`,
+      'increase its memory (-m) or share less',
     );
   }
   const kernel = join(folder, 'vmlinux');

@@ -84,7 +84,7 @@ export async function bootBochs(
 /** @returns the machine's memory in MiB */
 function checked({ memory = DEFAULT_MEMORY, cpus, machine, qemuArgs }: LabOptions): number {
   const refused = (what: string, advice: string): UsageError =>
-    new UsageError('E_LAB', `the lab with an Intel CPU ${what}; ${advice}`);
+    new UsageError('E_LAB', `the lab with an Intel CPU ${what}`, advice);
   if (cpus !== undefined && cpus !== 1) throw refused('has one CPU', 'leave out --cpus');
   if (machine !== undefined || qemuArgs !== undefined) {
     throw refused('does not run in QEMU', 'leave out --machine and --qemu-arg');
@@ -100,7 +100,7 @@ async function findBochs(): Promise<string> {
   if (existsSync('/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so')) {
     return found.get('bochs-bin') as string;
   }
-  throw new UsageError('E_PACKAGE', 'this Bochs needs a display; apt-get install bochs-term');
+  throw new UsageError('E_PACKAGE', 'this Bochs needs a display', 'apt-get install bochs-term');
 }
 
 async function checkKvm(agent: AgentClient): Promise<void> {

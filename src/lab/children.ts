@@ -1,6 +1,7 @@
 /** The lab's processes on the host: none outlives us, however we end. */
 
 import { type ChildProcess, spawn } from 'node:child_process';
+import type { Socket } from 'node:net';
 import { findProgram } from '../guest/programs.ts';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { runtimeFolder } from '../host/private-folder.ts';
@@ -78,6 +79,15 @@ export class Children extends Closeable {
     });
     this.#children.push(child);
     return child;
+  }
+
+  /** Whether this process waits for them when it has nothing else to do. At first it does. */
+  keepProcess(keep: boolean): void {
+    const change = keep ? 'ref' : 'unref';
+    for (const child of this.#children) {
+      child[change]();
+      for (const stream of [child.stdout, child.stderr]) (stream as Socket | null)?.[change]();
+    }
   }
 
   close(): void {

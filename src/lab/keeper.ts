@@ -1,6 +1,6 @@
 /** The process that keeps a lab: ends with it, by a signal, or after an hour of disuse. */
 
-import { messageOf } from '../host/errors.ts';
+import { messageParts } from '../host/errors.ts';
 import { printable } from '../host/untrusted-text.ts';
 import { attachKept, KEPT, type KeeperReport, shareLab } from './kept.ts';
 import { Lab, type LabOptions } from './lab.ts';
@@ -36,5 +36,7 @@ async function keep(options: LabOptions): Promise<void> {
 }
 
 keep(JSON.parse(process.argv[2] ?? '{}') as LabOptions).catch((error: unknown) => {
-  process.stdout.write(`${JSON.stringify({ error: messageOf(error) })}\n`, () => process.exit(1));
+  const [problem, remedy] = messageParts(error);
+  const line = JSON.stringify({ error: problem, remedy });
+  process.stdout.write(`${line}\n`, () => process.exit(1));
 });

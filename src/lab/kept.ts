@@ -2,12 +2,12 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
-import { join } from 'node:path';
+import { join, sep } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { AgentBroker } from '../agent/broker.ts';
-import { contentHash } from '../guest/cache.ts';
+import { cacheFolder, contentHash } from '../guest/cache.ts';
 import type { Progress } from '../guest/kernel.ts';
 import { PeerError } from '../host/errors.ts';
 import { ListenPath } from '../host/listen-path.ts';
@@ -35,9 +35,23 @@ export async function attachKept(
   }
 }
 
-/** The kept lab, or one that ends with this process. What is kept keeps its own size and extras. */
+/**
+ * The kept lab, or one that ends with this process. What is kept keeps its own size and extras; it can only write
+ * to its own folders.
+ */
 export async function openLab(options: LabOptions = {}): Promise<Lab> {
-  return (await attachKept(options.cpu, options.env)) ?? (await Lab.boot(options));
+  const shares = extraShares(options.shares ?? [], options.cpu);
+  const kept = shares.length === 0 ? await attachKept(options.cpu, options.env) : undefined;
+  return kept ?? (await Lab.boot({ ...options, shares }));
+}
+
+/** The folders that not every lab may write to. */
+export function extraShares(shares: readonly string[], cpu?: LabCpu): string[] {
+  // With an Intel CPU some of the others are missing, too.
+  const known = cpu === 'intel' ? [] : [projectFolder(), cacheFolder()];
+  return shares.filter(
+    (share) => !known.some((folder) => share === folder || share.startsWith(`${folder}${sep}`)),
+  );
 }
 
 /**
@@ -65,7 +79,7 @@ export async function shareLab(lab: Lab, cpu: LabCpu = 'amd'): Promise<Server> {
 /** One line of the keeper's standard output. */
 export type KeeperReport =
   | { readonly step: string; readonly done: number }
-  | { readonly error: string };
+  | { readonly error: string; readonly remedy?: string };
 
 /**
  * Starts a process that boots a lab and keeps it.
@@ -86,14 +100,18 @@ export async function keepLab(
   const reports = child.stdout as Readable;
   for await (const line of createInterface(reports)) {
     const report = JSON.parse(line) as KeeperReport;
-    if ('error' in report) throw new PeerError('E_LAB', report.error);
+    if ('error' in report) throw new PeerError('E_LAB', report.error, report.remedy);
     progress(report.step, report.done);
     if (report.step !== KEPT) continue;
     reports.destroy();
     child.unref();
     return;
   }
-  throw new PeerError('E_LAB', 'the process that keeps the lab exited at once; try without --keep');
+  throw new PeerError(
+    'E_LAB',
+    'the process that keeps the lab exited at once',
+    'try without --keep',
+  );
 }
 
 /** The last step that a keeper reports. */

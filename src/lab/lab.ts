@@ -1,8 +1,11 @@
 /** The lab: an emulated PC with nested virtualization, whose root is the host's file system. */
 import type { ChildProcess } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
-import { AgentClient, type ExecOptions, type ExecResult } from '../agent/client.ts';
-import type { GuestProcess, SpawnOptions } from '../agent/command.ts';
+import { AgentClient } from '../agent/client.ts';
+import type { GuestProcess } from '../agent/command.ts';
+import type { CommandLine, ExecOptions, SpawnOptions } from '../agent/command-options.ts';
+import type { ExecResult } from '../agent/exec.ts';
 import { cacheFolder } from '../guest/cache.ts';
 import { buildGuest } from '../guest/guests.ts';
 import type { Progress } from '../guest/kernel.ts';
@@ -53,16 +56,19 @@ export class Lab extends AsyncCloseable {
   readonly agent: AgentClient;
   readonly #resources: CleanupStack;
   readonly #env: Readonly<Record<string, string>>;
+  readonly #keepProcess: (keep: boolean) => void;
 
   private constructor(
     agent: AgentClient,
     resources: CleanupStack,
     env: Readonly<Record<string, string>> = {},
+    keepProcess: (keep: boolean) => void = () => {},
   ) {
     super();
     this.agent = agent;
     this.#resources = resources;
     this.#env = env;
+    this.#keepProcess = keepProcess;
   }
 
   /**
@@ -103,7 +109,10 @@ export class Lab extends AsyncCloseable {
     stack.use(agent);
     await setUp(agent, shares, guest.kernelVersion);
     progress('lab: ready', 1);
-    return new Lab(agent, stack.move(), options.env);
+    return new Lab(agent, stack.move(), options.env, (keep) => {
+      children.keepProcess(keep);
+      keepSocket(started.agent, keep);
+    });
   }
 
   /**
@@ -113,9 +122,10 @@ export class Lab extends AsyncCloseable {
    */
   static async attach(socket: string, env?: Readonly<Record<string, string>>): Promise<Lab> {
     using stack = new CleanupStack();
-    const agent = stack.use(new AgentClient(await connected(socket), { shared: true }));
+    const stream = await connected(socket);
+    const agent = stack.use(new AgentClient(stream, { shared: true }));
     await agent.ready();
-    return new Lab(agent, stack.move(), env);
+    return new Lab(agent, stack.move(), env, (keep) => keepSocket(stream, keep));
   }
 
   /**
@@ -123,13 +133,31 @@ export class Lab extends AsyncCloseable {
    * and the like, CI, XDG_CACHE_HOME, and what begins with LC_, NODE_, TAP_ or NODEVMM_; then what
    * `env` of LabOptions adds, and that of `options`.
    */
-  spawn(argv: readonly string[], options: SpawnOptions = {}): GuestProcess {
-    return this.agent.spawn(argv, this.#atHome(options));
+  spawn(command: CommandLine, options: SpawnOptions = {}): GuestProcess {
+    return this.agent.spawn(command, this.#atHome(options));
   }
 
   /** Runs a command to its end. */
-  exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
-    return this.agent.exec(argv, this.#atHome(options));
+  exec(command: CommandLine, options: ExecOptions = {}): Promise<ExecResult> {
+    return this.agent.exec(command, this.#atHome(options));
+  }
+
+  /**
+   * Writes a file that only root in the lab can read. An argument or a variable may not exceed 128 KiB
+   * (MAX_ARG_STRLEN, execve(2)).
+   * @returns its path
+   */
+  async writeFile(data: string): Promise<string> {
+    const file = `/run/nodevmm/${randomUUID()}`;
+    const script = 'umask 077 && cat >"$1"';
+    const { exitCode, stderr } = await this.exec(['sh', '-c', script, 'sh', file], { input: data });
+    if (exitCode === 0) return file;
+    throw new PeerError('E_LAB', `the lab cannot write ${file}: ${stderr.toString().trim()}`);
+  }
+
+  /** Whether this process waits for the lab when it has nothing else to do. At first it does. */
+  keepProcess(keep: boolean): void {
+    this.#keepProcess(keep);
   }
 
   /** Ends a lab booted here with everything in it; detaches from a kept one. */
@@ -145,6 +173,11 @@ export class Lab extends AsyncCloseable {
     const cwd = options.cwd ?? process.cwd();
     return { ...options, cwd, env: { ...env, ...this.#env, ...options.env } };
   }
+}
+
+function keepSocket(socket: Socket, keep: boolean): void {
+  if (keep) socket.ref();
+  else socket.unref();
 }
 
 /** Variables that mean the same inside. */
@@ -169,7 +202,7 @@ function failureOf(servers: readonly ChildProcess[]): () => string[] {
     const index = servers.findIndex(({ exitCode }) => exitCode !== null && exitCode !== 0);
     if (index < 0) return [];
     const lines = lastLinesOf[index]?.().join('; ');
-    return [`virtiofsd failed: ${lines}; it needs CAP_SYS_ADMIN for its mounts`];
+    return [`virtiofsd failed (it needs CAP_SYS_ADMIN for its mounts): ${lines}`];
   };
 }
 

@@ -36,7 +36,8 @@ export async function findPrograms(): Promise<Programs> {
     // Limit: QEMU's virtiofsd serves others' files to root only, also inside a user namespace.
     throw new UsageError(
       'E_LAB',
-      'the lab shares all files of the host, which needs root; use sudo',
+      'the lab shares all files of the host, which needs root',
+      'use sudo',
     );
   }
   const found = await requirePrograms({
@@ -51,7 +52,8 @@ export async function findPrograms(): Promise<Programs> {
   if (virtiofsd !== undefined) return { ...tools, virtiofsd };
   throw new UsageError(
     'E_PACKAGE',
-    'virtiofsd not found on this host; apt-get install qemu-system-common (Debian 12) or virtiofsd',
+    'virtiofsd not found on this host',
+    'apt-get install qemu-system-common (Debian 12) or virtiofsd',
   );
 }
 
@@ -62,7 +64,7 @@ export function sharesOf(more: readonly string[]): Share[] {
   const writable = [...new Set(folders)];
   const missing = writable.find((path) => !isFolder(path));
   if (missing !== undefined) {
-    throw new UsageError('E_LAB', `no folder ${missing} to share; create it first`);
+    throw new UsageError('E_LAB', `no folder ${missing} to share`, 'create it first');
   }
   return [
     { tag: 'root', path: '/', readOnly: true, still: true },

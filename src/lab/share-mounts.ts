@@ -110,7 +110,10 @@ function optionsOf(share: Share, options: readonly string[]): string {
   return [...new Set([...more, ...own])].join(',');
 }
 
-/** Mounts on a tmpfs of its own, so that nothing of it is seen outside, and becomes the server. */
+/**
+ * Mounts on a tmpfs of its own, so that nothing of it is seen outside, and becomes the server, which holds a
+ * descriptor for each file that the lab knows: as many as the kernel allows, or else as many as the host does.
+ */
 const SCRIPT = `set -e
 mount=$1 at=$2
 shift 2
@@ -124,6 +127,7 @@ while [ "$1" != -- ]; do
 	shift 3
 done
 shift
+ulimit -n "$(cat /proc/sys/fs/nr_open)" 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 exec "$@"`;
 
 /** Programs of util-linux. */

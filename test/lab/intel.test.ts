@@ -21,7 +21,7 @@ t.test('the CPU is an Intel with VMX, and KVM has nested paging', async (t) => {
 });
 
 t.test('statuses and streams come back', async (t) => {
-  const end = await lab.exec(['sh', '-c', 'cat; echo err >&2; exit 42'], { stdin: 'in' });
+  const end = await lab.exec(['sh', '-c', 'cat; echo err >&2; exit 42'], { input: 'in' });
   t.same([end.stdout.toString(), end.stderr.toString(), end.exitCode], ['in', 'err\n', 42]);
   t.equal((await lab.exec(['sh', '-c', 'kill -9 $$'])).exitCode, 137);
   await t.rejects(lab.exec(['/no/such/program']), { code: 'ENOENT' });

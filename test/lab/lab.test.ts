@@ -14,7 +14,6 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
 import { AgentBroker } from '../../src/agent/broker.ts';
-import { fileInLab } from '../../src/cli/run/run-in-lab.ts';
 import { cacheFolder, Inputs } from '../../src/guest/cache.ts';
 import { buildGuest } from '../../src/guest/guests.ts';
 import { buildInitramfs } from '../../src/guest/image.ts';
@@ -55,7 +54,7 @@ t.test('KVM runs a guest in hardware, as the probe sees it', async (t) => {
 });
 
 t.test('statuses and streams come back', async (t) => {
-  const end = await lab.exec(['sh', '-c', 'cat; echo err >&2; exit 42'], { stdin: 'in' });
+  const end = await lab.exec(['sh', '-c', 'cat; echo err >&2; exit 42'], { input: 'in' });
   t.same([end.stdout.toString(), end.stderr.toString(), end.exitCode], ['in', 'err\n', 42]);
   t.equal((await lab.exec(['sh', '-c', 'kill -9 $$'])).exitCode, 137);
   await t.rejects(lab.exec(['/no/such/program']), { code: 'ENOENT' });
@@ -63,13 +62,10 @@ t.test('statuses and streams come back', async (t) => {
 
 t.test('10 MiB go in and come out whole', async (t) => {
   const input = randomBytes(10 * 2 ** 20);
-  const { stdout } = await lab.exec(['cat'], { stdin: input });
+  const { stdout } = await lab.exec(['cat'], { input });
   const hash = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
   t.equal(hash(stdout), hash(input));
-  t.equal(
-    (await lab.exec(['sha256sum'], { stdin: input })).stdout.toString().slice(0, 64),
-    hash(input),
-  );
+  t.equal((await lab.exec(['sha256sum'], { input })).stdout.toString().slice(0, 64), hash(input));
 });
 
 t.test('a run of any size is handed over, for root only, and once', async (t) => {
@@ -79,7 +75,7 @@ t.test('a run of any size is handed over, for root only, and once', async (t) =>
     disks: [{ path: '/no/disk' }],
   };
   const plan = { console: { to: 'none' }, serial: { to: 'none' } };
-  const file = await fileInLab(lab, JSON.stringify({ machine, plan, summary: false }));
+  const file = await lab.writeFile(JSON.stringify({ machine, plan, summary: false }));
   t.equal(await sh(`stat -c '%a %u' ${file}`), '600 0\n');
   const program = join(packageFolder, 'dist/src/cli/main.js');
   const run = await lab.exec([process.execPath, program, 'run', '--spec', file]);

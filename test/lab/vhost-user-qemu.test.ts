@@ -25,7 +25,7 @@ import { buildGuest } from '../../src/guest/guests.ts';
 import { sha256 } from '../support/rigs/files.ts';
 import { programPath, tapReason } from '../support/rigs/host.ts';
 
-const PROGRAM = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const PROGRAM = fileURLToPath(new URL('../../bundle/bin/main.js', import.meta.url));
 const QEMU = 'qemu-system-x86_64';
 const MEMORY = '256M';
 const DISK_BYTES = 4 * 2 ** 20;

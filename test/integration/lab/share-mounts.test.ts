@@ -51,6 +51,24 @@ t.test('a folder: writable but for what the host mounts read-only', async (t) =>
   t.equal(parseMounts(`1 1 8:1 / ${name} rw - ext4 x rw`)[0]?.at, '/é');
 });
 
+t.test('the server may open as many files as the limit can be raised to', (t) => {
+  const at = path.join(testFolder(t), 'at');
+  mkdirSync(at);
+  const share = { tag: 's', path: testFolder(t), readOnly: true, still: true };
+  const tools = { unshare: 'unshare', mount: 'mount' };
+  const mounts = parseMounts(readFileSync('/proc/self/mountinfo', 'latin1'));
+  const command = mountedCommand(tools, share, at, mounts, ['/bin/sh', '-c', 'ulimit -n']);
+  const limited = (...argv: string[]) =>
+    spawnSync('prlimit', ['--nofile=500:1000', ...argv], { encoding: 'utf8' });
+  const all = readFileSync('/proc/sys/fs/nr_open', 'utf8');
+  // Containers may lack CAP_SYS_RESOURCE.
+  const mayRaise = limited('/bin/sh', '-c', `ulimit -n ${all}`).status === 0;
+  const { stdout, stderr } = limited(...command);
+  t.equal(stderr, '');
+  t.equal(stdout, mayRaise ? all : '1000\n');
+  t.end();
+});
+
 t.test('only the command sees that', { skip: otherUserReason() }, async (t) => {
   const folder = testFolder(t);
   const shared = path.join(folder, 'a b');

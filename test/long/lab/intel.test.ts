@@ -1,8 +1,8 @@
 /** More of nodevmm on Intel's virtualization than fits into each run: devices, power, exit statuses. */
 import t from 'tap';
-import { buildGuest } from '../../src/guest/guests.ts';
-import { packageFolder } from '../../src/host/package-folder.ts';
-import { Lab } from '../../src/lab/lab.ts';
+import { buildGuest } from '../../../src/guest/guests.ts';
+import { packageFolder } from '../../../src/host/package-folder.ts';
+import { Lab } from '../../../src/lab/lab.ts';
 
 // A processor emulated step by step, on a host that has other things to do.
 t.setTimeout(3_600_000);
@@ -49,10 +49,10 @@ report('disk', await sh(
   'echo 3 >/proc/sys/vm/drop_caches && head -c 2097152 /dev/vda | cmp - /tmp/f && echo same'));
 report('ping', await sh('ping -c 2 10.0.2.1'));
 await vm.pause();
-const before = vm.exitCounts();
+const before = await vm.metrics();
 // Idle vCPUs have timer ticks.
 await new Promise((resolve) => setTimeout(resolve, 2000));
-report('paused', JSON.stringify(before) === JSON.stringify(vm.exitCounts()));
+report('paused', JSON.stringify(before) === JSON.stringify(await vm.metrics()));
 await vm.resume();
 report('resumed', await sh('touch /marker && nproc'));
 const reboot = once(vm, 'reboot');
