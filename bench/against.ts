@@ -18,7 +18,7 @@ export async function compareCheckouts(other: string, options: BenchOptions): Pr
   const measure = async (checkout: string): Promise<Report> => {
     const program = join(checkout, 'dist/bench/run.js');
     if (!existsSync(program)) {
-      throw new UsageError('E_AGAINST', `no ${program}; build that checkout with npm run build`);
+      throw new UsageError('E_AGAINST', `no ${program}`, 'build that checkout with npm run build');
     }
     const args = [program, ...options.names, ...argumentsOf(options), '--json', json];
     if (!options.lab) args.push('--no-lab');

@@ -74,7 +74,7 @@ function checkWritable(path: string | undefined): void {
     accessSync(dirname(path), constants.W_OK);
   } catch (error) {
     const why = (error as NodeJS.ErrnoException).code;
-    throw new UsageError('E_REPORT', `cannot write ${path}: ${why}; name a folder that exists`);
+    throw new UsageError('E_REPORT', `cannot write ${path}: ${why}`, 'name a folder that exists');
   }
 }
 
@@ -106,7 +106,7 @@ async function run(args: readonly string[]): Promise<number> {
     // --help has been printed.
     if (error.exitCode === 0) return 0;
     const text = error.message.replace(/^error: /, '').replace(/\s*\n\s*/g, ' ');
-    throw new UsageError('E_OPTION', `${text}; see nodevmm bench --help`);
+    throw new UsageError('E_OPTION', text, 'see nodevmm bench --help');
   }
   return status;
 }

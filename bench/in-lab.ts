@@ -5,7 +5,8 @@ import { createInterface } from 'node:readline';
 import { defer, type GuestProcess } from '../src/agent/command.ts';
 import { PeerError } from '../src/host/errors.ts';
 import { packageFolder } from '../src/host/package-folder.ts';
-import { Lab } from '../src/lab/lab.ts';
+import { Lab, type LabOptions } from '../src/lab/lab.ts';
+import { MiB } from '../src/memory/ram-layout.ts';
 import type { Host } from './harness/host.ts';
 import type { Result } from './harness/measure.ts';
 import { lossOf, type Omission, type Site } from './harness/report.ts';
@@ -17,6 +18,7 @@ const DISK_FOLDER = '/mnt/bench';
 /** A real file system, on a disk of RAM: the lab's others are its host's. */
 const MOUNT = `set -e
 /run/nodevmm/busybox modprobe brd rd_nr=1 rd_size=1048576
+/run/nodevmm/busybox modprobe -a vduse vhost_vdpa
 mkfs.ext4 -q -F /dev/ram0
 mkdir -p ${DISK_FOLDER}
 mount -t ext4 /dev/ram0 ${DISK_FOLDER}`;
@@ -141,17 +143,69 @@ async function measureOnce(
   }
 }
 
-/** Boots a lab that has a folder on a real file system. */
-export async function bootBenchLab(progress: Progress): Promise<BenchLab> {
-  const lab = await Lab.boot({ onProgress: (step) => progress(step, 0) });
-  const mounted = await lab.exec(['sh', '-c', MOUNT]);
-  if (mounted.exitCode !== 0) {
+/** Where the lab's cards are on its bus: network cards, each wired to one of the lab's own, and disks. */
+const CARDS = ['0000:00:10.0', '0000:00:11.0'] as const;
+const ENDS = ['0000:00:12.0', '0000:00:13.0'] as const;
+const DISKS = ['0000:00:14.0', '0000:00:15.0'] as const;
+const OWN_DISK = '0000:00:16.0';
+const INTERFACES = ['wire0', 'wire1'] as const;
+const slotOf = (address: string): string => address.slice(8, 10);
+
+/** An IOMMU, and devices behind it. The disks hold zeroes. */
+const PASSED: LabOptions = {
+  machine: 'kernel-irqchip=split',
+  kernelArgs: 'intel_iommu=on',
+  qemuArgs: [
+    ...['-device', 'intel-iommu,intremap=on,device-iotlb=on'],
+    ...[...CARDS, ...ENDS].flatMap((address, index) => [
+      ...['-netdev', `hubport,id=port${index},hubid=${1 + (index % CARDS.length)}`, '-device'],
+      `virtio-net-pci,netdev=port${index},disable-legacy=on,iommu_platform=on,ats=on,addr=0x${slotOf(address)}`,
+    ]),
+    ...[...DISKS, OWN_DISK].flatMap((address, index) => [
+      ...['-blockdev', `null-co,node-name=null${index},size=${256 * MiB},read-zeroes=on`],
+      ...['-device', `nvme,drive=null${index},serial=null${index},addr=0x${slotOf(address)}`],
+    ]),
+  ],
+};
+
+/** Names the lab's ends of the wires, and prints the disk that stays. */
+const WIRE = `set -e
+/run/nodevmm/busybox modprobe -a vfio-pci vfio_iommu_type1 virtio_net
+cd /sys/bus/pci/devices
+${ENDS.map((end, i) => `ip link set dev "$(ls ${end}/virtio*/net)" name ${INTERFACES[i]}`).join('\n')}
+basename ${OWN_DISK}/nvme/nvme*/nvme*n1`;
+
+/**
+ * Boots a lab that has a folder on a real file system.
+ * @param passes it also has an IOMMU, and devices to be passed to guests
+ */
+export async function bootBenchLab(progress: Progress, passes: boolean): Promise<BenchLab> {
+  const lab = await Lab.boot({
+    ...(passes ? PASSED : {}),
+    onProgress: (step) => progress(step, 0),
+  });
+  try {
+    await prepare(lab, MOUNT);
+    const cards = passes ? cardArguments(await prepare(lab, WIRE)) : [];
+    return {
+      start: (args) => lab.spawn([process.execPath, PROGRAM, ...cards, ...args]),
+      [Symbol.asyncDispose]: () => lab.close(),
+    };
+  } catch (error) {
     await lab.close();
-    const why = mounted.stderr.toString().trim();
-    throw new PeerError('E_BENCH', `no file system in the lab: ${why}`);
+    throw error;
   }
-  return {
-    start: (args) => lab.spawn([process.execPath, PROGRAM, ...args]),
-    [Symbol.asyncDispose]: () => lab.close(),
-  };
+}
+
+/** Runs a script in the lab. @returns what it printed */
+async function prepare(lab: Lab, script: string): Promise<string> {
+  const { stdout, stderr, exitCode } = await lab.exec(['sh', '-c', script]);
+  if (exitCode === 0) return stdout.toString().trim();
+  throw new PeerError('E_BENCH', `the lab is not ready: ${stderr.toString().trim()}`);
+}
+
+/** The options that name its devices. @param own the disk that it keeps */
+function cardArguments(own: string): string[] {
+  const nets = CARDS.map((card, i) => `${card}=${INTERFACES[i]}`);
+  return ['--vfio-nets', nets.join(','), '--vfio-disks', [...DISKS, `/dev/${own}`].join(',')];
 }

@@ -17,6 +17,10 @@ export interface BenchOptions extends Wanted {
   readonly repeat: number;
   readonly quick: boolean;
   readonly folder?: string;
+  /** Devices of the host that rows may pass to their guests: `ADDRESS=INTERFACE`. */
+  readonly vfioNets: readonly string[];
+  /** `ADDRESS`, and the file of one that stays the host's. */
+  readonly vfioDisks: readonly string[];
   /** File for the JSON report. */
   readonly json?: string;
   /** File for the page. */
@@ -45,6 +49,7 @@ Examples:
   nodevmm bench net --quick --html net.html a first look, as a page with bars
   nodevmm bench net --variants              also what single settings are worth
   nodevmm bench net --subjects 'nodevmm,QEMU q35' --repeat 5
+  nodevmm bench datapaths --html all.html   all that serves a virtio device, in one picture
   nodevmm bench all --json before.json      everything, to keep
   nodevmm bench compare before.json after.json
   nodevmm bench exits device queue-walk --against ../main    two checkouts, in turns
@@ -87,12 +92,24 @@ export function benchCommand(
     .option('--json <file>', 'write all samples, with the host, for compare')
     .option('--html <file>', 'write one page with bars, which needs nothing else')
     .option('--folder <path>', 'where disks on a real file system are (default: temporary folder)')
+    .option(
+      '--vfio-nets <cards>',
+      'network cards to pass to guests, each wired to an interface of the host: ADDRESS=INTERFACE,...',
+      split,
+      [],
+    )
+    .option(
+      '--vfio-disks <disks>',
+      'NVMe disks to pass to guests, and one that the host keeps for the other rows: ADDRESS,...,/dev/nvme2n1',
+      split,
+      [],
+    )
     .option('--against <checkout>', 'compare with another built checkout, measured in turns')
     .option('--no-lab', 'never use the lab')
     .addOption(new Option('--stream').default(false).hideHelp())
     .addOption(new Option('--measured <name>').default([]).argParser(gather).hideHelp())
     .addHelpText('after', `\nGroups (default: all):\n${list(all)}`)
-    .addHelpText('after', `Without guests, only when named:\n${list(others)}\n${EXAMPLES}`)
+    .addHelpText('after', `Only when named:\n${list(others)}\n${EXAMPLES}`)
     .action(async (positional: string[], flags: Omit<BenchOptions, 'names' | 'command'>) => {
       const command = ['nodevmm bench', ...typed].join(' ');
       await run({ ...flags, command, names: namesOf(positional, groups, all) });
@@ -108,7 +125,7 @@ function namesOf(
   const known = groups.map(({ name }) => name);
   const wrong = names.find((name) => name !== 'all' && !known.includes(name));
   if (wrong !== undefined) {
-    throw new UsageError('E_OPTION', `no benchmark ${wrong}; there are ${known.join(', ')}`);
+    throw new UsageError('E_OPTION', `no benchmark ${wrong}`, `there are ${known.join(', ')}`);
   }
   const isAll = names.length === 0 || names.includes('all');
   return isAll ? all.map(({ name }) => name) : names;
@@ -141,12 +158,14 @@ export function isNamed(measure: string, texts: readonly string[]): boolean {
 
 /** The equivalent command line for another place, except its groups. */
 export function argumentsOf(options: BenchOptions): string[] {
-  const { rounds, seconds, quick, variants, subjects, measures } = options;
+  const { rounds, seconds, quick, variants, subjects, measures, vfioNets, vfioDisks } = options;
   return [
     ...['--rounds', String(rounds), '--seconds', String(seconds)],
     ...(quick ? ['--quick'] : []),
     ...(variants ? ['--variants'] : []),
     ...subjects.flatMap((subject) => ['--subjects', subject]),
     ...measures.flatMap((measure) => ['--measures', measure]),
+    ...vfioNets.flatMap((card) => ['--vfio-nets', card]),
+    ...vfioDisks.flatMap((disk) => ['--vfio-disks', disk]),
   ];
 }

@@ -17,9 +17,10 @@ import {
   reportOf,
   type Site,
 } from './harness/report.ts';
+import type { Progress } from './harness/rounds.ts';
 import { bootBenchLab, encodeEvent, measureInLab, type StreamEvent } from './in-lab.ts';
 import { type BenchOptions, isNamed } from './options.ts';
-import { select } from './subjects/subject.ts';
+import { asked, select } from './subjects/subject.ts';
 
 /** Gets results as they come. */
 interface Sink extends Pick<GroupContext, 'progress' | 'report'> {
@@ -28,10 +29,11 @@ interface Sink extends Pick<GroupContext, 'progress' | 'report'> {
 
 async function runGroup(group: Group, options: BenchOptions, sink: Sink): Promise<void> {
   const { rounds, seconds, quick, folder = tmpdir(), measures, measured } = options;
+  const { vfioNets, vfioDisks } = options;
   const { progress, report } = sink;
   const omit = (what: string, why: string): void => sink.omit({ group: group.name, what, why });
   await group.run({
-    ...{ rounds, seconds, quick, folder, progress, report, omit },
+    ...{ rounds, seconds, quick, folder, vfioNets, vfioDisks, progress, report, omit },
     skips: (measure) => measured.includes(measure) || !isNamed(measure, measures),
     select: (all) => select(all, options, omit),
     image: (name, kernel) =>
@@ -87,7 +89,7 @@ async function measureOnce(
   const inLab =
     why === undefined ? [] : groups.filter(({ image }) => image !== undefined || !hasKvm);
   if (why !== undefined && !options.lab) {
-    throw new UsageError('E_KVM', `${why}; leave out --no-lab to measure in the lab`);
+    throw new UsageError('E_KVM', why, 'leave out --no-lab to measure in the lab');
   }
   const labHost = describeHost();
   const here = groups.filter((group) => !inLab.includes(group));
@@ -98,9 +100,11 @@ async function measureOnce(
     await prepareImages(inLab, options, progress);
   }
   const labs: Site[] = [];
-  for (const { name } of inLab) {
+  for (const { name, subjects = [] } of inLab) {
+    const passes = asked(subjects, options).some((row) => row.passes === true);
+    const boot = (report: Progress) => bootBenchLab(report, passes);
     const tell = (text: string, fraction?: number): void => progress.tell(text, fraction);
-    labs.push(await measureInLab(name, { options, labHost, boot: bootBenchLab, progress: tell }));
+    labs.push(await measureInLab(name, { options, labHost, boot, progress: tell }));
     progress.next();
   }
   const [first] = labs;

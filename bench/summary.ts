@@ -5,11 +5,10 @@ import { markdownTable } from 'markdown-table';
 import { UsageError } from '../src/host/errors.ts';
 import { packageFolder } from '../src/host/package-folder.ts';
 import { GROUPS } from './groups/all.ts';
-import { figureText } from './harness/document.ts';
 import { hostLine } from './harness/host.ts';
 import { type Measure, ratios } from './harness/measure.ts';
 import { readReport } from './harness/report.ts';
-import { spread } from './harness/statistics.ts';
+import { figureText, spread } from './harness/statistics.ts';
 
 const FOLDER = join(packageFolder, 'bench/results');
 const PAGE = join(packageFolder, 'docs/benchmarks.md');
@@ -126,7 +125,8 @@ export function withSummary(page: string, summaries: Summaries): string {
   if (begin < 0 || end < begin) {
     throw new UsageError(
       'E_SUMMARY',
-      `${PAGE} has lost its markers; put them back: ${BEGIN}${END}`,
+      `${PAGE} has lost its markers`,
+      `put them back: ${BEGIN}${END}`,
     );
   }
   const before = page.slice(0, begin + BEGIN.length);
@@ -139,7 +139,7 @@ export function withSummary(page: string, summaries: Summaries): string {
  */
 export function summarize(reports: readonly string[], write: boolean): string {
   if (!existsSync(FOLDER)) {
-    throw new UsageError('E_SUMMARY', `no ${FOLDER}; summary works in a checkout of nodevmm`);
+    throw new UsageError('E_SUMMARY', `no ${FOLDER}`, 'summary works in a checkout of nodevmm');
   }
   const added = new Map(reports.flatMap((path) => [...summariesOf(path)]));
   if (!write) return `${summaryTable(added.size > 0 ? added : readSummaries())}\n`;

@@ -1,6 +1,7 @@
 /** The groups of measures, in the order of the report. */
 import { blkGroup } from './blk.ts';
 import { bootGroup } from './boot.ts';
+import { datapathsGroup } from './datapaths.ts';
 import { deviceGroup } from './device.ts';
 import { exitsGroup } from './exits.ts';
 import type { Group } from './group.ts';
@@ -17,6 +18,7 @@ export const GROUPS: readonly Group[] = [
   netGroup,
   blkGroup,
   rssGroup,
+  datapathsGroup,
   queueWalkGroup,
   vhostUserGroup,
   vhostUserBlkGroup,

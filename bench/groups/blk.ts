@@ -5,28 +5,39 @@ import { join } from 'node:path';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { BLK_SUBJECTS } from '../subjects/all.ts';
-import { type DiskSpec, type RunningGuest, run } from '../subjects/subject.ts';
+import {
+  type DiskSpec,
+  dealCards,
+  type RunningGuest,
+  run,
+  type Subject,
+} from '../subjects/subject.ts';
+import { between, costMeasures, costSample, readProcesses } from './costs.ts';
 import { measureGuests, type Step } from './fleet.ts';
-import type { Group } from './group.ts';
+import type { Group, GroupContext } from './group.ts';
 
 const MEMORY_MIB = 512;
 const DISK_MIB = 256;
 const DEPTHS = [32, 1] as const;
 /** All tmpfs-backed disks are here. */
 const MEMORY_FOLDER = '/dev/shm';
+const NO_CARD = 'no NVMe disk to pass to it; --vfio-disks ADDRESS';
 
 /** The parts of fio's JSON that are used. */
 interface FioReport {
-  readonly jobs: readonly { readonly error: number; readonly read: { readonly iops: number } }[];
+  readonly jobs: readonly {
+    readonly error: number;
+    readonly read: { readonly iops: number; readonly total_ios: number };
+  }[];
 }
 
-/** Reads per second. @param disk e.g. vda */
+/** Reads. @param disk e.g. vda */
 async function fio(
   guest: RunningGuest,
   disk: string,
   depth: number,
   seconds: number,
-): Promise<number> {
+): Promise<FioReport['jobs'][number]['read']> {
   const argv = [
     ...['fio', '--name=randread', `--filename=/dev/${disk}`, '--readonly', '--rw=randread'],
     ...['--bs=4k', '--direct=1', '--ioengine=libaio', `--iodepth=${depth}`],
@@ -36,7 +47,7 @@ async function fio(
   // fio may print something before its report.
   const [job] = (JSON.parse(text.slice(text.indexOf('{'))) as FioReport).jobs;
   if (job === undefined || job.error !== 0) throw new Error(`fio: error ${job?.error}`);
-  return job.read.iops;
+  return job.read;
 }
 
 /** Makes a file for a disk in a folder. */
@@ -61,41 +72,85 @@ function takesDirect(path: string): boolean {
   }
 }
 
+/** What the disks of a measure are on, and which disk that is in the guest of a row. */
+interface Medium {
+  readonly label: string;
+  readonly direct: boolean;
+  /** E.g. vda; undefined in a guest without it. */
+  diskOf(passed: boolean): string | undefined;
+}
+
 function stepOf(
-  [label, { direct }]: readonly [string, DiskSpec],
-  disk: string,
+  { label, direct, diskOf }: Medium,
   depth: number,
+  isPassed: (index: number) => boolean,
   seconds: number,
 ): Step {
   const where = `${label}${direct ? ', O_DIRECT' : ''}`;
   const name = `4 KiB random reads, depth ${depth}, ${where}`;
   return {
-    measures: [{ name, unit: 'IOPS', better: 'higher' }],
-    take: async (guest) => ({ [name]: await fio(guest, disk, depth, seconds) }),
+    measures: [{ name, unit: 'IOPS', better: 'higher' }, ...costMeasures(name, 'request')],
+    suits: (index) => diskOf(isPassed(index)) !== undefined,
+    async take(guest, index) {
+      const before = readProcesses(guest);
+      const disk = diskOf(isPassed(index)) ?? '';
+      const { iops, total_ios } = await fio(guest, disk, depth, seconds);
+      const cost = between(before, readProcesses(guest));
+      return { [name]: iops, ...costSample(name, 'request', cost, total_ios) };
+    },
   };
+}
+
+/** Measures rows of a group. */
+export async function measureBlk(
+  group: Group,
+  rows: readonly Subject[],
+  context: GroupContext,
+): Promise<void> {
+  const isFile = (disk: string): boolean => disk.startsWith('/');
+  const [ours, passed] = [
+    context.vfioDisks.find(isFile),
+    context.vfioDisks.filter((d) => !isFile(d)),
+  ];
+  const { subjects, cards } = dealCards(context.select(rows), passed, context, NO_CARD);
+  context.progress(`${group.name}: writing disks`, 0);
+  using memory = new TemporaryFolder('nodevmm-bench-', MEMORY_FOLDER);
+  using folder = new TemporaryFolder('nodevmm-bench-', context.folder);
+  const files = [makeDisk(memory.path), makeDisk(folder.path)] as const;
+  const disks = [...files, ...(ours === undefined ? [] : [{ path: ours, direct: true }])];
+  const media: readonly Medium[] = [
+    { label: 'tmpfs', ...files[0], diskOf: (isCard) => (isCard ? undefined : 'vda') },
+    { label: 'file system', ...files[1], diskOf: (isCard) => (isCard ? undefined : 'vdb') },
+    ...(context.vfioDisks.length === 0
+      ? []
+      : [
+          {
+            label: 'NVMe',
+            direct: true,
+            diskOf: (isCard: boolean) =>
+              isCard ? 'nvme0n1' : ours === undefined ? undefined : 'vdc',
+          },
+        ]),
+  ];
+  const cardOf = (index: number): string | undefined => {
+    const subject = subjects[index];
+    return subject && cards.get(subject);
+  };
+  const isPassed = (index: number): boolean => cardOf(index) !== undefined;
+  const steps = media
+    .flatMap((medium) => DEPTHS.map((depth) => stepOf(medium, depth, isPassed, context.seconds)))
+    .filter(({ measures: [{ name }] }) => !context.skips(name));
+  const specOf = (index: number) => {
+    const vfio = cardOf(index);
+    return { memoryMiB: MEMORY_MIB, ...(vfio === undefined ? { disks } : { vfio }) };
+  };
+  if (steps.length > 0) await measureGuests(group, subjects, specOf, steps, context);
 }
 
 export const blkGroup: Group = {
   name: 'blk',
-  summary: '4 KiB random reads at depths 32 and 1, from tmpfs and from a file system',
+  summary: '4 KiB random reads at depths 32 and 1, from tmpfs, a file system, NVMe; what they cost',
   image: 'tools',
   subjects: BLK_SUBJECTS,
-  async run(context) {
-    context.progress('blk: writing disks', 0);
-    using memory = new TemporaryFolder('nodevmm-bench-', MEMORY_FOLDER);
-    using folder = new TemporaryFolder('nodevmm-bench-', context.folder);
-    const disks = [
-      ['tmpfs', makeDisk(memory.path)],
-      ['file system', makeDisk(folder.path)],
-    ] as const;
-    const names = ['vda', 'vdb'] as const;
-    const steps = disks
-      .flatMap((disk, i) =>
-        DEPTHS.map((depth) => stepOf(disk, names[i] ?? '', depth, context.seconds)),
-      )
-      .filter(({ measures: [{ name }] }) => !context.skips(name));
-    const spec = { memoryMiB: MEMORY_MIB, disks: disks.map(([, disk]) => disk) };
-    const subjects = context.select(BLK_SUBJECTS);
-    await measureGuests(blkGroup, subjects, () => spec, steps, context);
-  },
+  run: (context) => measureBlk(blkGroup, BLK_SUBJECTS, context),
 };

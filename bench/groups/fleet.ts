@@ -13,6 +13,8 @@ const BOOTING = 0.15;
 /** Measures that the same runs yield. */
 export interface Step {
   readonly measures: readonly [headline: Measure, ...aspects: Measure[]];
+  /** Whether a subject takes part. Absent: all do. */
+  suits?(index: number): boolean;
   /** Takes a sample. @param index of the guest's subject */
   take(guest: RunningGuest, index: number, warmUp: boolean): Promise<Sample>;
 }
@@ -24,6 +26,7 @@ class Member implements Contestant, AsyncDisposable {
   readonly peer?: string;
   readonly index: number;
   guest: RunningGuest | undefined;
+  readonly #rests: boolean;
   readonly #boot: () => Promise<RunningGuest>;
   readonly #tell: (text: string) => void;
   #boots = 0;
@@ -39,6 +42,7 @@ class Member implements Contestant, AsyncDisposable {
     this.reference = subject.reference;
     if (subject.peer !== undefined) this.peer = subject.peer;
     this.index = index;
+    this.#rests = subject.rests === true;
     this.#boot = boot;
     this.#tell = tell;
   }
@@ -49,6 +53,7 @@ class Member implements Contestant, AsyncDisposable {
       this.#boots += 1;
       try {
         this.guest = await this.#boot();
+        this.#rest(true);
       } catch (error) {
         this.#failure = messageOf(error);
         this.#tell(`${this.name} did not boot: ${this.#failure}`);
@@ -65,10 +70,20 @@ class Member implements Contestant, AsyncDisposable {
     return this.guest !== undefined;
   }
 
-  /** @throws Error when it did not come up */
-  running(): RunningGuest {
+  /** Uses it. @throws Error when it did not come up */
+  async awake<T>(use: (guest: RunningGuest) => Promise<T>): Promise<T> {
     if (this.guest === undefined) throw new Error(this.#failure);
-    return this.guest;
+    this.#rest(false);
+    try {
+      return await use(this.guest);
+    } finally {
+      this.#rest(true);
+    }
+  }
+
+  /** Others are measured: what never sleeps is stopped meanwhile. */
+  #rest(resting: boolean): void {
+    if (this.#rests) this.guest?.rest?.(resting);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -105,9 +120,10 @@ export async function measureGuests(
     const at = (done: number): number => BOOTING + ((1 - BOOTING) * done) / steps.length;
     for (const [index, step] of steps.entries()) {
       const taking = {
-        ...{ group, measures: step.measures, contestants: members },
-        take: async (member: Member, warmUp: boolean) =>
-          await step.take(member.running(), member.index, warmUp),
+        ...{ group, measures: step.measures },
+        contestants: members.filter(({ index }) => step.suits?.(index) ?? true),
+        take: (member: Member, warmUp: boolean) =>
+          member.awake((guest) => step.take(guest, member.index, warmUp)),
         revive: (member: Member) => member.revive(),
         span: [at(index), at(index + 1)] as const,
       };

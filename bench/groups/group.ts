@@ -22,6 +22,9 @@ export interface GroupContext extends Rounds {
   readonly quick: boolean;
   /** A folder on a real file system, for disks. */
   readonly folder: string;
+  /** Devices of the host for rows that pass one to the guest. */
+  readonly vfioNets: readonly string[];
+  readonly vfioDisks: readonly string[];
   /** True for a measure to skip: it was not requested, or was taken before. */
   readonly skips: (measure: string) => boolean;
   /** The rows that were requested and that this host can run; the others are recorded. */

@@ -1,4 +1,4 @@
-/** One run of iperf3 or ping between a guest and the host, the tap that it goes through, and its cost. */
+/** One run of iperf3 or ping between a guest and the host, the interface of the host's end, and its cost. */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -8,33 +8,47 @@ import { CleanupStack } from '../../src/host/cleanup-stack.ts';
 import { onProcessExit } from '../../src/host/threads.ts';
 import { Child } from '../subjects/child.ts';
 import { type RunningGuest, run } from '../subjects/subject.ts';
-import { between, type NetCounters, readProcesses } from './net-costs.ts';
+import { between, type ProcessCounters, readProcesses } from './costs.ts';
 
 const REMEDY = 'it takes CAP_NET_ADMIN and /dev/net/tun';
 
-/** A tap, its subnet, and the addresses at both ends. */
-export interface TapNetwork {
-  readonly tap: string;
+/** The host's end of a guest's network: its interface, and the addresses of both. */
+export interface Network {
+  readonly device: string;
   readonly hostAddress: string;
   readonly guestAddress: string;
 }
 
-/** Taps for guests that run side by side, each with its own subnet; gone at the end. */
-export class Taps implements Disposable {
+/** Networks of guests that run side by side, each with its own subnet; gone at the end. */
+export class Networks implements Disposable {
   readonly #removals = new CleanupStack();
 
-  /** Makes one. @param index distinguishes it from the others, 0 to 254 */
-  async add(index: number): Promise<TapNetwork> {
+  /** Makes a tap. @param index distinguishes it from the others, 0 to 254 */
+  async addTap(index: number): Promise<Network> {
     const tap = `nvmbench${index}`;
-    const [hostAddress, guestAddress] = [`10.199.${index}.1`, `10.199.${index}.2`];
-    const ip = (...args: string[]) => runHere(['ip', ...args], REMEDY);
     await ip('tuntap', 'add', 'dev', tap, 'mode', 'tap');
-    const undo = (): void => removeTap(tap);
+    return await this.#setUp(index, tap, ['link', 'delete', tap]);
+  }
+
+  /** Uses an interface of the host that is wired to the guest's card. */
+  async addWire(index: number, device: string): Promise<Network> {
+    return await this.#setUp(index, device, [
+      'address',
+      'delete',
+      `${addressOf(index)}/24`,
+      'dev',
+      device,
+    ]);
+  }
+
+  async #setUp(index: number, device: string, removal: readonly string[]): Promise<Network> {
+    const undo = (): void => remove(removal);
     this.#removals.defer(onProcessExit(undo));
     this.#removals.defer(undo);
-    await ip('address', 'add', `${hostAddress}/24`, 'dev', tap);
-    await ip('link', 'set', tap, 'up');
-    return { tap, hostAddress, guestAddress };
+    const hostAddress = addressOf(index);
+    await ip('address', 'add', `${hostAddress}/24`, 'dev', device);
+    await ip('link', 'set', device, 'up');
+    return { device, hostAddress, guestAddress: `10.199.${index}.2` };
   }
 
   [Symbol.dispose](): void {
@@ -42,9 +56,12 @@ export class Taps implements Disposable {
   }
 }
 
-function removeTap(tap: string): void {
+const addressOf = (index: number): string => `10.199.${index}.1`;
+const ip = (...args: string[]) => runHere(['ip', ...args], REMEDY);
+
+function remove(args: readonly string[]): void {
   try {
-    execFileSync('ip', ['link', 'delete', tap], { stdio: 'ignore' });
+    execFileSync('ip', args, { stdio: 'ignore' });
   } catch {
     // Gone already.
   }
@@ -82,7 +99,15 @@ export class IperfServer implements AsyncDisposable {
 /** A guest and the host end of its interface. */
 export interface Wired {
   readonly guest: RunningGuest;
-  readonly network: TapNetwork;
+  readonly network: Network;
+  /** The guest only answers pings. */
+  readonly echoes: boolean;
+}
+
+/** With what went through the interface meanwhile, both ways. */
+export interface NetCounters extends ProcessCounters {
+  readonly packets: number;
+  readonly bytes: number;
 }
 
 /** A run: its result and its cost. */
@@ -124,9 +149,9 @@ const UNDER_WAY_AT = 0.5;
 /** The part of the requested time over which counters are read: iperf3's start and end are its own. */
 const COUNTED = 0.8;
 
-function readCounters({ guest, network: { tap } }: Wired): NetCounters {
+function readCounters({ guest, network: { device } }: Wired): NetCounters {
   const read = (counter: string): number =>
-    Number(readFileSync(`/sys/class/net/${tap}/statistics/${counter}`, 'latin1'));
+    Number(readFileSync(`/sys/class/net/${device}/statistics/${counter}`, 'latin1'));
   return {
     ...readProcesses(guest),
     packets: read('rx_packets') + read('tx_packets'),
@@ -194,14 +219,14 @@ export function parseIperf(output: string): IperfReport {
 
 const PING_INTERVAL_SECONDS = 0.005;
 
-/** Round-trip times from the guest to the host, in microseconds, of this many pings. */
+/** Round-trip times, in microseconds, of this many pings: from the guest, or to one that only answers. */
 export async function ping(wired: Wired, count: number): Promise<NetRun<readonly number[]>> {
-  const argv = [
-    ...['ping', '-c', String(count), '-i', String(PING_INTERVAL_SECONDS)],
-    wired.network.hostAddress,
-  ];
+  const { guest, network, echoes } = wired;
+  const argv = ['ping', '-c', String(count), '-i', String(PING_INTERVAL_SECONDS)];
   const before = readCounters(wired);
-  const output = await run(wired.guest, argv, GRACE_MS);
+  const output = echoes
+    ? String(await runHere(['busybox', ...argv, network.guestAddress], 'apt-get install busybox'))
+    : await run(guest, [...argv, network.hostAddress], GRACE_MS);
   return { value: parsePing(output), cost: between(before, readCounters(wired)) };
 }
 

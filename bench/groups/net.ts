@@ -3,15 +3,16 @@ import { quantile } from 'simple-statistics';
 import type { Measure } from '../harness/measure.ts';
 import type { Sample } from '../harness/rounds.ts';
 import { NET_SUBJECTS } from '../subjects/all.ts';
+import { dealCards, type GuestSpec, type Subject } from '../subjects/subject.ts';
+import { costMeasures, costSample } from './costs.ts';
 import { measureGuests, type Step } from './fleet.ts';
-import type { Group } from './group.ts';
-import { costMeasures, costSample } from './net-costs.ts';
+import type { Group, GroupContext } from './group.ts';
 import {
   IperfServer,
   iperf,
+  type Network,
+  Networks,
   ping,
-  type TapNetwork,
-  Taps,
   type Traffic,
   type Wired,
 } from './net-runs.ts';
@@ -20,12 +21,15 @@ const MEMORY_MIB = 512;
 const PINGS = 300;
 const DATAGRAM = 64;
 const WARM_UP_SECONDS = 1;
+const NO_CARD = 'no network card to pass to it; --vfio-nets ADDRESS=INTERFACE';
 
 /** A kind of traffic, and the measures that its runs yield. */
 interface Kind {
   readonly measures: Step['measures'];
   /** Left out with `--quick`. */
   readonly long?: boolean;
+  /** A guest that only answers pings takes part. */
+  readonly echo?: boolean;
   take(server: IperfServer, wired: Wired, seconds: number): Promise<Sample>;
 }
 
@@ -36,7 +40,7 @@ function tcp(name: string, traffic: Omit<Traffic, 'seconds'>, long = false): Kin
     async take(server, wired, seconds) {
       const run = await iperf(server, wired, { ...traffic, seconds });
       const rate = run.value.end.sum_received.bits_per_second / 1e6;
-      return { [name]: rate, ...costSample(name, 'gigabyte', run.cost) };
+      return { [name]: rate, ...costSample(name, 'gigabyte', run.cost, run.cost.bytes) };
     },
   };
 }
@@ -60,7 +64,7 @@ function udp(name: string, reverse: boolean): Kind {
       return {
         [name]: bits_per_second / 8 / DATAGRAM,
         [lost.name]: (100 * lost_packets) / packets,
-        ...costSample(name, 'packet', run.cost),
+        ...costSample(name, 'packet', run.cost, run.cost.packets),
       };
     },
   };
@@ -77,11 +81,12 @@ function roundTrips(): Kind {
   const [p90, p99] = [percentile(90), percentile(99)];
   return {
     measures: [{ name, unit, better }, p90, p99, ...costMeasures(name, 'packet')],
+    echo: true,
     async take(_server, wired) {
       const run = await ping(wired, PINGS);
       const at = (part: number): number => quantile([...run.value], part);
       const times = { [name]: at(0.5), [p90.name]: at(0.9), [p99.name]: at(0.99) };
-      return { ...times, ...costSample(name, 'packet', run.cost) };
+      return { ...times, ...costSample(name, 'packet', run.cost, run.cost.packets) };
     },
   };
 }
@@ -96,38 +101,56 @@ const KINDS: readonly Kind[] = [
   roundTrips(),
 ];
 
+/** Measures rows of a group. */
+export async function measureNet(
+  group: Group,
+  rows: readonly Subject[],
+  context: GroupContext,
+): Promise<void> {
+  const { seconds, quick, skips, vfioNets } = context;
+  const kinds = KINDS.filter(
+    ({ measures: [{ name }], long = false }) => !(long && quick) && !skips(name),
+  );
+  if (kinds.length === 0) return;
+  const { subjects, cards } = dealCards(context.select(rows), vfioNets, context, NO_CARD);
+  using networks = new Networks();
+  const specs: Omit<GuestSpec, 'kernel' | 'initrd'>[] = [];
+  const ends: Network[] = [];
+  for (const [index, subject] of subjects.entries()) {
+    const [vfio, device = ''] = cards.get(subject)?.split('=') ?? [];
+    const end = await (vfio === undefined
+      ? networks.addTap(index)
+      : networks.addWire(index, device));
+    ends.push(end);
+    specs.push({
+      memoryMiB: MEMORY_MIB,
+      append: `nodevmm.ip=${end.guestAddress}/24`,
+      ...(vfio === undefined ? { tap: end.device } : { vfio }),
+    });
+  }
+  const echoes = (index: number): boolean => subjects[index]?.echoes === true;
+  const specOf = (index: number) => specs[index] as (typeof specs)[number];
+  await using server = new IperfServer();
+  const steps = kinds.map(
+    ({ measures, echo = false, take }): Step => ({
+      measures,
+      suits: (index) => echo || !echoes(index),
+      take: (guest, index, warmUp) =>
+        take(
+          server,
+          { guest, network: ends[index] as Network, echoes: echoes(index) },
+          warmUp ? Math.min(WARM_UP_SECONDS, seconds) : seconds,
+        ),
+    }),
+  );
+  await measureGuests(group, subjects, specOf, steps, context);
+}
+
 export const netGroup: Group = {
   name: 'net',
-  summary: 'TCP and small UDP packets through a tap both ways, round trips, what they cost',
+  summary:
+    'TCP and small UDP packets both ways between guest and host, round trips, what they cost',
   image: 'tools',
   subjects: NET_SUBJECTS,
-  async run(context) {
-    const { seconds, quick, skips } = context;
-    const kinds = KINDS.filter(
-      ({ measures: [{ name }], long = false }) => !(long && quick) && !skips(name),
-    );
-    if (kinds.length === 0) return;
-    const subjects = context.select(NET_SUBJECTS);
-    using taps = new Taps();
-    const networks: TapNetwork[] = [];
-    for (const index of subjects.keys()) networks.push(await taps.add(index));
-    const networkOf = (index: number): TapNetwork => networks[index] as TapNetwork;
-    const specOf = (index: number) => {
-      const { tap, guestAddress } = networkOf(index);
-      return { memoryMiB: MEMORY_MIB, tap, append: `nodevmm.ip=${guestAddress}/24` };
-    };
-    await using server = new IperfServer();
-    const steps = kinds.map(
-      ({ measures, take }): Step => ({
-        measures,
-        take: (guest, index, warmUp) =>
-          take(
-            server,
-            { guest, network: networkOf(index) },
-            warmUp ? Math.min(WARM_UP_SECONDS, seconds) : seconds,
-          ),
-      }),
-    );
-    await measureGuests(netGroup, subjects, specOf, steps, context);
-  },
+  run: (context) => measureNet(netGroup, NET_SUBJECTS, context),
 };

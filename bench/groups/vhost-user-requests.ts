@@ -180,7 +180,11 @@ export const vhostUserBlkGroup: Group = {
   named: true,
   async run(context) {
     if (findProgram('qemu-storage-daemon') === undefined) {
-      throw new UsageError('E_BENCH', 'no qemu-storage-daemon; apt-get install qemu-system-common');
+      throw new UsageError(
+        'E_BENCH',
+        'no qemu-storage-daemon',
+        'apt-get install qemu-system-common',
+      );
     }
     using folder = new TemporaryFolder('nodevmm-bench-');
     const file = join(folder.path, 'disk');
@@ -280,7 +284,7 @@ export const vhostUserFsGroup: Group = {
   async run(context) {
     const virtiofsd = findProgram('virtiofsd');
     if (virtiofsd === undefined || process.getuid?.() !== 0) {
-      throw new UsageError('E_BENCH', 'needs virtiofsd and root; apt-get install virtiofsd');
+      throw new UsageError('E_BENCH', 'needs virtiofsd and root', 'apt-get install virtiofsd');
     }
     using folder = new TemporaryFolder('nodevmm-bench-');
     const shared = join(folder.path, 'shared');

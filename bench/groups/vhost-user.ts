@@ -63,8 +63,8 @@ export function vhostUserSetups(): Setup[] {
 
 /** The command line of nodevmm's backend. */
 export function serveMemoryCommand({ network, frame, packed }: Setup, socket: string): string[] {
-  const device = `backend=${network.name},frame=${frame},packed=${packed ? 'on' : 'off'}`;
-  const program = [process.execPath, NODEVMM, 'serve', 'net', device, '--socket', socket, '--poll'];
+  const device = `backend=${network.name},frame=${frame},packed=${packed ? 'on' : 'off'},poll=always`;
+  const program = [process.execPath, NODEVMM, 'serve', 'net', device, '--socket', socket];
   return ['taskset', '-c', String(BACKEND_CPU), ...program];
 }
 

@@ -1,9 +1,9 @@
 /** Compares two reports: what changed, and whether by more than the samples scatter. */
-import { type Document, figureText, type Table, title } from './document.ts';
+import { type Document, type Table, title } from './document.ts';
 import { EMULATED_NOTE } from './host.ts';
 import { figure, type Measure, type Result, timesAsGood } from './measure.ts';
 import { isEmulated, type Report } from './report.ts';
-import { sameSource, spread } from './statistics.ts';
+import { figureText, sameSource, spread } from './statistics.ts';
 
 /** Samples that differ this much come from one source with at most this probability. */
 const NOISE_LEVEL = 0.03;

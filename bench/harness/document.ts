@@ -9,8 +9,9 @@ import {
   type Row,
   ratios,
 } from './measure.ts';
+import { type Overview, overviewsOf } from './overview.ts';
 import { isEmulated, type Report, type Site } from './report.ts';
-import { spread } from './statistics.ts';
+import { figureText, spread } from './statistics.ts';
 
 /** A value and its spread, to be drawn as a bar. */
 export interface Bar {
@@ -35,6 +36,8 @@ export interface Table {
 export interface Document {
   readonly title: string;
   readonly intro: readonly string[];
+  /** Pictures, of a page only. */
+  readonly overviews?: readonly Overview[];
   readonly tables: readonly Table[];
   /** How to read the tables. */
   readonly legend: readonly string[];
@@ -47,6 +50,7 @@ export function documentOf(report: Report): Document {
   return {
     title: `nodevmm ${version}: benchmarks of ${date.slice(0, 16).replace('T', ' ')}`,
     intro: [...warning, ...sites.flatMap(siteLines)],
+    overviews: sites.flatMap(({ results }) => overviewsOf(headlines(results))),
     tables: sites.flatMap(({ results }) => headlines(results).map(tableOf)),
     legend: legend(report),
   };
@@ -112,13 +116,4 @@ export const title = ({ name, unit, better }: Measure): string =>
 function columnTitle({ measure: { name, unit, aspect } }: Result): string {
   const label = aspect?.label ?? name;
   return unit.startsWith('/') ? `${label}${unit}` : `${label} ${unit}`;
-}
-
-/** With three digits or so. */
-export function figureText(value: number): string {
-  if (!Number.isFinite(value)) return '-';
-  if (value === 0) return '0';
-  const size = Math.abs(value);
-  if (size < 0.1) return value.toFixed(3);
-  return value.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0);
 }

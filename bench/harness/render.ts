@@ -2,6 +2,7 @@
 import { aligned, wrap } from '../../src/cli/terminal/text-table.ts';
 import { element, escapeText, htmlDocument } from '../../src/inspect/markup.ts';
 import type { Bar, Document, Table } from './document.ts';
+import type { Overview, OverviewCell } from './overview.ts';
 
 const LONGEST_BAR = 24;
 const SHORTEST_BAR = 6;
@@ -41,11 +42,12 @@ export function textBar(share: number, width: number): string {
 }
 
 /** A page that needs nothing else. */
-export function renderPage({ title, intro, tables, legend }: Document): string {
+export function renderPage({ title, intro, overviews = [], tables, legend }: Document): string {
   const paragraph = (line: string): string => element('p', {}, escapeText(line));
   const body = [
     element('h1', {}, escapeText(title)),
     ...intro.map(paragraph),
+    ...overviews.map(picture),
     ...tables.map(pageTable),
     ...['Bars are medians, lines the lowest to the highest sample.', ...legend].map(paragraph),
   ];
@@ -62,6 +64,24 @@ function pageTable({ title, heads, rows, bars = [], notes = [] }: Table): string
   const table = element('table', {}, cells('th', heads, '') + lines.join('\n'));
   const said = notes.map((note) => element('p', {}, escapeText(note)));
   return element('section', {}, [element('h2', {}, escapeText(title)), table, ...said].join('\n'));
+}
+
+/** A bar for each row and measure: the longer, the better. */
+function picture({ title, heads, rows }: Overview): string {
+  const cell = (one: OverviewCell | undefined): string => {
+    if (one === undefined) return element('td', {}, '');
+    const [value = '', ...more] = one.lines.map(escapeText);
+    const bar = element('rect', { width: `${(100 * one.share).toFixed(1)}%`, height: '100%' });
+    const details = more.map((line) => element('small', {}, line)).join('');
+    return element('td', {}, element('svg', { 'aria-hidden': 'true' }, bar) + value + details);
+  };
+  const line = ([name, cells]: Overview['rows'][number]): string =>
+    element('tr', {}, element('td', {}, escapeText(name)) + cells.map(cell).join(''));
+  const top = ['', ...heads].map((head) => element('th', {}, escapeText(head))).join('');
+  const table = element('table', {}, element('tr', {}, top) + rows.map(line).join('\n'));
+  const note = element('p', {}, 'The longer a bar, the better; medians.');
+  const content = [element('h2', {}, escapeText(title)), table, note].join('\n');
+  return element('section', { class: 'picture' }, content);
 }
 
 /** The value as a bar, and a line over it from the lowest to the highest sample. */
@@ -82,7 +102,11 @@ section { overflow-x: auto; }
 h2 { font-size: 1.1em; margin: 1.5em 0 0.3em; }
 td, th { padding: 0.1em 0.7em; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td:first-child { text-align: left; }
+.picture th { white-space: normal; vertical-align: bottom; }
+.picture td { vertical-align: top; }
+small { display: block; opacity: 0.7; }
 svg { width: 20em; height: 1em; vertical-align: middle; }
+.picture svg { display: block; width: 9em; }
 rect { fill: var(--bar); }
 line { stroke: var(--ink); stroke-width: 2; }
 `;

@@ -74,7 +74,8 @@ export function readReport(path: string): Report {
   if (report?.format !== FORMAT || !Array.isArray(report.sites)) {
     throw new UsageError(
       'E_REPORT',
-      `${path} is no report of this version; make one with nodevmm bench --json ${path}`,
+      `${path} is no report of this version`,
+      `make one with nodevmm bench --json ${path}`,
     );
   }
   return report as Report;

@@ -49,3 +49,12 @@ export function sameSource(a: readonly number[], b: readonly number[]): number {
   const z = Math.max(0, distance - 0.5) / Math.sqrt(variance);
   return Math.min(1, Math.max(Number.EPSILON, 1 - errorFunction(z / Math.SQRT2)));
 }
+
+/** A number with three digits or so. */
+export function figureText(value: number): string {
+  if (!Number.isFinite(value)) return '-';
+  if (value === 0) return '0';
+  const size = Math.abs(value);
+  if (size < 0.1) return value.toFixed(3);
+  return value.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0);
+}

@@ -1,13 +1,13 @@
 /** nodevmm as a subject: its own process, which does nothing else. */
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import type { ExecResult } from '../../src/agent/client.ts';
+import type { ExecResult } from '../../src/agent/exec.ts';
 import { AsyncCleanupStack } from '../../src/host/cleanup-stack.ts';
 import type { MachineOptions } from '../../src/machine/options.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import type { DiskOptions } from '../../src/virtio/device/blk/blk-type.ts';
 import type { NetOptions } from '../../src/virtio/device/net/net-type.ts';
-import type { RingOptions } from '../../src/virtio/device-type.ts';
+import type { PollMode, RingOptions } from '../../src/virtio/device-type.ts';
 import { Child } from './child.ts';
 import {
   COMMAND_LINE,
@@ -20,10 +20,15 @@ import {
 const PROGRAM = fileURLToPath(new URL('./nodevmm-process.js', import.meta.url));
 
 /** What differs from the defaults, and how the row is shown. */
-export interface Variant extends Pick<Subject, 'peer' | 'variant' | 'kernel' | 'lacking'> {
+export interface Variant
+  extends Pick<Subject, 'peer' | 'variant' | 'kernel' | 'lacking' | 'passes' | 'rests'> {
   readonly notify?: NonNullable<MachineOptions['notify']>;
   readonly engine?: NonNullable<DiskOptions['engine']>;
   readonly ring?: RingOptions;
+  /** How the thread of its disks and its network interface waits. */
+  readonly poll?: PollMode;
+  /** A folder of the host that it mounts. */
+  readonly shares?: MachineOptions['fileSystems'];
   /** Its network interface. Default virtio, its queues served by a worker. */
   readonly nic?: Nic;
 }
@@ -44,30 +49,33 @@ export interface ProcessReply {
 
 /** The machine that a process runs. */
 export function machineOptions(spec: GuestSpec, variant: Variant): MachineOptions {
-  const { notify, engine, ring = {}, nic = 'virtio' } = variant;
+  const { notify, engine, ring = {}, poll, nic = 'virtio', shares = [] } = variant;
+  const served = { ring, ...(poll === undefined ? {} : { poll }) };
   return {
     kernel: spec.kernel,
     initrd: spec.initrd,
     commandLine: [COMMAND_LINE, spec.append ?? ''].join(' ').trim(),
     memory: spec.memoryMiB * MiB,
-    disks: (spec.disks ?? []).map(({ path, direct }) => ({
-      path,
-      direct,
-      readOnly: true,
-      ring,
-      ...(engine === undefined ? {} : { engine }),
-    })),
+    disks: (spec.disks ?? []).map(({ path, direct, vhostUser, vdpa }) => {
+      if (vdpa !== undefined) return { vdpa, ring };
+      if (vhostUser !== undefined) return { vhostUser: { socket: vhostUser }, ring };
+      const own = engine === undefined ? {} : { engine };
+      return { path, direct, readOnly: true, ...served, ...own };
+    }),
     nets: [
-      ...(spec.tap === undefined ? [] : [netOptions(spec.tap, nic, ring)]),
+      ...(spec.tap === undefined ? [] : [netOptions(spec.tap, nic, served)]),
       ...(spec.vhostUser === undefined ? [] : [{ vhostUser: { socket: spec.vhostUser }, ring }]),
+      ...(spec.vdpa === undefined ? [] : [{ vdpa: spec.vdpa, ring }]),
     ],
+    vfio: spec.vfio === undefined ? [] : [{ address: spec.vfio, bind: true }],
+    fileSystems: shares,
     ...(notify === undefined ? {} : { notify }),
   };
 }
 
-function netOptions(tap: string, nic: Nic, ring: RingOptions): NetOptions {
+function netOptions(tap: string, nic: Nic, served: Pick<NetOptions, 'ring' | 'poll'>): NetOptions {
   if (nic === 'e1000') return { tap, model: 'e1000' };
-  return { tap, ring, ...(nic === 'vhost' ? { vhost: 'on' } : {}) };
+  return { tap, ...served, ...(nic === 'vhost' ? { vhost: 'on' } : {}) };
 }
 
 /** nodevmm, with its defaults or a variant of them. */
@@ -99,6 +107,7 @@ async function boot(spec: GuestSpec, variant: Variant): Promise<RunningGuest> {
   return {
     pid: child.process.pid ?? 0,
     exec,
+    rest: (resting) => child.pause(resting),
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   };
 }

@@ -5,12 +5,15 @@ import { AgentClient } from '../../src/agent/client.ts';
 import { AGENT_PORT_NAME } from '../../src/agent/protocol.ts';
 import { AsyncCleanupStack } from '../../src/host/cleanup-stack.ts';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
+import { VfioBinding } from '../../src/vfio/binding.ts';
+import { HostFunction } from '../../src/vfio/host-function.ts';
 import { Child } from './child.ts';
 import {
   COMMAND_LINE,
   E1000_KERNEL,
   type GuestSpec,
   lacksQemu,
+  lacksVfio,
   lacksVhostNet,
   type Nic,
   type RunningGuest,
@@ -52,11 +55,17 @@ export function qemuCommand(
     `virtio-${name}-${bus === 'pci' ? 'pci' : 'device'}${properties}`,
   ];
   const commandLine = COMMAND_LINE.replace('hvc0', console);
+  const isShared = [spec, ...(spec.disks ?? [])].some(
+    ({ vhostUser, vdpa }) => vhostUser !== undefined || vdpa !== undefined,
+  );
+  const memory = isShared
+    ? ['-object', `memory-backend-memfd,id=ram,size=${spec.memoryMiB}M,share=on`]
+    : [];
   return [
     'qemu-system-x86_64',
     // Names the threads, for the profile.
     ...['-name', 'bench,debug-threads=on'],
-    ...['-M', `${type},accel=kvm${spec.vhostUser === undefined ? '' : ',memory-backend=ram'}`],
+    ...['-M', `${type},accel=kvm${memory.length === 0 ? '' : ',memory-backend=ram'}`],
     ...['-cpu', 'host', '-smp', '1', '-m', `${spec.memoryMiB}M`],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...(bus === 'mmio' ? ['-global', 'virtio-mmio.force-legacy=false'] : []),
@@ -73,16 +82,27 @@ export function qemuCommand(
           ...['-device', `virtserialport,chardev=agent,name=${AGENT_PORT_NAME}`],
         ]),
     ...device('rng'),
-    ...(spec.disks ?? []).flatMap(({ path, direct }, i) => [
-      ...['-object', `iothread,id=iothread${i}`],
-      '-drive',
-      `if=none,id=disk${i},file=${path},format=raw,readonly=on,aio=io_uring,cache=${direct ? 'none' : 'writeback'}`,
-      ...device('blk', `,drive=disk${i},iothread=iothread${i}`),
-    ]),
+    ...(spec.disks ?? []).flatMap(({ path, direct, vhostUser }, i) =>
+      vhostUser === undefined
+        ? [
+            ...['-object', `iothread,id=iothread${i}`],
+            '-drive',
+            `if=none,id=disk${i},file=${path},format=raw,readonly=on,aio=io_uring,cache=${direct ? 'none' : 'writeback'}`,
+            ...device('blk', `,drive=disk${i},iothread=iothread${i}`),
+          ]
+        : [
+            ...['-chardev', `socket,id=disk${i},path=${vhostUser}`],
+            ...['-device', `vhost-user-blk-pci,chardev=disk${i}`],
+          ],
+    ),
+    ...memory,
+    ...(spec.vdpa === undefined
+      ? []
+      : ['-netdev', `vhost-vdpa,id=net0,vhostdev=${spec.vdpa}`, ...device('net', ',netdev=net0')]),
+    ...(spec.vfio === undefined ? [] : ['-device', `vfio-pci,host=${spec.vfio}`]),
     ...(spec.vhostUser === undefined
       ? []
       : [
-          ...['-object', `memory-backend-memfd,id=ram,size=${spec.memoryMiB}M,share=on`],
           ...['-chardev', `socket,id=backend,path=${spec.vhostUser}`],
           ...['-netdev', 'vhost-user,id=net0,chardev=backend', ...device('net', ',netdev=net0')],
         ]),
@@ -96,13 +116,15 @@ export function qemuCommand(
   ];
 }
 
-/** QEMU with one of its machine types. */
-export function qemu(name: string, machine: QemuMachine): Subject {
+/** QEMU with one of its machine types. @param passes a PCI function of the host */
+export function qemu(name: string, machine: QemuMachine, passes = false): Subject {
   return {
     name,
+    passes,
     reference: true,
     ...(machine.nic === 'e1000' ? { kernel: E1000_KERNEL } : {}),
-    lacking: () => lacksQemu() ?? (machine.nic === 'vhost' ? lacksVhostNet() : undefined),
+    lacking: () =>
+      lacksQemu() ?? (machine.nic === 'vhost' ? lacksVhostNet() : passes ? lacksVfio() : undefined),
     boot: (spec) => boot(machine, spec),
   };
 }
@@ -110,6 +132,7 @@ export function qemu(name: string, machine: QemuMachine): Subject {
 async function boot(machine: QemuMachine, spec: GuestSpec): Promise<RunningGuest> {
   await using opened = new AsyncCleanupStack();
   const socket = join(opened.use(new TemporaryFolder('nodevmm-bench-')).path, 'agent');
+  if (spec.vfio !== undefined) opened.use(new VfioBinding(new HostFunction(spec.vfio), true));
   const child = opened.use(new Child(qemuCommand(machine, spec, socket)));
   await child.listens(socket, LISTENING_MS);
   const agent = opened.use(new AgentClient(connect(socket)));

@@ -1,10 +1,11 @@
 /** The contract of a subject, a VMM in one particular configuration, and which of them are measured. */
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ExecResult } from '../../src/agent/client.ts';
+import type { ExecResult } from '../../src/agent/exec.ts';
 import type { KernelSeries } from '../../src/guest/kernel.ts';
 import { findProgram } from '../../src/guest/programs.ts';
 import { packageFolder } from '../../src/host/package-folder.ts';
+import { countVfio } from '../../src/vfio/host-function.ts';
 import { isInLab } from '../harness/host.ts';
 import type { Contestant } from '../harness/rounds.ts';
 
@@ -16,6 +17,9 @@ export interface DiskSpec {
   readonly path: string;
   /** Whether its file system supports O_DIRECT; every subject then uses it. */
   readonly direct: boolean;
+  /** It is served already: the socket of a vhost-user backend, or the file of a vDPA device. */
+  readonly vhostUser?: string;
+  readonly vdpa?: string;
 }
 
 /** The guest that all subjects run alike: one vCPU, console on hvc0, agent, entropy device. */
@@ -30,6 +34,10 @@ export interface GuestSpec {
   readonly tap?: string;
   /** Instead of it: the socket of a vhost-user backend that listens. */
   readonly vhostUser?: string;
+  /** Instead of it: the file of a vDPA device. */
+  readonly vdpa?: string;
+  /** Instead of a tap or of disks: the address of a PCI function of the host. */
+  readonly vfio?: string;
 }
 
 /**
@@ -56,6 +64,8 @@ export interface Processes {
 export interface RunningGuest extends Processes, AsyncDisposable {
   /** Runs a command in the guest to its end; rejects when that takes too long. */
   exec(argv: readonly string[], timeoutMs?: number): Promise<ExecResult>;
+  /** Stops its processes, or continues them. */
+  rest?(resting: boolean): void;
 }
 
 /** Something that can be requested by name. */
@@ -70,6 +80,12 @@ export interface Selectable extends Contestant {
 export interface Subject extends Selectable {
   /** Its guest's kernel, where the default's lacks a driver. */
   readonly kernel?: KernelSeries;
+  /** A PCI function of the host takes the place of its tap or its disks. */
+  readonly passes?: boolean;
+  /** Its guest's own driver answers pings, and does nothing else. */
+  readonly echoes?: boolean;
+  /** It never sleeps, so it is stopped while others are measured. */
+  readonly rests?: boolean;
   boot(spec: GuestSpec): Promise<RunningGuest>;
 }
 
@@ -102,6 +118,13 @@ export function lacksVhostNet(): string | undefined {
   }
 }
 
+/** What it lacks for devices of its own in guests. */
+export function lacksVfio(): string | undefined {
+  const { groups } = countVfio();
+  if (groups === 0) return 'no IOMMU';
+  return existsSync('/sys/bus/pci/drivers/vfio-pci') ? undefined : 'modprobe vfio-pci, as root';
+}
+
 /** The user's selection. */
 export interface Wanted {
   /** Names of rows, or parts of names; empty: all except variants. */
@@ -125,6 +148,33 @@ function isWanted(
   });
 }
 
+/** The rows that the user selected. */
+export function asked<S extends Selectable>(all: readonly S[], wanted: Wanted): S[] {
+  return all.filter((one) => isWanted(one, all, wanted));
+}
+
+/**
+ * Gives each row that passes a PCI function to its guest one of them.
+ * @param why they are left out when there is none left
+ */
+export function dealCards(
+  rows: readonly Subject[],
+  cards: readonly string[],
+  { omit }: { readonly omit: (name: string, why: string) => void },
+  why: string,
+): { readonly subjects: Subject[]; readonly cards: ReadonlyMap<Subject, string> } {
+  const left = [...cards];
+  const dealt = new Map<Subject, string>();
+  const subjects = rows.filter((row) => {
+    if (row.passes !== true) return true;
+    const card = left.shift();
+    if (card === undefined) omit(row.name, why);
+    else dealt.set(row, card);
+    return card !== undefined;
+  });
+  return { subjects, cards: dealt };
+}
+
 /**
  * The rows to measure.
  * @param omit called for each requested row that this host lacks something for
@@ -134,8 +184,7 @@ export function select<S extends Selectable>(
   wanted: Wanted,
   omit: (name: string, why: string) => void,
 ): S[] {
-  return all.filter((one) => {
-    if (!isWanted(one, all, wanted)) return false;
+  return asked(all, wanted).filter((one) => {
     const why = one.lacking?.();
     if (why !== undefined) omit(one.name, why);
     return why === undefined;

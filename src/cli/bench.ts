@@ -33,7 +33,8 @@ async function bench(args: readonly string[]): Promise<number> {
   if (!existsSync(path)) {
     throw new UsageError(
       'E_BENCH',
-      'the npm package has no benchmarks; run them in a checkout, with npm run bench',
+      'the npm package has no benchmarks',
+      'run them in a checkout, with npm run bench',
     );
   }
   const program = (await import(pathToFileURL(path).href)) as BenchProgram;

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
-import { readProcesses } from '../../../bench/groups/net-costs.ts';
+import { readProcesses } from '../../../bench/groups/costs.ts';
 import { served } from '../../../bench/subjects/served.ts';
 import type { GuestSpec, RunningGuest, Subject } from '../../../bench/subjects/subject.ts';
 
@@ -43,13 +43,13 @@ function stateOf(pid: number): string | undefined {
 
 t.test('the guest has the socket in place of the tap, and both processes end', async (t) => {
   const { subject, log, specs } = lone();
-  const guest = await served(subject, '--no-poll').boot(SPEC);
+  const guest = await served(subject, 'poll=off').boot(SPEC);
   const socket = specs[0]?.vhostUser ?? '';
   t.notOk('tap' in (specs[0] ?? {}));
   t.ok(existsSync(socket));
   const [backend = 0] = guest.backends ?? [];
   const command = readFileSync(`/proc/${backend}/cmdline`, 'latin1').split('\0');
-  t.match(command.slice(2, -1), ['serve', 'net', 'backend=sink', '--socket', socket, '--no-poll']);
+  t.match(command.slice(2, -1), ['serve', 'net', 'backend=sink,poll=off', '--socket', socket]);
   t.equal((await guest.exec(['x'])).stdout.toString(), 'said');
   await guest[Symbol.asyncDispose]();
   t.same(log, ['x', 'ended']);

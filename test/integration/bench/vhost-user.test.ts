@@ -39,8 +39,8 @@ t.test('what is measured is what its name says', (t) => {
   for (const one of setups) {
     const { measure, network, frame, packed } = one;
     t.equal(measure.name, `${network.name}, ${frame} bytes, ${packed ? 'packed' : 'split'}`);
-    const device = `backend=${network.name},frame=${frame},packed=${packed ? 'on' : 'off'}`;
-    t.match(serveMemoryCommand(one, '/s').join(' '), `serve net ${device} --socket /s --poll`);
+    const device = `backend=${network.name},frame=${frame},packed=${packed ? 'on' : 'off'},poll=always`;
+    t.match(serveMemoryCommand(one, '/s').join(' '), `serve net ${device} --socket /s`);
   }
   const options = { prefix: 'x', vdev: 'v', mode: 'io', frame: 1500 } as const;
   const line = testpmdCommand({ ...options, cpu: 1, mainCpu: 0 }).join(' ');

@@ -1,9 +1,10 @@
 /** What a run says at a terminal and in a page. */
 import t from 'tap';
-import { documentOf, figureText } from '../../../bench/harness/document.ts';
+import { documentOf } from '../../../bench/harness/document.ts';
 import { EMULATED_NOTE } from '../../../bench/harness/host.ts';
-import { headlines, ratios } from '../../../bench/harness/measure.ts';
+import { headlines, type Measure, ratios } from '../../../bench/harness/measure.ts';
 import { renderPage, renderText, textBar } from '../../../bench/harness/render.ts';
+import { figureText } from '../../../bench/harness/statistics.ts';
 import { aReport, RATE, RESULTS, row } from '../../support/fixtures/bench-report.ts';
 
 const terminal = (emulated: boolean, width: number): string =>
@@ -138,5 +139,33 @@ t.test('bars of the page are to scale, with a line from lowest to highest', (t) 
   t.same(lines[0]?.slice(1).map(Number), [42.9, 52.4]);
   const nothing = aReport(false, [{ group: 'net', measure: RATE, rows: [row('nodevmm', [])] }]);
   t.notMatch(renderPage(documentOf(nothing)), 'NaN');
+  t.end();
+});
+
+t.test('a page with several measures has a picture: a bar for each row and measure', (t) => {
+  const lower: Measure = { name: 'ping', unit: 'us', better: 'lower' };
+  const reads: Measure = { name: 'reads', unit: 'IOPS', better: 'higher' };
+  const results = [
+    ...RESULTS,
+    { group: 'net', measure: lower, rows: [row('nodevmm', [50]), row('QEMU q35', [100])] },
+    { group: 'net', measure: reads, rows: [row('QEMU q35', [5])] },
+  ];
+  const { overviews = [] } = documentOf(aReport(true, results));
+  t.same(
+    overviews.map(({ title, heads }) => [title, ...heads]),
+    [['net: all in one', 'TCP guest to host, Mbit/s', 'ping, us', 'reads, IOPS']],
+  );
+  const rows = new Map(overviews[0]?.rows);
+  t.same(rows.get('nodevmm'), [
+    { share: 975 / 2025, lines: ['975', 'host CPU 12.0 s/GB'] },
+    { share: 1, lines: ['50.0'] },
+    undefined,
+  ]);
+  t.match(rows.get('QEMU q35'), [{}, { share: 0.5 }, { share: 1 }]);
+  t.same(rows.get('nodevmm <script>'), [undefined, undefined, undefined], 'it failed');
+  const page = renderPage(documentOf(aReport(true, results)));
+  t.match(page, /<rect width="48\.1%" height="100%"\/><\/svg>975<small>host CPU 12\.0 s\/GB</);
+  t.notMatch(page, '<script>');
+  t.same(documentOf(aReport(true)).overviews, [], 'tables show few measures as well');
   t.end();
 });

@@ -105,7 +105,10 @@ const results = (...names: string[]): StreamEvent => ({
   results: names.map(result),
 });
 const omission = { group: 'net', what: 'nodevmm vhost', why: 'no /dev/vhost-net' };
-const GONE = new PeerError('E_LAB_GONE', 'the lab died: qemu ended; its console ends with:\nOops');
+const GONE = new PeerError(
+  'E_LAB_GONE',
+  'the lab died: qemu ended, with this on its console:\nOops',
+);
 const namesOf = (site: { readonly results: readonly Result[] }): string[] =>
   site.results.map(({ measure }) => measure.name);
 

@@ -1,6 +1,6 @@
 /** What the guests' tools print, and what their traffic costs. */
 import t from 'tap';
-import { between, costMeasures, costSample } from '../../../bench/groups/net-costs.ts';
+import { between, costMeasures, costSample } from '../../../bench/groups/costs.ts';
 import { parseIperf, parsePing } from '../../../bench/groups/net-runs.ts';
 
 t.test('ping: microseconds of each line', (t) => {
@@ -25,13 +25,21 @@ t.test('iperf3: its report, or what it says instead', (t) => {
 });
 
 t.test('what a run costs, a gigabyte and a packet', (t) => {
-  const before = { cpuSeconds: 3, exits: 250, packets: 0, bytes: 0 };
-  const run = between(before, { cpuSeconds: 9, exits: 1250, packets: 1000, bytes: 1e6 });
-  t.same(costSample('m', 'gigabyte', run), { 'm: host CPU': 6 / 0.001, 'm: exits to VMM': 1e6 });
-  t.same(costSample('m', 'packet', run), { 'm: host CPU': 6000, 'm: exits to VMM': 1 });
-  const names = costMeasures('m', 'packet').map(({ name }) => name);
-  t.same(names, Object.keys(costSample('m', 'packet', run)));
-  const blind = { ...run, exits: Number.NaN };
-  t.same(costSample('m', 'packet', blind)['m: exits to VMM'], Number.NaN, 'no debugfs');
+  const before = { cpuSeconds: 3, exits: 500, exitsToVmm: 250 };
+  const run = between(before, { cpuSeconds: 9, exits: 3500, exitsToVmm: 1250 });
+  t.same(costSample('m', 'gigabyte', run, 1e6), {
+    'm: host CPU': 6 / 0.001,
+    'm: exits': 3e6,
+    'm: exits to VMM': 1e6,
+  });
+  const packets = { 'm: host CPU': 6000, 'm: exits': 3, 'm: exits to VMM': 1 };
+  t.same(costSample('m', 'packet', run, 1000), packets);
+  t.same(costSample('m', 'request', run, 1000), packets);
+  for (const per of ['gigabyte', 'packet', 'request'] as const) {
+    const names = costMeasures('m', per).map(({ name }) => name);
+    t.same(names, Object.keys(packets));
+  }
+  const blind = { ...run, exitsToVmm: Number.NaN };
+  t.same(costSample('m', 'packet', blind, 1)['m: exits to VMM'], Number.NaN, 'no debugfs');
   t.end();
 });

@@ -1,8 +1,15 @@
 /** What is measured is what the row's name says. */
 import t from 'tap';
-import { BLK_SUBJECTS, NET_SUBJECTS, RSS_SUBJECTS } from '../../../bench/subjects/all.ts';
+import {
+  BLK_DATAPATHS,
+  BLK_SUBJECTS,
+  NET_DATAPATHS,
+  NET_SUBJECTS,
+  RSS_SUBJECTS,
+} from '../../../bench/subjects/all.ts';
 import { machineOptions } from '../../../bench/subjects/nodevmm.ts';
 import { MICROVM, Q35, Q35_E1000, Q35_VHOST, qemuCommand } from '../../../bench/subjects/qemu.ts';
+import { dealCards } from '../../../bench/subjects/subject.ts';
 import { resolveOptions } from '../../../src/machine/resolve-options.ts';
 
 const SPEC = { kernel: '/k', initrd: '/i', memoryMiB: 512, tap: 'tap7', append: 'more' };
@@ -27,6 +34,63 @@ t.test('QEMU’s network interfaces', (t) => {
   t.end();
 });
 
+/** What serves, or takes the place of, a network interface and two disks. */
+const ELSEWHERE = [
+  { vdpa: '/dev/v0', disks: [{ path: '/d', direct: true, vdpa: '/dev/v1' }] },
+  { vhostUser: '/s0', disks: [{ path: '/d', direct: true, vhostUser: '/s1' }] },
+  { vfio: '0000:01:00.0' },
+].map((more) => ({ kernel: '/k', initrd: '/i', memoryMiB: 512, ...more }));
+
+t.test('QEMU’s devices that something else serves', (t) => {
+  const [vdpa = '', vhostUser = '', vfio = ''] = ELSEWHERE.map((spec) =>
+    qemuCommand(Q35, spec, '/agent').join(' '),
+  );
+  t.match(vdpa, /-netdev vhost-vdpa,id=net0,vhostdev=\/dev\/v0 -device virtio-net-pci,netdev=net0/);
+  t.match(vdpa, /memory-backend=ram .*memory-backend-memfd,id=ram/);
+  t.match(vhostUser, /socket,id=disk0,path=\/s1 -device vhost-user-blk-pci,chardev=disk0/);
+  t.match(vfio, /-device vfio-pci,host=0000:01:00\.0$/);
+  t.notMatch(vfio, /memory-backend/);
+  t.end();
+});
+
+t.test('nodevmm’s devices that something else serves, and those that poll', (t) => {
+  const [vdpa, vhostUser, vfio] = ELSEWHERE.map((spec) => machineOptions(spec, { ring: {} }));
+  t.match(vdpa, { nets: [{ vdpa: '/dev/v0' }], disks: [{ vdpa: '/dev/v1' }] });
+  t.match(vhostUser, {
+    nets: [{ vhostUser: { socket: '/s0' } }],
+    disks: [{ vhostUser: { socket: '/s1' } }],
+  });
+  t.match(vfio, { nets: [], disks: [], vfio: [{ address: '0000:01:00.0', bind: true }] });
+  for (const options of [vdpa, vhostUser, vfio]) {
+    if (options !== undefined) t.doesNotThrow(() => resolveOptions(options));
+  }
+  const disks = [{ path: '/d', direct: true }];
+  const polls = machineOptions({ ...SPEC, disks }, { poll: 'always' });
+  t.match(polls, { nets: [{ poll: 'always' }], disks: [{ poll: 'always' }] });
+  t.end();
+});
+
+t.test('functions of the host: one for each row that passes one', (t) => {
+  const boot = () => Promise.reject(new Error('no guest'));
+  const rows = [
+    { name: 'a', reference: false, boot },
+    { name: 'b', reference: false, passes: true, boot },
+    { name: 'c', reference: false, passes: true, boot },
+  ];
+  const omitted: string[][] = [];
+  const context = { omit: (...both: [string, string]) => void omitted.push(both) };
+  const { subjects, cards } = dealCards(rows, ['x'], context, 'none left');
+  t.same(
+    subjects.map((subject) => [subject.name, cards.get(subject)]),
+    [
+      ['a', undefined],
+      ['b', 'x'],
+    ],
+  );
+  t.same(omitted, [['c', 'none left']]);
+  t.end();
+});
+
 t.test('nodevmm’s', (t) => {
   const nets = (variant: Parameters<typeof machineOptions>[1]) =>
     machineOptions(SPEC, variant).nets;
@@ -45,7 +109,7 @@ t.test('nodevmm’s', (t) => {
 });
 
 t.test('names are unique, and every peer is a row to be set against', (t) => {
-  for (const rows of [NET_SUBJECTS, BLK_SUBJECTS, RSS_SUBJECTS]) {
+  for (const rows of [NET_SUBJECTS, BLK_SUBJECTS, RSS_SUBJECTS, NET_DATAPATHS, BLK_DATAPATHS]) {
     const names = rows.map(({ name }) => name);
     t.equal(new Set(names).size, names.length);
     t.notOk(
@@ -57,5 +121,21 @@ t.test('names are unique, and every peer is a row to be set against', (t) => {
       else t.ok(rows.find((other) => other.name === peer)?.reference, name);
     }
   }
+  t.end();
+});
+
+t.test('the datapaths are rows of the other groups, none of them a variant', (t) => {
+  const nodevmm = (rows: typeof NET_DATAPATHS): string[] =>
+    rows.filter(({ reference }) => !reference).map(({ name }) => name.replace(/^nodevmm ?/, ''));
+  t.same(nodevmm(NET_DATAPATHS), [
+    ...['', 'vhost', 'vhost-user', 'poll', 'vdpa', 'vfio', 'userland driver', 'e1000'],
+  ]);
+  t.same(nodevmm(BLK_DATAPATHS), ['', 'poll', 'vhost-user', 'vdpa', 'vfio']);
+  t.notOk([...NET_DATAPATHS, ...BLK_DATAPATHS].some(({ variant }) => variant));
+  for (const { name } of NET_DATAPATHS)
+    t.ok(
+      NET_SUBJECTS.some((row) => row.name === name),
+      name,
+    );
   t.end();
 });

@@ -3,8 +3,8 @@ import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
-import type { Report } from '../../bench/harness/report.ts';
-import { testFolder } from '../support/rigs/files.ts';
+import type { Report } from '../../../bench/harness/report.ts';
+import { testFolder } from '../../support/rigs/files.ts';
 
 const folder = testFolder(t);
 const json = path.join(folder, 'report.json');
@@ -61,6 +61,17 @@ t.test('a run of the network’s group', async (t) => {
   const page = readFileSync(html, 'utf8');
   // The star marks the peer.
   for (const cell of ['QEMU q35 *', 'nodevmm vhost-user']) t.ok(page.includes(`>${cell}<`), cell);
+});
+
+t.test('datapaths: what this host lacks something for is left out, with the reason', async (t) => {
+  const { status, stdout, stderr } = await bench(
+    ...['datapaths', '--quick', '--rounds', '1', '--subjects', 'nodevmm poll,nodevmm vfio'],
+    ...['--measures', 'ping'],
+  );
+  t.equal(status, 0, stderr);
+  t.match(stdout, /datapaths: without nodevmm vfio: no IOMMU/);
+  t.match(stdout, /datapaths: ping round trip, us .*\n.*host CPU us\/packet +exits\/packet/);
+  t.match(stdout, /nodevmm poll +\S/);
 });
 
 t.test('a report compared with itself shows no change', async (t) => {

@@ -1,4 +1,4 @@
-/** What network traffic costs its host: CPU time of the VMM's processes, and exits of its VM in KVM. */
+/** What packets and requests cost their host: CPU time of the VMM's processes, and exits of its VM in KVM. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
@@ -11,38 +11,37 @@ import type { Processes } from '../subjects/subject.ts';
 export interface ProcessCounters {
   /** With the vCPU's time in the guest, and that of vhost's threads. */
   readonly cpuSeconds: number;
-  /** Returns from KVM_RUN to user space. */
+  /** Exits of the guest to KVM. */
   readonly exits: number;
-}
-
-/** With what went through the tap meanwhile, both ways. */
-export interface NetCounters extends ProcessCounters {
-  readonly packets: number;
-  readonly bytes: number;
+  /** Of these, returns from KVM_RUN to user space. */
+  readonly exitsToVmm: number;
 }
 
 /** What happened between two readings. */
-export const between = (before: NetCounters, after: NetCounters): NetCounters => ({
-  cpuSeconds: after.cpuSeconds - before.cpuSeconds,
-  exits: after.exits - before.exits,
-  packets: after.packets - before.packets,
-  bytes: after.bytes - before.bytes,
-});
+export const between = <C extends { readonly [K in keyof C]: number }>(before: C, after: C): C =>
+  Object.fromEntries(
+    Object.entries<number>(after).map(([key, value]) => [key, value - before[key as keyof C]]),
+  ) as C;
 
-/** KVM's counter of them: it saves the guest's FPU state at each. */
-const EXITS = 'fpu_reload';
+/** KVM's counters of them: it saves the guest's FPU state at each return. */
+const EXITS = 'exits';
+const EXITS_TO_USER_SPACE = 'fpu_reload';
 const KVM_STATISTICS = '/sys/kernel/debug/kvm';
 
 /** Reads the counters of a VMM's processes and of its VM. */
 export function readProcesses({ pid, backends = [] }: Processes): ProcessCounters {
-  return { cpuSeconds: sum([pid, ...backends].map(cpuSecondsOf)), exits: exitsOf(pid) };
+  return {
+    cpuSeconds: sum([pid, ...backends].map(cpuSecondsOf)),
+    exits: counterOf(pid, EXITS),
+    exitsToVmm: counterOf(pid, EXITS_TO_USER_SPACE),
+  };
 }
 
 /** NaN without debugfs, without the permission to read it, and without a VM. */
-function exitsOf(pid: number): number {
+function counterOf(pid: number, counter: string): number {
   try {
     const vm = readdirSync(KVM_STATISTICS).find((name) => name.startsWith(`${pid}-`)) ?? 'none';
-    return Number(readFileSync(join(KVM_STATISTICS, vm, EXITS), 'latin1'));
+    return Number(readFileSync(join(KVM_STATISTICS, vm, counter), 'latin1'));
   } catch {
     return Number.NaN;
   }
@@ -89,26 +88,34 @@ function vhostThreads(pid: number): string[] {
 }
 
 /** What costs are divided by. */
-export type CostPer = 'gigabyte' | 'packet';
+export type CostPer = 'gigabyte' | 'packet' | 'request';
 
 const nameOf = (of: string, label: string): string => `${of}: ${label}`;
 const CPU = 'host CPU';
+const ALL_EXITS = 'exits';
 const EXITS_TO_VMM = 'exits to VMM';
 
 /** The measures of the cost of another one's runs. */
 export function costMeasures(of: string, per: CostPer): Measure[] {
-  const [cpuUnit, exitsUnit] = per === 'gigabyte' ? ['s/GB', '/GB'] : ['us/packet', '/packet'];
+  const [cpuUnit, exitsUnit] = per === 'gigabyte' ? ['s/GB', '/GB'] : [`us/${per}`, `/${per}`];
   const cost = (label: string, unit: string): Measure => ({
     ...{ name: nameOf(of, label), unit, better: 'lower' },
     aspect: { of, label },
   });
-  return [cost(CPU, cpuUnit), cost(EXITS_TO_VMM, exitsUnit)];
+  return [cost(CPU, cpuUnit), cost(ALL_EXITS, exitsUnit), cost(EXITS_TO_VMM, exitsUnit)];
 }
 
-/** A sample of each of them. */
-export function costSample(of: string, per: CostPer, counted: NetCounters): Sample {
-  const { cpuSeconds, exits, packets, bytes } = counted;
-  const [cpu, amount] =
-    per === 'gigabyte' ? [cpuSeconds, bytes / 1e9] : [cpuSeconds * 1e6, packets];
-  return { [nameOf(of, CPU)]: cpu / amount, [nameOf(of, EXITS_TO_VMM)]: exits / amount };
+/** A sample of each of them. @param amount bytes, packets or requests */
+export function costSample(
+  of: string,
+  per: CostPer,
+  { cpuSeconds, exits, exitsToVmm }: ProcessCounters,
+  amount: number,
+): Sample {
+  const [cpu, units] = per === 'gigabyte' ? [cpuSeconds, amount / 1e9] : [cpuSeconds * 1e6, amount];
+  return {
+    [nameOf(of, CPU)]: cpu / units,
+    [nameOf(of, ALL_EXITS)]: exits / units,
+    [nameOf(of, EXITS_TO_VMM)]: exitsToVmm / units,
+  };
 }
