@@ -6,7 +6,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import ts from 'typescript';
 import { SMBIOS } from '../src/boot/smbios.ts';
 import { DEVICE_TYPES, type MachineBackend } from '../src/machine/devices/device-types.ts';
-import { MACHINE } from '../src/machine/resolve-options.ts';
+import { BOOT, MACHINE } from '../src/machine/resolve-options.ts';
 import { fieldsOf, type OptionField, type OptionSchema } from '../src/options/option-schema.ts';
 import { RING } from '../src/virtio/device-type.ts';
 
@@ -82,14 +82,15 @@ function table(schema: OptionSchema, types: readonly ts.Type[], prefix = ''): st
 
 /** Options of the command line that are not made from the schema. */
 const BY_HAND: Readonly<Record<string, string>> = {
-  kernel: '`--kernel`, `--guest`',
   commandLine: '`--cmdline`, `--append`',
   trace: '`--trace`',
 };
 
 /** All options but devices and what has a table of its own. */
 function machineTable(): string {
-  const fields = new Map(fieldsOf(MACHINE).map((field) => [field.path.join(), field]));
+  const fields = new Map(
+    [...fieldsOf(BOOT), ...fieldsOf(MACHINE)].map((field) => [field.path.join(), field]),
+  );
   const others = new Set(['smbios', ...DEVICE_TYPES.map(({ key }) => key)]);
   const rows = machineType
     .getProperties()

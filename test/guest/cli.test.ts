@@ -29,7 +29,7 @@ class Run {
     const [first = '', ...rest] = args;
     // Named outright: each process that looks for the image checks what it is made of.
     const image = rest.includes('--kernel') || rest.includes('--guest') ? [] : own;
-    const argv = ['dist/src/cli/main.js', first, '--no-lab', '--check', ...image, ...rest];
+    const argv = ['dist/bundle/bin/main.js', first, '--no-lab', '--check', ...image, ...rest];
     this.process = spawn(process.execPath, argv, { stdio: [input, 'pipe', 'pipe'] });
     this.process.stdout?.setEncoding(encoding).on('data', (text: string) => {
       this.stdout += text;

@@ -8,20 +8,19 @@ import { VirtualMachine } from '../../src/index.ts';
 import { testFolder } from '../support/rigs/files.ts';
 
 t.test('a virtual machine as a fixture', async (t) => {
-  const { kernel, initrd } = await buildGuest('minimal');
   await using vm = await VirtualMachine.create({
-    kernel,
-    initrd,
+    guest: 'minimal',
+    guestKernel: '6.1',
     memory: 256 * 2 ** 20,
     check: true,
   });
   await vm.start();
 
-  const { stdout, exitCode } = await vm.exec(['uname', '-s']);
-  t.equal(stdout.toString(), 'Linux\n');
+  const { stdout, exitCode } = await vm.exec(['uname', '-sr']);
+  t.match(stdout.toString(), /^Linux 6\.1\./);
   t.equal(exitCode, 0);
 
-  const sorted = await vm.exec(['sort'], { stdin: 'b\na\n' });
+  const sorted = await vm.exec(['sort'], { input: 'b\na\n' });
   t.equal(sorted.stdout.toString(), 'a\nb\n');
   t.same(vm.breaches, []);
 });

@@ -27,7 +27,7 @@ import { MiB } from '../../src/memory/ram-layout.ts';
 import { sha256 } from '../support/rigs/files.ts';
 import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 
-const PROGRAM = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const PROGRAM = fileURLToPath(new URL('../../bundle/bin/main.js', import.meta.url));
 const ENTRIES = 60;
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-fs-'));

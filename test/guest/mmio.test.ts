@@ -145,7 +145,7 @@ t.test('entropy, from the built-in device and from one of our own', async (t) =>
     index: number,
   ) => `until grep -q virtio_rng.1 ${folder}/rng_available; do sleep 0.1; done
     echo virtio_rng.${index} >${folder}/rng_current
-    timeout 20 head -c 8 /dev/hwrng | od -An -tu1`;
+    timeout 200 head -c 8 /dev/hwrng | od -An -tu1`;
   const runs = [await sh(from(0)), await sh(from(1))].map((text) => {
     const bytes = text.trim().split(/\s+/).map(Number);
     t.equal(bytes.length, 8);

@@ -2,7 +2,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import t from 'tap';
-import { KVM_EXIT_IO, KVM_EXIT_MMIO } from '../../src/abi/kvm-constants.ts';
 import type { VirtualMachine } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { bootGuest, guestShell } from '../support/rigs/guest.ts';
@@ -22,15 +21,15 @@ const INTERFACE_OF = `interface_of() {
 `;
 
 /** Exits to user space for ports and memory. */
-function exits(vm: VirtualMachine): number {
-  const counts = vm.exitCounts();
-  return (counts[KVM_EXIT_IO] ?? 0) + (counts[KVM_EXIT_MMIO] ?? 0);
+async function accessExits(vm: VirtualMachine): Promise<number> {
+  const { exits } = await vm.metrics();
+  return (exits.KVM_EXIT_IO ?? 0) + (exits.KVM_EXIT_MMIO ?? 0);
 }
 
 async function exitsPerPing(vm: VirtualMachine, host: string): Promise<number> {
-  const before = exits(vm);
+  const before = await accessExits(vm);
   const output = await guestShell(vm, `ping -q -c ${PINGS} -i 0.02 ${host}`);
-  const spent = exits(vm) - before;
+  const spent = (await accessExits(vm)) - before;
   if (!/ 0% packet loss/.test(output)) throw new Error(output);
   return spent / PINGS;
 }

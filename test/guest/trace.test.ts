@@ -32,7 +32,7 @@ t.test('a boot with disk and network', async (t) => {
   await guestShell(vm, 'echo now >/dev/kmsg');
   const stamp = await guestShell(vm, 'dmesg | grep " now$"');
   await vm.stop();
-  const { traceSummary } = vm;
+  const traceSummary = await vm.traceSummary();
   await vm[Symbol.asyncDispose]();
 
   const text = readFileSync(file, 'utf8');

@@ -21,8 +21,9 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
+import { boxesIn, drawingOf, stepsOf } from '../support/rigs/drawing.ts';
 import { sha256 } from '../support/rigs/files.ts';
-import { createGuest, guestShell } from '../support/rigs/guest.ts';
+import { createGuest, exitsOf, guestShell } from '../support/rigs/guest.ts';
 import { programPath } from '../support/rigs/host.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-vhost-user-'));
@@ -113,6 +114,9 @@ t.test('they are at the requested path, and stay there', async (t) => {
   for (const name of ['blk0', 'virtio2-0', 'fs0', 'net0']) {
     t.equal(vm.datapaths.get(name), 'vhost-user', name);
   }
+  const drawn = await drawingOf(vm, 'blk0');
+  t.match(stepsOf(drawn), ['rings guestKernel process: shared memory']);
+  t.same(boxesIn(drawn, 'process'), ['backend']);
   await t.rejects(vm.moveDatapath('net0', 'vhost'), { code: 'E_DATAPATH' });
 });
 
@@ -124,11 +128,11 @@ t.test(
     await sh(
       'fio --name=v --filename=/dev/vda --rw=randwrite --bs=4k --size=128k --iodepth=4 --direct=1 --ioengine=libaio --verify=crc32c',
     );
-    const exits = (): number => vm.exitCounts().reduce((all, count) => all + count, 0);
-    const before = exits();
+    const before = await exitsOf(vm);
     await sh('dd if=/dev/vda of=/dev/null bs=4k count=128 iflag=direct 2>/dev/null');
     // The agent's console and timers exit, requests do not.
-    t.ok(exits() - before < 128, `${exits() - before} exits for 128 requests`);
+    const exits = (await exitsOf(vm)) - before;
+    t.ok(exits < 128, `${exits} exits for 128 requests`);
   },
 );
 

@@ -8,7 +8,7 @@ import path from 'node:path';
 import t from 'tap';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { sha256, testFolder } from '../support/rigs/files.ts';
-import { bootGuest, guestShell } from '../support/rigs/guest.ts';
+import { bootGuest, guestShell, vsockAnswer } from '../support/rigs/guest.ts';
 
 const folder = testFolder(t);
 const file = path.join(folder, 'vm.sock');
@@ -97,6 +97,12 @@ for (const [name, ring] of [
         t.equal(socket.readableEnded, true);
       });
 
+      await t.test('the program of the machine connects', async (t) => {
+        t.match((await vsockAnswer(vm, 53, BIG)).toString(), sha256(BIG));
+        const [error] = await once(vm.connect(999), 'error');
+        t.match(error, { code: 'ECONNREFUSED', address: 'vsock:42:999' });
+      });
+
       await t.test('the guest connects: 10 MiB each way, a half-close between', async (t) => {
         let digest = '';
         const server = await listen(60, (socket) => {
@@ -158,7 +164,7 @@ for (const [name, ring] of [
           net.createServer((socket) => socket.once('data', () => console.log('received')))
             .listen('${file}_61', () => console.log('listening'))`);
         const client = vm.exec(['nodevmm-agent', 'vsock', 'connect', '2', '61'], {
-          stdin: BIG.subarray(0, MiB),
+          input: BIG.subarray(0, MiB),
         });
         await once(server.stdout as NodeJS.ReadableStream, 'data');
         server.kill('SIGKILL');

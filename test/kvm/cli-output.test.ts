@@ -4,7 +4,7 @@ import { closeSync, openSync, readFileSync, symlinkSync, writeFileSync } from 'n
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import { ask } from '../../src/control/client.ts';
+import { ask } from '../../src/machine/control/client.ts';
 import {
   elfKernel,
   KERNEL_GPA,

@@ -3,7 +3,7 @@ import { truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import t from 'tap';
-import { ask } from '../../src/control/client.ts';
+import { ask } from '../../src/machine/control/client.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
 import { CliRun } from '../support/rigs/cli-run.ts';

@@ -3,7 +3,6 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import * as e1000 from '../../src/abi/e1000.ts';
-import { KVM_EXIT_MMIO } from '../../src/abi/kvm-constants.ts';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
@@ -97,7 +96,7 @@ t.test('a packet by loads and stores alone, and nothing stays behind', { skip },
     // What the guest sent is what the tap received.
     const received = readFileSync(`/sys/class/net/${TAP}/statistics/rx_bytes`, 'utf8');
     t.ok(Number(received) >= FRAME_LENGTH, received.trim());
-    t.equal(vm.exitCounts()[KVM_EXIT_MMIO], 4, 'an exit for each register');
+    t.equal((await vm.metrics()).exits.KVM_EXIT_MMIO, 4, 'an exit for each register');
     await vm.pause();
     await vm.resume();
     await vm.stop();

@@ -1,6 +1,6 @@
 import t from 'tap';
 import { Kvm, REQUIRED_CAPABILITIES } from '../../src/kvm/kvm.ts';
-import { probeKvm } from '../../src/kvm/probe.ts';
+import { knownKvm, probeKvm } from '../../src/kvm/probe.ts';
 import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
@@ -14,6 +14,8 @@ t.test('the probe detects whether guest code runs on a CPU', { skip }, (t) => {
   const quick = probeKvm();
   t.equal(quick.kind, probe.kind);
   t.equal(quick.mips, 0);
+  t.same(knownKvm(), quick);
+  t.equal(knownKvm(), knownKvm(), 'probed once');
   t.end();
 });
 

@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads';
 import t from 'tap';
 import { virtio_console_config } from '../../src/abi/virtio-console.ts';
 import { VIRTIO_MMIO_CONFIG } from '../../src/abi/virtio-mmio.ts';
-import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
+import { LocalMachine } from '../../src/machine/local-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { PVPANIC_PORT, VIRTIO_MMIO_BASE } from '../../src/platform/layout.ts';
 import { elfKernel, KERNEL_GPA } from '../support/fixtures/kernel-image.ts';
@@ -50,7 +50,7 @@ for (const [name, code] of Object.entries(GUESTS)) {
     const segments = [{ paddr: KERNEL_GPA, bytes: Uint8Array.from(code) }];
     writeFileSync(kernel, elfKernel({ segments, pvhEntry: KERNEL_GPA }));
     const options = { kernel, memory: 64 * MiB, rng: false, transport: 'mmio' } as const;
-    await using vm = await VirtualMachine.create(options);
+    await using vm = await LocalMachine.create(options);
     let messages = 0;
     const { on } = Worker.prototype;
     t.teardown(() => {

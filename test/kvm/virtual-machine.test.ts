@@ -9,13 +9,16 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
+import { probeKvm } from '../../src/kvm/probe.ts';
 import type { MachineOptions } from '../../src/machine/options.ts';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import {
+  ECHO,
   elfKernel,
   HALT,
   KERNEL_GPA,
+  linuxImage,
   out,
   print,
   printMuch,
@@ -27,16 +30,6 @@ import { kvmMissing } from './tiny-guest.ts';
 
 const skip = kvmMissing();
 const folder = testFolder(t);
-
-/** Sends every byte back that it gets on the serial port. */
-const ECHO = [
-  ...[0x66, 0xba, 0xfd, 0x03], // mov dx, 0x3fd
-  ...[0xec, 0xa8, 0x01], // in al, dx; test al, 1
-  ...[0x74, 0xfb], // jz -5
-  ...[0x66, 0xba, 0xf8, 0x03], // mov dx, 0x3f8
-  ...[0xec, 0xee], // in al, dx; out dx, al
-  ...[0xeb, 0xef], // jmp -17
-];
 
 let kernels = 0;
 function machine(code: readonly number[], options: Partial<MachineOptions> = {}) {
@@ -105,10 +98,10 @@ t.test('a traced run: every exit is in the file and in the summary', { skip }, a
     trace: { file },
     check: true,
   });
-  t.same(vm.traceSummary?.exits, []);
+  t.same((await vm.traceSummary())?.exits, []);
   await vm.start();
   t.equal((await vm.wait()).reason, 'power-off');
-  const { traceSummary } = vm;
+  const traceSummary = await vm.traceSummary();
   await vm[Symbol.asyncDispose]();
   const text = readFileSync(file, 'utf8');
   t.same(traceFaults(text), []);
@@ -136,7 +129,7 @@ t.test('a trace that cannot be written', { skip }, async (t) => {
   await t.rejects(machine(HALT, { trace: { file: link } }), { code: 'E_TRACE' });
   t.equal(existsSync(path.join(folder, 'elsewhere')), false, 'nothing is made through a link');
   await using vm = await machine(HALT);
-  t.equal(vm.traceSummary, undefined);
+  t.equal(await vm.traceSummary(), undefined);
 });
 
 t.test('serial input reaches the guest', { skip }, async (t) => {
@@ -167,13 +160,11 @@ t.test('a paused guest does nothing until it is resumed', { skip }, async (t) =>
   vm.serial.write('a');
   t.equal(await printed(vm, 'a'), 'a');
   await vm.pause();
-  const before = vm.exitCounts();
-  const counted = vm.statistics();
-  t.ok((counted.get('exits') ?? 0) > 0, 'KVM counts them, too');
+  const before = await vm.metrics();
+  t.ok((before.kvm.exits ?? 0) > 0, 'KVM counts them, too');
   vm.serial.write('b');
   await new Promise((resolve) => setImmediate(resolve));
-  t.same(vm.exitCounts(), before);
-  t.same(vm.statistics(), counted);
+  t.same(await vm.metrics(), before);
   await vm.resume();
   t.equal(await printed(vm, 'b'), 'b');
 });
@@ -268,6 +259,26 @@ t.test('several machines run in one process', { skip }, async (t) => {
   for (const vm of vms) await vm[Symbol.asyncDispose]();
 });
 
+t.test('Linux is refused at once by a KVM that cannot run it', { skip }, async (t) => {
+  const kernel = path.join(folder, 'linux');
+  writeFileSync(kernel, linuxImage('6.12.48'));
+  const creating = VirtualMachine.create({ kernel, rng: false });
+  if (probeKvm().usable) {
+    await using vm = await creating;
+    t.equal(vm.state, 'created');
+    return;
+  }
+  await t.rejects(creating, {
+    name: 'UsageError',
+    code: 'E_KVM',
+    problem: /^this host's KVM cannot run Linux: software KVM: [^;]*$/,
+    remedy: /virtualization.*--lab.*lab: 'auto'/,
+  });
+  await t.rejects(VirtualMachine.create({ guest: 'minimal' }), { code: 'E_KVM' });
+  const nothing = undefined as unknown as MachineOptions;
+  await t.rejects(VirtualMachine.create(nothing), { code: 'E_OPTION' });
+});
+
 const hasVhost = (device: string): boolean => {
   try {
     accessSync(device, constants.R_OK | constants.W_OK);
@@ -297,6 +308,10 @@ t.test(
     t.equal(logs.length, place === 'vhost' ? 0 : 1, logs.join('; '));
     await t.rejects(vm.moveDatapath('net7', 'vhost'), { code: 'E_DEVICE', message: /net0/ });
     await t.rejects(vm.moveDatapath('console0', 'vhost'), { code: 'E_DATAPATH' });
+    await t.rejects(vm.moveDatapath('net0', 'vdpa'), {
+      code: 'E_DATAPATH',
+      message: /^net0 cannot move to vdpa, where .*; start the machine with a device by vdpa=$/,
+    });
     await vm.moveDatapath('net0', 'userspace');
     t.equal(vm.datapaths.get('net0'), 'userspace');
     await vm.stop();

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Test } from 'tap';
 import type { Field } from '../../../src/abi/struct.ts';
 
 /** Why C programs over the given headers can't be compiled here, or false. */
@@ -72,4 +73,44 @@ export function printConstants(names: readonly string[]): string {
       (name) => `#ifdef ${name}\nprintf("${name} %llu\\n", (unsigned long long)${name});\n#endif`,
     )
     .join('\n');
+}
+
+/**
+ * Tests that some structs of a module, by their names in C, and all of its constants are those of the headers.
+ * @param path member path of a field in the C type
+ * @param newer constants that older headers lack
+ */
+export function testHeader(
+  t: Test,
+  headers: readonly string[],
+  structs: Readonly<Record<string, StructCase['layout']>>,
+  abi: object,
+  path: StructCase['path'] = (field) => field,
+  newer: readonly string[] = [],
+): void {
+  const cases = Object.entries(structs).map(([name, layout]) => ({
+    name,
+    layout,
+    type: `struct ${name}`,
+    path,
+  }));
+  const all = Object.entries(abi).filter(([, value]) => typeof value === 'number');
+  const constants = all.filter(([name]) => !newer.includes(name));
+  const skip = compilerMissing(headers);
+  t.test("offsets, sizes and values are the C compiler's", { skip }, async (t) => {
+    const prints = constants.map(([name]) => `printf("${name} %lld\\n", (long long)${name});`);
+    const added = runC(headers, printConstants(newer));
+    for (const line of added.filter((line) => line !== '')) {
+      t.ok(
+        all.some(([name, value]) => line === `${name} ${value as number}`),
+        line,
+      );
+    }
+    const printed = runC(headers, [...cases.map(printStruct), ...prints].join('\n'));
+    t.ok(constants.length > 7);
+    t.same(printed, [
+      ...cases.flatMap(expectedLines),
+      ...constants.map(([name, value]) => `${name} ${value as number}`),
+    ]);
+  });
 }

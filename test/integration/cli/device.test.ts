@@ -104,3 +104,17 @@ t.test('what is there stays, and names have to fit', async (t) => {
     t.match(stderr, message);
   }
 });
+
+t.test('device mount takes disks only', (t) => {
+  const { status, stderr } = nodevmm(
+    'device',
+    'mount',
+    path.join(root, 'docs/examples/counting.mjs'),
+  );
+  t.equal(status, 2);
+  t.match(
+    stderr,
+    /^nodevmm: .*counting\.mjs is a device of type 4, which cannot be mounted; mount a disk, of type 2\n$/,
+  );
+  t.end();
+});

@@ -1,9 +1,14 @@
 /** `nodevmm vm` on the command line, against a machine in this process. */
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { promisify } from 'node:util';
 import t from 'tap';
-import { ControlServer } from '../../../src/control/server.ts';
+import { AgentBroker } from '../../../src/agent/broker.ts';
+import { AgentClient } from '../../../src/agent/client.ts';
+import { PeerError } from '../../../src/host/errors.ts';
+import { ControlServer } from '../../../src/machine/control/server.ts';
 import { FakeVm } from '../../support/fakes/machine.ts';
+import { startAgent } from '../../support/rigs/agent.ts';
 import { testFolder } from '../../support/rigs/files.ts';
 
 const folder = testFolder(t);
@@ -50,6 +55,26 @@ t.test('what KVM counted: as columns without zeros, and all as JSON', async (t) 
   t.equal(await nodevmm('vm', 'statistics'), 'exits       12\nhalt_exits   7\n');
   const json = JSON.parse(await nodevmm('vm', 'statistics', '--json'));
   t.same(json, { exits: 12, halt_exits: 7, nmi_injections: 0 });
+});
+
+t.test('a command in its guest: output, status, input', async (t) => {
+  const { stream } = await startAgent();
+  using agent = new AgentClient(stream);
+  const broker = new AgentBroker(agent, new PeerError('E_GUEST_ENDED', 'stopped'));
+  const vm = new FakeVm();
+  vm.shareAgent = (client) => broker.serve(client);
+  using _server = await ControlServer.open(vm, 'web');
+  t.equal(await nodevmm('vm', 'exec', '--', 'echo', 'from the guest'), 'from the guest\n');
+  await t.rejects(nodevmm('vm', 'exec', '--', 'sh', '-c', 'echo no >&2; exit 7'), {
+    code: 7,
+    stderr: 'no\n',
+  });
+  await t.rejects(nodevmm('vm', 'exec', '--', '/absent'), { code: 2, stderr: /absent/ });
+  const argv = ['dist/src/cli/main.js', 'vm', 'exec', '--', 'sh', '-c', 'echo up; exec sleep 600'];
+  const child = spawn(process.execPath, argv, { stdio: ['ignore', 'pipe', 'inherit'] });
+  await once(child.stdout, 'data');
+  child.kill('SIGTERM');
+  t.same(await once(child, 'exit'), [143, null]);
 });
 
 t.test('without a machine, one line and status 2', async (t) => {

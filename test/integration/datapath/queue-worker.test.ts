@@ -1,7 +1,9 @@
 /** What a queue worker does as a thread: it ends by itself, and its death is noticed. */
 import { spawnSync } from 'node:child_process';
+import { setImmediate } from 'node:timers/promises';
 import t from 'tap';
 import { QueueWorkerDatapath } from '../../../src/datapath/queue-worker.ts';
+import { threadState } from '../../../src/host/threads.ts';
 import { DatapathRig } from '../../support/rigs/datapath.ts';
 
 const probe = new URL('../../support/fakes/handler.js', import.meta.url).href;
@@ -16,7 +18,20 @@ t.test('close ends a thread that was never started, or is blocked', async (t) =>
   await busy.start(rig.activation());
   await busy.close();
   await busy.close();
-  t.same(rig.reports.at(-1), { kind: 'message', message: { what: 'stop' } });
+  t.same(await rig.report('stop'), { what: 'stop' });
+});
+
+t.test('its thread is known, and blocked while nothing is to be done', async (t) => {
+  using rig = new DatapathRig();
+  const datapath = new QueueWorkerDatapath(
+    { name: 'waits', module: probe, options: {} },
+    rig.events,
+  );
+  await datapath.start(rig.activation());
+  t.not(datapath.threadId, process.pid);
+  while (threadState(datapath.threadId) !== 'blocked') await setImmediate();
+  await datapath.close();
+  t.equal(datapath.threadId, 0);
 });
 
 t.test('a thread that dies breaks the device, and the next start makes another', async (t) => {
@@ -52,6 +67,20 @@ t.test('a module that cannot be loaded fails the start', async (t) => {
   const datapath = new QueueWorkerDatapath({ name: 'none', module, options: {} }, rig.events);
   await t.rejects(datapath.start(rig.activation()), { message: /no-such-module/ });
   await datapath.close();
+});
+
+t.test('ready waits for the module, but not for a start', async (t) => {
+  using rig = new DatapathRig();
+  const spec = { name: 'early', module: probe, options: {} };
+  const datapath = new QueueWorkerDatapath(spec, rig.events);
+  await datapath.ready();
+  while (threadState(datapath.threadId) !== 'blocked') await setImmediate();
+  t.same(rig.reports, []);
+  await datapath.close();
+  const module = new URL('./no-such-module.js', import.meta.url).href;
+  const none = new QueueWorkerDatapath({ name: 'none', module, options: {} }, rig.events);
+  await t.rejects(none.ready(), { message: /no-such-module/ });
+  await none.close();
 });
 
 for (const [how, end, status] of [

@@ -210,7 +210,7 @@ const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
   'a ring that is too large': [
     ({ channel }) =>
       channel.send(vu.VHOST_USER_SET_VRING_NUM, 0, payload.writeVringNumber({ index: 0, num: 65 })),
-    /ring 0 with 65 descriptors; it has at most 64$/,
+    /ring 0 with 65 descriptors, more than its 64$/,
   ],
   'a file instead of an eventfd': [
     ({ channel, ram }) =>
@@ -253,7 +253,7 @@ const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
   ],
   'a record for more queues than there are': [
     ({ channel }) => channel.send(vu.VHOST_USER_GET_INFLIGHT_FD, 0, payload.writeInflight(area(2))),
-    /an inflight buffer for 2 queues of 64 descriptors; the device has 1 queues$/,
+    /an inflight buffer for 2 queues of 64 descriptors, where the device has 1 queues$/,
   ],
   'a record that is too small for its queues': [
     ({ channel, ram }) => {
@@ -261,7 +261,7 @@ const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
       const { fd } = ram.memory.share;
       channel.send(vu.VHOST_USER_SET_INFLIGHT_FD, 0, payload.writeInflight(small), [fd]);
     },
-    /an inflight buffer of 1024 bytes at 0 in a file of 8388608; 1 queues of 64 need 2112$/,
+    /an inflight buffer of 1024 bytes at 0 in a file of 8388608, where 1 queues of 64 need 2112$/,
   ],
   'a record past the end of its file': [
     ({ channel, ram }) => {
@@ -269,7 +269,7 @@ const hostile: Record<string, [say: (front: FrontendRig) => void, RegExp]> = {
       const { fd } = ram.memory.share;
       channel.send(vu.VHOST_USER_SET_INFLIGHT_FD, 0, payload.writeInflight(far), [fd]);
     },
-    /an inflight buffer of 4096 bytes at 8388608 in a file of 8388608; /,
+    /an inflight buffer of 4096 bytes at 8388608 in a file of 8388608, /,
   ],
   'a record that is no file': [
     ({ channel, rings }) => {

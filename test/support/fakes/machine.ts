@@ -1,38 +1,90 @@
 /** Machines for tests of the control socket and of the command line. */
 
+import { EventEmitter } from 'node:events';
 import { Duplex, PassThrough, Writable } from 'node:stream';
-import type { CommandExit, GuestProcess, SpawnOptions } from '../../../src/agent/command.ts';
+import type { CommandExit, GuestProcess } from '../../../src/agent/command.ts';
+import type { SpawnOptions } from '../../../src/agent/command-options.ts';
 import type { RunnableMachine } from '../../../src/cli/run/run-machine.ts';
 import type { RunStreams } from '../../../src/cli/terminal/console-io.ts';
-import type { ControlledMachine } from '../../../src/control/server.ts';
 import { UsageError } from '../../../src/host/errors.ts';
+import type { ControlledMachine } from '../../../src/machine/control/server.ts';
 import type { DatapathName } from '../../../src/machine/devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from '../../../src/machine/inspect.ts';
+import type { MachineState, VirtualMachineEvents } from '../../../src/machine/machine.ts';
 import type { MachineExit } from '../../../src/machine/options.ts';
 
-export class FakeVm implements ControlledMachine {
-  state = 'running';
+/** A duplex stream, whose other side is the test's. */
+export class FakeConsole extends Duplex {
+  typed = '';
+
+  override _read(): void {}
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.typed += chunk.toString('latin1');
+    done();
+  }
+}
+
+export class FakeVm extends EventEmitter<VirtualMachineEvents> implements ControlledMachine {
+  state: MachineState = 'running';
+  readonly console = new FakeConsole();
+  readonly serial = new FakeConsole();
+  readonly droppedOutput = { console: 0, serial: 0 };
+  /** What is to be seen of the consoles' output. */
+  readonly watchers = new Set<{ console: string; see: (bytes: Uint8Array) => void }>();
   readonly datapaths = new Map<string, DatapathName>([['net0', 'userspace']]);
   presses = 0;
   listens = true;
   readonly links: string[] = [];
   readonly queueCalls: string[] = [];
   readonly filters: InspectFilter[] = [];
-  exitCounts(): number[] {
-    return [1, 2];
+  async metrics() {
+    return {
+      state: this.state,
+      droppedOutput: this.droppedOutput,
+      breaches: 0,
+      exits: { KVM_EXIT_IO: 1, KVM_EXIT_MMIO: 2 },
+      kvm: { exits: 12, halt_exits: 7, nmi_injections: 0 },
+    };
   }
-  statistics(): ReadonlyMap<string, number> {
-    return new Map([
-      ['exits', 12],
-      ['halt_exits', 7],
-      ['nmi_injections', 0],
-    ]);
+  async traceSummary() {
+    return undefined;
+  }
+  watchOutput(console: string, see: (bytes: Uint8Array) => void): () => void {
+    const watcher = { console, see };
+    this.watchers.add(watcher);
+    return () => this.watchers.delete(watcher);
+  }
+  /** Its guest prints on a console. */
+  print(console: string, text: string): void {
+    for (const watcher of this.watchers) {
+      if (watcher.console === console) watcher.see(Buffer.from(text));
+    }
+  }
+  async shareAgent(client: Duplex): Promise<void> {
+    client.end();
+  }
+  /** What listens in its guest, by port. */
+  readonly ports = new Map<number, () => Duplex>();
+  connect(port: number): Duplex {
+    const listener = this.ports.get(port);
+    if (listener === undefined) throw new UsageError('ECONNREFUSED', 'refused');
+    return listener();
+  }
+  async start(): Promise<void> {
+    this.state = 'running';
+  }
+  async reloadDevice(device: string): Promise<void> {
+    this.queueCalls.push(`reload ${device}`);
+  }
+  resizeConsole(columns: number, rows: number): void {
+    this.queueCalls.push(`resize ${columns} ${rows}`);
   }
   async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
     if (!this.datapaths.has(device)) throw new UsageError('E_DEVICE', `no ${device}`);
     this.datapaths.set(device, datapath);
   }
-  setLink(device: string, up: boolean): void {
+  async setLink(device: string, up: boolean): Promise<void> {
     this.links.push(`${device} ${up}`);
   }
   async holdQueue(device: string, queue: string): Promise<void> {
@@ -46,7 +98,7 @@ export class FakeVm implements ControlledMachine {
   }
   async inspect(filter: InspectFilter): Promise<MachineInspection> {
     this.filters.push(filter);
-    return { state: this.state, devices: [] };
+    return { state: this.state, devices: [], functions: [] };
   }
   async pause(): Promise<void> {
     this.state = 'paused';
@@ -58,21 +110,9 @@ export class FakeVm implements ControlledMachine {
     this.state = 'ended';
   }
   /** The guest ends at once. */
-  pressPowerButton(): void {
+  async pressPowerButton(): Promise<void> {
     this.presses++;
     if (this.listens) this.state = 'ended';
-  }
-}
-
-/** A duplex stream, whose other side is the test's. */
-export class FakeConsole extends Duplex {
-  typed = '';
-
-  override _read(): void {}
-
-  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
-    this.typed += chunk.toString('latin1');
-    done();
   }
 }
 

@@ -1,11 +1,17 @@
 /** Whole guests, and shell scripts in them. Each runs under the check of virtio's rules: a breach fails its test. */
 
+import { buffer } from 'node:stream/consumers';
 import t from 'tap';
 import { buildGuest } from '../../../src/guest/guests.ts';
 import type { KernelSeries } from '../../../src/guest/kernel.ts';
 import { type MachineOptions, VirtualMachine } from '../../../src/index.ts';
+import { DEFAULT_COMMAND_LINE } from '../../../src/machine/resolve-options.ts';
 
 const LAST_WORDS = 8192;
+
+/** An emulated processor needs no mitigations, which cost TCG much. */
+const LAB_ARGUMENTS: readonly string[] =
+  process.env.NODEVMM_IN_LAB === '1' ? ['mitigations=off'] : [];
 
 /** What a test may ask of its guest. */
 export interface GuestFixture {
@@ -25,7 +31,7 @@ export async function createGuest(fixture: GuestFixture = {}): Promise<VirtualMa
   const vm = await VirtualMachine.create({
     kernel: guest.kernel,
     initrd: guest.initrd,
-    commandLine: `earlycon=uart8250,io,0x3f8 console=hvc0 quiet panic=-1 ${append}`.trim(),
+    commandLine: [DEFAULT_COMMAND_LINE, ...LAB_ARGUMENTS, append].join(' ').trim(),
     check: true,
     ...machine,
   });
@@ -72,6 +78,12 @@ export async function bootGuest(fixture: GuestFixture = {}): Promise<VirtualMach
   }
 }
 
+/** Exits to userspace of all vCPUs since power-on. */
+export async function exitsOf(vm: VirtualMachine): Promise<number> {
+  const { exits } = await vm.metrics();
+  return Object.values(exits).reduce((sum, count) => sum + count, 0);
+}
+
 /**
  * Runs a script in a guest, up to the first command that fails.
  * @returns what it printed, without the newline at the end
@@ -81,6 +93,17 @@ export async function guestShell(vm: VirtualMachine, script: string): Promise<st
   const { stdout, stderr, exitCode } = await vm.exec(['sh', '-ec', script]);
   if (exitCode === 0) return stdout.toString().trimEnd();
   throw new Error(`status ${exitCode} from: ${script}\n${stdout.toString()}${stderr.toString()}`);
+}
+
+/** Sends bytes, and their end, to a vsock port of a guest. @returns what comes back */
+export async function vsockAnswer(
+  vm: VirtualMachine,
+  port: number,
+  bytes: Uint8Array,
+): Promise<Buffer> {
+  const connection = vm.connect(port);
+  connection.end(bytes);
+  return await buffer(connection);
 }
 
 /** A shell function `disk SERIAL` that waits for a disk and prints its name, e.g. `vda`. */

@@ -278,6 +278,7 @@ export class VirtioPciRig implements Disposable {
           this.messages++;
         },
       },
+      -1,
     );
     this.bus.add(slot, device.pciFunction);
     return device;

@@ -1,6 +1,7 @@
 import t from 'tap';
-import { type DoctorRow, doctorTable, examineHost } from '../../../src/cli/doctor.ts';
+import { doctorTable } from '../../../src/cli/doctor.ts';
 import { columns, wrap } from '../../../src/cli/terminal/text-table.ts';
+import { type DoctorRow, doctor } from '../../../src/machine/doctor.ts';
 
 const ROWS: readonly DoctorRow[] = [
   { what: 'KVM', status: 'ok', found: 'API 12', enables: 'virtual machines', remedy: '' },
@@ -41,7 +42,7 @@ t.test('a narrow terminal gets blocks that fit', (t) => {
 });
 
 t.test('this host: every row is filled, and what is missing has a remedy', (t) => {
-  const rows = examineHost();
+  const rows = doctor();
   t.ok(rows.length > 10);
   for (const { what, status, found, enables, remedy } of rows) {
     t.not(found, '', `${what}: found`);

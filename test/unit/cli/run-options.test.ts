@@ -140,6 +140,15 @@ t.test('--net', (t) => {
   t.end();
 });
 
+t.test('--iommu, with and without keys', (t) => {
+  t.equal(optionsOf().iommu, undefined);
+  t.strictSame(optionsOf('--iommu').iommu, {});
+  t.strictSame(optionsOf('--iommu', 'transport=mmio').iommu, { transport: 'mmio' });
+  t.strictSame(optionsOf('--iommu', '--disk', 'a').iommu, {});
+  t.throws(() => optionsOf('--iommu', 'on'), { code: 'E_OPTION' });
+  t.end();
+});
+
 t.test('--vsock', (t) => {
   t.strictSame(optionsOf('--vsock', 'cid=4294967294,path=a,,b.sock').vsock, {
     cid: 4294967294,
@@ -171,6 +180,7 @@ t.test('serve fs', (t) => {
     submounts: true,
     xattr: 'passthrough',
     mknod: true,
+    poll: 'adaptive',
   });
   t.throws(() => parse('/srv,xattr=all'), { code: 'E_OPTION' });
   t.end();
@@ -381,6 +391,12 @@ t.test('devices in other processes: each option, with its keys', (t) => {
     { module: './own.ts', options: {} },
     { vhostUser: { socket: '/s/rng' }, deviceId: 4, configSize: 8 },
   ]);
+  t.strictSame(optionsOf('--device', 'vdpa=/dev/vhost-vdpa-0,packed').devices, [
+    { vdpa: '/dev/vhost-vdpa-0', ring: { packed: true } },
+  ]);
+  t.strictSame(optionsOf('--net', 'vdpa=auto,mgmtdev=pci/0000:01:00.0,name=a').nets, [
+    { vdpa: 'auto', mgmtdev: 'pci/0000:01:00.0', name: 'a' },
+  ]);
   t.strictSame(optionsOf('--device', 'vhost-user,type=blk,socket=/s,queues=2').disks, [
     { vhostUser: { socket: '/s' }, queues: 2 },
   ]);
@@ -393,6 +409,7 @@ const REFUSED_BACKENDS: readonly (readonly [string[], RegExp])[] = [
   [['--device', 'vhost-user,socket=/s'], /has no type=ID/],
   [['--device', 'vhost-user,type=disk,socket=/s'], /type must be a device ID from 1 to 63/],
   [['--disk', 'vhost-user=/s,ro'], /does not know ro/],
+  [['--disk', 'vdpa=auto,mgmtdev=m,name=../x'], /name must be 1 to 64 letters, digits/],
   [['--net', 'vhost-user=/s,queues=0'], /queues=0; queues must be 1 to 64/],
 ];
 for (const [args, message] of REFUSED_BACKENDS) {

@@ -1,6 +1,17 @@
 import t from 'tap';
+import {
+  featureSet,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../../src/abi/virtio-ring.ts';
 import { HandlerRunner, type RunnerHost } from '../../../src/datapath/handler-runner.ts';
 import { describeError } from '../../../src/host/errors.ts';
+import { Ram } from '../../../src/memory/ram.ts';
+import { MiB } from '../../../src/memory/ram-layout.ts';
+import { createDriverQueue } from '../../../src/testing/create-driver-queue.ts';
+import { GuestHeap } from '../../../src/testing/guest-heap.ts';
+import type { ActiveQueue } from '../../../src/virtio/active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../../src/virtio/device.ts';
 import { DatapathRig } from '../../support/rigs/datapath.ts';
 
@@ -113,6 +124,53 @@ t.test(
       ...['start 4', 'stop 4'],
     ]);
     t.match(failures, [/data half failed: .*ready/, /stopping failed/, /resetting failed/]);
+  },
+);
+
+t.test(
+  'what was published between the last look and the request for kicks is served',
+  async (t) => {
+    for (const bits of [[], [VIRTIO_F_EVENT_IDX], [VIRTIO_F_RING_PACKED]]) {
+      using ram = new Ram(MiB);
+      const features = featureSet(VIRTIO_F_VERSION_1, ...bits);
+      const driver = createDriverQueue(new GuestHeap(ram.memory, 4096, MiB), { size: 8, features });
+      const kicked: number[] = [];
+      const again: number[] = [];
+      let queue: ActiveQueue | undefined;
+      const handler: QueueHandler = {
+        start: ({ queues: [first] }) => {
+          queue = first;
+        },
+        kick: (index) => {
+          kicked.push(index);
+          queue?.serve(8, () => 0);
+        },
+        stop: () => undefined,
+      };
+      const runner = new HandlerRunner(
+        () => handler,
+        host({ kickAgain: (index) => again.push(index) }),
+      );
+      runner.start({ memory: ram.memory.share, features, queues: [driver.config] });
+      runner.suppressKicks(true);
+      runner.poll();
+      kicked.length = 0;
+      t.equal(runner.poll(), false);
+      driver.add({ writable: [4] });
+      t.equal(driver.kick(), false);
+      t.equal(runner.poll(), true, 'seen without a kick');
+      t.equal(runner.poll(), false, 'once');
+      t.same(kicked, [0]);
+      driver.add({ writable: [4] });
+      t.equal(driver.kick(), false, 'after the last look');
+      runner.suppressKicks(false);
+      t.same(again, [0], 'the thread does not sleep before it has served this');
+      runner.kick(0);
+      t.equal(driver.completed().length, 2);
+      driver.add({ writable: [4] });
+      t.equal(driver.kick(), true, 'and from now on it is kicked');
+      runner.stop();
+    }
   },
 );
 

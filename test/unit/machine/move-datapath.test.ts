@@ -1,7 +1,9 @@
 /** Moving a device's queues between the places that can serve them. */
 import t from 'tap';
+import type { DatapathEvents } from '../../../src/datapath/datapath.ts';
 import { UsageError } from '../../../src/host/errors.ts';
-import { OwnerRig } from '../../support/rigs/machine-device.ts';
+import { QueueService } from '../../../src/machine/devices/queue-service.ts';
+import { FakeDatapath, OwnerRig } from '../../support/rigs/machine-device.ts';
 
 t.test('each queue continues where it was, there and back', async (t) => {
   await using o = new OwnerRig();
@@ -53,6 +55,32 @@ t.test('what cannot be leaves all as it was', async (t) => {
   o.vhostWithholds = o.rig.shape.features;
   await t.rejects(o.owner.moveTo('vhost'), { code: 'E_FEATURES', message: /feature bits .*32/ });
   t.same([o.datapath.take(), o.owner.datapath], [[], 'userspace'], 'it was never stopped');
+});
+
+t.test('what is elsewhere stays there, and nothing else moves there', async (t) => {
+  await using o = new OwnerRig();
+  for (const place of ['vdpa', 'vhost-user'] as const) {
+    await t.rejects(o.owner.moveTo(place), {
+      code: 'E_DATAPATH',
+      message: new RegExp(
+        `^test0 cannot move to ${place}, where a device has .*; start the machine`,
+      ),
+    });
+  }
+  for (const [place, what] of [
+    ['vdpa', 'its vDPA device'],
+    ['vhost-user', 'its backend'],
+  ] as const) {
+    const table = new Map([[place, (events: DatapathEvents) => new FakeDatapath(events)]]);
+    const service = new QueueService('net0', table, o.datapath.events);
+    for (const name of ['userspace', 'vhost'] as const) {
+      t.throws(() => service.checkMove(name), {
+        code: 'E_DATAPATH',
+        message: `net0 cannot leave ${what}, which has its features, configuration, and state`,
+      });
+    }
+    await service.close();
+  }
 });
 
 t.test('a start that fails goes back', async (t) => {

@@ -225,13 +225,66 @@ t.test('a device in another process', async (t) => {
   }
 });
 
+t.test('a vDPA device that is there, or is to be made', async (t) => {
+  const mgmtdev = 'vdpasim_blk';
+  const { devices } = resolveOptions({
+    kernel,
+    rng: false,
+    disks: [{ vdpa: 'auto', mgmtdev }],
+    devices: [{ vdpa: '/dev/vhost-vdpa-0' }],
+  });
+  t.same(
+    devices.map(({ context }) => context.name),
+    ['blk0', 'vdpa0'],
+  );
+  const refused: readonly (readonly [object, RegExp])[] = [
+    [{ vdpa: 'auto' }, /needs a management device; add mgmtdev=NAME/],
+    [{ vdpa: '/dev/x', mgmtdev }, /mgmtdev goes with vdpa=auto, not with vdpa=\/dev\/x/],
+    [{ vdpa: '/dev/x', name: 'a' }, /name goes with vdpa=auto/],
+    [{ vdpa: 'auto', mgmtdev, name: '..' }, /disks\[0\].name must be 1 to 64 letters/],
+  ];
+  for (const [disk, message] of refused) {
+    const disks = [disk] as NonNullable<MachineOptions['disks']>;
+    t.throws(wrong({ disks }), { code: 'E_VDPA', message });
+  }
+});
+
+t.test('names that every object has are no options', async (t) => {
+  for (const name of ['constructor', 'toString', '__proto__']) {
+    const options = JSON.parse(`{ "kernel": "/k", "smbios": {}, "${name}": 1 }`) as MachineOptions;
+    const message = new RegExp(`^unknown option ${name}; (it takes .*cpus|did you mean)`);
+    t.throws(() => resolveOptions(options), { code: 'E_OPTION', message });
+    const smbios = JSON.parse(`{ "${name}": 1 }`) as object;
+    t.throws(wrong({ smbios }), { message: new RegExp(`^unknown option ${name} of smbios; `) });
+  }
+});
+
+t.test('a machine boots either files or a guest image', async (t) => {
+  const refused: readonly (readonly [unknown, RegExp])[] = [
+    [{}, /^the machine has nothing to boot; set guest \(minimal or tools\) or kernel \(a file\)$/],
+    [{ guestKernel: '6.1' }, /nothing to boot/],
+    [{ kernel, guest: 'minimal' }, /^kernel and guest exclude each other; leave out one of them$/],
+    [{ kernel, guestKernel: '6.1' }, /^kernel and guestKernel exclude each other/],
+    [{ guest: 'lab' }, /^guest must be minimal or tools, not "lab"$/],
+    [{ guest: 'minimal', guestKernel: '5.10' }, /^guestKernel must be 6.12, 6.1 or 6.12-amd64/],
+    [[], /^options must be an object, not an array$/],
+    [undefined, /^options must be an object, not undefined$/],
+  ];
+  for (const [options, message] of refused) {
+    t.throws(() => resolveOptions(options as MachineOptions), { code: 'E_OPTION', message });
+  }
+  const resolved = resolveOptions({ guest: 'tools', guestKernel: '6.1', initrd: '/initrd' });
+  t.match(resolved, { guest: 'tools', guestKernel: '6.1', initrd: '/initrd' });
+  t.equal('kernel' in resolved, false);
+});
+
 t.test('what is misspelt, or of another type', async (t) => {
   const refused: readonly (readonly [object, string])[] = [
     [{ memroy: 1 }, 'unknown option memroy; did you mean memory?'],
     [{ cpus: '2' }, 'cpus must be an integer, 1 to 16, not the string "2"'],
     [{ cpus: 17 }, 'cpus must be 1 to 16, not 17'],
     [{ kernel: 5 }, 'kernel must be a string, not 5'],
-    [{ kernel: '' }, 'kernel must be a string that is not empty, not ""'],
+    [{ kernel: '' }, 'kernel must be a FILE, not ""'],
     [{ hugePages: 1 }, 'hugePages must be true or false, not 1'],
     [{ notify: 'mem' }, 'notify must be io or memory, not "mem"'],
     [{ onReboot: 'halt' }, 'onReboot must be restart or exit, not "halt"'],
@@ -255,6 +308,19 @@ t.test('what is misspelt, or of another type', async (t) => {
       'vsock.cid must be an integer, 3 to 4294967294, not the string "3"',
     ],
     [{ console: { rings: {} } }, 'unknown option rings of console; did you mean ring?'],
+    [{ smbios: [] }, 'smbios must be an object, not an array'],
+    [{ disks: [[]] }, 'disks[0] must be an object, not an array'],
+    [{ disks: [{ path: 'a', ring: [] }] }, 'disks[0].ring must be an object, not an array'],
+    [{ disks: ['a'] }, 'disks[0] must be an object, not the string "a"'],
+    [{ disks: [{ vhostUser: 's' }] }, 'disks[0].vhostUser must be an object, not the string "s"'],
+    [
+      { nets: [{ hostAdress: '' }] },
+      'unknown option hostAdress of nets[0]; did you mean hostAddress?',
+    ],
+    [{ trace: true }, 'trace must be an object, not true'],
+    [{ devices: [{ module: 'a', options: 5 }] }, 'devices[0].options must be an object, not 5'],
+    [{ devices: [{ modul: 'a' }] }, 'unknown option modul of devices[0]; did you mean module?'],
+    [{ guests: 'a' }, 'unknown option guests; did you mean guest?'],
   ];
   for (const [options, message] of refused) {
     t.throws(wrong(options as Partial<MachineOptions>), { name: 'UsageError', message }, message);

@@ -6,6 +6,7 @@ import type { DevicePlan } from '../../../src/machine/board/board-devices.ts';
 import { E1000MachineDevice } from '../../../src/machine/devices/e1000-device.ts';
 import { ResourceAllocator } from '../../../src/machine/devices/resource-allocator.ts';
 import { planVirtio } from '../../../src/machine/devices/virtio-plan.ts';
+import { GiB, MiB } from '../../../src/memory/ram-layout.ts';
 import type { E1000Device } from '../../../src/nic/device.ts';
 import {
   IOAPIC_ADDRESS,
@@ -55,6 +56,30 @@ const entries = [
   nic,
 ];
 
+t.test('notifications to pages of the host', (t) => {
+  using resources = new ResourceAllocator('io');
+  const shape = {
+    name: 'paged',
+    deviceId: 2,
+    features: 0n,
+    featureDependencies: [],
+    queueSizes: [64, 64, 64],
+    config: new Uint8Array(0),
+    configWriteMask: new Uint8Array(0),
+  };
+  const addresses = [0x7000, 0x8000, 0x9000];
+  const [first, second] = [0, 1].map(
+    () => planVirtio('pci', shape, 0, resources, addresses).plan,
+  ) as [VirtioPciPlan, VirtioPciPlan];
+  t.equal(first.notify, 'memory');
+  t.same(first.pages?.addresses, addresses);
+  t.equal(second.pages?.memorySlot, (first.pages?.memorySlot ?? 0) + 3);
+  t.equal(notifyBarSize(3, true), 0x4000, 'a page each');
+  t.ok(second.structuresAddress >= first.notifyAddress + 0x4000);
+  t.notOk('pages' in planVirtio('mmio', shape, 0, resources, addresses).plan);
+  t.end();
+});
+
 /** What a board of these devices takes. */
 class Planning implements Disposable {
   readonly resources: ResourceAllocator;
@@ -77,11 +102,11 @@ function virtioOf({ plans }: Planning): VirtioPciPlan[] {
 /** Every range of every function on the bus: address and size. */
 function ranges(plan: Planning, ports: boolean): (readonly [number, number])[] {
   return plan.plans.flatMap(({ model, plan: fn }) => {
-    if (model === 'virtio-mmio') return [];
     if (model === 'e1000') {
       if (ports) return [[fn.ioAddress, E1000_IO_SIZE] as const];
       return [[fn.memoryAddress, E1000_MEMORY_SIZE] as const];
     }
+    if (model !== 'virtio-pci') return [];
     const notify = [fn.notifyAddress, notifyBarSize(fn.kicks.length)] as const;
     if (ports) return fn.notify === 'io' ? [notify] : [];
     return [
@@ -155,4 +180,30 @@ t.test('every queue has a kick, every queue and the configuration a vector', asy
     gsis.map((_, route) => Board.msiGsi(route)),
   );
   t.equal(plan.resources.routes, gsis.length);
+});
+
+t.test('64-bit BARs go above RAM while there is room, then below 4 GiB', async (t) => {
+  using resources = new ResourceAllocator('io', { base: 64 * GiB, size: 8 * GiB });
+  t.equal(resources.memory64(16 * MiB), 64 * GiB);
+  t.equal(resources.memory64(4 * GiB), 68 * GiB);
+  t.equal(resources.memory64(256 * MiB), PCI_MMIO32_BASE, 'the window is full');
+  using without = new ResourceAllocator('io');
+  t.equal(without.memory64(16 * MiB), PCI_MMIO32_BASE);
+});
+
+t.test('a BAR that no window has room for is refused', async (t) => {
+  using resources = new ResourceAllocator('io');
+  resources.memory(256 * MiB);
+  t.throws(() => resources.memory64(512 * MiB), {
+    code: 'E_BAR',
+    message: /512 MiB has no room for a BAR of 512 MiB/,
+  });
+  t.equal(resources.memory(0x1000), PCI_MMIO32_BASE + 256 * MiB, 'others still fit');
+});
+
+t.test('memory slots, after those of RAM', async (t) => {
+  using resources = new ResourceAllocator('io');
+  t.equal(resources.memorySlots(3), 8);
+  t.equal(resources.memorySlots(0), 11);
+  t.equal(resources.memorySlots(1), 11);
 });

@@ -36,7 +36,7 @@ t.test('locate finds what offset finds, wherever the regions are', async (t) => 
     fc.property(gpa, length, (address, bytes) => {
       const low = (address % 2 ** 32) | 0;
       const high = Math.floor(address / 2 ** 32) | 0;
-      const chunk = memory.locate(low, high, bytes | 0);
+      const chunk = memory.locate(low, high, bytes | 0, false);
       const found = chunk < 0 ? -1 : chunk * CHUNK + memory.position;
       const inside = layout(0)
         .concat({ gpa: MiB, size: GiB + MiB, fd: 0, fileOffset: 0 })
@@ -45,7 +45,7 @@ t.test('locate finds what offset finds, wherever the regions are', async (t) => 
     }),
     { numRuns: 5000, seed: 20261121 },
   );
-  t.equal(memory.locate(-1, -1, 1), -1, 'the last byte of the address space');
+  t.equal(memory.locate(-1, -1, 1, false), -1, 'the last byte of the address space');
 });
 
 t.test("a guest physical address is a byte of its region's file", async (t) => {

@@ -18,11 +18,11 @@ t.test('locate finds what offset finds, from 32-bit halves', async (t) => {
     fc.property(gpa, length, (address, bytes) => {
       const low = (address % 2 ** 32) | 0;
       const high = Math.floor(address / 2 ** 32) | 0;
-      const chunk = memory.locate(low, high, bytes | 0);
+      const chunk = memory.locate(low, high, bytes | 0, false);
       const found = chunk < 0 ? -1 : chunk * CHUNK + memory.position;
       return found === memory.offset(address, bytes);
     }),
     { numRuns: 5000, seed: 20260103 },
   );
-  t.equal(memory.locate(-1, -1, 1), -1, 'the last byte of the address space');
+  t.equal(memory.locate(-1, -1, 1, false), -1, 'the last byte of the address space');
 });

@@ -72,7 +72,8 @@ t.test('a reset forgets pending causes; a stop reports them', async (t) => {
   rig.arrive(frame(MAC));
   rig.write(e1000.CTRL, e1000.CTRL_RST);
   rig.pump();
-  rig.wait();
+  // The timer may have been over before the reset.
+  rig.pump(50);
   rig.stop();
   t.equal(rig.read(e1000.ICR), 0, 'forgotten');
 });

@@ -97,6 +97,30 @@ t.test("packed: the device's position, and how many wait", (t) => {
   t.end();
 });
 
+for (const [format, ...extra] of [
+  ['split'],
+  ['split, event index', VIRTIO_F_EVENT_IDX],
+  ['packed', VIRTIO_F_RING_PACKED],
+  ['packed, event index', VIRTIO_F_RING_PACKED, VIRTIO_F_EVENT_IDX],
+] as const) {
+  t.test(`${format}: whether the driver must kick for its next chain`, (t) => {
+    using f = new QueueFixture([VIRTIO_F_VERSION_1, ...extra], { size: 4 });
+    for (let i = 0; i < 10; i++) {
+      f.device.enableKicks();
+      t.equal(snapshot(f).kicksSuppressed, false);
+      f.device.suppressKicks?.(true);
+      t.equal(snapshot(f).kicksSuppressed, true);
+      f.device.suppressKicks?.(false);
+      t.equal(snapshot(f).kicksSuppressed, false);
+      f.driver.add({ writable: [1] });
+      t.equal(f.driver.kick(), true);
+      f.serve();
+      f.driver.completed();
+    }
+    t.end();
+  });
+}
+
 t.test('a large queue: what the indices are at', (t) => {
   for (const extra of [[], [VIRTIO_F_RING_PACKED]]) {
     using f = new QueueFixture([VIRTIO_F_VERSION_1, ...extra], { size: 1024 });

@@ -209,12 +209,16 @@ t.test('KVM API 4.59 QueueNotify has a doorbell for each value', async (t) => {
     kicks.map((kick, queue) => [`memory:f000${device * 2}050=${queue}`, kick] as const),
   );
   t.same([...rig.port.doorbells], expected);
+  t.match(rig.devices[1]?.notifyPlaces, [
+    { space: 'memory', address: 0xf000_2050, by: 'ioeventfd' },
+  ]);
 });
 
 t.test('virtio 1.3 §4.2.3.3 a notification that exits names its queue', async (t) => {
   using rig = running(3, {
     features: featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_NOTIFICATION_DATA),
   });
+  t.match(rig.device.notifyPlaces, [{ space: 'memory', by: 'exit' }]);
   rig.write(mmio.VIRTIO_MMIO_QUEUE_NOTIFY, 0x8123_0002);
   t.same(rig.device.kicks.map(drainEventfd), [false, false, true]);
   rig.write(mmio.VIRTIO_MMIO_QUEUE_NOTIFY, 1);
