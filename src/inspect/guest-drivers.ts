@@ -1,6 +1,8 @@
 /** What drives the devices inside of the guest: nobody but the guest knows, so its agent is asked. */
 import type { ExecOptions } from '../agent/command-options.ts';
 import type { ExecResult } from '../agent/exec.ts';
+import { VIRTIO_MMIO_BASE } from '../platform/layout.ts';
+import { VIRTIO_MMIO_WINDOW_SIZE } from '../virtio/transport/mmio.ts';
 
 /** What drives a device. */
 export interface GuestDriver {
@@ -10,7 +12,7 @@ export interface GuestDriver {
   readonly userland: boolean;
 }
 
-/** By the device's place, such as `PCI 00:03.0`. */
+/** By the device's place, such as `PCI 00:03.0` or `MMIO 0xf0000000`. */
 export type GuestDriverMap = ReadonlyMap<string, GuestDriver>;
 
 /** Whatever runs commands in the guest. */
@@ -18,10 +20,17 @@ export interface GuestShell {
   exec(command: string, options: ExecOptions): Promise<ExecResult>;
 }
 
-/** The links to the drivers of PCI functions and of the virtio devices on them, by one program: forks take time in a guest. */
-const SCRIPT = 'cd /sys/bus/pci/devices && exec ls -ld */driver */virtio*/driver';
-const LINE =
-  /^l.* 0000:([\da-f]{2}:[\da-f]{2}\.[0-7])\/(virtio\d+\/)?driver -> \S*\/([\w-]{1,32})$/;
+/**
+ * The links to the drivers of PCI functions, and of virtio devices on them and in MMIO windows, by one program: forks take time in a
+ * guest.
+ */
+const SCRIPT =
+  'cd /sys/bus && exec ls -ld pci/devices/*/driver pci/devices/*/virtio*/driver platform/devices/LNRO0005:*/virtio*/driver';
+const FUNCTION =
+  /^l.* pci\/devices\/0000:([\da-f]{2}:[\da-f]{2}\.[0-7])\/(virtio\d+\/)?driver -> \S*\/([\w-]{1,32})$/;
+/** Linux numbers ACPI devices of one _HID in the order of the DSDT, which is that of their windows. */
+const WINDOW =
+  /^l.* platform\/devices\/LNRO0005:([\da-f]{2})\/virtio\d+\/driver -> \S*\/([\w-]{1,32})$/;
 const USERLAND = ['uio_pci_generic', 'igb_uio', 'vfio-pci'];
 /** A guest that is busy, or has no agent yet, is not waited for. */
 const PATIENCE_MS = 5000;
@@ -41,7 +50,13 @@ export async function askDrivers(
 export function parseDrivers(output: string): GuestDriverMap {
   const drivers = new Map<string, GuestDriver>();
   for (const line of output.split('\n')) {
-    const [, place = '', virtio, name] = LINE.exec(line) ?? [];
+    const [, window = '', driver] = WINDOW.exec(line) ?? [];
+    if (driver !== undefined) {
+      const address = VIRTIO_MMIO_BASE + Number.parseInt(window, 16) * VIRTIO_MMIO_WINDOW_SIZE;
+      drivers.set(`MMIO 0x${address.toString(16)}`, { name: driver, userland: false });
+      continue;
+    }
+    const [, place = '', virtio, name] = FUNCTION.exec(line) ?? [];
     if (name === undefined) continue;
     const key = `PCI ${place}`;
     const userland = USERLAND.includes(name);

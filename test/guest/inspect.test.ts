@@ -28,9 +28,18 @@ const disks = (['split', 'packed'] as const).map((serial) => {
 });
 
 const nets = [{ hostAddress: `${HOST}/24` }];
+/** At no PCI address. */
+const window = path.join(folder, 'window');
+writeFileSync(window, Buffer.alloc(MiB));
 const vm = await bootGuest({
   image: 'tools',
-  machine: { name: NAME, cpus: 1, memory: 512 * MiB, disks, nets },
+  machine: {
+    name: NAME,
+    cpus: 1,
+    memory: 512 * MiB,
+    disks: [...disks, { path: window, transport: 'mmio' }],
+    nets,
+  },
 });
 t.teardown(() => vm[Symbol.asyncDispose]());
 const sh = (script: string): Promise<string> => guestShell(vm, DISK_BY_SERIAL + script);
@@ -111,6 +120,9 @@ t.test('a drawing of what serves the device, and of the driver that the guest na
     'interrupt vmm hostKernel: system call',
     'interrupt hostKernel guestKernel: VM entry',
   ]);
+  const inWindow = await drawingOf(vm, 'blk2');
+  t.match(inWindow.title, /^blk2: block, MMIO 0x[\da-f]+, served in nodevmm$/);
+  t.same(boxesIn(inWindow, 'guestKernel'), ['virtio_blk']);
   await until('the thread of an idle disk is blocked', async () => {
     return (await device('blk0')).threadState === 'blocked';
   });

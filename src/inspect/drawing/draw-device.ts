@@ -20,8 +20,13 @@ export function drawDevice(
   activity?: DeviceActivity,
 ): Drawing {
   const { name, type = `device ID ${device.deviceId}`, place = 'not plugged in' } = device;
-  const left = driverSide((device.status & DRIVER) !== 0, driver);
+  const hasDriver = (device.status & DRIVER) !== 0;
+  const left = driverSide(hasDriver, driver);
   const right = SERVERS[device.datapath](device, left.space, activity);
+  // Without a driver nobody notifies, and nobody is notified.
+  const notifications = hasDriver
+    ? [...right.kick, ...right.interrupt, ...(right.interrupt.length > 0 ? left.interrupt : [])]
+    : [];
   return {
     title: `${name}: ${type}, ${place}, ${SERVED_BY[device.datapath]}`,
     boxes: [...left.boxes, ...right.boxes],
@@ -30,9 +35,7 @@ export function drawDevice(
       ...right.control,
       ...left.data,
       ...right.data,
-      ...right.kick,
-      ...right.interrupt,
-      ...(right.interrupt.length > 0 ? left.interrupt : []),
+      ...notifications,
     ],
     notes: [...left.notes, ...right.notes, ...queueNotes(device)],
   };

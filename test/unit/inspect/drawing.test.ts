@@ -47,6 +47,7 @@ t.test('kicks and interrupts: which boundaries they cross', (t) => {
   ]);
   t.same(kick('userland'), ['guestUser hostKernel: VM exit', 'hostKernel vmm: wake-up']);
   t.same(kick('vdpa'), ['guestKernel hostKernel: VM exit', 'hostKernel hardware: bus']);
+  t.same(kick('vdpa-doorbell'), ['guestKernel hardware: no exit, bus']);
   t.same(interrupt('vdpa'), ['hardware hostKernel: bus', 'hostKernel guestKernel: VM entry']);
   t.same(kick('vfio'), [
     'guestKernel hardware: no exit, bus',
@@ -64,6 +65,7 @@ t.test('rings: who is at both ends', (t) => {
     'vhost-user guestKernel process: shared memory',
     'userland guestUser vmm: shared memory',
     'vdpa guestKernel hardware: DMA through the IOMMU',
+    'vdpa-doorbell guestKernel hardware: DMA through the IOMMU',
     'vfio guestKernel hardware: DMA through the IOMMU',
   ]);
   t.end();
@@ -86,13 +88,6 @@ t.test('what the state says', (t) => {
     const drawing = changed({ datapath: 'vdpa', backend });
     t.equal(drawing.steps[0]?.to, space, `vDPA: ${place}`);
   }
-  const register = [{ space: 'memory', address: '0xd0000000', by: 'hardware' }] as const;
-  const backend = { name: '/dev/vhost-vdpa-0', place: 'hardware' } as const;
-  t.same(
-    pathOf(changed({ datapath: 'vdpa', backend, notify: register }), 'kick'),
-    ['guestKernel hardware: no exit, bus'],
-    'the device’s own register',
-  );
   t.match(text(changed({ threadState: 'running' })), /│thread net0 +│.*\n.*│running +│/);
   t.match(
     pathOf(changed({ notify: [{ space: 'memory', address: '0xd0000050', by: 'exit' }] }), 'kick'),
@@ -129,7 +124,11 @@ t.test('what the state says', (t) => {
   const gone = { name: '/net.sock', gone: true };
   t.match(text(changed({ datapath: 'vhost-user', backend: gone })), /The backend has left\./);
   t.match(drawDevice(DATAPATHS.vhost.device).notes, [/does not say/, /itself serves controlq/]);
-  t.match(text(drawDevice({ ...IN_PROCESS, status: 0 })), /│no driver +│/);
+  for (const interrupt of ['msi-x', 'intx', 'line'] as const) {
+    const idle = drawDevice({ ...IN_PROCESS, interrupt, status: 0 });
+    t.match(text(idle), /│no driver +│/);
+    t.same([pathOf(idle, 'kick'), pathOf(idle, 'interrupt')], [[], []], interrupt);
+  }
   t.same(changed({ status: 0x4f }).notes, ['The device has stopped and asks for a reset.']);
   const { place: _, backend: __, interrupt: ___, ...unplugged } = IN_PROCESS;
   const bare = drawDevice({ ...unplugged, notify: [], status: 0 });

@@ -9,7 +9,7 @@ import {
 
 t.test('an answer’s lines', (t) => {
   const line = (place: string, driver: string): string =>
-    `lrwxrwxrwx    1 root     root             0 Nov 29 23:01 ${place}/driver -> ../../../bus/pci/drivers/${driver}`;
+    `lrwxrwxrwx    1 root     root             0 Nov 29 23:01 pci/devices/${place}/driver -> ../../../bus/pci/drivers/${driver}`;
   const answer = [
     line('0000:00:01.0', 'virtio-pci'),
     line('0000:00:02.0', 'uio_pci_generic'),
@@ -20,6 +20,9 @@ t.test('an answer’s lines', (t) => {
     line('0000:00:07.0', '\x1b[2J'),
     line('0000:00:08.0', 'virtio-pci'),
     line('0000:00:01.0/virtio0', 'virtio_console'),
+    'lrwx platform/devices/LNRO0005:00/virtio1/driver -> ../../../../bus/virtio/drivers/virtio_net',
+    'lrwx platform/devices/LNRO0005:0a/virtio2/driver -> ../../../../bus/virtio/drivers/virtio_blk',
+    'lrwx platform/devices/LNRO0005:0b/virtio3/driver -> ../../../../bus/virtio/drivers/\x1b',
     'ls: nosuch: No such file or directory',
   ].join('\n');
   t.same(
@@ -30,6 +33,8 @@ t.test('an answer’s lines', (t) => {
       ['PCI 00:03.0', { name: 'vfio-pci', userland: true }],
       ['PCI 00:04.0', { name: 'nvme', userland: false }],
       ['PCI 00:08.0', { name: 'virtio-pci', userland: false }],
+      ['MMIO 0xf0000000', { name: 'virtio_net', userland: false }],
+      ['MMIO 0xf0014000', { name: 'virtio_blk', userland: false }],
     ],
   );
   t.end();
@@ -41,7 +46,7 @@ t.test('the guest is asked within bounds', async (t) => {
     exec: async (_, options) => {
       asked.push(options);
       return {
-        stdout: Buffer.from('lrwx 0000:00:04.0/driver -> ../nvme\n'),
+        stdout: Buffer.from('lrwx pci/devices/0000:00:04.0/driver -> ../nvme\n'),
         stderr: Buffer.alloc(0),
         exitCode: 0,
       };
