@@ -86,6 +86,7 @@ t.test('a disk in a page of TypeScript', async (t) => {
 
 t.test('a server that is killed under load is replaced without an error', async (t) => {
   const options = 'queues=1';
+  host.clear();
   const { child: first, disk } = await host.serve(options);
   const fio = spawn(programPath('fio'), verifiedWrites(disk, 4, 8), {
     stdio: ['ignore', 'inherit', 'inherit'],

@@ -51,6 +51,8 @@ export class HostDisk {
   readonly folder = testFolder(t);
   readonly image = join(this.folder, 'disk.raw');
   readonly name: string;
+  /** When the image was written last before the present server. */
+  #before: number | undefined;
 
   constructor(name: string) {
     this.name = name;
@@ -58,6 +60,7 @@ export class HostDisk {
   }
 
   clear(): void {
+    this.#before = undefined;
     writeFileSync(this.image, Buffer.alloc(64 * MiB));
   }
 
@@ -76,26 +79,27 @@ export class HostDisk {
   }
 
   /**
-   * Kills the server under writes, and starts the next one, until that writes.
-   * @param load rejects when the writers fail
+   * Kills the server once it has written, and starts the next one.
+   * @param load rejects when the writers end; those that end after the kill are the caller's to check
    */
   async replace(
     server: ChildProcess,
     options: string,
     load: Promise<unknown>,
   ): Promise<ChildProcess> {
-    await this.#written(load);
+    this.#before ??= this.#written();
+    while (this.#written() === this.#before) await Promise.race([delay(10), load]);
     const exited = once(server, 'exit');
     server.kill('SIGKILL');
     await exited;
-    const child = await this.start(options);
-    await this.#written(load);
-    return child;
+    // Now, without a server: the next one may have served all writes before it is seen to be there.
+    this.#before = this.#written();
+    return await this.start(options);
   }
 
-  async #written(load: Promise<unknown>): Promise<void> {
-    const { mtimeMs } = statSync(this.image);
-    while (statSync(this.image).mtimeMs === mtimeMs) await Promise.race([delay(10), load]);
+  /** When the image was written last. */
+  #written(): number {
+    return statSync(this.image).mtimeMs;
   }
 }
 
@@ -112,5 +116,7 @@ export function verifiedWrites(file: string, mebibytes: number, depth: number): 
     `--iodepth=${depth}`,
     '--verify=crc32c',
     '--verify_fatal=1',
+    // Else a run that is cut short leaves a file.
+    '--verify_state_save=0',
   ];
 }
