@@ -26,6 +26,7 @@ import {
 } from '../virtio/queue/virtqueue.ts';
 import { FailingDisk } from './failing-disk.ts';
 import { VduseDevice, type VduseKernel, type VduseRequest } from './vduse-device.ts';
+import { VduseInterrupts } from './vduse-interrupts.ts';
 import { mapIotlb } from './vduse-memory.ts';
 import { VduseRecord } from './vduse-record.ts';
 
@@ -51,12 +52,6 @@ const NET_QUEUES = 2;
 /** Bytes of a used ring before its entries (virtio 1.3 §2.7.8); a packed ring's area has as many. */
 const USED_HEAD = 4;
 
-/** The descriptors of a queue, which outlive resets. */
-interface QueueFds {
-  readonly kick: Eventfd;
-  readonly call: Eventfd;
-}
-
 /** Where it keeps what; tests substitute their own. */
 export interface VdusePlaces {
   readonly kernel?: VduseKernel;
@@ -74,7 +69,9 @@ export class VduseBackend extends AsyncCloseable {
   readonly #device: BackendDevice;
   readonly #vduse: VduseDevice;
   readonly #record: VduseRecord;
-  readonly #queues: readonly QueueFds[];
+  /** What the kernel signals for each queue; these outlive resets. */
+  readonly #kicks: readonly Eventfd[];
+  readonly #interrupts: VduseInterrupts;
   readonly #owned: CleanupStack;
   readonly #steps = new StepQueue();
   #ram: ForeignRam | undefined;
@@ -129,13 +126,8 @@ export class VduseBackend extends AsyncCloseable {
         message: () => {},
       });
     }
-    this.#queues = queueSizes.map((_, index) => {
-      const [kick, call] = [stack.use(new Eventfd()), stack.use(new Eventfd())];
-      stack.use(
-        new LoopWatch(call.fd, LOOP_READABLE, () => call.drain() && vduse.interrupt(index)),
-      );
-      return { kick, call };
-    });
+    this.#kicks = queueSizes.map(() => stack.use(new Eventfd()));
+    this.#interrupts = stack.use(new VduseInterrupts(vduse, queueSizes.length));
     const requests = stack.use(new LoopWatch(vduse.fd, LOOP_READABLE, () => this.#read()));
     requests.hold(true);
     device.setSession({
@@ -171,13 +163,13 @@ export class VduseBackend extends AsyncCloseable {
   async #resume(): Promise<void> {
     try {
       if (!this.#vduse.setConfig(this.#device.readConfig())) return;
-      await this.#start();
+      await this.#start(() => {});
     } catch (error) {
       this.#break(messageOf(error));
       return;
     }
     // That server may have been killed before it interrupted the driver.
-    for (const index of this.#queues.keys()) this.#vduse.interrupt(index);
+    for (const index of this.#kicks.keys()) this.#interrupts.raise(index);
     this.#device.log('continues for a server that was killed');
   }
 
@@ -198,9 +190,12 @@ export class VduseBackend extends AsyncCloseable {
         }
         case 'status':
           // The kernel resets without an answer when the process that asked was killed; a status after it shows that.
-          if ((request.status & STATUS_DRIVER_OK) === 0) await this.#reset();
-          else await this.#start();
-          break;
+          if ((request.status & STATUS_DRIVER_OK) === 0) {
+            await this.#reset();
+            break;
+          }
+          await this.#start(() => this.#vduse.answer(request.id, true));
+          return;
         case 'iotlb':
           // Addresses may mean other memory now; nothing is in flight when this is answered.
           if (this.#serving !== undefined) {
@@ -217,14 +212,21 @@ export class VduseBackend extends AsyncCloseable {
     }
   }
 
-  async #start(): Promise<void> {
-    if (this.#serving === undefined && !this.#broken) await this.#serve(this.#device.datapath);
+  /** @param accept called when the rings are found good, or are not to be served */
+  async #start(accept: () => void): Promise<void> {
+    if (this.#serving !== undefined || this.#broken) accept();
+    else await this.#serve(this.#device.datapath, accept);
   }
 
-  async #serve(datapath: Datapath): Promise<void> {
+  /**
+   * @param accept called before the datapath starts. The probe of virtio_net waits for the answer with the kernel's lock of
+   *   network interfaces (RTNL), which a tap takes to set its offloads.
+   */
+  async #serve(datapath: Datapath, accept: () => void = () => {}): Promise<void> {
     this.#features = this.#vduse.features();
     this.#ram = mapIotlb(this.#vduse);
     const queues = this.#readyQueues(new GuestMemory(this.#ram.share));
+    accept();
     await datapath.start({
       memory: this.#ram.share,
       features: this.#features,
@@ -244,7 +246,7 @@ export class VduseBackend extends AsyncCloseable {
   /** @throws PeerError when a ring is not in memory */
   #readyQueues(memory: GuestMemory): QueueConfig[] {
     const packed = this.#isPacked;
-    const queues = this.#queues.flatMap(({ kick, call }, index) => {
+    const queues = this.#kicks.flatMap((kick, index) => {
       const { ready, base, ...queue } = this.#vduse.queue(index, packed);
       if (!ready) return [];
       this.#vduse.setKick(index, kick.fd);
@@ -262,7 +264,8 @@ export class VduseBackend extends AsyncCloseable {
       const state = this.#states.get(index) ?? now;
       const inflight = this.#record.place(index);
       const tracked = inflight === undefined ? {} : { inflight };
-      return { index, ...queue, kickFd: kick.fd, callFd: call.fd, state, ...tracked };
+      const callFd = this.#interrupts.fd(index);
+      return { index, ...queue, kickFd: kick.fd, callFd, state, ...tracked };
     });
     memory.detach();
     return queues;
@@ -271,7 +274,7 @@ export class VduseBackend extends AsyncCloseable {
   async #halt(): Promise<void> {
     const serving = this.#serving;
     this.#serving = undefined;
-    if (serving !== undefined) this.#states = await serving.stop([...this.#queues.keys()]);
+    if (serving !== undefined) this.#states = await serving.stop([...this.#kicks.keys()]);
     this.#ram?.close();
     this.#ram = undefined;
   }
@@ -281,6 +284,7 @@ export class VduseBackend extends AsyncCloseable {
     this.#states = new Map();
     this.#broken = false;
     this.#record.clear();
+    this.#interrupts.drop();
     await this.#device.reset();
   }
 

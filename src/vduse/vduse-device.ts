@@ -195,11 +195,14 @@ export class VduseDevice extends Closeable {
     this.#check(this.#fd, abi.VDUSE_VQ_SETUP_KICKFD, kick, 'VDUSE_VQ_SETUP_KICKFD');
   }
 
-  /** Interrupts the driver for a queue. A queue that is not ready is not interrupted. */
-  interrupt(index: number): void {
+  /**
+   * Interrupts the driver for a queue. A queue that is not ready is not interrupted.
+   * @returns false when the kernel refuses it: its driver has not set DRIVER_OK
+   */
+  interrupt(index: number): boolean {
     const queue = new NativeMemory(4);
     queue.view.setUint32(0, index, true);
-    this.#kernel.ioctl(this.fd, abi.VDUSE_VQ_INJECT_IRQ, queue.address);
+    return this.#kernel.ioctl(this.fd, abi.VDUSE_VQ_INJECT_IRQ, queue.address) >= 0;
   }
 
   /**

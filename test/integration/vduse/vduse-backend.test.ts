@@ -1,6 +1,7 @@
 /** A disk served to a kernel's VDUSE, by its messages: features, rings, memory, state, reset. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
 import { VDUSE_UPDATE_IOTLB } from '../../../src/abi/vduse.ts';
 import { VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH } from '../../../src/abi/virtio-blk.ts';
@@ -101,6 +102,42 @@ t.test('requests, from DRIVER_OK to the reset', async (t) => {
   t.match(await rig.kernel.status(0), { ok: true });
   t.match(await rig.kernel.state(0), { words: [0] }, 'a reset forgets it');
   t.same(rig.log, []);
+});
+
+t.test('DRIVER_OK is answered before the datapath starts', async (t) => {
+  await using rig = new Rig();
+  const { datapath } = rig.device;
+  const start = datapath.start.bind(datapath);
+  // As a tap, whose thread waits for a lock that the driver's probe holds until it has the answer.
+  const answer = rig.kernel.status(DRIVER_OK);
+  datapath.start = async (activation) => {
+    await answer;
+    await start(activation);
+  };
+  t.match(await answer, { ok: true });
+  t.equal(await rig.read(), 'sector');
+});
+
+t.test('interrupts that the kernel refuses are repeated, until the reset', async (t) => {
+  await using rig = new Rig();
+  await rig.kernel.status(DRIVER_OK);
+  rig.kernel.driverOk = false;
+  const read = rig.read();
+  await until(() => rig.kernel.refused > 2);
+  t.same(rig.kernel.interrupts, []);
+  rig.kernel.driverOk = true;
+  t.equal(await read, 'sector');
+  t.same(rig.kernel.interrupts, [0], 'once');
+
+  rig.kernel.driverOk = false;
+  rig.queue.add({ readable: [blkHeader(0, 0)], writable: [512, 1] });
+  if (rig.queue.kick()) signalEventfd(rig.kernel.kicks.get(0) ?? -1);
+  const { refused } = rig.kernel;
+  await until(() => rig.kernel.refused > refused);
+  await rig.kernel.status(0);
+  rig.kernel.driverOk = true;
+  await delay(50);
+  t.same(rig.kernel.interrupts, [0], 'the next driver gets none of those');
 });
 
 t.test('a ring outside of its memory breaks the device until the reset', async (t) => {

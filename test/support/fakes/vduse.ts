@@ -8,6 +8,7 @@ import type { VduseKernel } from '../../../src/vduse/vduse-device.ts';
 import type { QueueConfig } from '../../../src/virtio/queue/virtqueue.ts';
 
 const F_DUPFD_CLOEXEC = 1030;
+const DRIVER_OK = 4;
 const names = new Map(
   Object.entries(abi).flatMap(([name, value]) =>
     /^VDUSE_[A-Z]+_/.test(name) && typeof value === 'number' && value > 0xffff
@@ -27,6 +28,8 @@ export class FakeVduse implements VduseKernel {
   /** Names of ioctls, in order; interrupts are not among them. */
   readonly calls: string[] = [];
   readonly interrupts: number[] = [];
+  /** Interrupts before DRIVER_OK. */
+  refused = 0;
   /** Eventfds for the driver's notifications, by queue. */
   readonly kicks = new Map<number, number>();
   readonly created = { name: '', features: 0n, queues: 0, config: new Uint8Array() };
@@ -81,6 +84,10 @@ export class FakeVduse implements VduseKernel {
 
   ioctl = (_fd: number, request: number, address: number): number => {
     if (request === abi.VDUSE_VQ_INJECT_IRQ) {
+      if (!this.driverOk) {
+        this.refused++;
+        return -EINVAL;
+      }
       this.interrupts.push(new DataView(viewOf(address, 4)).getUint32(0, true));
       return 0;
     }
@@ -137,8 +144,11 @@ export class FakeVduse implements VduseKernel {
     return answer;
   }
 
-  status(status: number): Promise<FakeAnswer> {
-    return this.ask(abi.VDUSE_SET_STATUS, (view) => view.setUint8(0, status));
+  /** The status is set when the device has accepted it. */
+  async status(status: number): Promise<FakeAnswer> {
+    const answer = await this.ask(abi.VDUSE_SET_STATUS, (view) => view.setUint8(0, status));
+    if (answer.ok) this.driverOk = (status & DRIVER_OK) !== 0;
+    return answer;
   }
 
   state(queue: number): Promise<FakeAnswer> {
