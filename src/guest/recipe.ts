@@ -33,6 +33,10 @@ const guestModules = [
   'e1000',
   'ext4',
   'overlay',
+  // For drivers in userland.
+  'vfio-pci',
+  'vfio_iommu_type1',
+  'uio_pci_generic',
 ];
 
 const tools = {
@@ -62,7 +66,7 @@ export const recipes = {
   tools: {
     summary: 'minimal with iperf3, fio, ethtool, lspci, iproute2, e2fsprogs',
     init: 'init/init',
-    modules: [...guestModules, 'e1000e', 'nvme', 'squashfs', 'uio_pci_generic'],
+    modules: [...guestModules, 'e1000e', 'nvme', 'squashfs'],
     programs: tools,
     files: ['/usr/share/misc/pci.ids'],
   },

@@ -118,3 +118,10 @@ t.test('device mount takes disks only', (t) => {
   );
   t.end();
 });
+
+t.test('the RPMB device of the driver in userland keeps its promises', async (t) => {
+  const file = path.join(root, 'guests/userland-driver/rpmb.test.ts');
+  const { status, stdout } = nodevmm('device', 'test', file);
+  t.equal(status, 0, stdout);
+  t.match(stdout, /^# pass 6$/m);
+});
