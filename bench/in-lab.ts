@@ -144,11 +144,17 @@ async function measureOnce(
 }
 
 /** Where the lab's cards are on its bus: network cards, each wired to one of the lab's own, and disks. */
-const CARDS = ['0000:00:10.0', '0000:00:11.0'] as const;
-const ENDS = ['0000:00:12.0', '0000:00:13.0'] as const;
-const DISKS = ['0000:00:14.0', '0000:00:15.0'] as const;
-const OWN_DISK = '0000:00:16.0';
-const INTERFACES = ['wire0', 'wire1'] as const;
+const at = (slot: number): string => `0000:00:${slot.toString(16)}.0`;
+const VIRTIO = 'virtio-net-pci,disable-legacy=on,iommu_platform=on,ats=on';
+/** Two for VFIO, two for vp_vdpa, and two that are not virtio. */
+const CARDS = [VIRTIO, VIRTIO, VIRTIO, VIRTIO, 'e1000e', 'e1000e'].map((device, index) => ({
+  device,
+  address: at(0x10 + index),
+  end: at(0x10 + 6 + index),
+  wire: `wire${index}`,
+}));
+const DISKS = [at(0x1c), at(0x1d)] as const;
+const OWN_DISK = at(0x1e);
 const slotOf = (address: string): string => address.slice(8, 10);
 
 /** An IOMMU, and devices behind it. The disks hold zeroes. */
@@ -157,9 +163,11 @@ const PASSED: LabOptions = {
   kernelArgs: 'intel_iommu=on',
   qemuArgs: [
     ...['-device', 'intel-iommu,intremap=on,device-iotlb=on'],
-    ...[...CARDS, ...ENDS].flatMap((address, index) => [
-      ...['-netdev', `hubport,id=port${index},hubid=${1 + (index % CARDS.length)}`, '-device'],
-      `virtio-net-pci,netdev=port${index},disable-legacy=on,iommu_platform=on,ats=on,addr=0x${slotOf(address)}`,
+    ...CARDS.flatMap(({ device, address, end, wire }, index) => [
+      ...['-netdev', `hubport,id=${wire}a,hubid=${1 + index}`],
+      ...['-device', `${device},netdev=${wire}a,addr=0x${slotOf(address)}`],
+      ...['-netdev', `hubport,id=${wire}b,hubid=${1 + index}`],
+      ...['-device', `${VIRTIO},netdev=${wire}b,addr=0x${slotOf(end)}`],
     ]),
     ...[...DISKS, OWN_DISK].flatMap((address, index) => [
       ...['-blockdev', `null-co,node-name=null${index},size=${256 * MiB},read-zeroes=on`],
@@ -172,20 +180,26 @@ const PASSED: LabOptions = {
 const WIRE = `set -e
 /run/nodevmm/busybox modprobe -a vfio-pci vfio_iommu_type1 virtio_net
 cd /sys/bus/pci/devices
-${ENDS.map((end, i) => `ip link set dev "$(ls ${end}/virtio*/net)" name ${INTERFACES[i]}`).join('\n')}
+${CARDS.map(({ end, wire }) => `ip link set dev "$(ls ${end}/virtio*/net)" name ${wire}`).join('\n')}
 basename ${OWN_DISK}/nvme/nvme*/nvme*n1`;
 
 /**
  * Boots a lab that has a folder on a real file system.
  * @param passes it also has an IOMMU, and devices to be passed to guests
+ * @param modules of its kernel, by file, besides those that it has
  */
-export async function bootBenchLab(progress: Progress, passes: boolean): Promise<BenchLab> {
+export async function bootBenchLab(
+  progress: Progress,
+  passes: boolean,
+  modules: readonly string[] = [],
+): Promise<BenchLab> {
   const lab = await Lab.boot({
     ...(passes ? PASSED : {}),
     onProgress: (step) => progress(step, 0),
   });
   try {
     await prepare(lab, MOUNT);
+    for (const module of modules) await prepare(lab, `/run/nodevmm/busybox insmod '${module}'`);
     const cards = passes ? cardArguments(await prepare(lab, WIRE)) : [];
     return {
       start: (args) => lab.spawn([process.execPath, PROGRAM, ...cards, ...args]),
@@ -206,6 +220,6 @@ async function prepare(lab: Lab, script: string): Promise<string> {
 
 /** The options that name its devices. @param own the disk that it keeps */
 function cardArguments(own: string): string[] {
-  const nets = CARDS.map((card, i) => `${card}=${INTERFACES[i]}`);
+  const nets = CARDS.map(({ address, wire }) => `${address}=${wire}`);
   return ['--vfio-nets', nets.join(','), '--vfio-disks', [...DISKS, `/dev/${own}`].join(',')];
 }

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { buildGuest } from '../src/guest/guests.ts';
-import { UsageError } from '../src/host/errors.ts';
+import { messageOf, UsageError } from '../src/host/errors.ts';
 import { packageManifest } from '../src/host/package-folder.ts';
 import { probeKvm } from '../src/kvm/probe.ts';
 import type { Group, GroupContext } from './groups/group.ts';
@@ -20,6 +20,7 @@ import {
 import type { Progress } from './harness/rounds.ts';
 import { bootBenchLab, encodeEvent, measureInLab, type StreamEvent } from './in-lab.ts';
 import { type BenchOptions, isNamed } from './options.ts';
+import { vdpaParents } from './peers/vdpa-parents.ts';
 import { asked, select } from './subjects/subject.ts';
 
 /** Gets results as they come. */
@@ -101,9 +102,11 @@ async function measureOnce(
   }
   const labs: Site[] = [];
   for (const { name, subjects = [] } of inLab) {
-    const passes = asked(subjects, options).some((row) => row.passes === true);
-    const boot = (report: Progress) => bootBenchLab(report, passes);
     const tell = (text: string, fraction?: number): void => progress.tell(text, fraction);
+    const passed = asked(subjects, options).map((row) => row.passes);
+    const parents = passed.includes('virtio') ? await makeParents(tell) : [];
+    const passes = passed.some((card) => card !== undefined);
+    const boot = (report: Progress) => bootBenchLab(report, passes, parents);
     labs.push(await measureInLab(name, { options, labHost, boot, progress: tell }));
     progress.next();
   }
@@ -114,6 +117,18 @@ async function measureOnce(
     sites.push({ ...first, results, omissions });
   }
   return reportOf(packageManifest().version, options, sites);
+}
+
+/** The driver vp_vdpa for the lab, as Debian's kernels have none. @returns nothing when it cannot be made: a row is left out */
+async function makeParents(tell: (text: string) => void): Promise<string[]> {
+  try {
+    const { kernelVersion } = await buildGuest('lab');
+    tell('vp_vdpa: downloading and compiling');
+    return (await vdpaParents(kernelVersion)).filter((path) => path.endsWith('/vp_vdpa.ko'));
+  } catch (error) {
+    tell(`no vp_vdpa: ${messageOf(error)}`);
+    return [];
+  }
 }
 
 /** Why guests cannot be measured here; undefined when they can. */

@@ -4,6 +4,7 @@ import { MICROVM, MICROVM_PCI, Q35, Q35_E1000, Q35_VHOST, qemu } from './qemu.ts
 import { overVdpa, served } from './served.ts';
 import { E1000_KERNEL, lacksVfio, lacksVhostNet, type Subject } from './subject.ts';
 import { inUserland, USR } from './userland.ts';
+import { overVpVdpa } from './vp-vdpa.ts';
 
 const PEER = 'QEMU q35';
 const PEER_VHOST = 'QEMU q35 vhost';
@@ -11,6 +12,8 @@ const PEER_VHOST_USER = 'QEMU q35 vhost-user';
 const PEER_E1000 = 'QEMU q35 e1000';
 const PEER_VDPA = 'QEMU q35 vdpa';
 const PEER_VFIO = 'QEMU q35 vfio';
+const PEER_VFIO_E1000E = 'QEMU q35 vfio e1000e';
+const PEER_VP_VDPA = 'QEMU q35 vp_vdpa';
 const DEFAULT = nodevmm('nodevmm', { peer: PEER });
 /** What a default contributes: measured on request only. */
 const VARIANTS: readonly Subject[] = [
@@ -23,10 +26,10 @@ const VARIANTS: readonly Subject[] = [
 const POLL = nodevmm('nodevmm poll', { peer: PEER, variant: true, poll: 'always', rests: true });
 /** A PCI function of the host in the guest, with its own driver. */
 const VFIO = nodevmm('nodevmm vfio', {
-  ...{ peer: PEER_VFIO, variant: true, passes: true },
+  ...{ peer: PEER_VFIO, variant: true, passes: 'any' },
   lacking: lacksVfio,
 });
-const QEMU_VFIO: Subject = { ...qemu(PEER_VFIO, Q35, true), variant: true };
+const QEMU_VFIO: Subject = { ...qemu(PEER_VFIO, Q35, 'any'), variant: true };
 
 const QEMU_Q35 = qemu(PEER, Q35);
 const QEMU_MICROVM = qemu('QEMU microvm', MICROVM);
@@ -48,6 +51,13 @@ export const NET_SUBJECTS: readonly Subject[] = [
   { ...overVdpa(qemu(PEER_VDPA, Q35)), variant: true },
   VFIO,
   QEMU_VFIO,
+  nodevmm('nodevmm vfio e1000e', {
+    ...{ peer: PEER_VFIO_E1000E, variant: true, passes: 'e1000e', kernel: E1000_KERNEL },
+    lacking: lacksVfio,
+  }),
+  { ...qemu(PEER_VFIO_E1000E, Q35, 'e1000e'), variant: true },
+  overVpVdpa(nodevmm('nodevmm vp_vdpa', { peer: PEER_VP_VDPA, variant: true })),
+  { ...overVpVdpa(qemu(PEER_VP_VDPA, Q35)), variant: true },
   inUserland(nodevmm('nodevmm userland driver', { peer: PEER, variant: true, shares: [USR] })),
   nodevmm('nodevmm e1000', { peer: PEER_E1000, nic: 'e1000', kernel: E1000_KERNEL }),
   qemu(PEER_E1000, Q35_E1000),
@@ -79,6 +89,8 @@ const datapaths = (rows: readonly Subject[]): readonly Subject[] => {
     'vhost-user',
     'vdpa',
     'vfio',
+    'vfio e1000e',
+    'vp_vdpa',
     'userland driver',
     'e1000',
   ];

@@ -16,6 +16,7 @@ import {
   lacksVfio,
   lacksVhostNet,
   type Nic,
+  type PassedCard,
   type RunningGuest,
   type Subject,
 } from './subject.ts';
@@ -58,7 +59,8 @@ export function qemuCommand(
   const isShared = [spec, ...(spec.disks ?? [])].some(
     ({ vhostUser, vdpa }) => vhostUser !== undefined || vdpa !== undefined,
   );
-  const memory = isShared
+  const wantsMemfd = isShared && spec.vdpaInHardware !== true;
+  const memory = wantsMemfd
     ? ['-object', `memory-backend-memfd,id=ram,size=${spec.memoryMiB}M,share=on`]
     : [];
   return [
@@ -117,14 +119,15 @@ export function qemuCommand(
 }
 
 /** QEMU with one of its machine types. @param passes a PCI function of the host */
-export function qemu(name: string, machine: QemuMachine, passes = false): Subject {
+export function qemu(name: string, machine: QemuMachine, passes?: PassedCard): Subject {
   return {
     name,
-    passes,
+    ...(passes === undefined ? {} : { passes }),
     reference: true,
-    ...(machine.nic === 'e1000' ? { kernel: E1000_KERNEL } : {}),
+    ...(machine.nic === 'e1000' || passes === 'e1000e' ? { kernel: E1000_KERNEL } : {}),
     lacking: () =>
-      lacksQemu() ?? (machine.nic === 'vhost' ? lacksVhostNet() : passes ? lacksVfio() : undefined),
+      lacksQemu() ??
+      (machine.nic === 'vhost' ? lacksVhostNet() : passes === undefined ? undefined : lacksVfio()),
     boot: (spec) => boot(machine, spec),
   };
 }

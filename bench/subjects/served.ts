@@ -113,7 +113,7 @@ async function boot(
 }
 
 /** The file that vhost_vdpa gives a vDPA device. */
-async function vdpaFile(name: string): Promise<string> {
+export async function vdpaFile(name: string): Promise<string> {
   const late = performance.now() + READY_MS;
   while (performance.now() < late) {
     const { file } = vdpaDevice(name);

@@ -1,5 +1,5 @@
 /** The contract of a subject, a VMM in one particular configuration, and which of them are measured. */
-import { accessSync, constants, existsSync } from 'node:fs';
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecResult } from '../../src/agent/exec.ts';
 import type { KernelSeries } from '../../src/guest/kernel.ts';
@@ -36,6 +36,8 @@ export interface GuestSpec {
   readonly vhostUser?: string;
   /** Instead of it: the file of a vDPA device. */
   readonly vdpa?: string;
+  /** Which is hardware: all of the guest's memory is mapped for it, in as few pieces as there are. */
+  readonly vdpaInHardware?: true;
   /** Instead of a tap or of disks: the address of a PCI function of the host. */
   readonly vfio?: string;
 }
@@ -76,12 +78,22 @@ export interface Selectable extends Contestant {
   readonly lacking?: () => string | undefined;
 }
 
+/** What a row passes on; `any`: what those leave that want one of a kind. */
+export type PassedCard = 'any' | 'e1000e' | 'virtio';
+
+/** Cards of a kind, by vendor and device ID. */
+const CARD_IDS: Readonly<Record<Exclude<PassedCard, 'any'>, RegExp>> = {
+  // The 82574L, which is also QEMU's e1000e.
+  e1000e: /^8086:10d3$/,
+  virtio: /^1af4:10(?:00|41)$/,
+};
+
 /** A VMM that boots guests. */
 export interface Subject extends Selectable {
   /** Its guest's kernel, where the default's lacks a driver. */
   readonly kernel?: KernelSeries;
   /** A PCI function of the host takes the place of its tap or its disks. */
-  readonly passes?: boolean;
+  readonly passes?: PassedCard;
   /** Its guest's own driver answers pings, and does nothing else. */
   readonly echoes?: boolean;
   /** It never sleeps, so it is stopped while others are measured. */
@@ -153,24 +165,47 @@ export function asked<S extends Selectable>(all: readonly S[], wanted: Wanted): 
   return all.filter((one) => isWanted(one, all, wanted));
 }
 
+/** `8086:10d3`, of the function at the start of a text such as `ADDRESS=INTERFACE`. */
+function pciId(card: string): string {
+  const [address = ''] = card.split('=');
+  const read = (file: string): string => {
+    try {
+      return readFileSync(`/sys/bus/pci/devices/${address}/${file}`, 'latin1').trim().slice(2);
+    } catch {
+      return '';
+    }
+  };
+  return `${read('vendor')}:${read('device')}`;
+}
+
 /**
  * Gives each row that passes a PCI function to its guest one of them.
  * @param why they are left out when there is none left
+ * @param idOf tests substitute their own
  */
 export function dealCards(
   rows: readonly Subject[],
   cards: readonly string[],
   { omit }: { readonly omit: (name: string, why: string) => void },
   why: string,
+  idOf: (card: string) => string = pciId,
 ): { readonly subjects: Subject[]; readonly cards: ReadonlyMap<Subject, string> } {
   const left = [...cards];
   const dealt = new Map<Subject, string>();
+  const deal = (row: Subject, suits: (card: string) => boolean): void => {
+    const at = left.findIndex(suits);
+    const [card] = at < 0 ? [] : left.splice(at, 1);
+    if (card !== undefined) dealt.set(row, card);
+  };
+  for (const row of rows) {
+    const { passes = 'any' } = row;
+    if (passes !== 'any') deal(row, (card) => CARD_IDS[passes].test(idOf(card)));
+  }
+  for (const row of rows) if (row.passes === 'any') deal(row, () => true);
   const subjects = rows.filter((row) => {
-    if (row.passes !== true) return true;
-    const card = left.shift();
-    if (card === undefined) omit(row.name, why);
-    else dealt.set(row, card);
-    return card !== undefined;
+    const complete = row.passes === undefined || dealt.has(row);
+    if (!complete) omit(row.name, row.passes === 'any' ? why : `${why}, of the kind ${row.passes}`);
+    return complete;
   });
   return { subjects, cards: dealt };
 }

@@ -7,9 +7,9 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import t from 'tap';
+import { vdpaParents } from '../../../bench/peers/vdpa-parents.ts';
 import { buildGuest } from '../../../src/guest/guests.ts';
 import { programPath } from '../../support/rigs/host.ts';
-import { vdpaParents } from '../../support/rigs/vdpa-parents.ts';
 import { CARD, VfioLab } from '../../support/rigs/vfio-lab.ts';
 
 // Emulation takes its time on a busy host; a hang is the runner's to see.

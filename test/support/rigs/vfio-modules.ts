@@ -1,6 +1,7 @@
 /** VFIO with device files and iommufd, which Debian's kernels have not: the same kernel's sources with other options. */
+
+import { kernelSources } from '../../../bench/peers/kernel-source.ts';
 import { buildModules } from '../../../src/guest/own-modules.ts';
-import { kernelSources } from './kernel-source.ts';
 
 const KBUILD = `
 ccflags-y := -DCONFIG_IOMMUFD_MODULE=1 -DCONFIG_VFIO_DEVICE_CDEV=1 -DCONFIG_INTERVAL_TREE_SPAN_ITER=1

@@ -9,7 +9,7 @@ import {
 } from '../../../bench/subjects/all.ts';
 import { machineOptions } from '../../../bench/subjects/nodevmm.ts';
 import { MICROVM, Q35, Q35_E1000, Q35_VHOST, qemuCommand } from '../../../bench/subjects/qemu.ts';
-import { dealCards } from '../../../bench/subjects/subject.ts';
+import { dealCards, type Subject } from '../../../bench/subjects/subject.ts';
 import { resolveOptions } from '../../../src/machine/resolve-options.ts';
 
 const SPEC = { kernel: '/k', initrd: '/i', memoryMiB: 512, tap: 'tap7', append: 'more' };
@@ -50,6 +50,10 @@ t.test('QEMU’s devices that something else serves', (t) => {
   t.match(vhostUser, /socket,id=disk0,path=\/s1 -device vhost-user-blk-pci,chardev=disk0/);
   t.match(vfio, /-device vfio-pci,host=0000:01:00\.0$/);
   t.notMatch(vfio, /memory-backend/);
+  const spec = { kernel: '/k', initrd: '/i', memoryMiB: 512, vdpa: '/dev/v0' } as const;
+  const hardware = qemuCommand(Q35, { ...spec, vdpaInHardware: true }, '/agent').join(' ');
+  t.match(hardware, /-netdev vhost-vdpa,id=net0,vhostdev=\/dev\/v0 /);
+  t.notMatch(hardware, /memory-backend/);
   t.end();
 });
 
@@ -72,22 +76,30 @@ t.test('nodevmm’s devices that something else serves, and those that poll', (t
 
 t.test('functions of the host: one for each row that passes one', (t) => {
   const boot = () => Promise.reject(new Error('no guest'));
-  const rows = [
+  const rows: Subject[] = [
     { name: 'a', reference: false, boot },
-    { name: 'b', reference: false, passes: true, boot },
-    { name: 'c', reference: false, passes: true, boot },
+    { name: 'b', reference: false, passes: 'any', boot },
+    { name: 'c', reference: false, passes: 'any', boot },
+    { name: 'd', reference: false, passes: 'e1000e', boot },
+    { name: 'e', reference: false, passes: 'virtio', boot },
   ];
   const omitted: string[][] = [];
   const context = { omit: (...both: [string, string]) => void omitted.push(both) };
-  const { subjects, cards } = dealCards(rows, ['x'], context, 'none left');
+  const idOf = (card: string): string => (card === 'y' ? '8086:10d3' : '10ec:8168');
+  const { subjects, cards } = dealCards(rows, ['y', 'x'], context, 'none left', idOf);
   t.same(
     subjects.map((subject) => [subject.name, cards.get(subject)]),
     [
       ['a', undefined],
       ['b', 'x'],
+      ['d', 'y'],
     ],
+    'those that want one of a kind come first',
   );
-  t.same(omitted, [['c', 'none left']]);
+  t.same(omitted, [
+    ['c', 'none left'],
+    ['e', 'none left, of the kind virtio'],
+  ]);
   t.end();
 });
 
@@ -128,7 +140,8 @@ t.test('the datapaths are rows of the other groups, none of them a variant', (t)
   const nodevmm = (rows: typeof NET_DATAPATHS): string[] =>
     rows.filter(({ reference }) => !reference).map(({ name }) => name.replace(/^nodevmm ?/, ''));
   t.same(nodevmm(NET_DATAPATHS), [
-    ...['', 'vhost', 'vhost-user', 'poll', 'vdpa', 'vfio', 'userland driver', 'e1000'],
+    ...['', 'vhost', 'vhost-user', 'poll', 'vdpa', 'vfio', 'vfio e1000e', 'vp_vdpa'],
+    ...['userland driver', 'e1000'],
   ]);
   t.same(nodevmm(BLK_DATAPATHS), ['', 'poll', 'vhost-user', 'vdpa', 'vfio']);
   t.notOk([...NET_DATAPATHS, ...BLK_DATAPATHS].some(({ variant }) => variant));

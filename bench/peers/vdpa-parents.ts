@@ -1,5 +1,5 @@
 /** vDPA parents that Debian's kernels have not: two simulators, and the driver that makes them of virtio devices on PCI. */
-import { buildModules } from '../../../src/guest/own-modules.ts';
+import { buildModules } from '../../src/guest/own-modules.ts';
 import { kernelSources } from './kernel-source.ts';
 
 /** Those that need others come after them. */

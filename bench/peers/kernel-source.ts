@@ -1,9 +1,9 @@
 /** Sources of Debian's kernel, for what Debian compiles into none of its kernels. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { cacheFolder, contentHash, publishFolder } from '../../../src/guest/cache.ts';
-import { downloadPackage } from '../../../src/guest/debian.ts';
-import { run } from '../../../src/guest/programs.ts';
+import { cacheFolder, contentHash, publishFolder } from '../../src/guest/cache.ts';
+import { downloadPackage } from '../../src/guest/debian.ts';
+import { run } from '../../src/guest/programs.ts';
 
 /** Streams the tree out of the package: it is 1.5 GB unpacked. Arguments: package, its name, folder, paths. */
 const UNPACK = `
