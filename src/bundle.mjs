@@ -27,6 +27,7 @@ const ENTRIES = [
   'machine/user-devices/device-module',
   'machine/board/vcpu-worker',
   'datapath/queue-worker-main',
+  'datapath/shadow/shadow-handler',
   'virtio/device/blk/blk',
   'virtio/device/fs/fs',
   'virtio/device/net/net-handler',

@@ -114,16 +114,16 @@ export class RequestDriver {
 
 /** Bytes of a request to a disk. */
 export const BLOCK = 4096;
-const SECTORS_PER_BLOCK = BLOCK / 512;
+const SECTOR = 512;
 const VIRTIO_BLK_SECTOR = 8;
 
-/** Random 4 KiB reads of a disk (VIRTIO_BLK_T_IN is 0). */
-export const diskReads = (size: number): RequestShape => ({
+/** Random reads of a disk (VIRTIO_BLK_T_IN is 0). */
+export const diskReads = (size: number, bytes: number = BLOCK): RequestShape => ({
   readable: [new Uint8Array(16)],
-  writable: [BLOCK, 1],
+  writable: [bytes, 1],
   prepare: ([header]) => {
-    const block = Math.floor((Math.random() * size) / BLOCK);
-    header?.setUint32(VIRTIO_BLK_SECTOR, block * SECTORS_PER_BLOCK, true);
+    const block = Math.floor((Math.random() * size) / bytes);
+    header?.setUint32(VIRTIO_BLK_SECTOR, block * (bytes / SECTOR), true);
   },
   succeeded: ([, , status]) => status?.getUint8(0) === 0,
 });

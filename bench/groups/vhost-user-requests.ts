@@ -24,6 +24,7 @@ import { VhostUserRig } from '../../src/testing/vhost-user-rig.ts';
 import { VhostUserDevice } from '../../src/vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../src/virtio/device/blk/frontend-blk.ts';
 import { fsKind } from '../../src/virtio/device/fs/fs.ts';
+import type { ShareMode } from '../../src/virtio/frontend-device.ts';
 import type { Measure } from '../harness/measure.ts';
 import { Child } from '../subjects/child.ts';
 import { NODEVMM } from '../subjects/subject.ts';
@@ -52,6 +53,8 @@ interface Setup {
   readonly depth: number;
   /** Sets the device up. */
   readonly begin: (port: DevicePort) => RequestShape;
+  /** What the program gets of the driver's memory. Default all. */
+  readonly share?: ShareMode;
 }
 
 /** A program's command line. @param socket where it listens */
@@ -70,7 +73,8 @@ class Server implements Sampler {
     const socket = join(opened.use(new TemporaryFolder('nodevmm-bench-')).path, 'socket');
     const child = opened.use(new Child(['taskset', '-c', SERVER_CPU, ...commandOf(socket)]));
     await child.listens(socket, SOCKET_MS);
-    const address = { socket, server: false, timeoutMs: WAIT_MS };
+    const { share } = setup;
+    const address = { socket, server: false, timeoutMs: WAIT_MS, share };
     const device = await VhostUserDevice.open('bench0', address, async (session) =>
       setup.device === 'blk'
         ? await blkKind('bench0', session, 1, QUEUE_SIZE)
@@ -174,6 +178,30 @@ function diskCases(file: string): Case[] {
   );
 }
 
+/** What copies cost: `nodevmm serve` with all of the driver's memory, and with copies. */
+function shareCases(file: string): Case[] {
+  const nodevmm: Command = (socket) => [
+    ...[...SERVE, 'blk', `${file},engine=io_uring`],
+    ...['--socket', socket],
+  ];
+  return [4096, 128 * 1024].flatMap((bytes) =>
+    [32, 1].map((depth): Case => {
+      const row = (share: ShareMode) => () =>
+        Server.open(nodevmm, {
+          device: 'blk',
+          depth,
+          begin: () => diskReads(FILE_SIZE, bytes),
+          share,
+        });
+      return {
+        measure: rate(`share, ${bytes / 1024} KiB reads, page cache`, depth),
+        peer: 'share=all',
+        rows: { 'share=shadow': row('shadow'), 'share=all': row('all') },
+      };
+    }),
+  );
+}
+
 export const vhostUserBlkGroup: Group = {
   name: 'vhost-user-blk',
   summary: 'disk reads over vhost-user, beside qemu-storage-daemon (docs/vhost-user.md)',
@@ -189,7 +217,7 @@ export const vhostUserBlkGroup: Group = {
     using folder = new TemporaryFolder('nodevmm-bench-');
     const file = join(folder.path, 'disk');
     writeFileSync(file, Buffer.alloc(FILE_SIZE, 0x5a));
-    await measureServers('vhost-user-blk', diskCases(file), context);
+    await measureServers('vhost-user-blk', [...diskCases(file), ...shareCases(file)], context);
   },
 };
 

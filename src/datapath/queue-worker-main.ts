@@ -193,7 +193,11 @@ class QueueWorker implements RunnerHost {
         this.#answer(message.id, () => this.#start(message.activation));
         return;
       case 'stop':
-        this.#answer(message.id, () => this.#stop());
+        this.#answer(message.id, () => {
+          // There is no event loop: what must be waited for is not served here.
+          if (message.continuing.length > 0) void this.#runner.drain(message.continuing);
+          return this.#stop();
+        });
         return;
       case 'reset':
         this.#answer(message.id, () => this.#reset());

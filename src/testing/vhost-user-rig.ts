@@ -73,8 +73,9 @@ export class VhostUserRig extends AsyncCloseable {
     await this.#datapath.start({ memory: this.ram.memory.share, features, queues });
   }
 
-  stop(): Promise<ReadonlyMap<number, VringState>> {
-    return this.#datapath.stop();
+  /** @param continuing whether `resume` follows */
+  stop(continuing = true): Promise<ReadonlyMap<number, VringState>> {
+    return this.#datapath.stop(continuing ? [...this.queues.keys()] : []);
   }
 
   add(queue: number, request: BufferRequest): void {

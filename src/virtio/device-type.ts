@@ -109,7 +109,7 @@ export interface DeviceBackend<Device = VirtioDevice> {
    * What reaches guest RAM besides this process and its kernel: another process (`shared`), hardware that has all of it
    * locked (`locked`), or a second mapping of this process, page by page (`paged`). Absent: nothing.
    */
-  ram?(options: object): 'shared' | 'locked' | 'paged';
+  ram?(options: object): 'shared' | 'locked' | 'paged' | undefined;
   readonly options: OptionSchema;
   /** The keys that `serve` adds when they are left out. Absent: it cannot be served. */
   readonly served?: Readonly<Record<string, string>>;

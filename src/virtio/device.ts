@@ -60,6 +60,8 @@ export interface BackendFacts {
   readonly place?: 'process' | 'kernel' | 'hardware';
   /** What serves the queues in another place has left. */
   readonly gone?: boolean;
+  /** It gets copies of what is in the queues, and nothing else of the guest's memory. */
+  readonly copies?: boolean;
 }
 
 /** A device's control half. One object is one device of one VM. */
@@ -171,7 +173,7 @@ export interface QueueHandler {
   /**
    * Queues are about to be handed over, here or elsewhere: take no more chains from any. Resolves when
    * those of these queues that cannot be given back are answered, after a second at most. `stop`
-   * follows. Not called when the driver abandons all of them.
+   * follows. Not called when the driver abandons all of them. A queue worker without an event loop does not wait for it.
    */
   drain?(queues: readonly number[]): Promise<void> | undefined;
   /**

@@ -13,7 +13,12 @@ export interface BackendAddress {
   readonly timeoutMs: number;
   /** A user besides root and ourselves whose backend may access the guest's memory. */
   readonly peerUid?: number | undefined;
+  /** What the backend gets of the guest's memory. Default `all`. */
+  readonly share?: ShareMode | undefined;
 }
+
+/** All of the guest's memory, or copies of what is in the queues. */
+export type ShareMode = 'all' | 'shadow';
 
 /** Connects to a backend, and makes the device that it serves. @throws UsageError */
 export type ConnectFrontend = (

@@ -102,7 +102,7 @@ const vm = await createGuest({
     nets: [{ vhostUser: { socket: at('net.sock') }, mac: '52:54:00:00:00:07' }],
   },
 });
-t.teardown(() => vm[Symbol.asyncDispose]());
+t.teardown(() => vm.close());
 await vm.start();
 await vm.ready();
 const logs: string[] = [];
@@ -173,4 +173,56 @@ t.test('a backend that crashes under load is set up again when it is back', asyn
   t.equal(lines.length, 2);
   t.match(lines[0], /closed the connection; waiting for it at/);
   t.match(lines[1], /the backend reconnected$/);
+});
+
+t.test('backends that get copies: behind an IOMMU, packed, every rule checked', async (t) => {
+  await vm.close();
+  const share = 'shadow';
+  await using copied = await createGuest({
+    image: 'tools',
+    machine: {
+      cpus: 2,
+      iommu: true,
+      check: true,
+      disks: [
+        { vhostUser: { socket: at('disk.sock'), share }, queues: 1, ring: { packed: true } },
+        { vhostUser: { socket: at('other.sock'), share } },
+      ],
+      fileSystems: [{ vhostUser: { socket: at('fs.sock'), share }, tag: 'host' }],
+      nets: [{ vhostUser: { socket: at('net.sock'), share }, mac: '52:54:00:00:00:07' }],
+    },
+  });
+  const breaches: string[] = [];
+  copied.on('breach', ({ device, text }) => breaches.push(`${device}: ${text}`));
+  await copied.start();
+  await copied.ready();
+  const run = (script: string): Promise<string> => guestShell(copied, script);
+  await run('modprobe virtio_blk; until [ -b /dev/vda ] && [ -b /dev/vdb ]; do sleep 0.1; done');
+  t.ok(Number(await run('ls /sys/kernel/iommu_groups | wc -l')) >= 4, 'all are behind it');
+  t.equal((await run('sha256sum < /dev/vdb')).slice(0, 64), sha256(readFileSync(other)));
+  await run(
+    'fio --name=v --filename=/dev/vda --rw=randwrite --bs=4k-512k --size=4m --iodepth=4 --direct=1 --ioengine=libaio --verify=crc32c',
+  );
+  await run('mkdir -p /mnt; modprobe virtiofs || true; mount -t virtiofs host /mnt');
+  t.equal((await run('sha256sum < /mnt/from-host')).slice(0, 64), sha256(fromHost));
+  await run('cp /mnt/from-host /mnt/again; umount /mnt');
+  t.equal(sha256(readFileSync(path.join(files, 'again'))), sha256(fromHost));
+  testpmd.stdin?.write('start\n');
+  await run('modprobe virtio_net; until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done');
+  await run('ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up');
+  t.match(await run('ping -c 3 -s 1400 10.9.0.1'), / 0% packet loss/);
+  testpmd.stdin?.write('stop\n');
+  await copied.holdQueue('blk0', '0');
+  const reading = run(
+    'dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null; echo read',
+  );
+  await copied.stepQueue('blk0', '0');
+  await copied.releaseQueue('blk0', '0');
+  t.equal(await reading, 'read');
+  const drawn = await drawingOf(copied, 'blk0');
+  t.match(stepsOf(drawn), [
+    'rings guestKernel vmm: shared memory',
+    'data vmm process: shared memory',
+  ]);
+  t.same(breaches, []);
 });

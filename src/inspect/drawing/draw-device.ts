@@ -147,9 +147,10 @@ const vhost: Draw = (device, from) => {
   };
 };
 
-const vhostUser: Draw = (device, from) => {
+const vhostUser: Draw = (device, from, activity) => {
   const { backend } = device;
   const gone = backend?.gone === true;
+  if (backend?.copies === true) return copied(device, from, activity);
   return {
     space: 'process',
     boxes: [
@@ -174,6 +175,61 @@ const vhostUser: Draw = (device, from) => {
     notes: [
       gone ? 'The backend has left.' : 'What the backend does with the data is not known here.',
       ...ownQueueNotes(device),
+    ],
+  };
+};
+
+/** A thread of this process between the driver's rings and those of the backend. */
+const copied: Draw = (device, from, activity) => {
+  const { name, backend } = device;
+  const gone = backend?.gone === true;
+  const interrupt = interruptSteps(device, [
+    {
+      path: 'interrupt',
+      from: 'vmm',
+      to: 'hostKernel',
+      text: often(EVENTFD, activity?.interrupts),
+    },
+  ]);
+  return {
+    space: 'vmm',
+    boxes: [
+      VCPUS,
+      { space: 'vmm', title: `thread ${name}` },
+      { space: 'process', title: 'backend', detail: gone ? 'gone' : (backend?.name ?? '') },
+      KVM,
+    ],
+    control: [
+      registers(from),
+      { path: 'control', from: 'vmm', to: 'process', text: 'messages on a unix socket' },
+    ],
+    data: [
+      {
+        path: 'data',
+        from: 'vmm',
+        to: 'process',
+        both: true,
+        memory: true,
+        text: often('copies, in rings of their own', activity?.chains),
+      },
+    ],
+    kick: [
+      ...kickSteps(device, from, {
+        path: 'kick',
+        from: 'hostKernel',
+        to: 'vmm',
+        text: often(`${EVENTFD}, epoll_wait`, activity?.kicks),
+      }),
+      { path: 'kick', from: 'vmm', to: 'process', text: EVENTFD },
+    ],
+    interrupt:
+      interrupt.length === 0
+        ? []
+        : [{ path: 'interrupt', from: 'process', to: 'vmm', text: EVENTFD }, ...interrupt],
+    notes: [
+      gone
+        ? 'The backend has left.'
+        : 'The backend gets nothing of the guest’s memory but these copies.',
     ],
   };
 };

@@ -344,7 +344,7 @@ export class QueueService {
   /** @throws UsageError when a datapath does not support holding queues */
   checkHolds(name: DatapathName = this.datapath): void {
     const reason = NO_HOLDS[name]?.(this.#device);
-    if (reason === undefined) return;
+    if (reason === undefined || this.#datapaths.get(name).hasRings === true) return;
     throw new UsageError('E_HELD', `${this.#device}: ${reason[0]}`, reason[1]);
   }
 

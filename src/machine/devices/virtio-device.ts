@@ -133,9 +133,10 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     return this.#plan;
   }
 
-  /** Whether this process serves it from beginning to end, so that it can be behind an IOMMU. */
+  /** Whether only this process uses its addresses, so that it can be behind an IOMMU. */
   get isTranslatable(): boolean {
     const { vhost = 'off' } = this.#options;
+    if (this.device.backend?.copies === true) return true;
     return vhost === 'off' && this.datapath === 'userspace';
   }
 

@@ -3,6 +3,7 @@ import * as ring from '../../abi/virtio-ring.ts';
 import { featureSet, hasFeature } from '../../abi/virtio-ring.ts';
 import type { Datapath, DatapathEvents } from '../../datapath/datapath.ts';
 import { InProcessDatapath } from '../../datapath/in-process.ts';
+import { ShadowDatapath } from '../../datapath/shadow/shadow-datapath.ts';
 import { PeerError, UsageError } from '../../host/errors.ts';
 import type { BackendFacts, DeviceHost, QueueSpec, VirtioDevice } from '../../virtio/device.ts';
 import type { BackendAddress, DeviceKind } from '../../virtio/frontend-device.ts';
@@ -98,15 +99,26 @@ export class VhostUserDevice implements VirtioDevice {
 
   get backend(): BackendFacts {
     const { address, session } = this.#connector;
-    return { name: address.socket, gone: session === undefined };
+    const copies = this.#sharesCopies ? { copies: true } : {};
+    return { name: address.socket, gone: session === undefined, ...copies };
   }
 
   attach(host: DeviceHost): void {
     this.#host = host;
   }
 
-  /** The backend serves the queues. */
+  /** The backend serves the queues, or shadows of them. */
   createDatapath(events: DatapathEvents): Datapath {
+    const open = (given: DatapathEvents): Datapath => this.#createDatapath(given);
+    if (!this.#sharesCopies) return open(events);
+    return new ShadowDatapath(this.name, this.queues, open, events);
+  }
+
+  get #sharesCopies(): boolean {
+    return this.#connector.address.share === 'shadow';
+  }
+
+  #createDatapath(events: DatapathEvents): Datapath {
     const kind = this.#kind;
     const enable = (queue: number, enabled: boolean): void => datapath.enable(queue, enabled);
     const handler = kind.createHandler?.(enable);

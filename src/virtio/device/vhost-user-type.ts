@@ -1,5 +1,6 @@
 /** Devices whose queues another process serves, as a backend of each type; see docs/vhost-user.md. */
 import {
+  choice,
   flag,
   integer,
   type OptionSchema,
@@ -14,7 +15,7 @@ import {
   type DeviceBackend,
   type DeviceContext,
 } from '../device-type.ts';
-import type { BackendOffer, Connect, DeviceKind } from '../frontend-device.ts';
+import type { BackendOffer, Connect, DeviceKind, ShareMode } from '../frontend-device.ts';
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 const DEFAULT_QUEUE_SIZE = 256;
@@ -29,8 +30,13 @@ export interface VhostUserSocket {
   readonly server?: boolean;
   /** How long the backend may take to reply, in milliseconds. Default 10000. */
   readonly timeoutMs?: number;
-  /** User ID of a backend that is neither root's nor this user's: it gets access to all guest memory. */
+  /** User ID of a backend that is neither root's nor this user's: it gets access to what `share` says. */
   readonly peerUid?: number;
+  /**
+   * What the backend gets of the guest's memory: `all` of it, or `shadow`, copies of what the driver puts into the
+   * queues, in a memory of their own. Default `all`.
+   */
+  readonly share?: ShareMode;
 }
 
 /** A device that another process serves over the vhost-user protocol; guest RAM is then a file that it maps. */
@@ -67,6 +73,7 @@ export function vhostUserBackend<T extends VhostUserOptions>(
       server: flag(),
       timeoutMs: integer(1, 0x7fff_ffff, { key: 'timeout', value: 'MS' }),
       peerUid: integer(0, 0xffff_ffff, { value: 'UID' }),
+      share: choice<ShareMode>(['all', 'shadow']),
     },
   );
   const schema = {
@@ -76,7 +83,7 @@ export function vhostUserBackend<T extends VhostUserOptions>(
   return {
     name: 'vhost-user',
     selector: { option: 'vhostUser' },
-    ram: () => 'shared',
+    ram: (given) => ((given as T).vhostUser.share === 'shadow' ? undefined : 'shared'),
     options: options(schema.required, schema.others, { code: 'E_VHOST_USER' }) as OptionSchema,
     create(wanted: T, context: DeviceContext, connect: Connect) {
       const { server = false, timeoutMs = DEFAULT_TIMEOUT_MS, ...address } = wanted.vhostUser;

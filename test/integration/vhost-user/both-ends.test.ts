@@ -21,7 +21,7 @@ import { createBlkDevice } from '../../../src/virtio/device/blk/blk.ts';
 import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng/rng.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
-import { type DeviceKind, otherKind } from '../../../src/virtio/frontend-device.ts';
+import { type DeviceKind, otherKind, type ShareMode } from '../../../src/virtio/frontend-device.ts';
 import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const SPLIT = featureSet(
@@ -37,6 +37,7 @@ async function withBoth(
   device: VirtioDevice,
   kindOf: (session: FrontendSession) => Promise<DeviceKind>,
   use: (rig: VhostUserRig, logs: readonly string[]) => Promise<void>,
+  share: ShareMode = 'all',
 ): Promise<void> {
   using folder = new TemporaryFolder();
   const socket = path.join(folder.path, 's');
@@ -45,7 +46,7 @@ async function withBoth(
   const log = (text: string): void => void logs.push(text);
   await using exported = new BackendDevice(device, shape.features, shape.queueSizes, log);
   await using _backend = new ListeningBackend(socket, exported);
-  const address = { socket, server: false, timeoutMs: 5000 };
+  const address = { socket, server: false, timeoutMs: 5000, share };
   await using rig = new VhostUserRig(await VhostUserDevice.open('test0', address, kindOf));
   await use(rig, logs);
 }
@@ -56,36 +57,44 @@ const request = (type: number, block: number, data: Uint8Array | number) => {
   return { readable: [header, data], writable: [1] };
 };
 
-async function disk(t: Test, features: bigint): Promise<void> {
+async function disk(t: Test, features: bigint, share?: ShareMode): Promise<void> {
   using folder = new TemporaryFolder();
   const file = folder.file('disk', MiB);
   const served = createBlkDevice({ name: 'blk0', path: file, queues: 2 });
   const kind = (session: FrontendSession) => blkKind('test0', session, undefined, 64);
-  await withBoth(served, kind, async (rig, logs) => {
-    t.equal(rig.device.queues.length, 2);
-    const { buffer } = rig.device.config;
-    t.equal(new DataView(buffer).getUint32(virtio_blk_config.capacity.offset, true), MiB / 512);
-    await rig.start(features);
-    let states: Awaited<ReturnType<VhostUserRig['stop']>> | undefined;
-    for (let round = 0; round < 3; round++) {
-      if (states !== undefined) await rig.resume(features, states);
-      for (let block = 0; block < 32; block++) {
-        const queue = block % 2;
-        rig.add(queue, request(VIRTIO_BLK_T_OUT, block, Buffer.alloc(BLOCK, 32 * round + block)));
-        t.equal((await rig.completed(queue))[0]?.writable[0], 0);
+  await withBoth(
+    served,
+    kind,
+    async (rig, logs) => {
+      t.equal(rig.device.queues.length, 2);
+      const { buffer } = rig.device.config;
+      t.equal(new DataView(buffer).getUint32(virtio_blk_config.capacity.offset, true), MiB / 512);
+      await rig.start(features);
+      let states: Awaited<ReturnType<VhostUserRig['stop']>> | undefined;
+      for (let round = 0; round < 3; round++) {
+        if (states !== undefined) await rig.resume(features, states);
+        for (let block = 0; block < 32; block++) {
+          const queue = block % 2;
+          rig.add(queue, request(VIRTIO_BLK_T_OUT, block, Buffer.alloc(BLOCK, 32 * round + block)));
+          t.equal((await rig.completed(queue))[0]?.writable[0], 0);
+        }
+        states = await rig.stop();
       }
-      states = await rig.stop();
-    }
-    await rig.resume(features, states);
-    rig.add(0, request(VIRTIO_BLK_T_IN, 7, BLOCK));
-    t.equal((await rig.completed(0))[0]?.writable[0], 64 + 7);
-    t.same([rig.broken, rig.logs, logs], [[], [], []]);
-  });
+      await rig.resume(features, states);
+      rig.add(0, request(VIRTIO_BLK_T_IN, 7, BLOCK));
+      t.equal((await rig.completed(0))[0]?.writable[0], 64 + 7);
+      t.same([rig.broken, rig.logs, logs], [[], [], []]);
+    },
+    share,
+  );
   t.equal(readFileSync(file)[31 * BLOCK], 64 + 31);
 }
 
 t.test('a disk on split rings, stopped and continued', (t) => disk(t, SPLIT));
 t.test('a disk on packed rings, stopped and continued', (t) => disk(t, PACKED));
+
+t.test('a disk whose backend gets copies of split rings', (t) => disk(t, SPLIT, 'shadow'));
+t.test('a disk whose backend gets copies of packed rings', (t) => disk(t, PACKED, 'shadow'));
 
 t.test("a driver's fault is reported from end to end", async (t) => {
   const shape = { deviceId: 4, queues: 1, queueSize: 64, configSize: 0 };

@@ -14,6 +14,7 @@ import { featureSet } from '../../../src/abi/virtio-ring.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
+import type { ShareMode } from '../../../src/virtio/frontend-device.ts';
 import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 import { BUNDLE, untilListening } from '../../support/rigs/host.ts';
 
@@ -37,13 +38,13 @@ async function serve(socket: string, disk: string): Promise<ChildProcess> {
   return child;
 }
 
-async function killed(t: Test, features: bigint): Promise<void> {
+async function killed(t: Test, features: bigint, share?: ShareMode): Promise<void> {
   using folder = new TemporaryFolder();
   const disk = folder.file('disk', BLOCKS * BLOCK);
   const socket = path.join(folder.path, 's');
   let child = await serve(socket, disk);
   t.teardown(() => child.kill('SIGKILL'));
-  const address = { socket, server: false, timeoutMs: 20_000 };
+  const address = { socket, server: false, timeoutMs: 20_000, share };
   const device = await VhostUserDevice.open('blk0', address, (session) =>
     blkKind('blk0', session, undefined, 64),
   );
@@ -122,3 +123,4 @@ async function killed(t: Test, features: bigint): Promise<void> {
 t.test('killed on split rings', (t) => killed(t, SPLIT));
 t.test('killed on packed rings', (t) => killed(t, PACKED));
 t.test('killed on packed rings with lists of descriptors', (t) => killed(t, DIRECT));
+t.test('killed behind copies of the rings', (t) => killed(t, PACKED, 'shadow'));
