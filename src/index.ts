@@ -45,6 +45,12 @@ export type {
   MachineInspection,
 } from './machine/inspect.ts';
 export type {
+  InspectedEndpoint,
+  InspectedFault,
+  InspectedIommu,
+  InspectedMapping,
+} from './machine/inspect-iommu.ts';
+export type {
   DroppedOutput,
   MachineMetrics,
   MachineState,

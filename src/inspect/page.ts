@@ -14,6 +14,7 @@ import { type DrawnFacts, drawMachine } from './drawing/draw-machine.ts';
 import { DRAWING_STYLE, drawSvg } from './drawing/svg.ts';
 import { functionLink, functionSection } from './function-section.ts';
 import type { GuestDrivers } from './guest-drivers.ts';
+import { iommuSection } from './iommu-section.ts';
 import { element, escapeText, htmlDocument } from './markup.ts';
 import { type Chain, type ChainBuffer, queueModel } from './queue-model.ts';
 import { ringFigures } from './ring-figure.ts';
@@ -140,10 +141,20 @@ export function inspectView(
     );
     return [header, element('div', { class: 'columns wide' }, nav + article)].join('\n');
   }
-  const centre = device === undefined || queue === undefined ? '' : queueSection(device, queue);
+  const rings = device === undefined || queue === undefined ? '' : queueSection(device, queue);
+  const reach = device === undefined ? '' : reachOf(inspection, device.name);
+  const centre = reach === '' ? rings : element('div', {}, `${reach}\n${rings}`);
   const body = passed === undefined ? centre : functionSection(passed);
   const aside = device === undefined ? '' : element('aside', {}, deviceDetails(device));
   return [header, element('div', { class: 'columns' }, [nav, body, aside].join('\n'))].join('\n');
+}
+
+/** For the IOMMU and what is behind it. */
+function reachOf({ iommu }: MachineInspection, device: string): string {
+  if (iommu === undefined) return '';
+  const concerned =
+    device === iommu.device || iommu.endpoints.some((endpoint) => endpoint.device === device);
+  return concerned ? element('article', {}, iommuSection(iommu, device)) : '';
 }
 
 /** @param view of the device, when it is the selected one */
@@ -211,8 +222,11 @@ const KEY = element(
     .join(''),
 );
 
-function gate({ name, datapath }: InspectedDevice, { index, held }: InspectedQueue): string {
-  if (datapath !== 'userspace') {
+function gate(
+  { name, datapath, backend }: InspectedDevice,
+  { index, held }: InspectedQueue,
+): string {
+  if (datapath !== 'userspace' && backend?.copies !== true) {
     const text = `${SERVED[datapath]} serves it (${datapath}): it cannot be held.`;
     return element('p', { class: 'soft' }, text);
   }

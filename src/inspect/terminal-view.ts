@@ -6,6 +6,7 @@ import type { EventSuppression } from '../virtio/queue/ring-snapshot.ts';
 import type { Drawing } from './drawing/drawing.ts';
 import { drawText } from './drawing/text.ts';
 import { barColumns, functionFacts, interruptText } from './function-facts.ts';
+import { domainText, faultsText, mappingsText, type Reach, reachIn } from './iommu-facts.ts';
 import type { Selection } from './page.ts';
 import { type QueueModel, queueModel, type Stretch } from './queue-model.ts';
 
@@ -24,6 +25,16 @@ export const TERMINAL_KEYS =
   'arrows: device and queue   d drawing   h hold   s step   r release   q quit';
 /** Lines at the bottom for the features. */
 const FEATURE_LINES = 8;
+/** Columns of guest RAM, for a device behind the IOMMU. */
+const REACH_MIN = 16;
+const REACH_MAX = 64;
+const NAME_COLUMNS = 10;
+const REACH_CELLS: Readonly<Record<Reach, Span>> = {
+  none: { text: '.', style: 'dim' },
+  read: { text: 'r', style: 'good' },
+  write: { text: 'w', style: 'taken' },
+  both: { text: '#', style: 'waiting' },
+};
 
 /**
  * A screen of text.
@@ -34,13 +45,14 @@ const FEATURE_LINES = 8;
  */
 export function terminalView(
   name: string,
-  { state, devices, functions }: MachineInspection,
+  inspection: MachineInspection,
   selection: Selection | undefined,
   { columns, rows }: { readonly columns: number; readonly rows: number },
   notice = '',
   drawing?: Drawing,
   exits = '',
 ): string[] {
+  const { state, devices, functions } = inspection;
   const device = devices.find((one) => one.name === selection?.device);
   const queue = device?.queues[selection?.queue ?? 0];
   const passed = functions.find((one) => one.name === selection?.device);
@@ -68,7 +80,10 @@ export function terminalView(
       ? [...drawText(drawing, columns), exits].map((text): Line => [{ text }])
       : device === undefined || queue === undefined
         ? functionLines(passed)
-        : queueLines(device, queue, columns, room)
+        : [
+            ...reachLines(inspection, device.name, columns),
+            ...queueLines(device, queue, columns, room),
+          ]
   ).slice(0, room);
   const filler: Line[] = Array.from({ length: Math.max(0, room - middle.length) }, () => []);
   return [...top, ...middle, ...filler, ...features]
@@ -119,6 +134,32 @@ function functionLines(seen: InspectedFunction | undefined): Line[] {
       return [{ text: which.padEnd(14), style: 'dim' }, { text: rest.join('  ') }];
     }),
   ];
+}
+
+/** Guest RAM once for each device behind the IOMMU: for the IOMMU; for one of them, its own. */
+function reachLines(
+  { iommu }: MachineInspection,
+  device: string,
+  columns: number,
+): readonly Line[] {
+  const shown = (iommu?.endpoints ?? []).filter(
+    (one) => device === iommu?.device || one.device === device,
+  );
+  if (shown.length === 0) return [];
+  const texts = shown.map((one) => ({
+    facts: `  ${domainText(one)}, ${mappingsText(one)}`,
+    faults: one.faults === 0 ? '' : `  ${faultsText(one)}`,
+  }));
+  const longest = Math.max(...texts.map(({ facts, faults }) => facts.length + faults.length));
+  const room = Math.max(REACH_MIN, Math.min(REACH_MAX, columns - NAME_COLUMNS - longest));
+  const lines = shown.map((one, i): Line => {
+    const { facts = '', faults = '' } = texts[i] ?? {};
+    const cells = reachIn(one, room).map((reach) => REACH_CELLS[reach]);
+    const name = { text: one.device.padEnd(NAME_COLUMNS) };
+    return [name, ...joined(cells), { text: facts }, { text: faults, style: 'bad' }];
+  });
+  const legend = 'guest RAM that it may: r read, w write, # both';
+  return [[{ text: legend, style: 'dim' }], ...lines, []];
 }
 
 function queueLines(

@@ -22,6 +22,7 @@ import {
 import type { VirtioTransport } from '../virtio/transport/transport.ts';
 import type { DatapathName } from './devices/queue-service.ts';
 import type { VirtioMachineDevice } from './devices/virtio-device.ts';
+import type { InspectedIommu } from './inspect-iommu.ts';
 
 /** A feature bit that the device offers. */
 export interface InspectedFeature {
@@ -121,6 +122,8 @@ export interface MachineInspection {
   readonly devices: readonly InspectedDevice[];
   /** PCI functions of the host (docs/vfio.md). */
   readonly functions: readonly InspectedFunction[];
+  /** What devices behind the IOMMU reach; absent without one. */
+  readonly iommu?: InspectedIommu;
 }
 
 /** Which rings to show; absent means all. All devices and queues are listed in any case. */

@@ -2,11 +2,12 @@
 import type { ViotOptions, ViotPlace } from '../boot/viot.ts';
 import { CleanupStack, Closeable } from '../host/cleanup-stack.ts';
 import { InternalError } from '../host/errors.ts';
-import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { DeniedAccess, GuestMemory } from '../memory/guest-memory.ts';
 import { IovaSpace, iovaSize } from '../memory/iova-space.ts';
 import { IommuDevice } from '../virtio/device/iommu/iommu.ts';
 import type { MachineDevice } from './devices/machine-device.ts';
 import { VirtioMachineDevice } from './devices/virtio-device.ts';
+import { type InspectedIommu, inspectEndpoint } from './inspect-iommu.ts';
 
 /** PCI functions are their own endpoint IDs, which have 16 bits. */
 const FIRST_MMIO_ENDPOINT = 0x1_0000;
@@ -18,6 +19,9 @@ export class MachineIommu extends Closeable {
   readonly #spaces = new Map<VirtioMachineDevice, IovaSpace>();
   /** As of the last power-on. */
   readonly #ids = new Map<VirtioMachineDevice, number>();
+  /** What was denied since the last power-on. */
+  readonly #denied = new Map<VirtioMachineDevice, { count: number; last: DeniedAccess }>();
+  readonly #ram: GuestMemory;
   readonly #owned = new CleanupStack();
 
   /**
@@ -43,6 +47,7 @@ export class MachineIommu extends Closeable {
     super();
     this.#own = own;
     this.#device = device;
+    this.#ram = ram;
     device.setMemory(ram, iovaSize(ram));
     try {
       for (const one of devices) {
@@ -51,6 +56,8 @@ export class MachineIommu extends Closeable {
         this.#spaces.set(one, space);
         one.translate(space.memory, (access) => {
           const id = this.#ids.get(one);
+          const count = (this.#denied.get(one)?.count ?? 0) + 1;
+          this.#denied.set(one, { count, last: access });
           if (id !== undefined) device.denied(id, access);
         });
       }
@@ -60,8 +67,21 @@ export class MachineIommu extends Closeable {
     }
   }
 
+  /** What each device reaches now. */
+  inspect(): InspectedIommu {
+    const domains = this.#device.domains();
+    const { bypass } = this.#device;
+    const endpoints = [...this.#ids].map(([device, id]) => {
+      const denied = this.#denied.get(device);
+      const record = { device: device.name, id, faults: denied?.count ?? 0, last: denied?.last };
+      return inspectEndpoint(record, domains, this.#ram, bypass);
+    });
+    return { device: this.#own.name, endpoints };
+  }
+
   /** The devices have their places on a new board. @returns what the guest's tables say */
   powerOn(): ViotOptions {
+    this.#denied.clear();
     const endpoints = [...this.#spaces].map(([device, space], index) => {
       const place = placeOf(device);
       const id = place.kind === 'pci' ? place.bdf : FIRST_MMIO_ENDPOINT + index;

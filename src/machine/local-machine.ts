@@ -140,7 +140,13 @@ export class LocalMachine extends Machine {
   override async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
     this.#expectLife();
     const devices = await this.#devices.inspect(this.#memory, filter);
-    return { state: this.#state, devices, functions: this.#devices.inspectFunctions() };
+    const iommu = this.#iommu?.inspect();
+    return {
+      state: this.#state,
+      devices,
+      functions: this.#devices.inspectFunctions(),
+      ...(iommu === undefined ? {} : { iommu }),
+    };
   }
 
   override async holdQueue(device: string, queue: string): Promise<void> {

@@ -41,7 +41,11 @@ export class MachineObserver implements Disposable {
     devices.forEach((device, index) => {
       const observation = this.#observation(index);
       if (observation === undefined) return;
-      device.watch?.(observation, (breach) => this.#breach(device.name, breach));
+      device.watch?.(
+        observation,
+        (breach) => this.#breach(device.name, breach),
+        this.collector?.main,
+      );
     });
   }
 

@@ -64,6 +64,19 @@ export interface BackendFacts {
   readonly copies?: boolean;
 }
 
+/** Observes the requests of a device that are about more than data; see `--check` and `--trace`. */
+export interface RequestObserver {
+  /**
+   * The driver broke a rule of the device type's own.
+   * @param rule identifies it
+   * @param text what happened, with the clause
+   * @param note the request
+   */
+  breach?(rule: string, text: string, note: string): void;
+  /** Writes a record of the trace, about the device as a whole; arguments as of `TraceWriter.write`. */
+  record?(what: number, a: number, b: number, x: number, y: number): void;
+}
+
 /** A device's control half. One object is one device of one VM. */
 export interface VirtioDevice {
   /** Short name for messages and threads, e.g. `blk0`. */
@@ -108,6 +121,8 @@ export interface VirtioDevice {
   emergencyWritten?(bytes: Uint8Array): void;
   /** A message from the data half. */
   message?(message: unknown): void;
+  /** Called once, after its creation, if there is an observer. Absent: its requests are data. */
+  watch?(observer: RequestObserver): void;
   /** The driver reset the device; the queues are no longer served. */
   reset?(): void;
   /** Releases everything that the device holds. The queues are no longer served. */

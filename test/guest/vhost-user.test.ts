@@ -7,7 +7,6 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -20,11 +19,12 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
+import { messageOf } from '../../src/host/errors.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { boxesIn, drawingOf, stepsOf } from '../support/rigs/drawing.ts';
 import { sha256 } from '../support/rigs/files.ts';
 import { createGuest, exitsOf, guestShell } from '../support/rigs/guest.ts';
-import { programPath } from '../support/rigs/host.ts';
+import { programPath, untilListening } from '../support/rigs/host.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'nodevmm-vhost-user-'));
 const at = (name: string): string => path.join(folder, name);
@@ -47,9 +47,10 @@ async function backend(
   child.stderr?.on('data', (chunk: Buffer) => {
     output = (output + chunk.toString()).slice(-2000);
   });
-  while (!sockets.every((socket) => existsSync(socket))) {
-    if (child.exitCode !== null) throw new Error(`${command} ended: ${output}`);
-    await delay(50);
+  for (const socket of sockets) {
+    await untilListening(socket, child).catch((error) => {
+      throw new Error(`${messageOf(error)}: ${output}`);
+    });
   }
   return child;
 }
@@ -80,10 +81,13 @@ await backend([at('other.sock')], 'qemu-storage-daemon', [
   ...['--blockdev', `driver=file,node-name=other,filename=${other}`],
   ...exported('other', 1),
 ]);
-await backend([at('fs.sock')], 'virtiofsd', [
-  `--socket-path=${at('fs.sock')}`,
-  ...['-o', `source=${files},cache=auto,sandbox=chroot`],
-]);
+/** It ends with its frontend. */
+const folderServer = (): Promise<ChildProcess> =>
+  backend([at('fs.sock')], 'virtiofsd', [
+    `--socket-path=${at('fs.sock')}`,
+    ...['-o', `source=${files},cache=auto,sandbox=chroot`],
+  ]);
+await folderServer();
 const testpmd = await backend([at('net.sock')], 'dpdk-testpmd', [
   // Two threads that may share one processor.
   ...['--lcores', '(0-1)@0', '--no-huge', '-m', '128', '--no-pci', '--no-telemetry'],
@@ -177,6 +181,7 @@ t.test('a backend that crashes under load is set up again when it is back', asyn
 
 t.test('backends that get copies: behind an IOMMU, packed, every rule checked', async (t) => {
   await vm.close();
+  await folderServer();
   const share = 'shadow';
   await using copied = await createGuest({
     image: 'tools',

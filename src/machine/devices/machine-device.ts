@@ -2,6 +2,7 @@
 import { StepQueue } from '../../datapath/datapath.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
+import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
 import type { Board } from '../board/board.ts';
 import type { DeviceMessage, DevicePlan } from '../board/board-devices.ts';
 import type { ResourceAllocator } from './resource-allocator.ts';
@@ -20,8 +21,13 @@ export interface MachineDevice {
   /**
    * Observes its queues from the next start on.
    * @param breach gets each breach of the rules
+   * @param trace of this thread, for what its control half does
    */
-  watch?(observation: Observation, breach: (breach: Breach) => void): void;
+  watch?(
+    observation: Observation,
+    breach: (breach: Breach) => void,
+    trace: TraceWriter | undefined,
+  ): void;
   /** Takes the addresses, eventfds and interrupts that it needs on the next board. */
   plan(resources: ResourceAllocator): DevicePlan;
   /** Plugs it into the board that was built from its plan, before the guest runs. */

@@ -10,6 +10,8 @@ import type { DeniedAccess, GuestMemory, GuestMemoryShare } from '../../memory/g
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 import type { PollMode, RingOptions, TransportName, VhostMode } from '../../virtio/device-type.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
+import { whomOf } from '../../virtio/observe/trace/trace-record.ts';
+import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
 import type { VringState } from '../../virtio/queue/virtqueue.ts';
 import {
   CHANGE_CONFIG,
@@ -166,9 +168,22 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     }
   }
 
-  watch(observation: Observation, breach: (breach: Breach) => void): void {
+  watch(
+    observation: Observation,
+    breach: (breach: Breach) => void,
+    trace: TraceWriter | undefined,
+  ): void {
     this.#observation = observation;
     this.#breach = breach;
+    const whom = whomOf(observation.device);
+    this.device.watch?.({
+      ...(observation.check === true
+        ? { breach: (rule, text, note) => breach({ side: 'driver', rule, text, dump: [note] }) }
+        : {}),
+      ...(trace === undefined
+        ? {}
+        : { record: (what, a, b, x, y) => trace.write(what, whom, a, b, x, y) }),
+    });
   }
 
   plan(resources: ResourceAllocator): VirtioPlan {

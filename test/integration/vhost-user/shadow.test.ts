@@ -1,23 +1,29 @@
 /** A backend that gets copies of what is in the queues (`share=shadow`): what it sees, and what it can break. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import path from 'node:path';
 import t from 'tap';
 import * as abi from '../../../src/abi/vhost-user.ts';
 import * as ring from '../../../src/abi/virtio-ring.ts';
 import { featureSet } from '../../../src/abi/virtio-ring.ts';
 import { LARGE_SIZE } from '../../../src/datapath/shadow/shadow-layout.ts';
+import { findProgram } from '../../../src/guest/programs.ts';
 import { CleanupStack } from '../../../src/host/cleanup-stack.ts';
 import { signalEventfd } from '../../../src/host/fd.ts';
 import * as sys from '../../../src/host/syscall.ts';
 import { GuestMemory } from '../../../src/memory/guest-memory.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
+import type { FrontendSession } from '../../../src/vhost-user/frontend/frontend-session.ts';
 import { VhostUserDevice } from '../../../src/vhost-user/frontend/vhost-user-device.ts';
 import * as payload from '../../../src/vhost-user/payload.ts';
+import { netKind } from '../../../src/virtio/device/net/frontend-net.ts';
 import { otherKind, type ShareMode } from '../../../src/virtio/frontend-device.ts';
 import { createVirtqueue } from '../../../src/virtio/queue/create-virtqueue.ts';
 import { DescriptorChain } from '../../../src/virtio/queue/descriptor-chain.ts';
 import { POP_CHAIN, type Virtqueue } from '../../../src/virtio/queue/virtqueue.ts';
 import { FakeBackend } from '../../support/fakes/backend.ts';
 import { TemporaryFolder } from '../../support/rigs/blk-driver.ts';
+import { programPath, untilListening } from '../../support/rigs/host.ts';
 
 const SPLIT = featureSet(
   ring.VIRTIO_F_VERSION_1,
@@ -27,6 +33,12 @@ const SPLIT = featureSet(
 const PACKED = SPLIT | featureSet(ring.VIRTIO_F_RING_PACKED);
 const SIZE = 16;
 const SHAPE = { deviceId: 42, queues: 1, queueSize: SIZE, configSize: 0 };
+const RECEIVE = 0;
+const TRANSMIT = 1;
+/** `struct virtio_net_hdr_v1` (virtio 1.3 §5.1.6). */
+const NET_HEADER = 12;
+const TESTPMD = 'dpdk-testpmd';
+const skip = findProgram(TESTPMD) === undefined ? `${TESTPMD} is not installed` : false;
 const SECRET = 'the guest alone knows this';
 
 /** A backend without scruples: it keeps what it was given, and uses buffers as a test wants. */
@@ -265,3 +277,41 @@ t.test(
     });
   },
 );
+
+t.test('packets of a network that DPDK serves', { skip }, async (t) => {
+  using folder = new TemporaryFolder();
+  const socket = path.join(folder.path, 's');
+  const back = spawn(
+    programPath(TESTPMD),
+    [
+      ...['--lcores', '(0-1)@0', '--no-huge', '-m', '128', '--no-pci', '--no-telemetry'],
+      ...['--file-prefix', path.basename(folder.path), `--vdev=net_vhost0,iface=${socket}`],
+      ...['--', '--forward-mode=io', '--auto-start', '--no-mlockall', '--total-num-mbufs=4096'],
+    ],
+    // It ends with its standard input.
+    { stdio: ['pipe', 'ignore', 'ignore'] },
+  );
+  try {
+    await untilListening(socket, back);
+    for (const features of [SPLIT, PACKED]) {
+      const address = { socket, server: false, timeoutMs: 20_000, share: 'shadow' } as const;
+      const kind = (session: FrontendSession) =>
+        netKind(session, { pairs: 1, seed: socket, queueSize: SIZE });
+      await using rig = new VhostUserRig(await VhostUserDevice.open('net0', address, kind));
+      await rig.start(features, SIZE);
+      for (let i = 0; i < 8; i++) rig.add(RECEIVE, { writable: [2048] });
+      const frame = Buffer.alloc(NET_HEADER + 100, 0x5a, 'latin1');
+      frame.fill(0, 0, NET_HEADER);
+      for (let i = 0; i < 4; i++) rig.add(TRANSMIT, { readable: [frame] });
+      const back = await rig.completed(RECEIVE, 4);
+      t.same(
+        back.map(({ writable, written }) => writable.subarray(NET_HEADER, written)),
+        new Array(4).fill(frame.subarray(NET_HEADER)),
+      );
+    }
+  } finally {
+    const ended = once(back, 'exit');
+    back.kill('SIGKILL');
+    await ended;
+  }
+});

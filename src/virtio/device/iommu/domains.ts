@@ -26,6 +26,7 @@ export interface MappedRam {
 
 /** A device that the IOMMU translates for. */
 interface Endpoint {
+  readonly id: number;
   readonly space: EndpointSpace;
   domain: Domain | undefined;
 }
@@ -56,8 +57,18 @@ export interface InspectedDomain {
   readonly mappings: readonly Mapping[];
 }
 
+/** What changed, for a trace. */
+export interface DomainEvents {
+  attached(endpoint: number, domain: number): void;
+  detached(endpoint: number, domain: number): void;
+  mapped(domain: number, mapping: Mapping): void;
+  unmapped(domain: number, start: number, end: number, mappings: number): void;
+}
+
 /** Carries out the requests of a driver, which has checked nothing. */
 export class IommuDomains {
+  /** Absent: nobody listens. */
+  events: DomainEvents | undefined;
   readonly #ram: MappedRam;
   readonly #size: number;
   readonly #endpoints = new Map<number, Endpoint>();
@@ -78,7 +89,7 @@ export class IommuDomains {
 
   /** Adds a device, which is in bypass mode until it is attached, if that is the rule. */
   add(id: number, space: EndpointSpace): void {
-    this.#endpoints.set(id, { space, domain: undefined });
+    this.#endpoints.set(id, { id, space, domain: undefined });
     this.#release(space);
   }
 
@@ -89,6 +100,13 @@ export class IommuDomains {
   /** Whether an endpoint is attached to a domain. */
   isAttached(id: number): boolean {
     return this.#endpoints.get(id)?.domain !== undefined;
+  }
+
+  /** A domain's kind and mappings, by address; undefined when there is none. */
+  find(
+    id: number,
+  ): { readonly bypass: boolean; readonly mappings: readonly Mapping[] } | undefined {
+    return this.#domains.get(id);
   }
 
   /** The domains, for display. */
@@ -108,6 +126,10 @@ export class IommuDomains {
     for (const { space, domain } of this.#endpoints.values()) {
       if (domain === undefined) this.#release(space);
     }
+  }
+
+  get bypass(): boolean {
+    return this.#bypass;
   }
 
   /** §5.13.5: after a reset no endpoint is attached. */
@@ -147,6 +169,7 @@ export class IommuDomains {
     endpoint.domain = domain;
     domain.endpoints.add(endpoint);
     this.#domains.set(domainId, domain);
+    this.events?.attached(id, domainId);
     return abi.VIRTIO_IOMMU_S_OK;
   }
 
@@ -188,6 +211,7 @@ export class IommuDomains {
     }
     this.#room -= domain.endpoints.size;
     domain.mappings.splice(at, 0, mapping);
+    this.events?.mapped(domainId, mapping);
     return abi.VIRTIO_IOMMU_S_OK;
   }
 
@@ -207,6 +231,7 @@ export class IommuDomains {
       for (const { space } of endpoints) space.unmap(address, limit + 1 - address);
     }
     this.#room += (last - first) * endpoints.size;
+    this.events?.unmapped(domainId, start, end, last - first);
     return abi.VIRTIO_IOMMU_S_OK;
   }
 
@@ -219,6 +244,7 @@ export class IommuDomains {
     if (domain.endpoints.size === 0) this.#domains.delete(domain.id);
     this.#room += domain.mappings.length;
     this.#release(endpoint.space);
+    this.events?.detached(endpoint.id, domain.id);
   }
 
   #release(space: EndpointSpace): void {

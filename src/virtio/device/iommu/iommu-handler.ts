@@ -7,6 +7,7 @@ import type { ActiveQueue } from '../../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../device.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { type IommuDomains, MSI_END, MSI_START } from './domains.ts';
+import type { IommuRules } from './iommu-rules.ts';
 
 const REQUEST = 0;
 const EVENT = 1;
@@ -22,10 +23,13 @@ const UNPARSED = -1;
 /** Serves both queues. */
 export class IommuHandler implements QueueHandler {
   readonly #domains: IommuDomains;
+  readonly #rules: IommuRules | undefined;
   #queues: readonly (ActiveQueue | undefined)[] = [];
 
-  constructor(domains: IommuDomains) {
+  /** @param rules checks requests, if that is wanted */
+  constructor(domains: IommuDomains, rules?: IommuRules) {
     this.#domains = domains;
+    this.#rules = rules;
   }
 
   start({ queues }: HandlerContext): void {
@@ -88,12 +92,14 @@ export class IommuHandler implements QueueHandler {
       case abi.VIRTIO_IOMMU_T_ATTACH: {
         const attach = abi.virtio_iommu_req_attach;
         if (!holds(attach)) return UNPARSED;
-        return this.#domains.attach(
+        const fields = [
           u32(attach.endpoint.offset),
           u32(attach.domain.offset),
           u32(attach.flags.offset),
           u32(attach.reserved.offset),
-        );
+        ] as const;
+        this.#rules?.attach(...fields);
+        return this.#domains.attach(...fields);
       }
       case abi.VIRTIO_IOMMU_T_DETACH: {
         const detach = abi.virtio_iommu_req_detach;
@@ -103,21 +109,26 @@ export class IommuHandler implements QueueHandler {
       case abi.VIRTIO_IOMMU_T_MAP: {
         const map = abi.virtio_iommu_req_map;
         if (!holds(map)) return UNPARSED;
-        return this.#domains.map(u32(map.domain.offset), {
+        const domain = u32(map.domain.offset);
+        const mapping = {
           start: u64(map.virt_start.offset),
           end: u64(map.virt_end.offset),
           gpa: u64(map.phys_start.offset),
           flags: u32(map.flags.offset),
-        });
+        };
+        this.#rules?.map(domain, mapping);
+        return this.#domains.map(domain, mapping);
       }
       case abi.VIRTIO_IOMMU_T_UNMAP: {
         const unmap = abi.virtio_iommu_req_unmap;
         if (!holds(unmap)) return UNPARSED;
-        return this.#domains.unmap(
+        const range = [
           u32(unmap.domain.offset),
           u64(unmap.virt_start.offset),
           u64(unmap.virt_end.offset),
-        );
+        ] as const;
+        this.#rules?.unmap(...range);
+        return this.#domains.unmap(...range);
       }
       default:
         return UNPARSED;
@@ -129,6 +140,7 @@ export class IommuHandler implements QueueHandler {
     const { endpoint, size } = abi.virtio_iommu_req_probe;
     const room = chain.writableLength - TAIL_SIZE;
     if (chain.readableLength < size || room < 0) return 0;
+    this.#rules?.probe(room, PROBE_SIZE);
     if (room < PROBE_SIZE) return writeTail(chain, room, abi.VIRTIO_IOMMU_S_INVAL);
     const known = this.#domains.has(chain.readUint(endpoint.offset, 4));
     const properties = new Uint8Array(PROBE_SIZE);

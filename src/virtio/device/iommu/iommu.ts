@@ -5,10 +5,12 @@ import { featureSet } from '../../../abi/virtio-ring.ts';
 import { InternalError } from '../../../host/errors.ts';
 import type { DeniedAccess } from '../../../memory/guest-memory.ts';
 import { options } from '../../../options/option-schema.ts';
-import type { DeviceHost, QueueHandler, VirtioDevice } from '../../device.ts';
+import type { DeviceHost, QueueHandler, RequestObserver, VirtioDevice } from '../../device.ts';
 import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
+import * as record from '../../observe/trace/trace-record.ts';
 import {
   DOMAIN_MAX,
+  type DomainEvents,
   type EndpointSpace,
   type InspectedDomain,
   IommuDomains,
@@ -16,6 +18,7 @@ import {
   PAGE_SIZE,
 } from './domains.ts';
 import { IommuHandler, PROBE_SIZE } from './iommu-handler.ts';
+import { IommuRules } from './iommu-rules.ts';
 
 /** PCI: system peripheral, IOMMU. */
 const PCI_CLASS = 0x08_0600;
@@ -44,6 +47,7 @@ export class IommuDevice implements VirtioDevice {
   #host: DeviceHost | undefined;
   #domains: IommuDomains | undefined;
   #handler: IommuHandler | undefined;
+  #observer: RequestObserver = {};
 
   constructor(name: string) {
     this.name = name;
@@ -66,6 +70,8 @@ export class IommuDevice implements VirtioDevice {
     const view = new DataView(this.config.buffer);
     view.setBigUint64(config.input_range_end.offset, BigInt(size) - 1n, true);
     this.#domains = new IommuDomains(ram, size, mappingsMax());
+    const write = this.#observer.record?.bind(this.#observer);
+    if (write !== undefined) this.#domains.events = tracedDomains(write);
   }
 
   /** Begins with the endpoints of a new board: the guest has not set anything up. */
@@ -79,7 +85,17 @@ export class IommuDevice implements VirtioDevice {
 
   /** Reports an access of an endpoint to the driver. */
   denied(endpoint: number, access: DeniedAccess): void {
+    this.#observer.record?.(record.IOMMU_FAULT, endpoint, access.write ? 1 : 0, access.address, 0);
     this.#handler?.report(endpoint, access);
+  }
+
+  watch(observer: RequestObserver): void {
+    this.#observer = observer;
+  }
+
+  /** Whether devices in no domain reach all guest RAM. */
+  get bypass(): boolean {
+    return this.#known().bypass;
   }
 
   /** The domains that the guest has made. */
@@ -88,7 +104,10 @@ export class IommuDevice implements VirtioDevice {
   }
 
   createHandler(): QueueHandler {
-    this.#handler = new IommuHandler(this.#known());
+    const domains = this.#known();
+    const breach = this.#observer.breach?.bind(this.#observer);
+    const rules = breach && new IommuRules(domains, breach);
+    this.#handler = new IommuHandler(domains, rules);
     return this.#handler;
   }
 
@@ -110,6 +129,20 @@ export class IommuDevice implements VirtioDevice {
     if (this.#domains === undefined) throw new InternalError(`${this.name} has no memory`);
     return this.#domains;
   }
+}
+
+/** Writes what changes into the trace. */
+function tracedDomains(write: NonNullable<RequestObserver['record']>): DomainEvents {
+  return {
+    attached: (endpoint, domain) => write(record.IOMMU_ATTACH, endpoint, domain, 0, 0),
+    detached: (endpoint, domain) => write(record.IOMMU_DETACH, endpoint, domain, 0, 0),
+    mapped: (domain, { start, end, gpa, flags }) => {
+      const pages = (end + 1 - start) / PAGE_SIZE;
+      write(record.IOMMU_MAP, domain, 4 * pages + flags, start, gpa);
+    },
+    unmapped: (domain, start, end, mappings) =>
+      write(record.IOMMU_UNMAP, domain, mappings, start, end),
+  };
 }
 
 /**

@@ -153,8 +153,11 @@ export class ChromeTrace {
       case record.STOPPED:
         this.#events.instant(pid, HANDLER_TID, time, 'stop');
         return;
-      default:
-        this.#registers(one);
+      default: {
+        const event = iommuRecord(one);
+        if (event === undefined) this.#registers(one);
+        else this.#events.instant(pid, HANDLER_TID, time, event.name, event.args);
+      }
     }
   }
 
@@ -339,6 +342,36 @@ function registerRecord(
       return { name: 'device needs reset', args: {} };
     case record.CONFIG_CHANGED:
       return { name: 'config changed', args: {} };
+    default:
+      return undefined;
+  }
+}
+
+/** A record of an IOMMU as an event's name and arguments; undefined for any other record. */
+function iommuRecord({
+  what,
+  a,
+  b,
+  x,
+  y,
+}: TraceRecord): { readonly name: string; readonly args: Args } | undefined {
+  switch (what) {
+    case record.IOMMU_ATTACH:
+      return { name: 'attach', args: { endpoint: a, domain: b } };
+    case record.IOMMU_DETACH:
+      return { name: 'detach', args: { endpoint: a, domain: b } };
+    case record.IOMMU_MAP: {
+      const access = ['none', 'r', 'w', 'rw'][b & 3];
+      const args = { domain: a, address: hex(x), guest_physical: hex(y), pages: b >>> 2, access };
+      return { name: 'map', args };
+    }
+    case record.IOMMU_UNMAP:
+      return { name: 'unmap', args: { domain: a, from: hex(x), to: hex(y), mappings: b } };
+    case record.IOMMU_FAULT:
+      return {
+        name: 'fault',
+        args: { endpoint: a, address: hex(x), access: b === 1 ? 'w' : 'r' },
+      };
     default:
       return undefined;
   }

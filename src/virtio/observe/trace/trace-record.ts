@@ -55,6 +55,15 @@ export const CONFIG_CHANGED = 24;
 export const EXIT = 25;
 /** Simultaneous guest and host times. x: guest clock in ns; y: its flags. */
 export const CLOCK = 26;
+/** An IOMMU attached an endpoint to a domain, or detached it. a: endpoint, b: domain. */
+export const IOMMU_ATTACH = 27;
+export const IOMMU_DETACH = 28;
+/** It mapped. a: domain, b: 4 * pages + flags, x: the first address, y: guest physical address of that. */
+export const IOMMU_MAP = 29;
+/** It unmapped. a: domain, b: mappings, x: the first address of the range, y: its last. */
+export const IOMMU_UNMAP = 30;
+/** It denied an access. a: endpoint, b: 1 for a write, x: address. */
+export const IOMMU_FAULT = 31;
 
 /** The value of `whom` for a queue, or for a device as a whole. */
 export const DEVICE_ITSELF = 0xffff;
