@@ -9,6 +9,7 @@ import {
   VIRTIO_F_RING_PACKED,
 } from '../../src/abi/virtio-ring.ts';
 import { TemporaryFolder } from '../../src/host/temporary-folder.ts';
+import { IovaSpace } from '../../src/memory/iova-space.ts';
 import { Ram } from '../../src/memory/ram.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { createDriverQueue } from '../../src/testing/create-driver-queue.ts';
@@ -47,7 +48,8 @@ const measureOf = ({ format, table, segments }: Shape): Measure => {
 
 /** A ring that can be made available repeatedly at little cost, and its device side. */
 class Walk implements Sampler {
-  readonly #ram = new Ram(64 * MiB);
+  readonly #ram = new Ram(64 * MiB, 'memfd');
+  readonly #behind: IovaSpace | undefined;
   readonly #queue: Virtqueue;
   readonly #chain: DescriptorChain;
   readonly #chains: number;
@@ -56,9 +58,14 @@ class Walk implements Sampler {
   readonly #iovecs: boolean;
   bytes = 0;
 
-  constructor({ format, table, segments }: Shape, iovecs: boolean) {
+  /** @param translated the device is behind an IOMMU */
+  constructor({ format, table, segments }: Shape, iovecs: boolean, translated = false) {
     this.#iovecs = iovecs;
     const { memory } = this.#ram;
+    if (translated) {
+      this.#behind = new IovaSpace(memory);
+      this.#behind.bypass();
+    }
     const packed = format === 'packed';
     const features = featureSet(VIRTIO_F_INDIRECT_DESC, ...(packed ? [VIRTIO_F_RING_PACKED] : []));
     const heap = new GuestHeap(memory, MiB, 64 * MiB);
@@ -98,8 +105,9 @@ class Walk implements Sampler {
       driver.driverArea.setUint16(2, index, true);
     };
     this.#refill = packed ? refillPacked : refillSplit;
-    this.#queue = createVirtqueue(memory, driver.config, features);
-    this.#chain = new DescriptorChain(memory);
+    const seen = this.#behind?.memory ?? memory;
+    this.#queue = createVirtqueue(seen, driver.config, features);
+    this.#chain = new DescriptorChain(seen);
   }
 
   /** Nanoseconds per chain. */
@@ -153,6 +161,7 @@ export const queueWalkGroup: Group = {
         rows: {
           nodevmm: () => new Walk(shape, true),
           'without iovecs': () => new Walk(shape, false),
+          'behind an IOMMU': () => new Walk(shape, true, true),
           C: inC && (() => ({ sample: () => inC(args) })),
         },
       };

@@ -1,6 +1,15 @@
 /** The subjects of each group; those that are added here appear in the tables. */
 import { nodevmm } from './nodevmm.ts';
-import { MICROVM, MICROVM_PCI, Q35, Q35_E1000, Q35_VHOST, qemu } from './qemu.ts';
+import {
+  MICROVM,
+  MICROVM_PCI,
+  Q35,
+  Q35_E1000,
+  Q35_IOMMU,
+  Q35_IOMMU_STRICT,
+  Q35_VHOST,
+  qemu,
+} from './qemu.ts';
 import { overVdpa, served } from './served.ts';
 import { E1000_KERNEL, lacksVfio, lacksVhostNet, type Subject } from './subject.ts';
 import { inUserland, USR } from './userland.ts';
@@ -14,6 +23,8 @@ const PEER_VDPA = 'QEMU q35 vdpa';
 const PEER_VFIO = 'QEMU q35 vfio';
 const PEER_VFIO_E1000E = 'QEMU q35 vfio e1000e';
 const PEER_VP_VDPA = 'QEMU q35 vp_vdpa';
+const PEER_IOMMU = 'QEMU q35 iommu';
+const PEER_IOMMU_STRICT = 'QEMU q35 iommu strict';
 const DEFAULT = nodevmm('nodevmm', { peer: PEER });
 /** What a default contributes: measured on request only. */
 const VARIANTS: readonly Subject[] = [
@@ -58,6 +69,10 @@ export const NET_SUBJECTS: readonly Subject[] = [
   { ...qemu(PEER_VFIO_E1000E, Q35, 'e1000e'), variant: true },
   overVpVdpa(nodevmm('nodevmm vp_vdpa', { peer: PEER_VP_VDPA, variant: true })),
   { ...overVpVdpa(qemu(PEER_VP_VDPA, Q35)), variant: true },
+  nodevmm('nodevmm iommu', { peer: PEER_IOMMU, variant: true, iommu: 'lazy' }),
+  nodevmm('nodevmm iommu strict', { peer: PEER_IOMMU_STRICT, variant: true, iommu: 'strict' }),
+  { ...qemu(PEER_IOMMU, Q35_IOMMU), variant: true },
+  { ...qemu(PEER_IOMMU_STRICT, Q35_IOMMU_STRICT), variant: true },
   inUserland(nodevmm('nodevmm userland driver', { peer: PEER, variant: true, shares: [USR] })),
   nodevmm('nodevmm e1000', { peer: PEER_E1000, nic: 'e1000', kernel: E1000_KERNEL }),
   qemu(PEER_E1000, Q35_E1000),

@@ -12,6 +12,8 @@ import { Child } from './child.ts';
 import {
   COMMAND_LINE,
   type GuestSpec,
+  type IommuMode,
+  iommuArguments,
   type Nic,
   type RunningGuest,
   type Subject,
@@ -31,6 +33,8 @@ export interface Variant
   readonly shares?: MachineOptions['fileSystems'];
   /** Its network interface. Default virtio, its queues served by a worker. */
   readonly nic?: Nic;
+  /** Its devices are behind an IOMMU. */
+  readonly iommu?: IommuMode;
 }
 
 /** A command for the guest, from the parent to the process. */
@@ -49,12 +53,13 @@ export interface ProcessReply {
 
 /** The machine that a process runs. */
 export function machineOptions(spec: GuestSpec, variant: Variant): MachineOptions {
-  const { notify, engine, ring = {}, poll, nic = 'virtio', shares = [] } = variant;
+  const { notify, engine, ring = {}, poll, nic = 'virtio', shares = [], iommu } = variant;
   const served = { ring, ...(poll === undefined ? {} : { poll }) };
   return {
     kernel: spec.kernel,
     initrd: spec.initrd,
-    commandLine: [COMMAND_LINE, spec.append ?? ''].join(' ').trim(),
+    commandLine: [COMMAND_LINE, spec.append ?? '', iommuArguments(iommu)].join(' ').trim(),
+    iommu: iommu !== undefined,
     memory: spec.memoryMiB * MiB,
     disks: (spec.disks ?? []).map(({ path, direct, vhostUser, vdpa }) => {
       if (vdpa !== undefined) return { vdpa, ring };

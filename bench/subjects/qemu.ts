@@ -12,6 +12,8 @@ import {
   COMMAND_LINE,
   E1000_KERNEL,
   type GuestSpec,
+  type IommuMode,
+  iommuArguments,
   lacksQemu,
   lacksVfio,
   lacksVhostNet,
@@ -32,11 +34,15 @@ export interface QemuMachine {
   readonly console?: 'hvc0' | 'ttyS0';
   /** Its network interface. Default virtio, its queues served by QEMU. */
   readonly nic?: Nic;
+  /** Its virtio devices are behind a virtio-iommu. */
+  readonly iommu?: IommuMode;
 }
 
 export const Q35: QemuMachine = { type: 'q35', bus: 'pci' };
 /** The kernel serves the queues of its network interface. */
 export const Q35_VHOST: QemuMachine = { ...Q35, nic: 'vhost' };
+export const Q35_IOMMU: QemuMachine = { ...Q35, iommu: 'lazy' };
+export const Q35_IOMMU_STRICT: QemuMachine = { ...Q35, iommu: 'strict' };
 export const Q35_E1000: QemuMachine = { ...Q35, nic: 'e1000' };
 /** The form that QEMU's manual shows: virtio over MMIO. */
 export const MICROVM: QemuMachine = { type: 'microvm', bus: 'mmio' };
@@ -47,13 +53,14 @@ export const MICROVM_PCI: QemuMachine = { type: 'microvm,pcie=on', bus: 'pci' };
  * @param agentSocket where it listens for the agent's client; undefined for a guest without agent
  */
 export function qemuCommand(
-  { type, bus, console = 'hvc0', nic = 'virtio' }: QemuMachine,
+  { type, bus, console = 'hvc0', nic = 'virtio', iommu }: QemuMachine,
   spec: GuestSpec,
   agentSocket: string | undefined,
 ): string[] {
+  const behind = iommu === undefined ? '' : ',disable-legacy=on,iommu_platform=on';
   const device = (name: string, properties = ''): string[] => [
     '-device',
-    `virtio-${name}-${bus === 'pci' ? 'pci' : 'device'}${properties}`,
+    `virtio-${name}-${bus === 'pci' ? 'pci' : 'device'}${properties}${behind}`,
   ];
   const commandLine = COMMAND_LINE.replace('hvc0', console);
   const isShared = [spec, ...(spec.disks ?? [])].some(
@@ -72,7 +79,9 @@ export function qemuCommand(
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...(bus === 'mmio' ? ['-global', 'virtio-mmio.force-legacy=false'] : []),
     ...['-kernel', spec.kernel, '-initrd', spec.initrd],
-    ...['-append', [commandLine, spec.append ?? ''].join(' ').trim()],
+    ...['-append', [commandLine, spec.append ?? '', iommuArguments(iommu)].join(' ').trim()],
+    // Before what is behind it.
+    ...(iommu === undefined ? [] : ['-device', 'virtio-iommu-pci']),
     ...['-chardev', 'stdio,id=console,signal=off'],
     ...(console === 'ttyS0' ? ['-serial', 'chardev:console'] : []),
     ...device('serial'),

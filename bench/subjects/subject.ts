@@ -51,6 +51,16 @@ export const COMMAND_LINE = `console=hvc0 quiet panic=-1${isInLab() ? ' mitigati
 /** A network interface: virtio with its queues served by the VMM or by vhost, or an emulated card. */
 export type Nic = 'virtio' | 'vhost' | 'e1000';
 
+/**
+ * An IOMMU in front of its devices, and when its kernel takes mappings away: in batches, or each as soon as it is no
+ * longer used.
+ */
+export type IommuMode = 'lazy' | 'strict';
+
+/** For the kernel's command line. */
+export const iommuArguments = (mode: IommuMode | undefined): string =>
+  mode === undefined ? '' : `iommu.strict=${mode === 'strict' ? 1 : 0}`;
+
 /** Debian's cloud kernel has no driver for the emulated card. */
 export const E1000_KERNEL: KernelSeries = '6.12-amd64';
 

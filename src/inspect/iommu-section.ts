@@ -32,7 +32,7 @@ export function iommuSection({ endpoints }: InspectedIommu, chosen: string): str
   const listed = endpoints.find(({ device }) => device === chosen);
   const parts = [
     element('h2', {}, 'What devices reach of guest RAM'),
-    element('table', { class: 'reach' }, element('tbody', {}, rows.join(''))),
+    element('table', {}, element('tbody', {}, rows.join(''))),
     element('p', { class: 'key' }, key.join('')),
     listed === undefined ? '' : mappingTable(listed),
   ];
@@ -49,7 +49,12 @@ function strip(endpoint: InspectedEndpoint): string {
   );
   const frame = element('rect', { class: 'frame', x: 0, y: 0, width: WIDTH, height: HEIGHT });
   const label = `${endpoint.device}: ${mappingsText(endpoint)}`;
-  const attributes = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': label };
+  const attributes = {
+    class: 'strip',
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+    role: 'img',
+    'aria-label': label,
+  };
   return element('svg', attributes, frame + parts.join(''));
 }
 

@@ -8,7 +8,16 @@ import {
   RSS_SUBJECTS,
 } from '../../../bench/subjects/all.ts';
 import { machineOptions } from '../../../bench/subjects/nodevmm.ts';
-import { MICROVM, Q35, Q35_E1000, Q35_VHOST, qemuCommand } from '../../../bench/subjects/qemu.ts';
+
+import {
+  MICROVM,
+  Q35,
+  Q35_E1000,
+  Q35_IOMMU,
+  Q35_IOMMU_STRICT,
+  Q35_VHOST,
+  qemuCommand,
+} from '../../../bench/subjects/qemu.ts';
 import { dealCards, type Subject } from '../../../bench/subjects/subject.ts';
 import { resolveOptions } from '../../../src/machine/resolve-options.ts';
 
@@ -32,6 +41,27 @@ t.test('QEMU’s network interfaces', (t) => {
     /path=\/s -netdev vhost-user,id=net0,chardev=[\w-]+ -device virtio-net-pci,netdev=net0$/,
   );
   t.end();
+});
+
+t.test('virtio devices behind an IOMMU', async (t) => {
+  const strict = qemuCommand(Q35_IOMMU_STRICT, SPEC, '/agent').join(' ');
+  t.match(
+    strict,
+    /-append \S+.* more iommu\.strict=1 -device virtio-iommu-pci .*virtio-serial-pci/,
+  );
+  t.match(strict, /-device virtio-net-pci,netdev=net0,disable-legacy=on,iommu_platform=on$/);
+  t.match(qemuCommand(Q35_IOMMU, SPEC, '/agent').join(' '), /iommu\.strict=0 /);
+  t.notMatch(qemuCommand(Q35, SPEC, '/agent').join(' '), /iommu/);
+  for (const [iommu, text] of [
+    ['lazy', ' more iommu.strict=0'],
+    ['strict', ' more iommu.strict=1'],
+  ] as const) {
+    const options = machineOptions(SPEC, { iommu });
+    t.equal(options.iommu, true);
+    t.ok(options.commandLine?.endsWith(text), options.commandLine ?? '');
+    t.doesNotThrow(() => resolveOptions(options));
+  }
+  t.match(machineOptions(SPEC, {}), { iommu: false });
 });
 
 /** What serves, or takes the place of, a network interface and two disks. */
