@@ -88,13 +88,15 @@ const folderServer = (): Promise<ChildProcess> =>
     ...['-o', `source=${files},cache=auto,sandbox=chroot`],
   ]);
 await folderServer();
-const testpmd = await backend([at('net.sock')], 'dpdk-testpmd', [
-  // Two threads that may share one processor.
-  ...['--lcores', '(0-1)@0', '--no-huge', '-m', '128', '--no-pci', '--no-telemetry'],
-  ...['--file-prefix', path.basename(folder), `--vdev=net_vhost0,iface=${at('net.sock')}`],
-  ...['--', '-i', '--forward-mode=icmpecho', '--no-mlockall'],
-  ...['--total-num-mbufs=4096'],
-]);
+const packetServer = (): Promise<ChildProcess> =>
+  backend([at('net.sock')], 'dpdk-testpmd', [
+    // Two threads that may share one processor.
+    ...['--lcores', '(0-1)@0', '--no-huge', '-m', '128', '--no-pci', '--no-telemetry'],
+    ...['--file-prefix', path.basename(folder), `--vdev=net_vhost0,iface=${at('net.sock')}`],
+    ...['--', '-i', '--forward-mode=icmpecho', '--no-mlockall'],
+    ...['--total-num-mbufs=4096'],
+  ]);
+let testpmd = await packetServer();
 
 const vm = await createGuest({
   image: 'tools',
@@ -182,6 +184,11 @@ t.test('a backend that crashes under load is set up again when it is back', asyn
 t.test('backends that get copies: behind an IOMMU, packed, every rule checked', async (t) => {
   await vm.close();
   await folderServer();
+  // What one has stopped, it does not start for another guest.
+  const exited = once(testpmd, 'exit');
+  testpmd.kill('SIGKILL');
+  await exited;
+  testpmd = await packetServer();
   const share = 'shadow';
   await using copied = await createGuest({
     image: 'tools',
