@@ -49,6 +49,7 @@ const STATUS_BITS = [
 ];
 const SERVED = {
   vhost: 'The host kernel',
+  'vhost-shadow': 'The host kernel, on copies,',
   'vhost-user': 'Another process',
   vdpa: 'A vDPA device of the host',
 } as const;
@@ -226,7 +227,7 @@ function gate(
   { name, datapath, backend }: InspectedDevice,
   { index, held }: InspectedQueue,
 ): string {
-  if (datapath !== 'userspace' && backend?.copies !== true) {
+  if (datapath !== 'userspace' && datapath !== 'vhost-shadow' && backend?.copies !== true) {
     const text = `${SERVED[datapath]} serves it (${datapath}): it cannot be held.`;
     return element('p', { class: 'soft' }, text);
   }

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import type { VirtualMachine } from '../../src/index.ts';
+import type { MachineOptions, VirtualMachine } from '../../src/index.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import { drawingOf, stepsOf } from '../support/rigs/drawing.ts';
 import { bootGuest, exitsOf } from '../support/rigs/guest.ts';
@@ -16,11 +16,11 @@ type Run = (script: string) => Promise<string>;
 
 async function withNetwork(
   t: Test,
-  options: { cpus: number; net: object },
+  { net, ...options }: Pick<MachineOptions, 'cpus' | 'check' | 'trace'> & { net: object },
   use: (vm: VirtualMachine, run: Run) => Promise<void>,
 ): Promise<void> {
-  const nets = [{ hostAddress: `${HOST}/24`, ...options.net }];
-  const machine = { memory: 512 * MiB, cpus: options.cpus, nets };
+  const nets = [{ hostAddress: `${HOST}/24`, ...net }];
+  const machine = { memory: 512 * MiB, ...options, nets };
   await using vm = await bootGuest({ image: 'tools', machine });
   const run = async (script: string): Promise<string> => {
     const { stdout, stderr, exitCode } = await vm.exec(['sh', '-c', script]);
@@ -93,6 +93,43 @@ t.test('ten hand-overs under traffic, both ways', (t) =>
     t.match(await run(`ping -c 3 ${HOST}`), / 0% packet loss/);
     t.match(await run('cat /sys/class/net/eth0/statistics/?x_errors'), /^(0\n)+$/);
   }),
+);
+
+t.test('what the kernel serves, seen on copies', (t) =>
+  withNetwork(
+    t,
+    { cpus: 1, check: true, trace: {}, net: { ring: { packed: true } } },
+    async (vm, run) => {
+      await t.rejects(vm.moveDatapath('net0', 'vhost'), { code: 'E_FEATURES' });
+      const report = run(`iperf3 -J -c ${HOST} -t 10`);
+      await delay(3000);
+      await vm.moveDatapath('net0', 'vhost-shadow');
+      const { error, end } = JSON.parse(await report) as IperfReport;
+      t.equal(error, undefined);
+      t.ok(end.sum_received.bytes > MiB, `${end.sum_received.bytes} bytes`);
+      const chains = async (): Promise<number> => {
+        const summary = await vm.traceSummary();
+        const device = summary?.devices.findIndex(({ name }) => name === 'net0');
+        const seen = summary?.queues.filter((queue) => queue.device === device) ?? [];
+        return sum(seen.map((queue) => queue.chains));
+      };
+      const before = await chains();
+      t.match(await run(`ping -c 3 ${HOST}`), / 0% packet loss/);
+      t.ok((await chains()) >= before + 6, 'requests and answers');
+      await vm.holdQueue('net0', 'transmitq1');
+      t.match(await run(`ping -c 1 -W 1 ${HOST} || true`), / 100% packet loss/);
+      await vm.releaseQueue('net0', 'transmitq1');
+      t.match(await run(`ping -c 3 ${HOST}`), / 0% packet loss/);
+      const drawn = await drawingOf(vm, 'net0');
+      t.match(stepsOf(drawn), [
+        'rings guestKernel vmm: shared memory',
+        'data vmm hostKernel: shared memory',
+      ]);
+      t.same(vm.breaches, []);
+      await vm.moveDatapath('net0', 'userspace');
+      t.match(await run(`ping -c 3 ${HOST}`), / 0% packet loss/);
+    },
+  ),
 );
 
 t.test('queue pairs, a pause, and a driver that comes back', (t) =>

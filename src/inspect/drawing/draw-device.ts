@@ -44,6 +44,7 @@ export function drawDevice(
 const SERVED_BY = {
   userspace: 'served in nodevmm',
   vhost: 'served by vhost in the host kernel',
+  'vhost-shadow': 'served by vhost in the host kernel, on copies',
   'vhost-user': 'served by another process (vhost-user)',
   vdpa: 'served by a vDPA device',
 } as const;
@@ -179,10 +180,18 @@ const vhostUser: Draw = (device, from, activity) => {
   };
 };
 
-/** A thread of this process between the driver's rings and those of the backend. */
+/** A thread of this process between the driver's rings and those of whoever serves the requests. */
 const copied: Draw = (device, from, activity) => {
-  const { name, backend } = device;
+  const { name, backend, datapath } = device;
   const gone = backend?.gone === true;
+  const isVhost = datapath === 'vhost-shadow';
+  const there = isVhost ? 'hostKernel' : 'process';
+  const server: readonly Box[] = isVhost
+    ? [
+        { space: there, title: 'vhost worker' },
+        ...(backend === undefined ? [] : [{ space: there, title: backend.name } as const]),
+      ]
+    : [{ space: there, title: 'backend', detail: gone ? 'gone' : (backend?.name ?? '') }];
   const interrupt = interruptSteps(device, [
     {
       path: 'interrupt',
@@ -193,21 +202,21 @@ const copied: Draw = (device, from, activity) => {
   ]);
   return {
     space: 'vmm',
-    boxes: [
-      VCPUS,
-      { space: 'vmm', title: `thread ${name}` },
-      { space: 'process', title: 'backend', detail: gone ? 'gone' : (backend?.name ?? '') },
-      KVM,
-    ],
+    boxes: [VCPUS, { space: 'vmm', title: `thread ${name}` }, ...server, KVM],
     control: [
       registers(from),
-      { path: 'control', from: 'vmm', to: 'process', text: 'messages on a unix socket' },
+      {
+        path: 'control',
+        from: 'vmm',
+        to: there,
+        text: isVhost ? 'VHOST_SET_VRING_*' : 'messages on a unix socket',
+      },
     ],
     data: [
       {
         path: 'data',
         from: 'vmm',
-        to: 'process',
+        to: there,
         both: true,
         memory: true,
         text: often('copies, in rings of their own', activity?.chains),
@@ -220,16 +229,16 @@ const copied: Draw = (device, from, activity) => {
         to: 'vmm',
         text: often(`${EVENTFD}, epoll_wait`, activity?.kicks),
       }),
-      { path: 'kick', from: 'vmm', to: 'process', text: EVENTFD },
+      { path: 'kick', from: 'vmm', to: there, text: EVENTFD },
     ],
     interrupt:
       interrupt.length === 0
         ? []
-        : [{ path: 'interrupt', from: 'process', to: 'vmm', text: EVENTFD }, ...interrupt],
+        : [{ path: 'interrupt', from: there, to: 'vmm', text: EVENTFD }, ...interrupt],
     notes: [
       gone
         ? 'The backend has left.'
-        : 'The backend gets nothing of the guest’s memory but these copies.',
+        : `${isVhost ? 'vhost' : 'The backend'} gets nothing of the guest’s memory but these copies.`,
     ],
   };
 };
@@ -289,6 +298,7 @@ const vdpa: Draw = (device, from) => {
 const SERVERS: Readonly<Record<InspectedDevice['datapath'], Draw>> = {
   userspace: inProcess,
   vhost,
+  'vhost-shadow': copied,
   'vhost-user': vhostUser,
   vdpa,
 };

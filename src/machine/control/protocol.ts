@@ -91,7 +91,13 @@ export interface ControlEvent<
 }
 
 /** The places by name. */
-export const DATAPATHS: readonly DatapathName[] = ['userspace', 'vhost', 'vhost-user', 'vdpa'];
+export const DATAPATHS: readonly DatapathName[] = [
+  'userspace',
+  'vhost',
+  'vhost-shadow',
+  'vhost-user',
+  'vdpa',
+];
 
 type Check = (value: unknown) => boolean;
 const isText: Check = (value) => typeof value === 'string';

@@ -9,6 +9,7 @@ import {
   type Datapath,
   type DatapathEvents,
 } from '../../datapath/datapath.ts';
+import { ShadowDatapath } from '../../datapath/shadow/shadow-datapath.ts';
 import { InternalError, type Reason, UsageError } from '../../host/errors.ts';
 import { VhostVdpaDevice } from '../../vdpa/vhost-vdpa-device.ts';
 import { openVhostBackends } from '../../vhost/vhost-backend.ts';
@@ -19,9 +20,10 @@ import type { VringState } from '../../virtio/queue/virtqueue.ts';
 
 /**
  * `userspace`: the device's own data half, in this process. `vhost`: the host kernel. `vhost-user`:
- * another process, for devices that live there only. `vdpa`: a vDPA device of the host, likewise.
+ * another process, for devices that live there only. `vdpa`: a vDPA device of the host, likewise. `vhost-shadow`: the host
+ * kernel, on copies that a thread of this process makes, so that the queues can be traced, checked, and held.
  */
-export type DatapathName = 'userspace' | 'vhost' | 'vhost-user' | 'vdpa';
+export type DatapathName = 'userspace' | 'vhost' | 'vhost-shadow' | 'vhost-user' | 'vdpa';
 
 /**
  * The datapaths that can serve a device, its own first.
@@ -45,9 +47,14 @@ export function datapathsOf(device: VirtioDevice): DatapathTable {
   ]);
   const { vhost } = device;
   if (vhost !== undefined) {
+    const open = (events: DatapathEvents, fallback: () => Datapath): Datapath =>
+      new VhostDatapath(openVhostBackends(vhost), fallback(), events);
+    table.set('vhost', open);
+    const { name, queues } = device;
     table.set(
-      'vhost',
-      (events, fallback) => new VhostDatapath(openVhostBackends(vhost), fallback(), events),
+      'vhost-shadow',
+      (events, fallback) =>
+        new ShadowDatapath(name, queues, (inner) => open(inner, fallback), events),
     );
   }
   return table;
@@ -57,7 +64,7 @@ export function datapathsOf(device: VirtioDevice): DatapathTable {
 const NO_HOLDS: Readonly<Partial<Record<DatapathName, (device: string) => Reason>>> = {
   vhost: (device) => [
     'the host kernel cannot hold queues',
-    `release them, and move the device to userspace (nodevmm vm move ${device} userspace)`,
+    `release them, and move the device to userspace or vhost-shadow (nodevmm vm move ${device} userspace)`,
   ],
   'vhost-user': () => ['queues that another process serves cannot be held'],
   vdpa: () => ['queues that a vDPA device serves cannot be held'],
