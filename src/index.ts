@@ -93,6 +93,7 @@ export type {
   TransportName,
   VhostMode,
 } from './virtio/device-type.ts';
+export type { ShareMode } from './virtio/frontend-device.ts';
 export type { Breach } from './virtio/observe/observation.ts';
 export type { TracedDevice } from './virtio/observe/trace/chrome-trace.ts';
 export type { TraceSummary } from './virtio/observe/trace/trace-collector.ts';

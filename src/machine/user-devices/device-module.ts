@@ -11,6 +11,7 @@ export type {
   QueueHandler,
   QueueSpec,
   Reactor,
+  RequestObserver,
   VirtioDevice,
 } from '../../virtio/device.ts';
 export { DefinedHandler } from '../../virtio/device-sdk/defined-handler.ts';
