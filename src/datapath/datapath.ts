@@ -48,7 +48,7 @@ export interface DatapathEvents {
 export interface Datapath {
   /** Feature bits that cannot be served here, and must not be offered. */
   readonly withheld: bigint;
-  /** It takes the driver's chains itself, whoever serves them: queues can be held. Absent: that depends on its kind. */
+  /** It takes the driver's chains itself, so that queues can be held. Absent: that depends on its kind. */
   readonly hasRings?: boolean;
   /** The thread that serves them, by the kernel's id of it; 0 while it does not run. Absent: not one of its own. */
   readonly threadId?: number;

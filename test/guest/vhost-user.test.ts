@@ -232,9 +232,8 @@ t.test('backends that get copies: behind an IOMMU, packed, every rule checked', 
   await copied.releaseQueue('blk0', '0');
   t.equal(await reading, 'read');
   const drawn = await drawingOf(copied, 'blk0');
-  t.match(stepsOf(drawn), [
-    'rings guestKernel vmm: shared memory',
-    'data vmm process: shared memory',
-  ]);
+  const steps = stepsOf(drawn);
+  t.equal(steps[0], 'rings guestKernel vmm: shared memory');
+  t.ok(steps.includes('data vmm process: shared memory'), steps.join('; '));
   t.same(breaches, []);
 });

@@ -121,10 +121,9 @@ t.test('what the kernel serves, seen on copies', (t) =>
       await vm.releaseQueue('net0', 'transmitq1');
       t.match(await run(`ping -c 3 ${HOST}`), / 0% packet loss/);
       const drawn = await drawingOf(vm, 'net0');
-      t.match(stepsOf(drawn), [
-        'rings guestKernel vmm: shared memory',
-        'data vmm hostKernel: shared memory',
-      ]);
+      const steps = stepsOf(drawn);
+      t.equal(steps[0], 'rings guestKernel vmm: shared memory');
+      t.ok(steps.includes('data vmm hostKernel: shared memory'), steps.join('; '));
       t.same(vm.breaches, []);
       await vm.moveDatapath('net0', 'userspace');
       t.match(await run(`ping -c 3 ${HOST}`), / 0% packet loss/);

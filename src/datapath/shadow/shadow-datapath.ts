@@ -1,6 +1,6 @@
 /**
  * Serves a device's queues through shadow rings. A thread of ours has the driver's rings, and copies what is in them into and out
- * of a small memory, which is all that whoever serves the requests gets: it can neither read nor write the guest's RAM.
+ * of a small memory, which is all that the other datapath gets: it can neither read nor write the guest's RAM.
  *
  *     driver's ring ── ShadowHandler, in a queue worker ── shadow ring ── the other datapath
  */

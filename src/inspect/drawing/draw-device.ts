@@ -180,7 +180,7 @@ const vhostUser: Draw = (device, from, activity) => {
   };
 };
 
-/** A thread of this process between the driver's rings and those of whoever serves the requests. */
+/** A thread of this process between the driver's rings and those of the backend or of vhost. */
 const copied: Draw = (device, from, activity) => {
   const { name, backend, datapath } = device;
   const gone = backend?.gone === true;
