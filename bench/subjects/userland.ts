@@ -16,15 +16,17 @@ export const PREPARE = `
   echo 64 >/proc/sys/vm/nr_hugepages
   mount -t hugetlbfs hugepages /dev/hugepages
   for folder in proc sys dev; do mount --rbind /$folder /dpdk/$folder; done
-  modprobe -a virtio_net uio_pci_generic`;
+  modprobe virtio_net`;
 
-/** Takes a PCI device from Linux's driver. */
-export const take = (address: string): string => `
+/** Takes a PCI device from Linux's driver, for one that hands it to a program. */
+export const take = (address: string, driver = 'uio_pci_generic'): string => `
+  modprobe -a vfio_iommu_type1 ${driver}
+  echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
   cd /sys/bus/pci/devices/${address}
   echo ${address} >driver/unbind
-  echo uio_pci_generic >driver_override
+  echo ${driver} >driver_override
   echo ${address} >/sys/bus/pci/drivers_probe
-  test "$(basename $(readlink driver))" = uio_pci_generic`;
+  test "$(basename $(readlink driver))" = ${driver}`;
 
 const LOG = '/tmp/testpmd';
 /** Prints statistics instead of waiting for a key, and runs both of its threads on the only CPU. */

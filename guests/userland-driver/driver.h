@@ -16,7 +16,6 @@ _Noreturn void fail_errno(const char *what);
 /* Who keeps the device away from the rest of the guest's memory, and by which files it is reached. */
 enum access {
 	ACCESS_VFIO,	/* the IOMMU; vfio-pci */
-	ACCESS_NOIOMMU,	/* nobody; vfio-pci */
 	ACCESS_UIO,	/* nobody; uio_pci_generic */
 };
 
@@ -57,8 +56,6 @@ void uio_open(struct function *f);
 /* Lets the device reach memory at an address, as far as VFIO_DMA_MAP_FLAG_ flags say, until vfio_unmap. */
 void vfio_map(const struct function *f, void *memory, size_t size, uint64_t address, uint32_t flags);
 void vfio_unmap(const struct function *f, uint64_t address, size_t size);
-/* Memory with known physical addresses, for devices that no IOMMU translates for. */
-void physical_pool(struct dma *dma);
 
 /* ring.c: a virtqueue, split (§2.7) or packed (§2.8) */
 

@@ -11,7 +11,7 @@
 #include <string.h>
 
 static const char usage[] =
-	"usage: userland-driver [--access vfio|noiommu|uio] [--packed] COMMAND ADDRESS [ARGUMENT...]\n"
+	"usage: userland-driver [--access vfio|uio] [--packed] COMMAND ADDRESS [ARGUMENT...]\n"
 	"  rng ADDRESS [BYTES]              random bytes, in hexadecimal\n"
 	"  blk ADDRESS write SECTOR         writes standard input, prints its SHA-256\n"
 	"  blk ADDRESS read SECTOR COUNT    prints the SHA-256 of sectors\n"
@@ -56,11 +56,9 @@ static enum access access_of(const char *name)
 {
 	if (name && strcmp(name, "vfio") == 0)
 		return ACCESS_VFIO;
-	if (name && strcmp(name, "noiommu") == 0)
-		return ACCESS_NOIOMMU;
 	if (name && strcmp(name, "uio") == 0)
 		return ACCESS_UIO;
-	fail("--access takes vfio, noiommu, or uio");
+	fail("--access takes vfio or uio");
 }
 
 int main(int argc, char **argv)

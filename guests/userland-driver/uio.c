@@ -56,7 +56,7 @@ static uint64_t physical(const void *memory)
 }
 
 /* A huge page is contiguous, and stays where it is. */
-void physical_pool(struct dma *dma)
+static void physical_pool(struct dma *dma)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_LOCKED;
 	void *memory = mmap(NULL, HUGE_PAGE, PROT_READ | PROT_WRITE, flags, -1, 0);

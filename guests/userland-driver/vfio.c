@@ -35,8 +35,7 @@ static int open_group(const struct function *f)
 	if (length < 0)
 		fail_errno(path);
 	link[length] = 0;
-	const char *prefix = f->access == ACCESS_NOIOMMU ? "noiommu-" : "";
-	snprintf(path, sizeof(path), "/dev/vfio/%s%s", prefix, strrchr(link, '/') + 1);
+	snprintf(path, sizeof(path), "/dev/vfio/%s", strrchr(link, '/') + 1);
 	return open_file(path);
 }
 
@@ -78,10 +77,6 @@ void vfio_unmap(const struct function *f, uint64_t address, size_t size)
 
 static void make_pool(struct function *f)
 {
-	if (f->access == ACCESS_NOIOMMU) {
-		physical_pool(&f->dma);
-		return;
-	}
 	void *memory = mmap(NULL, POOL_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		fail_errno("mmap");
@@ -93,7 +88,6 @@ void vfio_open(struct function *f)
 {
 	struct vfio_group_status status = { .argsz = sizeof(status) };
 	struct vfio_region_info info = { .argsz = sizeof(info), .index = VFIO_PCI_CONFIG_REGION_INDEX };
-	unsigned long kind = f->access == ACCESS_NOIOMMU ? VFIO_NOIOMMU_IOMMU : VFIO_TYPE1v2_IOMMU;
 
 	f->container = open_file("/dev/vfio/vfio");
 	f->group = open_group(f);
@@ -104,7 +98,7 @@ void vfio_open(struct function *f)
 		fail("%s shares its IOMMU group with a device that a driver of the kernel uses", f->address);
 	if (ioctl(f->group, VFIO_GROUP_SET_CONTAINER, &f->container) < 0)
 		fail_errno("VFIO_GROUP_SET_CONTAINER");
-	if (ioctl(f->container, VFIO_SET_IOMMU, kind) < 0)
+	if (ioctl(f->container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) < 0)
 		fail_errno("VFIO_SET_IOMMU (vfio_iommu_type1 needs allow_unsafe_interrupts=1)");
 	make_pool(f);
 	f->device = ioctl(f->group, VFIO_GROUP_GET_DEVICE_FD, f->address);
