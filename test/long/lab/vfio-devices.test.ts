@@ -3,47 +3,24 @@
  * guest's, and one that vanishes.
  */
 import t from 'tap';
-import { programPath } from '../../support/rigs/host.ts';
-import { NVME, VfioLab } from '../../support/rigs/vfio-lab.ts';
+import { IPERF, NVME, Switch, VfioLab } from '../../support/rigs/vfio-lab.ts';
 
-/** A switch of the lab that its own card and the others share. */
-let ports = 0;
-const onHub = (device: string): string[] => {
-  const id = `port${ports++}`;
-  return ['-netdev', `hubport,id=${id},hubid=0`, '-device', `${device},netdev=${id}`];
-};
-/** The lab's own card, one to pass on, and a device with DMA to any address. */
-const [OWN, CARD, EDU] = ['0000:00:13.0', '0000:00:14.0', '0000:00:17.0'];
-const DEVICES = [
-  ...onHub('virtio-net-pci,addr=0x13'),
-  ...onHub('virtio-net-pci,disable-legacy=on,iommu_platform=on,ats=on,addr=0x14'),
-  ...['-device', 'edu,dma_mask=0xffffffff,addr=0x17'],
-];
+/** A card to pass on, and a device with DMA to any address. */
+const [CARD, EDU] = ['0000:00:14.0', '0000:00:17.0'];
+const network = new Switch(0x13, [
+  'virtio-net-pci,disable-legacy=on,iommu_platform=on,ats=on,addr=0x14',
+]);
 
 // Emulation takes its time on a busy host; a hang is the runner's to see.
 t.setTimeout(2_400_000);
-const lab = await VfioLab.boot(DEVICES);
+const lab = await VfioLab.boot([
+  ...network.devices,
+  ...['-device', 'edu,dma_mask=0xffffffff,addr=0x17'],
+]);
 t.teardown(() => lab.close());
 await lab.loadModules();
-await lab.sh('/run/nodevmm/busybox modprobe virtio_net');
-const own = await lab.sh(`ls /sys/bus/pci/devices/${OWN}/virtio*/net`);
-await lab.sh(`ip() { /run/nodevmm/busybox ip "$@"; }
-ip address add 10.0.9.1/24 dev ${own}; ip link set ${own} up`);
+await network.open(lab);
 
-/** Sends data both ways between the guest and the lab. */
-const IPERF = `
-const iperf = async (sh) => {
-  const { spawn: start } = await import('node:child_process');
-  const server = start(${JSON.stringify(programPath('iperf3'))}, ['-s'], { stdio: 'ignore' });
-  const client = (more) => 'iperf3 -c 10.0.9.1 --connect-timeout 20000 -n 4M ' + more + ' >/tmp/out 2>&1 || { cat /tmp/out; exit 1; }; ';
-  const result = await sh(
-    'ip address replace 10.0.9.2/24 dev eth0; ip link set eth0 up; until ping -c 1 -W 1 10.0.9.1 >/dev/null; do :; done; ' +
-    client('') + client('-R') + 'echo sent and received');
-  server.kill();
-  await once(server, 'exit');
-  return result;
-};
-`;
 for (const [mode, append, pattern] of [
   ['MSI-X', '', /PCI-MSIX/],
   ['INTx', 'pci=nomsi', /IO-APIC +\d+-fasteoi/],

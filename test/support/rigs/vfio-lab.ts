@@ -6,10 +6,12 @@ import type { GuestProcess } from '../../../src/agent/command.ts';
 import type { ExecResult } from '../../../src/agent/exec.ts';
 import { cacheFolder } from '../../../src/guest/cache.ts';
 import { buildGuest, type Guest } from '../../../src/guest/guests.ts';
+import type { KernelSeries } from '../../../src/guest/kernel.ts';
 import { AsyncCleanupStack, AsyncCloseable } from '../../../src/host/cleanup-stack.ts';
 import { packageFolder } from '../../../src/host/package-folder.ts';
 import { Lab } from '../../../src/lab/lab.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
+import { programPath } from './host.ts';
 import { vfioModules } from './vfio-modules.ts';
 
 /** Their addresses in the lab. */
@@ -31,8 +33,11 @@ export class VfioLab extends AsyncCloseable {
   readonly #owned: AsyncCleanupStack;
   readonly #prelude: string;
 
-  /** @param devices more of the lab, as arguments of QEMU */
-  static async boot(devices: readonly string[] = []): Promise<VfioLab> {
+  /**
+   * @param devices more of the lab, as arguments of QEMU
+   * @param kernel the guests'
+   */
+  static async boot(devices: readonly string[] = [], kernel?: KernelSeries): Promise<VfioLab> {
     await using stack = new AsyncCleanupStack();
     const folder = mkdtempSync(join(tmpdir(), 'nodevmm-vfio-'));
     stack.defer(() => rmSync(folder, { recursive: true }));
@@ -48,7 +53,7 @@ export class VfioLab extends AsyncCloseable {
       truncateSync(path, 64 * MiB);
       chmodSync(path, 0o666);
     }
-    const guest = await buildGuest('tools');
+    const guest = await buildGuest('tools', kernel === undefined ? {} : { kernel });
     const lab = await Lab.boot({
       machine: 'kernel-irqchip=split',
       // On a busy host the kernel's test of the timer comes to nothing, and with remapped interrupts that is a panic.
@@ -136,6 +141,48 @@ export class VfioLab extends AsyncCloseable {
     await this.#owned.disposeAsync();
   }
 }
+
+/** The address of the lab's own card on a switch that another card shares, and of that other one. */
+const [LAB, OTHER] = ['10.0.9.1', '10.0.9.2'];
+
+/** The lab's own card on a switch that those to be passed on share. */
+export class Switch {
+  /** Arguments of QEMU, the lab's own card among them. */
+  readonly devices: string[] = [];
+  readonly #own: string;
+
+  /** @param slot of the lab's own card @param cards devices of QEMU */
+  constructor(slot: number, cards: readonly string[]) {
+    this.#own = `0000:00:${slot.toString(16)}.0`;
+    for (const [port, card] of [`virtio-net-pci,addr=${slot.toString(16)}`, ...cards].entries()) {
+      const id = `port${port}`;
+      this.devices.push('-netdev', `hubport,id=${id},hubid=0`, '-device', `${card},netdev=${id}`);
+    }
+  }
+
+  /** Gives the lab's own card its address. */
+  async open(lab: VfioLab): Promise<void> {
+    await lab.sh('/run/nodevmm/busybox modprobe virtio_net');
+    const own = await lab.sh(`ls /sys/bus/pci/devices/${this.#own}/virtio*/net`);
+    await lab.sh(`ip() { /run/nodevmm/busybox ip "$@"; }
+ip address add ${LAB}/24 dev ${own}; ip link set ${own} up`);
+  }
+}
+
+/** For `steps`: `iperf(sh)` sends data both ways between the guest's eth0 and the lab. */
+export const IPERF = `
+const iperf = async (sh) => {
+  const { spawn: start } = await import('node:child_process');
+  const server = start(${JSON.stringify(programPath('iperf3'))}, ['-s'], { stdio: 'ignore' });
+  const client = (more) => 'iperf3 -c ${LAB} --connect-timeout 20000 -n 4M ' + more + ' >/tmp/out 2>&1 || { cat /tmp/out; exit 1; }; ';
+  const result = await sh(
+    'ip address replace ${OTHER}/24 dev eth0; ip link set eth0 up; until ping -c 1 -W 1 ${LAB} >/dev/null; do :; done; ' +
+    client('') + client('-R') + 'echo sent and received');
+  server.kill();
+  await once(server, 'exit');
+  return result;
+};
+`;
 
 /** Prints one line of JSON for each `report`. */
 const prelude = ({ kernel, initrd, kernelVersion }: Guest): string => `
