@@ -19,7 +19,7 @@ export function iommuSection({ endpoints }: InspectedIommu, chosen: string): str
   const rows = endpoints.map((one) => {
     const cells = [
       element('th', {}, escapeText(one.device)),
-      element('td', {}, strip(one)),
+      element('td', { class: 'wide' }, strip(one)),
       element('td', {}, escapeText(domainText(one))),
       element('td', {}, escapeText(mappingsText(one))),
       element('td', { class: 'warning' }, escapeText(faultsText(one))),
@@ -51,6 +51,7 @@ function strip(endpoint: InspectedEndpoint): string {
   const label = `${endpoint.device}: ${mappingsText(endpoint)}`;
   const attributes = {
     class: 'strip',
+    preserveAspectRatio: 'none',
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
     role: 'img',
     'aria-label': label,

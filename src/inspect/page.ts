@@ -112,7 +112,7 @@ export function inspectView(
   view: View = 'rings',
   facts: DrawnFacts = {},
 ): string {
-  const { state, devices, functions } = inspection;
+  const { state, devices, functions, iommu } = inspection;
   const device = devices.find((one) => one.name === selection?.device);
   const passed = functions.find((one) => one.name === selection?.device);
   const queue = device?.queues[selection?.queue ?? 0];
@@ -144,7 +144,9 @@ export function inspectView(
   }
   const rings = device === undefined || queue === undefined ? '' : queueSection(device, queue);
   const reach = device === undefined ? '' : reachOf(inspection, device.name);
-  const centre = reach === '' ? rings : element('div', {}, `${reach}\n${rings}`);
+  // What the IOMMU is for comes first; for a device behind it, its rings.
+  const articles = device?.name === iommu?.device ? [reach, rings] : [rings, reach];
+  const centre = reach === '' ? rings : element('div', {}, articles.join('\n'));
   const body = passed === undefined ? centre : functionSection(passed);
   const aside = device === undefined ? '' : element('aside', {}, deviceDetails(device));
   return [header, element('div', { class: 'columns' }, [nav, body, aside].join('\n'))].join('\n');
