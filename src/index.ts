@@ -78,6 +78,7 @@ export type { DiskOptions } from './virtio/device/blk/blk-type.ts';
 export type { ConsoleOptions } from './virtio/device/console/console.ts';
 export type { FileSystemOptions, VhostUserFsOptions } from './virtio/device/fs/fs-type.ts';
 export type { XattrMode } from './virtio/device/fs/xattr-names.ts';
+export type { IommuOptions } from './virtio/device/iommu/iommu.ts';
 export type { NetOptions, VhostUserNetOptions } from './virtio/device/net/net-type.ts';
 export type { EntropyOptions } from './virtio/device/rng/rng.ts';
 export type { VdpaOptions } from './virtio/device/vdpa-type.ts';
@@ -86,6 +87,7 @@ export type { VsockOptions } from './virtio/device/vsock/vsock-type.ts';
 export type { BackendFacts } from './virtio/device.ts';
 export type {
   CarriedOptions,
+  IommuMode,
   MachineDeviceOptions,
   PolledOptions,
   PollMode,

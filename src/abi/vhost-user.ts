@@ -42,6 +42,7 @@ export const VHOST_USER_SET_PROTOCOL_FEATURES = 16;
 export const VHOST_USER_GET_QUEUE_NUM = 17;
 export const VHOST_USER_SET_VRING_ENABLE = 18;
 export const VHOST_USER_SET_BACKEND_REQ_FD = 21;
+export const VHOST_USER_IOTLB_MSG = 22;
 export const VHOST_USER_GET_CONFIG = 24;
 export const VHOST_USER_SET_CONFIG = 25;
 export const VHOST_USER_GET_INFLIGHT_FD = 31;
@@ -54,6 +55,7 @@ export const VHOST_USER_SET_STATUS = 39;
 export const VHOST_USER_GET_STATUS = 40;
 
 /** What a backend asks of a frontend, on the channel of VHOST_USER_SET_BACKEND_REQ_FD. */
+export const VHOST_USER_BACKEND_IOTLB_MSG = 1;
 export const VHOST_USER_BACKEND_CONFIG_CHANGE_MSG = 2;
 
 /** In the u64 that comes with a kick, call or error descriptor: the ring, and "no descriptor". */

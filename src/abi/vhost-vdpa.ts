@@ -5,27 +5,17 @@ import { vhost_vring_state } from './vhost.ts';
 /** `buf` follows. */
 export const vhost_vdpa_config = struct({ off: 4, len: 4 });
 export const vhost_vdpa_iova_range = struct({ first: 8, last: 8 });
-/** In a `vhost_msg_v2`, at its `padding`. `size_` is `size`, which is the struct's own size here. */
-export const vhost_iotlb_msg = struct({ iova: 8, size_: 8, uaddr: 8, perm: 1, type: 1 });
-export const vhost_msg_v2 = struct({ type: 4, asid: 4, padding: [1, 64] });
 
-export const VHOST_IOTLB_MSG_V2 = 2;
-export const VHOST_IOTLB_UPDATE = 2;
-export const VHOST_IOTLB_INVALIDATE = 3;
 export const VHOST_IOTLB_BATCH_BEGIN = 5;
 export const VHOST_IOTLB_BATCH_END = 6;
-export const VHOST_ACCESS_RW = 3;
 
-/** Bit numbers of the backend features. */
-export const VHOST_BACKEND_F_IOTLB_MSG_V2 = 1;
+/** Bit numbers of the backend features of vDPA devices. */
 export const VHOST_BACKEND_F_IOTLB_BATCH = 2;
 export const VHOST_BACKEND_F_IOTLB_ASID = 3;
 export const VHOST_BACKEND_F_SUSPEND = 4;
 export const VHOST_BACKEND_F_RESUME = 5;
 
 const VHOST_VIRTIO = 0xaf;
-export const VHOST_SET_BACKEND_FEATURES = _IOW(VHOST_VIRTIO, 0x25, 8);
-export const VHOST_GET_BACKEND_FEATURES = _IOR(VHOST_VIRTIO, 0x26, 8);
 export const VHOST_VDPA_GET_DEVICE_ID = _IOR(VHOST_VIRTIO, 0x70, 4);
 export const VHOST_VDPA_GET_STATUS = _IOR(VHOST_VIRTIO, 0x71, 1);
 export const VHOST_VDPA_SET_STATUS = _IOW(VHOST_VIRTIO, 0x72, 1);

@@ -5,6 +5,7 @@
  */
 import { InternalError } from '../host/errors.ts';
 import type { DeniedAccess, GuestMemoryShare } from '../memory/guest-memory.ts';
+import type { IovaSpace } from '../memory/iova-space.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import type { PollMode } from '../virtio/device-type.ts';
 import type { Breach, Observation } from '../virtio/observe/observation.ts';
@@ -54,8 +55,13 @@ export interface Datapath {
   readonly threadId?: number;
   /** Resolves when its thread is up, so that `start` is short. Absent: there is none to wait for. */
   ready?(): Promise<void>;
-  /** Resolves when the queues are being served. @throws HostError when they cannot be. */
-  start(activation: Activation): Promise<void>;
+  /**
+   * Resolves when the queues are being served.
+   * @param space the addresses of a device behind an IOMMU, which `activation` has as memory; for those who do not
+   *   serve it in this process
+   * @throws HostError when they cannot be
+   */
+  start(activation: Activation, space?: IovaSpace): Promise<void>;
   /**
    * Resolves when no request is in flight and no queue will be touched again.
    * @param continuing queues that will resume where they stopped; the driver abandons the others.

@@ -80,7 +80,7 @@ export class LocalMachine extends Machine {
     await createDevices(resolved.devices, resolved.memory, devices, log);
     vm = new LocalMachine(bootable, kvm, ram.memory, devices, log);
     stack.use(vm.#observer);
-    iommu = MachineIommu.of(devices, ram.memory);
+    iommu = MachineIommu.of(devices, ram.memory, log);
     vm.#iommu = iommu;
     for (const device of devices) await device.prepare?.();
     if (resolved.name !== undefined) stack.use(await ControlServer.open(vm, resolved.name));

@@ -27,6 +27,7 @@ import { iommuType } from '../virtio/device/iommu/iommu.ts';
 import {
   type CarriedOptions,
   type DeviceContext,
+  type IommuMode,
   type MachineDeviceOptions,
   type PolledOptions,
   type PollMode,
@@ -70,6 +71,7 @@ export interface ResolvedDevice {
   readonly ring: RingOptions;
   readonly vhost: VhostMode;
   readonly poll: PollMode;
+  readonly iommu: IommuMode;
 }
 
 /** The choice of what is booted. */
@@ -210,7 +212,11 @@ export function resolveOptions(asked: MachineOptions): ResolvedOptions {
     transport,
     agent: agent ?? undefined,
     devices: all.filter((device) => device !== console),
-    console: { ring: console?.ring ?? {}, transport: console?.transport ?? transport },
+    console: {
+      ring: console?.ring ?? {},
+      transport: console?.transport ?? transport,
+      iommu: console?.iommu ?? 'auto',
+    },
   });
 }
 
@@ -255,6 +261,7 @@ export function resolveDevices(
       transport = machine,
       vhost = 'off',
       poll = 'off',
+      iommu = 'auto',
       ...own
     } = checked as PolledOptions & {
       readonly vhost?: VhostMode;
@@ -272,6 +279,7 @@ export function resolveDevices(
       ring,
       vhost,
       poll,
+      iommu,
     };
   });
 }
@@ -304,7 +312,16 @@ function checkCount(devices: readonly ResolvedDevice[]): void {
 }
 
 function checkIommu(hugePages: boolean, devices: readonly ResolvedDevice[]): void {
-  if (!hugePages || !devices.some(({ type }) => type === iommuType)) return;
+  if (!devices.some(({ type }) => type === iommuType)) {
+    const behind = devices.find(({ iommu }) => iommu === 'on');
+    if (behind === undefined) return;
+    throw new UsageError(
+      'E_IOMMU',
+      `${behind.context.name} is to be behind an IOMMU, which the machine does not have`,
+      'set iommu for the machine (--iommu), or leave it out for the device',
+    );
+  }
+  if (!hugePages) return;
   throw new UsageError(
     'E_IOMMU',
     'guest RAM in huge pages cannot be mapped page by page behind an IOMMU',

@@ -17,6 +17,7 @@ import {
   type GuestMemoryShare,
   PAGE_SHIFT,
 } from './guest-memory.ts';
+import { type IovaMapping, IovaTable } from './iova-table.ts';
 import { createMemoryFile } from './ram.ts';
 import { GiB } from './ram-layout.ts';
 
@@ -30,26 +31,57 @@ export function iovaSize({ regions }: GuestMemory): number {
   return Math.max(SIZE_MIN, Math.ceil(top / GiB) * GiB);
 }
 
+/** Where a piece of guest RAM is. */
+export interface RamPlace {
+  readonly fd: number;
+  /** In the file. */
+  readonly offset: number;
+}
+
+/** What an `IovaSpace` is made of, where that is not guest RAM of ours. */
+export interface IovaSource {
+  /** Bytes of addresses, whole GiB. */
+  readonly size: number;
+  /** Undefined unless one file has all of a piece. */
+  placeOf(gpa: number, length: number): RamPlace | undefined;
+}
+
+function ownSource(ram: GuestMemory): IovaSource {
+  const { fd } = ram.share;
+  if (fd < 0) throw new InternalError('guest RAM behind an IOMMU needs a file');
+  return {
+    size: iovaSize(ram),
+    placeOf: (gpa, length) => {
+      const offset = ram.offset(gpa, length);
+      return offset < 0 ? undefined : { fd, offset };
+    },
+  };
+}
+
 /** Owns the range. Addresses and lengths are whole pages, which the caller has checked, as well as the limits. */
 export class IovaSpace extends Closeable {
   readonly share: GuestMemoryShare;
   /** This thread's view. */
   readonly memory: GuestMemory;
-  readonly #ram: GuestMemory;
+  /** Guest RAM. */
+  readonly ram: GuestMemory;
+  /** What is mapped. */
+  readonly table: IovaTable = new IovaTable();
+  readonly #source: IovaSource;
   readonly #pages: Uint8Array;
   readonly #nothing: Fd;
   readonly #owned: CleanupStack;
 
   /**
    * Nothing is mapped yet.
-   * @param ram guest RAM with a file
+   * @param ram guest RAM, with a file unless there is a source
    * @throws HostError when the host has no room
    */
-  constructor(ram: GuestMemory) {
+  constructor(ram: GuestMemory, source: IovaSource = ownSource(ram)) {
     super();
-    if (ram.share.fd < 0) throw new InternalError('guest RAM behind an IOMMU needs a file');
-    this.#ram = ram;
-    const size = iovaSize(ram);
+    this.ram = ram;
+    this.#source = source;
+    const { size } = source;
     const what = `${size / GiB} GiB of addresses behind the IOMMU`;
     using stack = new CleanupStack();
     this.#nothing = stack.use(createMemoryFile('nodevmm-unmapped', 0, what));
@@ -71,23 +103,25 @@ export class IovaSpace extends Closeable {
    * @returns false when the host has no room for another mapping
    */
   map(address: number, gpa: number, length: number, access: number): boolean {
-    const offset = this.#ram.offset(gpa, length);
-    if (offset < 0) throw new InternalError('only guest RAM can be mapped');
+    const place = this.#source.placeOf(gpa, length);
+    if (place === undefined) throw new InternalError('only guest RAM can be mapped');
     // A page that may not be written stays so for a store that was permitted before: it gets a copy.
     const kind =
       (access & ACCESS_WRITE) === 0 ? sys.MAP_PRIVATE | sys.MAP_NORESERVE : sys.MAP_SHARED;
     const flags = kind | sys.MAP_FIXED;
-    const { fd } = this.#ram.share;
+    const { fd, offset } = place;
     const at = this.share.address + address;
     if (access !== 0 && sys.mmap(at, length, READ_WRITE, flags, fd, offset) < 0) return false;
     // After the mapping: another thread that sees the permission uses it.
     this.#permit(address, length, access);
+    this.table.add({ address, length, gpa, access });
     return true;
   }
 
-  /** Takes away what is mapped in a range. */
+  /** Takes away what is mapped in a range; what others serve is over once `table` is settled. */
   unmap(address: number, length: number): void {
     this.#permit(address, length, 0);
+    this.table.remove(address, length);
     const flags = sys.MAP_SHARED | sys.MAP_FIXED;
     const at = this.share.address + address;
     const result = sys.mmap(at, length, READ_WRITE, flags, this.#nothing.fd, address);
@@ -102,11 +136,23 @@ export class IovaSpace extends Closeable {
   /** Shows all guest RAM at its guest physical addresses. */
   bypass(): void {
     this.clear();
-    for (const { gpa, size } of this.#ram.regions) {
+    for (const { gpa, size } of this.ram.regions) {
       if (!this.map(gpa, gpa, size, ACCESS_READ | ACCESS_WRITE)) {
         throw new InternalError('the host has no room for a mapping of guest RAM');
       }
     }
+  }
+
+  /** As `IovaTable.settled`. */
+  settled(): Promise<unknown> | undefined {
+    return this.table.settled();
+  }
+
+  /** Host address of what is mapped. @throws InternalError unless guest RAM has all of it */
+  hostAddress({ gpa, length }: IovaMapping): number {
+    const offset = this.ram.offset(gpa, length);
+    if (offset < 0) throw new InternalError('only guest RAM can be mapped');
+    return this.ram.address + offset;
   }
 
   /** Unmaps; every thread must have ended its use before. */

@@ -3,6 +3,8 @@ import type { DatapathEvents } from '../datapath/datapath.ts';
 import { AsyncCloseable } from '../host/cleanup-stack.ts';
 import { drainEventfd, Eventfd, signalEventfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
+import type { DeniedAccess } from '../memory/guest-memory.ts';
+import { IovaSpace } from '../memory/iova-space.ts';
 import { Ram } from '../memory/ram.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import type { VhostUserDevice } from '../vhost-user/frontend/vhost-user-device.ts';
@@ -16,7 +18,10 @@ const DEADLINE_MS = 10_000;
 /** One activation of a device after the other. */
 export class VhostUserRig extends AsyncCloseable {
   readonly ram = new Ram(16 * MiB, 'memfd');
-  readonly heap = new GuestHeap(this.ram.memory, MiB, 16 * MiB);
+  /** Behind an IOMMU: nothing is mapped at first. */
+  readonly space: IovaSpace | undefined;
+  readonly denied: DeniedAccess[] = [];
+  readonly heap: GuestHeap;
   readonly logs: string[] = [];
   readonly broken: string[] = [];
   readonly queues: DriverQueue[] = [];
@@ -27,11 +32,17 @@ export class VhostUserRig extends AsyncCloseable {
   readonly #watches: LoopWatch[] = [];
   #notified: () => void = () => {};
 
-  constructor(device: VhostUserDevice) {
+  /** @param translated puts the device behind an IOMMU, whose first 16 MiB must be mapped before it starts */
+  constructor(device: VhostUserDevice, translated = false) {
     super();
     this.device = device;
+    this.space = translated ? new IovaSpace(this.ram.memory) : undefined;
+    this.heap = new GuestHeap(this.space?.memory ?? this.ram.memory, MiB, 16 * MiB);
     const events: DatapathEvents = {
-      broken: (reason) => this.#hear(this.broken, reason),
+      broken: (reason, denied) => {
+        if (denied !== undefined) this.denied.push(denied);
+        this.#hear(this.broken, reason);
+      },
       log: (text) => this.#hear(this.logs, text),
       message: () => {},
     };
@@ -70,7 +81,8 @@ export class VhostUserRig extends AsyncCloseable {
       const state = states?.get(config.index);
       return state === undefined ? config : { ...config, state };
     });
-    await this.#datapath.start({ memory: this.ram.memory.share, features, queues });
+    const { share: memory } = this.space ?? this.ram.memory;
+    await this.#datapath.start({ memory, features, queues }, this.space);
   }
 
   /** @param continuing whether `resume` follows */
@@ -120,6 +132,7 @@ export class VhostUserRig extends AsyncCloseable {
     this.device.close();
     for (const watch of this.#watches) watch.close();
     for (const fd of [...this.#kicks, ...this.#calls]) fd.close();
+    this.space?.close();
     this.ram[Symbol.dispose]();
   }
 

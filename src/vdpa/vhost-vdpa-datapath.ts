@@ -33,6 +33,8 @@ import {
 import type { VhostVdpa } from './vhost-vdpa.ts';
 
 const NO_FD = -1;
+/** No RAM is mapped behind it. */
+const LAST_ADDRESS = 2 ** 52;
 
 /** What a device provides to its datapath. */
 export interface ParentUser {
@@ -215,7 +217,7 @@ export class VhostVdpaDatapath implements Datapath {
     await parent.setFeatures(this.#user.parentFeatures(features));
     await this.#raise(ACKNOWLEDGE | DRIVER | FEATURES_OK, 'the negotiated features');
     if (config !== undefined) await this.#user.writeConfig(config);
-    await parent.map(memory);
+    await parent.map(parent.wholeRam(memory));
     for (const queue of queues) {
       // The kernel takes any address.
       locateRings(memory, queue, features);
@@ -284,7 +286,7 @@ export class VhostVdpaDatapath implements Datapath {
       }
     } finally {
       run.memory.detach();
-      await parent.unmap();
+      await parent.unmap(0, LAST_ADDRESS);
     }
     return states;
   }

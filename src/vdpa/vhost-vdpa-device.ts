@@ -110,6 +110,10 @@ export class VhostVdpaDevice implements VirtioDevice {
     return this.#parent.notifyPages;
   }
 
+  iommuProblem(): string {
+    return 'its vDPA device uses guest physical addresses';
+  }
+
   attach(host: DeviceHost): void {
     this.#host = host;
   }

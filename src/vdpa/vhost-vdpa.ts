@@ -13,6 +13,7 @@ import { NativeMemory, StructMemory } from '../host/native-memory.ts';
 import { type PoolCalls, poolCalls } from '../host/pool-calls.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import { encodeIotlb } from '../vhost/iotlb-message.ts';
 import type { ParentAddress } from '../virtio/frontend-device.ts';
 import type { QueueConfig } from '../virtio/queue/virtqueue.ts';
 import { MadeParent } from './made-parent.ts';
@@ -22,15 +23,15 @@ import { NotifyPages } from './notify-pages.ts';
 const DRIVER = '/sys/bus/vdpa/drivers/vhost_vdpa';
 /** Of the backend features, those that are used here. */
 const USED_FEATURES = featureSet(
-  abi.VHOST_BACKEND_F_IOTLB_MSG_V2,
+  vhost.VHOST_BACKEND_F_IOTLB_MSG_V2,
   abi.VHOST_BACKEND_F_IOTLB_BATCH,
   abi.VHOST_BACKEND_F_SUSPEND,
   abi.VHOST_BACKEND_F_RESUME,
 );
 
 const IOTLB_MESSAGES: Readonly<Record<number, string>> = {
-  [abi.VHOST_IOTLB_UPDATE]: 'VHOST_IOTLB_UPDATE',
-  [abi.VHOST_IOTLB_INVALIDATE]: 'VHOST_IOTLB_INVALIDATE',
+  [vhost.VHOST_IOTLB_UPDATE]: 'VHOST_IOTLB_UPDATE',
+  [vhost.VHOST_IOTLB_INVALIDATE]: 'VHOST_IOTLB_INVALIDATE',
   [abi.VHOST_IOTLB_BATCH_BEGIN]: 'VHOST_IOTLB_BATCH_BEGIN',
   [abi.VHOST_IOTLB_BATCH_END]: 'VHOST_IOTLB_BATCH_END',
 };
@@ -50,6 +51,18 @@ export interface VdpaProperties {
   readonly lastAddress: bigint;
 }
 
+/** Memory that a parent may access. */
+export interface ParentMapping {
+  /** Where the parent finds it. */
+  readonly iova: number;
+  /** Bytes. */
+  readonly size: number;
+  /** Where this process has it. */
+  readonly address: number;
+  /** VHOST_ACCESS_ bits. */
+  readonly access: number;
+}
+
 /** Open, nothing else has the parent; it is reset when opened and closed. */
 export class VhostVdpa extends AsyncCloseable {
   readonly path: string;
@@ -59,8 +72,8 @@ export class VhostVdpa extends AsyncCloseable {
   /** Removed once the file is closed. */
   readonly #made: MadeParent | undefined;
   #fd: number;
-  /** What its IOTLB holds. */
-  #mapped: readonly { readonly gpa: number; readonly size: number }[] = [];
+  /** What its IOTLB holds: sizes by address. */
+  readonly #mapped = new Map<number, number>();
 
   /**
    * @param calls tests substitute a kernel of their own
@@ -164,11 +177,8 @@ export class VhostVdpa extends AsyncCloseable {
     await this.#control('VHOST_VDPA_SET_CONFIG_CALL', abi.VHOST_VDPA_SET_CONFIG_CALL, call);
   }
 
-  /**
-   * Lets it access guest RAM, at guest physical addresses.
-   * @throws UsageError when it cannot reach all of it; HostError
-   */
-  async map(memory: GuestMemory): Promise<void> {
+  /** Guest RAM at guest physical addresses. @throws UsageError when it cannot reach all of it */
+  wholeRam(memory: GuestMemory): readonly ParentMapping[] {
     const { firstAddress, lastAddress } = this.properties;
     for (const { gpa, size } of memory.regions) {
       if (BigInt(gpa) >= firstAddress && BigInt(gpa + size) - 1n <= lastAddress) continue;
@@ -179,22 +189,35 @@ export class VhostVdpa extends AsyncCloseable {
         'reduce --memory',
       );
     }
-    await this.#batch(async () => {
-      for (const { gpa, size, offset } of memory.regions) {
-        await this.#iotlb(abi.VHOST_IOTLB_UPDATE, gpa, size, memory.address + offset);
-        this.#mapped = [...this.#mapped, { gpa, size }];
+    return memory.regions.map(({ gpa, size, offset }) => ({
+      iova: gpa,
+      size,
+      address: memory.address + offset,
+      access: vhost.VHOST_ACCESS_RW,
+    }));
+  }
+
+  /** Lets it access memory. @throws HostError */
+  async map(mappings: readonly ParentMapping[]): Promise<void> {
+    await this.#batch(mappings.length, async () => {
+      for (const { iova, size, address, access } of mappings) {
+        await this.#iotlb(vhost.VHOST_IOTLB_UPDATE, iova, size, address, access);
+        this.#mapped.set(iova, size);
       }
     });
   }
 
-  /** It must not be running. @throws HostError */
-  async unmap(): Promise<void> {
-    const mapped = this.#mapped;
-    this.#mapped = [];
-    if (mapped.length === 0) return;
-    await this.#batch(async () => {
-      for (const { gpa, size } of mapped) {
-        await this.#iotlb(abi.VHOST_IOTLB_INVALIDATE, gpa, size, 0);
+  /**
+   * Takes away what is mapped in a range, in whole mappings: one by one, as kernels may stop at the first hole.
+   * @throws HostError
+   */
+  async unmap(start: number, length: number): Promise<void> {
+    const found = this.#mapped.get(start) === length ? [start] : this.#within(start, length);
+    await this.#batch(found.length, async () => {
+      for (const iova of found) {
+        const size = this.#mapped.get(iova) ?? 0;
+        this.#mapped.delete(iova);
+        await this.#iotlb(vhost.VHOST_IOTLB_INVALIDATE, iova, size);
       }
     });
   }
@@ -263,26 +286,24 @@ export class VhostVdpa extends AsyncCloseable {
     this.#made?.closeNow();
   }
 
-  async #batch(messages: () => Promise<void>): Promise<void> {
-    const inBatch = hasFeature(this.properties.backendFeatures, abi.VHOST_BACKEND_F_IOTLB_BATCH);
-    if (inBatch) await this.#iotlb(abi.VHOST_IOTLB_BATCH_BEGIN, 0, 0, 0);
+  #within(start: number, length: number): number[] {
+    return [...this.#mapped.keys()].filter((iova) => iova >= start && iova < start + length);
+  }
+
+  /** Some parents take all that is mapped with each change, or once for a batch of them. */
+  async #batch(count: number, messages: () => Promise<void>): Promise<void> {
+    const { backendFeatures } = this.properties;
+    const inBatch = count > 0 && hasFeature(backendFeatures, abi.VHOST_BACKEND_F_IOTLB_BATCH);
+    if (inBatch) await this.#iotlb(abi.VHOST_IOTLB_BATCH_BEGIN, 0, 0);
     try {
       await messages();
     } finally {
-      if (inBatch) await this.#iotlb(abi.VHOST_IOTLB_BATCH_END, 0, 0, 0);
+      if (inBatch) await this.#iotlb(abi.VHOST_IOTLB_BATCH_END, 0, 0);
     }
   }
 
-  async #iotlb(type: number, iova: number, size: number, address: number): Promise<void> {
-    const message = new StructMemory(abi.vhost_msg_v2);
-    message.set('type', abi.VHOST_IOTLB_MSG_V2);
-    const at = abi.vhost_msg_v2.padding.offset;
-    const { iova: start, size_: bytes, uaddr, perm, type: kind } = abi.vhost_iotlb_msg;
-    message.view.setBigUint64(at + start.offset, BigInt(iova), true);
-    message.view.setBigUint64(at + bytes.offset, BigInt(size), true);
-    message.view.setBigUint64(at + uaddr.offset, BigInt(address), true);
-    message.view.setUint8(at + perm.offset, abi.VHOST_ACCESS_RW);
-    message.view.setUint8(at + kind.offset, type);
+  async #iotlb(type: number, iova: number, size: number, uaddr = 0, perm = 0): Promise<void> {
+    const message = encodeIotlb({ type, iova, size, uaddr, perm });
     const written = await this.#calls.write(this.#fd, message);
     sys.check(written, IOTLB_MESSAGES[type] ?? '', this.path, remedyOf(-written));
   }
@@ -328,13 +349,13 @@ async function readProperties(path: string, fd: number, calls: PoolCalls): Promi
   const bits = async (name: string, request: number): Promise<bigint> =>
     (await control(name, request)).getBigUint64(0, true);
   const features = await bits('VHOST_GET_FEATURES', vhost.VHOST_GET_FEATURES);
-  const offered = await bits('VHOST_GET_BACKEND_FEATURES', abi.VHOST_GET_BACKEND_FEATURES);
+  const offered = await bits('VHOST_GET_BACKEND_FEATURES', vhost.VHOST_GET_BACKEND_FEATURES);
   const backendFeatures = offered & USED_FEATURES;
-  if (!hasFeature(backendFeatures, abi.VHOST_BACKEND_F_IOTLB_MSG_V2)) {
+  if (!hasFeature(backendFeatures, vhost.VHOST_BACKEND_F_IOTLB_MSG_V2)) {
     throw new UsageError('E_VDPA', `${path}: this kernel is too old`, 'use Linux 5.19 or later');
   }
   memory.view.setBigUint64(0, backendFeatures, true);
-  await control('VHOST_SET_BACKEND_FEATURES', abi.VHOST_SET_BACKEND_FEATURES);
+  await control('VHOST_SET_BACKEND_FEATURES', vhost.VHOST_SET_BACKEND_FEATURES);
   const queueCount = await word('VHOST_VDPA_GET_VQS_COUNT', abi.VHOST_VDPA_GET_VQS_COUNT);
   const configSize = await word('VHOST_VDPA_GET_CONFIG_SIZE', abi.VHOST_VDPA_GET_CONFIG_SIZE);
   const num = await control('VHOST_VDPA_GET_VRING_NUM', abi.VHOST_VDPA_GET_VRING_NUM);

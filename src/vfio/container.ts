@@ -30,20 +30,26 @@ export class VfioContainer extends DmaSpace {
     return new Fd(sys.check(fd, 'VFIO_GROUP_GET_DEVICE_FD', address));
   }
 
-  protected override mapRange({ gpa, address, size }: DmaRange): readonly [number, string] {
+  protected override mapRange({
+    iova,
+    address,
+    size,
+    access,
+  }: DmaRange): readonly [number, string] {
     const map = new StructMemory(abi.vfio_iommu_type1_dma_map);
     map.set('argsz', abi.vfio_iommu_type1_dma_map.size);
-    map.set('flags', abi.VFIO_DMA_MAP_FLAG_READ | abi.VFIO_DMA_MAP_FLAG_WRITE);
+    // READ and WRITE are the same bits.
+    map.set('flags', access);
     map.set('vaddr', address);
-    map.set('iova', gpa);
+    map.set('iova', iova);
     map.set('size_', size);
     return [this.#ioctl(abi.VFIO_IOMMU_MAP_DMA, map), 'VFIO_IOMMU_MAP_DMA'];
   }
 
-  protected override unmapRange({ gpa, size }: DmaRange): void {
+  protected override unmapRange({ iova, size }: DmaRange): void {
     const unmap = new StructMemory(abi.vfio_iommu_type1_dma_unmap);
     unmap.set('argsz', abi.vfio_iommu_type1_dma_unmap.size);
-    unmap.set('iova', gpa);
+    unmap.set('iova', iova);
     unmap.set('size_', size);
     this.#ioctl(abi.VFIO_IOMMU_UNMAP_DMA, unmap);
   }

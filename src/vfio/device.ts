@@ -1,6 +1,7 @@
 /** A function of the host that is passed to a guest, from the machine's creation to its end. */
 import { Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
+import type { IommuMode } from '../virtio/device-type.ts';
 import { VfioBinding } from './binding.ts';
 import type { IommufdMode } from './dma-spaces.ts';
 import { functionAddress, HostFunction } from './host-function.ts';
@@ -19,6 +20,8 @@ export interface VfioOptions {
    * files of groups are missing, or must not be opened.
    */
   readonly iommufd?: IommufdMode;
+  /** Whether it is behind the machine's own IOMMU (docs/iommu.md). Default `auto`: if the machine has one. */
+  readonly iommu?: IommuMode;
 }
 
 /** Owns its binding to vfio-pci. */

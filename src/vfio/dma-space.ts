@@ -1,12 +1,18 @@
 /**
- * What passed devices reach by DMA: I/O page tables with the guest's RAM at its physical addresses. Devices
- * of a machine share one, by a container (container.ts) or by iommufd (iommufd.ts).
+ * What passed devices reach by DMA: I/O page tables with the guest's RAM, by a container (container.ts) or by iommufd
+ * (iommufd.ts). Devices that see it at its physical addresses share one; each behind the machine's IOMMU has its own,
+ * with what the guest maps (dma-endpoint.ts).
  */
 import { CleanupStack, Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
 import type { Fd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
-import { GuestMemory, type GuestMemoryShare } from '../memory/guest-memory.ts';
+import {
+  ACCESS_READ,
+  ACCESS_WRITE,
+  GuestMemory,
+  type GuestMemoryShare,
+} from '../memory/guest-memory.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import type { HostFunction } from './host-function.ts';
 import type { HotResetInfo } from './hot-reset.ts';
@@ -17,12 +23,16 @@ const MADV_DOFORK = 11;
 /** A stretch of guest RAM. */
 export interface DmaRange {
   /** Where devices find it. */
-  readonly gpa: number;
+  readonly iova: number;
   /** Where this process has it. */
   readonly address: number;
   /** Bytes. */
   readonly size: number;
+  /** ACCESS_ bits. */
+  readonly access: number;
 }
+
+const READ_WRITE = ACCESS_READ | ACCESS_WRITE;
 
 /** Closed with the last device that has a part in it. */
 export abstract class DmaSpace extends Closeable {
@@ -55,17 +65,37 @@ export abstract class DmaSpace extends Closeable {
     if (this.#pinned > 0 || this.#devices === 0) return;
     const memory = new GuestMemory(share);
     using maps = new CleanupStack();
-    // Child processes get no copies of pinned pages, which the kernel would make at each fork.
-    sys.madvise(memory.address, memory.size, MADV_DONTFORK);
-    maps.defer(() => sys.madvise(memory.address, memory.size, MADV_DOFORK));
+    maps.use(keepFromChildren(memory));
     for (const { gpa, size, offset } of memory.regions) {
-      const range = { gpa, address: memory.address + offset, size };
+      const range = { iova: gpa, address: memory.address + offset, size, access: READ_WRITE };
       const [mapped, call] = this.mapRange(range);
       sys.check(mapped, call, `${size / MiB} MiB of guest RAM`, 'reduce the guest RAM');
       maps.defer(() => this.unmapRange(range));
     }
     this.#maps = maps.move();
     this.#pinned = memory.size;
+  }
+
+  /**
+   * Lets the devices reach a piece of guest RAM, which is pinned until they no longer do.
+   * @returns false when the kernel refuses
+   */
+  add(range: DmaRange): boolean {
+    const [mapped] = this.mapRange(range);
+    if (mapped < 0) return false;
+    this.#pinned += range.size;
+    return true;
+  }
+
+  /** Takes away what `add` added, as a whole. */
+  remove(range: DmaRange): void {
+    this.unmapRange(range);
+    this.#pinned -= range.size;
+  }
+
+  /** Whether a device has a part in it. */
+  get isOpen(): boolean {
+    return this.#devices > 0;
   }
 
   /** Bytes of guest RAM that are locked. */
@@ -92,6 +122,12 @@ export abstract class DmaSpace extends Closeable {
   /** @returns what the call returned, and its name */
   protected abstract mapRange(range: DmaRange): readonly [result: number, call: string];
   protected abstract unmapRange(range: DmaRange): void;
+}
+
+/** Child processes get no copies of pinned pages, which the kernel would make at each fork, until it is disposed. */
+export function keepFromChildren({ address, size }: GuestMemory): Disposable {
+  sys.madvise(address, size, MADV_DONTFORK);
+  return { [Symbol.dispose]: () => sys.madvise(address, size, MADV_DOFORK) };
 }
 
 /** @param problem that it cannot be opened, and what it is */

@@ -8,6 +8,7 @@ import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
+import { ACCESS_READ, ACCESS_WRITE } from '../memory/guest-memory.ts';
 import { type DmaRange, DmaSpace, noRemapping, notPermitted } from './dma-space.ts';
 import type { HostFunction } from './host-function.ts';
 import type { HotResetInfo } from './hot-reset.ts';
@@ -45,25 +46,29 @@ export class IommufdSpace extends DmaSpace {
     return device;
   }
 
-  protected override mapRange({ gpa, address, size }: DmaRange): readonly [number, string] {
+  protected override mapRange({
+    iova,
+    address,
+    size,
+    access,
+  }: DmaRange): readonly [number, string] {
     const map = new StructMemory(abi.iommu_ioas_map);
     map.set('size_', abi.iommu_ioas_map.size);
-    map.set(
-      'flags',
-      abi.IOMMU_IOAS_MAP_FIXED_IOVA | abi.IOMMU_IOAS_MAP_WRITEABLE | abi.IOMMU_IOAS_MAP_READABLE,
-    );
+    const writable = (access & ACCESS_WRITE) === 0 ? 0 : abi.IOMMU_IOAS_MAP_WRITEABLE;
+    const readable = (access & ACCESS_READ) === 0 ? 0 : abi.IOMMU_IOAS_MAP_READABLE;
+    map.set('flags', abi.IOMMU_IOAS_MAP_FIXED_IOVA | writable | readable);
     map.set('ioas_id', this.#space?.ioas ?? 0);
     map.set('user_va', address);
     map.set('length', size);
-    map.set('iova', gpa);
+    map.set('iova', iova);
     return [this.#ioctl(abi.IOMMU_IOAS_MAP, map), 'IOMMU_IOAS_MAP'];
   }
 
-  protected override unmapRange({ gpa, size }: DmaRange): void {
+  protected override unmapRange({ iova, size }: DmaRange): void {
     const unmap = new StructMemory(abi.iommu_ioas_unmap);
     unmap.set('size_', abi.iommu_ioas_unmap.size);
     unmap.set('ioas_id', this.#space?.ioas ?? 0);
-    unmap.set('iova', gpa);
+    unmap.set('iova', iova);
     unmap.set('length', size);
     this.#ioctl(abi.IOMMU_IOAS_UNMAP, unmap);
   }

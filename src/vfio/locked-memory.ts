@@ -1,4 +1,4 @@
-/** Whether this process may lock as much memory as passed devices need: all of the guest's RAM. */
+/** Whether this process may lock as much memory as passed devices need. */
 import { readFileSync } from 'node:fs';
 import { UsageError } from '../host/errors.ts';
 import { lockedMemoryLimit } from '../host/file-system.ts';
@@ -12,7 +12,7 @@ export function checkLockedMemory(size: number): void {
   if (limit >= size || hasCapability(CAP_IPC_LOCK)) return;
   throw new UsageError(
     'E_VFIO_MEMLOCK',
-    `passed-through devices need all ${size / MiB} MiB of guest RAM locked, but the limit is ${Math.floor(limit / MiB)} MiB`,
+    `passed-through devices need ${size / MiB} MiB of guest RAM locked, but the limit is ${Math.floor(limit / MiB)} MiB`,
     'raise it with "ulimit -l", or memlock in /etc/security/limits.conf',
   );
 }

@@ -1,6 +1,6 @@
 /** Passed-through PCI functions, as a type of device. */
 import { choice, flag, options, text } from '../options/option-schema.ts';
-import type { DeviceType } from '../virtio/device-type.ts';
+import { type DeviceType, IOMMU } from '../virtio/device-type.ts';
 import { VfioDevice, type VfioOptions } from './device.ts';
 import { functionAddress } from './host-function.ts';
 
@@ -32,7 +32,7 @@ export const vfioType: DeviceType<VfioDevice> = {
             (address) => functionAddress(address) !== undefined,
           ),
         },
-        { bind: flag(), iommufd: choice(['on', 'off', 'auto']) },
+        { bind: flag(), iommufd: choice(['on', 'off', 'auto']), iommu: IOMMU },
       ),
       create: (own: object, { name }) => new VfioDevice(name, own as VfioOptions),
     },

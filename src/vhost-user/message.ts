@@ -1,6 +1,6 @@
 /** vhost-user messages: the rules for header, payload length and descriptors of each request. */
 
-import { vhost_vring_addr, vhost_vring_state } from '../abi/vhost.ts';
+import { vhost_iotlb_msg, vhost_vring_addr, vhost_vring_state } from '../abi/vhost.ts';
 import * as abi from '../abi/vhost-user.ts';
 import { PeerError } from '../host/errors.ts';
 import type { Fd } from '../host/fd.ts';
@@ -60,6 +60,8 @@ const CONFIG: Range = [
   abi.vhost_user_config.size,
   abi.vhost_user_config.size + abi.VHOST_USER_MAX_CONFIG_SIZE,
 ];
+/** Padded as in C, or not. */
+const IOTLB: Range = [vhost_iotlb_msg.type.offset + 1, vhost_iotlb_msg.size];
 const INFLIGHT: Range = [abi.vhost_user_inflight.size, abi.vhost_user_inflight.size + 4];
 
 /** What frontends may request; anything else is never negotiated. */
@@ -81,6 +83,7 @@ export const FRONTEND_REQUESTS: RequestRules = rules([
   [abi.VHOST_USER_GET_QUEUE_NUM, 'GET_QUEUE_NUM', 0],
   [abi.VHOST_USER_SET_VRING_ENABLE, 'SET_VRING_ENABLE', STATE],
   [abi.VHOST_USER_SET_BACKEND_REQ_FD, 'SET_BACKEND_REQ_FD', [0, U64], 1],
+  [abi.VHOST_USER_IOTLB_MSG, 'IOTLB_MSG', IOTLB],
   [abi.VHOST_USER_GET_CONFIG, 'GET_CONFIG', CONFIG],
   [abi.VHOST_USER_SET_CONFIG, 'SET_CONFIG', CONFIG],
   [abi.VHOST_USER_GET_INFLIGHT_FD, 'GET_INFLIGHT_FD', INFLIGHT],
@@ -96,6 +99,7 @@ export const FRONTEND_REQUESTS: RequestRules = rules([
 
 /** What backends may request, on their own channel. */
 export const BACKEND_REQUESTS: RequestRules = rules([
+  [abi.VHOST_USER_BACKEND_IOTLB_MSG, 'BACKEND_IOTLB_MSG', IOTLB],
   [abi.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, 'BACKEND_CONFIG_CHANGE_MSG', 0],
 ]);
 

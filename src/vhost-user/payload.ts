@@ -3,7 +3,7 @@
  * values are checked here.
  */
 import { readField, writeField } from '../abi/struct.ts';
-import { vhost_vring_addr, vhost_vring_state } from '../abi/vhost.ts';
+import { vhost_iotlb_msg, vhost_vring_addr, vhost_vring_state } from '../abi/vhost.ts';
 import {
   VHOST_USER_CONFIG_LIVE_MIGRATION,
   VHOST_USER_MAX_REGIONS,
@@ -16,6 +16,7 @@ import {
   vhost_user_memory_region,
 } from '../abi/vhost-user.ts';
 import type { Fd } from '../host/fd.ts';
+import type { IotlbMessage } from '../vhost/iotlb-message.ts';
 import { type Message, protocolError } from './message.ts';
 
 /** VHOST_USER_*_VRING_NUM, _BASE, _ENABLE. */
@@ -199,6 +200,29 @@ export function writeInflight(area: InflightArea): DataView<ArrayBuffer> {
   writeField(view, vhost_user_inflight.mmap_offset, area.mmapOffset);
   writeField(view, vhost_user_inflight.num_queues, area.queues);
   writeField(view, vhost_user_inflight.queue_size, area.queueSize);
+  return view;
+}
+
+/** VHOST_USER_IOTLB_MSG, VHOST_USER_BACKEND_IOTLB_MSG. Addresses above 2^53, which nothing is mapped at, are rounded. */
+export function readIotlb({ payload }: Message): IotlbMessage {
+  const { iova, size_, uaddr, perm, type } = vhost_iotlb_msg;
+  const u64 = (field: typeof iova): number => Number(readField(payload, field));
+  return {
+    type: payload.getUint8(type.offset),
+    iova: u64(iova),
+    size: u64(size_),
+    uaddr: u64(uaddr),
+    perm: payload.getUint8(perm.offset),
+  };
+}
+
+export function writeIotlb(message: IotlbMessage): DataView<ArrayBuffer> {
+  const view = make(vhost_iotlb_msg.size);
+  writeField(view, vhost_iotlb_msg.iova, message.iova);
+  writeField(view, vhost_iotlb_msg.size_, message.size);
+  writeField(view, vhost_iotlb_msg.uaddr, message.uaddr);
+  view.setUint8(vhost_iotlb_msg.perm.offset, message.perm);
+  view.setUint8(vhost_iotlb_msg.type.offset, message.type);
   return view;
 }
 

@@ -7,14 +7,19 @@ import type { Activation, Datapath, DatapathEvents } from '../datapath/datapath.
 import { InternalError } from '../host/errors.ts';
 import { Eventfd, signalEventfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
-import { GuestMemory } from '../memory/guest-memory.ts';
+import { type DeniedAccess, GuestMemory } from '../memory/guest-memory.ts';
+import type { IovaSpace } from '../memory/iova-space.ts';
+import { ringAreas } from '../virtio/queue/create-virtqueue.ts';
 import type { VringState } from '../virtio/queue/virtqueue.ts';
 import { KERNEL_FEATURES, type VhostBackend } from './vhost-backend.ts';
+import { VhostIotlb } from './vhost-iotlb.ts';
 
 /** From one activation to its end. */
 interface VhostRun {
   readonly memory: GuestMemory;
   readonly backends: readonly VhostBackend[];
+  /** Of the backends, behind an IOMMU. */
+  readonly iotlbs: VhostIotlb[];
 }
 
 /** On the main thread: it only sets up and tears down. */
@@ -45,7 +50,7 @@ export class VhostDatapath implements Datapath {
     });
   }
 
-  async start(activation: Activation): Promise<void> {
+  async start(activation: Activation, space?: IovaSpace): Promise<void> {
     if (this.#run !== undefined) throw new InternalError('a datapath was started twice');
     const { queues } = activation;
     const enabled = new Set(queues.map(({ index }) => index));
@@ -53,16 +58,17 @@ export class VhostDatapath implements Datapath {
       backend.queues.every((index) => enabled.has(index)),
     );
     const taken = new Set(backends.flatMap((backend) => backend.queues));
-    await this.#fallback.start({
+    const rest = {
       ...activation,
       // The driver seldom uses what is left.
-      poll: 'off',
+      poll: 'off' as const,
       queues: queues.filter(({ index }) => !taken.has(index)),
-    });
+    };
+    await this.#fallback.start(rest, space);
     this.#error.drain();
-    this.#run = { memory: new GuestMemory(activation.memory), backends };
+    this.#run = { memory: new GuestMemory(activation.memory), backends, iotlbs: [] };
     try {
-      for (const backend of backends) this.#setUp(backend, activation, this.#run.memory);
+      for (const backend of backends) this.#setUp(backend, activation, this.#run, space);
       for (const backend of backends) backend.run();
       // The kernel looks at a ring when it is kicked; the driver may already have done so.
       for (const { index, kickFd } of queues) if (taken.has(index)) signalEventfd(kickFd);
@@ -72,14 +78,30 @@ export class VhostDatapath implements Datapath {
     }
   }
 
-  #setUp(backend: VhostBackend, { queues, features }: Activation, memory: GuestMemory): void {
-    backend.vhost.configure(memory, features & KERNEL_FEATURES);
-    const configs = backend.queues.flatMap((index) =>
-      queues.filter((queue) => queue.index === index),
-    );
+  #setUp(
+    { vhost, queues: served }: VhostBackend,
+    { queues, features }: Activation,
+    run: VhostRun,
+    space: IovaSpace | undefined,
+  ): void {
+    const configs = served.flatMap((index) => queues.filter((queue) => queue.index === index));
+    const accepted = features & KERNEL_FEATURES;
+    if (space === undefined) vhost.configure(run.memory, accepted);
+    else vhost.configureTranslated(space, accepted);
     for (const [ring, config] of configs.entries()) {
-      backend.vhost.setUpRing(ring, config, features, this.#error.fd);
+      vhost.setUpRing(ring, config, features, this.#error.fd);
     }
+    if (space === undefined) return;
+    const iotlb = new VhostIotlb(vhost, space, (access) => this.#denied(access));
+    run.iotlbs.push(iotlb);
+    // The kernel writes to a ring before it could ask for its place.
+    for (const config of configs) iotlb.prefault(ringAreas(config, features));
+  }
+
+  /** Nothing is served any more: what the kernel asks for next would not be answered either. */
+  #denied(access: DeniedAccess): void {
+    for (const backend of this.#run?.backends ?? []) backend.halt();
+    this.#events.broken('vhost met an address that the IOMMU does not permit', access);
   }
 
   async stop(): Promise<ReadonlyMap<number, VringState>> {
@@ -96,6 +118,7 @@ export class VhostDatapath implements Datapath {
         }
       }
     } finally {
+      for (const iotlb of run.iotlbs) iotlb.close();
       run.memory.detach();
       for (const [index, state] of await this.#fallback.stop()) states.set(index, state);
     }

@@ -1,12 +1,14 @@
 /** One open vhost device: rings that the host kernel serves (linux/vhost.h). */
+import { EAGAIN } from '../abi/errno.ts';
 import * as abi from '../abi/vhost.ts';
-import { hasFeature, VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
+import { featureSet, hasFeature, VIRTIO_F_RING_PACKED } from '../abi/virtio-ring.ts';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { UsageError } from '../host/errors.ts';
 import { Fd } from '../host/fd.ts';
 import { NativeMemory, StructMemory } from '../host/native-memory.ts';
 import * as sys from '../host/syscall.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { IovaSpace } from '../memory/iova-space.ts';
 import { locateRings } from '../virtio/queue/create-virtqueue.ts';
 import {
   type QueueConfig,
@@ -14,9 +16,10 @@ import {
   vringBase,
   vringState,
 } from '../virtio/queue/virtqueue.ts';
+import { decodeIotlb, encodeIotlb, type IotlbMessage, iotlbBuffer } from './iotlb-message.ts';
 
-/** ioctl(2); tests substitute a kernel of their own. */
-export type Ioctl = (fd: number, request: number, argument: number) => number;
+/** System calls on it; tests substitute a kernel of their own. */
+export type VhostCalls = Pick<typeof sys, 'ioctl' | 'read' | 'write'>;
 
 /** A ring that was set up, until it is taken back. */
 interface Ring {
@@ -31,10 +34,13 @@ export class VhostDevice extends Closeable {
   readonly features: bigint;
   readonly #path: string;
   readonly #fd: Fd;
-  readonly #ioctl: Ioctl;
+  readonly #calls: VhostCalls;
   readonly #rings = new Map<number, Ring>();
+  readonly #received = iotlbBuffer();
   #memory: GuestMemory | undefined;
   #packed = false;
+  /** Rings are where the driver says, behind an IOMMU; else where that is in this process. */
+  #translated = false;
 
   /**
    * @param path e.g. `/dev/vhost-net`
@@ -56,11 +62,11 @@ export class VhostDevice extends Closeable {
   }
 
   /** @throws HostError when the kernel refuses */
-  constructor(path: string, fd: Fd, ioctl: Ioctl = sys.ioctl) {
+  constructor(path: string, fd: Fd, calls: VhostCalls = sys) {
     super();
     this.#path = path;
     this.#fd = fd;
-    this.#ioctl = ioctl;
+    this.#calls = calls;
     try {
       this.control(abi.VHOST_SET_OWNER, 0, 'VHOST_SET_OWNER');
       const features = new NativeMemory(8);
@@ -74,7 +80,12 @@ export class VhostDevice extends Closeable {
 
   /** An ioctl on it. @throws HostError */
   control(request: number, argument: number, name: string): number {
-    return sys.check(this.#ioctl(this.#fd.fd, request, argument), name, this.#path);
+    return sys.check(this.#calls.ioctl(this.#fd.fd, request, argument), name, this.#path);
+  }
+
+  /** To be watched. */
+  get fd(): number {
+    return this.#fd.fd;
   }
 
   /**
@@ -83,10 +94,8 @@ export class VhostDevice extends Closeable {
    */
   configure(memory: GuestMemory, features: bigint): void {
     this.#memory = memory;
-    this.#packed = hasFeature(features, VIRTIO_F_RING_PACKED);
-    const bits = new NativeMemory(8);
-    bits.view.setBigUint64(0, features, true);
-    this.control(abi.VHOST_SET_FEATURES, bits.address, 'VHOST_SET_FEATURES');
+    this.#translated = false;
+    this.#setFeatures(features);
     const { regions } = memory;
     const table = new NativeMemory(
       abi.vhost_memory.size + regions.length * abi.vhost_memory_region.size,
@@ -101,6 +110,38 @@ export class VhostDevice extends Closeable {
       set(abi.vhost_memory_region.userspace_addr, memory.address + offset);
     });
     this.control(abi.VHOST_SET_MEM_TABLE, table.address, 'VHOST_SET_MEM_TABLE');
+  }
+
+  /**
+   * Before rings are set up, instead of `configure`: the device is behind an IOMMU, and the kernel gets its addresses
+   * from a device IOTLB, which is empty.
+   * @param features those that concern the kernel, VIRTIO_F_ACCESS_PLATFORM among them
+   */
+  configureTranslated({ memory }: IovaSpace, features: bigint): void {
+    this.#memory = memory;
+    this.#translated = true;
+    const bits = new NativeMemory(8);
+    bits.view.setBigUint64(0, featureSet(abi.VHOST_BACKEND_F_IOTLB_MSG_V2), true);
+    this.control(abi.VHOST_SET_BACKEND_FEATURES, bits.address, 'VHOST_SET_BACKEND_FEATURES');
+    this.#setFeatures(features);
+    // The kernel serves no ring without a table, which it does not use.
+    const empty = new NativeMemory(abi.vhost_memory.size);
+    this.control(abi.VHOST_SET_MEM_TABLE, empty.address, 'VHOST_SET_MEM_TABLE');
+  }
+
+  /** What the kernel has to say of the device IOTLB; undefined: nothing now. */
+  readIotlb(): IotlbMessage | undefined {
+    const { address, bytes } = this.#received;
+    const count = this.#calls.read(this.#fd.fd, address, bytes.length);
+    if (count === 0 || count === -EAGAIN) return undefined;
+    sys.check(count, 'read', this.#path);
+    return decodeIotlb(this.#received);
+  }
+
+  /** Changes the device IOTLB. @throws HostError */
+  writeIotlb(message: IotlbMessage): void {
+    const { address, bytes } = encodeIotlb(message);
+    sys.check(this.#calls.write(this.#fd.fd, address, bytes.length), 'VHOST_IOTLB_MSG', this.#path);
   }
 
   /**
@@ -120,9 +161,11 @@ export class VhostDevice extends Closeable {
     this.#setState(abi.VHOST_SET_VRING_BASE, ring, base, 'VHOST_SET_VRING_BASE');
     const address = new StructMemory(abi.vhost_vring_addr);
     address.set('index', ring);
-    address.set('desc_user_addr', memory.address + place.descriptor);
-    address.set('avail_user_addr', memory.address + place.driver);
-    address.set('used_user_addr', memory.address + place.device);
+    // Offsets in the addresses of a device behind an IOMMU are those addresses.
+    const start = this.#translated ? 0 : memory.address;
+    address.set('desc_user_addr', start + place.descriptor);
+    address.set('avail_user_addr', start + place.driver);
+    address.set('used_user_addr', start + place.device);
     this.control(abi.VHOST_SET_VRING_ADDR, address.address, 'VHOST_SET_VRING_ADDR');
     this.setFile(abi.VHOST_SET_VRING_ERR, ring, errorFd, 'VHOST_SET_VRING_ERR');
     this.setFile(abi.VHOST_SET_VRING_CALL, ring, config.callFd, 'VHOST_SET_VRING_CALL');
@@ -158,6 +201,13 @@ export class VhostDevice extends Closeable {
   /** Ends the kernel's service and closes the device. */
   close(): void {
     this.#fd.close();
+  }
+
+  #setFeatures(features: bigint): void {
+    this.#packed = hasFeature(features, VIRTIO_F_RING_PACKED);
+    const bits = new NativeMemory(8);
+    bits.view.setBigUint64(0, features, true);
+    this.control(abi.VHOST_SET_FEATURES, bits.address, 'VHOST_SET_FEATURES');
   }
 
   #setState(request: number, ring: number, num: number, name: string): number {

@@ -33,17 +33,25 @@ export type TransportName = 'pci' | 'mmio';
 /** Whether the host kernel serves a device's queues. */
 export type VhostMode = 'on' | 'off' | 'auto';
 
+/** Whether a device is behind the machine's IOMMU. */
+export type IommuMode = 'on' | 'off' | 'auto';
+
 /**
  * How the thread that serves a device's queues waits for the driver: asleep until it is kicked; looking at the
  * rings for a while after each piece of work, and then asleep; or always looking at them.
  */
 export type PollMode = 'off' | 'adaptive' | 'always';
 
-/** Options of all virtio devices: their transport and ring features. */
+/** Options of all virtio devices: their transport and ring features, and whether they are behind the IOMMU. */
 export interface CarriedOptions {
   /** Default: that of the machine. */
   readonly transport?: TransportName;
   readonly ring?: RingOptions;
+  /**
+   * Whether the device is behind the machine's IOMMU (docs/iommu.md). Default `auto`: if the machine has one, and what
+   * serves the device can follow it.
+   */
+  readonly iommu?: IommuMode;
 }
 
 /** Options of virtio devices that this process serves. */
@@ -81,7 +89,10 @@ export const RING: OptionSchema<RingOptions> = options<RingOptions>(
   { hidden: true },
 );
 
-export const CARRIED = { transport: TRANSPORT, ring: RING };
+export const IOMMU: OptionSchema<IommuMode> = choice(['on', 'off', 'auto']);
+/** Of a virtio device that is not behind an IOMMU itself. */
+export const TRANSPORTED = { transport: TRANSPORT, ring: RING };
+export const CARRIED = { ...TRANSPORTED, iommu: IOMMU };
 /** `CARRIED`, and how the serving thread waits. */
 export const POLLED = { ...CARRIED, poll: choice<PollMode>(['off', 'adaptive', 'always']) };
 export const VHOST: OptionSchema<VhostMode> = choice(['on', 'off', 'auto']);

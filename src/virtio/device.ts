@@ -105,6 +105,12 @@ export interface VirtioDevice {
   readonly notifyPages?: readonly number[] | undefined;
   /** Absent: vhost cannot serve it. */
   readonly vhost?: VhostSpec;
+  /**
+   * Why what serves the queues cannot follow an IOMMU, in a few words: `its backend has no device IOTLB`. Undefined
+   * or absent: it can.
+   * @param size bytes of addresses that the device gets
+   */
+  iommuProblem?(size: number): string | undefined;
   /** Called once, before the guest runs. */
   attach?(host: DeviceHost): void;
   /** Makes the data half on the `main` thread: once, and again only after it threw. */

@@ -70,3 +70,20 @@ report('override', readFileSync('/sys/bus/pci/devices/${NVME}/driver_override', 
   t.equal(await lab.driverOf(NVME), 'nvme');
   t.equal(readFileSync(lab.image).subarray(0, 11).toString(), 'to-the-host');
 });
+
+t.test('behind the guest’s IOMMU the disk reaches what its driver maps', async (t) => {
+  const found = await lab.steps(`
+const { vm, sh } = await boot(['${NVME}'], '', { iommu: true });
+report('fio', await sh(FIO));
+report('groups', await sh('readlink /sys/bus/pci/devices/*/iommu_group | wc -l; ls /sys/class/nvme/nvme0/device/iommu_group/devices | wc -l'));
+report('pinned', (await vm.inspect()).functions[0].pinned);
+await vm.close();
+report('unlocked', locked());
+`);
+  t.equal(found.get('fio'), '0', 'no error');
+  t.match(found.get('groups'), /\n1$/, 'a group of its own');
+  const pinned = Number(found.get('pinned'));
+  t.ok(pinned > 0 && pinned < 64 * MiB, `${pinned} bytes, not all guest RAM`);
+  t.equal(found.get('unlocked'), '0');
+  t.equal(found.get('log'), undefined);
+});

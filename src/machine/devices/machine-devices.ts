@@ -9,6 +9,7 @@ import type { InspectedFunction } from '../../vfio/inspected-function.ts';
 import { checkLockedMemory } from '../../vfio/locked-memory.ts';
 import { vfioType } from '../../vfio/vfio-type.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
+import { iommuType } from '../../virtio/device/iommu/iommu.ts';
 import { isNetDevice } from '../../virtio/device/net/net.ts';
 import type { Connect } from '../../virtio/frontend-device.ts';
 import { type InspectedDevice, type InspectFilter, inspectDevice } from '../inspect.ts';
@@ -94,12 +95,19 @@ export async function createDevices(
   log: (text: string) => void,
 ): Promise<void> {
   // Before a driver of the host loses its device in vain.
-  if (wanted.some(({ type }) => type.name === vfioType.name)) checkLockedMemory(memory);
+  const hasIommu = wanted.some(({ type }) => type === iommuType);
+  const isBehind = ({ iommu }: ResolvedDevice): boolean => hasIommu && iommu !== 'off';
+  const functions = wanted.filter(({ type }) => type.name === vfioType.name);
+  // Each behind the IOMMU has pages of its own locked, the others the same.
+  const behind = functions.filter(isBehind).length;
+  const locking = behind + (functions.length > behind ? 1 : 0);
+  if (locking > 0) checkLockedMemory(locking * memory);
   const spaces = new DmaSpaces();
   for (const asked of wanted) {
     const device = await createDevice(asked);
     if (device instanceof E1000Device) made.push(new E1000MachineDevice(device, log));
-    else if (device instanceof VfioDevice) made.push(openVfio(device, spaces, log));
+    else if (device instanceof VfioDevice)
+      made.push(openVfio(device, spaces, isBehind(asked), log));
     else if (device instanceof DeviceCode) {
       made.push(new VirtioMachineDevice(device.device, { ...asked, code: device }, log));
     } else made.push(new VirtioMachineDevice(device, asked, log));
@@ -109,10 +117,11 @@ export async function createDevices(
 function openVfio(
   device: VfioDevice,
   spaces: DmaSpaces,
+  behind: boolean,
   log: (text: string) => void,
 ): VfioMachineDevice {
   try {
-    return new VfioMachineDevice(device, spaces, log);
+    return new VfioMachineDevice(device, spaces, behind, log);
   } catch (error) {
     device.close();
     throw error;

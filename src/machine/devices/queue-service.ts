@@ -2,7 +2,12 @@
  * How a device's queues are served from DRIVER_OK to the reset: by which of its datapaths, from
  * which state, and which of them are held.
  */
-import { hasFeature, VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
+import {
+  featureSet,
+  hasFeature,
+  VIRTIO_F_ACCESS_PLATFORM,
+  VIRTIO_F_RING_PACKED,
+} from '../../abi/virtio-ring.ts';
 import {
   type Activation,
   createDatapath,
@@ -11,6 +16,7 @@ import {
 } from '../../datapath/datapath.ts';
 import { ShadowDatapath } from '../../datapath/shadow/shadow-datapath.ts';
 import { InternalError, type Reason, UsageError } from '../../host/errors.ts';
+import type { IovaSpace } from '../../memory/iova-space.ts';
 import { VhostVdpaDevice } from '../../vdpa/vhost-vdpa-device.ts';
 import { openVhostBackends } from '../../vhost/vhost-backend.ts';
 import { VhostDatapath } from '../../vhost/vhost-datapath.ts';
@@ -59,6 +65,8 @@ export function datapathsOf(device: VirtioDevice): DatapathTable {
   }
   return table;
 }
+
+const ACCESS_PLATFORM = featureSet(VIRTIO_F_ACCESS_PLATFORM);
 
 /** Why a device's queues cannot be held where they are served; absent: they can. */
 const NO_HOLDS: Readonly<Partial<Record<DatapathName, (device: string) => Reason>>> = {
@@ -138,6 +146,13 @@ class DeviceDatapaths {
   check(name: DatapathName, features: bigint): void {
     const missing = features & this.get(name).withheld;
     if (missing === 0n) return;
+    if (missing === ACCESS_PLATFORM) {
+      throw new UsageError(
+        'E_IOMMU',
+        `${this.#device}: ${name} does not support an IOMMU here (VIRTIO_F_ACCESS_PLATFORM)`,
+        'leave it in userspace, or leave out iommu',
+      );
+    }
     const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((b) => hasFeature(missing, b));
     throw new UsageError(
       'E_FEATURES',
@@ -199,6 +214,7 @@ export class QueueService {
   /** By queue. They outlive resets and reboots, until they are released. */
   readonly #holds = new Map<number, Hold>();
   #activation: Activation | undefined;
+  #space: IovaSpace | undefined;
   #states: ReadonlyMap<number, VringState> = new Map();
   #served = false;
 
@@ -230,6 +246,11 @@ export class QueueService {
   /** Feature bits that it does not support. */
   get withheld(): bigint {
     return this.#datapaths.current.withheld;
+  }
+
+  /** The device is behind an IOMMU, and uses these addresses. Nothing was served yet. */
+  translate(space: IovaSpace): void {
+    this.#space = space;
   }
 
   /** The position of each queue, if its datapath knows it. */
@@ -273,12 +294,9 @@ export class QueueService {
       if (hold !== undefined) hold.from = state?.nextAvail ?? fresh;
     }
     const holds = new Map([...this.#holds].map(([queue, { credits }]) => [queue, credits]));
-    await this.#datapaths.current.start({
-      ...this.#activation,
-      config,
-      queues,
-      ...(holds.size === 0 ? {} : { holds }),
-    });
+    const held = holds.size === 0 ? {} : { holds };
+    const activation = { ...this.#activation, config, queues, ...held };
+    await this.#datapaths.current.start(activation, this.#space);
     this.#served = true;
   }
 
@@ -320,7 +338,8 @@ export class QueueService {
   /** @throws UsageError when the queues cannot move there */
   checkMove(name: DatapathName): void {
     if (this.#holds.size > 0) this.checkHolds(name);
-    this.#datapaths.check(name, this.#activation?.features ?? 0n);
+    const required = this.#space === undefined ? 0n : ACCESS_PLATFORM;
+    this.#datapaths.check(name, (this.#activation?.features ?? 0n) | required);
   }
 
   /** The queues are not served, and will be by another datapath. */

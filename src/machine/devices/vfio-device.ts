@@ -9,8 +9,9 @@ import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import { errnoName } from '../../host/syscall.ts';
 import { onProcessExit } from '../../host/threads.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
-import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
+import type { GuestMemory, GuestMemoryShare } from '../../memory/guest-memory.ts';
 import type { VfioDevice } from '../../vfio/device.ts';
+import { DmaEndpoint } from '../../vfio/dma-endpoint.ts';
 import type { DmaSpace } from '../../vfio/dma-space.ts';
 import type { DmaSpaces } from '../../vfio/dma-spaces.ts';
 import type { InspectedFunction } from '../../vfio/inspected-function.ts';
@@ -36,17 +37,21 @@ export class VfioMachineDevice implements MachineDevice {
   readonly #open = new CleanupStack();
   readonly #lines: LogLimit;
   readonly #forget: () => void;
+  /** Behind the machine's IOMMU, which maps what it reaches. */
+  readonly #behind: boolean;
   #resets = 0;
   #plan: DevicePlan<'vfio'> | undefined;
   #plugged: Plugged | undefined;
 
   /**
    * @param spaces of the machine
+   * @param behind whether it is behind the machine's IOMMU
    * @throws UsageError or HostError when it cannot be opened
    */
-  constructor(device: VfioDevice, spaces: DmaSpaces, log: (text: string) => void) {
+  constructor(device: VfioDevice, spaces: DmaSpaces, behind: boolean, log: (text: string) => void) {
     this.#device = device;
-    this.#space = spaces.choose(device.pciFunction, device.iommufd);
+    this.#behind = behind;
+    this.#space = spaces.choose(device.pciFunction, device.iommufd, behind);
     this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`));
     this.#passed = new PassedDevice(device.pciFunction, this.#space);
     this.#open.use(this.#passed);
@@ -65,6 +70,22 @@ export class VfioMachineDevice implements MachineDevice {
 
   get name(): string {
     return this.#device.name;
+  }
+
+  /** Whether it is behind the machine's IOMMU. */
+  get iommu(): boolean {
+    return this.#behind;
+  }
+
+  /** Where it is on the board. */
+  get planned(): DevicePlan<'vfio'> | undefined {
+    return this.#plan;
+  }
+
+  /** Its addresses, once, behind an IOMMU; the caller closes them. */
+  translate(ram: GuestMemory): DmaEndpoint {
+    const text = 'the host does not let it reach all of the guest’s RAM';
+    return new DmaEndpoint(this.#space, ram, () => this.#lines.say(text));
   }
 
   plan(resources: ResourceAllocator): DevicePlan<'vfio'> {
@@ -102,7 +123,7 @@ export class VfioMachineDevice implements MachineDevice {
     if (this.#plan === undefined) throw new InternalError(`${this.name} has no plan`);
     const { registers, address } = board.device(this.#plan);
     this.#plugged = { board, registers, place: addressText(address) };
-    if (!this.#open.disposed) this.#space.map(memory);
+    if (!this.#open.disposed && !this.#behind) this.#space.map(memory);
   }
 
   message(message: DeviceMessage): void {

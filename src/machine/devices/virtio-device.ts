@@ -7,8 +7,15 @@ import type { Activation, DatapathEvents } from '../../datapath/datapath.ts';
 import { InternalError, messageOf, NodeVmmError, UsageError } from '../../host/errors.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
 import type { DeniedAccess, GuestMemory, GuestMemoryShare } from '../../memory/guest-memory.ts';
+import type { IovaSpace } from '../../memory/iova-space.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
-import type { PollMode, RingOptions, TransportName, VhostMode } from '../../virtio/device-type.ts';
+import type {
+  IommuMode,
+  PollMode,
+  RingOptions,
+  TransportName,
+  VhostMode,
+} from '../../virtio/device-type.ts';
 import type { Breach, Observation } from '../../virtio/observe/observation.ts';
 import { whomOf } from '../../virtio/observe/trace/trace-record.ts';
 import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
@@ -46,12 +53,14 @@ export interface VirtioDeviceOptions {
   readonly vhost?: VhostMode;
   /** Default `off`. */
   readonly poll?: PollMode;
+  /** Default `auto`. */
+  readonly iommu?: IommuMode;
   /** Its code, when that may change while it runs. */
   readonly code?: DeviceCode;
 }
 
 interface Translated {
-  readonly memory: GuestMemory;
+  readonly space: IovaSpace;
   readonly denied: (access: DeniedAccess) => void;
 }
 
@@ -135,25 +144,29 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     return this.#plan;
   }
 
-  /** Whether only this process uses its addresses, so that it can be behind an IOMMU. */
-  get isTranslatable(): boolean {
-    const { vhost = 'off' } = this.#options;
-    if (this.device.backend?.copies === true) return true;
-    return vhost === 'off' && this.datapath === 'userspace';
+  /** Whether it is to be behind an IOMMU. */
+  get iommu(): IommuMode {
+    return this.#options.iommu ?? 'auto';
+  }
+
+  /** Why it cannot be behind an IOMMU, in a few words; undefined: it can. @param size as of `VirtioDevice` */
+  iommuProblem(size: number): string | undefined {
+    return this.device.iommuProblem?.(size);
   }
 
   /**
    * Puts it behind an IOMMU, before the first power-on.
-   * @param memory its addresses
+   * @param space its addresses
    * @param denied gets accesses that the IOMMU did not permit; each stops the device
    */
-  translate(memory: GuestMemory, denied: (access: DeniedAccess) => void): void {
-    this.#translated = { memory, denied };
+  translate(space: IovaSpace, denied: (access: DeniedAccess) => void): void {
+    this.#translated = { space, denied };
+    this.#queues.translate(space);
   }
 
   /** The addresses that it uses behind an IOMMU; undefined: guest physical ones. */
   get translated(): GuestMemory | undefined {
-    return this.#translated?.memory;
+    return this.#translated?.space.memory;
   }
 
   /** Moves it to vhost if that is requested: the driver is then not offered what vhost lacks. */

@@ -1,18 +1,22 @@
 /** A device for other VMMs: its configuration, its datapath, and the session that uses it. */
 import { VIRTIO_ID_NET, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ } from '../../abi/virtio-net.ts';
-import { featureSet } from '../../abi/virtio-ring.ts';
+import { featureSet, VIRTIO_F_ACCESS_PLATFORM } from '../../abi/virtio-ring.ts';
 import { createDatapath, type Datapath } from '../../datapath/datapath.ts';
 import { AsyncCloseable } from '../../host/cleanup-stack.ts';
 import { LogLimit } from '../../host/untrusted-text.ts';
+import type { DeniedAccess } from '../../memory/guest-memory.ts';
 import type { DeviceHost, VirtioDevice } from '../../virtio/device.ts';
 import type { PollMode } from '../../virtio/device-type.ts';
 
+/** Frontends with an IOMMU negotiate it. */
+const ACCESS_PLATFORM = featureSet(VIRTIO_F_ACCESS_PLATFORM);
 /** How often a line is logged per minute, whatever frontends do. */
 const REPEATS = 4;
 
 /** What the device reports to the session that uses it. */
 export interface DeviceEvents {
-  broken(reason: string): void;
+  /** @param denied what it met that is not in its IOTLB, if that was it */
+  broken(reason: string, denied?: DeniedAccess): void;
   configChanged(): void;
 }
 
@@ -50,11 +54,11 @@ export class BackendDevice extends AsyncCloseable implements DeviceHost {
     this.#lines = new LogLimit((text) => log(`${device.name}: ${text}`), REPEATS);
     this.#config = Uint8Array.from(device.config);
     this.datapath = createDatapath(device, {
-      broken: (reason) => this.#session?.broken(reason),
+      broken: (reason, denied) => this.#session?.broken(reason, denied),
       log: (text) => this.#lines.say(text),
       message: (message) => device.message?.(message),
     });
-    this.features = features & ~this.datapath.withheld;
+    this.features = (features & ~this.datapath.withheld) | ACCESS_PLATFORM;
     device.attach?.(this);
   }
 

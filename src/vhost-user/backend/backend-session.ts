@@ -1,11 +1,13 @@
 /** One frontend's connection to a device: what each of its messages does (vhost-user.rst). */
 import { fstatSync } from 'node:fs';
+import * as vhost from '../../abi/vhost.ts';
 import * as abi from '../../abi/vhost-user.ts';
 import { DEVICE_NEEDS_RESET } from '../../abi/virtio-pci.ts';
 import { featureSet, hasFeature, VIRTIO_F_IN_ORDER } from '../../abi/virtio-ring.ts';
 import { Closeable } from '../../host/cleanup-stack.ts';
 import type { Fd } from '../../host/fd.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
+import type { DeniedAccess } from '../../memory/guest-memory.ts';
 import { Channel } from '../channel.ts';
 import {
   BACKEND_REQUESTS,
@@ -64,7 +66,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
     this.#device = device;
     this.#socket = socket;
     this.#ended = ended;
-    this.#rings = new Vrings(device, this.#memory);
+    this.#rings = new Vrings(device, this.#memory, (access) => this.#miss(access));
     // Rings used in order show what is in flight: all that is available and not used.
     const inOrder = hasFeature(device.features, VIRTIO_F_IN_ORDER);
     this.#offered = inOrder ? PROTOCOL_FEATURES : PROTOCOL_FEATURES | INFLIGHT;
@@ -96,8 +98,8 @@ export class BackendSession extends Closeable implements DeviceEvents {
     this.#channel.close();
   }
 
-  broken(reason: string): void {
-    this.#rings.break(reason);
+  broken(reason: string, denied?: DeniedAccess): void {
+    this.#rings.failed(reason, denied);
   }
 
   configChanged(): void {
@@ -134,6 +136,8 @@ export class BackendSession extends Closeable implements DeviceEvents {
         return await rings.change(() => rings.disableAll());
       case abi.VHOST_USER_GET_QUEUE_NUM:
         return number(this.#device.queueNumber);
+      case abi.VHOST_USER_IOTLB_MSG:
+        return await rings.changeIotlb(payload.readIotlb(message));
       case abi.VHOST_USER_GET_CONFIG:
         return { payload: this.#getConfig(payload.readConfigAccess(message)) };
       case abi.VHOST_USER_SET_CONFIG:
@@ -303,6 +307,28 @@ export class BackendSession extends Closeable implements DeviceEvents {
     throw protocolError(`configuration bytes from ${offset} are read-only`);
   }
 
+  /** Asks for an address. @returns false when it is known that the frontend does not give it */
+  async #miss({ address: iova, write }: DeniedAccess): Promise<boolean> {
+    const requests = this.#requests;
+    if (requests === undefined) return false;
+    const { VHOST_IOTLB_MISS: type, VHOST_ACCESS_WO, VHOST_ACCESS_RO } = vhost;
+    const perm = write ? VHOST_ACCESS_WO : VHOST_ACCESS_RO;
+    const view = payload.writeIotlb({ type, iova, size: 0, uaddr: 0, perm });
+    const isAnswered = hasFeature(this.#protocolFeatures, abi.VHOST_USER_PROTOCOL_F_REPLY_ACK);
+    if (!isAnswered) {
+      requests.send(abi.VHOST_USER_BACKEND_IOTLB_MSG, 0, view);
+      return true;
+    }
+    const { VHOST_USER_BACKEND_IOTLB_MSG, VHOST_USER_NEED_REPLY_MASK } = abi;
+    const reply = await requests.call(
+      VHOST_USER_BACKEND_IOTLB_MSG,
+      VHOST_USER_NEED_REPLY_MASK,
+      view,
+    );
+    for (const fd of reply.fds.splice(0)) fd.close();
+    return payload.readU64(reply) === 0n;
+  }
+
   #openRequests(fds: Fd[]): undefined {
     const fd = fds.shift();
     if (fd === undefined) return;
@@ -323,6 +349,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
       { request: () => {}, closed: () => {} },
     );
     before?.close();
+    this.#rings.asking = true;
   }
 
   async #end(error: Error | undefined): Promise<void> {

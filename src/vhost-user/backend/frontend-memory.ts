@@ -3,6 +3,7 @@ import { Closeable } from '../../host/cleanup-stack.ts';
 import type { Fd } from '../../host/fd.ts';
 import { ForeignRam } from '../../memory/foreign-ram.ts';
 import { GuestMemory, type GuestMemoryShare } from '../../memory/guest-memory.ts';
+import type { RamPlace } from '../../memory/iova-space.ts';
 import { protocolError } from '../message.ts';
 import type { MemoryRegion } from '../payload.ts';
 
@@ -83,6 +84,16 @@ export class FrontendMemory extends Closeable {
       if (at >= 0 && at < region.size) return region.gpa + at;
     }
     return -1;
+  }
+
+  /** The frontend's file that has all of a piece of guest RAM; undefined: none. */
+  placeOf(gpa: number, length: number): RamPlace | undefined {
+    for (const { region, fd } of this.#slots) {
+      const at = gpa - region.gpa;
+      if (at < 0 || at + length > region.size) continue;
+      return { fd: fd.fd, offset: region.mmapOffset + at };
+    }
+    return undefined;
   }
 
   close(): void {

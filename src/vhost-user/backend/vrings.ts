@@ -1,9 +1,17 @@
 /** The rings of a session: what the frontend has set up, and their service by the device's datapath. */
-import { hasFeature, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '../../abi/virtio-ring.ts';
+import {
+  hasFeature,
+  VIRTIO_F_ACCESS_PLATFORM,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '../../abi/virtio-ring.ts';
 import { StepQueue } from '../../datapath/datapath.ts';
 import { CleanupStack, Closeable } from '../../host/cleanup-stack.ts';
 import { messageOf, PeerError } from '../../host/errors.ts';
 import { checkEventfd, Eventfd, type Fd, replaceFd, signalEventfd } from '../../host/fd.ts';
+import type { DeniedAccess, GuestMemoryShare } from '../../memory/guest-memory.ts';
+import type { IotlbMessage } from '../../vhost/iotlb-message.ts';
+import { ringAreas } from '../../virtio/queue/create-virtqueue.ts';
 import {
   type QueueConfig,
   type VringState,
@@ -13,6 +21,7 @@ import {
 import { protocolError } from '../message.ts';
 import type { VringAddress } from '../payload.ts';
 import type { BackendDevice } from './backend-device.ts';
+import { BackendIotlb } from './backend-iotlb.ts';
 import type { FrontendMemory } from './frontend-memory.ts';
 import type { InflightBuffer } from './inflight-buffer.ts';
 
@@ -111,6 +120,18 @@ export class Vrings {
   #features: bigint | undefined;
   /** The frontend enables each ring (VHOST_USER_F_PROTOCOL_FEATURES). */
   enabling = false;
+  /**
+   * The frontend has a channel for requests, and can be asked for addresses. One without it may accept
+   * VIRTIO_F_ACCESS_PLATFORM nevertheless, and uses its own addresses.
+   */
+  asking = false;
+  /** Behind the frontend's IOMMU. */
+  #iotlb: BackendIotlb | undefined;
+  /** The memory that it is for. */
+  #shared: GuestMemoryShare | undefined;
+  /** The address that the frontend has yet to send: nothing is served until it comes. */
+  #missing: DeniedAccess | undefined;
+  readonly #ask: (access: DeniedAccess) => Promise<boolean>;
   #running = false;
   #broken = false;
   #open = true;
@@ -122,7 +143,13 @@ export class Vrings {
   /** Kicks for a frontend that sends none. */
   #kicker: NodeJS.Timeout | undefined;
 
-  constructor(device: BackendDevice, memory: FrontendMemory) {
+  /** @param ask asks the frontend for an address that its IOMMU translates; false: it does not give it */
+  constructor(
+    device: BackendDevice,
+    memory: FrontendMemory,
+    ask: (access: DeniedAccess) => Promise<boolean>,
+  ) {
+    this.#ask = ask;
     this.#device = device;
     this.#memory = memory;
     using stack = new CleanupStack();
@@ -155,7 +182,9 @@ export class Vrings {
   async change(make: () => void | Promise<void>): Promise<undefined> {
     await this.#steps.run(async () => {
       await this.#halt();
+      this.#missing = undefined;
       await make();
+      if (!this.#isTranslated || this.#memory.share !== this.#shared) this.#closeIotlb();
     });
     this.#plan();
   }
@@ -163,6 +192,28 @@ export class Vrings {
   /** All negotiated feature bits. Within `change`. */
   setFeatures(features: bigint): void {
     this.#features = features;
+  }
+
+  /** VHOST_USER_IOTLB_MSG, while rings are served. @throws PeerError */
+  async changeIotlb(message: IotlbMessage): Promise<undefined> {
+    // Steps of the rings may have stopped them meanwhile, or be about to make it.
+    await this.#steps.run(async () => this.#openIotlb()?.change(message));
+    const missing = this.#missing;
+    if (missing === undefined || !this.#permits(missing)) return;
+    this.#missing = undefined;
+    this.#plan();
+  }
+
+  /** The datapath serves nothing any more. @param denied the address that it met, if that was it */
+  failed(reason: string, denied?: DeniedAccess): void {
+    if (this.#iotlb === undefined || denied === undefined) {
+      this.break(reason);
+      return;
+    }
+    void this.#steps.run(async () => {
+      await this.#halt();
+      await this.#askFor(denied, reason);
+    });
   }
 
   /** VHOST_USER_SET_INFLIGHT_FD. Within `change`. @param inflight owned from here on */
@@ -212,6 +263,7 @@ export class Vrings {
   async close(): Promise<void> {
     this.#open = false;
     await this.#steps.run(() => this.#halt());
+    this.#closeIotlb();
     this.#inflight?.close();
     this.#owned.dispose();
   }
@@ -234,8 +286,9 @@ export class Vrings {
 
   async #serve(): Promise<void> {
     const negotiated = this.#features;
-    const memory = this.#memory.share;
-    if (this.#running || this.#broken || !this.#open) return;
+    if (this.#running || this.#broken || !this.#open || this.#missing !== undefined) return;
+    const space = this.#openIotlb()?.space;
+    const memory = space?.share ?? this.#memory.share;
     if (negotiated === undefined || memory === undefined) return;
     const rings = this.#rings.filter(
       (ring) => ring.started && ring.size > 0 && (ring.enabled || !this.enabling),
@@ -243,6 +296,7 @@ export class Vrings {
     if (rings.length === 0) return;
     checkFeatures(negotiated, this.#device.featureDependencies);
     const features = this.#device.servedFeatures(negotiated);
+    if (space !== undefined && (await this.#missRings(rings, features))) return;
     const queues = rings.map((ring) => this.#config(ring));
     const { poll } = this.#device;
     await this.#device.datapath.start({ memory, features, queues, poll });
@@ -252,6 +306,61 @@ export class Vrings {
     this.#kicker = setInterval(() => {
       for (const ring of polled) signalEventfd(ring.kickFd);
     }, KICK_INTERVAL);
+  }
+
+  get #isTranslated(): boolean {
+    return this.asking && hasFeature(this.#features ?? 0n, VIRTIO_F_ACCESS_PLATFORM);
+  }
+
+  /** Undefined when the device is behind no IOMMU, or has no memory yet. */
+  #openIotlb(): BackendIotlb | undefined {
+    if (!this.#isTranslated || this.#memory.share === undefined) return undefined;
+    this.#iotlb ??= new BackendIotlb(this.#memory);
+    this.#shared = this.#memory.share;
+    return this.#iotlb;
+  }
+
+  /** Nothing is served. */
+  #closeIotlb(): void {
+    this.#iotlb?.close();
+    this.#iotlb = undefined;
+  }
+
+  #permits({ address, write }: DeniedAccess): boolean {
+    return (this.#iotlb?.space.memory.offset(address, 1, write) ?? -1) >= 0;
+  }
+
+  /** Asks for the first address of the rings that is not known. @returns whether there is one */
+  async #missRings(rings: readonly Vring[], features: bigint): Promise<boolean> {
+    const memory = this.#iotlb?.space.memory;
+    for (const ring of rings) {
+      const { index, size, kickFd, callFd } = ring;
+      const config = { index, size, kickFd, callFd, ...this.#areas(ring) };
+      for (const { address, length, written } of ringAreas(config, features)) {
+        if (memory === undefined || memory.offset(address, length, written) >= 0) continue;
+        const { denied } = memory;
+        if (denied === undefined) continue;
+        await this.#askFor(denied, `the IOMMU does not map ring ${index}`);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /** The answer comes as a message, which must not wait for this. */
+  async #askFor(denied: DeniedAccess, reason: string): Promise<void> {
+    // It may have come since.
+    if (this.#permits(denied)) {
+      this.#plan();
+      return;
+    }
+    this.#missing = denied;
+    this.#ask(denied).then(
+      (given) => {
+        if (!given && this.#missing === denied) this.break(reason);
+      },
+      () => {},
+    );
   }
 
   async #halt(): Promise<void> {
@@ -266,27 +375,36 @@ export class Vrings {
 
   /** @throws PeerError when the ring is outside of shared memory */
   #config(ring: Vring): QueueConfig {
-    const { index, size, address, kickFd, callFd } = ring;
-    if (address === undefined) throw protocolError(`ring ${index} started without addresses`);
-    const place = (what: string, userAddress: number): number => {
-      const gpa = this.#memory.guestAddress(userAddress);
-      if (gpa >= 0) return gpa;
-      const at = `0x${userAddress.toString(16)}`;
-      throw protocolError(`the ${what} of ring ${index}, at ${at}, is in no memory region`);
-    };
-    const areas = {
-      descriptorArea: place('descriptor area', address.descriptor),
-      driverArea: place('available ring', address.available),
-      deviceArea: place('used ring', address.used),
-    };
+    const { index, size, kickFd, callFd } = ring;
+    const areas = this.#areas(ring);
     const state = ring.state ?? this.#initialState(ring, areas.deviceArea);
     const inflight = this.#inflight?.place(index);
     const record = inflight === undefined ? {} : { inflight };
     return { index, size, ...areas, kickFd, callFd, state, ...record };
   }
 
+  /** @throws PeerError when the ring is outside of shared memory */
+  #areas({
+    index,
+    address,
+  }: Vring): Pick<QueueConfig, 'descriptorArea' | 'driverArea' | 'deviceArea'> {
+    if (address === undefined) throw protocolError(`ring ${index} started without addresses`);
+    const place = (what: string, userAddress: number): number => {
+      if (this.#isTranslated) return userAddress;
+      const gpa = this.#memory.guestAddress(userAddress);
+      if (gpa >= 0) return gpa;
+      const at = `0x${userAddress.toString(16)}`;
+      throw protocolError(`the ${what} of ring ${index}, at ${at}, is in no memory region`);
+    };
+    return {
+      descriptorArea: place('descriptor area', address.descriptor),
+      driverArea: place('available ring', address.available),
+      deviceArea: place('used ring', address.used),
+    };
+  }
+
   #initialState({ index, base }: Vring, usedRing: number): VringState {
-    const { view } = this.#memory;
+    const view = this.#iotlb?.space.memory ?? this.#memory.view;
     const offset = view?.offset(usedRing, USED_HEAD) ?? -1;
     if (view === undefined || offset < 0 || offset % 2 !== 0) {
       throw protocolError(`the used ring of ring ${index} is not in guest memory`);

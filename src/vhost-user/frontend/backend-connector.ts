@@ -5,6 +5,7 @@ import { ListenPath } from '../../host/listen-path.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
 import * as sys from '../../host/syscall.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
+import type { IotlbMessage } from '../../vhost/iotlb-message.ts';
 import type { BackendAddress } from '../../virtio/frontend-device.ts';
 import { BackendGone, FrontendSession } from './frontend-session.ts';
 
@@ -19,6 +20,8 @@ export interface ConnectorEvents {
   reconnected(session: FrontendSession): void;
   /** The backend changed the device's configuration. */
   configChanged(): void;
+  /** As of `SessionEvents`. */
+  askedIotlb(message: IotlbMessage): Promise<boolean>;
 }
 
 /** Owns the socket, and the session on it. */
@@ -123,6 +126,7 @@ export class BackendConnector extends Closeable {
     return await FrontendSession.open(socket, this.address.timeoutMs, {
       ended: (error) => this.#ended(error),
       configChanged: () => this.events?.configChanged(),
+      askedIotlb: async (message) => (await this.events?.askedIotlb(message)) ?? false,
     });
   }
 

@@ -4,12 +4,18 @@
  */
 import * as abi from '../../abi/vhost-user.ts';
 import { FEATURES_OK } from '../../abi/virtio-pci.ts';
-import { featureSet, hasFeature, VIRTIO_F_RING_PACKED } from '../../abi/virtio-ring.ts';
+import {
+  featureSet,
+  hasFeature,
+  VIRTIO_F_ACCESS_PLATFORM,
+  VIRTIO_F_RING_PACKED,
+} from '../../abi/virtio-ring.ts';
 import { Closeable } from '../../host/cleanup-stack.ts';
 import { InternalError, messageOf, PeerError } from '../../host/errors.ts';
 import type { Fd } from '../../host/fd.ts';
 import { UnixSocket } from '../../host/unix-socket.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
+import type { IotlbMessage } from '../../vhost/iotlb-message.ts';
 import type { BackendOffer } from '../../virtio/frontend-device.ts';
 import { locateRings } from '../../virtio/queue/create-virtqueue.ts';
 import {
@@ -54,6 +60,8 @@ export interface SessionEvents {
   ended(error: PeerError): void;
   /** The backend changed the device's configuration. */
   configChanged(): void;
+  /** The backend asks for an address behind the IOMMU, or met one that it may not use. @returns whether it has it */
+  askedIotlb(message: IotlbMessage): Promise<boolean>;
 }
 
 /** The inflight buffer a backend made. The file is its holder's; nothing in it is read here. */
@@ -114,6 +122,15 @@ export class FrontendSession extends Closeable implements BackendOffer {
 
   get hasConfig(): boolean {
     return this.has(abi.VHOST_USER_PROTOCOL_F_CONFIG);
+  }
+
+  /** Whether the backend can follow an IOMMU. */
+  get hasIotlb(): boolean {
+    return (
+      hasFeature(this.features, VIRTIO_F_ACCESS_PLATFORM) &&
+      this.has(abi.VHOST_USER_PROTOCOL_F_BACKEND_REQ) &&
+      this.has(abi.VHOST_USER_PROTOCOL_F_REPLY_ACK)
+    );
   }
 
   /** Whether a protocol feature was negotiated. */
@@ -207,6 +224,11 @@ export class FrontendSession extends Closeable implements BackendOffer {
     await this.#set(abi.VHOST_USER_SET_INFLIGHT_FD, payload.writeInflight(area), [file.fd]);
   }
 
+  /** Changes what the backend knows of an IOMMU; resolves when it has acknowledged that. @throws PeerError */
+  async changeIotlb(message: IotlbMessage): Promise<void> {
+    await this.#set(abi.VHOST_USER_IOTLB_MSG, payload.writeIotlb(message));
+  }
+
   /** Has the backend map guest RAM; our addresses in it serve as user addresses. @throws PeerError */
   async shareMemory(memory: GuestMemory): Promise<void> {
     const { fd } = memory.share;
@@ -232,6 +254,7 @@ export class FrontendSession extends Closeable implements BackendOffer {
 
   /**
    * Sets a ring up, which is then enabled or not by `enableRing`.
+   * @param memory behind an IOMMU: the device's addresses, which the backend gets as they are
    * @param features all that were negotiated
    * @param errorFd eventfd that the backend signals when it cannot continue
    * @throws PeerError when the driver placed the queue outside of RAM, or the backend refuses
@@ -245,12 +268,14 @@ export class FrontendSession extends Closeable implements BackendOffer {
     const { index, size, callFd, kickFd } = config;
     const place = locateRings(memory, config, features);
     const base = vringBase(config.state, hasFeature(features, VIRTIO_F_RING_PACKED));
+    const isTranslated = hasFeature(features, VIRTIO_F_ACCESS_PLATFORM);
+    const start = isTranslated ? 0 : memory.address;
     const address = {
       index,
       flags: 0,
-      descriptor: memory.address + place.descriptor,
-      used: memory.address + place.device,
-      available: memory.address + place.driver,
+      descriptor: start + place.descriptor,
+      used: start + place.device,
+      available: start + place.driver,
     };
     const setFd = (request: number, fd: number): Promise<void> =>
       this.#set(request, payload.writeVringFd(index, fd >= 0), fd < 0 ? NO_FDS : [fd]);
@@ -302,11 +327,14 @@ export class FrontendSession extends Closeable implements BackendOffer {
   async #openRequests(): Promise<void> {
     const [ours, theirs] = UnixSocket.pair();
     const rules = { received: BACKEND_REQUESTS, sent: new Map() };
-    const requests = new Channel(ours, rules, {
+    const requests: Channel = new Channel(ours, rules, {
       request: (message) => {
-        const isConfig = message.request === abi.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG;
-        if (isConfig) this.#events.configChanged();
+        if (message.request === abi.VHOST_USER_BACKEND_IOTLB_MSG) {
+          return this.#askedIotlb(requests, message);
+        }
+        this.#events.configChanged();
         requests.acknowledge(message, true);
+        return undefined;
       },
       // A backend may close this channel alone.
       closed: (error) => {
@@ -319,6 +347,11 @@ export class FrontendSession extends Closeable implements BackendOffer {
     } finally {
       theirs.close();
     }
+  }
+
+  /** The next request waits: a backend gets no more answers at a time than it reads. */
+  async #askedIotlb(requests: Channel, message: Message): Promise<void> {
+    requests.acknowledge(message, await this.#events.askedIotlb(payload.readIotlb(message)));
   }
 
   /**

@@ -17,9 +17,13 @@ import {
 import { InternalError, messageOf, type PeerError, UsageError } from '../../host/errors.ts';
 import { Eventfd, signalEventfd } from '../../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../../host/main-loop.ts';
-import { GuestMemory } from '../../memory/guest-memory.ts';
+import { type DeniedAccess, GuestMemory } from '../../memory/guest-memory.ts';
+import type { IovaSpace } from '../../memory/iova-space.ts';
+import type { IotlbMessage } from '../../vhost/iotlb-message.ts';
+import { ringAreas } from '../../virtio/queue/create-virtqueue.ts';
 import type { QueueConfig, VringState } from '../../virtio/queue/virtqueue.ts';
 import type { BackendConnector } from './backend-connector.ts';
+import { FrontendIotlb } from './frontend-iotlb.ts';
 import { BackendGone, type FrontendSession, type InflightFile } from './frontend-session.ts';
 import { recoverRing } from './ring-recovery.ts';
 
@@ -47,6 +51,9 @@ interface VhostUserRun {
   readonly activation: Activation;
   readonly memory: GuestMemory;
   readonly queues: readonly QueueConfig[];
+  /** Behind an IOMMU: the device's addresses, and what the session's backend knows of them. */
+  readonly space: IovaSpace | undefined;
+  iotlb?: FrontendIotlb | undefined;
   /** The one that serves the rings now. */
   session: FrontendSession | undefined;
 }
@@ -83,19 +90,17 @@ export class VhostUserDatapath implements Datapath {
     });
   }
 
-  start(activation: Activation): Promise<void> {
+  start(activation: Activation, space?: IovaSpace): Promise<void> {
     return this.#steps.run(async () => {
       if (this.#run !== undefined) throw new InternalError('a datapath was started twice');
       const { queueCount, fallback } = this.#device;
-      await fallback?.start({
-        ...activation,
-        queues: activation.queues.filter(({ index }) => index >= queueCount),
-      });
+      const others = activation.queues.filter(({ index }) => index >= queueCount);
+      await fallback?.start({ ...activation, queues: others }, space);
       const queues = activation.queues.filter(({ index }) => index < queueCount);
       if (queues.every(({ state }) => state === undefined)) this.#forget();
       const memory = new GuestMemory(activation.memory);
       this.#error.drain();
-      this.#run = { activation, memory, queues, session: undefined };
+      this.#run = { activation, memory, queues, space, session: undefined };
       // A backend that is gone gets the queues when it is back.
       if (this.#connector.reconnecting) return;
       try {
@@ -160,6 +165,11 @@ export class VhostUserDatapath implements Datapath {
     });
   }
 
+  /** The backend asks for an address, or met one that it may not use. @returns whether it has it */
+  async askedIotlb(message: IotlbMessage): Promise<boolean> {
+    return (await this.#run?.iotlb?.asked(message)) ?? false;
+  }
+
   /** Enables or disables a queue from now on. */
   enable(queue: number, enabled: boolean): void {
     void this.#steps.run(async () => {
@@ -184,7 +194,7 @@ export class VhostUserDatapath implements Datapath {
     const configs = queues.map((config) => this.#recovered(run, config, recorded));
     await session.setFeatures(features);
     await session.setStatus(ACKNOWLEDGE | DRIVER | FEATURES_OK);
-    if (this.#sharing !== session) await session.shareMemory(memory);
+    if (this.#sharing !== session) await session.shareMemory(run.space?.ram ?? memory);
     this.#sharing = session;
     if (hasInflight) {
       const { queueCount, queueSize } = this.#device;
@@ -193,7 +203,11 @@ export class VhostUserDatapath implements Datapath {
     }
     // From here on, its end loses rings.
     run.session = session;
+    const iotlb =
+      run.space && new FrontendIotlb(session, run.space, (access) => this.#denied(access));
+    run.iotlb = iotlb;
     for (const config of configs) {
+      await iotlb?.prefault(ringAreas(config, features));
       await session.setUpRing(memory, config, features, this.#error.fd);
     }
     for (const { index } of configs) {
@@ -239,6 +253,7 @@ export class VhostUserDatapath implements Datapath {
       await this.#stopRings(run, states);
     } finally {
       run.memory.detach();
+      await run.iotlb?.close();
       for (const [index, state] of (await this.#device.fallback?.stop()) ?? []) {
         states.set(index, state);
       }
@@ -265,8 +280,14 @@ export class VhostUserDatapath implements Datapath {
     }
   }
 
+  #denied(access: DeniedAccess): void {
+    this.#events.broken('the backend met an address that the IOMMU does not permit', access);
+  }
+
   #loseRings(run: VhostUserRun): void {
     run.session = undefined;
+    void run.iotlb?.close();
+    run.iotlb = undefined;
     for (const { index } of run.queues) this.#lost.add(index);
   }
 

@@ -21,6 +21,7 @@ const RING_FEATURES = featureSet(
   ring.VIRTIO_F_IN_ORDER,
   ring.VIRTIO_F_NOTIFICATION_DATA,
   ring.VIRTIO_F_RING_RESET,
+  ring.VIRTIO_F_ACCESS_PLATFORM,
 );
 
 /** Owns the connection to its backend. */
@@ -103,6 +104,14 @@ export class VhostUserDevice implements VirtioDevice {
     return { name: address.socket, gone: session === undefined, ...copies };
   }
 
+  iommuProblem(): string | undefined {
+    const { session } = this.#connector;
+    // Addresses in copies are this process's.
+    return this.#sharesCopies || session === undefined || session.hasIotlb
+      ? undefined
+      : 'its backend has no device IOTLB (VIRTIO_F_ACCESS_PLATFORM, VHOST_USER_PROTOCOL_F_BACKEND_REQ and REPLY_ACK)';
+  }
+
   attach(host: DeviceHost): void {
     this.#host = host;
   }
@@ -137,6 +146,7 @@ export class VhostUserDevice implements VirtioDevice {
       disconnected: (error) => datapath.disconnected(error),
       reconnected: (session) => datapath.reconnected(session),
       configChanged: () => this.#configChanged(),
+      askedIotlb: (message) => datapath.askedIotlb(message),
     };
     return datapath;
   }

@@ -138,6 +138,25 @@ export function locateRings(
   };
 }
 
+/** What a device uses of its addresses for a queue's own sake. */
+export interface RingArea {
+  readonly address: number;
+  /** Bytes. */
+  readonly length: number;
+  /** Whether the device writes to it. */
+  readonly written: boolean;
+}
+
+/** The areas of a queue, wherever they are. @throws PeerError when its size or state is invalid */
+export function ringAreas(config: QueueConfig, features: bigint): readonly RingArea[] {
+  const { descriptor, driver, device } = checkedRules(config, features);
+  return [
+    { ...descriptor, address: config.descriptorArea },
+    { ...driver, address: config.driverArea },
+    { ...device, address: config.deviceArea },
+  ];
+}
+
 /**
  * Opens a queue in the format that was negotiated.
  * @param features all negotiated feature bits

@@ -11,6 +11,7 @@ import * as ring from '../../../src/abi/virtio-ring.ts';
 import { featureSet } from '../../../src/abi/virtio-ring.ts';
 import { signalEventfd } from '../../../src/host/fd.ts';
 import { deviceShape } from '../../../src/machine/devices/virtio-plan.ts';
+import { ACCESS_READ, ACCESS_WRITE } from '../../../src/memory/guest-memory.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
 import { VhostUserRig } from '../../../src/testing/vhost-user-rig.ts';
 import { ConnectingBackend, ListeningBackend } from '../../../src/vhost-user/backend/backend.ts';
@@ -22,6 +23,7 @@ import { blkKind } from '../../../src/virtio/device/blk/frontend-blk.ts';
 import { createRngDevice } from '../../../src/virtio/device/rng/rng.ts';
 import type { VirtioDevice } from '../../../src/virtio/device.ts';
 import { type DeviceKind, otherKind, type ShareMode } from '../../../src/virtio/frontend-device.ts';
+import { ringAreas } from '../../../src/virtio/queue/create-virtqueue.ts';
 import { blkHeader, TemporaryFolder } from '../../support/rigs/blk-driver.ts';
 
 const SPLIT = featureSet(
@@ -31,6 +33,10 @@ const SPLIT = featureSet(
 );
 const PACKED = SPLIT | featureSet(ring.VIRTIO_F_RING_PACKED);
 const BLOCK = 4096;
+const ACCESS_PLATFORM = featureSet(ring.VIRTIO_F_ACCESS_PLATFORM);
+const RW = ACCESS_READ | ACCESS_WRITE;
+/** Of what the rig's driver has for rings and buffers; no multiple of 7. */
+const PAGES = (15 * MiB) / BLOCK - 1;
 
 /** A device served, and used, until the test is over. */
 async function withBoth(
@@ -38,6 +44,7 @@ async function withBoth(
   kindOf: (session: FrontendSession) => Promise<DeviceKind>,
   use: (rig: VhostUserRig, logs: readonly string[]) => Promise<void>,
   share: ShareMode = 'all',
+  translated = false,
 ): Promise<void> {
   using folder = new TemporaryFolder();
   const socket = path.join(folder.path, 's');
@@ -47,7 +54,10 @@ async function withBoth(
   await using exported = new BackendDevice(device, shape.features, shape.queueSizes, log);
   await using _backend = new ListeningBackend(socket, exported);
   const address = { socket, server: false, timeoutMs: 5000, share };
-  await using rig = new VhostUserRig(await VhostUserDevice.open('test0', address, kindOf));
+  await using rig = new VhostUserRig(
+    await VhostUserDevice.open('test0', address, kindOf),
+    translated,
+  );
   await use(rig, logs);
 }
 
@@ -95,6 +105,70 @@ t.test('a disk on packed rings, stopped and continued', (t) => disk(t, PACKED));
 
 t.test('a disk whose backend gets copies of split rings', (t) => disk(t, SPLIT, 'shadow'));
 t.test('a disk whose backend gets copies of packed rings', (t) => disk(t, PACKED, 'shadow'));
+/** Maps what the driver uses, page by page, at addresses whose order is not that of RAM. */
+function mapPages({ space }: VhostUserRig): void {
+  for (let page = 0; page < PAGES; page++) {
+    const gpa = MiB + ((page * 7) % PAGES) * BLOCK;
+    if (space?.map(MiB + page * BLOCK, gpa, BLOCK, RW) !== true) throw new Error('no room');
+  }
+}
+
+for (const [format, features] of [
+  ['split', SPLIT],
+  ['packed', PACKED],
+] as const) {
+  t.test(`behind an IOMMU, page by page, with ${format} rings`, async (t) => {
+    using folder = new TemporaryFolder();
+    const file = folder.file('disk', MiB);
+    const served = createBlkDevice({ name: 'blk0', path: file, queues: 2 });
+    const kind = (session: FrontendSession) => blkKind('test0', session, undefined, 64);
+    const use = async (rig: VhostUserRig, logs: readonly string[]): Promise<void> => {
+      const { space } = rig;
+      t.equal(rig.device.iommuProblem(), undefined);
+      mapPages(rig);
+      await rig.start(features | ACCESS_PLATFORM);
+      let states: Awaited<ReturnType<VhostUserRig['stop']>> | undefined;
+      for (let round = 0; round < 2; round++) {
+        if (states !== undefined) await rig.resume(features | ACCESS_PLATFORM, states);
+        for (let block = 0; block < 32; block++) {
+          const queue = block % 2;
+          const data = Buffer.alloc(BLOCK, 32 * round + block);
+          rig.add(queue, request(VIRTIO_BLK_T_OUT, block, data));
+          t.equal((await rig.completed(queue))[0]?.writable[0], 0);
+        }
+        rig.add(0, request(VIRTIO_BLK_T_IN, 7, BLOCK));
+        const [read] = await rig.completed(0);
+        t.same(
+          Buffer.from(read?.data ?? []).subarray(0, BLOCK),
+          Buffer.alloc(BLOCK, 32 * round + 7),
+        );
+        states = await rig.stop();
+      }
+      t.same([rig.broken, rig.logs, logs], [[], [], []]);
+
+      await rig.resume(features | ACCESS_PLATFORM, states);
+      // A request is added, whose data and header are taken away.
+      const queue = rig.queues[0];
+      queue?.add(request(VIRTIO_BLK_T_IN, 7, BLOCK));
+      const kept = rig.queues.flatMap(({ config }) => ringAreas(config, features));
+      for (const { address, length } of [...(space?.table.all ?? [])]) {
+        const isRing = kept.some(
+          (area) => address < area.address + area.length && address + length > area.address,
+        );
+        if (!isRing) space?.unmap(address, length);
+      }
+      await space?.settled();
+      rig.kick(0);
+      await rig.until(() => rig.broken.length > 0, 'complaint');
+      t.match(rig.broken[0], /an address that the IOMMU does not permit/);
+      t.ok(rig.denied.length > 0);
+      await rig.until(() => logs.length > 0, 'a line');
+      t.match(logs[0], /stopped: .*an indirect table is malformed/);
+    };
+    await withBoth(served, kind, use, 'all', true);
+    t.equal(readFileSync(file)[31 * BLOCK], 32 + 31);
+  });
+}
 
 t.test("a driver's fault is reported from end to end", async (t) => {
   const shape = { deviceId: 4, queues: 1, queueSize: 64, configSize: 0 };

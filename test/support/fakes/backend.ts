@@ -7,6 +7,7 @@ import { ListenPath } from '../../../src/host/listen-path.ts';
 import { LOOP_READABLE, LoopWatch } from '../../../src/host/main-loop.ts';
 import * as sys from '../../../src/host/syscall.ts';
 import { UnixSocket } from '../../../src/host/unix-socket.ts';
+import type { IotlbMessage } from '../../../src/vhost/iotlb-message.ts';
 import { Channel } from '../../../src/vhost-user/channel.ts';
 import {
   BACKEND_REQUESTS,
@@ -41,6 +42,8 @@ export class FakeBackend implements Disposable {
   readonly addresses: payload.VringAddress[] = [];
   regions: payload.MemoryRegion[] = [];
   acked = 0n;
+  /** Changes of its IOTLB, in order. */
+  readonly iotlb: IotlbMessage[] = [];
   written: payload.ConfigAccess | undefined;
   /** Inode of the record that it was handed last. */
   inflight = 0;
@@ -157,6 +160,9 @@ export class FakeBackend implements Disposable {
     switch (message.request) {
       case abi.VHOST_USER_SET_FEATURES:
         this.acked = payload.readU64(message);
+        return;
+      case abi.VHOST_USER_IOTLB_MSG:
+        this.iotlb.push(payload.readIotlb(message));
         return;
       case abi.VHOST_USER_SET_STATUS:
         this.status = Number(payload.readU64(message));

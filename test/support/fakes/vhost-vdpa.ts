@@ -35,7 +35,7 @@ export class FakeVhostVdpa implements PoolCalls {
   /** Calls in order, without reads of properties. */
   readonly calls: string[] = [];
   readonly rings = new Map<number, FakeRing>();
-  /** Guest physical addresses and sizes. */
+  /** Addresses and sizes. */
   readonly iotlb = new Map<bigint, bigint>();
   deviceId = 2;
   features = featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_RING_PACKED, VIRTIO_F_ACCESS_PLATFORM);
@@ -79,18 +79,18 @@ export class FakeVhostVdpa implements PoolCalls {
   }
 
   async write(_fd: number, { view }: NativeMemory): Promise<number> {
-    const at = abi.vhost_msg_v2.padding.offset;
-    const type = view.getUint8(at + abi.vhost_iotlb_msg.type.offset);
-    const iova = view.getBigUint64(at + abi.vhost_iotlb_msg.iova.offset, true);
-    const size = view.getBigUint64(at + abi.vhost_iotlb_msg.size_.offset, true);
-    if (view.getUint32(0, true) !== abi.VHOST_IOTLB_MSG_V2) return -EINVAL;
+    const at = vhost.vhost_msg_v2.padding.offset;
+    const type = view.getUint8(at + vhost.vhost_iotlb_msg.type.offset);
+    const iova = view.getBigUint64(at + vhost.vhost_iotlb_msg.iova.offset, true);
+    const size = view.getBigUint64(at + vhost.vhost_iotlb_msg.size_.offset, true);
+    if (view.getUint32(0, true) !== vhost.VHOST_IOTLB_MSG_V2) return -EINVAL;
     this.calls.push(['', 'miss', 'map', 'unmap', '', 'begin', 'end'][type] ?? '');
     const failed = this.fails.get('write');
-    if (failed !== undefined && type === abi.VHOST_IOTLB_UPDATE) return -failed;
-    if (type === abi.VHOST_IOTLB_UPDATE) {
+    if (failed !== undefined && type === vhost.VHOST_IOTLB_UPDATE) return -failed;
+    if (type === vhost.VHOST_IOTLB_UPDATE) {
       if (this.iotlb.has(iova)) return -EEXIST;
       this.iotlb.set(iova, size);
-    } else if (type === abi.VHOST_IOTLB_INVALIDATE) this.iotlb.delete(iova);
+    } else if (type === vhost.VHOST_IOTLB_INVALIDATE) this.iotlb.delete(iova);
     return view.byteLength;
   }
 
@@ -110,7 +110,7 @@ export class FakeVhostVdpa implements PoolCalls {
       case vhost.VHOST_GET_FEATURES:
         view.setBigUint64(0, this.features, true);
         return true;
-      case abi.VHOST_GET_BACKEND_FEATURES:
+      case vhost.VHOST_GET_BACKEND_FEATURES:
         view.setBigUint64(0, this.backendFeatures, true);
         return true;
       case abi.VHOST_VDPA_GET_VQS_COUNT:
@@ -136,7 +136,7 @@ export class FakeVhostVdpa implements PoolCalls {
       view.byteLength >= 8 ? [view.getUint32(0, true), view.getInt32(4, true)] : [0, 0];
     switch (request) {
       case vhost.VHOST_SET_OWNER:
-      case abi.VHOST_SET_BACKEND_FEATURES:
+      case vhost.VHOST_SET_BACKEND_FEATURES:
         return 0;
       case abi.VHOST_VDPA_GET_STATUS:
         view.setUint8(0, this.status | this.needsReset);

@@ -1,9 +1,15 @@
 /** Records what a kernel's vhost device would get, for hosts without one. */
-import { EINVAL } from '../../../src/abi/errno.ts';
+import { EAGAIN, EINVAL } from '../../../src/abi/errno.ts';
 import * as abi from '../../../src/abi/vhost.ts';
-import { Fd } from '../../../src/host/fd.ts';
-import { viewOf } from '../../../src/host/native-memory.ts';
+import { Fd, signalEventfd } from '../../../src/host/fd.ts';
+import { type NativeMemory, viewOf } from '../../../src/host/native-memory.ts';
 import * as sys from '../../../src/host/syscall.ts';
+import {
+  decodeIotlb,
+  encodeIotlb,
+  type IotlbMessage,
+  iotlbBuffer,
+} from '../../../src/vhost/iotlb-message.ts';
 import type { VhostBackend } from '../../../src/vhost/vhost-backend.ts';
 import { VhostDevice } from '../../../src/vhost/vhost-device.ts';
 
@@ -21,6 +27,12 @@ export class FakeVhost {
   readonly files = new Map<string, number>();
   regions: { gpa: number; size: number; address: number }[] = [];
   acked = 0n;
+  backendFeatures = 0n;
+  /** Changes of its IOTLB, in order. */
+  readonly iotlb: IotlbMessage[] = [];
+  /** What it asks for. */
+  readonly #asked: IotlbMessage[] = [];
+  #fd = -1;
   cid = 0n;
   running = -1;
   /** Name of an ioctl that fails. */
@@ -34,10 +46,22 @@ export class FakeVhost {
   }
 
   open(): VhostDevice {
-    const fd = sys.check(sys.open('/dev/null', sys.O_RDWR | sys.O_CLOEXEC), 'open', '/dev/null');
-    return new VhostDevice('/dev/fake', new Fd(fd), (_fd, request, argument) =>
-      this.#ioctl(request, argument),
-    );
+    // Readable when it has something to say.
+    this.#fd = sys.check(sys.eventfd(0, sys.O_CLOEXEC), 'eventfd', 'a fake');
+    return new VhostDevice('/dev/fake', new Fd(this.#fd), {
+      ioctl: (_fd, request, argument) => this.#ioctl(request, argument),
+      read: (_fd, address, length) => this.#read(address, length),
+      write: (_fd, address, length) => {
+        this.iotlb.push(decodeIotlb(copy(address, length)));
+        return length;
+      },
+    });
+  }
+
+  /** Asks for an address that its IOTLB lacks. */
+  miss(iova: number, perm: number): void {
+    this.#asked.push({ type: abi.VHOST_IOTLB_MISS, iova, size: 0, uaddr: 0, perm });
+    signalEventfd(this.#fd);
   }
 
   /** Serves queues of a device by this kernel. */
@@ -60,6 +84,13 @@ export class FakeVhost {
     return this.calls.splice(0);
   }
 
+  #read(address: number, length: number): number {
+    const message = this.#asked.shift();
+    if (message === undefined) return -EAGAIN;
+    new Uint8Array(viewOf(address, length)).set(encodeIotlb(message).bytes);
+    return length;
+  }
+
   #ioctl(request: number, argument: number): number {
     const name = names.get(request) ?? String(request);
     this.calls.push(name);
@@ -78,6 +109,9 @@ export class FakeVhost {
         break;
       case abi.VHOST_SET_FEATURES:
         this.acked = u64(0);
+        break;
+      case abi.VHOST_SET_BACKEND_FEATURES:
+        this.backendFeatures = u64(0);
         break;
       case abi.VHOST_SET_MEM_TABLE:
         this.regions = Array.from({ length: u32(0) }, (_, i) => ({
@@ -112,4 +146,10 @@ export class FakeVhost {
     }
     return 0;
   }
+}
+
+function copy(address: number, length: number): NativeMemory {
+  const memory = iotlbBuffer();
+  memory.bytes.set(new Uint8Array(viewOf(address, length)));
+  return memory;
 }

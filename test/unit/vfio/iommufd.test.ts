@@ -1,5 +1,5 @@
 /** Device files and iommufd, on a host whose kernel may not have them. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { VfioContainer } from '../../../src/vfio/container.ts';
@@ -11,10 +11,12 @@ import { testFolder } from '../../support/rigs/files.ts';
 const NVME = '0000:01:00.0';
 
 /** A function that VFIO has, in a tree like that of sysfs. */
-function pciFunction(t: Test, hasFile = false): HostFunction {
+function pciFunction(t: Test, hasFile = false, group = 1): HostFunction {
   const sysfs = testFolder(t);
-  const folder = join(sysfs, 'bus/pci/devices', NVME, 'vfio-dev/vfio3');
+  const device = join(sysfs, 'bus/pci/devices', NVME);
+  const folder = join(device, 'vfio-dev/vfio3');
   mkdirSync(folder, { recursive: true });
+  symlinkSync(`../../kernel/iommu_groups/${group}`, join(device, 'iommu_group'));
   if (hasFile) writeFileSync(join(folder, 'dev'), '511:3\n');
   return new HostFunction(NVME, sysfs);
 }
@@ -40,4 +42,23 @@ t.test('what is wanted is taken; by itself nothing but a group without a file', 
   t.equal(choose('on', true), choose('on', true), 'one for all');
   t.ok(choose('auto') instanceof VfioContainer);
   t.ok(choose('off', true) instanceof VfioContainer);
+});
+
+t.test('behind the machine’s IOMMU each has its own, and no group is shared', async (t) => {
+  const inGroup = (group: number): HostFunction => pciFunction(t, false, group);
+  const spaces = new DmaSpaces();
+  const own = spaces.choose(inGroup(1), 'off', true);
+  t.not(own, spaces.choose(inGroup(2), 'off', true));
+  t.ok(spaces.choose(inGroup(3), 'on', true) instanceof IommufdSpace);
+  t.equal(spaces.choose(inGroup(4), 'off'), spaces.choose(inGroup(4), 'off'));
+  for (const [group, behind] of [
+    [1, true],
+    [1, false],
+    [4, true],
+  ] as const) {
+    t.throws(() => spaces.choose(inGroup(group), 'off', behind), {
+      code: 'E_IOMMU',
+      message: new RegExp(`^0000:01:00\\.0 shares IOMMU group ${group} .*; set iommu=off`),
+    });
+  }
 });

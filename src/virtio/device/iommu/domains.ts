@@ -16,6 +16,11 @@ export interface EndpointSpace {
   unmap(address: number, length: number): void;
   clear(): void;
   bypass(): void;
+  /**
+   * Resolves when what serves the device follows the last change; never rejects. Undefined: that is so now.
+   * Absent: it always is.
+   */
+  settled?(): Promise<unknown> | undefined;
 }
 
 /** Guest RAM, as far as mappings need it. */
@@ -107,6 +112,18 @@ export class IommuDomains {
     id: number,
   ): { readonly bypass: boolean; readonly mappings: readonly Mapping[] } | undefined {
     return this.#domains.get(id);
+  }
+
+  /** Resolves when all who serve endpoints follow the last change; undefined: they do. */
+  settled(): Promise<unknown> | undefined {
+    let waiting: Promise<unknown>[] | undefined;
+    for (const { space } of this.#endpoints.values()) {
+      const settled = space.settled?.();
+      if (settled === undefined) continue;
+      waiting ??= [];
+      waiting.push(settled);
+    }
+    return waiting && Promise.all(waiting);
   }
 
   /** The domains, for display. */

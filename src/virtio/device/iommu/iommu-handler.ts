@@ -3,7 +3,7 @@
 import type { AnyLayout } from '../../../abi/struct.ts';
 import * as abi from '../../../abi/virtio-iommu.ts';
 import type { DeniedAccess } from '../../../memory/guest-memory.ts';
-import type { ActiveQueue } from '../../active-queue.ts';
+import { type ActiveQueue, KEEP_CHAIN } from '../../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../device.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
 import { type IommuDomains, MSI_END, MSI_START } from './domains.ts';
@@ -20,11 +20,20 @@ const TAIL_SIZE = abi.virtio_iommu_req_tail.size;
 /** The request could not be parsed: its buffer goes back unwritten. */
 const UNPARSED = -1;
 
+/** A request that was obeyed, and whose tail waits until those who serve endpoints follow. */
+interface Obeyed {
+  readonly chain: DescriptorChain;
+  readonly status: number;
+  readonly ended: Promise<void>;
+}
+
 /** Serves both queues. */
 export class IommuHandler implements QueueHandler {
   readonly #domains: IommuDomains;
   readonly #rules: IommuRules | undefined;
   #queues: readonly (ActiveQueue | undefined)[] = [];
+  /** The next request is not looked at before its end. */
+  #waiting: Obeyed | undefined;
 
   /** @param rules checks requests, if that is wanted */
   constructor(domains: IommuDomains, rules?: IommuRules) {
@@ -37,10 +46,21 @@ export class IommuHandler implements QueueHandler {
   }
 
   kick(queue: number): void {
-    if (queue === REQUEST) this.#queues[REQUEST]?.serve(BUDGET, (chain) => this.#answer(chain));
+    if (queue !== REQUEST) return;
+    this.#queues[REQUEST]?.serve(
+      BUDGET,
+      (chain) => this.#answer(chain),
+      () => this.#waiting === undefined,
+    );
   }
 
+  drain(): Promise<void> | undefined {
+    return this.#waiting?.ended;
+  }
+
+  /** A request that was obeyed cannot be given back. */
   stop(): void {
+    this.#end();
     this.#queues = [];
   }
 
@@ -78,7 +98,26 @@ export class IommuHandler implements QueueHandler {
     const type = chain.readUint(0, 1);
     if (type === abi.VIRTIO_IOMMU_T_PROBE) return this.#probe(chain);
     const status = this.#obey(type, chain);
-    return status === UNPARSED ? 0 : writeTail(chain, 0, status);
+    if (status === UNPARSED) return 0;
+    const settled = this.#domains.settled();
+    if (settled === undefined) return writeTail(chain, 0, status);
+    const ended = settled.then(() => {
+      if (this.#waiting?.chain !== chain) return;
+      this.#end();
+      this.kick(REQUEST);
+    });
+    this.#waiting = { chain, status, ended };
+    return KEEP_CHAIN;
+  }
+
+  /** Answers the request that waits, if one does. */
+  #end(): void {
+    const waiting = this.#waiting;
+    if (waiting === undefined) return;
+    this.#waiting = undefined;
+    const queue = this.#queues[REQUEST];
+    queue?.complete(waiting.chain, writeTail(waiting.chain, 0, waiting.status));
+    queue?.publish();
   }
 
   /** @returns the status, or UNPARSED */

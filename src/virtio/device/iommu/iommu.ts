@@ -6,7 +6,7 @@ import { InternalError } from '../../../host/errors.ts';
 import type { DeniedAccess } from '../../../memory/guest-memory.ts';
 import { options } from '../../../options/option-schema.ts';
 import type { DeviceHost, QueueHandler, RequestObserver, VirtioDevice } from '../../device.ts';
-import { CARRIED, type CarriedOptions, type DeviceType } from '../../device-type.ts';
+import { type CarriedOptions, type DeviceType, TRANSPORTED } from '../../device-type.ts';
 import * as record from '../../observe/trace/trace-record.ts';
 import {
   DOMAIN_MAX,
@@ -154,11 +154,11 @@ function mappingsMax(): number {
 }
 
 /** Options of the IOMMU. */
-export type IommuOptions = CarriedOptions;
+export type IommuOptions = Omit<CarriedOptions, 'iommu'>;
 
 declare module '../../device-type.ts' {
   interface MachineDeviceOptions {
-    /** A virtio IOMMU in front of the virtio devices that this process serves; see docs/iommu.md. Default false. */
+    /** A virtio IOMMU in front of the machine's devices; see docs/iommu.md. Default false. */
     readonly iommu?: boolean | IommuOptions;
   }
 }
@@ -175,7 +175,7 @@ export const iommuType: DeviceType = {
     {
       name: 'virtio-iommu',
       ram: () => 'paged',
-      options: options<CarriedOptions>({}, CARRIED),
+      options: options<IommuOptions>({}, TRANSPORTED),
       create: (_, { name }) => new IommuDevice(name),
     },
   ],

@@ -8,6 +8,7 @@ import {
   VIRTIO_F_VERSION_1,
 } from '../../../../src/abi/virtio-ring.ts';
 import { DeviceRig } from '../../../../src/testing/index.ts';
+import type { EndpointSpace } from '../../../../src/virtio/device/iommu/domains.ts';
 import { IommuDevice } from '../../../../src/virtio/device/iommu/iommu.ts';
 import { PROBE_SIZE } from '../../../../src/virtio/device/iommu/iommu-handler.ts';
 
@@ -15,9 +16,13 @@ const GiB = 2 ** 30;
 const SPACE = { map: () => true, unmap: () => {}, clear: () => {}, bypass: () => {} };
 
 function setUp(...ring: number[]) {
+  return setUpWith(SPACE, ...ring);
+}
+
+function setUpWith(space: EndpointSpace, ...ring: number[]) {
   const device = new IommuDevice('iommu0');
   device.setMemory({ offset: (gpa, length) => (gpa + length <= GiB ? gpa : -1) }, 4 * GiB);
-  device.powerOn(new Map([[8, SPACE]]));
+  device.powerOn(new Map([[8, space]]));
   const rig = new DeviceRig();
   rig.start(device.createHandler(), featureSet(VIRTIO_F_VERSION_1, ...ring), [64, 64]);
   /** @returns what the device wrote */
@@ -76,6 +81,66 @@ t.test('what is no request goes back unwritten', async (t) => {
   }
   rig.close();
 });
+
+for (const [format, ring] of [
+  ['split', []],
+  ['packed', [VIRTIO_F_RING_PACKED]],
+] as const) {
+  t.test(`a request ends when those who serve the devices follow (${format})`, async (t) => {
+    let follow = (): void => {};
+    let settled: Promise<void> | undefined;
+    const calls: string[] = [];
+    const space = {
+      ...SPACE,
+      map: () => calls.push('map') > 0,
+      unmap: () => {
+        calls.push('unmap');
+        settled = new Promise<void>((resolve) => {
+          follow = resolve;
+        });
+      },
+      settled: () => settled,
+    };
+    const { rig, ask } = setUpWith(space, ...ring);
+    ask(ATTACH);
+    ask(MAP);
+    calls.length = 0;
+    rig.queue(0).add({ readable: [UNMAP], writable: [4] });
+    rig.queue(0).add({ readable: [MAP], writable: [4] });
+    rig.kick(0);
+    rig.kick(0);
+    t.same(calls, ['unmap'], 'the next one waits');
+    t.same(rig.queue(0).completed(), []);
+    const waited = settled;
+    settled = undefined;
+    follow();
+    await waited;
+    await new Promise((done) => setImmediate(done));
+    t.same(
+      rig
+        .queue(0)
+        .completed()
+        .map(({ data }) => [...data]),
+      [
+        [abi.VIRTIO_IOMMU_S_OK, 0, 0, 0],
+        [abi.VIRTIO_IOMMU_S_OK, 0, 0, 0],
+      ],
+    );
+    t.same(calls, ['unmap', 'map']);
+    rig.queue(0).add({ readable: [UNMAP], writable: [4] });
+    rig.kick(0);
+    rig.stop();
+    t.same(
+      rig
+        .queue(0)
+        .completed()
+        .map(({ data }) => [...data]),
+      [[abi.VIRTIO_IOMMU_S_OK, 0, 0, 0]],
+      'what was obeyed is not given back',
+    );
+    rig.close();
+  });
+}
 
 t.test('§5.13.6.7 PROBE: the MSI doorbells', async (t) => {
   const { rig, ask } = setUp();
