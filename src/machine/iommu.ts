@@ -123,6 +123,11 @@ export class MachineIommu extends Closeable {
 function isBehind(device: VirtioMachineDevice, size: number, log: (text: string) => void): boolean {
   const { name, iommu } = device;
   if (iommu === 'off') return false;
+  if (iommu === 'auto' && device.datapath === 'vhost-user' && !device.getsCopies) {
+    // It has all guest RAM mapped, and is trusted to keep to what the IOMMU maps.
+    log(`${name} is not behind the IOMMU: a vhost-user backend is with iommu=on, or share=shadow`);
+    return false;
+  }
   const problem = device.iommuProblem(size);
   if (problem === undefined) return true;
   if (iommu === 'on') {

@@ -23,7 +23,7 @@ t.teardown(() => server.kill());
 await untilListening(socket, server);
 const vm = await bootGuest({
   image: 'tools',
-  machine: { memory: 512 * MiB, iommu: true, disks: [{ vhostUser: { socket } }] },
+  machine: { memory: 512 * MiB, iommu: true, disks: [{ vhostUser: { socket }, iommu: 'on' }] },
 });
 t.teardown(() => vm.close());
 const sh = (script: string): Promise<string> => guestShell(vm, script);
