@@ -2,7 +2,7 @@
  * Disks of `nodevmm serve --vduse` and `nodevmm device mount` as the lab's own: its kernel's virtio_blk drives them, in both
  * formats of rings; a file system and fio use them; a killed server is replaced without an error; ended, nothing is left.
  */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,6 +21,8 @@ import {
 
 t.setTimeout(600_000);
 const NAME = 'nodevmm-test';
+// Loaded by another test in this lab, it would take the devices first.
+spawnSync('/run/nodevmm/busybox', ['rmmod', 'vhost_vdpa']);
 loadModules('vduse', 'virtio_vdpa', 'virtio_blk');
 const host = new HostDisk(NAME);
 
