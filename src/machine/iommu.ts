@@ -58,13 +58,12 @@ export class MachineIommu extends Closeable {
     this.#own = own;
     this.#device = device;
     this.#ram = ram;
-    const size = iovaSize(ram);
-    device.setMemory(ram, size);
+    device.setMemory(ram, iovaSize(ram));
     try {
       for (const one of devices) {
         if (one instanceof VfioMachineDevice && one.iommu) {
           this.#spaces.set(one, this.#owned.use(one.translate(ram)));
-        } else if (one instanceof VirtioMachineDevice && one !== own && isBehind(one, size, log)) {
+        } else if (one instanceof VirtioMachineDevice && one !== own && isBehind(one, log)) {
           this.#spaces.set(one, this.#translate(one, ram));
         }
       }
@@ -120,15 +119,11 @@ export class MachineIommu extends Closeable {
 }
 
 /** @throws UsageError when it must be and cannot */
-function isBehind(device: VirtioMachineDevice, size: number, log: (text: string) => void): boolean {
+function isBehind(device: VirtioMachineDevice, log: (text: string) => void): boolean {
   const { name, iommu } = device;
   if (iommu === 'off') return false;
-  if (iommu === 'auto' && device.datapath === 'vhost-user' && !device.getsCopies) {
-    // It has all guest RAM mapped, and is trusted to keep to what the IOMMU maps.
-    log(`${name} is not behind the IOMMU: a vhost-user backend is with iommu=on, or share=shadow`);
-    return false;
-  }
-  const problem = device.iommuProblem(size);
+  const reason = iommu === 'auto' ? device.device.iommuOnRequest : undefined;
+  const problem = reason ?? device.device.iommuProblem?.();
   if (problem === undefined) return true;
   if (iommu === 'on') {
     throw new UsageError(

@@ -108,9 +108,10 @@ export interface VirtioDevice {
   /**
    * Why what serves the queues cannot follow an IOMMU, in a few words: `its backend has no device IOTLB`. Undefined
    * or absent: it can.
-   * @param size bytes of addresses that the device gets
    */
-  iommuProblem?(size: number): string | undefined;
+  iommuProblem?(): string | undefined;
+  /** Why it is behind an IOMMU only where that is requested, likewise. Undefined or absent: it is by default. */
+  readonly iommuOnRequest?: string | undefined;
   /** Called once, before the guest runs. */
   attach?(host: DeviceHost): void;
   /** Makes the data half on the `main` thread: once, and again only after it threw. */

@@ -149,16 +149,6 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     return this.#options.iommu ?? 'auto';
   }
 
-  /** Whether what serves it gets copies instead of the guest's memory. */
-  get getsCopies(): boolean {
-    return this.device.backend?.copies === true;
-  }
-
-  /** Why it cannot be behind an IOMMU, in a few words; undefined: it can. @param size as of `VirtioDevice` */
-  iommuProblem(size: number): string | undefined {
-    return this.device.iommuProblem?.(size);
-  }
-
   /**
    * Puts it behind an IOMMU, before the first power-on.
    * @param space its addresses

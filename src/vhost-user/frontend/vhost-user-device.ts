@@ -112,6 +112,13 @@ export class VhostUserDevice implements VirtioDevice {
       : 'its backend has no device IOTLB (VIRTIO_F_ACCESS_PLATFORM, VHOST_USER_PROTOCOL_F_BACKEND_REQ and REPLY_ACK)';
   }
 
+  /** A backend has all guest RAM mapped, and is trusted to keep to what the IOMMU maps. */
+  get iommuOnRequest(): string | undefined {
+    return this.#sharesCopies
+      ? undefined
+      : 'a vhost-user backend is with iommu=on, or share=shadow';
+  }
+
   attach(host: DeviceHost): void {
     this.#host = host;
   }
