@@ -201,23 +201,23 @@ export class ShadowQueue {
   }
 
   #copyIn(chain: DescriptorChain, to: number): void {
-    const { address } = chain.memory;
-    let target = to;
-    for (let i = 0; i < chain.readable; i++) {
-      const length = chain.length[i] as number;
-      this.#add(target, address + (chain.offset[i] as number), length);
-      target += length;
-    }
+    this.#addParts(chain, 0, chain.readableLength, to, false);
   }
 
   #copyBack(chain: DescriptorChain, from: number, bytes: number): void {
-    const { address } = chain.memory;
-    let source = from;
+    this.#addParts(chain, chain.readable, bytes, from, true);
+  }
+
+  /** @param first segment that has some of the bytes @param back from here into the chain */
+  #addParts(chain: DescriptorChain, first: number, bytes: number, at: number, back: boolean): void {
+    let here = at;
     let left = bytes;
-    for (let i = chain.readable; left > 0; i++) {
+    for (let i = first; left > 0; i++) {
+      const there = chain.memory.address + (chain.offset[i] as number);
       const length = Math.min(left, chain.length[i] as number);
-      this.#add(address + (chain.offset[i] as number), source, length);
-      source += length;
+      if (back) this.#add(there, here, length);
+      else this.#add(here, there, length);
+      here += length;
       left -= length;
     }
   }
