@@ -171,15 +171,7 @@ t.test('what one thread moved, another finds', async (t) => {
     const state = new SharedState(buffer);
     const memory = new AddressSpace();
     const bus = new PciBus(state, new AddressSpace(), memory);
-    const fn = new PciFunction(state, new FakeInterrupts(), 'test', {
-      vendorId: 1,
-      deviceId: 2,
-      revision: 0,
-      classCode: 0,
-      subsystemVendorId: 0,
-      subsystemId: 0,
-      interruptPin: false,
-    });
+    const fn = new PciFunction(state, new FakeInterrupts(), 'test', IDENTITY);
     fn.addBar(0, { kind: 'memory', size: 0x1000, region: new Scratch() }, 0xd000_0000);
     bus.add(1, fn);
     return { bus, fn, memory };
