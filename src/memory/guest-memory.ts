@@ -35,14 +35,21 @@ export interface GuestMemoryShare {
 /** What a device may do with a page of its addresses. */
 export const ACCESS_READ = 1;
 export const ACCESS_WRITE = 2;
-/** Bytes of a page, as a power of two. */
+/** Bytes of a page, also as a power of two. */
 export const PAGE_SHIFT = 12;
+export const PAGE_SIZE = 2 ** PAGE_SHIFT;
 
 /** An access that the IOMMU denied. */
 export interface DeniedAccess {
   /** The first address that it denied, at the start of a page. */
   readonly address: number;
   readonly write: boolean;
+}
+
+/** @param access what was needed, as ACCESS_ bits */
+export function deniedAccess(address: number, access: number): DeniedAccess {
+  const page = Math.floor(address / PAGE_SIZE) * PAGE_SIZE;
+  return { address: page, write: (access & ACCESS_WRITE) !== 0 };
 }
 
 /**
@@ -195,13 +202,13 @@ export class GuestMemory {
   #permits(address: number, length: number, write: boolean): boolean {
     const pages = this.#pages as Uint8Array;
     const needed = write ? ACCESS_WRITE : ACCESS_READ;
-    let page = Math.floor(address / 2 ** PAGE_SHIFT);
+    let page = Math.floor(address / PAGE_SIZE);
     if (address >= 0 && address + length <= this.size) {
-      const end = Math.ceil((address + length) / 2 ** PAGE_SHIFT);
+      const end = Math.ceil((address + length) / PAGE_SIZE);
       while (page < end && ((pages[page] as number) & needed) !== 0) page++;
       if (page >= end) return true;
     }
-    this.denied = { address: page * 2 ** PAGE_SHIFT, write };
+    this.denied = { address: page * PAGE_SIZE, write };
     return false;
   }
 

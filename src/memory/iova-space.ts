@@ -15,7 +15,7 @@ import {
   ACCESS_WRITE,
   GuestMemory,
   type GuestMemoryShare,
-  PAGE_SHIFT,
+  PAGE_SIZE,
 } from './guest-memory.ts';
 import { type IovaMapping, IovaTable } from './iova-table.ts';
 import { createMemoryFile } from './ram.ts';
@@ -89,7 +89,7 @@ export class IovaSpace extends Closeable {
     const address = sys.check(mapped, 'mmap', what);
     stack.defer(() => sys.munmap(address, size));
     stack.use(new FaultGuard(address, size));
-    const pages = new SharedArrayBuffer(size / 2 ** PAGE_SHIFT);
+    const pages = new SharedArrayBuffer(size / PAGE_SIZE);
     this.#pages = new Uint8Array(pages);
     this.share = { fd: -1, address, size, pages };
     this.memory = new GuestMemory(this.share);
@@ -161,7 +161,7 @@ export class IovaSpace extends Closeable {
   }
 
   #permit(address: number, length: number, access: number): void {
-    const first = address / 2 ** PAGE_SHIFT;
-    this.#pages.fill(access, first, first + length / 2 ** PAGE_SHIFT);
+    const first = address / PAGE_SIZE;
+    this.#pages.fill(access, first, first + length / PAGE_SIZE);
   }
 }

@@ -91,15 +91,10 @@ export class IovaTable {
 
   /** Index of the first one that ends behind an address. */
   #firstFrom(address: number): number {
-    let low = 0;
-    let high = this.#mappings.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      const { address: start, length } = this.#mappings[middle] as IovaMapping;
-      if (start + length <= address) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+    return firstIndex(this.#mappings.length, (index) => {
+      const { address: start, length } = this.#mappings[index] as IovaMapping;
+      return start + length > address;
+    });
   }
 
   /** Index of the first one, from an index on, that starts at an address or behind it. */
@@ -108,4 +103,16 @@ export class IovaTable {
     while (at < this.#mappings.length && (this.#mappings[at] as IovaMapping).address < end) at++;
     return at;
   }
+}
+
+/** @param isFrom false up to some index, true from there on. @returns that index, up to `length` */
+export function firstIndex(length: number, isFrom: (index: number) => boolean): number {
+  let low = 0;
+  let high = length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (isFrom(middle)) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }

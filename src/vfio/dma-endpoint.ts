@@ -1,10 +1,8 @@
 /** The addresses of a passed device behind the machine's IOMMU: what the guest maps is in the host's I/O page tables. */
 import { CleanupStack, Closeable } from '../host/cleanup-stack.ts';
-import { ACCESS_READ, ACCESS_WRITE, type GuestMemory } from '../memory/guest-memory.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
 import { type IovaMapping, IovaTable } from '../memory/iova-table.ts';
-import { type DmaRange, type DmaSpace, keepFromChildren } from './dma-space.ts';
-
-const READ_WRITE = ACCESS_READ | ACCESS_WRITE;
+import { type DmaRange, type DmaSpace, keepFromChildren, READ_WRITE } from './dma-space.ts';
 
 /** Addresses and lengths are whole pages, which the caller has checked. */
 export class DmaEndpoint extends Closeable {

@@ -32,7 +32,8 @@ export interface DmaRange {
   readonly access: number;
 }
 
-const READ_WRITE = ACCESS_READ | ACCESS_WRITE;
+/** All that a device may do with RAM. */
+export const READ_WRITE = ACCESS_READ | ACCESS_WRITE;
 
 /** Closed with the last device that has a part in it. */
 export abstract class DmaSpace extends Closeable {

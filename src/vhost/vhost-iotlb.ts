@@ -6,14 +6,13 @@
 import * as abi from '../abi/vhost.ts';
 import { Closeable } from '../host/cleanup-stack.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
-import { ACCESS_WRITE, type DeniedAccess, PAGE_SHIFT } from '../memory/guest-memory.ts';
+import { type DeniedAccess, deniedAccess } from '../memory/guest-memory.ts';
 import type { IovaSpace } from '../memory/iova-space.ts';
 import type { IovaListener, IovaMapping } from '../memory/iova-table.ts';
 import type { RingArea } from '../virtio/queue/create-virtqueue.ts';
 import type { IotlbMessage } from './iotlb-message.ts';
 import type { VhostDevice } from './vhost-device.ts';
 
-const PAGE_SIZE = 2 ** PAGE_SHIFT;
 /** Misses that are answered before the rest of the thread gets its turn. */
 const BUDGET = 64;
 /** All 64-bit addresses, in two ranges whose ends are exact as doubles. */
@@ -87,10 +86,7 @@ export class VhostIotlb extends Closeable implements IovaListener {
     }
     this.#wasDenied = true;
     this.#watch.set(0);
-    this.#denied({
-      address: Math.floor(iova / PAGE_SIZE) * PAGE_SIZE,
-      write: (perm & ACCESS_WRITE) !== 0,
-    });
+    this.#denied(deniedAccess(iova, perm));
   }
 
   /**

@@ -5,14 +5,13 @@
 import * as abi from '../../abi/vhost.ts';
 import { Closeable } from '../../host/cleanup-stack.ts';
 import { PeerError } from '../../host/errors.ts';
-import { PAGE_SHIFT } from '../../memory/guest-memory.ts';
+import { PAGE_SIZE } from '../../memory/guest-memory.ts';
 import { IovaSpace, iovaSize } from '../../memory/iova-space.ts';
 import { GiB } from '../../memory/ram-layout.ts';
 import type { IotlbMessage } from '../../vhost/iotlb-message.ts';
 import { protocolError } from '../message.ts';
 import type { FrontendMemory } from './frontend-memory.ts';
 
-const PAGE_SIZE = 2 ** PAGE_SHIFT;
 /** Each GiB of addresses costs time at each start. */
 const SIZE_MAX = 64 * GiB;
 /** Each takes up to two entries in the kernel's table of this process's mappings. More, and all are asked for again. */

@@ -4,14 +4,12 @@
  */
 import * as abi from '../../abi/vhost.ts';
 import { AsyncCloseable } from '../../host/cleanup-stack.ts';
-import { ACCESS_WRITE, type DeniedAccess, PAGE_SHIFT } from '../../memory/guest-memory.ts';
+import { type DeniedAccess, deniedAccess } from '../../memory/guest-memory.ts';
 import type { IovaSpace } from '../../memory/iova-space.ts';
 import type { IovaListener, IovaMapping } from '../../memory/iova-table.ts';
 import type { IotlbMessage } from '../../vhost/iotlb-message.ts';
 import type { RingArea } from '../../virtio/queue/create-virtqueue.ts';
 import type { FrontendSession } from './frontend-session.ts';
-
-const PAGE_SIZE = 2 ** PAGE_SHIFT;
 
 /** From the setup of rings in a session to their end. */
 export class FrontendIotlb extends AsyncCloseable implements IovaListener {
@@ -57,8 +55,7 @@ export class FrontendIotlb extends AsyncCloseable implements IovaListener {
     }
     if (this.#wasDenied) return false;
     this.#wasDenied = true;
-    const address = Math.floor(iova / PAGE_SIZE) * PAGE_SIZE;
-    this.#denied({ address, write: (perm & ACCESS_WRITE) !== 0 });
+    this.#denied(deniedAccess(iova, perm));
     return false;
   }
 

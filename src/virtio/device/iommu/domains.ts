@@ -1,8 +1,8 @@
 /** Domains of a virtio-iommu: which mappings there are, and which endpoints see them (virtio 1.3 §5.13.6). */
 import * as abi from '../../../abi/virtio-iommu.ts';
+import { PAGE_SIZE } from '../../../memory/guest-memory.ts';
+import { firstIndex } from '../../../memory/iova-table.ts';
 
-/** Bytes of the smallest mapping. */
-export const PAGE_SIZE = 4096;
 /** The MSI doorbells of x86: writes there are interrupts, and are not translated. */
 export const MSI_START = 0xfee0_0000;
 export const MSI_END = 0xfeef_ffff;
@@ -272,14 +272,7 @@ export class IommuDomains {
 
 /** Index of the first mapping that ends at an address or behind it. */
 function firstFrom(mappings: readonly Mapping[], address: number): number {
-  let low = 0;
-  let high = mappings.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if ((mappings[middle] as Mapping).end < address) low = middle + 1;
-    else high = middle;
-  }
-  return low;
+  return firstIndex(mappings.length, (index) => (mappings[index] as Mapping).end >= address);
 }
 
 /** READ and WRITE are the same bits as those of an endpoint's pages. */

@@ -1,7 +1,8 @@
 /** The rules of §5.13 for drivers, checked with `--check` before a request is carried out. */
 import * as abi from '../../../abi/virtio-iommu.ts';
+import { PAGE_SIZE } from '../../../memory/guest-memory.ts';
 import type { RequestObserver } from '../../device.ts';
-import { type IommuDomains, type Mapping, MSI_END, MSI_START, PAGE_SIZE } from './domains.ts';
+import { type IommuDomains, type Mapping, MSI_END, MSI_START } from './domains.ts';
 
 const MAP_FLAGS = abi.VIRTIO_IOMMU_MAP_F_READ | abi.VIRTIO_IOMMU_MAP_F_WRITE;
 const hex = (value: number): string => `0x${value.toString(16)}`;

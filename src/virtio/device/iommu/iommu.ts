@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import * as abi from '../../../abi/virtio-iommu.ts';
 import { featureSet } from '../../../abi/virtio-ring.ts';
 import { InternalError } from '../../../host/errors.ts';
-import type { DeniedAccess } from '../../../memory/guest-memory.ts';
+import { type DeniedAccess, PAGE_SIZE } from '../../../memory/guest-memory.ts';
 import { options } from '../../../options/option-schema.ts';
 import type { DeviceHost, QueueHandler, RequestObserver, VirtioDevice } from '../../device.ts';
 import { type CarriedOptions, type DeviceType, TRANSPORTED } from '../../device-type.ts';
@@ -15,7 +15,6 @@ import {
   type InspectedDomain,
   IommuDomains,
   type MappedRam,
-  PAGE_SIZE,
 } from './domains.ts';
 import { IommuHandler, PROBE_SIZE } from './iommu-handler.ts';
 import { IommuRules } from './iommu-rules.ts';

@@ -2,12 +2,12 @@
 import fc from 'fast-check';
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-iommu.ts';
+import { PAGE_SIZE } from '../../../../src/memory/guest-memory.ts';
 import {
   DOMAIN_MAX,
   type EndpointSpace,
   IommuDomains,
   MSI_START,
-  PAGE_SIZE,
 } from '../../../../src/virtio/device/iommu/domains.ts';
 
 const GiB = 2 ** 30;
