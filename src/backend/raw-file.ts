@@ -1,4 +1,4 @@
-/** A disk's raw file or block device: opened, locked and measured once, on the main thread. */
+/** A disk's raw file or block device: opened, locked, measured, and grown, on the main thread. */
 
 import { fstatSync, readFileSync, type Stats, statfsSync, statSync } from 'node:fs';
 import { EAGAIN } from '../abi/errno.ts';
@@ -202,7 +202,8 @@ export class RawFile extends Fd {
   readonly path: string;
   readonly readOnly: boolean;
   readonly direct: boolean;
-  readonly geometry: DiskGeometry;
+  readonly #options: RawFileOptions;
+  #geometry: DiskGeometry;
 
   /**
    * Opens a raw file or block device, and locks it: writers exclude all others, readers share.
@@ -222,13 +223,11 @@ export class RawFile extends Fd {
     super(opened.fd);
     try {
       lock(opened.fd, options);
-      const stats = fstatSync(opened.fd);
       this.path = path;
       this.readOnly = options.readOnly;
       this.direct = options.direct;
-      this.geometry = stats.isBlockDevice()
-        ? deviceGeometry(opened.fd, options, stats.rdev)
-        : fileGeometry(opened.fd, stats, options);
+      this.#options = options;
+      this.#geometry = geometryOf(opened.fd, options);
       if (this.geometry.size === 0) {
         throw refuse(path, 'E_DISK_SIZE', ['is empty', 'resize it with: truncate -s 4G PATH']);
       }
@@ -237,6 +236,56 @@ export class RawFile extends Fd {
       throw error;
     }
   }
+
+  get geometry(): DiskGeometry {
+    return this.#geometry;
+  }
+
+  /**
+   * Grows the file, or takes the size that it, or the block device, got elsewhere since.
+   * @param wanted bytes; absent: as many as it has
+   * @throws UsageError when that is fewer than before, or not a size that the disk can have; HostError when the file
+   *   system has no room
+   */
+  resize(wanted?: number): void {
+    const { path, readOnly } = this;
+    const refused = (...reason: Reason): UsageError => refuse(path, 'E_DISK_RESIZE', reason);
+    const before = this.geometry;
+    let now = geometryOf(this.fd, this.#options);
+    const size = wanted ?? now.size;
+    if (size < before.size || now.size < before.size) {
+      const small = Math.min(size, now.size);
+      throw refused(
+        `${small} bytes are fewer than the ${before.size} that the guest has: a disk in use cannot shrink`,
+      );
+    }
+    if (size !== now.size) {
+      if (now.blockDevice) {
+        throw refused(
+          `its device has ${now.size} bytes, not ${size}`,
+          'resize that, then the disk without a size',
+        );
+      }
+      if (readOnly) throw refused('it is attached read-only, and has no other size than its file');
+      if (size < now.size) {
+        throw refused(`its file has ${now.size} bytes already, and is not cut`);
+      }
+      const unit = Math.max(this.#options.blockSize ?? SECTOR_SIZE, SECTOR_SIZE);
+      if (!Number.isSafeInteger(size) || size % unit !== 0) {
+        throw refused(`${size} bytes are not a whole number of blocks of ${unit}`);
+      }
+      sys.check(sys.ftruncate(this.fd, size), 'ftruncate', path);
+      now = geometryOf(this.fd, this.#options);
+    }
+    this.#geometry = { ...before, size: now.size, fileSize: now.fileSize };
+  }
+}
+
+function geometryOf(fd: number, options: RawFileOptions): DiskGeometry {
+  const stats = fstatSync(fd);
+  return stats.isBlockDevice()
+    ? deviceGeometry(fd, options, stats.rdev)
+    : fileGeometry(fd, stats, options);
 }
 
 /** What guests take: Linux before 6.15 knows none above its page size. */

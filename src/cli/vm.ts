@@ -7,6 +7,7 @@ import { type ControlOrder, DATAPATHS, type MachineStatus } from '../machine/con
 import { connectMachine } from '../machine/control/remote-machine.ts';
 import type { DatapathName } from '../machine/devices/queue-service.ts';
 import { type RegisterCommand, signalStatus } from './exit-status.ts';
+import { parseMemory } from './run/run-options.ts';
 import { StopSignals } from './stop-signals.ts';
 import { streamCommand, terminalOf } from './terminal/command-io.ts';
 import { PROCESS_STREAMS } from './terminal/console-io.ts';
@@ -21,6 +22,7 @@ Examples:
   nodevmm vm move net0 vhost            the host kernel moves its packets from now on
   nodevmm vm --vm web move net0 userspace
   nodevmm vm link net0 down
+  nodevmm vm resize blk0 20G            its file grows, and the guest is notified
   nodevmm vm shutdown                   presses the power button, and waits for the guest to obey
 
 A machine is called by its --name, else by its process id; with only one running, --vm may be left out.
@@ -79,6 +81,17 @@ export const registerVmCommand: RegisterCommand = (program, finish) => {
     .argument('<device>', 'e.g. net0')
     .addArgument(new Argument('<state>', 'the cable').choices(['up', 'down']))
     .action((device: string, state: string) => order({ call: 'link', device, up: state === 'up' }));
+  vm.command('resize')
+    .description('grow a disk under its guest, with its file')
+    .argument('<device>', 'e.g. blk0')
+    .argument(
+      '[size]',
+      'e.g. 20G; without one: that of its file or block device by now',
+      parseMemory,
+    )
+    .action((device: string, bytes: number | undefined) =>
+      order({ call: 'resizeDisk', device, ...(bytes === undefined ? {} : { bytes }) }),
+    );
   vm.command('shutdown')
     .description("press the power button, and wait until the guest's system has powered off")
     .option('--timeout <seconds>', 'how long it may take', parseSeconds, 60)

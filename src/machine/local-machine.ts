@@ -137,6 +137,11 @@ export class LocalMachine extends Machine {
     this.#devices.setLink(device, up);
   }
 
+  override async resizeDisk(device: string, bytes?: number): Promise<void> {
+    this.#expectLife();
+    await this.#steps.run(async () => this.#devices.resizeDisk(device, bytes));
+  }
+
   override async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
     this.#expectLife();
     const devices = await this.#devices.inspect(this.#memory, filter);

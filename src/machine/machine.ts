@@ -120,6 +120,15 @@ export abstract class Machine
    */
   abstract setLink(device: string, up: boolean): Promise<void>;
 
+  /**
+   * Grows a disk under its guest, which is notified; a file on the host grows along. Disks do not shrink.
+   * @param device its name: `blk0`
+   * @param bytes the new size. Absent: that which the file, or the host's block device, has by now
+   * @throws UsageError when there is no such disk, or it cannot have that size (E_DISK_RESIZE); HostError when the
+   *   host has no room
+   */
+  abstract resizeDisk(device: string, bytes?: number): Promise<void>;
+
   /** A snapshot of the virtio devices: registers, features, rings. Changes nothing. */
   abstract inspect(filter?: InspectFilter): Promise<MachineInspection>;
 

@@ -121,6 +121,27 @@ t.test('write zeroes', async (t) => {
   }
 });
 
+t.test('a disk grows under I/O, with its file, to the last sector', async (t) => {
+  for (const serial of ['split-sync', 'packed-ring']) {
+    const name = await sh(`disk ${serial}`);
+    const device = `blk${disks.findIndex((one) => one.serial === serial)}`;
+    const busy = sh(`fio --output-format=terse --name=grow --filename=/dev/${name} --direct=1 \
+      --ioengine=libaio --iodepth=16 --rw=randrw --bs=4k --size=4M --offset=16M --verify=crc32c \
+      --verify_fatal=1 | cut -d ';' -f 5`);
+    await vm.resizeDisk(device, 2 * DISK_SIZE);
+    const grown =
+      await sh(`while [ "$(cat /sys/block/${name}/size)" != ${DISK_SIZE / 256} ]; do sleep 0.1; done
+      printf x | dd of=/dev/${name} bs=1 seek=${2 * DISK_SIZE - 1} conv=fsync 2>/dev/null
+      dmesg | grep -c "${name}.*new size"`);
+    t.equal(grown, '1', serial);
+    t.equal(await busy, '0');
+    t.equal(statSync(fileOf(serial)).size, 2 * DISK_SIZE);
+    t.equal(readFileSync(fileOf(serial)).at(-1), 'x'.charCodeAt(0));
+  }
+  await t.rejects(vm.resizeDisk('blk0', DISK_SIZE), { code: 'E_DISK_RESIZE' });
+  await t.rejects(vm.resizeDisk('rng0'), { code: 'E_DEVICE', message: /rng0 is not a disk/ });
+});
+
 t.test('a file that shrinks causes I/O errors, and the machine continues', async (t) => {
   truncateSync(fileOf('shrinks'), MiB);
   const answer = await sh(`d=/dev/$(disk shrinks)

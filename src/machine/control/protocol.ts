@@ -25,6 +25,7 @@ export type ControlOrder =
   | { readonly call: 'start' | 'pause' | 'resume' | 'stop' | 'pressPowerButton' }
   | { readonly call: 'move'; readonly device: string; readonly datapath: DatapathName }
   | { readonly call: 'link'; readonly device: string; readonly up: boolean }
+  | { readonly call: 'resizeDisk'; readonly device: string; readonly bytes?: number }
   | { readonly call: QueueOrder; readonly device: string; readonly queue: string }
   | { readonly call: 'reload'; readonly device: string }
   | { readonly call: 'resize'; readonly columns: number; readonly rows: number };
@@ -105,7 +106,7 @@ const isTextOrAbsent: Check = (value) => value === undefined || typeof value ===
 const isFlag: Check = (value) => typeof value === 'boolean';
 const isSize: Check = (value) =>
   Number.isInteger(value) && Number(value) >= 0 && Number(value) < 0x10000;
-const isPortOrAbsent: Check = (value) => value === undefined || Number.isInteger(value);
+const isIntegerOrAbsent: Check = (value) => value === undefined || Number.isInteger(value);
 const oneOf =
   (known: readonly string[]): Check =>
   (value) =>
@@ -121,6 +122,7 @@ const REQUESTS: Readonly<Record<ControlRequest['call'], Readonly<Record<string, 
   pressPowerButton: {},
   move: { device: isText, datapath: oneOf(DATAPATHS) },
   link: { device: isText, up: isFlag },
+  resizeDisk: { device: isText, bytes: isIntegerOrAbsent },
   hold: { device: isText, queue: isText },
   step: { device: isText, queue: isText },
   release: { device: isText, queue: isText },
@@ -129,7 +131,7 @@ const REQUESTS: Readonly<Record<ControlRequest['call'], Readonly<Record<string, 
   inspect: { device: isTextOrAbsent, queue: isTextOrAbsent },
   metrics: {},
   traceSummary: {},
-  open: { stream: oneOf(CONTROL_STREAMS), port: isPortOrAbsent },
+  open: { stream: oneOf(CONTROL_STREAMS), port: isIntegerOrAbsent },
 };
 
 /** Reads a request. @throws UsageError when it is none */

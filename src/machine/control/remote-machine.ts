@@ -162,6 +162,10 @@ export class RemoteMachine extends Machine {
     await this.#order({ call: 'link', device, up });
   }
 
+  override async resizeDisk(device: string, bytes?: number): Promise<void> {
+    await this.#order({ call: 'resizeDisk', device, ...(bytes === undefined ? {} : { bytes }) });
+  }
+
   override async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
     return (await question(this.#address, { call: 'inspect', ...filter })) as MachineInspection;
   }

@@ -38,6 +38,7 @@ export interface ControlledMachine extends StreamedMachine {
   pressPowerButton(): Promise<void>;
   moveDatapath(device: string, datapath: DatapathName): Promise<void>;
   setLink(device: string, up: boolean): Promise<void>;
+  resizeDisk(device: string, bytes?: number): Promise<void>;
   holdQueue(device: string, queue: string): Promise<void>;
   stepQueue(device: string, queue: string): Promise<void>;
   releaseQueue(device: string, queue: string): Promise<void>;
@@ -206,6 +207,8 @@ async function obey(machine: ControlledMachine, request: ControlOrder): Promise<
       return await machine.moveDatapath(request.device, request.datapath);
     case 'link':
       return await machine.setLink(request.device, request.up);
+    case 'resizeDisk':
+      return await machine.resizeDisk(request.device, request.bytes);
     case 'hold':
     case 'step':
     case 'release':

@@ -1,4 +1,5 @@
 /** A machine's devices: how they are made from its options, and requests to them by name. */
+import { VIRTIO_ID_BLOCK } from '../../abi/virtio-blk.ts';
 import { UsageError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { E1000Device } from '../../nic/device.ts';
@@ -9,6 +10,7 @@ import type { InspectedFunction } from '../../vfio/inspected-function.ts';
 import { checkLockedMemory } from '../../vfio/locked-memory.ts';
 import { vfioType } from '../../vfio/vfio-type.ts';
 import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts';
+import { isResizableDisk } from '../../virtio/device/blk/blk.ts';
 import { iommuType } from '../../virtio/device/iommu/iommu.ts';
 import { isNetDevice } from '../../virtio/device/net/net.ts';
 import type { Connect } from '../../virtio/frontend-device.ts';
@@ -59,6 +61,21 @@ export class MachineDevices {
       throw new UsageError('E_DEVICE', `${name} is not a network interface and has no link`);
     }
     device.setLink(up);
+  }
+
+  /** @throws UsageError when it is no disk of this process, or cannot have that size; HostError */
+  resizeDisk(name: string, bytes?: number): void {
+    const { device } = this.find(name);
+    if (isResizableDisk(device)) {
+      device.resize(bytes);
+      return;
+    }
+    const isDisk = device.deviceId === VIRTIO_ID_BLOCK;
+    throw new UsageError(
+      'E_DEVICE',
+      isDisk ? `${name} has the size that its backend gives it` : `${name} is not a disk`,
+      isDisk ? 'resize it there: the guest is notified' : undefined,
+    );
   }
 
   inspect(memory: GuestMemory, filter: InspectFilter): Promise<InspectedDevice[]> {

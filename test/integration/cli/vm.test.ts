@@ -32,6 +32,9 @@ t.test('machines are listed and controlled', async (t) => {
   );
   await nodevmm('vm', 'link', 'net0', 'down');
   t.same(vm.links, ['net0 false']);
+  await nodevmm('vm', 'resize', 'blk0', '20G');
+  await nodevmm('vm', 'resize', 'blk0');
+  t.same(vm.queueCalls.splice(0), [`resize blk0 ${20 * 2 ** 30}`, 'resize blk0 undefined']);
   t.match(await nodevmm('vm', 'pause'), 'paused');
 });
 

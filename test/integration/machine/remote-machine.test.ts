@@ -34,6 +34,9 @@ t.test('orders and questions', async (t) => {
   await remote.stepQueue('net0', '1');
   await remote.releaseQueue('net0', '1');
   await remote.reloadDevice('own0');
+  await remote.resizeDisk('blk0', 2 ** 40);
+  await remote.resizeDisk('blk0');
+  t.same(vm.queueCalls.splice(4), [`resize blk0 ${2 ** 40}`, 'resize blk0 undefined']);
   t.same(vm.queueCalls, ['hold net0 1', 'step net0 1', 'release net0 1', 'reload own0']);
   remote.resizeConsole(80, 24);
   await until(() => vm.queueCalls.length === 5);

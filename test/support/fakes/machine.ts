@@ -74,6 +74,9 @@ export class FakeVm extends EventEmitter<VirtualMachineEvents> implements Contro
   async start(): Promise<void> {
     this.state = 'running';
   }
+  async resizeDisk(device: string, bytes?: number): Promise<void> {
+    this.queueCalls.push(`resize ${device} ${bytes}`);
+  }
   async reloadDevice(device: string): Promise<void> {
     this.queueCalls.push(`reload ${device}`);
   }

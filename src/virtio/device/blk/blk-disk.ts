@@ -19,6 +19,8 @@ export interface BlkHandlerOptions {
   readonly size: number;
   /** Bytes in the file: up to 511 fewer than `size` when it is read-only. */
   readonly fileSize: number;
+  /** Two BigInt64: `size` and `fileSize` as they are since the disk grew; 0: it did not. */
+  readonly grown?: SharedArrayBuffer;
   readonly readOnly: boolean;
   /** What VIRTIO_BLK_T_GET_ID returns: at most 20 ASCII characters. */
   readonly id: string;
@@ -34,8 +36,8 @@ export interface BlkHandlerOptions {
 /** The disk during one activation. HOT. */
 export class BlkDisk {
   readonly memory: GuestMemory;
-  readonly size: number;
-  readonly fileSize: number;
+  /** As of the last request past it. */
+  fileSize: number;
   readonly readOnly: boolean;
   readonly direct: boolean;
   /** The driver negotiated these requests. */
@@ -46,6 +48,8 @@ export class BlkDisk {
   /** The engine's calls block. */
   blocks = false;
   readonly id = new Uint8Array(VIRTIO_BLK_ID_BYTES);
+  #size: number;
+  readonly #grown: BigInt64Array | undefined;
   readonly #writeback: Int32Array;
   readonly #flushes: boolean;
   readonly #toggles: boolean;
@@ -63,8 +67,10 @@ export class BlkDisk {
     isInterrupted: () => boolean,
   ) {
     this.memory = memory;
-    this.size = options.size;
+    this.#size = options.size;
     this.fileSize = options.fileSize;
+    this.#grown = options.grown && new BigInt64Array(options.grown);
+    this.#look();
     this.readOnly = options.readOnly;
     this.direct = options.disk.direct;
     this.discard = negotiated.discard;
@@ -74,6 +80,26 @@ export class BlkDisk {
     this.#flushes = negotiated.flushes;
     this.#toggles = negotiated.toggles;
     this.#isInterrupted = isInterrupted;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Whether the disk reaches that far, perhaps since a moment ago. */
+  reaches(end: number): boolean {
+    if (end <= this.#size) return true;
+    this.#look();
+    return end <= this.#size;
+  }
+
+  #look(): void {
+    const grown = this.#grown;
+    if (grown === undefined) return;
+    const size = Number(Atomics.load(grown, 0));
+    if (size === 0) return;
+    this.fileSize = Number(Atomics.load(grown, 1));
+    this.#size = size;
   }
 
   /**

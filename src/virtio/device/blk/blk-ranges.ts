@@ -123,7 +123,7 @@ export class BlkRanges {
     if ((flags & ~known) !== 0) return VIRTIO_BLK_S_UNSUPP;
     const sectors = this.#sectors(segment);
     const end = (this.#sector(segment) + sectors) * SECTOR_SIZE;
-    const fits = sectors <= MAX_RANGE_SECTORS && end <= this.#disk.size;
+    const fits = sectors <= MAX_RANGE_SECTORS && this.#disk.reaches(end);
     return fits ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR;
   }
 

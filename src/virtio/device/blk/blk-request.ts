@@ -169,7 +169,7 @@ export class BlkRequest {
   #transfer(phase: number, sector: number, length: number): number {
     const position = sector * SECTOR_SIZE;
     // Sectors above 2^53 are rounded, and far beyond any capacity.
-    if (length % SECTOR_SIZE !== 0 || position + length > this.#disk.size) {
+    if (length % SECTOR_SIZE !== 0 || !this.#disk.reaches(position + length)) {
       return this.#finish(VIRTIO_BLK_S_IOERR);
     }
     if (length === 0) return this.#finish(VIRTIO_BLK_S_OK);

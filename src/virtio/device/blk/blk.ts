@@ -55,7 +55,22 @@ export function createBlkDevice(options: BlkOptions): VirtioDevice {
   return new BlkDevice(options);
 }
 
-class BlkDevice implements VirtioDevice {
+/** A disk whose file is this process's. */
+export interface ResizableDisk extends VirtioDevice {
+  /**
+   * Grows the disk, or takes the size that its file or block device got elsewhere since; the driver is notified.
+   * @param bytes absent: as many as it has
+   * @throws UsageError when it cannot have that size: it never shrinks; HostError when the file system has no room
+   */
+  resize(bytes?: number): void;
+}
+
+/** True for what `createBlkDevice` made. */
+export function isResizableDisk(device: VirtioDevice): device is ResizableDisk {
+  return device instanceof BlkDevice;
+}
+
+class BlkDevice implements ResizableDisk {
   readonly name: string;
   readonly deviceId = abi.VIRTIO_ID_BLOCK;
   readonly pciClass = PCI_CLASS_STORAGE;
@@ -68,6 +83,8 @@ class BlkDevice implements VirtioDevice {
   readonly #file: RawFile;
   /** The `writeback` field, where the data half's thread can read it without a message. */
   readonly #writeback = new Int32Array(new SharedArrayBuffer(4));
+  /** As `BlkHandlerOptions.grown`. */
+  readonly #grown = new BigInt64Array(new SharedArrayBuffer(16));
   #host: DeviceHost | null = null;
 
   constructor(options: BlkOptions) {
@@ -103,6 +120,7 @@ class BlkDevice implements VirtioDevice {
         disk,
         size: geometry.size,
         fileSize: geometry.fileSize,
+        grown: this.#grown.buffer as SharedArrayBuffer,
         readOnly,
         id: serial,
         writeback: this.#writeback.buffer as SharedArrayBuffer,
@@ -137,6 +155,20 @@ class BlkDevice implements VirtioDevice {
   reset(): void {
     Atomics.store(this.#writeback, 0, 1);
     this.#host?.updateConfig((config) => config.setUint8(CONFIG.writeback.offset, 1));
+  }
+
+  resize(bytes?: number): void {
+    const before = this.#file.geometry.size;
+    this.#file.resize(bytes);
+    const { size, fileSize } = this.#file.geometry;
+    if (size === before) return;
+    // The data half knows it before the driver does, which is notified (§5.2.5).
+    Atomics.store(this.#grown, 1, BigInt(fileSize));
+    Atomics.store(this.#grown, 0, BigInt(size));
+    const update = (config: DataView): void =>
+      config.setBigUint64(CONFIG.capacity.offset, BigInt(size / abi.SECTOR_SIZE), true);
+    if (this.#host !== null) this.#host.updateConfig(update);
+    else update(new DataView(this.config.buffer));
   }
 
   close(): void {

@@ -1,7 +1,8 @@
 /** The block device's control half: configuration, cache mode, options (virtio 1.3 §5.2.4, §5.2.5). */
+import { statSync, truncateSync, writeFileSync } from 'node:fs';
 import t from 'tap';
 import * as abi from '../../../../src/abi/virtio-blk.ts';
-import { createBlkDevice } from '../../../../src/virtio/device/blk/blk.ts';
+import { createBlkDevice, isResizableDisk } from '../../../../src/virtio/device/blk/blk.ts';
 import { blkType } from '../../../../src/virtio/device/blk/blk-type.ts';
 import { checkBackendOptions } from '../../../support/rigs/backend-options.ts';
 import { BlkDriver, TemporaryFolder } from '../../../support/rigs/blk-driver.ts';
@@ -86,6 +87,65 @@ t.test('§5.2.5 the driver toggles the cache through writeback', async (t) => {
   device.reset?.();
   t.same([config[at], shared[0]], [1, 1], 'writeback after a reset');
   device.close();
+});
+
+t.test('§5.2.5 a disk that grows has its new capacity, and takes requests there', async (t) => {
+  const layout = abi.virtio_blk_config;
+  const path = folder.file(`disk${files++}`, 4096);
+  using disk = new BlkDriver(path);
+  const { device } = disk;
+  if (!isResizableDisk(device)) throw new Error('a disk of this process');
+  const capacities: bigint[] = [];
+  const config = device.config.slice();
+  device.attach?.({
+    updateConfig: (change) => {
+      change(new DataView(config.buffer));
+      capacities.push(new DataView(config.buffer).getBigUint64(layout.capacity.offset, true));
+      const { status } = disk.write(capacities.length * 8, new Uint8Array(512));
+      t.equal(status, abi.VIRTIO_BLK_S_OK, 'the data half knows before the driver');
+    },
+    readConfig: () => config,
+    post: () => {},
+  });
+  t.equal(disk.write(8, new Uint8Array(512)).status, abi.VIRTIO_BLK_S_IOERR);
+  device.resize(8192);
+  t.equal(statSync(path).size, 8192, 'its file grew');
+  t.equal(disk.write(16, new Uint8Array(512)).status, abi.VIRTIO_BLK_S_IOERR, 'past the new end');
+  device.resize(8192);
+  device.resize();
+  t.same(capacities, [16n], 'no notification without a change');
+  truncateSync(path, 12_288);
+  device.resize();
+  t.same(capacities, [16n, 24n], 'a file that grew elsewhere');
+  for (const [bytes, pattern] of [
+    [4096, /^disk .*: 4096 bytes are fewer than the 12288 that the guest has/],
+    [12_800 + 1, /12801 bytes are not a whole number of blocks of 512$/],
+    [2 ** 60, /not a whole number/],
+  ] as const) {
+    t.throws(() => device.resize(bytes), { code: 'E_DISK_RESIZE', message: pattern });
+  }
+  truncateSync(path, 16_384);
+  t.throws(() => device.resize(14_336), { code: 'E_DISK_RESIZE', message: /16384 .* not cut/ });
+  truncateSync(path, 8192);
+  t.throws(() => device.resize(), { code: 'E_DISK_RESIZE', message: /cannot shrink/ });
+  t.throws(() => device.resize(16_384), { code: 'E_DISK_RESIZE' }, 'nor by a detour');
+  t.equal(statSync(path).size, 8192);
+  t.equal(capacities.length, 2);
+});
+
+t.test('a read-only disk grows with its file, and only so', async (t) => {
+  const path = folder.file(`disk${files++}`, new Uint8Array(1000).fill(1));
+  using disk = new BlkDriver(path, { readOnly: true });
+  const { device } = disk;
+  if (!isResizableDisk(device)) throw new Error('a disk of this process');
+  t.throws(() => device.resize(4096), { code: 'E_DISK_RESIZE', message: /read-only/ });
+  writeFileSync(path, new Uint8Array(2000).fill(2));
+  device.resize();
+  const at = abi.virtio_blk_config.capacity.offset;
+  t.equal(new DataView(device.config.buffer).getBigUint64(at, true), 4n);
+  const { status, data } = disk.read(2, 1024);
+  t.equal(status, abi.VIRTIO_BLK_S_OK);
+  t.same([data[975], data[976], data[1023]], [2, 0, 0], 'the last sector is filled up again');
 });
 
 t.test('a closed device leaves no lock behind, whichever its engine', async (t) => {
