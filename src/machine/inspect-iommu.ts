@@ -5,7 +5,8 @@ import {
   type DeniedAccess,
   type GuestMemory,
 } from '../memory/guest-memory.ts';
-import type { InspectedDomain, Mapping } from '../virtio/device/iommu/domains.ts';
+import type { IovaMapping } from '../memory/iova-table.ts';
+import type { InspectedDomain } from '../virtio/device/iommu/domains.ts';
 
 /** Parts of guest RAM in `InspectedEndpoint.reach`. */
 const REACH_PARTS = 128;
@@ -82,7 +83,7 @@ export function inspectEndpoint(
     domain: domain?.id ?? null,
     bypass: all,
     mappings: mappings.length,
-    bytes: mappings.reduce((sum, one) => sum + lengthOf(one), 0),
+    bytes: mappings.reduce((sum, one) => sum + one.length, 0),
     listed: mappings.slice(0, LISTED_MAX).map(listed),
     reach: all
       ? new Array<number>(REACH_PARTS).fill(ACCESS_READ | ACCESS_WRITE)
@@ -92,14 +93,14 @@ export function inspectEndpoint(
   };
 }
 
-const lengthOf = ({ start, end }: Mapping): number => end + 1 - start;
 const hex = (value: number): string => `0x${value.toString(16)}`;
 
-function listed({ start, end, gpa, flags }: Mapping): InspectedMapping {
-  const read = (flags & ACCESS_READ) !== 0 ? 'r' : '';
-  const write = (flags & ACCESS_WRITE) !== 0 ? 'w' : '';
-  const access = `${read}${write}` as 'r' | 'w' | 'rw' | '';
-  return { start: hex(start), end: hex(end), gpa: hex(gpa), access: access || '-' };
+function listed({ address, length, gpa, access }: IovaMapping): InspectedMapping {
+  const read = (access & ACCESS_READ) !== 0 ? 'r' : '';
+  const write = (access & ACCESS_WRITE) !== 0 ? 'w' : '';
+  const text = `${read}${write}` as 'r' | 'w' | 'rw' | '';
+  const end = address + length - 1;
+  return { start: hex(address), end: hex(end), gpa: hex(gpa), access: text || '-' };
 }
 
 const faultOf = ({ address, write }: DeniedAccess): InspectedFault => ({
@@ -107,16 +108,15 @@ const faultOf = ({ address, write }: DeniedAccess): InspectedFault => ({
   access: write ? 'w' : 'r',
 });
 
-function reachOf(mappings: readonly Mapping[], ram: GuestMemory): number[] {
+function reachOf(mappings: readonly IovaMapping[], ram: GuestMemory): number[] {
   const parts = new Array<number>(REACH_PARTS).fill(0);
   const size = ram.size / REACH_PARTS;
-  for (const mapping of mappings) {
-    const length = lengthOf(mapping);
-    const offset = ram.offset(mapping.gpa, length);
+  for (const { gpa, length, access } of mappings) {
+    const offset = ram.offset(gpa, length);
     if (offset < 0) continue;
     const last = Math.min(REACH_PARTS - 1, Math.floor((offset + length - 1) / size));
     for (let part = Math.floor(offset / size); part <= last; part++) {
-      parts[part] = (parts[part] ?? 0) | mapping.flags;
+      parts[part] = (parts[part] ?? 0) | access;
     }
   }
   return parts;

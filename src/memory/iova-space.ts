@@ -10,14 +10,8 @@ import { InternalError } from '../host/errors.ts';
 import type { Fd } from '../host/fd.ts';
 import { FaultGuard } from '../host/native-addon.ts';
 import * as sys from '../host/syscall.ts';
-import {
-  ACCESS_READ,
-  ACCESS_WRITE,
-  GuestMemory,
-  type GuestMemoryShare,
-  PAGE_SIZE,
-} from './guest-memory.ts';
-import { type IovaMapping, IovaTable } from './iova-table.ts';
+import { ACCESS_WRITE, GuestMemory, type GuestMemoryShare, PAGE_SIZE } from './guest-memory.ts';
+import { type IovaMapping, IovaTable, mapAllRam } from './iova-table.ts';
 import { createMemoryFile } from './ram.ts';
 import { GiB } from './ram-layout.ts';
 
@@ -135,12 +129,8 @@ export class IovaSpace extends Closeable {
 
   /** Shows all guest RAM at its guest physical addresses. */
   bypass(): void {
-    this.clear();
-    for (const { gpa, size } of this.ram.regions) {
-      if (!this.map(gpa, gpa, size, ACCESS_READ | ACCESS_WRITE)) {
-        throw new InternalError('the host has no room for a mapping of guest RAM');
-      }
-    }
+    if (mapAllRam(this, this.ram)) return;
+    throw new InternalError('the host has no room for a mapping of guest RAM');
   }
 
   /** As `IovaTable.settled`. */

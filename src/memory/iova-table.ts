@@ -3,6 +3,8 @@
  * of this process has a copy of it (an IOTLB), which a listener keeps up to date.
  */
 
+import { ACCESS_READ, ACCESS_WRITE, type GuestMemory } from './guest-memory.ts';
+
 /** A piece of guest RAM that a device reaches; in whole pages. */
 export interface IovaMapping {
   readonly address: number;
@@ -11,6 +13,23 @@ export interface IovaMapping {
   readonly gpa: number;
   /** ACCESS_ bits. */
   readonly access: number;
+}
+
+/** A place where guest RAM is mapped for a device. */
+export interface MappingTarget {
+  /** @returns false when there is no room for another mapping */
+  map(address: number, gpa: number, length: number, access: number): boolean;
+  /** Takes away everything. */
+  clear(): void;
+}
+
+/** Maps all guest RAM at its own addresses, and nothing else. @returns false when some of it could not be */
+export function mapAllRam(target: MappingTarget, { regions }: GuestMemory): boolean {
+  target.clear();
+  const mapped = regions.map(({ gpa, size }) =>
+    target.map(gpa, gpa, size, ACCESS_READ | ACCESS_WRITE),
+  );
+  return !mapped.includes(false);
 }
 
 /** Follows a device's mappings. */

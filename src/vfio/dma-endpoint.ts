@@ -1,8 +1,8 @@
 /** The addresses of a passed device behind the machine's IOMMU: what the guest maps is in the host's I/O page tables. */
 import { CleanupStack, Closeable } from '../host/cleanup-stack.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { type IovaMapping, IovaTable } from '../memory/iova-table.ts';
-import { type DmaRange, type DmaSpace, keepFromChildren, READ_WRITE } from './dma-space.ts';
+import { type IovaMapping, IovaTable, mapAllRam } from '../memory/iova-table.ts';
+import { type DmaRange, type DmaSpace, keepFromChildren } from './dma-space.ts';
 
 /** Addresses and lengths are whole pages, which the caller has checked. */
 export class DmaEndpoint extends Closeable {
@@ -48,10 +48,7 @@ export class DmaEndpoint extends Closeable {
   }
 
   bypass(): void {
-    this.clear();
-    for (const { gpa, size } of this.#ram.regions) {
-      if (!this.map(gpa, gpa, size, READ_WRITE)) this.#refused();
-    }
+    if (!mapAllRam(this, this.#ram)) this.#refused();
   }
 
   close(): void {

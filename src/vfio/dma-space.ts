@@ -33,7 +33,7 @@ export interface DmaRange {
 }
 
 /** All that a device may do with RAM. */
-export const READ_WRITE = ACCESS_READ | ACCESS_WRITE;
+const READ_WRITE = ACCESS_READ | ACCESS_WRITE;
 
 /** Closed with the last device that has a part in it. */
 export abstract class DmaSpace extends Closeable {

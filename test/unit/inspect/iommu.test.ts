@@ -5,22 +5,23 @@ import { inspectView } from '../../../src/inspect/page.ts';
 import { terminalView } from '../../../src/inspect/terminal-view.ts';
 import type { MachineInspection } from '../../../src/machine/inspect.ts';
 import { inspectEndpoint } from '../../../src/machine/inspect-iommu.ts';
+import type { IovaMapping } from '../../../src/memory/iova-table.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import { MiB } from '../../../src/memory/ram-layout.ts';
-import type { InspectedDomain, Mapping } from '../../../src/virtio/device/iommu/domains.ts';
+import type { InspectedDomain } from '../../../src/virtio/device/iommu/domains.ts';
 import { aDevice, quietQueue } from '../../support/fixtures/inspection.ts';
 
 const PART = MiB;
 using ram = new Ram(128 * PART, 'memfd');
 const RECORD = { device: 'net0', id: 8, faults: 0, last: undefined };
 
-const mapping = (start: number, gpa: number, length: number, flags: number): Mapping => ({
-  start,
-  end: start + length - 1,
+const mapping = (address: number, gpa: number, length: number, access: number): IovaMapping => ({
+  address,
+  length,
   gpa,
-  flags,
+  access,
 });
-const domain = (mappings: readonly Mapping[], bypass = false): InspectedDomain => ({
+const domain = (mappings: readonly IovaMapping[], bypass = false): InspectedDomain => ({
   id: 3,
   bypass,
   endpoints: [8, 16],

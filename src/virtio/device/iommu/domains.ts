@@ -1,7 +1,7 @@
 /** Domains of a virtio-iommu: which mappings there are, and which endpoints see them (virtio 1.3 §5.13.6). */
 import * as abi from '../../../abi/virtio-iommu.ts';
 import { PAGE_SIZE } from '../../../memory/guest-memory.ts';
-import { firstIndex } from '../../../memory/iova-table.ts';
+import { type IovaMapping, IovaTable, type MappingTarget } from '../../../memory/iova-table.ts';
 
 /** The MSI doorbells of x86: writes there are interrupts, and are not translated. */
 export const MSI_START = 0xfee0_0000;
@@ -10,11 +10,9 @@ export const MSI_END = 0xfeef_ffff;
 export const DOMAIN_MAX = 0xffff;
 
 /** The addresses of one endpoint, as `IovaSpace` implements them. */
-export interface EndpointSpace {
-  /** @returns false when there is no room for another mapping */
-  map(address: number, gpa: number, length: number, access: number): boolean;
+export interface EndpointSpace extends MappingTarget {
+  /** Takes away what is mapped in a range, in whole mappings. */
   unmap(address: number, length: number): void;
-  clear(): void;
   bypass(): void;
   /**
    * Resolves when what serves the device follows the last change; never rejects. Undefined: that is so now.
@@ -36,8 +34,8 @@ interface Endpoint {
   domain: Domain | undefined;
 }
 
-/** Made by one MAP request; addresses are inclusive. */
-export interface Mapping {
+/** What a MAP request asks for, unchecked; addresses are inclusive. */
+export interface MapRequest {
   readonly start: number;
   readonly end: number;
   readonly gpa: number;
@@ -49,8 +47,8 @@ interface Domain {
   readonly id: number;
   readonly bypass: boolean;
   readonly endpoints: Set<Endpoint>;
-  /** By address. */
-  readonly mappings: Mapping[];
+  /** One for each MAP request. */
+  readonly mappings: IovaTable;
 }
 
 /** What a domain looks like from outside. */
@@ -59,14 +57,14 @@ export interface InspectedDomain {
   readonly bypass: boolean;
   /** Endpoint IDs. */
   readonly endpoints: readonly number[];
-  readonly mappings: readonly Mapping[];
+  readonly mappings: readonly IovaMapping[];
 }
 
 /** What changed, for a trace. */
 export interface DomainEvents {
   attached(endpoint: number, domain: number): void;
   detached(endpoint: number, domain: number): void;
-  mapped(domain: number, mapping: Mapping): void;
+  mapped(domain: number, mapping: IovaMapping): void;
   unmapped(domain: number, start: number, end: number, mappings: number): void;
 }
 
@@ -110,8 +108,9 @@ export class IommuDomains {
   /** A domain's kind and mappings, by address; undefined when there is none. */
   find(
     id: number,
-  ): { readonly bypass: boolean; readonly mappings: readonly Mapping[] } | undefined {
-    return this.#domains.get(id);
+  ): { readonly bypass: boolean; readonly mappings: readonly IovaMapping[] } | undefined {
+    const domain = this.#domains.get(id);
+    return domain && { bypass: domain.bypass, mappings: domain.mappings.all };
   }
 
   /** Resolves when all who serve endpoints follow the last change; undefined: they do. */
@@ -132,7 +131,7 @@ export class IommuDomains {
       id,
       bypass,
       endpoints: [...this.#endpoints].filter(([, one]) => endpoints.has(one)).map(([key]) => key),
-      mappings: [...mappings],
+      mappings: [...mappings.all],
     }));
   }
 
@@ -172,17 +171,22 @@ export class IommuDomains {
     const known = this.#domains.get(domainId);
     if (known !== undefined && known.bypass !== bypass) return abi.VIRTIO_IOMMU_S_INVAL;
     if (endpoint.domain !== undefined && endpoint.domain === known) return abi.VIRTIO_IOMMU_S_OK;
-    if ((known?.mappings.length ?? 0) > this.#room) return abi.VIRTIO_IOMMU_S_NOMEM;
+    if ((known?.mappings.all.length ?? 0) > this.#room) return abi.VIRTIO_IOMMU_S_NOMEM;
     this.#detach(endpoint);
-    const domain = known ?? { id: domainId, bypass, endpoints: new Set(), mappings: [] };
+    const domain = known ?? {
+      id: domainId,
+      bypass,
+      endpoints: new Set(),
+      mappings: new IovaTable(),
+    };
     if (bypass) endpoint.space.bypass();
     else endpoint.space.clear();
-    for (const mapping of domain.mappings) {
+    for (const mapping of domain.mappings.all) {
       if (show(endpoint.space, mapping)) continue;
       this.#release(endpoint.space);
       return abi.VIRTIO_IOMMU_S_NOMEM;
     }
-    this.#room -= domain.mappings.length;
+    this.#room -= domain.mappings.all.length;
     endpoint.domain = domain;
     domain.endpoints.add(endpoint);
     this.#domains.set(domainId, domain);
@@ -202,7 +206,7 @@ export class IommuDomains {
   }
 
   /** §5.13.6.5. @returns the status */
-  map(domainId: number, { start, end, gpa, flags }: Mapping): number {
+  map(domainId: number, { start, end, gpa, flags }: MapRequest): number {
     const known = abi.VIRTIO_IOMMU_MAP_F_READ | abi.VIRTIO_IOMMU_MAP_F_WRITE;
     if ((flags & ~known) !== 0) return abi.VIRTIO_IOMMU_S_INVAL;
     if (!(start < end && end < this.#size)) return abi.VIRTIO_IOMMU_S_RANGE;
@@ -213,21 +217,19 @@ export class IommuDomains {
     const domain = this.#domains.get(domainId);
     if (domain === undefined) return abi.VIRTIO_IOMMU_S_NOENT;
     if (domain.bypass || (start <= MSI_END && end >= MSI_START)) return abi.VIRTIO_IOMMU_S_INVAL;
-    const at = firstFrom(domain.mappings, start);
-    if ((domain.mappings[at]?.start ?? Number.POSITIVE_INFINITY) <= end) {
-      return abi.VIRTIO_IOMMU_S_INVAL;
-    }
+    if (domain.mappings.within(start, length).length > 0) return abi.VIRTIO_IOMMU_S_INVAL;
     // Only RAM: devices do not reach each other's registers.
     if (this.#ram.offset(gpa, length) < 0) return abi.VIRTIO_IOMMU_S_FAULT;
     if (domain.endpoints.size > this.#room) return abi.VIRTIO_IOMMU_S_NOMEM;
-    const mapping = { start, end, gpa, flags };
+    // READ and WRITE are the same bits as those of an endpoint's pages.
+    const mapping = { address: start, length, gpa, access: flags };
     for (const { space } of domain.endpoints) {
       if (show(space, mapping)) continue;
       for (const other of domain.endpoints) other.space.unmap(start, length);
       return abi.VIRTIO_IOMMU_S_NOMEM;
     }
     this.#room -= domain.endpoints.size;
-    domain.mappings.splice(at, 0, mapping);
+    domain.mappings.add(mapping);
     this.events?.mapped(domainId, mapping);
     return abi.VIRTIO_IOMMU_S_OK;
   }
@@ -238,17 +240,20 @@ export class IommuDomains {
     if (domain === undefined) return abi.VIRTIO_IOMMU_S_NOENT;
     if (domain.bypass) return abi.VIRTIO_IOMMU_S_INVAL;
     const { mappings, endpoints } = domain;
-    const first = firstFrom(mappings, start);
-    let last = first;
-    for (let mapping = mappings[last]; mapping !== undefined; mapping = mappings[++last]) {
-      if (mapping.start > end) break;
-      if (mapping.start < start || mapping.end > end) return abi.VIRTIO_IOMMU_S_RANGE;
+    const limit = Math.min(end + 1, this.#size);
+    const found = mappings.within(start, limit - start);
+    const [first] = found;
+    const last = found.at(-1);
+    if (first !== undefined && last !== undefined) {
+      const { address } = first;
+      const length = last.address + last.length - address;
+      if (address < start || address + length > limit) return abi.VIRTIO_IOMMU_S_RANGE;
+      // In one go, however many they are: each that follows the mappings has one change to make.
+      mappings.remove(address, length);
+      for (const { space } of endpoints) space.unmap(address, length);
     }
-    for (const { start: address, end: limit } of mappings.splice(first, last - first)) {
-      for (const { space } of endpoints) space.unmap(address, limit + 1 - address);
-    }
-    this.#room += (last - first) * endpoints.size;
-    this.events?.unmapped(domainId, start, end, last - first);
+    this.#room += found.length * endpoints.size;
+    this.events?.unmapped(domainId, start, end, found.length);
     return abi.VIRTIO_IOMMU_S_OK;
   }
 
@@ -259,7 +264,7 @@ export class IommuDomains {
     endpoint.domain = undefined;
     domain.endpoints.delete(endpoint);
     if (domain.endpoints.size === 0) this.#domains.delete(domain.id);
-    this.#room += domain.mappings.length;
+    this.#room += domain.mappings.all.length;
     this.#release(endpoint.space);
     this.events?.detached(endpoint.id, domain.id);
   }
@@ -270,12 +275,6 @@ export class IommuDomains {
   }
 }
 
-/** Index of the first mapping that ends at an address or behind it. */
-function firstFrom(mappings: readonly Mapping[], address: number): number {
-  return firstIndex(mappings.length, (index) => (mappings[index] as Mapping).end >= address);
-}
-
-/** READ and WRITE are the same bits as those of an endpoint's pages. */
-function show(space: EndpointSpace, { start, end, gpa, flags }: Mapping): boolean {
-  return space.map(start, gpa, end + 1 - start, flags);
+function show(space: EndpointSpace, { address, length, gpa, access }: IovaMapping): boolean {
+  return space.map(address, gpa, length, access);
 }

@@ -2,7 +2,7 @@
 import * as abi from '../../../abi/virtio-iommu.ts';
 import { PAGE_SIZE } from '../../../memory/guest-memory.ts';
 import type { RequestObserver } from '../../device.ts';
-import { type IommuDomains, type Mapping, MSI_END, MSI_START } from './domains.ts';
+import { type IommuDomains, type MapRequest, MSI_END, MSI_START } from './domains.ts';
 
 const MAP_FLAGS = abi.VIRTIO_IOMMU_MAP_F_READ | abi.VIRTIO_IOMMU_MAP_F_WRITE;
 const hex = (value: number): string => `0x${value.toString(16)}`;
@@ -29,7 +29,7 @@ export class IommuRules {
     }
   }
 
-  map(domain: number, { start, end, gpa, flags }: Mapping): void {
+  map(domain: number, { start, end, gpa, flags }: MapRequest): void {
     const note = `domain ${domain}, ${hex(start)} to ${hex(end)}, guest physical ${hex(gpa)}, flags ${hex(flags)}`;
     const report = (rule: string, text: string, clause = '§5.13.6.5.1'): void =>
       this.#report(rule, text, clause, note);
@@ -55,11 +55,13 @@ export class IommuRules {
     if (known?.bypass === true) {
       this.#report('iommu-unmap-bypass', 'unmaps in a bypass domain', '§5.13.6.6.1', note);
     }
-    const split = known?.mappings.find(
-      (one) => (one.start < start && start <= one.end) || (one.start <= end && end < one.end),
-    );
+    const split = known?.mappings.find(({ address, length }) => {
+      const last = address + length - 1;
+      return (address < start && start <= last) || (address <= end && end < last);
+    });
     if (split === undefined) return;
-    const what = `; there is a mapping from ${hex(split.start)} to ${hex(split.end)}`;
+    const { address, length } = split;
+    const what = `; there is a mapping from ${hex(address)} to ${hex(address + length - 1)}`;
     this.#report('iommu-unmap-split', 'unmaps a part of a mapping', '§5.13.6.6.1', note + what);
   }
 

@@ -135,9 +135,8 @@ function tracedDomains(write: NonNullable<RequestObserver['record']>): DomainEve
   return {
     attached: (endpoint, domain) => write(record.IOMMU_ATTACH, endpoint, domain, 0, 0),
     detached: (endpoint, domain) => write(record.IOMMU_DETACH, endpoint, domain, 0, 0),
-    mapped: (domain, { start, end, gpa, flags }) => {
-      const pages = (end + 1 - start) / PAGE_SIZE;
-      write(record.IOMMU_MAP, domain, 4 * pages + flags, start, gpa);
+    mapped: (domain, { address, length, gpa, access }) => {
+      write(record.IOMMU_MAP, domain, (4 * length) / PAGE_SIZE + access, address, gpa);
     },
     unmapped: (domain, start, end, mappings) =>
       write(record.IOMMU_UNMAP, domain, mappings, start, end),

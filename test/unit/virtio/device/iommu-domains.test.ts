@@ -229,9 +229,9 @@ t.test('any requests: endpoints see the mappings of their domain, and nothing el
         const own = listed.find(({ endpoints }) => endpoints.includes([8, 16][index] ?? 0));
         if (own === undefined) return space.all && space.pages.size === 0;
         const expected = new FakeSpace();
-        for (const { start, end, gpa, flags } of own.mappings) {
-          if (expected.pages.has(start)) return false;
-          expected.map(start, gpa, end + 1 - start, flags);
+        for (const { address, length, gpa, access } of own.mappings) {
+          if (expected.pages.has(address)) return false;
+          expected.map(address, gpa, length, access);
         }
         const sorted = (pages: Map<number, string>) => [...pages].sort(([a], [b]) => a - b).join();
         return !space.all && sorted(space.pages) === sorted(expected.pages);

@@ -58,7 +58,7 @@ for (const [format, ring] of [
     const { device, rig, ask } = setUp(...ring);
     t.same([...ask(ATTACH)], [abi.VIRTIO_IOMMU_S_OK, 0, 0, 0]);
     t.same([...ask(MAP)], [abi.VIRTIO_IOMMU_S_OK, 0, 0, 0]);
-    const mapping = { start: 0x1000, end: 0x1fff, gpa: 0x5000, flags: 3 };
+    const mapping = { address: 0x1000, length: 0x1000, gpa: 0x5000, access: 3 };
     t.same(device.domains(), [{ id: 1, bypass: false, endpoints: [8], mappings: [mapping] }]);
     t.same([...ask(MAP)], [abi.VIRTIO_IOMMU_S_INVAL, 0, 0, 0], 'there already');
     t.same([...ask(UNMAP)], [abi.VIRTIO_IOMMU_S_OK, 0, 0, 0]);
