@@ -17,7 +17,7 @@ writeFileSync(file, Buffer.alloc(MiB, 'what the disk has at first '));
 const compiled = path.join(folder, 'driver');
 compileUserlandDriver(compiled);
 const vm = await bootGuest({
-  provoked: /outside of guest RAM/,
+  provoked: /the IOMMU does not map/,
   machine: { iommu: true, disks: [{ path: file }], devices: [{ module: RPMB_DEVICE }] },
 });
 t.teardown(() => vm[Symbol.asyncDispose]());

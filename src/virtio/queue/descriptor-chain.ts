@@ -9,6 +9,7 @@
 import { NativeMemory } from '../../host/native-memory.ts';
 import { CHUNK, type GuestMemory } from '../../memory/guest-memory.ts';
 import {
+  addressFault,
   FAULT_ADDRESS,
   FAULT_CHAIN_LOOP,
   FAULT_LENGTH,
@@ -81,7 +82,7 @@ export class DescriptorChain {
     const chunk = this.memory.locate(low, high, bytes, writable);
     if (chunk < 0 || bytes === 0) {
       this.clear();
-      return bytes === 0 ? 0 : FAULT_ADDRESS;
+      return bytes === 0 ? 0 : addressFault(this.memory, FAULT_ADDRESS);
     }
     const length = bytes >>> 0;
     this.offset[0] = chunk * CHUNK + this.memory.position;
@@ -112,7 +113,7 @@ export class DescriptorChain {
     if (at === this.capacity) return FAULT_CHAIN_LOOP;
     if (this.readableLength + this.writableLength + length > MAX_CHAIN_BYTES) return FAULT_LENGTH;
     const chunk = this.memory.locate(low, high, bytes, writable);
-    if (chunk < 0) return FAULT_ADDRESS;
+    if (chunk < 0) return addressFault(this.memory, FAULT_ADDRESS);
     this.offset[at] = chunk * CHUNK + this.memory.position;
     this.length[at] = length;
     this.count = at + 1;

@@ -23,6 +23,7 @@ import type { DescriptorChain } from './descriptor-chain.ts';
 import { InOrderList } from './in-order-list.ts';
 import type { RingFeatures, RingWindows } from './ring-windows.ts';
 import {
+  addressFault,
   FAULT_CHAIN_LOOP,
   FAULT_EMPTY_CHAIN,
   FAULT_INDEX_JUMP,
@@ -293,7 +294,7 @@ export class PackedQueue implements Virtqueue {
       length,
       false,
     );
-    if (chunk < 0) return FAULT_INDIRECT;
+    if (chunk < 0) return addressFault(this.#memory, FAULT_INDIRECT);
     const view = this.#memory.chunkView(chunk);
     const end = this.#memory.position + length;
     for (let at = end - length; at < end; at += pvirtq_desc.size) {

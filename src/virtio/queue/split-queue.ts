@@ -19,6 +19,7 @@ import type { DescriptorChain } from './descriptor-chain.ts';
 import { InOrderList } from './in-order-list.ts';
 import type { RingFeatures, RingWindows } from './ring-windows.ts';
 import {
+  addressFault,
   FAULT_CHAIN_LOOP,
   FAULT_EMPTY_CHAIN,
   FAULT_HEAD_RANGE,
@@ -237,7 +238,7 @@ export class SplitQueue implements Virtqueue {
     if (length === 0) return FAULT_EMPTY_CHAIN;
     if (length % virtq_desc.size !== 0) return FAULT_INDIRECT;
     const chunk = this.#memory.locate(low, high, length, false);
-    if (chunk < 0) return FAULT_INDIRECT;
+    if (chunk < 0) return addressFault(this.#memory, FAULT_INDIRECT);
     const view = this.#memory.chunkView(chunk);
     const table = this.#memory.position;
     const entries = (length >>> 0) / virtq_desc.size;

@@ -74,6 +74,7 @@ export const FAULT_INDIRECT = -6;
 export const FAULT_LENGTH = -7;
 export const FAULT_EMPTY_CHAIN = -8;
 export const FAULT_NOT_AVAILABLE = -9;
+const FAULT_UNMAPPED = -10;
 
 const texts: Readonly<Record<number, string>> = {
   [FAULT_INDEX_JUMP]: 'more buffers are available or in use than the queue has room for (§2.7.13)',
@@ -86,7 +87,13 @@ const texts: Readonly<Record<number, string>> = {
   [FAULT_LENGTH]: 'a descriptor chain is longer than 2^32 bytes (§2.7.5.2)',
   [FAULT_EMPTY_CHAIN]: 'a descriptor chain has no descriptors (§2.7.13.1)',
   [FAULT_NOT_AVAILABLE]: 'a descriptor list became available before all of it was (§2.8.17)',
+  [FAULT_UNMAPPED]: 'the IOMMU does not map a buffer, or a table of them, for this access (§6.1)',
 };
+
+/** @param fault for an address outside of RAM @returns what it is behind an IOMMU, which has denied it */
+export function addressFault({ denied }: GuestMemory, fault: number): number {
+  return denied === undefined ? fault : FAULT_UNMAPPED;
+}
 
 /** The rule behind a negative result of `pop`. */
 export function faultText(fault: number): string {
