@@ -70,6 +70,10 @@ export class BackendIotlb extends Closeable {
     if (gpa < 0 || this.#memory.placeOf(gpa, size) === undefined) {
       throw protocolError(`an IOTLB entry for 0x${uaddr.toString(16)}, which is not shared memory`);
     }
+    // The frontend may repeat an entry that is in use: as an answer, and by itself.
+    const [known] = this.space.table.within(iova, 1);
+    const { address, length, access } = known ?? {};
+    if (address === iova && length === size && known?.gpa === gpa && access === perm) return;
     this.#forget(iova, size);
     if (this.space.table.all.length >= MAPPINGS_MAX) this.space.clear();
     if (this.space.map(iova, gpa, size, perm)) return;

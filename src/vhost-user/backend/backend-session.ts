@@ -137,7 +137,7 @@ export class BackendSession extends Closeable implements DeviceEvents {
       case abi.VHOST_USER_GET_QUEUE_NUM:
         return number(this.#device.queueNumber);
       case abi.VHOST_USER_IOTLB_MSG:
-        return await rings.changeIotlb(payload.readIotlb(message));
+        return rings.changeIotlb(payload.readIotlb(message));
       case abi.VHOST_USER_GET_CONFIG:
         return { payload: this.#getConfig(payload.readConfigAccess(message)) };
       case abi.VHOST_USER_SET_CONFIG:

@@ -194,10 +194,12 @@ export class Vrings {
     this.#features = features;
   }
 
-  /** VHOST_USER_IOTLB_MSG, while rings are served. @throws PeerError */
-  async changeIotlb(message: IotlbMessage): Promise<undefined> {
-    // Steps of the rings may have stopped them meanwhile, or be about to make it.
-    await this.#steps.run(async () => this.#openIotlb()?.change(message));
+  /**
+   * VHOST_USER_IOTLB_MSG, while rings are served or about to be stopped: what is in flight may take long, and the
+   * frontend's guest waits. Not during a `change`, which may end the IOTLB. @throws PeerError
+   */
+  changeIotlb(message: IotlbMessage): undefined {
+    this.#openIotlb()?.change(message);
     const missing = this.#missing;
     if (missing === undefined || !this.#permits(missing)) return;
     this.#missing = undefined;

@@ -11,12 +11,21 @@ import type { IotlbMessage } from '../../vhost/iotlb-message.ts';
 import type { RingArea } from '../../virtio/queue/create-virtqueue.ts';
 import type { FrontendSession } from './frontend-session.ts';
 
+/**
+ * The guest waits for each answer, and so does a stop of the IOMMU (`QueueHandler.drain`): a backend that is slower
+ * is disconnected.
+ */
+const ANSWER_MS = 1000;
+/** Mappings that a backend has yet to acknowledge; it asks for the others. */
+const UNANSWERED_MAX = 64;
+
 /** From the setup of rings in a session to their end. */
 export class FrontendIotlb extends AsyncCloseable implements IovaListener {
   readonly #session: FrontendSession;
   readonly #space: IovaSpace;
   readonly #denied: (access: DeniedAccess) => void;
   #wasDenied = false;
+  #unanswered = 0;
 
   /** @param denied the backend met an address that is not permitted; called once */
   constructor(session: FrontendSession, space: IovaSpace, denied: (access: DeniedAccess) => void) {
@@ -35,13 +44,15 @@ export class FrontendIotlb extends AsyncCloseable implements IovaListener {
   }
 
   /** Waits for the backend, lest a guest makes changes faster than it takes them. A failure ends the session. */
-  mapped(mapping: IovaMapping): Promise<void> {
+  mapped(mapping: IovaMapping): Promise<void> | undefined {
+    if (this.#unanswered >= UNANSWERED_MAX) return undefined;
     return this.#update(mapping).catch(() => {});
   }
 
   unmapped(iova: number, size: number): Promise<void> {
     const { VHOST_IOTLB_INVALIDATE: type } = abi;
-    return this.#session.changeIotlb({ type, iova, size, uaddr: 0, perm: 0 }).catch(() => {});
+    const message = { type, iova, size, uaddr: 0, perm: 0 };
+    return this.#session.changeIotlb(message, ANSWER_MS).catch(() => {});
   }
 
   /** A message of the backend's. @returns whether it now has what it asked for */
@@ -70,6 +81,11 @@ export class FrontendIotlb extends AsyncCloseable implements IovaListener {
     if (perm === 0) return;
     const { VHOST_IOTLB_UPDATE: type } = abi;
     const uaddr = this.#space.hostAddress(mapping);
-    await this.#session.changeIotlb({ type, iova, size, uaddr, perm });
+    this.#unanswered++;
+    try {
+      await this.#session.changeIotlb({ type, iova, size, uaddr, perm }, ANSWER_MS);
+    } finally {
+      this.#unanswered--;
+    }
   }
 }

@@ -224,9 +224,14 @@ export class FrontendSession extends Closeable implements BackendOffer {
     await this.#set(abi.VHOST_USER_SET_INFLIGHT_FD, payload.writeInflight(area), [file.fd]);
   }
 
-  /** Changes what the backend knows of an IOMMU; resolves when it has acknowledged that. @throws PeerError */
-  async changeIotlb(message: IotlbMessage): Promise<void> {
-    await this.#set(abi.VHOST_USER_IOTLB_MSG, payload.writeIotlb(message));
+  /**
+   * Changes what the backend knows of an IOMMU; resolves when it has acknowledged that.
+   * @param timeoutMs for that
+   * @throws PeerError
+   */
+  async changeIotlb(message: IotlbMessage, timeoutMs: number): Promise<void> {
+    const limit = Math.min(timeoutMs, this.#timeoutMs);
+    await this.#set(abi.VHOST_USER_IOTLB_MSG, payload.writeIotlb(message), NO_FDS, limit);
   }
 
   /** Has the backend map guest RAM; our addresses in it serve as user addresses. @throws PeerError */
@@ -358,16 +363,22 @@ export class FrontendSession extends Closeable implements BackendOffer {
    * Sends a request without a reply of its own; resolves when the backend acknowledges it, with
    * REPLY_ACK.
    * @param fds stay the caller's
+   * @param timeoutMs for that
    * @throws PeerError when it is refused
    */
-  async #set(request: number, view?: DataView, fds: readonly number[] = NO_FDS): Promise<void> {
+  async #set(
+    request: number,
+    view?: DataView,
+    fds: readonly number[] = NO_FDS,
+    timeoutMs = this.#timeoutMs,
+  ): Promise<void> {
     if (this.#error !== undefined) throw this.#error;
     if (!this.has(abi.VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
       this.#channel.send(request, 0, view, fds);
       return;
     }
     const code = this.#readU64(
-      await this.#call(request, abi.VHOST_USER_NEED_REPLY_MASK, view, fds),
+      await this.#call(request, abi.VHOST_USER_NEED_REPLY_MASK, view, fds, timeoutMs),
     );
     if (code !== 0n) throw this.#broke(`it refused ${nameOf(request)} (${code})`);
   }
@@ -396,13 +407,14 @@ export class FrontendSession extends Closeable implements BackendOffer {
     flags = 0,
     view?: DataView,
     fds: readonly number[] = NO_FDS,
+    timeoutMs = this.#timeoutMs,
   ): Promise<Message> {
     if (this.#error !== undefined) throw this.#error;
     // Keeps the process alive: a caller is waiting.
     const timer = setTimeout(() => {
-      const late = `the backend left ${nameOf(request)} unanswered for ${this.#timeoutMs} ms`;
+      const late = `the backend left ${nameOf(request)} unanswered for ${timeoutMs} ms`;
       this.fail(new PeerError('E_VHOST_USER_TIMEOUT', late));
-    }, this.#timeoutMs);
+    }, timeoutMs);
     try {
       return await this.#channel.call(request, flags, view, fds);
     } catch (error) {

@@ -34,7 +34,8 @@ async function withDevice(
   backend.protocolFeatures |= featureSet(abi.VHOST_USER_PROTOCOL_F_BACKEND_REQ);
   prepare(backend);
   const shape = { deviceId: 42, queues: 1, queueSize: 64, configSize: 0 };
-  const address = { socket, server: false, timeoutMs: 5000 };
+  // Longer than any test: what ends one is the limit for answers that guests wait for.
+  const address = { socket, server: false, timeoutMs: 3_600_000 };
   const device = await VhostUserDevice.open('test0', address, (session) =>
     otherKind(session, shape),
   );
@@ -146,6 +147,51 @@ t.test('a backend that dies keeps no guest waiting, and is set up again', (t) =>
         backend.iotlb.map(({ iova }) => iova),
         [MiB, MiB, MiB],
       );
+    },
+  ),
+);
+
+t.test('a backend that does not acknowledge an unmapping is disconnected', (t) =>
+  withDevice(
+    () => {},
+    async ({ backend, rig }) => {
+      const { space } = rig;
+      space?.map(MiB, MiB, 8 * MiB, RW);
+      await rig.start(FEATURES, 16);
+      space?.map(GiB, PAGE, PAGE, RW);
+      await space?.settled();
+      backend.acts.set(abi.VHOST_USER_IOTLB_MSG, () => {});
+      space?.unmap(GiB, PAGE);
+      await space?.settled();
+      t.match(rig.broken, [/left IOTLB_MSG unanswered for 1000 ms/]);
+      await until(() => backend.channel?.open === false);
+      space?.unmap(MiB, 8 * MiB);
+      t.equal(space?.settled(), undefined, 'nor does it hold up anything else');
+    },
+  ),
+);
+
+t.test('a backend gets no more mappings than it can take at once, and asks for the others', (t) =>
+  withDevice(
+    () => {},
+    async ({ backend, rig }) => {
+      const { space, ram } = rig;
+      space?.map(MiB, MiB, 8 * MiB, RW);
+      await rig.start(FEATURES, 16);
+      backend.iotlb.length = 0;
+      const unanswered: (() => void)[] = [];
+      backend.acts.set(abi.VHOST_USER_IOTLB_MSG, (message, channel) => {
+        unanswered.push(() => backend.answer(message, channel));
+      });
+      for (let page = 0; page < 100; page++) space?.map(GiB + page * PAGE, PAGE, PAGE, RW);
+      const settled = space?.settled();
+      await until(() => unanswered.length >= 64);
+      backend.acts.clear();
+      for (const answer of unanswered) answer();
+      await settled;
+      t.equal(backend.iotlb.splice(0).length, 64);
+      t.equal(await say(backend, vhost.VHOST_IOTLB_MISS, GiB + 99 * PAGE, ACCESS_READ), 0n);
+      t.same(backend.iotlb, [update(GiB + 99 * PAGE, PAGE, ram.memory.address + PAGE, RW)]);
     },
   ),
 );
