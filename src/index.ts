@@ -32,6 +32,7 @@ export { buildGuest } from './guest/guests.ts';
 export type { KernelSeries, Progress } from './guest/kernel.ts';
 export type { GuestImageName, GuestName } from './guest/recipe.ts';
 export { HostError, InternalError, NodeVmmError, PeerError, UsageError } from './host/errors.ts';
+export type { BalloonState, BalloonStatistics, MachineBalloon } from './machine/balloon.ts';
 export { connectMachine } from './machine/control/remote-machine.ts';
 export type { DatapathName } from './machine/devices/queue-service.ts';
 export type { DoctorRow } from './machine/doctor.ts';
@@ -74,6 +75,8 @@ export type {
   InspectedFunction,
   InspectedInterrupts,
 } from './vfio/inspected-function.ts';
+export type { BalloonOptions } from './virtio/device/balloon/balloon.ts';
+export type { GuestMemoryStatistics } from './virtio/device/balloon/balloon-statistics.ts';
 export type { DiskOptions } from './virtio/device/blk/blk-type.ts';
 export type { ConsoleOptions } from './virtio/device/console/console.ts';
 export type { FileSystemOptions, VhostUserFsOptions } from './virtio/device/fs/fs-type.ts';

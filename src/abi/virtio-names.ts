@@ -1,4 +1,5 @@
 /** What identifiers and bits are called, for people: device types, feature bits, device status. */
+import * as balloon from './virtio-balloon.ts';
 import * as blk from './virtio-blk.ts';
 import * as console from './virtio-console.ts';
 import * as iommu from './virtio-iommu.ts';
@@ -64,6 +65,7 @@ const DEVICE_FEATURES: Readonly<Record<number, FeatureNames>> = {
   [net.VIRTIO_ID_NET]: namesByBit(net, 'VIRTIO_NET_F_'),
   [blk.VIRTIO_ID_BLOCK]: namesByBit(blk, 'VIRTIO_BLK_F_'),
   [console.VIRTIO_ID_CONSOLE]: namesByBit(console, 'VIRTIO_CONSOLE_F_'),
+  [balloon.VIRTIO_ID_BALLOON]: namesByBit(balloon, 'VIRTIO_BALLOON_F_'),
   [iommu.VIRTIO_ID_IOMMU]: namesByBit(iommu, 'VIRTIO_IOMMU_F_'),
   [vsock.VIRTIO_ID_VSOCK]: namesByBit(vsock, 'VIRTIO_VSOCK_F_'),
 };

@@ -2,10 +2,12 @@
 import { Argument, InvalidArgumentError } from 'commander';
 import { CleanupStack } from '../host/cleanup-stack.ts';
 import { printable } from '../host/untrusted-text.ts';
+import type { BalloonStatistics } from '../machine/balloon.ts';
 import { ask, listMachines, onlyMachine, shutDown } from '../machine/control/client.ts';
 import { type ControlOrder, DATAPATHS, type MachineStatus } from '../machine/control/protocol.ts';
 import { connectMachine } from '../machine/control/remote-machine.ts';
 import type { DatapathName } from '../machine/devices/queue-service.ts';
+import { MiB } from '../memory/ram-layout.ts';
 import { type RegisterCommand, signalStatus } from './exit-status.ts';
 import { parseMemory } from './run/run-options.ts';
 import { StopSignals } from './stop-signals.ts';
@@ -23,6 +25,7 @@ Examples:
   nodevmm vm --vm web move net0 userspace
   nodevmm vm link net0 down
   nodevmm vm resize blk0 20G            its file grows, and the guest is notified
+  nodevmm vm balloon 256M               the guest keeps that much of its RAM; the host gets the rest
   nodevmm vm shutdown                   presses the power button, and waits for the guest to obey
 
 A machine is called by its --name, else by its process id; with only one running, --vm may be left out.
@@ -92,6 +95,17 @@ export const registerVmCommand: RegisterCommand = (program, finish) => {
     .action((device: string, bytes: number | undefined) =>
       order({ call: 'resizeDisk', device, ...(bytes === undefined ? {} : { bytes }) }),
     );
+  vm.command('balloon')
+    .description(
+      'how much of its RAM a guest keeps; without a size, how much that is, and what it reports',
+    )
+    .argument('[size]', 'e.g. 256M', parseMemory)
+    .action(async (size?: number) => {
+      if (size !== undefined) return await order({ call: 'balloon', target: size });
+      await using machine = await connectMachine(await chosen());
+      process.stdout.write(balloonText(await machine.balloon.statistics()));
+      finish(0);
+    });
   vm.command('shutdown')
     .description("press the power button, and wait until the guest's system has powered off")
     .option('--timeout <seconds>', 'how long it may take', parseSeconds, 60)
@@ -109,6 +123,16 @@ export const registerVmCommand: RegisterCommand = (program, finish) => {
       .action(() => order({ call }));
   }
 };
+
+function balloonText({ target, current, guest = {} }: BalloonStatistics): string {
+  const inMiB = (bytes: number): string => `${Math.round(bytes / MiB)} MiB`;
+  const counts = new Set(['majorFaults', 'minorFaults', 'hugePagesAllocated', 'hugePagesFailed']);
+  const rows = Object.entries({ target, current, ...guest }).map(([name, value]) => [
+    name,
+    counts.has(name) ? String(value) : inMiB(value),
+  ]);
+  return `${aligned(rows).join('\n')}\n`;
+}
 
 function parseSeconds(text: string): number {
   const seconds = Number(text);
@@ -136,7 +160,11 @@ async function execute(name: string, argv: readonly string[]): Promise<number> {
 }
 
 /** One line. */
-function describe({ name, pid, state, datapaths, exits }: MachineStatus): string {
+function describe({ name, pid, state, datapaths, exits, balloon }: MachineStatus): string {
   const places = Object.entries(datapaths).map(([device, place]) => `${device} ${place}`);
-  return `${name}: process ${pid}, ${state}; ${places.join(', ')}; ${exits} exits to userspace\n`;
+  const kept =
+    balloon === undefined
+      ? ''
+      : `; balloon: the guest keeps ${Math.round(balloon.current / MiB)} MiB, target ${Math.round(balloon.target / MiB)} MiB`;
+  return `${name}: process ${pid}, ${state}; ${places.join(', ')}; ${exits} exits to userspace${kept}\n`;
 }

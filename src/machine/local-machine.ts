@@ -9,8 +9,10 @@ import { exitName } from '../kvm/exit-names.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { Ram } from '../memory/ram.ts';
+import { BalloonDevice } from '../virtio/device/balloon/balloon.ts';
 import { type VsockOptions, vsockType } from '../virtio/device/vsock/vsock-type.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
+import { balloonCalls, MachineBalloon } from './balloon.ts';
 import { type BootFiles, bootFiles, checkKvm } from './boot-image.ts';
 import { Consoles } from './consoles.ts';
 import { ControlServer } from './control/server.ts';
@@ -33,6 +35,7 @@ import { connectVsock } from './vsock-connection.ts';
 export class LocalMachine extends Machine {
   override readonly console: Duplex;
   override readonly serial: Duplex;
+  override readonly balloon: MachineBalloon;
   readonly #options: ResolvedOptions & BootFiles;
   readonly #kvm: Kvm;
   readonly #memory: GuestMemory;
@@ -108,6 +111,8 @@ export class LocalMachine extends Machine {
     const carried = { transport: options.transport, ...options.console };
     devices.unshift(new VirtioMachineDevice(this.#consoles.device, carried, log));
     this.#devices = new MachineDevices(devices);
+    const balloon = this.#devices.ofClass(BalloonDevice);
+    this.balloon = new MachineBalloon(balloonCalls(balloon, options.memory), log);
     this.#observer = new MachineObserver(options, devices, log, (breach) => {
       this.emit('breach', breach);
       const queue = breach.queue === undefined ? '' : `, queue ${breach.queue}`;

@@ -8,6 +8,7 @@ import type { ExecResult } from '../agent/exec.ts';
 import { type ForwardedPorts, PortForward } from '../agent/forward.ts';
 import { GuestFiles } from '../agent/guest-files.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
+import type { MachineBalloon } from './balloon.ts';
 import type { DatapathName } from './devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
 import type { RuleBreach } from './machine-observer.ts';
@@ -64,6 +65,9 @@ export abstract class Machine
   abstract readonly console: Duplex;
   /** The guest's first serial port, ttyS0; read or dropped as `console`. */
   abstract readonly serial: Duplex;
+
+  /** Its memory balloon (option `balloon`). */
+  abstract readonly balloon: MachineBalloon;
 
   /** The guest's files, through its agent, in the style of node:fs/promises. */
   readonly files: GuestFiles = new GuestFiles(this);

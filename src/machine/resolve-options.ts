@@ -23,6 +23,8 @@ import {
   value,
 } from '../options/option-schema.ts';
 import { VIRTIO_MMIO_WINDOWS } from '../platform/layout.ts';
+import { vfioType } from '../vfio/vfio-type.ts';
+import { balloonType } from '../virtio/device/balloon/balloon.ts';
 import { iommuType } from '../virtio/device/iommu/iommu.ts';
 import {
   type CarriedOptions,
@@ -206,6 +208,7 @@ export function resolveOptions(asked: MachineOptions): ResolvedOptions {
   );
   checkCount(all);
   checkIommu(scalars.hugePages, all);
+  checkBalloon(all);
   const console = all.find(({ type }) => type.number === 'always');
   return Object.freeze({
     ...scalars,
@@ -326,6 +329,21 @@ function checkIommu(hugePages: boolean, devices: readonly ResolvedDevice[]): voi
     'E_IOMMU',
     'guest RAM in huge pages cannot be mapped page by page behind an IOMMU',
     'leave out hugePages or iommu',
+  );
+}
+
+/** Hardware reaches pages where they were when they were locked. */
+function checkBalloon(devices: readonly ResolvedDevice[]): void {
+  const balloon = devices.find(({ type }) => type === balloonType);
+  const locking = devices.find(
+    ({ type, backend, options: own }) =>
+      type.name === vfioType.name || backend.ram?.(own) === 'locked',
+  );
+  if (balloon === undefined || locking === undefined) return;
+  throw new UsageError(
+    'E_BALLOON',
+    `a balloon cannot give back RAM that ${locking.context.name} has locked`,
+    'leave out one of them',
   );
 }
 

@@ -3,6 +3,7 @@
 import type { Readable } from 'node:stream';
 import { UsageError } from '../../host/errors.ts';
 import { given } from '../../options/option-schema.ts';
+import type { BalloonState } from '../balloon.ts';
 import type { DatapathName } from '../devices/queue-service.ts';
 import type { InspectFilter } from '../inspect.ts';
 import type { DroppedOutput, MachineState, VirtualMachineEvents } from '../machine.ts';
@@ -28,12 +29,13 @@ export type ControlOrder =
   | { readonly call: 'resizeDisk'; readonly device: string; readonly bytes?: number }
   | { readonly call: QueueOrder; readonly device: string; readonly queue: string }
   | { readonly call: 'reload'; readonly device: string }
+  | { readonly call: 'balloon'; readonly target: number }
   | { readonly call: 'resize'; readonly columns: number; readonly rows: number };
 
 /** What is answered with a value. */
 export type ControlQuestion =
   | ({ readonly call: 'inspect' } & InspectFilter)
-  | { readonly call: 'metrics' | 'traceSummary' };
+  | { readonly call: 'metrics' | 'traceSummary' | 'balloonStatistics' };
 
 /**
  * What a connection can become once the request is answered: the bytes of a console, or of a connection to a vsock
@@ -65,6 +67,8 @@ export interface MachineStatus {
   /** What KVM counted of all vCPUs since power-on, by its own names. */
   readonly statistics: Readonly<Record<string, number>>;
   readonly droppedOutput: DroppedOutput;
+  /** Absent: it has no balloon. */
+  readonly balloon?: BalloonState;
 }
 
 /** An error, as JSON carries it. */
@@ -107,6 +111,7 @@ const isFlag: Check = (value) => typeof value === 'boolean';
 const isSize: Check = (value) =>
   Number.isInteger(value) && Number(value) >= 0 && Number(value) < 0x10000;
 const isIntegerOrAbsent: Check = (value) => value === undefined || Number.isInteger(value);
+const isBytes: Check = (value) => Number.isSafeInteger(value);
 const oneOf =
   (known: readonly string[]): Check =>
   (value) =>
@@ -127,10 +132,12 @@ const REQUESTS: Readonly<Record<ControlRequest['call'], Readonly<Record<string, 
   step: { device: isText, queue: isText },
   release: { device: isText, queue: isText },
   reload: { device: isText },
+  balloon: { target: isBytes },
   resize: { columns: isSize, rows: isSize },
   inspect: { device: isTextOrAbsent, queue: isTextOrAbsent },
   metrics: {},
   traceSummary: {},
+  balloonStatistics: {},
   open: { stream: oneOf(CONTROL_STREAMS), port: isIntegerOrAbsent },
 };
 

@@ -5,6 +5,7 @@ import { type Deferred, defer } from '../../agent/command.ts';
 import { inTime } from '../../host/deadline.ts';
 import { type NodeVmmError, UsageError } from '../../host/errors.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
+import { type BalloonStatistics, MachineBalloon } from '../balloon.ts';
 import type { DatapathName } from '../devices/queue-service.ts';
 import { guestEnded } from '../guest-agent.ts';
 import type { InspectFilter, MachineInspection } from '../inspect.ts';
@@ -69,6 +70,15 @@ class RemoteStream extends Duplex {
 
 /** What it does and reports is done in the other process; closing it leaves the machine as it is. */
 export class RemoteMachine extends Machine {
+  override readonly balloon = new MachineBalloon(
+    {
+      state: () => this.#status.balloon,
+      setTarget: (target) => this.#order({ call: 'balloon', target }),
+      statistics: async () =>
+        (await question(this.#address, { call: 'balloonStatistics' })) as BalloonStatistics,
+    },
+    (problem) => this.emit('log', problem),
+  );
   readonly #address: ControlAddress;
   readonly #events: Duplex;
   readonly #breaches: RuleBreach[] = [];

@@ -8,6 +8,7 @@ import { UsageError } from '../../host/errors.ts';
 import { isListening, ListenPath } from '../../host/listen-path.ts';
 import { runtimeFolder } from '../../host/private-folder.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
+import type { MachineBalloon } from '../balloon.ts';
 import type { DatapathName } from '../devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from '../inspect.ts';
 import type { DroppedOutput, MachineMetrics, MachineState } from '../machine.ts';
@@ -28,6 +29,7 @@ export interface ControlledMachine extends StreamedMachine {
   readonly state: MachineState;
   readonly datapaths: ReadonlyMap<string, DatapathName>;
   readonly droppedOutput: DroppedOutput;
+  readonly balloon: Pick<MachineBalloon, 'find' | 'setTarget' | 'statistics'>;
   metrics(): Promise<MachineMetrics>;
   traceSummary(): Promise<TraceSummary | undefined>;
   inspect(filter: InspectFilter): Promise<MachineInspection>;
@@ -172,6 +174,8 @@ async function answer(machine: ControlledMachine, name: string, line: string): P
       case 'metrics':
       case 'traceSummary':
         return { reply: { value: (await machine[request.call]()) ?? null } };
+      case 'balloonStatistics':
+        return { reply: { value: await machine.balloon.statistics() } };
       case 'open':
         return {
           stream: await openStream(machine, request),
@@ -188,6 +192,7 @@ async function answer(machine: ControlledMachine, name: string, line: string): P
 async function statusOf(machine: ControlledMachine, name: string): Promise<MachineStatus> {
   const { exits, kvm } = await machine.metrics();
   const { state, datapaths, droppedOutput } = machine;
+  const balloon = machine.balloon.find();
   return {
     pid: process.pid,
     name,
@@ -196,6 +201,7 @@ async function statusOf(machine: ControlledMachine, name: string): Promise<Machi
     exits: Object.values(exits).reduce((sum, count) => sum + count, 0),
     statistics: kvm,
     droppedOutput,
+    ...(balloon === undefined ? {} : { balloon }),
   };
 }
 
@@ -215,6 +221,8 @@ async function obey(machine: ControlledMachine, request: ControlOrder): Promise<
       return await machine[`${request.call}Queue`](request.device, request.queue);
     case 'reload':
       return await machine.reloadDevice(request.device);
+    case 'balloon':
+      return await machine.balloon.setTarget(request.target);
     case 'resize':
       return machine.resizeConsole(request.columns, request.rows);
     default:

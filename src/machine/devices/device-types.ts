@@ -3,6 +3,7 @@ import type { E1000Device } from '../../nic/device.ts';
 import { fieldsOf } from '../../options/option-schema.ts';
 import type { VfioDevice } from '../../vfio/device.ts';
 import { vfioType } from '../../vfio/vfio-type.ts';
+import { balloonType } from '../../virtio/device/balloon/balloon.ts';
 import { blkType } from '../../virtio/device/blk/blk-type.ts';
 import { consoleType } from '../../virtio/device/console/console.ts';
 import { fsType } from '../../virtio/device/fs/fs-type.ts';
@@ -31,6 +32,7 @@ export const DEVICE_TYPES: MachineDeviceType[] = [
   vfioType,
   ownType,
   iommuType,
+  balloonType,
 ];
 
 /** Which backend options are for. @param has whether an option is set, to this value if one is given */

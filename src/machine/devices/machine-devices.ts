@@ -13,6 +13,7 @@ import { VhostUserDevice } from '../../vhost-user/frontend/vhost-user-device.ts'
 import { isResizableDisk } from '../../virtio/device/blk/blk.ts';
 import { iommuType } from '../../virtio/device/iommu/iommu.ts';
 import { isNetDevice } from '../../virtio/device/net/net.ts';
+import type { VirtioDevice } from '../../virtio/device.ts';
 import type { Connect } from '../../virtio/frontend-device.ts';
 import { type InspectedDevice, type InspectFilter, inspectDevice } from '../inspect.ts';
 import type { ResolvedDevice } from '../resolve-options.ts';
@@ -43,6 +44,12 @@ export class MachineDevices {
     if (found !== undefined) return found;
     const names = [...this.datapaths.keys()].join(', ');
     throw new UsageError('E_DEVICE', `this machine has no virtio device ${name}, only ${names}`);
+  }
+
+  /** The only virtio device of a class, if there is one. */
+  ofClass<T extends VirtioDevice>(kind: new (...args: never[]) => T): T | undefined {
+    for (const { device } of this.#virtio()) if (device instanceof kind) return device;
+    return undefined;
   }
 
   /** A virtio device's queue by name or index. @throws UsageError when there is none */

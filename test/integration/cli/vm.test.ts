@@ -60,6 +60,23 @@ t.test('what KVM counted: as columns without zeros, and all as JSON', async (t) 
   t.same(json, { exits: 12, halt_exits: 7, nmi_injections: 0 });
 });
 
+t.test('the balloon: what the guest keeps, and what it reports', async (t) => {
+  const vm = new FakeVm();
+  using _server = await ControlServer.open(vm, 'web');
+  await t.rejects(nodevmm('vm', 'balloon', '256M'), { code: 2, stderr: /no balloon/ });
+  vm.kept = { target: 2 ** 29, current: 2 ** 29 };
+  t.match(
+    await nodevmm('vm', 'balloon', '256M'),
+    '; balloon: the guest keeps 512 MiB, target 256 MiB\n',
+  );
+  t.equal(vm.kept.target, 2 ** 28);
+  t.equal(
+    await nodevmm('vm', 'balloon'),
+    'target       256 MiB\ncurrent      512 MiB\nfree          64 MiB\nmajorFaults       12\n',
+  );
+  await t.rejects(nodevmm('vm', 'balloon', 'much'), { code: 2 });
+});
+
 t.test('a command in its guest: output, status, input', async (t) => {
   const { stream } = await startAgent();
   using agent = new AgentClient(stream);

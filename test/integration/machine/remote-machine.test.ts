@@ -52,6 +52,26 @@ t.test('orders and questions', async (t) => {
   t.equal(remote.state, 'ended');
 });
 
+t.test('the balloon', async (t) => {
+  const vm = new FakeVm();
+  vm.kept = { target: 2 ** 29, current: 2 ** 29 };
+  using _server = await ControlServer.open(vm, 'web');
+  await using remote = await connectMachine('web');
+  t.same(remote.balloon.state, vm.kept);
+  await remote.balloon.setTarget(2 ** 28);
+  t.equal(vm.kept.target, 2 ** 28);
+  t.equal(remote.balloon.target, 2 ** 28);
+  t.same(await remote.balloon.statistics(), await vm.balloon.statistics());
+  remote.balloon.target = 2 ** 27;
+  await until(() => vm.kept?.target === 2 ** 27);
+  vm.balloon.setTarget = async () => {
+    throw new UsageError('E_BALLOON', 'burst');
+  };
+  const logged = once(remote, 'log');
+  remote.balloon.target = 0;
+  t.same(await logged, ['web: burst']);
+});
+
 t.test('its errors are of their class', async (t) => {
   const vm = new FakeVm();
   using _server = await ControlServer.open(vm, 'web');

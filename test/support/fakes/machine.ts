@@ -7,6 +7,7 @@ import type { SpawnOptions } from '../../../src/agent/command-options.ts';
 import type { RunnableMachine } from '../../../src/cli/run/run-machine.ts';
 import type { RunStreams } from '../../../src/cli/terminal/console-io.ts';
 import { UsageError } from '../../../src/host/errors.ts';
+import type { BalloonState } from '../../../src/machine/balloon.ts';
 import type { ControlledMachine } from '../../../src/machine/control/server.ts';
 import type { DatapathName } from '../../../src/machine/devices/queue-service.ts';
 import type { InspectFilter, MachineInspection } from '../../../src/machine/inspect.ts';
@@ -36,6 +37,19 @@ export class FakeVm extends EventEmitter<VirtualMachineEvents> implements Contro
   presses = 0;
   listens = true;
   readonly links: string[] = [];
+  /** Undefined: it has none. */
+  kept: BalloonState | undefined;
+  readonly balloon = {
+    find: () => this.kept,
+    setTarget: async (target: number) => {
+      if (this.kept === undefined) throw new UsageError('E_BALLOON', 'no balloon');
+      this.kept = { ...this.kept, target };
+    },
+    statistics: async () => ({
+      ...(this.kept ?? { target: 0, current: 0 }),
+      guest: { free: 64 * 2 ** 20, majorFaults: 12 },
+    }),
+  };
   readonly queueCalls: string[] = [];
   readonly filters: InspectFilter[] = [];
   async metrics() {

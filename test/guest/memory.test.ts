@@ -1,0 +1,72 @@
+/** RAM that goes back to the host and comes again. More in test/long/guest/memory.test.ts. */
+import { truncateSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import t from 'tap';
+import { MiB } from '../../src/memory/ram-layout.ts';
+import { testFolder } from '../support/rigs/files.ts';
+import { bootGuest, guestShell } from '../support/rigs/guest.ts';
+import { settled } from '../support/rigs/memory.ts';
+
+const MEMORY = 512 * MiB;
+const CLOSE = 0.05 * MEMORY;
+
+const file = path.join(testFolder(t), 'disk.raw');
+writeFileSync(file, '');
+truncateSync(file, 640 * MiB);
+const rss = (): number => process.memoryUsage.rss();
+const vm = await bootGuest({
+  machine: { memory: MEMORY, balloon: true, disks: [{ path: file }] },
+  // Linux's balloon driver announces its buffer for statistics too early.
+  provoked: /notified a queue before DRIVER_OK/,
+});
+t.teardown(() => vm[Symbol.asyncDispose]());
+const sh = (script: string): Promise<string> => guestShell(vm, script);
+await sh('mkdir /ram; mount -t tmpfs -o size=90% ram /ram');
+/** Clean pages of a file in all of the guest's memory that nothing else uses. */
+const FILL = 'dd if=/dev/vda of=/dev/null bs=1M 2>/dev/null';
+
+t.test('free pages that the guest reports go back', async (t) => {
+  await sh('dd if=/dev/zero of=/ram/file bs=1M count=256 2>/dev/null');
+  const full = rss();
+  await sh('rm /ram/file');
+  await settled(() => full - rss() > 256 * MiB - CLOSE, 'free pages to be reported');
+  t.pass();
+});
+
+t.test('RSS falls and rises with the target', async (t) => {
+  await sh(FILL);
+  const full = rss();
+  await vm.balloon.setTarget(256 * MiB);
+  await settled(() => vm.balloon.state.current === 256 * MiB, 'the balloon to inflate');
+  await sh(FILL);
+  t.ok(Math.abs(full - rss() - 256 * MiB) < CLOSE, `${full} ${rss()}`);
+  t.match(await sh('grep balloon_inflate /proc/vmstat'), 'balloon_inflate 65536');
+  vm.balloon.target = MEMORY;
+  await settled(() => vm.balloon.state.current === MEMORY, 'the balloon to deflate');
+  t.match(await sh('grep balloon_deflate /proc/vmstat'), 'balloon_deflate 65536');
+  await sh(FILL);
+  t.ok(Math.abs(full - rss()) < CLOSE, `${full} ${rss()}`);
+});
+
+t.test('statistics are those of /proc', async (t) => {
+  const { guest = {} } = await vm.balloon.statistics();
+  const info = await sh('cat /proc/meminfo');
+  const inInfo = (name: string): number =>
+    1024 * Number(new RegExp(`^${name}: *(\\d+)`, 'm').exec(info)?.[1]);
+  t.equal(guest.total, inInfo('MemTotal'));
+  for (const [value = 0, name] of [
+    [guest.free, 'MemFree'],
+    [guest.available, 'MemAvailable'],
+  ] as const) {
+    t.ok(Math.abs(value - inInfo(name)) < CLOSE, `${name} ${value} ${inInfo(name)}`);
+  }
+});
+
+t.test('a guest that runs out of memory takes it back, and no program is killed', async (t) => {
+  await vm.balloon.setTarget(128 * MiB);
+  await settled(() => vm.balloon.state.current <= 160 * MiB, 'the balloon to inflate');
+  await sh('dd if=/dev/zero of=/ram/file bs=1M count=200 2>/dev/null');
+  t.ok(vm.balloon.state.current > 200 * MiB, `${vm.balloon.state.current}`);
+  t.equal(await sh('dmesg | grep -c "Out of memory: Killed" || true'), '0');
+  await sh('rm /ram/file');
+});
