@@ -73,6 +73,11 @@ export class MachineIommu extends Closeable {
     }
   }
 
+  /** The IOMMU's own device. */
+  get device(): MachineDevice {
+    return this.#own;
+  }
+
   /** What each device reaches now. */
   inspect(): InspectedIommu {
     const domains = this.#device.domains();

@@ -131,7 +131,7 @@ export class PowerCycle {
     sys.check(board.reset(), 'KVM_SET_GSI_ROUTING', 'the VM');
     observer.noteClock(vm);
     stack.defer(() => observer.noteClock(vm));
-    stack.defer(() => unplugAll(plan.devices));
+    stack.defer(() => unplugAll(plan.devices, plan.iommu?.device));
     for (const device of plan.devices) device.plug(board, memory.share);
     serial.connect(board.serial);
     stack.defer(() => serial.connect(undefined));
@@ -209,9 +209,17 @@ export class PowerCycle {
   }
 }
 
-/** All at once; a failure does not keep the others from closing. */
-async function unplugAll(devices: readonly MachineDevice[]): Promise<void> {
-  const unplugged = await Promise.allSettled(devices.map((device) => device.unplug()));
+/**
+ * All at once, but for the IOMMU: none of those behind it must use other addresses than its driver set up. A failure
+ * does not keep the others from closing.
+ */
+async function unplugAll(
+  devices: readonly MachineDevice[],
+  iommu: MachineDevice | undefined,
+): Promise<void> {
+  const first = devices.filter((device) => device !== iommu);
+  const unplugged = await Promise.allSettled(first.map((device) => device.unplug()));
+  if (iommu !== undefined) unplugged.push(...(await Promise.allSettled([iommu.unplug()])));
   const failed = unplugged.find(({ status }) => status === 'rejected');
   if (failed?.status === 'rejected') throw failed.reason;
 }
