@@ -19,6 +19,13 @@ const ANSWER_MS = 1000;
 /** Mappings that a backend has yet to acknowledge; it asks for the others. */
 const UNANSWERED_MAX = 64;
 
+/**
+ * A page that is written is also read (virtio 1.3 §5.13.6.5.2 allows it): DPDK asks for both when it writes to a buffer,
+ * which Linux's drivers map for writing only.
+ */
+const granted = (access: number): number =>
+  (access & abi.VHOST_ACCESS_WO) === 0 ? access : abi.VHOST_ACCESS_RW;
+
 /** From the setup of rings in a session to their end. */
 export class FrontendIotlb extends AsyncCloseable implements IovaListener {
   readonly #session: FrontendSession;
@@ -59,8 +66,8 @@ export class FrontendIotlb extends AsyncCloseable implements IovaListener {
   async asked({ type, iova, perm }: IotlbMessage): Promise<boolean> {
     const isMiss = type === abi.VHOST_IOTLB_MISS;
     if (!isMiss && type !== abi.VHOST_IOTLB_ACCESS_FAIL) return false;
-    const mapping = isMiss ? this.#space.table.find(iova, perm) : undefined;
-    if (mapping !== undefined) {
+    const mapping = isMiss ? this.#space.table.find(iova, 0) : undefined;
+    if (mapping !== undefined && (granted(mapping.access) & perm) === perm) {
       await this.#update(mapping);
       return true;
     }
@@ -77,7 +84,8 @@ export class FrontendIotlb extends AsyncCloseable implements IovaListener {
   }
 
   async #update(mapping: IovaMapping): Promise<void> {
-    const { address: iova, length: size, access: perm } = mapping;
+    const { address: iova, length: size, access } = mapping;
+    const perm = granted(access);
     if (perm === 0) return;
     const { VHOST_IOTLB_UPDATE: type } = abi;
     const uaddr = this.#space.hostAddress(mapping);

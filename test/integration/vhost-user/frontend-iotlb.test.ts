@@ -111,6 +111,32 @@ t.test('from the rings to their end', (t) =>
   ),
 );
 
+t.test(
+  'a page for writing only may be read too, which DPDK wants; none for reading only is written',
+  (t) =>
+    withDevice(
+      () => {},
+      async ({ backend, rig }) => {
+        const { ram, space } = rig;
+        space?.map(MiB, MiB, 8 * MiB, RW);
+        await rig.start(FEATURES, 16);
+        backend.iotlb.length = 0;
+        space?.map(GiB, PAGE, PAGE, ACCESS_WRITE);
+        space?.map(GiB + PAGE, PAGE, PAGE, ACCESS_READ);
+        await space?.settled();
+        const [written, read] = [update(GiB, PAGE, ram.memory.address + PAGE, RW), ACCESS_READ];
+        t.same(backend.iotlb.splice(0), [
+          written,
+          update(GiB + PAGE, PAGE, ram.memory.address + PAGE, read),
+        ]);
+        t.equal(await say(backend, vhost.VHOST_IOTLB_MISS, GiB, RW), 0n);
+        t.same(backend.iotlb.splice(0), [written]);
+        t.equal(await say(backend, vhost.VHOST_IOTLB_MISS, GiB + PAGE, RW), 1n);
+        t.same(rig.denied, [{ address: GiB + PAGE, write: true }]);
+      },
+    ),
+);
+
 t.test('an access that failed is a fault', (t) =>
   withDevice(
     () => {},
