@@ -22,6 +22,7 @@ import { HostError, InternalError, messageOf, PeerError } from '../host/errors.t
 import { Eventfd, signalEventfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
+import type { IovaSpace } from '../memory/iova-space.ts';
 import { recoverRing } from '../vhost-user/frontend/ring-recovery.ts';
 import { locateRings } from '../virtio/queue/create-virtqueue.ts';
 import {
@@ -30,6 +31,7 @@ import {
   vringBase,
   vringState,
 } from '../virtio/queue/virtqueue.ts';
+import { VdpaIotlb } from './vdpa-iotlb.ts';
 import type { VhostVdpa } from './vhost-vdpa.ts';
 
 const NO_FD = -1;
@@ -57,6 +59,8 @@ interface VdpaRun {
   readonly features: bigint;
   readonly queues: readonly QueueConfig[];
   readonly memory: GuestMemory;
+  /** Behind an IOMMU. */
+  readonly iotlb: VdpaIotlb | undefined;
   /**
    * What the parent does between a stop and a start: it serves on, since it could not continue where it stopped; or it
    * waits to be resumed, with each queue at this position.
@@ -105,7 +109,7 @@ export class VhostVdpaDatapath implements Datapath {
     });
   }
 
-  start(activation: Activation): Promise<void> {
+  start(activation: Activation, space?: IovaSpace): Promise<void> {
     return this.#steps.run(async () => {
       const { features, config } = activation;
       const before = this.#run;
@@ -116,7 +120,9 @@ export class VhostVdpaDatapath implements Datapath {
         return state === undefined ? queue : { ...queue, state };
       });
       const memory = new GuestMemory(activation.memory);
-      const run = { features, queues, memory };
+      const iotlb =
+        space && new VdpaIotlb(this.#parent, space, (reason) => this.#events.broken(reason));
+      const run = { features, queues, memory, iotlb };
       this.#run = run;
       try {
         await this.#serve(run, config);
@@ -207,7 +213,7 @@ export class VhostVdpaDatapath implements Datapath {
     return this.#end(run, typeof run.rest === 'object' ? run.rest : new Map());
   }
 
-  async #serve({ features, queues, memory }: VdpaRun, config?: Uint8Array): Promise<void> {
+  async #serve({ features, queues, memory, iotlb }: VdpaRun, config?: Uint8Array): Promise<void> {
     const parent = this.#parent;
     const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
     // virtio 1.3 §3.1.1.
@@ -217,7 +223,8 @@ export class VhostVdpaDatapath implements Datapath {
     await parent.setFeatures(this.#user.parentFeatures(features));
     await this.#raise(ACKNOWLEDGE | DRIVER | FEATURES_OK, 'the negotiated features');
     if (config !== undefined) await this.#user.writeConfig(config);
-    await parent.map(parent.wholeRam(memory));
+    if (iotlb === undefined) await parent.map(parent.wholeRam(memory));
+    else await iotlb.open();
     for (const queue of queues) {
       // The kernel takes any address.
       locateRings(memory, queue, features);
@@ -286,6 +293,7 @@ export class VhostVdpaDatapath implements Datapath {
       }
     } finally {
       run.memory.detach();
+      await run.iotlb?.close();
       await parent.unmap(0, LAST_ADDRESS);
     }
     return states;

@@ -110,8 +110,11 @@ export class VhostVdpaDevice implements VirtioDevice {
     return this.#parent.notifyPages;
   }
 
-  iommuProblem(): string {
-    return 'its vDPA device uses guest physical addresses';
+  /** Each change has VDUSE's process map everything again, with its queues stopped. */
+  iommuProblem(): string | undefined {
+    return this.backend.place === 'process'
+      ? 'a process serves its vDPA device (VDUSE), which is too slow at changes'
+      : undefined;
   }
 
   attach(host: DeviceHost): void {
