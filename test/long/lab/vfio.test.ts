@@ -65,6 +65,34 @@ await vm.close();
   t.same([await lab.driverOf(NVME), await lab.driverOf(CARD)], ['nvme', 'virtio-pci']);
 });
 
+t.test('a reboot behind the guest’s IOMMU leaves nothing mapped', async (t) => {
+  const found = await lab.steps(`
+const { vm, sh } = await boot(['${NVME}'], '', { iommu: true });
+const pinned = async () => (await vm.inspect()).functions[0].pinned;
+for (const round of ['first', 'second']) {
+  report('fio ' + round, await sh(FIO));
+  report(round, await pinned());
+  const reboot = once(vm, 'reboot');
+  vm.spawn(['reboot', '-f']).exit.catch(() => {});
+  await reboot;
+  report(round + ' after', await pinned());
+  await vm.ready();
+}
+await vm.close();
+`);
+  for (const round of ['first', 'second']) {
+    t.equal(found.get(`fio ${round}`), '0', 'no error');
+    const pinned = Number(found.get(round));
+    t.ok(pinned > 0 && pinned < 64 * MiB, `${pinned} bytes`);
+    t.equal(
+      found.get(`${round} after`),
+      String(384 * MiB),
+      'all guest RAM, as before its driver came',
+    );
+  }
+  t.equal(found.get('log'), undefined);
+});
+
 t.test('interrupts by the pins', async (t) => {
   const found = await lab.steps(`
 const { vm, sh } = await boot(['${NVME}', '${CARD}'], 'pci=nomsi');
