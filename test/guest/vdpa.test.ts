@@ -17,12 +17,6 @@ const [[server, disk], [, net]] = await Promise.all([
   parent.serve('test-disk'),
   serveParent('test-net', 'net', `auto,address=${HOST}/24`),
 ]);
-await t.test('a process cannot follow an IOMMU', async (t) => {
-  const disks = [{ vdpa: disk, iommu: 'on' as const }];
-  const behind = VirtualMachine.create({ guest: 'minimal', iommu: true, disks });
-  await t.rejects(behind, { code: 'E_IOMMU', message: /VDUSE/ });
-});
-
 const vm = await bootGuest({
   machine: { memory: 256 * MiB, disks: [{ vdpa: disk }], nets: [{ vdpa: net }] },
 });
