@@ -37,6 +37,7 @@ export { connectMachine } from './machine/control/remote-machine.ts';
 export type { DatapathName } from './machine/devices/queue-service.ts';
 export type { DoctorRow } from './machine/doctor.ts';
 export { doctor } from './machine/doctor.ts';
+export type { RemovalOptions } from './machine/hotplug.ts';
 export type {
   InspectedDevice,
   InspectedFeature,

@@ -26,6 +26,8 @@ export interface AcpiOptions {
   readonly physicalAddressBits: number;
   /** Devices that are to be found by the tables. */
   readonly mmioDevices: readonly MmioDevice[];
+  /** Slots of PCI bus 0 whose devices cannot be ejected. Default none. */
+  readonly fixedSlots?: readonly number[];
   /** Absent: the machine has no IOMMU. */
   readonly viot?: ViotOptions | undefined;
 }
@@ -42,8 +44,9 @@ export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): numb
     free = Math.ceil((gpa + table.length) / 64) * 64;
     return gpa;
   };
-  const { ramSize, physicalAddressBits, mmioDevices, viot } = options;
-  const dsdt = place(table('DSDT', 2, dsdtBlock(ramSize, physicalAddressBits, mmioDevices)));
+  const { ramSize, physicalAddressBits, mmioDevices, fixedSlots, viot } = options;
+  const block = dsdtBlock(ramSize, physicalAddressBits, mmioDevices, fixedSlots);
+  const dsdt = place(table('DSDT', 2, block));
   const tables = [fadt(dsdt), madt(options.cpus), mcfg(), waet()];
   if (viot !== undefined) tables.push(table('VIOT', 0, viotBody(viot)));
   const xsdt = place(

@@ -43,6 +43,10 @@ const SERIALIZED = 1 << 3;
 const SYSTEM_IO = 1;
 /** Any access width, no lock, the other bits preserved. */
 const FIELD_FLAGS_DEFAULT = 0;
+/** Accessed by double words, no lock, the other bits preserved. */
+const FIELD_FLAGS_DWORD = 3;
+/** A field's length in bits, in the encoding of PkgLength (§20.2.4). */
+const FIELD_LENGTH_32: readonly number[] = [32];
 const ROOT_CHAR = 0x5c;
 
 /** A number's bytes, least significant first. */
@@ -145,8 +149,16 @@ export function byteField(region: string, path: string): Aml {
   return [EXT_OP_PREFIX, FIELD_OP, ...withPkgLength(contents)];
 }
 
-/** §20.2.6.2 Local0. */
+/** §20.2.5.2 Field(region, DWordAcc, NoLock, Preserve) { path, 32, ... }: its 32-bit words in their order. */
+export function wordFields(region: string, ...paths: readonly string[]): Aml {
+  const words = paths.flatMap((path) => [...nameString(path), ...FIELD_LENGTH_32]);
+  const contents = [...nameString(region), FIELD_FLAGS_DWORD, ...words];
+  return [EXT_OP_PREFIX, FIELD_OP, ...withPkgLength(contents)];
+}
+
+/** §20.2.6.2 Local0 and Local1. */
 export const local0: Aml = [LOCAL0_OP];
+export const local1: Aml = [LOCAL0_OP + 1];
 
 /** §20.2.5.3 Notify(path, value). */
 export function notify(path: string, value: number): Aml {

@@ -57,6 +57,8 @@ export interface BootPlan {
   readonly mmioDevices?: readonly MmioDevice[];
   /** The IOMMU, and what is behind it. Default none. */
   readonly viot?: ViotOptions | undefined;
+  /** Slots of PCI bus 0 whose devices cannot be ejected. Default none. */
+  readonly fixedSlots?: readonly number[];
   /** Strings for the SMBIOS tables, checked. Default: those that have one. */
   readonly smbios?: SmbiosOptions;
 }
@@ -102,6 +104,7 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
     ramSize: memory.size,
     physicalAddressBits: plan.physicalAddressBits ?? DEFAULT_PHYSICAL_ADDRESS_BITS,
     mmioDevices: plan.mmioDevices ?? [],
+    fixedSlots: plan.fixedSlots ?? [],
     viot: plan.viot,
   });
   writeSmbios(memory, plan.smbios ?? {}, cpus);

@@ -2,8 +2,9 @@
 
 import { HIGH_RAM_BASE, LOW_RAM_LIMIT } from '../memory/ram-layout.ts';
 import * as layout from '../platform/layout.ts';
-import { GED_POWER_BUTTON } from '../platform/power.ts';
+import { GED_PCI_HOTPLUG, GED_POWER_BUTTON } from '../platform/power.ts';
 import * as aml from './aml.ts';
+import { PCI_HOTPLUG_METHOD, pciHotplug } from './hotplug-aml.ts';
 
 const PORTS = 0x1_0000;
 
@@ -22,7 +23,11 @@ function interruptRouting(): aml.Aml {
   return aml.packageOf(...entries);
 }
 
-function hostBridge(ramSize: number, physicalAddressBits: number): aml.Aml {
+function hostBridge(
+  ramSize: number,
+  physicalAddressBits: number,
+  fixedSlots: readonly number[],
+): aml.Aml {
   const window64 = pciMmio64Window(ramSize, physicalAddressBits);
   const mmio32 = {
     base: layout.PCI_MMIO32_BASE,
@@ -49,6 +54,7 @@ function hostBridge(ramSize: number, physicalAddressBits: number): aml.Aml {
     ),
     aml.name('_PRT', interruptRouting()),
     pciOsc(),
+    ...pciHotplug(fixedSlots),
   );
 }
 
@@ -70,6 +76,10 @@ function eventDevice(): aml.Aml {
       aml.ifTrue(
         aml.and(aml.local0, aml.integer(GED_POWER_BUTTON), aml.nullName),
         aml.notify('\\_SB.PWRB', pressed),
+      ),
+      aml.ifTrue(
+        aml.and(aml.local0, aml.integer(GED_PCI_HOTPLUG), aml.nullName),
+        aml.nameString(PCI_HOTPLUG_METHOD),
       ),
     ),
   );
@@ -116,17 +126,19 @@ function simpleDevice(
  * The definition block of the DSDT, without its header.
  * @param ramSize bytes of guest RAM
  * @param physicalAddressBits width of the guest's physical addresses
+ * @param fixedSlots of PCI bus 0, whose devices stay
  */
 export function dsdtBlock(
   ramSize: number,
   physicalAddressBits: number,
   mmioDevices: readonly MmioDevice[],
+  fixedSlots: readonly number[] = [],
 ): Uint8Array {
   const ecam = { base: layout.PCI_ECAM_BASE, size: layout.PCI_ECAM_SIZE };
   return Uint8Array.from([
     ...aml.scope(
       '\\_SB',
-      hostBridge(ramSize, physicalAddressBits),
+      hostBridge(ramSize, physicalAddressBits, fixedSlots),
       // PCI Firmware 3.2 §4.1.2: ECAM is reserved by a motherboard resource device.
       isaDevice('MBRD', aml.eisaId('PNP0C02'), aml.memory32Fixed(ecam)),
       isaDevice(

@@ -9,6 +9,7 @@ import { connectMachine } from '../machine/control/remote-machine.ts';
 import type { DatapathName } from '../machine/devices/queue-service.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import { type RegisterCommand, signalStatus } from './exit-status.ts';
+import { addedTypes, parseAddition } from './run/device-options.ts';
 import { parseMemory } from './run/run-options.ts';
 import { StopSignals } from './stop-signals.ts';
 import { streamCommand, terminalOf } from './terminal/command-io.ts';
@@ -26,6 +27,8 @@ Examples:
   nodevmm vm link net0 down
   nodevmm vm resize blk0 20G            its file grows, and the guest is notified
   nodevmm vm balloon 256M               the guest keeps that much of its RAM; the host gets the rest
+  nodevmm vm add disk data.raw,ro       prints its name, as blk1; docs/hotplug.md
+  nodevmm vm remove blk1
   nodevmm vm shutdown                   presses the power button, and waits for the guest to obey
 
 A machine is called by its --name, else by its process id; with only one running, --vm may be left out.
@@ -105,6 +108,28 @@ export const registerVmCommand: RegisterCommand = (program, finish) => {
       await using machine = await connectMachine(await chosen());
       process.stdout.write(balloonText(await machine.balloon.statistics()));
       finish(0);
+    });
+  vm.command('add')
+    .description('add a device to a running machine, and print its name')
+    .addArgument(new Argument('<type>', 'of the device').choices(addedTypes()))
+    .argument('[options]', 'what follows --disk, --net, and the like of run')
+    .action(async (type: string, text: string | undefined) => {
+      await using machine = await connectMachine(await chosen());
+      process.stdout.write(`${await machine.addDevice(parseAddition(type, text))}\n`);
+      finish(0);
+    });
+  vm.command('remove')
+    .description('have the guest give up a device, and remove it')
+    .argument('<device>', 'e.g. blk1')
+    .option('--force', 'take it away in any case')
+    .option(
+      '--timeout <seconds>',
+      'how long the guest may take (default: 30; with --force: 2; 0: it is not asked)',
+      parseSeconds,
+    )
+    .action((device: string, { force = false, timeout }: { force?: boolean; timeout?: number }) => {
+      const limit = timeout === undefined ? {} : { timeout: timeout * 1000 };
+      return order({ call: 'removeDevice', device, surprise: force, ...limit });
     });
   vm.command('shutdown')
     .description("press the power button, and wait until the guest's system has powered off")

@@ -63,8 +63,11 @@ export class GsiRouting {
     this.#msiRoutes = msiRoutes;
   }
 
-  /** Writes the pins' routes and disables all MSI routes. Once, by the machine's owner. */
-  initialize(): void {
+  /**
+   * Writes the pins' routes and disables all MSI routes. Once, by the machine's owner.
+   * @param used MSI routes that KVM is handed at first. Default: all
+   */
+  initialize(used: number = this.#msiRoutes): void {
     let entry = 0;
     for (let gsi = 0; gsi < request.KVM_IOAPIC_NUM_PINS; gsi++) {
       if (gsi < PIC_PINS && gsi !== PIC_CASCADE_PIN) {
@@ -75,7 +78,15 @@ export class GsiRouting {
       this.#writePin(entry++, gsi, request.KVM_IRQCHIP_IOAPIC, gsi);
     }
     for (let msi = 0; msi < this.#msiRoutes; msi++) this.clearMsi(FIRST_MSI_GSI + msi);
-    this.#view.setUint32(NR, PIN_ROUTES + this.#msiRoutes, true);
+    this.#view.setUint32(NR, PIN_ROUTES, true);
+    this.use(used);
+  }
+
+  /** From the next `commit` on KVM is handed at least so many MSI routes: each costs it time. */
+  use(msiRoutes: number): void {
+    if (msiRoutes > this.#msiRoutes) throw new RangeError(`no room for ${msiRoutes} MSI routes`);
+    const nr = Math.max(this.#view.getUint32(NR, true), PIN_ROUTES + msiRoutes);
+    this.#view.setUint32(NR, nr, true);
   }
 
   /**

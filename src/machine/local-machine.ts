@@ -8,9 +8,11 @@ import { printable } from '../host/untrusted-text.ts';
 import { exitName } from '../kvm/exit-names.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { Ram } from '../memory/ram.ts';
+import { Ram, type RamBacking } from '../memory/ram.ts';
 import { BalloonDevice } from '../virtio/device/balloon/balloon.ts';
+import { iommuType } from '../virtio/device/iommu/iommu.ts';
 import { type VsockOptions, vsockType } from '../virtio/device/vsock/vsock-type.ts';
+import type { MachineDeviceOptions } from '../virtio/device-type.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import { balloonCalls, MachineBalloon } from './balloon.ts';
 import { type BootFiles, bootFiles, checkKvm } from './boot-image.ts';
@@ -22,6 +24,7 @@ import type { DatapathName } from './devices/queue-service.ts';
 import { VirtioMachineDevice } from './devices/virtio-device.ts';
 import { GuestAgent, guestEnded } from './guest-agent.ts';
 import { chooseRam } from './guest-ram.ts';
+import { Hotplug, type RemovalOptions } from './hotplug.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
 import { MachineIommu } from './iommu.ts';
 import { type DroppedOutput, Machine, type MachineMetrics, type MachineState } from './machine.ts';
@@ -41,6 +44,7 @@ export class LocalMachine extends Machine {
   readonly #memory: GuestMemory;
   readonly #consoles: Consoles;
   readonly #devices: MachineDevices;
+  readonly #hotplug: Hotplug;
   /** Lines from before a listener could be added. */
   readonly #notices: string[] = [];
   readonly #observer: MachineObserver;
@@ -70,7 +74,8 @@ export class LocalMachine extends Machine {
     }
     checkKvm(resolved);
     const bootable = { ...resolved, ...(await bootFiles(resolved, options.onProgress)) };
-    const ram = stack.use(new Ram(resolved.memory, chooseRam(resolved)));
+    const backing = chooseRam(resolved);
+    const ram = stack.use(new Ram(resolved.memory, backing));
     let vm: LocalMachine | undefined;
     const log = (text: string): void => {
       if (vm !== undefined) vm.#log(text);
@@ -79,9 +84,9 @@ export class LocalMachine extends Machine {
     // Device threads end before their addresses do.
     let iommu: MachineIommu | undefined;
     stack.defer(() => iommu?.close());
-    stack.defer(() => closeAll(devices));
+    stack.defer(() => closeAll(vm === undefined ? devices : vm.#devices.all));
     await createDevices(resolved.devices, resolved.memory, devices, log);
-    vm = new LocalMachine(bootable, kvm, ram.memory, devices, log);
+    vm = new LocalMachine(bootable, kvm, { memory: ram.memory, backing }, devices, log);
     stack.use(vm.#observer);
     iommu = MachineIommu.of(devices, ram.memory, log);
     vm.#iommu = iommu;
@@ -95,14 +100,14 @@ export class LocalMachine extends Machine {
   private constructor(
     options: ResolvedOptions & BootFiles,
     kvm: Kvm,
-    memory: GuestMemory,
+    ram: { readonly memory: GuestMemory; readonly backing: RamBacking },
     devices: MachineDevice[],
     log: (text: string) => void,
   ) {
     super();
     this.#options = options;
     this.#kvm = kvm;
-    this.#memory = memory;
+    this.#memory = ram.memory;
     this.#consoles = new Consoles(options.agent, log);
     this.console = this.#consoles.console;
     this.serial = this.#consoles.serial;
@@ -118,6 +123,17 @@ export class LocalMachine extends Machine {
       const queue = breach.queue === undefined ? '' : `, queue ${breach.queue}`;
       const dump = breach.dump.map((line) => `\n  ${line}`).join('');
       log(`${breach.device}${queue}: the ${breach.side} broke a rule: ${breach.text}${dump}`);
+    });
+    this.#hotplug = new Hotplug({
+      devices: this.#devices,
+      observer: this.#observer,
+      steps: this.#steps,
+      ram: ram.backing,
+      memory: options.memory,
+      hasIommu: options.devices.some(({ type }) => type === iommuType),
+      log,
+      cycle: () => this.#cycle,
+      isPaused: () => this.#state === 'paused',
     });
     this.#exit = new Promise((resolve) => {
       this.#resolveExit = resolve;
@@ -145,6 +161,16 @@ export class LocalMachine extends Machine {
   override async resizeDisk(device: string, bytes?: number): Promise<void> {
     this.#expectLife();
     await this.#steps.run(async () => this.#devices.resizeDisk(device, bytes));
+  }
+
+  override async addDevice(device: MachineDeviceOptions): Promise<string> {
+    this.#expectLife();
+    return await this.#hotplug.add(device);
+  }
+
+  override async removeDevice(device: string, options: RemovalOptions = {}): Promise<void> {
+    this.#expectLife();
+    await this.#hotplug.remove(device, options);
   }
 
   override async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
@@ -308,15 +334,20 @@ export class LocalMachine extends Machine {
       ...this.#options,
       kvm: this.#kvm,
       memory: this.#memory,
-      devices: this.#devices.all,
+      devices: this.#devices,
       serial: this.#consoles.serial,
       observer: this.#observer,
       iommu: this.#iommu,
     };
-    const cycle = await PowerCycle.start(plan, (exit) => {
-      void this.#steps.run(async () => {
-        if (this.#cycle === cycle) await this.#guestEnded(exit);
-      });
+    const cycle = await PowerCycle.start(plan, {
+      ended: (exit) => {
+        void this.#steps.run(async () => {
+          if (this.#cycle === cycle) await this.#guestEnded(exit);
+        });
+      },
+      ejected: (device) => {
+        this.#hotplug.ejected(device).catch((error) => this.#log(messageOf(error)));
+      },
     });
     this.#cycle = cycle;
   }
@@ -362,6 +393,7 @@ export class LocalMachine extends Machine {
     this.#cycle = undefined;
     this.#agent?.guestEnded(guestEnded(exit));
     await cycle?.close();
+    await this.#hotplug.poweredOff();
   }
 
   #finish(exit: MachineExit): void {

@@ -4,6 +4,7 @@ import { statusText } from '../abi/virtio-names.ts';
 import { exitName } from '../kvm/exit-names.ts';
 import type { Vm } from '../kvm/vm.ts';
 import type { Breach, Observation } from '../virtio/observe/observation.ts';
+import type { TracedDevice } from '../virtio/observe/trace/chrome-trace.ts';
 import { TraceCollector, type TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import * as record from '../virtio/observe/trace/trace-record.ts';
 import type { MachineDevice } from './devices/machine-device.ts';
@@ -39,14 +40,21 @@ export class MachineObserver implements Disposable {
     if (trace !== undefined)
       this.collector = new TraceCollector(namesOf(devices, cpus), trace.file, log);
     devices.forEach((device, index) => {
-      const observation = this.#observation(index);
-      if (observation === undefined) return;
-      device.watch?.(
-        observation,
-        (breach) => this.#breach(device.name, breach),
-        this.collector?.main,
-      );
+      this.#watch(device, index);
     });
+  }
+
+  /** Observes a device that came later. @param number as `MachineDevices.numberOf` */
+  add(device: MachineDevice, number: number): void {
+    this.collector?.addDevice(number, tracedDevice(device));
+    this.#watch(device, number);
+  }
+
+  #watch(device: MachineDevice, number: number): void {
+    const observation = this.#observation(number);
+    if (observation === undefined) return;
+    const breach = (one: Breach): void => this.#breach(device.name, one);
+    device.watch?.(observation, breach, this.collector?.main);
   }
 
   /** The trace so far; absent without one. */
@@ -94,9 +102,13 @@ export class MachineObserver implements Disposable {
   }
 }
 
+function tracedDevice({ name, queueNames }: MachineDevice): TracedDevice {
+  return { name, queues: queueNames };
+}
+
 function namesOf(devices: readonly MachineDevice[], cpus: number) {
   return {
-    devices: devices.map(({ name, queueNames }) => ({ name, queues: queueNames })),
+    devices: devices.map(tracedDevice),
     cpus,
     exit: exitName,
     status: statusText,

@@ -7,9 +7,11 @@ import type { CommandLine, ExecOptions, SpawnOptions } from '../agent/command-op
 import type { ExecResult } from '../agent/exec.ts';
 import { type ForwardedPorts, PortForward } from '../agent/forward.ts';
 import { GuestFiles } from '../agent/guest-files.ts';
+import type { MachineDeviceOptions } from '../virtio/device-type.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import type { MachineBalloon } from './balloon.ts';
 import type { DatapathName } from './devices/queue-service.ts';
+import type { RemovalOptions } from './hotplug.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
 import type { RuleBreach } from './machine-observer.ts';
 import type { MachineExit } from './options.ts';
@@ -132,6 +134,22 @@ export abstract class Machine
    *   host has no room
    */
   abstract resizeDisk(device: string, bytes?: number): Promise<void>;
+
+  /**
+   * Adds a device; a guest that runs is notified, and has it until it is removed, over reboots as well (docs/hotplug.md).
+   * @param device as in `MachineOptions`, exactly one: `{ disks: [{ path: 'data.raw' }] }`
+   * @returns its name: `blk1`
+   * @throws UsageError or HostError when it cannot be made, or a running machine does not get such a device (E_HOTPLUG)
+   */
+  abstract addDevice(device: MachineDeviceOptions): Promise<string>;
+
+  /**
+   * Removes a device: the guest is asked to give it up. Without a guest that is powered on, it goes at once.
+   * @param device its name: `blk1`
+   * @throws UsageError when there is no such device, or it stays as long as the machine (E_DEVICE); PeerError when the guest
+   *   does not give it up in time (E_EJECT): it has the device then as before
+   */
+  abstract removeDevice(device: string, options?: RemovalOptions): Promise<void>;
 
   /** A snapshot of the virtio devices: registers, features, rings. Changes nothing. */
   abstract inspect(filter?: InspectFilter): Promise<MachineInspection>;

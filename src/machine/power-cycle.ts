@@ -21,11 +21,13 @@ import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts
 import { GED_POWER_BUTTON } from '../platform/power.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { Board, type BoardPlan } from './board/board.ts';
+import type { DevicePlan } from './board/board-devices.ts';
 import { type VcpuThreadEvents, VcpuThreads } from './board/vcpu-threads.ts';
 import type { VcpuMessage } from './board/vcpu-worker.ts';
 import type { SerialStream } from './consoles.ts';
 import type { MachineDevice } from './devices/machine-device.ts';
-import { ResourceAllocator } from './devices/resource-allocator.ts';
+import type { MachineDevices } from './devices/machine-devices.ts';
+import { type LateResources, ResourceAllocator } from './devices/resource-allocator.ts';
 import type { MachineIommu } from './iommu.ts';
 import type { MachineObserver } from './machine-observer.ts';
 import type { MachineExit } from './options.ts';
@@ -42,11 +44,19 @@ export interface CyclePlan {
   readonly cpus: number;
   readonly hideCpuFeatures: readonly string[];
   readonly notify: 'io' | 'memory';
-  readonly devices: readonly MachineDevice[];
+  readonly devices: MachineDevices;
   readonly serial: SerialStream;
   readonly observer: MachineObserver;
   /** Absent: the machine has none. */
   readonly iommu?: MachineIommu | undefined;
+}
+
+/** What happens in it that its owner must act on. */
+export interface CycleEvents {
+  /** The guest ended on its own, called at least once: the cycle still has to be closed. */
+  ended(exit: MachineExit): void;
+  /** The guest gave a device up: `pullOut` is to follow. */
+  ejected(device: MachineDevice): void;
 }
 
 /** A running VM. */
@@ -55,16 +65,22 @@ export class PowerCycle {
   readonly #vm: Vm;
   readonly #board: Board;
   readonly #threads: VcpuThreads;
-  readonly #ended: (exit: MachineExit) => void;
+  readonly #resources: ResourceAllocator;
+  /** By device: its slot on the PCI bus. */
+  readonly #slots = new Map<MachineDevice, number>();
+  /** Of devices that came after power-on. */
+  readonly #late = new Map<MachineDevice, LateResources>();
+  /** Removed devices whose registers can still be read. */
+  readonly #lingering = new Set<NodeJS.Timeout>();
+  readonly #events: CycleEvents;
   readonly #viot: ViotOptions | undefined;
   #owned = new AsyncCleanupStack();
 
   /**
    * Loads the guest and lets it run.
-   * @param ended called at least once when the guest ends on its own; the cycle still has to be closed
    * @throws UsageError for a guest that cannot be loaded, HostError when the host refuses
    */
-  static async start(plan: CyclePlan, ended: (exit: MachineExit) => void): Promise<PowerCycle> {
+  static async start(plan: CyclePlan, events: CycleEvents): Promise<PowerCycle> {
     await using stack = new AsyncCleanupStack();
     const cpuid = guestCpuids(plan);
     const addressBits = physicalAddressBits(cpuid[0] ?? []);
@@ -80,13 +96,14 @@ export class PowerCycle {
       initializeVcpu(vcpu, entries);
       return vcpu;
     });
-    const cycle = new PowerCycle(plan, vm, vcpus, resources, stack, ended);
+    const cycle = new PowerCycle(plan, vm, vcpus, resources, stack, events);
     // The vCPU threads come up while the guest is being loaded.
     const { state } = await loadGuest({
       ...plan,
       protocol: plan.bootProtocol,
       physicalAddressBits: addressBits,
       mmioDevices: cycle.#board.windows,
+      fixedSlots: cycle.#fixedSlots(),
       viot: cycle.#viot,
     });
     const [first] = vcpus;
@@ -103,15 +120,21 @@ export class PowerCycle {
     vcpus: readonly Vcpu[],
     resources: ResourceAllocator,
     stack: AsyncCleanupStack,
-    ended: (exit: MachineExit) => void,
+    cycleEvents: CycleEvents,
   ) {
     this.#plan = plan;
     this.#vm = vm;
-    this.#ended = ended;
+    this.#resources = resources;
+    this.#events = cycleEvents;
     const { observer, serial, memory } = plan;
     const { collector, check } = observer;
     const rtcTimer = stack.use(new Timerfd());
-    const devices = plan.devices.map((device) => device.plan(resources));
+    const all = plan.devices.all;
+    const devices = all.map((device) => device.plan(resources));
+    all.forEach((device, index) => {
+      const slot = slotOf(devices[index]);
+      if (slot !== undefined) this.#slots.set(device, slot);
+    });
     this.#viot = plan.iommu?.powerOn();
     const boardPlan: BoardPlan = {
       buffer: SharedState.allocate(Board.stateSize(devices.length)),
@@ -119,6 +142,8 @@ export class PowerCycle {
       cpus: vcpus.length,
       rtcTimer: rtcTimer.fd,
       devices,
+      numbers: all.map((device) => plan.devices.numberOf(device)),
+      ejectable: all.flatMap((device) => (device.removable ? (this.#slots.get(device) ?? []) : [])),
       routes: resources.routes,
       check,
     };
@@ -131,14 +156,20 @@ export class PowerCycle {
     sys.check(board.reset(), 'KVM_SET_GSI_ROUTING', 'the VM');
     observer.noteClock(vm);
     stack.defer(() => observer.noteClock(vm));
-    stack.defer(() => unplugAll(plan.devices, plan.iommu?.device));
-    for (const device of plan.devices) device.plug(board, memory.share);
+    stack.defer(() => unplugAll(plan.devices.all, plan.iommu?.device));
+    stack.defer(() => {
+      for (const timer of this.#lingering) clearTimeout(timer);
+    });
+    for (const device of all) device.plug(board, memory.share);
     serial.connect(board.serial);
     stack.defer(() => serial.connect(undefined));
     const events: VcpuThreadEvents = {
       message: (message) => this.#message(message),
       crashed: (error) =>
-        ended({ reason: 'internal-error', detail: `a vCPU thread crashed: ${error.message}` }),
+        this.#ended({
+          reason: 'internal-error',
+          detail: `a vCPU thread crashed: ${error.message}`,
+        }),
     };
     this.#threads = new VcpuThreads(boardPlan, board, vcpus, memory.share, events, (thread) =>
       collector?.ring(thread),
@@ -149,12 +180,81 @@ export class PowerCycle {
   /** Quiesces vCPUs and devices. */
   async pause(): Promise<void> {
     await this.#threads.pause();
-    for (const device of this.#plan.devices) await device.pause();
+    for (const device of this.#plan.devices.all) await device.pause();
   }
 
   async resume(): Promise<void> {
-    for (const device of this.#plan.devices) await device.resume();
+    for (const device of this.#plan.devices.all) await device.resume();
     this.#threads.resume();
+  }
+
+  /**
+   * Plugs in a device of the machine that came after power-on, and notifies the guest.
+   * @throws UsageError when there is no room for it
+   */
+  plugIn(device: MachineDevice): void {
+    const resources = this.#resources.late();
+    const slot = resources.slot();
+    try {
+      const plan = device.plan(resources);
+      const number = this.#plan.devices.numberOf(device);
+      const { routes } = this.#resources;
+      this.#board.plug(slot, number, plan, routes, (late) => this.#threads.announce(late));
+    } catch (error) {
+      resources.close();
+      this.#resources.giveBackSlot(slot);
+      throw error;
+    }
+    this.#late.set(device, resources);
+    this.#slots.set(device, slot);
+    device.plug(this.#board, this.#plan.memory.share);
+    this.#board.announce(slot);
+  }
+
+  /** Asks the guest to eject a device, or withdraws that. */
+  askBack(device: MachineDevice, wanted: boolean): void {
+    const slot = this.#slots.get(device);
+    if (slot !== undefined) this.#board.askBack(slot, wanted);
+  }
+
+  /** Hides a device from configuration space, as if it had been pulled out; it is served until `pullOut`. */
+  hide(device: MachineDevice): void {
+    const slot = this.#slots.get(device);
+    if (slot !== undefined) this.#board.hide(slot);
+  }
+
+  /**
+   * Takes a device out of the board, and gives back what it used there.
+   * @param lingering milliseconds for which its registers can still be read. Default 0
+   */
+  async pullOut(device: MachineDevice, lingering = 0): Promise<void> {
+    const slot = this.#slots.get(device);
+    const late = this.#late.get(device);
+    this.#slots.delete(device);
+    this.#late.delete(device);
+    const empty = (): void => {
+      if (slot === undefined) return;
+      this.#board.unplug(slot);
+      late?.close();
+      this.#resources.giveBackSlot(slot);
+    };
+    let isUnplugged = false;
+    try {
+      await device.unplug();
+      isUnplugged = true;
+    } finally {
+      if (isUnplugged && lingering > 0) this.#linger(empty, lingering);
+      else empty();
+    }
+  }
+
+  #linger(then: () => void, milliseconds: number): void {
+    const timer = setTimeout(() => {
+      this.#lingering.delete(timer);
+      then();
+    }, milliseconds);
+    timer.unref();
+    this.#lingering.add(timer);
   }
 
   /** The guest may take it as a request to power off. */
@@ -188,11 +288,30 @@ export class PowerCycle {
       case 'ended':
         this.#vcpuEnded(message);
         return;
+      case 'ejected':
+        this.#ejected();
+        return;
       case 'paused':
         return;
       default:
-        this.#plan.devices[message.device]?.message(message);
+        this.#plan.devices.numbered(message.device)?.message(message);
     }
+  }
+
+  #ended(exit: MachineExit): void {
+    this.#events.ended(exit);
+  }
+
+  #ejected(): void {
+    const slots = this.#board.takeEjected();
+    for (const [device, slot] of this.#slots) {
+      if (slots.includes(slot)) this.#events.ejected(device);
+    }
+  }
+
+  /** The slots whose devices stay. */
+  #fixedSlots(): number[] {
+    return [...this.#slots].flatMap(([{ removable }, slot]) => (removable ? [] : [slot]));
   }
 
   #vcpuEnded({ end, vcpu, summary, dump }: Extract<VcpuMessage, { kind: 'ended' }>): void {
@@ -207,6 +326,11 @@ export class PowerCycle {
       this.#ended({ reason: end });
     }
   }
+}
+
+/** Its slot on the PCI bus. */
+function slotOf(planned: DevicePlan | undefined): number | undefined {
+  return planned === undefined || planned.model === 'virtio-mmio' ? undefined : planned.plan.slot;
 }
 
 /**

@@ -223,6 +223,52 @@ export function resolveOptions(asked: MachineOptions): ResolvedOptions {
   });
 }
 
+const TRANSPORT_SHAPE = { transport: SCALARS.transport };
+
+/**
+ * A device for a machine that runs.
+ * @param names of the devices that it has
+ * @throws UsageError naming the option, or when it is not exactly one device
+ */
+export function resolveAddition(
+  asked: MachineDeviceOptions,
+  names: readonly string[],
+): ResolvedDevice {
+  const shapes = Object.fromEntries(DEVICE_TYPES.map((type) => [type.key, shapeOf(type)]));
+  const schema = options({}, { ...TRANSPORT_SHAPE, ...shapes } as object);
+  const checked = checkOptions(schema as OptionSchema<MachineDeviceOptions>, asked, '');
+  const { transport = 'pci' } = checked;
+  const all = DEVICE_TYPES.filter(({ key }) => Object.hasOwn(checked, key)).flatMap((type) =>
+    resolveDevices(type, wantedOf(type, checked), transport, names),
+  );
+  const [device] = all;
+  if (device !== undefined && all.length === 1) return device;
+  throw new UsageError(
+    'E_OPTION',
+    `${all.length} devices were given`,
+    "add one at a time, as in { disks: [{ path: 'data.raw' }] }",
+  );
+}
+
+/** Options of devices, with the paths of their files as another process needs them. */
+export function withAbsolutePaths(asked: MachineDeviceOptions): MachineDeviceOptions {
+  const whole: Record<string, unknown> = { ...asked };
+  for (const type of DEVICE_TYPES) {
+    const given = whole[type.key];
+    if (!Array.isArray(given)) continue;
+    whole[type.key] = given.map((device: Given) => {
+      const absolute: Record<string, unknown> = { ...device };
+      for (const { path, details } of fieldsOf(backendOf(type, device).options)) {
+        const [name = ''] = path;
+        const file = device[name];
+        if (details.path !== undefined && typeof file === 'string') absolute[name] = resolve(file);
+      }
+      return absolute;
+    });
+  }
+  return whole;
+}
+
 /** The folders of the files that a machine writes to, and of those that it has to see change meanwhile. */
 export function writtenFolders(machine: MachineOptions): string[] {
   const ofDevices = DEVICE_TYPES.flatMap((type) =>
@@ -245,12 +291,14 @@ export const folderOf = (file: string): string => dirname(resolve(file));
 /**
  * The devices of a type, in the order of their options.
  * @param machine the transport of those that name none
+ * @param taken names that other devices have
  * @throws UsageError naming the option
  */
 export function resolveDevices(
   type: MachineDeviceType,
   wanted: readonly Given[],
   machine: TransportName,
+  taken: readonly string[] = [],
 ): ResolvedDevice[] {
   const counts = new Map<string, number>();
   return wanted.map((given, index) => {
@@ -270,13 +318,18 @@ export function resolveDevices(
       readonly vhost?: VhostMode;
     };
     const prefix = backend.prefix?.(own) ?? type.name;
-    const number = counts.get(prefix) ?? 0;
+    let number = counts.get(prefix) ?? 0;
+    while (taken.includes(`${prefix}${number}`)) number++;
     counts.set(prefix, number + 1);
     return {
       type,
       backend,
       options: own,
-      context: { name: `${prefix}${number}`, index, count: wanted.length },
+      context: {
+        name: `${prefix}${number}`,
+        index: Math.max(index, number),
+        count: wanted.length,
+      },
       // A device without the choice is on the PCI bus.
       transport: hasOption(backend.options, 'transport') ? transport : 'pci',
       ring,

@@ -18,12 +18,12 @@ export class PciBus {
   readonly #slots: (PciFunction | undefined)[] = new Array(SLOTS).fill(undefined);
   readonly #ports: AddressSpace;
   readonly #memory: AddressSpace;
-  /** Word 0: bumped whenever decoding changed. Word 1: CONFIG_ADDRESS. */
+  /** Word 0: bumped whenever decoding changed. Word 1: CONFIG_ADDRESS. Word 2: slots that do not answer, by bit. */
   readonly #words: Int32Array;
   #seen = -1;
 
   constructor(state: SharedState, ports: AddressSpace, memory: AddressSpace) {
-    this.#words = state.words(2);
+    this.#words = state.words(3);
     this.#ports = ports;
     this.#memory = memory;
   }
@@ -31,23 +31,42 @@ export class PciBus {
   add(slot: number, pciFunction: PciFunction): void {
     if (this.#slots[slot] !== undefined) throw new InternalError(`PCI slot ${slot} is taken`);
     this.#slots[slot] = pciFunction;
-    pciFunction.decodeChanged = () => {
-      this.#words[0] = (this.#words[0] ?? 0) + 1;
-    };
+    pciFunction.decodeChanged = () => this.changed();
+  }
+
+  /** Takes a function out of this thread's view of the bus. */
+  remove(slot: number): void {
+    this.#slots[slot] = undefined;
+  }
+
+  /** Every thread looks at the bus again before its next access. */
+  changed(): void {
+    this.#words[0] = (this.#words[0] ?? 0) + 1;
+  }
+
+  /** Whether configuration space has a function in a slot; its BARs are decoded until it is removed. */
+  answers(slot: number, does: boolean): void {
+    const silent = this.#words[2] ?? 0;
+    this.#words[2] = does ? silent & ~(1 << slot) : silent | (1 << slot);
   }
 
   /** Power-on state of every function. */
   reset(): void {
     this.#words[1] = 0;
+    this.#words[2] = 0;
     for (const pciFunction of this.#slots) pciFunction?.reset();
-    this.#words[0] = (this.#words[0] ?? 0) + 1;
+    this.changed();
   }
 
-  /** Brings this thread's address spaces up to date with BARs that another one moved. */
-  refresh(): void {
+  /**
+   * Brings this thread's address spaces up to date with BARs that another one moved. HOT.
+   * @param renew called before, when something has changed
+   */
+  refresh(renew?: () => void): void {
     const generation = this.#words[0] ?? 0;
     if (generation === this.#seen) return;
     this.#seen = generation;
+    renew?.();
     const all = this.#slots.filter((slot) => slot !== undefined);
     this.#ports.setMovable(all.flatMap((slot) => slot.bars.ranges(true)));
     this.#memory.setMovable(all.flatMap((slot) => slot.bars.ranges(false)));
@@ -91,7 +110,9 @@ export class PciBus {
 
   /** @param address bus (8 bits), device (5), function (3) */
   #find(address: number): PciFunction | undefined {
-    return address >> 8 === 0 && (address & 7) === 0 ? this.#slots[address >> 3] : undefined;
+    if (address >> 8 !== 0 || (address & 7) !== 0) return undefined;
+    const slot = address >> 3;
+    return ((this.#words[2] ?? 0) & (1 << slot)) === 0 ? this.#slots[slot] : undefined;
   }
 
   #read(address: number, offset: number, size: number): number {

@@ -36,6 +36,8 @@ export const SLEEP_TYPE_S5 = 5;
 export const GED_PORT = 0x604;
 /** Its interrupt: the SCI's on a PC, which a hardware-reduced machine lacks. */
 export const GED_GSI = 9;
+/** Hotplug of PCI bus 0: three registers of 32 bits (`HotplugRegisters`). */
+export const PCI_HOTPLUG_PORT = 0x620;
 /** pvpanic device (ACPI QEMU0001), one byte: the guest writes 1 when it panics. */
 export const PVPANIC_PORT = 0x505;
 /** Keyboard controller's command port: 0xfe pulses the CPU's reset line, as `reboot=k` does. */

@@ -59,6 +59,8 @@ export function createPvpanic(happened: (event: PowerEvent) => void): RegisterRe
 
 /** The power button was pressed. */
 export const GED_POWER_BUTTON = 0x01;
+/** Devices came to PCI bus 0, or are asked back: see `HotplugRegisters`. */
+export const GED_PCI_HOTPLUG = 0x10;
 
 /**
  * The Generic Event Device of a hardware-reduced machine (ACPI 6.5 §5.6.9): one interrupt, and a

@@ -7,17 +7,30 @@ import { InternalError } from '../host/errors.ts';
 
 const ALIGNMENT = 64;
 
+/** A region, in which what comes and goes lies by itself: zero whenever something comes. */
+export interface StatePart {
+  readonly bytes: Uint8Array<SharedArrayBuffer>;
+  /** Of all registers. */
+  readonly lock: RegisterLock;
+}
+
 /** Hands out the regions of the state buffer, in order. One allocator for each thread. */
 export class SharedState {
   readonly buffer: SharedArrayBuffer;
   /** The one lock of all registers. */
   readonly lock: RegisterLock;
-  #next = 0;
+  readonly #end: number;
+  #next: number;
 
-  /** @param buffer made once by `SharedState.allocate`, zero at first, the same in every thread */
-  constructor(buffer: SharedArrayBuffer) {
+  /**
+   * @param buffer made once by `SharedState.allocate`, zero at first, the same in every thread
+   * @param part a region that is handed out on its own; absent: the whole buffer
+   */
+  constructor(buffer: SharedArrayBuffer, part?: StatePart) {
     this.buffer = buffer;
-    this.lock = new RegisterLock(this.words(1));
+    this.#next = part?.bytes.byteOffset ?? 0;
+    this.#end = part === undefined ? buffer.byteLength : this.#next + part.bytes.length;
+    this.lock = part?.lock ?? new RegisterLock(this.words(1));
   }
 
   /** A new buffer of `bytes` bytes. */
@@ -38,7 +51,7 @@ export class SharedState {
   #take(length: number): number {
     const at = this.#next;
     this.#next = Math.ceil((at + length) / ALIGNMENT) * ALIGNMENT;
-    if (at + length > this.buffer.byteLength) throw new InternalError('state buffer exhausted');
+    if (at + length > this.#end) throw new InternalError('state buffer exhausted');
     return at;
   }
 }

@@ -116,6 +116,26 @@ export function deviceOptions(
   return found as Partial<MachineOptions>;
 }
 
+/** The types of which a running machine can get another device, by the names of their options. */
+export function addedTypes(): string[] {
+  return DEVICE_TYPES.flatMap(({ cli, key, number }) =>
+    cli === undefined || number === 'on-request' || key === 'vfio' ? [] : cli.option.slice(2),
+  );
+}
+
+/** A device for a running machine. @param name one of `addedTypes` @throws UsageError */
+export function parseAddition(name: string, text: string | undefined): Partial<MachineOptions> {
+  const asked = DEVICE_TYPES.find(({ cli }) => cli?.option === `--${name}`);
+  if (asked === undefined) throw new UsageError('E_OPTION', `there is no device ${name}`);
+  const { firstKey, cli, number } = asked;
+  if (text === undefined && number === 'any') {
+    throw new UsageError('E_OPTION', `${name} needs options`, `add ${name} ${cli?.value}`);
+  }
+  // With `vhost-user,type=...` the type is another one.
+  const { type, options } = parseDevice(asked, text, { option: `add ${name}`, firstKey });
+  return { [type.key]: type.number === 'any' ? [options] : options };
+}
+
 /** The devices of its option, and those that a machine has without one. */
 function askedFor(
   type: MachineDeviceType,

@@ -4,24 +4,28 @@
  */
 import { AddressSpace } from '../../bus/address-space.ts';
 import { InterruptLines } from '../../bus/interrupt-controller.ts';
+import { UsageError } from '../../host/errors.ts';
 import { armTimerfd } from '../../host/fd.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../../kvm/gsi-routing.ts';
 import { createHostBridge, PciBus } from '../../pci/bus.ts';
 import { IntxLines } from '../../pci/intx.ts';
+import { HOTPLUG_SIZE, HotplugRegisters } from '../../platform/hotplug-registers.ts';
 import * as layout from '../../platform/layout.ts';
 import {
   createKeyboardController,
   createPowerRegisters,
   createPvpanic,
   EventDevice,
+  GED_PCI_HOTPLUG,
   type PowerEvent,
 } from '../../platform/power.ts';
 import { Rtc } from '../../platform/rtc.ts';
 import { Serial16550 } from '../../platform/serial-16550.ts';
-import { SharedState } from '../../state/shared-state.ts';
+import { SharedState, type StatePart } from '../../state/shared-state.ts';
 import { VcpuControl } from '../../state/vcpu-control.ts';
 import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
 import {
+  type BoardContext,
   type BoardDevice,
   createBoardDevice,
   type DeviceAddress,
@@ -30,11 +34,14 @@ import {
   type DevicePlan,
 } from './board-devices.ts';
 import { KvmInterrupts } from './kvm-interrupts.ts';
+import { LateDevices, type LatePlan } from './late-devices.ts';
 
 const SERIAL_PORTS = 8;
 /** State that a board takes besides its devices, and an upper bound of what one device takes. */
 const BOARD_STATE = 0x4_0000;
 const DEVICE_STATE = 0x8000;
+/** Message-signaled interrupts of devices that come after power-on, all together. */
+const LATE_ROUTES = 1024;
 
 /** All that a thread needs to build the board; a plain, cloneable message. */
 export interface BoardPlan {
@@ -44,6 +51,10 @@ export interface BoardPlan {
   /** A timerfd for the clock's interrupts; without one it has none. */
   readonly rtcTimer?: number;
   readonly devices: readonly DevicePlan[];
+  /** Their numbers among the machine's devices. Default: 0 and up. */
+  readonly numbers?: readonly number[];
+  /** The slots whose devices the guest may eject. Default none. */
+  readonly ejectable?: readonly number[];
   /** Message-signaled interrupts of all devices. Default 0. */
   readonly routes?: number;
   /** Check the rules of virtio. */
@@ -54,6 +65,8 @@ export interface BoardPlan {
 export type BoardMessage =
   | DeviceMessage
   | { readonly kind: 'serial-output' }
+  /** Devices were ejected: see `Board.takeEjected`. At most one such message is unanswered. */
+  | { readonly kind: 'ejected' }
   | { readonly kind: 'power'; readonly event: PowerEvent };
 
 /** The registers of a machine, as one thread sees them. */
@@ -64,6 +77,9 @@ export class Board {
   readonly rtc: Rtc;
   readonly events: EventDevice;
   readonly #devices: readonly BoardDevice[];
+  readonly #late: LateDevices;
+  readonly #hotplug: HotplugRegisters;
+  readonly #renew: () => void;
   readonly #ports = new AddressSpace();
   readonly #memory = new AddressSpace();
   readonly #bus: PciBus;
@@ -72,7 +88,7 @@ export class Board {
 
   /** Bytes of state that a machine with these devices needs. */
   static stateSize(devices: number): number {
-    return BOARD_STATE + devices * DEVICE_STATE;
+    return BOARD_STATE + (devices + layout.PCI_SLOTS) * DEVICE_STATE;
   }
 
   /** The devices that no bus enumerates: the guest is given their addresses. */
@@ -86,7 +102,8 @@ export class Board {
 
   /** The device built from a plan, which must be one of this board's. */
   device<M extends DeviceModel>(plan: DevicePlan<M>): BoardDevice<M> {
-    return this.#devices[this.#plan.devices.indexOf(plan as DevicePlan)] as BoardDevice<M>;
+    const index = this.#plan.devices.indexOf(plan as DevicePlan);
+    return (this.#devices[index] ?? this.#late.find(plan as DevicePlan)) as BoardDevice<M>;
   }
 
   /** GSI of the MSI route with the given number. */
@@ -97,13 +114,19 @@ export class Board {
   /**
    * @param post carries a message to the main thread
    * @param tracer of this thread; absent: driver activity here is not traced
+   * @param receive takes the next plan that the main thread announced, in the other threads
    */
-  constructor(plan: BoardPlan, post: (message: BoardMessage) => void, tracer?: TraceWriter) {
+  constructor(
+    plan: BoardPlan,
+    post: (message: BoardMessage) => void,
+    tracer?: TraceWriter,
+    receive: () => LatePlan | undefined = () => undefined,
+  ) {
     this.#plan = plan;
     this.state = new SharedState(plan.buffer);
     const { state } = this;
     this.control = new VcpuControl(state, plan.cpus);
-    const routes = plan.routes ?? 0;
+    const routes = (plan.routes ?? 0) + LATE_ROUTES;
     const table = state.bytes(GsiRouting.bytes(routes));
     this.#routing = new GsiRouting(
       new DataView(table.buffer, table.byteOffset, table.length),
@@ -138,11 +161,30 @@ export class Board {
     );
     const check = plan.check ?? false;
     const { vmFd } = plan;
-    const context = { state, vmFd, interrupts, intx, lines, check, tracer };
+    const context: BoardContext = { state, vmFd, interrupts, intx, lines, check, tracer };
     this.#devices = plan.devices.map((devicePlan, index) =>
-      createBoardDevice(context, devicePlan, index, post),
+      createBoardDevice(context, devicePlan, plan.numbers?.[index] ?? index, post),
     );
-    for (const { address } of this.#devices) this.#put(address);
+    const build = (late: LatePlan, part: StatePart): BoardDevice =>
+      createBoardDevice(
+        { ...context, state: new SharedState(plan.buffer, part) },
+        late.plan,
+        late.number,
+        post,
+      );
+    this.#late = new LateDevices(state, DEVICE_STATE, this.#bus, build, receive);
+    this.#renew = () => this.#late.renew();
+    plan.devices.forEach((devicePlan, index) => {
+      const device = this.#devices[index];
+      if (device === undefined) return;
+      const { address } = device;
+      this.#put(address);
+      if (address.kind === 'function') this.#late.first(address.slot, devicePlan, device);
+    });
+    this.#hotplug = new HotplugRegisters(state, (slots, isFirst) => {
+      for (const slot of slots) this.#bus.answers(slot, false);
+      if (isFirst) post({ kind: 'ejected' });
+    });
     this.#addPlatform(post);
   }
 
@@ -152,14 +194,78 @@ export class Board {
    */
   reset(): number {
     return this.state.lock.with(() => {
-      this.#routing.initialize();
+      this.#routing.initialize(this.#plan.routes ?? 0);
       const committed = this.#routing.commit(this.#plan.vmFd);
       this.#bus.reset();
       for (const { registers } of this.#devices) registers.reset();
+      this.#late.reset();
+      this.#hotplug.reset(this.#plan.ejectable);
       this.serial.reset();
       this.rtc.reset();
       this.events.reset();
       return committed;
+    });
+  }
+
+  /**
+   * Puts a device into an empty slot of the PCI bus, without a word to the guest yet. By the main thread only.
+   * @param routes message-signaled interrupts of all devices by now
+   * @param announce sends the plan to all other threads
+   */
+  plug(
+    slot: number,
+    number: number,
+    plan: DevicePlan,
+    routes: number,
+    announce: (late: LatePlan) => void,
+  ): void {
+    if (routes > (this.#plan.routes ?? 0) + LATE_ROUTES) {
+      throw new UsageError(
+        'E_HOTPLUG',
+        `the devices added since power-on may have ${LATE_ROUTES} interrupts, together`,
+        'use fewer queues',
+      );
+    }
+    this.state.lock.with(() => {
+      this.#routing.use(routes);
+      this.#late.plug(slot, number, plan, announce);
+    });
+  }
+
+  /** Notifies the guest of the device that a slot got. */
+  announce(slot: number): void {
+    this.state.lock.with(() => this.#hotplug.plugged(slot));
+    this.events.raise(GED_PCI_HOTPLUG);
+  }
+
+  /** Asks the guest to eject the device in a slot, or withdraws that. */
+  askBack(slot: number, wanted: boolean): void {
+    this.state.lock.with(() =>
+      wanted ? this.#hotplug.askBack(slot) : this.#hotplug.withdraw(slot),
+    );
+    if (wanted) this.events.raise(GED_PCI_HOTPLUG);
+  }
+
+  /** Hides the device in a slot from configuration space, as if it had been pulled out, and has the guest look there. */
+  hide(slot: number): void {
+    this.state.lock.with(() => {
+      this.#bus.answers(slot, false);
+      this.#hotplug.removed(slot, true);
+    });
+    this.events.raise(GED_PCI_HOTPLUG);
+  }
+
+  /** The slots whose devices the guest ejected since the last time. */
+  takeEjected(): number[] {
+    return this.state.lock.with(() => this.#hotplug.takeEjected());
+  }
+
+  /** Empties a slot of the PCI bus, whose device is served no longer. By the main thread only. */
+  unplug(slot: number): void {
+    this.state.lock.with(() => {
+      this.#late.unplug(slot);
+      this.#hotplug.removed(slot, false);
+      this.#bus.answers(slot, true);
     });
   }
 
@@ -185,7 +291,7 @@ export class Board {
     const { lock } = this.state;
     lock.acquire();
     try {
-      this.#bus.refresh();
+      this.#bus.refresh(this.#renew);
       return space.read(address, size);
     } finally {
       lock.release();
@@ -196,7 +302,7 @@ export class Board {
     const { lock } = this.state;
     lock.acquire();
     try {
-      this.#bus.refresh();
+      this.#bus.refresh(this.#renew);
       space.write(address, size, value);
     } finally {
       lock.release();
@@ -220,6 +326,7 @@ export class Board {
     this.#ports.add(layout.CMOS_PORT, 2, this.rtc);
     this.#ports.add(layout.SLEEP_CONTROL_PORT, 3, createPowerRegisters(power));
     this.#ports.add(layout.GED_PORT, 1, this.events);
+    this.#ports.add(layout.PCI_HOTPLUG_PORT, HOTPLUG_SIZE, this.#hotplug);
     this.#ports.add(layout.I8042_COMMAND_PORT, 1, createKeyboardController(power));
     this.#ports.add(layout.PVPANIC_PORT, 1, createPvpanic(power));
     this.#ports.add(layout.PCI_CONFIG_ADDRESS_PORT, 8, this.#bus.mechanism1);

@@ -1,7 +1,7 @@
 /** All vCPU threads of a VM: starts them, brings them to rest, ends them, on every way out. */
 import { Worker } from 'node:worker_threads';
 import { installKickSignal, kickThread, onProcessExit } from '../../host/threads.ts';
-import type { Vcpu } from '../../kvm/vcpu.ts';
+import type { Vcpu, VcpuShare } from '../../kvm/vcpu.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
 import {
   REQUEST_HOLD,
@@ -10,6 +10,7 @@ import {
   REQUEST_STOP,
 } from '../../state/vcpu-control.ts';
 import type { Board, BoardPlan } from './board.ts';
+import type { LatePlan } from './late-devices.ts';
 import type { VcpuMessage, VcpuWorkerData } from './vcpu-worker.ts';
 
 /** What the threads report to their owner. */
@@ -21,11 +22,16 @@ export interface VcpuThreadEvents {
 
 /** The threads of one VM. They hold before the guest's first instruction until `resume`. */
 export class VcpuThreads {
+  readonly #plan: BoardPlan;
   readonly #board: Board;
   readonly #vcpus: readonly Vcpu[];
-  readonly #ended: Promise<unknown>;
+  readonly #memory: GuestMemoryShare;
+  readonly #events: VcpuThreadEvents;
+  readonly #trace: (thread: string) => SharedArrayBuffer | undefined;
+  readonly #workers = new Map<number, Worker>();
+  readonly #ended = new Set<Promise<void>>();
   readonly #forget: () => void;
-  readonly #alive: Set<number>;
+  readonly #alive = new Set<number>();
   readonly #resting = new Set<number>();
   #atRest: (() => void) | undefined;
 
@@ -39,35 +45,55 @@ export class VcpuThreads {
     trace: (thread: string) => SharedArrayBuffer | undefined = () => undefined,
   ) {
     installKickSignal();
+    this.#plan = plan;
     this.#board = board;
     this.#vcpus = vcpus;
-    this.#alive = new Set(vcpus.map(({ share }) => share.id));
+    this.#memory = memory;
+    this.#events = events;
+    this.#trace = trace;
     board.control.request = REQUEST_HOLD;
     this.#forget = onProcessExit(() => this.#request(REQUEST_STOP));
-    this.#ended = Promise.all(
-      vcpus.map(({ share }) => {
-        const ring = trace(`vcpu${share.id}`);
-        const traced = ring === undefined ? {} : { trace: ring };
-        const data: VcpuWorkerData = { plan, vcpu: share, memory, ...traced };
-        const worker = new Worker(new URL('./vcpu-worker.js', import.meta.url), {
-          name: `vcpu${share.id}`,
-          workerData: data,
-          execArgv: [],
-        });
-        worker.on('message', (message: VcpuMessage) => {
-          if (message.kind === 'paused') this.#paused(message.vcpu);
-          else events.message(message);
-        });
-        worker.on('error', (error) => events.crashed(error));
-        return new Promise<void>((resolve) => {
-          worker.on('exit', () => {
-            this.#alive.delete(share.id);
-            this.#checkRest();
-            resolve();
-          });
-        });
-      }),
-    );
+    for (const { share } of vcpus) this.#start(share);
+  }
+
+  #start(share: VcpuShare): void {
+    const { id } = share;
+    const name = `vcpu${id}`;
+    const ring = this.#trace(name);
+    const traced = ring === undefined ? {} : { trace: ring };
+    const data: VcpuWorkerData = {
+      plan: this.#plan,
+      vcpu: share,
+      memory: this.#memory,
+      ...traced,
+    };
+    this.#alive.add(id);
+    const worker = new Worker(new URL('./vcpu-worker.js', import.meta.url), {
+      name,
+      workerData: data,
+      execArgv: [],
+    });
+    this.#workers.set(id, worker);
+    worker.on('message', (message: VcpuMessage) => {
+      if (message.kind === 'paused') this.#paused(message.vcpu);
+      else this.#events.message(message);
+    });
+    worker.on('error', (error) => this.#events.crashed(error));
+    const ended = new Promise<void>((resolve) => {
+      worker.on('exit', () => {
+        this.#alive.delete(id);
+        this.#workers.delete(id);
+        this.#ended.delete(ended);
+        this.#checkRest();
+        resolve();
+      });
+    });
+    this.#ended.add(ended);
+  }
+
+  /** Sends the plan of a late device to every thread, which takes it when its board asks for it. */
+  announce(late: LatePlan): void {
+    for (const worker of this.#workers.values()) worker.postMessage(late);
   }
 
   /** Resolves when every vCPU that has not ended has come to rest. */
@@ -92,7 +118,7 @@ export class VcpuThreads {
   /** Resolves when every thread has ended. */
   async stop(): Promise<void> {
     this.#request(REQUEST_STOP);
-    await this.#ended;
+    await Promise.all(this.#ended);
     this.#forget();
   }
 

@@ -1,5 +1,5 @@
 /** The thread of one vCPU. Its module graph is small: buses and registers, no device models. */
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { InternalError } from '../../host/errors.ts';
 import * as sys from '../../host/syscall.ts';
 import { nameThread, releaseCallMemoryAtExit } from '../../host/threads.ts';
@@ -9,6 +9,7 @@ import { GuestMemory, type GuestMemoryShare } from '../../memory/guest-memory.ts
 import { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
 import { Board, type BoardMessage, type BoardPlan } from './board.ts';
 import { ExitLoop, type LoopEnd, TracedVcpu } from './exit-loop.ts';
+import type { LatePlan } from './late-devices.ts';
 
 /** What the thread is started with. */
 export interface VcpuWorkerData {
@@ -42,7 +43,10 @@ nameThread(`vcpu${share.id}`);
 releaseCallMemoryAtExit();
 const tracer = trace === undefined ? undefined : new TraceWriter(trace);
 const vcpu = tracer === undefined ? new Vcpu(share) : new TracedVcpu(share, tracer);
-const board = new Board(plan, post, tracer);
+// This thread has no event loop: the board takes messages when it finds that there are some.
+const receive = (): LatePlan | undefined =>
+  (receiveMessageOnPort(port) as { message: LatePlan } | undefined)?.message;
+const board = new Board(plan, post, tracer, receive);
 const loop = new ExitLoop(vcpu, board, () => post({ kind: 'paused', vcpu: share.id }));
 let end: LoopEnd;
 try {

@@ -3,8 +3,10 @@
 import type { Readable } from 'node:stream';
 import { UsageError } from '../../host/errors.ts';
 import { given } from '../../options/option-schema.ts';
+import type { MachineDeviceOptions } from '../../virtio/device-type.ts';
 import type { BalloonState } from '../balloon.ts';
 import type { DatapathName } from '../devices/queue-service.ts';
+import type { RemovalOptions } from '../hotplug.ts';
 import type { InspectFilter } from '../inspect.ts';
 import type { DroppedOutput, MachineState, VirtualMachineEvents } from '../machine.ts';
 
@@ -27,6 +29,7 @@ export type ControlOrder =
   | { readonly call: 'move'; readonly device: string; readonly datapath: DatapathName }
   | { readonly call: 'link'; readonly device: string; readonly up: boolean }
   | { readonly call: 'resizeDisk'; readonly device: string; readonly bytes?: number }
+  | ({ readonly call: 'removeDevice'; readonly device: string } & RemovalOptions)
   | { readonly call: QueueOrder; readonly device: string; readonly queue: string }
   | { readonly call: 'reload'; readonly device: string }
   | { readonly call: 'balloon'; readonly target: number }
@@ -35,6 +38,7 @@ export type ControlOrder =
 /** What is answered with a value. */
 export type ControlQuestion =
   | ({ readonly call: 'inspect' } & InspectFilter)
+  | { readonly call: 'addDevice'; readonly device: MachineDeviceOptions }
   | { readonly call: 'metrics' | 'traceSummary' | 'balloonStatistics' };
 
 /**
@@ -107,6 +111,8 @@ export const DATAPATHS: readonly DatapathName[] = [
 type Check = (value: unknown) => boolean;
 const isText: Check = (value) => typeof value === 'string';
 const isTextOrAbsent: Check = (value) => value === undefined || typeof value === 'string';
+const isObject: Check = (value) => typeof value === 'object' && value !== null;
+const isFlagOrAbsent: Check = (value) => value === undefined || typeof value === 'boolean';
 const isFlag: Check = (value) => typeof value === 'boolean';
 const isSize: Check = (value) =>
   Number.isInteger(value) && Number(value) >= 0 && Number(value) < 0x10000;
@@ -128,6 +134,8 @@ const REQUESTS: Readonly<Record<ControlRequest['call'], Readonly<Record<string, 
   move: { device: isText, datapath: oneOf(DATAPATHS) },
   link: { device: isText, up: isFlag },
   resizeDisk: { device: isText, bytes: isIntegerOrAbsent },
+  addDevice: { device: isObject },
+  removeDevice: { device: isText, surprise: isFlagOrAbsent, timeout: isIntegerOrAbsent },
   hold: { device: isText, queue: isText },
   step: { device: isText, queue: isText },
   release: { device: isText, queue: isText },

@@ -4,14 +4,17 @@ import { AgentClient, agentLost } from '../../agent/client.ts';
 import { type Deferred, defer } from '../../agent/command.ts';
 import { inTime } from '../../host/deadline.ts';
 import { type NodeVmmError, UsageError } from '../../host/errors.ts';
+import type { MachineDeviceOptions } from '../../virtio/device-type.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
 import { type BalloonStatistics, MachineBalloon } from '../balloon.ts';
 import type { DatapathName } from '../devices/queue-service.ts';
 import { guestEnded } from '../guest-agent.ts';
+import type { RemovalOptions } from '../hotplug.ts';
 import type { InspectFilter, MachineInspection } from '../inspect.ts';
 import { type DroppedOutput, Machine, type MachineMetrics, type MachineState } from '../machine.ts';
 import type { RuleBreach } from '../machine-observer.ts';
 import type { MachineExit } from '../options.ts';
+import { withAbsolutePaths } from '../resolve-options.ts';
 import type { VirtualMachine } from '../virtual-machine.ts';
 import { type ControlAddress, openStream, order, question, shown, socketOf } from './client.ts';
 import { type ControlEvent, type ControlOrder, linesOf, type MachineStatus } from './protocol.ts';
@@ -174,6 +177,15 @@ export class RemoteMachine extends Machine {
 
   override async resizeDisk(device: string, bytes?: number): Promise<void> {
     await this.#order({ call: 'resizeDisk', device, ...(bytes === undefined ? {} : { bytes }) });
+  }
+
+  override async addDevice(device: MachineDeviceOptions): Promise<string> {
+    const request = { call: 'addDevice', device: withAbsolutePaths(device) } as const;
+    return (await question(this.#address, request)) as string;
+  }
+
+  override async removeDevice(device: string, options: RemovalOptions = {}): Promise<void> {
+    await this.#order({ call: 'removeDevice', device, ...options });
   }
 
   override async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {

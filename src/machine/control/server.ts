@@ -7,9 +7,11 @@ import { Closeable } from '../../host/cleanup-stack.ts';
 import { UsageError } from '../../host/errors.ts';
 import { isListening, ListenPath } from '../../host/listen-path.ts';
 import { runtimeFolder } from '../../host/private-folder.ts';
+import type { MachineDeviceOptions } from '../../virtio/device-type.ts';
 import type { TraceSummary } from '../../virtio/observe/trace/trace-collector.ts';
 import type { MachineBalloon } from '../balloon.ts';
 import type { DatapathName } from '../devices/queue-service.ts';
+import type { RemovalOptions } from '../hotplug.ts';
 import type { InspectFilter, MachineInspection } from '../inspect.ts';
 import type { DroppedOutput, MachineMetrics, MachineState } from '../machine.ts';
 import { encodeError } from './control-error.ts';
@@ -41,6 +43,8 @@ export interface ControlledMachine extends StreamedMachine {
   moveDatapath(device: string, datapath: DatapathName): Promise<void>;
   setLink(device: string, up: boolean): Promise<void>;
   resizeDisk(device: string, bytes?: number): Promise<void>;
+  addDevice(device: MachineDeviceOptions): Promise<string>;
+  removeDevice(device: string, options: RemovalOptions): Promise<void>;
   holdQueue(device: string, queue: string): Promise<void>;
   stepQueue(device: string, queue: string): Promise<void>;
   releaseQueue(device: string, queue: string): Promise<void>;
@@ -171,6 +175,8 @@ async function answer(machine: ControlledMachine, name: string, line: string): P
     switch (request.call) {
       case 'inspect':
         return { reply: { value: await machine.inspect(request) } };
+      case 'addDevice':
+        return { reply: { value: await machine.addDevice(request.device) } };
       case 'metrics':
       case 'traceSummary':
         return { reply: { value: (await machine[request.call]()) ?? null } };
@@ -215,6 +221,8 @@ async function obey(machine: ControlledMachine, request: ControlOrder): Promise<
       return await machine.setLink(request.device, request.up);
     case 'resizeDisk':
       return await machine.resizeDisk(request.device, request.bytes);
+    case 'removeDevice':
+      return await machine.removeDevice(request.device, request);
     case 'hold':
     case 'step':
     case 'release':

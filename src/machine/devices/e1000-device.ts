@@ -11,7 +11,7 @@ import type { E1000Location } from '../../nic/e1000-handler.ts';
 import type { E1000Pci } from '../../nic/pci.ts';
 import type { DeviceMessage, DevicePlan } from '../board/board-devices.ts';
 import { type MachineDevice, type PluggedBoard, SteppedDevice } from './machine-device.ts';
-import type { ResourceAllocator } from './resource-allocator.ts';
+import type { DeviceResources } from './resource-allocator.ts';
 
 /** A card in its slot, for one power cycle. */
 interface Plugged {
@@ -58,7 +58,11 @@ export class E1000MachineDevice extends SteppedDevice implements MachineDevice {
     return [];
   }
 
-  plan(resources: ResourceAllocator): DevicePlan<'e1000'> {
+  get removable(): boolean {
+    return true;
+  }
+
+  plan(resources: DeviceResources): DevicePlan<'e1000'> {
     this.#plan = {
       model: 'e1000',
       plan: {

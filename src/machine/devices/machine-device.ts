@@ -5,7 +5,7 @@ import type { Breach, Observation } from '../../virtio/observe/observation.ts';
 import type { TraceWriter } from '../../virtio/observe/trace/trace-ring.ts';
 import type { Board } from '../board/board.ts';
 import type { DeviceMessage, DevicePlan } from '../board/board-devices.ts';
-import type { ResourceAllocator } from './resource-allocator.ts';
+import type { DeviceResources } from './resource-allocator.ts';
 
 /**
  * A device from the machine's creation to its end. Each power-on plans it, builds a board from the
@@ -16,6 +16,8 @@ export interface MachineDevice {
   readonly name: string;
   /** Names of its virtqueues; an emulated card has none. */
   readonly queueNames: readonly string[];
+  /** It may leave a running machine. */
+  readonly removable: boolean;
   /** Once, before the first power-on: settles what it offers the guest. @throws when it is unusable */
   prepare?(): Promise<void>;
   /**
@@ -29,7 +31,7 @@ export interface MachineDevice {
     trace: TraceWriter | undefined,
   ): void;
   /** Takes the addresses, eventfds and interrupts that it needs on the next board. */
-  plan(resources: ResourceAllocator): DevicePlan;
+  plan(resources: DeviceResources): DevicePlan;
   /** Plugs it into the board that was built from its plan, before the guest runs. */
   plug(board: PluggedBoard, memory: GuestMemoryShare): void;
   /** The guest did something to its registers. */

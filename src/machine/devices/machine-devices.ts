@@ -25,12 +25,44 @@ import type { DatapathName } from './queue-service.ts';
 import { VfioMachineDevice } from './vfio-device.ts';
 import { VirtioMachineDevice } from './virtio-device.ts';
 
-/** All of them, in the order of their slots. */
+/** All of them, in the order of their slots at the next power-on. */
 export class MachineDevices {
-  readonly all: readonly MachineDevice[];
+  readonly #all: MachineDevice[];
+  /** Each keeps its number; those of removed ones are used again. */
+  readonly #numbers = new Map<MachineDevice, number>();
 
   constructor(all: readonly MachineDevice[]) {
-    this.all = all;
+    this.#all = [...all];
+    for (const [number, device] of all.entries()) this.#numbers.set(device, number);
+  }
+
+  get all(): readonly MachineDevice[] {
+    return this.#all;
+  }
+
+  /** A device's number, by which threads and the trace call it. */
+  numberOf(device: MachineDevice): number {
+    return this.#numbers.get(device) ?? -1;
+  }
+
+  numbered(number: number): MachineDevice | undefined {
+    return this.#all.find((device) => this.numberOf(device) === number);
+  }
+
+  /** @returns its number */
+  add(device: MachineDevice): number {
+    const used = new Set(this.#numbers.values());
+    let number = 0;
+    while (used.has(number)) number++;
+    this.#numbers.set(device, number);
+    this.#all.push(device);
+    return number;
+  }
+
+  remove(device: MachineDevice): void {
+    this.#numbers.delete(device);
+    const index = this.#all.indexOf(device);
+    if (index >= 0) this.#all.splice(index, 1);
   }
 
   /** Which datapath serves each virtio device, by the device's name. */
@@ -98,11 +130,11 @@ export class MachineDevices {
   }
 
   #functions(): VfioMachineDevice[] {
-    return this.all.filter((device) => device instanceof VfioMachineDevice);
+    return this.#all.filter((device) => device instanceof VfioMachineDevice);
   }
 
   #virtio(): VirtioMachineDevice[] {
-    return this.all.filter((device) => device instanceof VirtioMachineDevice);
+    return this.#all.filter((device) => device instanceof VirtioMachineDevice);
   }
 }
 

@@ -243,6 +243,11 @@ export class QueueService {
     return this.#datapaths.current.threadId ?? 0;
   }
 
+  /** Resolves when its thread, if there is one, can serve at once. */
+  async ready(): Promise<void> {
+    await this.#datapaths.current.ready?.();
+  }
+
   /** Feature bits that it does not support. */
   get withheld(): bigint {
     return this.#datapaths.current.withheld;

@@ -19,7 +19,7 @@ import { PassedDevice } from '../../vfio/passed-device.ts';
 import { hasPin, type VfioPci, vectorsOf } from '../../vfio/pci.ts';
 import { addressText, type DeviceMessage, type DevicePlan } from '../board/board-devices.ts';
 import type { MachineDevice, PluggedBoard } from './machine-device.ts';
-import type { ResourceAllocator } from './resource-allocator.ts';
+import type { DeviceResources } from './resource-allocator.ts';
 
 interface Plugged {
   readonly board: PluggedBoard;
@@ -30,6 +30,8 @@ interface Plugged {
 /** Owns the function's file, and gives it to one board after the other. */
 export class VfioMachineDevice implements MachineDevice {
   readonly queueNames: readonly string[] = [];
+  /** The host function's memory stays mapped for the machine's life. */
+  readonly removable = false;
   readonly #device: VfioDevice;
   readonly #space: DmaSpace;
   readonly #passed: PassedDevice;
@@ -88,7 +90,7 @@ export class VfioMachineDevice implements MachineDevice {
     return new DmaEndpoint(this.#space, ram, () => this.#lines.say(text));
   }
 
-  plan(resources: ResourceAllocator): DevicePlan<'vfio'> {
+  plan(resources: DeviceResources): DevicePlan<'vfio'> {
     const { shape } = this.#passed;
     const { bars } = shape;
     // Large ones first, lest their alignment wastes what is left of the window.

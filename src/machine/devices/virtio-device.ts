@@ -38,10 +38,15 @@ import {
   datapathsOf,
   QueueService,
 } from './queue-service.ts';
-import type { ResourceAllocator } from './resource-allocator.ts';
+import type { DeviceResources } from './resource-allocator.ts';
 import { deviceShape, planVirtio, type VirtioPlan } from './virtio-plan.ts';
 
 const ACCESS_PLATFORM = featureSet(VIRTIO_F_ACCESS_PLATFORM);
+/**
+ * Device types (virtio 1.3 §5) that a machine has for as long as it runs: those that it talks through (console, socket device), and those
+ * that other devices or its RAM depend on (IOMMU, balloon, memory device, persistent memory).
+ */
+const LASTING: readonly number[] = [3, 5, 19, 23, 24, 27];
 /** How long a driver may take to reset a device whose code changed. */
 const RESET_PATIENCE_MS = 2000;
 
@@ -78,6 +83,8 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
   #observation: Observation | undefined;
   #unseen = false;
   #breach: (breach: Breach) => void = () => {};
+  /** Called when the driver next gives up the device. */
+  readonly #whenFree: (() => void)[] = [];
   /** Counts resets and reloads. */
   #generation = 0;
 
@@ -112,6 +119,11 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
 
   get queueNames(): readonly string[] {
     return this.device.queues.map(({ name }) => name);
+  }
+
+  get removable(): boolean {
+    const lasts = LASTING.includes(this.device.deviceId) || this.#translated !== undefined;
+    return !lasts && this.#options.transport === 'pci';
   }
 
   /** Which datapath serves the queues. */
@@ -194,7 +206,7 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     });
   }
 
-  plan(resources: ResourceAllocator): VirtioPlan {
+  plan(resources: DeviceResources): VirtioPlan {
     const { transport, ring } = this.#options;
     // §6.1: a device that only has translated addresses may refuse a driver that does not.
     const required = this.#translated === undefined ? 0n : ACCESS_PLATFORM;
@@ -276,6 +288,19 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
   /** Chains that may still be taken from a held queue in this state; undefined when it is not held. */
   credits(queue: number, state?: VringState): number | undefined {
     return this.#queues.credits(queue, state);
+  }
+
+  /** Resolves when it can be served as soon as there is a driver. */
+  ready(): Promise<void> {
+    return this.#queues.ready();
+  }
+
+  /** Resolves when no driver has the device: it was reset, or unplugged. @returns whether one had it before */
+  async free(): Promise<boolean> {
+    await this.steps.ended();
+    if (this.#queues.activation === undefined) return false;
+    await new Promise<void>((resolve) => this.#whenFree.push(resolve));
+    return true;
   }
 
   /** The position of each queue, if its datapath knows it. */
@@ -476,6 +501,7 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     this.#generation += 1;
     await this.halt('none');
     this.#queues.clear();
+    for (const resolve of this.#whenFree.splice(0)) resolve();
   }
 
   #broken(reason: string, denied?: DeniedAccess): void {

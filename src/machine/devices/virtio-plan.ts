@@ -12,7 +12,7 @@ import {
 } from '../../virtio/transport/pci.ts';
 import type { DeviceShape } from '../../virtio/transport/transport.ts';
 import type { DevicePlan } from '../board/board-devices.ts';
-import type { ResourceAllocator } from './resource-allocator.ts';
+import type { DeviceResources } from './resource-allocator.ts';
 
 /** Feature bits that a device's ring options stand for (virtio 1.3 §6). */
 export function ringFeatures(options: RingOptions = {}): bigint {
@@ -59,7 +59,7 @@ export function planVirtio(
   transport: TransportName,
   shape: DeviceShape,
   pciClass: number,
-  resources: ResourceAllocator,
+  resources: DeviceResources,
   notifyPages?: readonly number[],
 ): VirtioPlan {
   if (transport === 'mmio') return planMmio(shape, resources);
@@ -69,7 +69,7 @@ export function planVirtio(
 function planPci(
   shape: DeviceShape,
   pciClass: number,
-  resources: ResourceAllocator,
+  resources: DeviceResources,
   addresses: readonly number[] | undefined,
 ): DevicePlan<'virtio-pci'> {
   const { queueSizes } = shape;
@@ -95,7 +95,7 @@ function planPci(
   };
 }
 
-function planMmio(shape: DeviceShape, resources: ResourceAllocator): DevicePlan<'virtio-mmio'> {
+function planMmio(shape: DeviceShape, resources: DeviceResources): DevicePlan<'virtio-mmio'> {
   const index = resources.window();
   return {
     model: 'virtio-mmio',

@@ -30,7 +30,14 @@ const viot: ViotOptions = {
 function tables(cpus: number): Map<string, Buffer> {
   using ram = new Ram(64 * MiB);
   const { memory } = ram;
-  const options = { cpus, ramSize: memory.size, physicalAddressBits: 40, mmioDevices, viot };
+  const options = {
+    cpus,
+    ramSize: memory.size,
+    physicalAddressBits: 40,
+    mmioDevices,
+    fixedSlots: [1, 4],
+    viot,
+  };
   const rsdpGpa = writeAcpiTables(memory, options);
   t.equal(writeAcpiTables(memory, options), rsdpGpa, 'again, for a reboot');
 
@@ -176,6 +183,24 @@ t.test('iasl takes the tables apart and puts them together again', { skip }, asy
   }
   t.match(dsdt, /OperationRegion \(EVTR, SystemIO, 0x0604, One\)/);
   t.match(dsdt, /Method \(_EVT, 1, Serialized\)[^}]*Notify \(\\_SB.PWRB, 0x80\)/);
+  t.match(dsdt, /OperationRegion \(HPCI, SystemIO, 0x0620, 0x0C\)/);
+  t.match(dsdt, /PCIU, {3}32, \n\s*PCID, {3}32, \n\s*PCIE, {3}32/);
+  const slots = [
+    ...dsdt.matchAll(/Device \(S([0-9A-F]{2})\)\s*\{\s*Name \(_ADR, 0x00([0-9A-F]{6})\)/g),
+  ];
+  t.same(
+    slots.map(([, slot = '', address = '']) => [slot, address]),
+    Array.from({ length: 32 }, (_, slot) => slot.toString(16).toUpperCase().padStart(2, '0'))
+      .filter((slot) => !['00', '01', '04'].includes(slot))
+      .map((slot) => [slot, `${slot}0000`]),
+    'every slot whose device does not stay',
+  );
+  t.match(dsdt, /Name \(_SUN, 0x1F\).*?Method \(_EJ0, 1, [^}]*?PCIE = 0x80000000/s);
+  t.match(
+    dsdt,
+    /Local0 & 0x08[^}]*?Notify \(S03, One\)[^}]*?\}[^}]*?Local1 & 0x08[^}]*?Notify \(S03, 0x03\)/,
+  );
+  t.match(dsdt, /If \(\(Local0 & 0x10\)\)\s*\{\s*\\_SB.PCI0.PCHP \(\)/);
   const windows = dsdt.split('"LNRO0005"').slice(1);
   t.equal(windows.length, mmioDevices.length);
   mmioDevices.forEach(({ address, size, gsi }, index) => {

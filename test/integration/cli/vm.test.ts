@@ -1,6 +1,7 @@
 /** `nodevmm vm` on the command line, against a machine in this process. */
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { resolve } from 'node:path';
 import { promisify } from 'node:util';
 import t from 'tap';
 import { AgentBroker } from '../../../src/agent/broker.ts';
@@ -32,6 +33,16 @@ t.test('machines are listed and controlled', async (t) => {
   );
   await nodevmm('vm', 'link', 'net0', 'down');
   t.same(vm.links, ['net0 false']);
+  t.equal(await nodevmm('vm', 'add', 'disk', 'data.raw,ro'), 'blk1\n');
+  await nodevmm('vm', 'add', 'rng');
+  await nodevmm('vm', 'remove', 'blk1');
+  await nodevmm('vm', 'remove', 'blk1', '--force', '--timeout', '0');
+  t.same(vm.queueCalls.splice(0), [
+    `add ${JSON.stringify({ disks: [{ path: resolve('data.raw'), readOnly: true }] })}`,
+    'add {"rng":{}}',
+    'remove blk1 false undefined',
+    'remove blk1 true 0',
+  ]);
   await nodevmm('vm', 'resize', 'blk0', '20G');
   await nodevmm('vm', 'resize', 'blk0');
   t.same(vm.queueCalls.splice(0), [`resize blk0 ${20 * 2 ** 30}`, 'resize blk0 undefined']);

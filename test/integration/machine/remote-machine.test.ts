@@ -1,6 +1,7 @@
 /** A machine in another process, as its program sees it: here the other end is a fake in this process. */
 import { once } from 'node:events';
 import { connect } from 'node:net';
+import { resolve } from 'node:path';
 import { Duplex } from 'node:stream';
 import t from 'tap';
 import { AgentBroker } from '../../../src/agent/broker.ts';
@@ -37,6 +38,14 @@ t.test('orders and questions', async (t) => {
   await remote.resizeDisk('blk0', 2 ** 40);
   await remote.resizeDisk('blk0');
   t.same(vm.queueCalls.splice(4), [`resize blk0 ${2 ** 40}`, 'resize blk0 undefined']);
+  t.equal(await remote.addDevice({ disks: [{ path: 'data.raw' }], transport: 'pci' }), 'blk1');
+  await remote.removeDevice('blk1');
+  await remote.removeDevice('blk1', { surprise: true, timeout: 0 });
+  t.same(vm.queueCalls.splice(4), [
+    `add ${JSON.stringify({ disks: [{ path: resolve('data.raw') }], transport: 'pci' })}`,
+    'remove blk1 undefined undefined',
+    'remove blk1 true 0',
+  ]);
   t.same(vm.queueCalls, ['hold net0 1', 'step net0 1', 'release net0 1', 'reload own0']);
   remote.resizeConsole(80, 24);
   await until(() => vm.queueCalls.length === 5);

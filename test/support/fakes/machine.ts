@@ -10,9 +10,11 @@ import { UsageError } from '../../../src/host/errors.ts';
 import type { BalloonState } from '../../../src/machine/balloon.ts';
 import type { ControlledMachine } from '../../../src/machine/control/server.ts';
 import type { DatapathName } from '../../../src/machine/devices/queue-service.ts';
+import type { RemovalOptions } from '../../../src/machine/hotplug.ts';
 import type { InspectFilter, MachineInspection } from '../../../src/machine/inspect.ts';
 import type { MachineState, VirtualMachineEvents } from '../../../src/machine/machine.ts';
 import type { MachineExit } from '../../../src/machine/options.ts';
+import type { MachineDeviceOptions } from '../../../src/virtio/device-type.ts';
 
 /** A duplex stream, whose other side is the test's. */
 export class FakeConsole extends Duplex {
@@ -90,6 +92,13 @@ export class FakeVm extends EventEmitter<VirtualMachineEvents> implements Contro
   }
   async resizeDisk(device: string, bytes?: number): Promise<void> {
     this.queueCalls.push(`resize ${device} ${bytes}`);
+  }
+  async addDevice(device: MachineDeviceOptions): Promise<string> {
+    this.queueCalls.push(`add ${JSON.stringify(device)}`);
+    return 'blk1';
+  }
+  async removeDevice(device: string, { surprise, timeout }: RemovalOptions): Promise<void> {
+    this.queueCalls.push(`remove ${device} ${surprise} ${timeout}`);
   }
   async reloadDevice(device: string): Promise<void> {
     this.queueCalls.push(`reload ${device}`);

@@ -4,7 +4,10 @@ import type { Datapath } from '../../../src/datapath/datapath.ts';
 import { Board } from '../../../src/machine/board/board.ts';
 import type { DevicePlan } from '../../../src/machine/board/board-devices.ts';
 import { E1000MachineDevice } from '../../../src/machine/devices/e1000-device.ts';
-import { ResourceAllocator } from '../../../src/machine/devices/resource-allocator.ts';
+import {
+  LateResources,
+  ResourceAllocator,
+} from '../../../src/machine/devices/resource-allocator.ts';
 import { planVirtio } from '../../../src/machine/devices/virtio-plan.ts';
 import { GiB, MiB } from '../../../src/memory/ram-layout.ts';
 import type { E1000Device } from '../../../src/nic/device.ts';
@@ -25,20 +28,22 @@ import {
   VIRTIO_STRUCTURES_BAR_SIZE,
   type VirtioPciPlan,
 } from '../../../src/virtio/transport/pci.ts';
+import type { DeviceShape } from '../../../src/virtio/transport/transport.ts';
 
 type Planned = (resources: ResourceAllocator) => DevicePlan;
 
+const shapeOf = (queues: number): DeviceShape => ({
+  name: `with${queues}`,
+  deviceId: 1,
+  features: 0n,
+  featureDependencies: [],
+  queueSizes: new Array<number>(queues).fill(64),
+  config: new Uint8Array(0),
+  configWriteMask: new Uint8Array(0),
+});
+
 function entry(queues: number, transport: TransportName = 'pci'): Planned {
-  const shape = {
-    name: `with${queues}`,
-    deviceId: 1,
-    features: 0n,
-    featureDependencies: [],
-    queueSizes: new Array<number>(queues).fill(64),
-    config: new Uint8Array(0),
-    configWriteMask: new Uint8Array(0),
-  };
-  return (resources) => planVirtio(transport, shape, 0, resources);
+  return (resources) => planVirtio(transport, shapeOf(queues), 0, resources);
 }
 const card = { name: 'card', macBytes: Uint8Array.of(2, 0, 0, 0, 0, 1) } as E1000Device;
 const datapath = { withheld: 0n } as Datapath;
@@ -206,4 +211,32 @@ t.test('memory slots, after those of RAM', async (t) => {
   t.equal(resources.memorySlots(3), 8);
   t.equal(resources.memorySlots(0), 11);
   t.equal(resources.memorySlots(1), 11);
+});
+
+t.test('late devices take and give back: slots, interrupts, descriptors', (t) => {
+  using resources = new ResourceAllocator('io');
+  entry(3)(resources);
+  const before = resources.routes;
+  const taken: number[][] = [];
+  for (let round = 0; round < 3; round++) {
+    using late = resources.late();
+    const plan = planVirtio('pci', shapeOf(4), 0, late).plan as VirtioPciPlan;
+    t.equal(plan.slot, 2, 'the first free one');
+    t.same([plan.structuresAddress, plan.msixAddress, plan.notifyAddress], [0, 0, 0]);
+    taken.push(plan.vectors.map(({ gsi }) => gsi).sort((a, b) => a - b));
+    resources.giveBackSlot(plan.slot);
+  }
+  t.same(taken[1], taken[0]);
+  t.same(taken[2], taken[0]);
+  t.equal(resources.routes, before + 5, 'no more than were in use at a time');
+  const slots = Array.from({ length: 30 }, () => resources.late().slot());
+  t.same(new Set(slots).size, 30);
+  t.throws(() => resources.late(), { code: 'E_DEVICES' });
+  t.throws(
+    () => new LateResources('io', 1, { take: () => 0, giveBack: () => {} }).memorySlots(129),
+    {
+      code: 'E_HOTPLUG',
+    },
+  );
+  t.end();
 });

@@ -107,13 +107,19 @@ export class ChromeTrace {
     events.process(VCPUS_PID, 'vCPUs');
     for (let cpu = 0; cpu < cpus; cpu++) events.thread(VCPUS_PID, 1 + cpu, `vcpu${cpu}`);
     devices.forEach((device, index) => {
-      const pid = FIRST_DEVICE_PID + index;
-      events.process(pid, device.name);
-      events.thread(pid, REGISTERS_TID, 'registers');
-      events.thread(pid, HANDLER_TID, 'data half');
-      device.queues.forEach((queue, i) => {
-        events.thread(pid, FIRST_QUEUE_TID + i, `${queue} (queue ${i})`);
-      });
+      this.addDevice(index, device);
+    });
+  }
+
+  /** Names a device. A viewer shows the last name of a number. */
+  addDevice(number: number, { name, queues }: TracedDevice): void {
+    const pid = FIRST_DEVICE_PID + number;
+    const events = this.#events;
+    events.process(pid, name);
+    events.thread(pid, REGISTERS_TID, 'registers');
+    events.thread(pid, HANDLER_TID, 'data half');
+    queues.forEach((queue, i) => {
+      events.thread(pid, FIRST_QUEUE_TID + i, `${queue} (queue ${i})`);
     });
   }
 

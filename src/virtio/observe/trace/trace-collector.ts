@@ -5,7 +5,7 @@
 import { closeSync } from 'node:fs';
 import { openOutputFile, reasonOf, writeFully } from '../../../host/output-file.ts';
 import { onProcessExit } from '../../../host/threads.ts';
-import { ChromeTrace, type TraceNames } from './chrome-trace.ts';
+import { ChromeTrace, type TracedDevice, type TraceNames } from './chrome-trace.ts';
 import {
   allocateTraceRing,
   monotonicOrigin,
@@ -37,7 +37,7 @@ interface Source {
 /** A trace from its start to `finish`, which also happens when the process exits. */
 export class TraceCollector implements Disposable {
   readonly #sources = new Map<string, Source>();
-  readonly #names: TraceNames;
+  readonly #devices: TracedDevice[];
   readonly #file: TraceFile | undefined;
   readonly #chrome: ChromeTrace | undefined;
   readonly #counter = new TraceCounter();
@@ -55,7 +55,7 @@ export class TraceCollector implements Disposable {
    * @throws UsageError when the file cannot be made
    */
   constructor(names: TraceNames, path: string | undefined, log: (text: string) => void) {
-    this.#names = names;
+    this.#devices = [...names.devices];
     if (path !== undefined) {
       const file = new TraceFile(path, log);
       this.#file = file;
@@ -64,6 +64,12 @@ export class TraceCollector implements Disposable {
     this.main = new TraceWriter(this.ring('main'));
     this.#timer = setInterval(() => this.#collect(this.#now()), PERIOD_MS).unref();
     this.#forget = onProcessExit(() => this.finish());
+  }
+
+  /** Names a device that came later. @param number which, and another one's before, if that is gone */
+  addDevice(number: number, device: TracedDevice): void {
+    this.#devices[number] = device;
+    this.#chrome?.addDevice(number, device);
   }
 
   /** The ring of a thread, or of a device's data half, which is served by one thread at a time. */
@@ -86,7 +92,7 @@ export class TraceCollector implements Disposable {
 
   /** What was recorded so far. */
   get summary(): TraceSummary {
-    const { devices } = this.#names;
+    const devices = [...this.#devices];
     return { ...this.#counter.statistics, devices, dropped: this.#dropped };
   }
 
