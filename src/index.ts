@@ -117,3 +117,4 @@ export type {
   SplitSnapshot,
 } from './virtio/queue/ring-snapshot.ts';
 export type { VringState } from './virtio/queue/virtqueue.ts';
+export type { WatchdogAction, WatchdogOptions } from './watchdog/watchdog-type.ts';

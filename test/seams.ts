@@ -31,6 +31,7 @@ export const LAYERS: readonly Layer[] = [
   { folder: 'virtio/device-sdk', rank: 6 },
   { folder: 'virtio/observe', rank: 6 },
   { folder: 'nic', rank: 6 },
+  { folder: 'watchdog', rank: 6, alone: true },
   { folder: 'backend', rank: 6 },
   { folder: 'boot', rank: 6, alone: true },
   { folder: 'guest', rank: 6, alone: true },

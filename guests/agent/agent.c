@@ -69,6 +69,7 @@ static void serve(int signals, int is_port)
 			port_drop();
 			port_hello(nobody);
 		}
+		int was_connected = connected;
 		short events = (short)(POLLIN | (port_out.length > 0 ? POLLOUT : 0));
 		fds[0] = (struct pollfd){ .fd = signals, .events = POLLIN };
 		fds[1] = (struct pollfd){ .fd = connected ? port_fd : -1, .events = events };
@@ -88,6 +89,8 @@ static void serve(int signals, int is_port)
 			port_frames(handle);
 			connected = port_write();
 		}
+		if (was_connected && !connected && is_port)
+			connected = port_returned();
 		if (!connected) {
 			command_kill_all();
 			port_drop();

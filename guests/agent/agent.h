@@ -52,6 +52,7 @@ extern int port_fd;
 extern struct buffer port_out;
 int port_find(void);
 int port_connected(void);
+int port_returned(void);
 int port_read(void);
 int port_write(void);
 void port_drop(void);

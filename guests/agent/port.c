@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 int port_fd = -1;
@@ -100,6 +101,30 @@ int port_connected(void)
 {
 	struct pollfd fd = { .fd = port_fd, .events = POLLIN | POLLOUT };
 	return poll(&fd, 1, 0) >= 0 && !(fd.revents & (POLLHUP | POLLERR));
+}
+
+static int64_t milliseconds(clockid_t clock)
+{
+	struct timespec time;
+	clock_gettime(clock, &time);
+	return time.tv_sec * 1000LL + time.tv_nsec / 1000000;
+}
+
+/*
+ * After a sleep of the guest, the port looks as if the host had gone, until its driver has asked the host
+ * again. Waits for that if the guest has slept since the last call, for ten seconds at most.
+ */
+int port_returned(void)
+{
+	static int64_t seen;
+	/* Two clocks, read one after the other, may differ by a millisecond. */
+	int64_t slept = milliseconds(CLOCK_BOOTTIME) - milliseconds(CLOCK_MONOTONIC);
+	if (slept - seen < 2)
+		return 0;
+	seen = slept;
+	for (int tries = 0; !port_connected() && tries < 1000; tries++)
+		usleep(10000);
+	return port_connected();
 }
 
 /* Returns 0 when the host has gone. */

@@ -28,6 +28,7 @@ export const KVM_SET_GSI_ROUTING: number = _IOW(KVMIO, 0x6a, k.kvm_irq_routing.s
 export const KVM_IRQFD: number = _IOW(KVMIO, 0x76, k.kvm_irqfd.size);
 export const KVM_CREATE_PIT2: number = _IOW(KVMIO, 0x77, k.kvm_pit_config.size);
 export const KVM_IOEVENTFD: number = _IOW(KVMIO, 0x79, k.kvm_ioeventfd.size);
+export const KVM_SET_CLOCK: number = _IOW(KVMIO, 0x7b, k.kvm_clock_data.size);
 export const KVM_GET_CLOCK: number = _IOR(KVMIO, 0x7c, k.kvm_clock_data.size);
 
 /** `kvm_clock_data.flags`: which of its other fields hold. */

@@ -1,10 +1,17 @@
-/** ACPI tables of a hardware-reduced PC, in the guest's first MiB where every loader protocol looks. */
+/** ACPI tables of a PC, in the guest's first MiB where every loader protocol looks. */
 import * as acpi from '../abi/acpi.ts';
 import { InternalError } from '../host/errors.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import * as layout from '../platform/layout.ts';
+import { RTC_CENTURY } from '../platform/rtc.ts';
 import { littleEndian } from './aml.ts';
-import { ACPI_GPA, ACPI_LIMIT } from './boot-layout.ts';
+import {
+  ACPI_GPA,
+  ACPI_LIMIT,
+  ACPI_TABLES_GPA,
+  FACS_GPA,
+  GENERATION_ID_GPA,
+} from './boot-layout.ts';
 import { dsdtBlock, type MmioDevice } from './dsdt.ts';
 import { type ViotOptions, viotBody } from './viot.ts';
 
@@ -30,13 +37,17 @@ export interface AcpiOptions {
   readonly fixedSlots?: readonly number[];
   /** Absent: the machine has no IOMMU. */
   readonly viot?: ViotOptions | undefined;
+  /** 16 bytes that no other machine has. */
+  readonly generationId: Uint8Array;
 }
 
 /** Writes all tables. Returns the guest physical address of the RSDP. */
 export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): number {
   // Guest physical addresses below 3 GiB are RAM offsets.
   memory.bytes(ACPI_GPA, ACPI_LIMIT - ACPI_GPA).fill(0);
-  let free = ACPI_GPA + Math.ceil(acpi.RSDP.size / 64) * 64;
+  memory.bytes(FACS_GPA, acpi.FACS.size).set(facs());
+  setGenerationId(memory, options.generationId);
+  let free = ACPI_TABLES_GPA;
   const place = (table: Uint8Array): number => {
     const gpa = free;
     if (gpa + table.length > ACPI_LIMIT) throw new InternalError('ACPI tables exceed 64 KiB');
@@ -58,6 +69,11 @@ export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): numb
   );
   memory.bytes(ACPI_GPA, acpi.RSDP.size).set(rsdp(xsdt));
   return ACPI_GPA;
+}
+
+/** Writes the generation ID; a running guest has to be notified. @param id 16 bytes */
+export function setGenerationId(memory: GuestMemory, id: Uint8Array): void {
+  memory.bytes(GENERATION_ID_GPA, id.length).set(id);
 }
 
 /** §5.2.6: a table whose bytes sum to 0. */
@@ -98,18 +114,30 @@ function rsdp(xsdtGpa: number): Uint8Array {
   return bytes;
 }
 
-/** §5.2.9 with §4.1: no PM1 blocks, no SCI; sleep and reset through registers of one byte each. */
+/**
+ * §5.2.9. Fixed hardware is the PM1 blocks and no more, with the buttons and the clock's alarm as fixed events (their flags
+ * are 0). There is no SMI_CMD: the machine is in ACPI mode from the start.
+ */
 function fadt(dsdtGpa: number): Uint8Array {
   const body = new Uint8Array(acpi.FADT_LENGTH - HEADER.size);
   const view = new DataView(body.buffer);
   const at = (offset: number): number => offset - HEADER.size;
-  const ioRegister = (offset: number, port: number): void => {
+  const ioRegister = (offset: number, port: number, size: number, accessSize: number): void => {
     const base = at(offset);
     body[base + acpi.GENERIC_ADDRESS.AddressSpaceID.offset] = acpi.ADDRESS_SPACE_SYSTEM_IO;
-    body[base + acpi.GENERIC_ADDRESS.RegisterBitWidth.offset] = 8;
-    body[base + acpi.GENERIC_ADDRESS.AccessSize.offset] = acpi.ACCESS_SIZE_BYTE;
+    body[base + acpi.GENERIC_ADDRESS.RegisterBitWidth.offset] = 8 * size;
+    body[base + acpi.GENERIC_ADDRESS.AccessSize.offset] = accessSize;
     view.setUint32(base + acpi.GENERIC_ADDRESS.Address.offset, port, true);
   };
+  view.setUint32(at(acpi.FADT_FIRMWARE_CTRL), FACS_GPA, true);
+  view.setUint16(at(acpi.FADT_SCI_INT), layout.SCI_GSI, true);
+  view.setUint32(at(acpi.FADT_PM1A_EVT_BLK), layout.PM1_EVENT_PORT, true);
+  view.setUint32(at(acpi.FADT_PM1A_CNT_BLK), layout.PM1_CONTROL_PORT, true);
+  body[at(acpi.FADT_PM1_EVT_LEN)] = layout.PM1_EVENT_SIZE;
+  body[at(acpi.FADT_PM1_CNT_LEN)] = layout.PM1_CONTROL_SIZE;
+  view.setUint16(at(acpi.FADT_P_LVL2_LAT), acpi.FADT_NO_C2, true);
+  view.setUint16(at(acpi.FADT_P_LVL3_LAT), acpi.FADT_NO_C3, true);
+  body[at(acpi.FADT_CENTURY)] = RTC_CENTURY;
   view.setUint16(
     at(acpi.FADT_IAPC_BOOT_ARCH),
     acpi.IAPC_VGA_NOT_PRESENT | acpi.IAPC_PCIE_ASPM_CONTROLS,
@@ -117,28 +145,41 @@ function fadt(dsdtGpa: number): Uint8Array {
   );
   view.setUint32(
     at(acpi.FADT_FLAGS),
-    acpi.FADT_WBINVD |
-      acpi.FADT_PROC_C1 |
-      acpi.FADT_PWR_BUTTON |
-      acpi.FADT_SLP_BUTTON |
-      acpi.FADT_RESET_REG_SUP |
-      acpi.FADT_HEADLESS |
-      acpi.FADT_HW_REDUCED_ACPI,
+    acpi.FADT_WBINVD | acpi.FADT_PROC_C1 | acpi.FADT_RESET_REG_SUP | acpi.FADT_HEADLESS,
     true,
   );
-  ioRegister(acpi.FADT_RESET_REG, layout.RESET_PORT);
+  ioRegister(acpi.FADT_RESET_REG, layout.RESET_PORT, 1, acpi.ACCESS_SIZE_BYTE);
   body[at(acpi.FADT_RESET_VALUE)] = layout.RESET_VALUE;
   body[at(acpi.FADT_MINOR_VERSION)] = 5;
   view.setUint32(at(acpi.FADT_X_DSDT), dsdtGpa, true);
-  ioRegister(acpi.FADT_SLEEP_CONTROL_REG, layout.SLEEP_CONTROL_PORT);
-  ioRegister(acpi.FADT_SLEEP_STATUS_REG, layout.SLEEP_STATUS_PORT);
+  const { ACCESS_SIZE_WORD } = acpi;
+  const { PM1_EVENT_PORT, PM1_EVENT_SIZE, PM1_CONTROL_PORT, PM1_CONTROL_SIZE } = layout;
+  ioRegister(acpi.FADT_X_PM1A_EVT_BLK, PM1_EVENT_PORT, PM1_EVENT_SIZE, ACCESS_SIZE_WORD);
+  ioRegister(acpi.FADT_X_PM1A_CNT_BLK, PM1_CONTROL_PORT, PM1_CONTROL_SIZE, ACCESS_SIZE_WORD);
   writeAscii(body, at(acpi.FADT_HYPERVISOR_VENDOR_IDENTITY), OEM_TABLE_ID);
   return table('FACP', acpi.FADT_REVISION, body);
 }
 
-/** §5.2.12: a local APIC for each vCPU, one I/O APIC, and the ISA interrupts in use as edge. */
+/** §5.2.10: where a guest that sleeps leaves the address at which it wants to be woken. */
+function facs(): Uint8Array {
+  const bytes = new Uint8Array(acpi.FACS.size);
+  writeAscii(bytes, acpi.FACS.Signature.offset, acpi.FACS_SIGNATURE);
+  new DataView(bytes.buffer).setUint32(acpi.FACS.Length.offset, bytes.length, true);
+  bytes[acpi.FACS.Version.offset] = acpi.FACS_VERSION;
+  return bytes;
+}
+
+/** The address at which a guest that sleeps wants to be woken, in real mode; 0 when it named none. */
+export function wakingVector(memory: GuestMemory): number {
+  return memory.readU32(memory.offset(FACS_GPA + acpi.FACS.FirmwareWakingVector.offset, 4));
+}
+
+/** §5.2.12: a local APIC for each vCPU, one I/O APIC, the ISA interrupts in use as edge, and the SCI. */
 function madt(cpus: number): Uint8Array {
-  const body = [...littleEndian(layout.LOCAL_APIC_ADDRESS, 4), ...littleEndian(0, 4)];
+  const body = [
+    ...littleEndian(layout.LOCAL_APIC_ADDRESS, 4),
+    ...littleEndian(acpi.MADT_PCAT_COMPAT, 4),
+  ];
   for (let id = 0; id < cpus; id++) {
     const flags = littleEndian(acpi.LOCAL_APIC_ENABLED, 4);
     body.push(acpi.MADT_PROCESSOR_LOCAL_APIC, 8, id, id, ...flags);
@@ -151,9 +192,14 @@ function madt(cpus: number): Uint8Array {
     ...littleEndian(layout.IOAPIC_ADDRESS, 4),
     ...littleEndian(0, 4),
   );
-  for (const gsi of [layout.COM1_GSI, layout.RTC_GSI, layout.GED_GSI]) {
-    const flags = littleEndian(acpi.MPS_INTI_HIGH_EDGE, 2);
-    body.push(acpi.MADT_INTERRUPT_SOURCE_OVERRIDE, 10, 0, gsi, ...littleEndian(gsi, 4), ...flags);
+  for (const [gsi, flags] of [
+    [layout.COM1_GSI, acpi.MPS_INTI_HIGH_EDGE],
+    [layout.GED_GSI, acpi.MPS_INTI_HIGH_EDGE],
+    [layout.RTC_GSI, acpi.MPS_INTI_HIGH_EDGE],
+    [layout.SCI_GSI, acpi.MPS_INTI_HIGH_LEVEL],
+  ] as const) {
+    const entry = [...littleEndian(gsi, 4), ...littleEndian(flags, 2)];
+    body.push(acpi.MADT_INTERRUPT_SOURCE_OVERRIDE, 10, 0, gsi, ...entry);
   }
   body.push(acpi.MADT_LOCAL_APIC_NMI, 6, ALL_PROCESSORS, 0, 0, 1);
   return table('APIC', acpi.MADT_REVISION, body);

@@ -31,6 +31,11 @@ export const EBDA_GPA = 0x9_fc00;
 export const ACPI_GPA = 0xe_0000;
 /** ... to the end of the first MiB; all ACPI tables lie below this. */
 export const ACPI_LIMIT = 0xf_0000;
+/** ACPI 6.5 §5.2.10: the FACS lies on a 64-byte boundary; always here, where a guest leaves its waking vector. */
+export const FACS_GPA = ACPI_GPA + 0x40;
+/** The generation ID, 16 bytes on an 8-byte boundary. */
+export const GENERATION_ID_GPA = ACPI_GPA + 0x80;
+export const ACPI_TABLES_GPA = ACPI_GPA + 0xc0;
 /** SMBIOS 3.0 §5.2.2: the entry point lies on a 16-byte boundary from here on; the reset vector ends it. */
 export const SMBIOS_GPA = 0xf_0000;
 export const SMBIOS_LIMIT = 0xf_fff0;

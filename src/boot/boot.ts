@@ -59,6 +59,8 @@ export interface BootPlan {
   readonly viot?: ViotOptions | undefined;
   /** Slots of PCI bus 0 whose devices cannot be ejected. Default none. */
   readonly fixedSlots?: readonly number[];
+  /** 16 bytes that no other machine has. Default: zeros. */
+  readonly generationId?: Uint8Array;
   /** Strings for the SMBIOS tables, checked. Default: those that have one. */
   readonly smbios?: SmbiosOptions;
 }
@@ -106,6 +108,7 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
     mmioDevices: plan.mmioDevices ?? [],
     fixedSlots: plan.fixedSlots ?? [],
     viot: plan.viot,
+    generationId: plan.generationId ?? new Uint8Array(16),
   });
   writeSmbios(memory, plan.smbios ?? {}, cpus);
   writeResetVector(memory);

@@ -1,9 +1,10 @@
-/** The DSDT's AML: PCI host bridge, serial port, clock, panic device, devices in memory, power-off. */
+/** The DSDT's AML: PCI host bridge, serial port, clock, panic device, generation ID, devices in memory, sleep states. */
 
 import { HIGH_RAM_BASE, LOW_RAM_LIMIT } from '../memory/ram-layout.ts';
 import * as layout from '../platform/layout.ts';
-import { GED_PCI_HOTPLUG, GED_POWER_BUTTON } from '../platform/power.ts';
+import { GED_GENERATION, GED_PCI_HOTPLUG } from '../platform/power.ts';
 import * as aml from './aml.ts';
+import { GENERATION_ID_GPA } from './boot-layout.ts';
 import { PCI_HOTPLUG_METHOD, pciHotplug } from './hotplug-aml.ts';
 
 const PORTS = 0x1_0000;
@@ -60,8 +61,8 @@ function hostBridge(
 
 /** §5.6.9.3: on the interrupt, the guest reads what happened, and notifies the device concerned. */
 function eventDevice(): aml.Aml {
-  /** §5.6.6: the button was pressed. */
-  const pressed = 0x80;
+  /** §5.6.6, device specific: the generation ID has changed. */
+  const changed = 0x80;
   return aml.device(
     'GED',
     aml.name('_HID', aml.string('ACPI0013')),
@@ -74,8 +75,8 @@ function eventDevice(): aml.Aml {
       1,
       aml.store(aml.nameString('EVTS'), aml.local0),
       aml.ifTrue(
-        aml.and(aml.local0, aml.integer(GED_POWER_BUTTON), aml.nullName),
-        aml.notify('\\_SB.PWRB', pressed),
+        aml.and(aml.local0, aml.integer(GED_GENERATION), aml.nullName),
+        aml.notify('\\_SB.VGEN', changed),
       ),
       aml.ifTrue(
         aml.and(aml.local0, aml.integer(GED_PCI_HOTPLUG), aml.nullName),
@@ -83,6 +84,24 @@ function eventDevice(): aml.Aml {
       ),
     ),
   );
+}
+
+/** "Virtual Machine Generation ID" (Microsoft, 2018): 16 bytes in memory that no operating system uses. */
+function generationId(): aml.Aml {
+  return aml.device(
+    'VGEN',
+    aml.name('_HID', aml.string('NVMM0001')),
+    // Linux goes by the first.
+    aml.name('_CID', aml.packageOf(aml.string('VMGENCTR'), aml.string('VM_Gen_Counter'))),
+    aml.name('_DDN', aml.string('VM_Gen_Counter')),
+    aml.name('_UID', aml.integer(0)),
+    aml.name('ADDR', aml.packageOf(aml.integer(GENERATION_ID_GPA), aml.integer(0))),
+  );
+}
+
+/** §7.4.2: SLP_TYP for PM1a and PM1b. */
+function sleepState(path: string, type: number): aml.Aml {
+  return aml.name(path, aml.packageOf(...[type, 0, 0, 0].map(aml.integer)));
 }
 
 /** A virtio device in memory, which no bus would find. */
@@ -154,8 +173,7 @@ export function dsdtBlock(
         aml.edgeInterrupt(layout.RTC_GSI),
       ),
       eventDevice(),
-      // §4.8.3.2.2: a control method power button.
-      aml.device('PWRB', aml.name('_HID', aml.eisaId('PNP0C0C')), aml.name('_UID', aml.integer(0))),
+      generationId(),
       isaDevice(
         'PEVT',
         aml.string('QEMU0001'),
@@ -163,8 +181,8 @@ export function dsdtBlock(
       ),
       ...mmioDevices.map(mmioDevice),
     ),
-    // §7.4.2: SLP_TYP is the first element, also for the sleep control register.
-    ...aml.name('\\_S5', aml.packageOf(...[layout.SLEEP_TYPE_S5, 0, 0, 0].map(aml.integer))),
+    ...sleepState('\\_S3', layout.SLEEP_TYPE_S3),
+    ...sleepState('\\_S5', layout.SLEEP_TYPE_S5),
   ]);
 }
 

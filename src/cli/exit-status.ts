@@ -31,6 +31,9 @@ export const EXIT_COMMAND_STOPPED: number = signalStatus('SIGTERM');
 /** A bug in nodevmm. */
 export const EXIT_BUG = 204;
 
+/** The guest did not restart its watchdog in time, and that ends the run (`--watchdog exit`). */
+export const EXIT_WATCHDOG = 205;
+
 /** Adds a command to the program. @param finish gets the exit status */
 export type RegisterCommand = (program: Command, finish: (status: number) => void) => void;
 
@@ -39,6 +42,7 @@ const BY_REASON: Readonly<Record<MachineExit['reason'], number>> = {
   reboot: EXIT_OK,
   stopped: EXIT_OK,
   panic: EXIT_PANIC,
+  watchdog: EXIT_WATCHDOG,
   'triple-fault': EXIT_TRIPLE_FAULT,
   'internal-error': EXIT_INTERNAL_ERROR,
 };
@@ -58,6 +62,7 @@ Exit status:
   ${EXIT_TRIPLE_FAULT}     triple fault
   ${EXIT_INTERNAL_ERROR}     KVM internal error
   ${EXIT_COMMAND_LOST}     the guest, or its agent, ended before the command after -- did
+  ${EXIT_WATCHDOG}     the guest did not restart its watchdog in time (--watchdog exit)
   ${EXIT_BUG}     a bug in nodevmm (NODEVMM_DEBUG=1 shows where)
   128+N   stopped by signal N
   With -- COMMAND: the command's own status.`;

@@ -17,6 +17,7 @@ import { BackendDevice } from '../vhost-user/backend/backend-device.ts';
 import { ConsoleDevice } from '../virtio/device/console/console.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import type { PollMode, RingOptions } from '../virtio/device-type.ts';
+import { WatchdogDevice } from '../watchdog/watchdog-type.ts';
 import { EXIT_OK, type RegisterCommand } from './exit-status.ts';
 import { parseDevice } from './run/device-options.ts';
 import { StopSignals } from './stop-signals.ts';
@@ -201,7 +202,11 @@ export async function createServedDevice(
   });
   const [asked] = backend.served === undefined ? [] : resolveDevices(type, [options], 'pci');
   const made = asked && (await createDevice(asked));
-  const isVirtio = !(made instanceof E1000Device || made instanceof VfioDevice);
+  const isVirtio = !(
+    made instanceof E1000Device ||
+    made instanceof VfioDevice ||
+    made instanceof WatchdogDevice
+  );
   if (asked === undefined || made === undefined || !isVirtio) {
     throw new UsageError('E_OPTION', `${kind} with ${backend.name} cannot be served`);
   }

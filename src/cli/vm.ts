@@ -29,6 +29,7 @@ Examples:
   nodevmm vm balloon 256M               the guest keeps that much of its RAM; the host gets the rest
   nodevmm vm add disk data.raw,ro       prints its name, as blk1; docs/hotplug.md
   nodevmm vm remove blk1
+  nodevmm vm wake                       a guest that sleeps in RAM
   nodevmm vm shutdown                   presses the power button, and waits for the guest to obey
 
 A machine is called by its --name, else by its process id; with only one running, --vm may be left out.
@@ -142,8 +143,18 @@ export const registerVmCommand: RegisterCommand = (program, finish) => {
     ['pause', 'pause a machine'],
     ['resume', 'resume it'],
     ['stop', 'stop it, as if the power failed'],
+    ['wake', 'wake its guest, which sleeps in RAM (S3)'],
   ] as const) {
     vm.command(call)
+      .description(description)
+      .action(() => order({ call }));
+  }
+  for (const [name, call, description] of [
+    ['power-button', 'pressPowerButton', 'press its power button'],
+    ['sleep-button', 'pressSleepButton', 'press its sleep button, which also wakes a guest'],
+    ['renew-generation', 'renewGeneration', 'tell its guest that it is a copy (vmgenid)'],
+  ] as const) {
+    vm.command(name)
       .description(description)
       .action(() => order({ call }));
   }

@@ -114,6 +114,26 @@ export function applyEntry(vcpu: Vcpu, entry: EntryState): void {
   vcpu.resetFpu();
 }
 
+/**
+ * Puts a vCPU that has not run yet at an address in real mode, as firmware does on waking up (ACPI 6.5 §16.3.1):
+ * CS is the address divided by 16, IP the rest.
+ */
+export function enterRealMode(vcpu: Vcpu, address: number): void {
+  const selector = BigInt(address >>> 4);
+  vcpu.setSystemRegisters({
+    cs: {
+      ...DATA,
+      type: TYPE_EXECUTE_READ_ACCESSED,
+      selector,
+      base: selector * 16n,
+      limit: 0xffffn,
+      db: 0n,
+      g: 0n,
+    },
+  });
+  vcpu.setRegisters({ rip: BigInt(address & 0xf), rflags: RFLAGS_RESERVED });
+}
+
 function segment(state: EntrySegment): Segment {
   return {
     base: BigInt(state.base),

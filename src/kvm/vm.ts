@@ -114,6 +114,13 @@ export class Vm extends Closeable {
     };
   }
 
+  /** Sets the guest's clock. KVM API 4.30. @param nanoseconds as `clock` returned them */
+  setClock(nanoseconds: number): void {
+    const data = new StructMemory(kvm_clock_data);
+    data.set('clock', nanoseconds);
+    this.#ioctl('KVM_SET_CLOCK', request.KVM_SET_CLOCK, data.address);
+  }
+
   /** Creates a vCPU and maps its `kvm_run`. KVM API 4.7. @param id also its APIC id */
   createVcpu(id: number): VcpuShare {
     const fd = new Fd(this.#ioctl('KVM_CREATE_VCPU', request.KVM_CREATE_VCPU, id));

@@ -38,6 +38,8 @@ const RETRY_MS = 10;
  * guest never waits for a reader: unread output is eventually dropped. It outlives reboots.
  */
 export class SerialStream extends Duplex {
+  /** Called when something is typed. */
+  typed: () => void = () => {};
   readonly #observe: (bytes: Uint8Array) => void;
   #serial: Serial16550 | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -77,6 +79,7 @@ export class SerialStream extends Duplex {
   }
 
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.typed();
     const rest = chunk.subarray(this.#serial?.pushInput(chunk) ?? 0);
     if (rest.length === 0) {
       done();
@@ -111,18 +114,21 @@ export class Consoles {
   /**
    * @param agentPort name of the port that the agent listens on; undefined for none
    * @param log gets a line when output starts being dropped
+   * @param typed called when something is typed into either
    */
-  constructor(agentPort: string | undefined, log: (text: string) => void) {
+  constructor(agentPort: string | undefined, log: (text: string) => void, typed: () => void) {
     this.device = new ConsoleDevice('console0', agentPort === undefined ? [] : [agentPort]);
     const [console] = this.device.ports;
     if (console === undefined) throw new InternalError('a console without ports');
     console.observe = (bytes) => this.#observe('console', bytes);
     console.dropping = () => log(unread('console'));
+    console.typed = typed;
     this.console = console;
     this.serial = new SerialStream(
       (bytes) => this.#observe('serial', bytes),
       () => log(unread('serial port')),
     );
+    this.serial.typed = typed;
   }
 
   /** The port that the agent listens on. */

@@ -145,6 +145,7 @@ export function guestEnded({ reason, detail }: MachineExit): PeerError {
     'power-off': 'the guest powered off',
     reboot: 'the guest rebooted',
     panic: "the guest's kernel panicked",
+    watchdog: 'the watchdog ended the guest',
     'triple-fault': 'the guest ended by a triple fault',
     'internal-error': 'the machine hit a KVM error',
     stopped: 'the machine was stopped',

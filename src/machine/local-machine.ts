@@ -1,4 +1,5 @@
 /** A machine in this process: its parts, its states, its power cycles. */
+import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import type { AgentClient } from '../agent/client.ts';
 import { StepQueue } from '../datapath/datapath.ts';
@@ -9,6 +10,7 @@ import { exitName } from '../kvm/exit-names.ts';
 import { Kvm } from '../kvm/kvm.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { Ram, type RamBacking } from '../memory/ram.ts';
+import { PM1_POWER_BUTTON, PM1_SLEEP_BUTTON } from '../platform/pm1.ts';
 import { BalloonDevice } from '../virtio/device/balloon/balloon.ts';
 import { iommuType } from '../virtio/device/iommu/iommu.ts';
 import { type VsockOptions, vsockType } from '../virtio/device/vsock/vsock-type.ts';
@@ -19,7 +21,7 @@ import { type BootFiles, bootFiles, checkKvm } from './boot-image.ts';
 import { Consoles } from './consoles.ts';
 import { ControlServer } from './control/server.ts';
 import type { MachineDevice } from './devices/machine-device.ts';
-import { createDevices, MachineDevices } from './devices/machine-devices.ts';
+import { closeAll, createDevices, MachineDevices } from './devices/machine-devices.ts';
 import type { DatapathName } from './devices/queue-service.ts';
 import { VirtioMachineDevice } from './devices/virtio-device.ts';
 import { GuestAgent, guestEnded } from './guest-agent.ts';
@@ -30,7 +32,7 @@ import { MachineIommu } from './iommu.ts';
 import { type DroppedOutput, Machine, type MachineMetrics, type MachineState } from './machine.ts';
 import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
-import { PowerCycle } from './power-cycle.ts';
+import { type CycleEvents, PowerCycle, type WakeUp } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 import { connectVsock } from './vsock-connection.ts';
 
@@ -57,6 +59,7 @@ export class LocalMachine extends Machine {
   readonly #agent: GuestAgent | undefined;
   /** Since the guest's power-on. */
   #buttonPressed = false;
+  #generationId = randomBytes(16);
   /** Serializes changes of the machine's state. */
   readonly #steps = new StepQueue();
 
@@ -108,7 +111,7 @@ export class LocalMachine extends Machine {
     this.#options = options;
     this.#kvm = kvm;
     this.#memory = ram.memory;
-    this.#consoles = new Consoles(options.agent, log);
+    this.#consoles = new Consoles(options.agent, log, () => this.#wakeBy(0));
     this.console = this.#consoles.console;
     this.serial = this.#consoles.serial;
     const { agentPort } = this.#consoles;
@@ -235,9 +238,23 @@ export class LocalMachine extends Machine {
   }
 
   override async pressPowerButton(): Promise<void> {
-    this.#expect('press the power button of', 'running');
-    this.#cycle?.pressPowerButton();
+    this.#press('power', PM1_POWER_BUTTON);
     this.#buttonPressed = true;
+  }
+
+  override async pressSleepButton(): Promise<void> {
+    this.#press('sleep', PM1_SLEEP_BUTTON);
+  }
+
+  override async wake(): Promise<void> {
+    this.#expect('wake', 'suspended');
+    await this.#steps.run(() => this.#wake(0));
+  }
+
+  override async renewGeneration(): Promise<void> {
+    this.#expect('renew the generation of', 'running');
+    this.#generationId = randomBytes(16);
+    this.#cycle?.renewGeneration(this.#generationId);
   }
 
   override async stop(): Promise<void> {
@@ -328,7 +345,7 @@ export class LocalMachine extends Machine {
     throw new UsageError('E_AGENT', 'this machine has no agent port', 'create it with one');
   }
 
-  async #powerOn(): Promise<void> {
+  async #powerOn(wakeUp?: WakeUp): Promise<void> {
     this.#consoles.tail.clear();
     const plan = {
       ...this.#options,
@@ -338,18 +355,61 @@ export class LocalMachine extends Machine {
       serial: this.#consoles.serial,
       observer: this.#observer,
       iommu: this.#iommu,
+      generationId: this.#generationId,
     };
-    const cycle = await PowerCycle.start(plan, {
-      ended: (exit) => {
-        void this.#steps.run(async () => {
-          if (this.#cycle === cycle) await this.#guestEnded(exit);
-        });
-      },
+    const now = (step: () => Promise<void>): void => {
+      void this.#steps.run(async () => {
+        if (this.#cycle === cycle) await step();
+      });
+    };
+    const events: CycleEvents = {
+      ended: (exit) => now(() => this.#guestEnded(exit)),
+      suspended: () => now(() => this.#suspend()),
+      wakeEvent: (cause) => this.#wakeBy(cause),
       ejected: (device) => {
         this.#hotplug.ejected(device).catch((error) => this.#log(messageOf(error)));
       },
-    });
+    };
+    const cycle = await PowerCycle.start(plan, events, wakeUp);
     this.#cycle = cycle;
+  }
+
+  #press(name: string, button: number): void {
+    if (this.#state !== 'suspended') this.#expect(`press the ${name} button of`, 'running');
+    this.#cycle?.press(button);
+  }
+
+  async #suspend(): Promise<void> {
+    await this.#cycle?.pause();
+    this.#enter('suspended');
+  }
+
+  /** Wakes the guest if it sleeps. @param cause PM1_* */
+  #wakeBy(cause: number): void {
+    if (this.#state === 'suspended') void this.#steps.run(() => this.#wake(cause));
+  }
+
+  async #wake(cause: number): Promise<void> {
+    if (this.#state !== 'suspended') return;
+    const wakeUp = this.#cycle?.wakeUp(cause);
+    // Without a way back, firmware boots the system again.
+    if (wakeUp === undefined) {
+      await this.#guestEnded({ reason: 'reboot' });
+      return;
+    }
+    try {
+      const cycle = this.#cycle;
+      this.#cycle = undefined;
+      await cycle?.close();
+      await this.#resumeDevices();
+      await this.#powerOn(wakeUp);
+      this.#enter('running');
+    } catch (error) {
+      this.#finish({
+        reason: 'internal-error',
+        detail: `waking up failed: ${messageOf(error)}`,
+      });
+    }
   }
 
   async #guestEnded(exit: MachineExit): Promise<void> {
@@ -368,8 +428,10 @@ export class LocalMachine extends Machine {
   async #reboot(): Promise<void> {
     await this.#closeCycle({ reason: 'reboot' });
     try {
+      if (this.#state === 'suspended') await this.#resumeDevices();
       await this.#powerOn();
       if (this.#state === 'paused') await this.#cycle?.pause();
+      else if (this.#state === 'suspended') this.#enter('running');
       this.emit('reboot');
     } catch (error) {
       this.#finish({
@@ -377,6 +439,11 @@ export class LocalMachine extends Machine {
         detail: `the reboot failed: ${messageOf(error)}`,
       });
     }
+  }
+
+  /** Those of a guest that slept, which is gone. */
+  async #resumeDevices(): Promise<void> {
+    for (const device of this.#devices.all) await device.resume();
   }
 
   async #powerOff(exit: MachineExit): Promise<void> {
@@ -394,6 +461,7 @@ export class LocalMachine extends Machine {
     this.#agent?.guestEnded(guestEnded(exit));
     await cycle?.close();
     await this.#hotplug.poweredOff();
+    this.#consoles.device.closePorts();
   }
 
   #finish(exit: MachineExit): void {
@@ -428,10 +496,4 @@ export class LocalMachine extends Machine {
       `it must be ${state}`,
     );
   }
-}
-
-/** In reverse order; a failure does not keep the others from closing. */
-async function closeAll(devices: readonly MachineDevice[]): Promise<void> {
-  await using stack = new AsyncCleanupStack();
-  for (const device of devices) stack.defer(() => device.close());
 }

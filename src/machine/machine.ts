@@ -30,8 +30,15 @@ export interface VirtualMachineEvents {
   state: [MachineState];
 }
 
-/** The state of a machine between its creation and its disposal. */
-export type MachineState = 'created' | 'starting' | 'running' | 'paused' | 'ended' | 'disposed';
+/** The state of a machine between its creation and its disposal; `suspended`: its guest sleeps in RAM (S3). */
+export type MachineState =
+  | 'created'
+  | 'starting'
+  | 'running'
+  | 'paused'
+  | 'suspended'
+  | 'ended'
+  | 'disposed';
 
 /** Bytes of guest output that were dropped unread. */
 export interface DroppedOutput {
@@ -99,10 +106,31 @@ export abstract class Machine
 
   /**
    * Presses the power button (ACPI). Linux powers off when a program in it listens: systemd-logind,
-   * acpid, or the init of nodevmm's own guests; else nothing happens.
+   * acpid, or the init of nodevmm's own guests; else nothing happens. It wakes a guest that sleeps.
    * @throws UsageError when the machine does not run
    */
   abstract pressPowerButton(): Promise<void>;
+
+  /**
+   * Presses the sleep button (ACPI). Linux suspends when a program in it listens, such as systemd-logind. It wakes a
+   * guest that sleeps, also one that is suspended to idle (`echo freeze >/sys/power/state`).
+   * @throws UsageError when the machine does not run
+   */
+  abstract pressSleepButton(): Promise<void>;
+
+  /**
+   * Wakes a guest that sleeps in RAM (S3, `echo mem >/sys/power/state`), as its clock's alarm, console input, and the
+   * buttons do.
+   * @throws UsageError when the machine is not suspended
+   */
+  abstract wake(): Promise<void>;
+
+  /**
+   * Gives the machine another generation ID (vmgenid) and notifies the guest, which then reseeds its random number
+   * generator: for a machine that is a copy of another one.
+   * @throws UsageError when the machine does not run
+   */
+  abstract renewGeneration(): Promise<void>;
 
   /** Ends the run as if the power failed. Does nothing when it has ended. */
   abstract stop(): Promise<void>;

@@ -74,7 +74,14 @@ export interface MachineOptions extends MachineDeviceOptions {
 
 /** How a run of a machine ended. */
 export interface MachineExit {
-  readonly reason: 'power-off' | 'reboot' | 'panic' | 'triple-fault' | 'internal-error' | 'stopped';
+  readonly reason:
+    | 'power-off'
+    | 'reboot'
+    | 'panic'
+    | 'watchdog'
+    | 'triple-fault'
+    | 'internal-error'
+    | 'stopped';
   /** One line, or a register dump for internal errors. */
   readonly detail?: string;
   /** The guest powered off in response to its power button. */

@@ -3,22 +3,27 @@
  * Guest RAM and devices outlive it; a reboot is the next cycle.
  */
 import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
+import { setGenerationId, wakingVector } from '../boot/acpi-tables.ts';
 import { type BootProtocol, loadGuest } from '../boot/boot.ts';
+import { HIGH_MEMORY_GPA } from '../boot/boot-layout.ts';
 import { pciMmio64Window } from '../boot/dsdt.ts';
 import type { SmbiosOptions } from '../boot/smbios.ts';
 import type { ViotOptions } from '../boot/viot.ts';
 import { AsyncCleanupStack } from '../host/cleanup-stack.ts';
+import { InternalError } from '../host/errors.ts';
 import { Timerfd } from '../host/fd.ts';
 import { LOOP_READABLE, LoopWatch } from '../host/main-loop.ts';
 import * as sys from '../host/syscall.ts';
 import { guestCpuid } from '../kvm/cpuid.ts';
-import { applyEntry, initializeVcpu } from '../kvm/entry.ts';
+import { applyEntry, enterRealMode, initializeVcpu } from '../kvm/entry.ts';
 import type { Kvm } from '../kvm/kvm.ts';
 import { Vcpu } from '../kvm/vcpu.ts';
 import { Vm } from '../kvm/vm.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS } from '../platform/layout.ts';
-import { GED_POWER_BUTTON } from '../platform/power.ts';
+import { PM1_RTC, PM1_WAKE } from '../platform/pm1.ts';
+import { GED_GENERATION } from '../platform/power.ts';
+import type { SavedRtc } from '../platform/rtc.ts';
 import { SharedState } from '../state/shared-state.ts';
 import { Board, type BoardPlan } from './board/board.ts';
 import type { DevicePlan } from './board/board-devices.ts';
@@ -49,14 +54,33 @@ export interface CyclePlan {
   readonly observer: MachineObserver;
   /** Absent: the machine has none. */
   readonly iommu?: MachineIommu | undefined;
+  /** The machine's generation ID, 16 bytes. */
+  readonly generationId: Uint8Array;
 }
 
-/** What happens in it that its owner must act on. */
+/** What a cycle reports. */
 export interface CycleEvents {
-  /** The guest ended on its own, called at least once: the cycle still has to be closed. */
+  /** At least once when the guest ends on its own; the cycle still has to be closed. */
   ended(exit: MachineExit): void;
+  /** The guest went to sleep (S3). The cycle still has to be paused, and closed when the guest is woken. */
+  suspended(): void;
+  /** The clock's alarm rang, or a button was pressed; the guest wants to be woken by it. */
+  wakeEvent(cause: number): void;
   /** The guest gave a device up: `pullOut` is to follow. */
   ejected(device: MachineDevice): void;
+}
+
+/** How a guest continues after a sleep in RAM (ACPI 6.5 §16.1.3). */
+export interface WakeUp {
+  /** Where it wants to be woken, in real mode. */
+  readonly vector: number;
+  /** What woke it, for it to see: PM1_* bits. */
+  readonly cause: number;
+  /** The time of kvm-clock, which stood still; undefined where KVM lacks it. */
+  readonly clock: number | undefined;
+  readonly rtc: SavedRtc;
+  /** The slots on the PCI bus. */
+  readonly slots: ReadonlyMap<MachineDevice, number>;
 }
 
 /** A running VM. */
@@ -74,13 +98,16 @@ export class PowerCycle {
   readonly #lingering = new Set<NodeJS.Timeout>();
   readonly #events: CycleEvents;
   readonly #viot: ViotOptions | undefined;
+  /** The time of kvm-clock when the vCPUs last came to rest. */
+  #clock: number | undefined;
   #owned = new AsyncCleanupStack();
 
   /**
    * Loads the guest and lets it run.
+   * @param wakeUp the guest is in RAM already, and is woken
    * @throws UsageError for a guest that cannot be loaded, HostError when the host refuses
    */
-  static async start(plan: CyclePlan, events: CycleEvents): Promise<PowerCycle> {
+  static async start(plan: CyclePlan, events: CycleEvents, wakeUp?: WakeUp): Promise<PowerCycle> {
     await using stack = new AsyncCleanupStack();
     const cpuid = guestCpuids(plan);
     const addressBits = physicalAddressBits(cpuid[0] ?? []);
@@ -96,18 +123,24 @@ export class PowerCycle {
       initializeVcpu(vcpu, entries);
       return vcpu;
     });
-    const cycle = new PowerCycle(plan, vm, vcpus, resources, stack, events);
-    // The vCPU threads come up while the guest is being loaded.
-    const { state } = await loadGuest({
-      ...plan,
-      protocol: plan.bootProtocol,
-      physicalAddressBits: addressBits,
-      mmioDevices: cycle.#board.windows,
-      fixedSlots: cycle.#fixedSlots(),
-      viot: cycle.#viot,
-    });
+    const cycle = new PowerCycle(plan, vm, vcpus, resources, stack, events, wakeUp);
     const [first] = vcpus;
-    if (first !== undefined) applyEntry(first, state);
+    if (first === undefined) throw new InternalError('a machine without vCPUs');
+    // The vCPU threads come up while the guest is being loaded.
+    if (wakeUp === undefined) {
+      const { state } = await loadGuest({
+        ...plan,
+        protocol: plan.bootProtocol,
+        physicalAddressBits: addressBits,
+        mmioDevices: cycle.#board.windows,
+        fixedSlots: cycle.#fixedSlots(),
+        viot: cycle.#viot,
+      });
+      applyEntry(first, state);
+    } else {
+      cycle.#restore(wakeUp);
+      enterRealMode(first, wakeUp.vector);
+    }
     cycle.#threads.resume();
     cycle.#owned = stack.move();
     return cycle;
@@ -120,17 +153,22 @@ export class PowerCycle {
     vcpus: readonly Vcpu[],
     resources: ResourceAllocator,
     stack: AsyncCleanupStack,
-    cycleEvents: CycleEvents,
+    events: CycleEvents,
+    wakeUp: WakeUp | undefined,
   ) {
     this.#plan = plan;
     this.#vm = vm;
     this.#resources = resources;
-    this.#events = cycleEvents;
+    this.#events = events;
     const { observer, serial, memory } = plan;
     const { collector, check } = observer;
     const rtcTimer = stack.use(new Timerfd());
     const all = plan.devices.all;
-    const devices = all.map((device) => device.plan(resources));
+    const devices = all.map((device) => {
+      // A guest that is woken has its devices where they were.
+      resources.nextSlot = wakeUp?.slots.get(device);
+      return device.plan(resources);
+    });
     all.forEach((device, index) => {
       const slot = slotOf(devices[index]);
       if (slot !== undefined) this.#slots.set(device, slot);
@@ -150,7 +188,9 @@ export class PowerCycle {
     const board = new Board(boardPlan, (message) => this.#message(message), collector?.main);
     this.#board = board;
     const rtcWatch = new LoopWatch(rtcTimer.fd, LOOP_READABLE, () => {
-      if (rtcTimer.drain()) board.state.lock.with(() => board.rtc.expire());
+      if (!rtcTimer.drain()) return;
+      board.state.lock.with(() => board.rtc.expire());
+      if ((board.pm1.pending & PM1_RTC) !== 0) events.wakeEvent(PM1_RTC);
     });
     stack.defer(() => rtcWatch.close());
     sys.check(board.reset(), 'KVM_SET_GSI_ROUTING', 'the VM');
@@ -163,15 +203,15 @@ export class PowerCycle {
     for (const device of all) device.plug(board, memory.share);
     serial.connect(board.serial);
     stack.defer(() => serial.connect(undefined));
-    const events: VcpuThreadEvents = {
+    const threadEvents: VcpuThreadEvents = {
       message: (message) => this.#message(message),
       crashed: (error) =>
-        this.#ended({
+        events.ended({
           reason: 'internal-error',
           detail: `a vCPU thread crashed: ${error.message}`,
         }),
     };
-    this.#threads = new VcpuThreads(boardPlan, board, vcpus, memory.share, events, (thread) =>
+    this.#threads = new VcpuThreads(boardPlan, board, vcpus, memory.share, threadEvents, (thread) =>
       collector?.ring(thread),
     );
     stack.defer(() => this.#threads.stop());
@@ -180,6 +220,7 @@ export class PowerCycle {
   /** Quiesces vCPUs and devices. */
   async pause(): Promise<void> {
     await this.#threads.pause();
+    this.#clock = this.#vm.clock()?.nanoseconds;
     for (const device of this.#plan.devices.all) await device.pause();
   }
 
@@ -257,9 +298,32 @@ export class PowerCycle {
     this.#lingering.add(timer);
   }
 
-  /** The guest may take it as a request to power off. */
-  pressPowerButton(): void {
-    this.#board.events.raise(GED_POWER_BUTTON);
+  /** Presses a button. @param button PM1_POWER_BUTTON or PM1_SLEEP_BUTTON */
+  press(button: number): void {
+    this.#board.pm1.raise(button);
+    this.#events.wakeEvent(button);
+  }
+
+  /** Changes the generation ID, and notifies the guest. @param id 16 bytes */
+  renewGeneration(id: Uint8Array): void {
+    setGenerationId(this.#plan.memory, id);
+    this.#board.events.raise(GED_GENERATION);
+  }
+
+  /** What the next cycle needs to wake the guest, which sleeps; undefined when it does not say where. */
+  wakeUp(cause: number): WakeUp | undefined {
+    const vector = wakingVector(this.#plan.memory);
+    if (vector === 0 || vector >= HIGH_MEMORY_GPA) return undefined;
+    const rtc = this.#board.state.lock.with(() => this.#board.rtc.save());
+    return { vector, cause, clock: this.#clock, rtc, slots: this.#slots };
+  }
+
+  #restore({ clock, cause, rtc }: WakeUp): void {
+    if (clock !== undefined) this.#vm.setClock(clock);
+    this.#board.state.lock.with(() => {
+      this.#board.rtc.restore(rtc);
+      this.#board.pm1.note(PM1_WAKE | cause);
+    });
   }
 
   /** Exits of all vCPUs so far, by reason (KVM_EXIT_*). */
@@ -283,7 +347,8 @@ export class PowerCycle {
         this.#plan.serial.collect();
         return;
       case 'power':
-        this.#ended({ reason: message.event });
+        if (message.event === 'suspend') this.#events.suspended();
+        else this.#events.ended({ reason: message.event });
         return;
       case 'ended':
         this.#vcpuEnded(message);
@@ -296,10 +361,6 @@ export class PowerCycle {
       default:
         this.#plan.devices.numbered(message.device)?.message(message);
     }
-  }
-
-  #ended(exit: MachineExit): void {
-    this.#events.ended(exit);
   }
 
   #ejected(): void {
@@ -319,11 +380,11 @@ export class PowerCycle {
     const detail = [summary, dump].filter((part) => part !== undefined).join('\n');
     const where = `vCPU ${vcpu}: ${detail}`;
     if (end === 'unhandled' || end === 'failed') {
-      this.#ended({ reason: 'internal-error', detail: where });
+      this.#events.ended({ reason: 'internal-error', detail: where });
     } else if (end === 'triple-fault') {
-      this.#ended({ reason: end, detail: where });
+      this.#events.ended({ reason: end, detail: where });
     } else {
-      this.#ended({ reason: end });
+      this.#events.ended({ reason: end });
     }
   }
 }

@@ -33,6 +33,8 @@ interface Doorbell {
 
 /** The BARs of one function. */
 export class BarSet {
+  /** Whether the function's power state lets it decode any. */
+  isPowered: () => boolean = () => true;
   readonly #interrupts: InterruptController;
   readonly #config: DataView;
   readonly #image: Uint8Array;
@@ -101,7 +103,7 @@ export class BarSet {
     if (spec === undefined) return NOWHERE;
     const enabled = this.#config.getUint16(command.offset, true);
     const wanted = spec.kind === 'io' ? pci.PCI_COMMAND_IO : pci.PCI_COMMAND_MEMORY;
-    if ((enabled & wanted) === 0) return NOWHERE;
+    if ((enabled & wanted) === 0 || !this.isPowered()) return NOWHERE;
     const at = base_address.offset + index * 4;
     const low = this.#config.getUint32(at, true);
     if (spec.kind === 'io') return low > 0xffff ? NOWHERE : low & 0xfffc;

@@ -54,6 +54,8 @@ export class PciFunction {
   decodeChanged: () => void = () => {};
   /** Called for the device when the command register was written. */
   commandWritten: () => void = () => {};
+  /** Called after it has its power-on state. */
+  wasReset: () => void = () => {};
   readonly #config: DataView;
   readonly #image = new Uint8Array(pci.PCI_CFG_SPACE_SIZE);
   readonly #mask = new Uint8Array(pci.PCI_CFG_SPACE_SIZE);
@@ -128,6 +130,13 @@ export class PciFunction {
     capability.placed?.(offset, this.#config);
   }
 
+  /** Makes a byte that is no part of a capability writable. @param written called after each write of it */
+  addRegister(offset: number, writeMask: number, written: () => void): void {
+    this.#mask[offset] = writeMask;
+    const capability = { id: 0, body: new Uint8Array(0), writeMask: new Uint8Array(0), written };
+    this.#placed.push({ offset, end: offset + 1, capability });
+  }
+
   /** Its configuration space, which is the same bytes in every thread. */
   get config(): DataView {
     return this.#config;
@@ -137,6 +146,13 @@ export class PciFunction {
   reset(): void {
     this.bars.disconnect();
     for (let i = 0; i < this.#image.length; i++) this.#config.setUint8(i, this.#image[i] ?? 0);
+    this.wasReset();
+  }
+
+  /** What is decoded has changed. */
+  updateDecoding(): void {
+    this.bars.reconnect();
+    this.decodeChanged();
   }
 
   /** PCI_COMMAND as it is now. */
@@ -165,10 +181,7 @@ export class PciFunction {
     const overlaps = (field: Field): boolean =>
       offset < field.offset + field.length && end > field.offset;
     const command = overlaps(header.command);
-    if (command || overlaps(header.base_address)) {
-      this.bars.reconnect();
-      this.decodeChanged();
-    }
+    if (command || overlaps(header.base_address)) this.updateDecoding();
     if (command) this.commandWritten();
     for (const { offset: start, end: last, capability } of this.#placed) {
       if (offset < last && end > start) capability.written?.(offset - start, size);

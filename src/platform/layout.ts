@@ -24,18 +24,22 @@ export const COM1_GSI = 4;
 export const CMOS_PORT = 0x70;
 export const RTC_GSI = 8;
 
-/** ACPI 6.5 §4.8.3.7, hardware-reduced sleep control and status registers, one byte each. */
-export const SLEEP_CONTROL_PORT = 0x600;
-export const SLEEP_STATUS_PORT = 0x601;
-/** FADT RESET_REG, and the value that resets; one byte. */
-export const RESET_PORT = 0x602;
-export const RESET_VALUE = 0x01;
-/** SLP_TYP of the S5 state in SLEEP_CONTROL (bits 2 to 4), with SLP_EN in bit 5. */
+/** ACPI 6.5 §4.8.3.1, §4.8.3.2: the PM1 status and enable registers, and the control register, of two bytes each. */
+export const PM1_EVENT_PORT = 0x600;
+export const PM1_EVENT_SIZE = 4;
+export const PM1_CONTROL_PORT = 0x604;
+export const PM1_CONTROL_SIZE = 2;
+/** The interrupt of fixed hardware events, the one that PCs have: level triggered, active high. */
+export const SCI_GSI = 9;
+/** SLP_TYP of the sleep states S3 and S5. */
+export const SLEEP_TYPE_S3 = 1;
 export const SLEEP_TYPE_S5 = 5;
+/** FADT RESET_REG, and the value that resets; one byte. */
+export const RESET_PORT = 0x608;
+export const RESET_VALUE = 0x01;
 /** Generic Event Device (ACPI 6.5 §5.6.9): one byte with the events that wait, cleared by the read. */
-export const GED_PORT = 0x604;
-/** Its interrupt: the SCI's on a PC, which a hardware-reduced machine lacks. */
-export const GED_GSI = 9;
+export const GED_PORT = 0x60c;
+export const GED_GSI = 5;
 /** Hotplug of PCI bus 0: three registers of 32 bits (`HotplugRegisters`). */
 export const PCI_HOTPLUG_PORT = 0x620;
 /** pvpanic device (ACPI QEMU0001), one byte: the guest writes 1 when it panics. */

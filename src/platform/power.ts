@@ -1,29 +1,18 @@
-/**
- * Power and events: how a guest powers off, reboots or reports a panic, and how it learns that its
- * power button was pressed.
- */
+/** How a guest reboots or reports a panic, and how it learns of events that no fixed hardware has. */
 import type { RegisterRegion } from '../bus/address-space.ts';
 import type { LineController } from '../bus/interrupt-controller.ts';
 import type { SharedState } from '../state/shared-state.ts';
-import { GED_GSI, RESET_VALUE, SLEEP_TYPE_S5 } from './layout.ts';
+import { GED_GSI, RESET_VALUE } from './layout.ts';
 
-/** What the guest requested. */
-export type PowerEvent = 'power-off' | 'reboot' | 'panic';
+/** What the guest requested; `watchdog`: what it failed to prevent. */
+export type PowerEvent = 'power-off' | 'suspend' | 'reboot' | 'panic' | 'watchdog';
 
-const SLP_EN = 0x20;
-const SLP_TYP_SHIFT = 2;
-const SLP_TYP_MASK = 0x1c;
-
-/** ACPI sleep control and status, and the FADT's reset register (ACPI 6.5 §4.8.3.6, §4.8.3.7). */
-export function createPowerRegisters(happened: (event: PowerEvent) => void): RegisterRegion {
+/** The FADT's reset register (ACPI 6.5 §4.8.3.6). */
+export function createResetRegister(happened: (event: PowerEvent) => void): RegisterRegion {
   return {
     read: () => 0,
-    write: (offset, _size, value) => {
-      const sleep = value & (SLP_EN | SLP_TYP_MASK);
-      if (offset === 0 && sleep === (SLP_EN | (SLEEP_TYPE_S5 << SLP_TYP_SHIFT))) {
-        happened('power-off');
-      }
-      if (offset === 2 && value === RESET_VALUE) happened('reboot');
+    write: (_offset, _size, value) => {
+      if (value === RESET_VALUE) happened('reboot');
     },
   };
 }
@@ -57,13 +46,13 @@ export function createPvpanic(happened: (event: PowerEvent) => void): RegisterRe
   };
 }
 
-/** The power button was pressed. */
-export const GED_POWER_BUTTON = 0x01;
+/** The machine has become another one: its generation ID has changed. */
+export const GED_GENERATION = 0x01;
 /** Devices came to PCI bus 0, or are asked back: see `HotplugRegisters`. */
 export const GED_PCI_HOTPLUG = 0x10;
 
 /**
- * The Generic Event Device of a hardware-reduced machine (ACPI 6.5 §5.6.9): one interrupt, and a
+ * The Generic Event Device (ACPI 6.5 §5.6.9): one interrupt, and a
  * register of one byte from which the guest's `_EVT` method reads what has happened. Runs with the
  * register lock held, except `raise`, which takes it.
  */

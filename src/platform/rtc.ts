@@ -57,6 +57,14 @@ export interface RtcMachine extends LineController {
   monotonicMs(): number;
   /** Has `expire` called on the main thread after this many milliseconds; Infinity: not at all. */
   arm(delayMs: number): void;
+  /** The alarm that the guest enabled has rung. */
+  rung(): void;
+}
+
+/** A clock's registers, RAM, and times. */
+export interface SavedRtc {
+  readonly registers: Uint8Array;
+  readonly times: Float64Array;
 }
 
 /** Ports 0x70 (index) and 0x71 (data). Register accesses and `expire` run with the register lock held. */
@@ -83,6 +91,21 @@ export class Rtc implements RegisterRegion {
     this.#times[T_OFFSET] = 0;
     this.#settle();
     this.#registers[REGISTER_C] = 0;
+    this.#updateLine();
+    this.#arm();
+  }
+
+  /** What survives a sleep of the machine, since a battery drives the clock. */
+  save(): SavedRtc {
+    this.#settle();
+    return { registers: this.#registers.slice(), times: this.#times.slice() };
+  }
+
+  /** Continues from there. */
+  restore({ registers, times }: SavedRtc): void {
+    this.#registers.set(registers);
+    this.#times.set(times);
+    this.#settle();
     this.#updateLine();
     this.#arm();
   }
@@ -196,6 +219,7 @@ export class Rtc implements RegisterRegion {
     }
     const period = this.#periodMs();
     if (Math.floor(monotonic / period) !== Math.floor(seenMonotonic / period)) flags |= PERIODIC;
+    if ((flags & this.#register(REGISTER_B) & ALARM) !== 0) this.#machine.rung();
     this.#registers[REGISTER_C] = this.#register(REGISTER_C) | flags;
     this.#times[T_SEEN_WALL] = wall;
     this.#times[T_SEEN_MONOTONIC] = monotonic;
@@ -281,7 +305,7 @@ const DAY = 0x07;
 const MONTH = 0x08;
 const YEAR = 0x09;
 /** No register of the chip, but where PCs keep it. */
-const CENTURY = 0x32;
+export const RTC_CENTURY = 0x32;
 
 /** Register B: binary instead of BCD; 24 hours instead of 12. */
 export const REGISTER_B_DM = 0x04;
@@ -305,7 +329,7 @@ export interface AlarmTime {
 
 /** Whether a register is part of the time. */
 export function isTimeRegister(index: number): boolean {
-  return (index <= YEAR && index !== 1 && index !== 3 && index !== 5) || index === CENTURY;
+  return (index <= YEAR && index !== 1 && index !== 3 && index !== 5) || index === RTC_CENTURY;
 }
 
 /** @returns what each time register shows at a time in milliseconds since 1970 */
@@ -332,7 +356,7 @@ export function encodeTime(ms: number, control: number): (index: number) => numb
         return encode(date.getUTCMonth() + 1);
       case YEAR:
         return encode(date.getUTCFullYear() % 100);
-      case CENTURY:
+      case RTC_CENTURY:
         return encode(Math.floor(date.getUTCFullYear() / 100) % 100);
       default:
         return 0;
@@ -343,7 +367,7 @@ export function encodeTime(ms: number, control: number): (index: number) => numb
 /** The time in the registers, milliseconds since 1970; the day of the week follows from the date. */
 export function decodeTime(register: (index: number) => number, control: number): number {
   const field = (index: number): number => decode(register(index), control);
-  const year = field(CENTURY) * 100 + field(YEAR);
+  const year = field(RTC_CENTURY) * 100 + field(YEAR);
   const date = new Date(0);
   // Not Date.UTC, which takes the years 0 to 99 for those of the twentieth century.
   date.setUTCFullYear(year, field(MONTH) - 1, field(DAY));

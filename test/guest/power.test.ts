@@ -1,7 +1,33 @@
 /** How runs of a guest end, and reboots. */
+import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
-import { bootGuest, exitsOf, guestShell } from '../support/rigs/guest.ts';
+import type { MachineState, VirtualMachine } from '../../src/index.ts';
+import { testFolder } from '../support/rigs/files.ts';
+import { bootGuest, DISK_BY_SERIAL, exitsOf, guestShell } from '../support/rigs/guest.ts';
+
+const MiB = 2 ** 20;
+
+/** Resolves when a machine enters a state. */
+function stateOf(vm: VirtualMachine, wanted: MachineState): Promise<void> {
+  return new Promise((resolve) => {
+    vm.on('state', (state) => {
+      if (state === wanted) resolve();
+    });
+  });
+}
+
+/** Resolves when no vCPU exits for a second. */
+async function quiet(vm: VirtualMachine): Promise<void> {
+  for (let last = -1; ; ) {
+    const exits = await exitsOf(vm);
+    if (exits === last) return;
+    last = exits;
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
 
 t.test('power-off from inside', async (t) => {
   await using vm = await bootGuest();
@@ -100,6 +126,70 @@ t.test('one guest: its clock, a long pause, the power button', async (t) => {
     await vm.pressPowerButton();
     t.match(await vm.wait(), { reason: 'power-off', asked: true });
     await t.rejects(vm.pressPowerButton(), { code: 'E_STATE' });
+  });
+});
+
+t.test('one guest with two vCPUs and a disk: sleep and wake-up', async (t) => {
+  const disk = join(testFolder(t), 'disk.img');
+  writeFileSync(disk, randomBytes(8 * MiB));
+  await using vm = await bootGuest({
+    machine: { cpus: 2, disks: [{ path: disk, serial: 'asleep' }] },
+  });
+  const read = `${DISK_BY_SERIAL} dd if=/dev/$(disk asleep) bs=1M iflag=direct 2>/dev/null | md5sum`;
+  const sum = createHash('md5').update(readFileSync(disk)).digest('hex');
+  const log = 'dmesg -c | grep -iE "warn|BUG:|error|fail|stall|lockup" || true';
+  const alarm = 'echo 0 >/sys/class/rtc/rtc0/wakealarm; echo +3 >/sys/class/rtc/rtc0/wakealarm';
+  await guestShell(vm, 'dmesg -c >/dev/null');
+
+  /** Has the guest sleep, and wakes it. */
+  const sleep = async (wake: () => unknown, state = 'mem'): Promise<void> => {
+    const asleep = stateOf(vm, 'suspended');
+    const command = vm.exec(['sh', '-c', `echo ${state} >/sys/power/state`]);
+    await asleep;
+    const awake = stateOf(vm, 'running');
+    await wake();
+    await awake;
+    t.equal((await command).exitCode, 0);
+  };
+
+  await t.test('S3, woken by the host: memory, clock, disk, and vCPUs are there', async (t) => {
+    t.match(await guestShell(vm, 'cat /sys/power/mem_sleep'), '[deep]');
+    await guestShell(vm, 'echo kept >/marker');
+    await sleep(async () => {
+      const before = await exitsOf(vm);
+      t.equal(await exitsOf(vm), before, 'no vCPU runs');
+      await t.rejects(vm.pause(), { code: 'E_STATE' });
+      await vm.wake();
+    });
+    t.equal(await guestShell(vm, 'cat /marker'), 'kept');
+    t.match(await guestShell(vm, read), sum);
+    t.equal(await guestShell(vm, 'nproc'), '2');
+    const now = Number(await guestShell(vm, 'date +%s'));
+    t.ok(Math.abs(now - Date.now() / 1000) < 30, 'the wall clock is right');
+    t.equal(await guestShell(vm, log), '');
+    await t.rejects(vm.wake(), { code: 'E_STATE' });
+  });
+
+  await t.test('S3, woken by the clock, a key, and either button', async (t) => {
+    await guestShell(vm, alarm);
+    await sleep(() => {});
+    await sleep(() => vm.console.write('\n'));
+    await sleep(() => vm.serial.write('\n'));
+    await sleep(() => vm.pressPowerButton());
+    await sleep(() => vm.pressSleepButton());
+    t.match(await guestShell(vm, read), sum);
+    t.equal(await guestShell(vm, log), '');
+    t.equal(await guestShell(vm, 'cat /sys/power/suspend_stats/success'), '6');
+  });
+
+  await t.test('suspended to idle, woken by the sleep button and the clock', async (t) => {
+    const idle = vm.exec(['sh', '-c', 'echo freeze >/sys/power/state']);
+    await quiet(vm);
+    await vm.pressSleepButton();
+    t.equal((await idle).exitCode, 0);
+    await guestShell(vm, `${alarm}; echo freeze >/sys/power/state`);
+    t.match(await guestShell(vm, read), sum);
+    t.equal(await guestShell(vm, log), '');
   });
 });
 

@@ -15,7 +15,7 @@ process.env.XDG_RUNTIME_DIR = folder;
 
 t.test('a named machine is started, seen and ended from elsewhere', { skip }, async (t) => {
   const kernel = join(folder, 'kernel');
-  const bytes = Uint8Array.from([...print('here I am\n'), ...out(0x600, 0x34), ...HALT]);
+  const bytes = Uint8Array.from([...print('here I am\n'), ...out(0x605, 0x34), ...HALT]);
   writeFileSync(
     kernel,
     elfKernel({ segments: [{ paddr: KERNEL_GPA, bytes }], pvhEntry: KERNEL_GPA }),

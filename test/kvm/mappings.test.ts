@@ -20,7 +20,7 @@ const kernel = path.join(folder, 'kernel');
 writeFileSync(
   kernel,
   elfKernel({
-    segments: [{ paddr: KERNEL_GPA, bytes: Uint8Array.from([...out(0x600, 0x34), ...HALT]) }],
+    segments: [{ paddr: KERNEL_GPA, bytes: Uint8Array.from([...out(0x605, 0x34), ...HALT]) }],
     pvhEntry: KERNEL_GPA,
   }),
 );

@@ -12,7 +12,7 @@ const { project } = await PackageUser.install();
 t.teardown(() => project.close());
 
 /** Prints a line and powers off. */
-const bytes = Uint8Array.from([...print('hello\n'), ...out(0x600, 0x34), ...HALT]);
+const bytes = Uint8Array.from([...print('hello\n'), ...out(0x605, 0x34), ...HALT]);
 writeFileSync(
   join(project.path, 'kernel'),
   elfKernel({ segments: [{ paddr: KERNEL_GPA, bytes }], pvhEntry: KERNEL_GPA }),

@@ -53,8 +53,8 @@ async function printed(vm: VirtualMachine, text: string): Promise<string> {
 }
 
 for (const [name, code, reason] of [
-  ['ACPI power-off', out(0x600, 0x34), 'power-off'],
-  ['the FADT’s reset register', out(0x602, 1), 'reboot'],
+  ['ACPI power-off', out(0x605, 0x34), 'power-off'],
+  ['the FADT’s reset register', out(0x608, 1), 'reboot'],
   ['the keyboard controller', out(0x64, 0xfe), 'reboot'],
   ['pvpanic', out(0x505, 1), 'panic'],
 ] as const) {
@@ -71,7 +71,7 @@ for (const [name, code, reason] of [
 }
 
 t.test('what the guest prints at its end is not lost', { skip }, async (t) => {
-  await using vm = await machine([...print('last words\n'), ...out(0x600, 0x34), ...HALT]);
+  await using vm = await machine([...print('last words\n'), ...out(0x605, 0x34), ...HALT]);
   const all = printed(vm, '\n');
   await vm.start();
   t.equal((await vm.wait()).reason, 'power-off');
@@ -80,7 +80,7 @@ t.test('what the guest prints at its end is not lost', { skip }, async (t) => {
 
 t.test('a guest whose serial port is unread runs to its end', { skip }, async (t) => {
   const times = 10_000;
-  await using vm = await machine([...printMuch(times), ...out(0x600, 0x34), ...HALT]);
+  await using vm = await machine([...printMuch(times), ...out(0x605, 0x34), ...HALT]);
   vm.serial.pause();
   await vm.start();
   t.equal((await vm.wait()).reason, 'power-off');
@@ -94,7 +94,7 @@ t.test('a guest whose serial port is unread runs to its end', { skip }, async (t
 
 t.test('a traced run: every exit is in the file and in the summary', { skip }, async (t) => {
   const file = path.join(folder, 'trace.json');
-  const vm = await machine([...print('traced\n'), ...out(0x600, 0x34), ...HALT], {
+  const vm = await machine([...print('traced\n'), ...out(0x605, 0x34), ...HALT], {
     trace: { file },
     check: true,
   });
@@ -114,7 +114,7 @@ t.test('a traced run: every exit is in the file and in the summary', { skip }, a
 
 t.test('a trace on a full disk ends, and its machine continues', { skip }, async (t) => {
   const options = { trace: { file: '/dev/full' } };
-  await using vm = await machine([...print('traced\n'), ...out(0x600, 0x34), ...HALT], options);
+  await using vm = await machine([...print('traced\n'), ...out(0x605, 0x34), ...HALT], options);
   const logs: string[] = [];
   vm.on('log', (text) => logs.push(text));
   await vm.start();

@@ -19,12 +19,14 @@ import {
 } from '../../virtio/transport/mmio.ts';
 import { VirtioPci, type VirtioPciPlan } from '../../virtio/transport/pci.ts';
 import type { DeviceShape, DriverEvents } from '../../virtio/transport/transport.ts';
+import { WatchdogPci, type WatchdogPciPlan } from '../../watchdog/pci.ts';
 
 interface Plans {
   readonly 'virtio-pci': VirtioPciPlan;
   readonly 'virtio-mmio': VirtioMmioPlan;
   readonly e1000: E1000PciPlan;
   readonly vfio: VfioPciPlan;
+  readonly i6300esb: WatchdogPciPlan;
 }
 
 interface Registers {
@@ -32,6 +34,7 @@ interface Registers {
   readonly 'virtio-mmio': VirtioMmio;
   readonly e1000: E1000Pci;
   readonly vfio: VfioPci;
+  readonly i6300esb: WatchdogPci;
 }
 
 /** What a device's registers look like to a guest. */
@@ -117,6 +120,11 @@ const MODELS: {
   vfio: ({ state, interrupts, intx, vmFd }, plan, device, post) => {
     const changed = (): void => post({ kind: 'changed', device });
     const registers = new VfioPci(state, interrupts, intx, vmFd, plan, changed);
+    return { address: functionAddress(plan.slot, registers), registers };
+  },
+  i6300esb: ({ state, interrupts }, plan, device, post) => {
+    const changed = (): void => post({ kind: 'changed', device });
+    const registers = new WatchdogPci(state, interrupts, plan, changed);
     return { address: functionAddress(plan.slot, registers), registers };
   },
 };

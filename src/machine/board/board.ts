@@ -4,6 +4,7 @@
  */
 import { AddressSpace } from '../../bus/address-space.ts';
 import { InterruptLines } from '../../bus/interrupt-controller.ts';
+import { monotonicMs } from '../../host/clock.ts';
 import { UsageError } from '../../host/errors.ts';
 import { armTimerfd } from '../../host/fd.ts';
 import { FIRST_MSI_GSI, GsiRouting } from '../../kvm/gsi-routing.ts';
@@ -11,10 +12,11 @@ import { createHostBridge, PciBus } from '../../pci/bus.ts';
 import { IntxLines } from '../../pci/intx.ts';
 import { HOTPLUG_SIZE, HotplugRegisters } from '../../platform/hotplug-registers.ts';
 import * as layout from '../../platform/layout.ts';
+import { PM1_RTC, Pm1 } from '../../platform/pm1.ts';
 import {
   createKeyboardController,
-  createPowerRegisters,
   createPvpanic,
+  createResetRegister,
   EventDevice,
   GED_PCI_HOTPLUG,
   type PowerEvent,
@@ -75,7 +77,10 @@ export class Board {
   readonly control: VcpuControl;
   readonly serial: Serial16550;
   readonly rtc: Rtc;
+  readonly pm1: Pm1;
   readonly events: EventDevice;
+  /** Ends the power cycle, or has the machine sleep; once. */
+  readonly power: (event: PowerEvent) => void;
   readonly #devices: readonly BoardDevice[];
   readonly #late: LateDevices;
   readonly #hotplug: HotplugRegisters;
@@ -136,6 +141,14 @@ export class Board {
     this.serial = new Serial16550(state, interrupts, layout.COM1_GSI, () =>
       post({ kind: 'serial-output' }),
     );
+    const ended = state.words(1);
+    // Any of them ends the cycle: the first one counts, however many more the guest requests.
+    this.power = (event) => {
+      if (ended[0] === 1) return;
+      ended[0] = 1;
+      post({ kind: 'power', event });
+    };
+    this.pm1 = new Pm1(state, interrupts, this.power);
     this.rtc = new Rtc(state, {
       setLine: (gsi, level) => interrupts.setLine(gsi, level),
       wallMs: () => Date.now(),
@@ -143,6 +156,7 @@ export class Board {
       arm: (delayMs) => {
         if (plan.rtcTimer !== undefined) armTimerfd(plan.rtcTimer, timerNs(delayMs));
       },
+      rung: () => this.pm1.note(PM1_RTC),
     });
     this.events = new EventDevice(state, interrupts);
     this.#bus = new PciBus(state, this.#ports, this.#memory);
@@ -185,7 +199,7 @@ export class Board {
       for (const slot of slots) this.#bus.answers(slot, false);
       if (isFirst) post({ kind: 'ejected' });
     });
-    this.#addPlatform(post);
+    this.#addPlatform();
   }
 
   /**
@@ -202,6 +216,7 @@ export class Board {
       this.#hotplug.reset(this.#plan.ejectable);
       this.serial.reset();
       this.rtc.reset();
+      this.pm1.reset();
       this.events.reset();
       return committed;
     });
@@ -314,17 +329,16 @@ export class Board {
     else this.#memory.add(address.address, address.size, address.region);
   }
 
-  #addPlatform(post: (message: BoardMessage) => void): void {
-    const ended = this.state.words(1);
-    // Any of them ends the cycle: the first one counts, however many more the guest requests.
-    const power = (event: PowerEvent): void => {
-      if (ended[0] === 1) return;
-      ended[0] = 1;
-      post({ kind: 'power', event });
-    };
+  #addPlatform(): void {
+    const { power } = this;
     this.#ports.add(layout.COM1_PORT, SERIAL_PORTS, this.serial);
     this.#ports.add(layout.CMOS_PORT, 2, this.rtc);
-    this.#ports.add(layout.SLEEP_CONTROL_PORT, 3, createPowerRegisters(power));
+    this.#ports.add(
+      layout.PM1_EVENT_PORT,
+      layout.PM1_EVENT_SIZE + layout.PM1_CONTROL_SIZE,
+      this.pm1,
+    );
+    this.#ports.add(layout.RESET_PORT, 1, createResetRegister(power));
     this.#ports.add(layout.GED_PORT, 1, this.events);
     this.#ports.add(layout.PCI_HOTPLUG_PORT, HOTPLUG_SIZE, this.#hotplug);
     this.#ports.add(layout.I8042_COMMAND_PORT, 1, createKeyboardController(power));
@@ -332,12 +346,6 @@ export class Board {
     this.#ports.add(layout.PCI_CONFIG_ADDRESS_PORT, 8, this.#bus.mechanism1);
     this.#memory.add(layout.PCI_ECAM_BASE, layout.PCI_ECAM_SIZE, this.#bus.ecam);
   }
-}
-
-/** CLOCK_MONOTONIC, which all threads share, as `performance.now()` is not. */
-function monotonicMs(): number {
-  const [seconds, nanoseconds] = process.hrtime();
-  return seconds * 1000 + nanoseconds / 1e6;
 }
 
 /** A delay in a timerfd's terms, where 0 disarms. */

@@ -40,6 +40,10 @@ export async function ask(name: string, request: ControlOrder): Promise<MachineS
  * @throws PeerError when it did not end; else as `ask`
  */
 export async function shutDown(name: string, patienceMs: number): Promise<void> {
+  const { state } = await ask(name, { call: 'status' });
+  if (state === 'suspended') {
+    throw new UsageError('E_STATE', `the guest of ${name} sleeps`, 'use "nodevmm vm wake" first');
+  }
   await ask(name, { call: 'pressPowerButton' });
   const deadline = Date.now() + patienceMs;
   while (await isAlive(name)) {

@@ -22,10 +22,13 @@ export const SILENCE_MS = 30_000;
 export type QueueOrder = (typeof QUEUE_ORDERS)[number];
 export const QUEUE_ORDERS = ['hold', 'step', 'release'] as const;
 
+/** What is done to its power and identity. */
+type PowerOrder = 'pressPowerButton' | 'pressSleepButton' | 'wake' | 'renewGeneration';
+
 /** What is answered with how the machine is then. */
 export type ControlOrder =
   | { readonly call: 'status' }
-  | { readonly call: 'start' | 'pause' | 'resume' | 'stop' | 'pressPowerButton' }
+  | { readonly call: 'start' | 'pause' | 'resume' | 'stop' | PowerOrder }
   | { readonly call: 'move'; readonly device: string; readonly datapath: DatapathName }
   | { readonly call: 'link'; readonly device: string; readonly up: boolean }
   | { readonly call: 'resizeDisk'; readonly device: string; readonly bytes?: number }
@@ -131,6 +134,9 @@ const REQUESTS: Readonly<Record<ControlRequest['call'], Readonly<Record<string, 
   resume: {},
   stop: {},
   pressPowerButton: {},
+  pressSleepButton: {},
+  wake: {},
+  renewGeneration: {},
   move: { device: isText, datapath: oneOf(DATAPATHS) },
   link: { device: isText, up: isFlag },
   resizeDisk: { device: isText, bytes: isIntegerOrAbsent },

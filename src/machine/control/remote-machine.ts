@@ -156,6 +156,18 @@ export class RemoteMachine extends Machine {
     await this.#order({ call: 'pressPowerButton' });
   }
 
+  override async pressSleepButton(): Promise<void> {
+    await this.#order({ call: 'pressSleepButton' });
+  }
+
+  override async wake(): Promise<void> {
+    await this.#order({ call: 'wake' });
+  }
+
+  override async renewGeneration(): Promise<void> {
+    await this.#order({ call: 'renewGeneration' });
+  }
+
   override async stop(): Promise<void> {
     if (this.state === 'ended' || this.#disposed) return;
     await this.#order({ call: 'stop' });

@@ -40,6 +40,9 @@ export interface ControlledMachine extends StreamedMachine {
   resume(): Promise<void>;
   stop(): Promise<void>;
   pressPowerButton(): Promise<void>;
+  pressSleepButton(): Promise<void>;
+  wake(): Promise<void>;
+  renewGeneration(): Promise<void>;
   moveDatapath(device: string, datapath: DatapathName): Promise<void>;
   setLink(device: string, up: boolean): Promise<void>;
   resizeDisk(device: string, bytes?: number): Promise<void>;

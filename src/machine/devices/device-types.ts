@@ -13,11 +13,12 @@ import { rngType } from '../../virtio/device/rng/rng.ts';
 import { vsockType } from '../../virtio/device/vsock/vsock-type.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
 import type { DeviceBackend, DeviceType } from '../../virtio/device-type.ts';
+import { type WatchdogDevice, watchdogType } from '../../watchdog/watchdog-type.ts';
 import type { DeviceCode } from '../user-devices/device-code.ts';
 import { ownType } from '../user-devices/user-devices.ts';
 
 /** What a machine's device backends create. */
-export type MadeDevice = VirtioDevice | E1000Device | VfioDevice | DeviceCode;
+export type MadeDevice = VirtioDevice | E1000Device | VfioDevice | WatchdogDevice | DeviceCode;
 export type MachineBackend = DeviceBackend<MadeDevice>;
 export type MachineDeviceType = DeviceType<MadeDevice>;
 
@@ -33,6 +34,7 @@ export const DEVICE_TYPES: MachineDeviceType[] = [
   ownType,
   iommuType,
   balloonType,
+  watchdogType,
 ];
 
 /** Which backend options are for. @param has whether an option is set, to this value if one is given */

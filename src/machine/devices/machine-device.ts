@@ -47,7 +47,7 @@ export interface MachineDevice {
 }
 
 /** The parts of its board that a device uses. */
-export type PluggedBoard = Pick<Board, 'state' | 'vmFd' | 'device'>;
+export type PluggedBoard = Pick<Board, 'state' | 'vmFd' | 'device' | 'power'>;
 
 /** What every device does alike: one step at a time, rest, continue and close. */
 export abstract class SteppedDevice {

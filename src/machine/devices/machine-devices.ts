@@ -1,5 +1,6 @@
 /** A machine's devices: how they are made from its options, and requests to them by name. */
 import { VIRTIO_ID_BLOCK } from '../../abi/virtio-blk.ts';
+import { AsyncCleanupStack } from '../../host/cleanup-stack.ts';
 import { UsageError } from '../../host/errors.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { E1000Device } from '../../nic/device.ts';
@@ -15,6 +16,7 @@ import { iommuType } from '../../virtio/device/iommu/iommu.ts';
 import { isNetDevice } from '../../virtio/device/net/net.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
 import type { Connect } from '../../virtio/frontend-device.ts';
+import { WatchdogDevice } from '../../watchdog/watchdog-type.ts';
 import { type InspectedDevice, type InspectFilter, inspectDevice } from '../inspect.ts';
 import type { ResolvedDevice } from '../resolve-options.ts';
 import { DeviceCode } from '../user-devices/device-code.ts';
@@ -24,6 +26,7 @@ import type { MachineDevice } from './machine-device.ts';
 import type { DatapathName } from './queue-service.ts';
 import { VfioMachineDevice } from './vfio-device.ts';
 import { VirtioMachineDevice } from './virtio-device.ts';
+import { WatchdogMachineDevice } from './watchdog-device.ts';
 
 /** All of them, in the order of their slots at the next power-on. */
 export class MachineDevices {
@@ -162,6 +165,7 @@ export async function createDevices(
   for (const asked of wanted) {
     const device = await createDevice(asked);
     if (device instanceof E1000Device) made.push(new E1000MachineDevice(device, log));
+    else if (device instanceof WatchdogDevice) made.push(new WatchdogMachineDevice(device, log));
     else if (device instanceof VfioDevice)
       made.push(openVfio(device, spaces, isBehind(asked), log));
     else if (device instanceof DeviceCode) {
@@ -197,4 +201,10 @@ export async function createDevice(asked: ResolvedDevice): Promise<MadeDevice> {
   // A disk bounds seg_max by it: a chain may not be longer than its queue (§2.7.5.3.1).
   const sized = queueSize === undefined ? context : { ...context, queueSize };
   return await backend.create(options, sized, CONNECT);
+}
+
+/** In reverse order; a failure does not keep the others from closing. */
+export async function closeAll(devices: readonly MachineDevice[]): Promise<void> {
+  await using stack = new AsyncCleanupStack();
+  for (const device of devices) stack.defer(() => device.close());
 }

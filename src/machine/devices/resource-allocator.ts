@@ -77,9 +77,13 @@ export class ResourceAllocator extends Closeable implements DeviceResources {
     return this.#route;
   }
 
+  /** The slot that is taken next; undefined: the first free one. */
+  nextSlot: number | undefined;
+
   /** A slot of the PCI bus. */
   slot(): number {
-    let slot = FIRST_SLOT;
+    let slot = this.nextSlot ?? FIRST_SLOT;
+    this.nextSlot = undefined;
     while (this.#slots.has(slot)) slot++;
     if (slot === PCI_SLOTS) {
       throw new UsageError('E_DEVICES', 'the PCI bus has no free slot', 'remove a device first');

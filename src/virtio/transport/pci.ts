@@ -23,6 +23,7 @@ import { BarPages } from '../../pci/bar-pages.ts';
 import { PciFunction } from '../../pci/function.ts';
 import type { IntxLines, IntxPin } from '../../pci/intx.ts';
 import { MSIX_BAR_SIZE, Msix, type MsixVector, msixInBar } from '../../pci/msix.ts';
+import { addPowerManagement } from '../../pci/power-management.ts';
 import type { SharedState } from '../../state/shared-state.ts';
 import { DeviceRegisters, QUEUE_VECTOR } from './device-registers.ts';
 import { PciCommonConfig, PciConfigAccess, structureCapability } from './pci-structures.ts';
@@ -148,6 +149,7 @@ export class VirtioPci implements VirtioTransport {
       }
     });
     this.#addCapabilities(size);
+    addPowerManagement(pciFunction, state);
   }
 
   get kicks(): readonly number[] {

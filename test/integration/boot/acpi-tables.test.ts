@@ -3,7 +3,8 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { writeAcpiTables } from '../../../src/boot/acpi-tables.ts';
+import { setGenerationId, wakingVector, writeAcpiTables } from '../../../src/boot/acpi-tables.ts';
+import { GENERATION_ID_GPA } from '../../../src/boot/boot-layout.ts';
 import { type ViotOptions, viotBody } from '../../../src/boot/viot.ts';
 import { Ram } from '../../../src/memory/ram.ts';
 import * as layout from '../../../src/platform/layout.ts';
@@ -26,6 +27,8 @@ const viot: ViotOptions = {
   ],
 };
 
+const generationId = Uint8Array.from({ length: 16 }, (_, at) => 0xf0 + at);
+
 /** The tables as a guest finds them, by signature. */
 function tables(cpus: number): Map<string, Buffer> {
   using ram = new Ram(64 * MiB);
@@ -37,6 +40,7 @@ function tables(cpus: number): Map<string, Buffer> {
     mmioDevices,
     fixedSlots: [1, 4],
     viot,
+    generationId,
   };
   const rsdpGpa = writeAcpiTables(memory, options);
   t.equal(writeAcpiTables(memory, options), rsdpGpa, 'again, for a reboot');
@@ -77,26 +81,58 @@ t.test('§5.2.5.3 RSDP and §5.2.6 headers: signatures and checksums', async (t)
   for (const [signature, bytes] of found) t.equal(sum(bytes), 0, signature);
 });
 
-t.test('§5.2.9 FADT: hardware-reduced, reset and sleep registers in I/O space', async (t) => {
+t.test('§5.2.9 FADT: PM1 blocks and the reset register in I/O space', async (t) => {
   const fadt = get('FACP');
   t.same([fadt[8], fadt[131]], [6, 5], 'version 6.5');
   const flags = fadt.readUInt32LE(112);
-  t.ok(flags & (1 << 20), 'HW_REDUCED_ACPI');
+  t.notOk(flags & (1 << 20), 'not HW_REDUCED_ACPI: such a machine has no S3 in Linux');
   t.ok(flags & (1 << 10), 'RESET_REG_SUP');
+  t.notOk(flags & ((1 << 4) | (1 << 5) | (1 << 6)), 'buttons and alarm are fixed events');
   t.equal(fadt.readUInt16LE(109) & 0b100111, 0b100, 'no VGA, no 8042, a CMOS clock, MSI');
-  const registers: [number, number][] = [
-    [116, layout.RESET_PORT],
-    [244, layout.SLEEP_CONTROL_PORT],
-    [256, layout.SLEEP_STATUS_PORT],
+  t.equal(fadt.readUInt16LE(46), layout.SCI_GSI);
+  t.equal(fadt.readUInt32LE(48), 0, 'no SMI_CMD: always in ACPI mode');
+  t.same([fadt.readUInt32LE(56), fadt.readUInt32LE(64)], [0x600, 0x604]);
+  t.same([fadt[88], fadt[89]], [4, 2], 'lengths');
+  t.equal(fadt[108], 0x32, 'the century');
+  const registers: [number, number, number, number][] = [
+    [116, layout.RESET_PORT, 8, 1],
+    [148, layout.PM1_EVENT_PORT, 32, 2],
+    [172, layout.PM1_CONTROL_PORT, 16, 2],
   ];
-  for (const [at, port] of registers) {
-    t.same([...fadt.subarray(at, at + 4)], [1, 8, 0, 1], 'a byte in system I/O space');
+  for (const [at, port, bits, access] of registers) {
+    t.same([...fadt.subarray(at, at + 4)], [1, bits, 0, access], 'system I/O space');
     t.equal(Number(fadt.readBigUInt64LE(at + 4)), port);
   }
   t.equal(fadt[128], layout.RESET_VALUE);
 });
 
-t.test('§5.2.12 MADT: local APICs, I/O APIC, edge-triggered ISA interrupts', async (t) => {
+t.test('§5.2.10 FACS: on 64 bytes, and it names no waking vector at first', async (t) => {
+  using ram = new Ram(16 * MiB);
+  const { memory } = ram;
+  const options = { cpus: 1, ramSize: memory.size, physicalAddressBits: 40, mmioDevices: [] };
+  writeAcpiTables(memory, { ...options, generationId });
+  const at = get('FACP').readUInt32LE(36);
+  t.equal(at % 64, 0);
+  t.equal(Buffer.from(memory.bytes(at, 4)).toString(), 'FACS');
+  t.equal(memory.readU32(at + 4), 64);
+  t.equal(memory.readU8(at + 32), 2, 'version');
+  t.equal(wakingVector(memory), 0);
+  memory.writeU32(at + 12, 0x9_a000);
+  t.equal(wakingVector(memory), 0x9_a000);
+});
+
+t.test('the generation ID is where the DSDT says, in no table', async (t) => {
+  using ram = new Ram(16 * MiB);
+  const { memory } = ram;
+  const options = { cpus: 1, ramSize: memory.size, physicalAddressBits: 40, mmioDevices: [] };
+  writeAcpiTables(memory, { ...options, generationId });
+  t.same(memory.bytes(GENERATION_ID_GPA, 16), generationId);
+  setGenerationId(memory, new Uint8Array(16).fill(7));
+  t.same(memory.bytes(GENERATION_ID_GPA, 16), new Uint8Array(16).fill(7));
+  t.equal(GENERATION_ID_GPA % 8, 0);
+});
+
+t.test('§5.2.12 MADT: local APICs, I/O APIC, edge-triggered ISA interrupts, the SCI', async (t) => {
   for (const cpus of [1, 16]) {
     const madt = tables(cpus).get('APIC') ?? Buffer.alloc(0);
     t.equal(madt.readUInt32LE(36), layout.LOCAL_APIC_ADDRESS);
@@ -119,8 +155,9 @@ t.test('§5.2.12 MADT: local APICs, I/O APIC, edge-triggered ISA interrupts', as
       overrides.map((entry) => [entry[3], entry.readUInt32LE(4), entry.readUInt16LE(8)]),
       [
         [layout.COM1_GSI, layout.COM1_GSI, 5],
-        [layout.RTC_GSI, layout.RTC_GSI, 5],
         [layout.GED_GSI, layout.GED_GSI, 5],
+        [layout.RTC_GSI, layout.RTC_GSI, 5],
+        [layout.SCI_GSI, layout.SCI_GSI, 13],
       ],
     );
   }
@@ -175,14 +212,17 @@ t.test('iasl takes the tables apart and puts them together again', { skip }, asy
     'PNP0C02',
     'PNP0501',
     'PNP0B00',
-    'PNP0C0C',
     'ACPI0013',
     'QEMU0001',
+    'VMGENCTR',
   ]) {
     t.ok(dsdt.includes(device), device);
   }
-  t.match(dsdt, /OperationRegion \(EVTR, SystemIO, 0x0604, One\)/);
-  t.match(dsdt, /Method \(_EVT, 1, Serialized\)[^}]*Notify \(\\_SB.PWRB, 0x80\)/);
+  t.match(dsdt, /OperationRegion \(EVTR, SystemIO, 0x060C, One\)/);
+  t.match(dsdt, /Method \(_EVT, 1, Serialized\)[^}]*Notify \(\\_SB.VGEN, 0x80\)/);
+  t.match(dsdt, /Name \(ADDR, Package \(0x02\)[^}]*0x000E0080/);
+  t.match(dsdt, /Name \(\\_S3, Package \(0x04\)[^}]*One/);
+  t.match(dsdt, /Name \(\\_S5, Package \(0x04\)[^}]*0x05/);
   t.match(dsdt, /OperationRegion \(HPCI, SystemIO, 0x0620, 0x0C\)/);
   t.match(dsdt, /PCIU, {3}32, \n\s*PCID, {3}32, \n\s*PCIE, {3}32/);
   const slots = [

@@ -23,7 +23,13 @@ writeFileSync(dsdt, dsdtOfAGuest());
 function dsdtOfAGuest(): Uint8Array {
   using ram = new Ram(64 * 2 ** 20);
   const { memory } = ram;
-  const options = { cpus: 1, ramSize: memory.size, physicalAddressBits: 40, mmioDevices: [] };
+  const options = {
+    cpus: 1,
+    ramSize: memory.size,
+    physicalAddressBits: 40,
+    mmioDevices: [],
+    generationId: new Uint8Array(16),
+  };
   const rsdp = writeAcpiTables(memory, options);
   const xsdt = memory.readU64(rsdp + 24);
   // The FADT is the first table; X_DSDT lies at 140.

@@ -37,6 +37,7 @@ export class FakeVm extends EventEmitter<VirtualMachineEvents> implements Contro
   readonly watchers = new Set<{ console: string; see: (bytes: Uint8Array) => void }>();
   readonly datapaths = new Map<string, DatapathName>([['net0', 'userspace']]);
   presses = 0;
+  generations = 0;
   listens = true;
   readonly links: string[] = [];
   /** Undefined: it has none. */
@@ -134,6 +135,15 @@ export class FakeVm extends EventEmitter<VirtualMachineEvents> implements Contro
   }
   async stop(): Promise<void> {
     this.state = 'ended';
+  }
+  async pressSleepButton(): Promise<void> {
+    this.state = 'suspended';
+  }
+  async wake(): Promise<void> {
+    this.state = 'running';
+  }
+  async renewGeneration(): Promise<void> {
+    this.generations++;
   }
   /** The guest ends at once. */
   async pressPowerButton(): Promise<void> {

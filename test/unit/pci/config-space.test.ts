@@ -124,13 +124,14 @@ t.test('PCI 3.0 §6.7 the capabilities list is aligned, ends, and does not overl
   const found = rig.capabilities();
   t.same(
     found.map(({ id }) => id),
-    [9, 9, 9, 9, 9, pci.PCI_CAP_ID_MSIX],
+    [9, 9, 9, 9, 9, pci.PCI_CAP_ID_MSIX, pci.PCI_CAP_ID_PM],
   );
   let end = pci.PCI_STD_HEADER_SIZEOF;
   for (const { id, offset } of found) {
     t.equal(offset % 4, 0);
     t.ok(offset >= end);
-    end = offset + (id === pci.PCI_CAP_ID_MSIX ? 12 : rig.config(offset + 2, 1));
+    const length = { [pci.PCI_CAP_ID_MSIX]: 12, [pci.PCI_CAP_ID_PM]: 8 }[id];
+    end = offset + (length ?? rig.config(offset + 2, 1));
   }
   t.ok(end <= pci.PCI_CFG_SPACE_SIZE);
 });

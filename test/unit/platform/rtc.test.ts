@@ -20,6 +20,8 @@ class Rig {
   armed = Infinity;
   arms = 0;
   level = false;
+  /** Alarms that the guest enabled. */
+  rings = 0;
   readonly rtc: Rtc;
 
   constructor(at: string) {
@@ -35,6 +37,7 @@ class Rig {
         if (gsi !== RTC_GSI) throw new Error(`line ${gsi}`);
         this.level = level;
       },
+      rung: () => this.rings++,
     });
     this.rtc.reset();
   }
@@ -168,6 +171,7 @@ t.test('the alarm rings once a day, or whenever what it cares for matches', asyn
   t.equal(alarm(0x23, 0x00, 0x00), 2);
   rig.expire();
   t.ok(rig.level);
+  t.equal(rig.rings, 1);
   t.equal(rig.read(0x0c) & 0xa0, 0xa0);
   t.equal(rig.armed, 86_400_000, 'the same time tomorrow');
   t.equal(alarm(0x22, 0x59, 0x59), 24 * 3600 - 1, 'just missed');
@@ -217,6 +221,26 @@ t.test('a reset takes interrupts and the time that was set away', async (t) => {
   t.notOk(rig.level);
   t.equal(rig.armed, Infinity);
   t.same([9, 0x0b].map(rig.read), [0x26, HOURS_24]);
+});
+
+t.test('a sleep leaves time, RAM, and the alarm, which may ring meanwhile', async (t) => {
+  const rig = new Rig('2026-01-01T10:00:00Z');
+  rig.write(0x40, 0x5a);
+  rig.write(0x04, 0x12);
+  rig.write(0x05, 0x12);
+  rig.write(0x03, 0x00);
+  rig.write(0x01, 0x07);
+  rig.write(0x0b, HOURS_24 | AIE);
+  const saved = rig.rtc.save();
+  const woken = new Rig('2026-01-01T10:00:03Z');
+  woken.rtc.restore(saved);
+  t.same([woken.read(0x04), woken.read(0x00), woken.read(0x40)], [0x12, 0x03, 0x5a]);
+  t.equal(woken.armed, 4000);
+  t.notOk(woken.level);
+  const late = new Rig('2026-01-01T10:00:09Z');
+  late.rtc.restore(saved);
+  t.ok(late.level);
+  t.equal(late.rings, 1);
 });
 
 t.test('whatever a guest writes, registers stay bytes and the delay is sound', async () => {

@@ -76,9 +76,20 @@ export class ControlSession {
     else this.#say(message);
   }
 
+  /** Nothing in the guest holds a port open. */
+  closePorts(): void {
+    for (const port of this.#ports) {
+      if (!port.guestOpen) continue;
+      port.guestOpen = false;
+      if (port.index > 0) port.dropInput();
+    }
+  }
+
+  /** A driver that has just been loaded asks for its ports; one that has only slept does not. */
   #announce(): void {
     if (this.#announced) return;
     this.#announced = true;
+    this.closePorts();
     for (const { index } of this.#ports) {
       this.#say(build(index, abi.VIRTIO_CONSOLE_DEVICE_ADD, 1));
     }

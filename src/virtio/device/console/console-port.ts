@@ -26,6 +26,8 @@ export class ConsolePort extends Duplex {
   observe: (bytes: Uint8Array) => void = () => {};
   /** Called once, when output of the console is dropped for the first time. */
   dropping: () => void = () => {};
+  /** Called when something is typed. */
+  typed: () => void = () => {};
   readonly #unread: UnreadOutput | undefined;
   #input: Buffer | undefined;
   #inputAt = 0;
@@ -98,8 +100,12 @@ export class ConsolePort extends Duplex {
     this.#input = chunk;
     this.#inputAt = 0;
     this.#inputDone = done;
-    if (chunk.length === 0) this.#finishInput();
-    else this.driver?.wake(this.index);
+    if (chunk.length === 0) {
+      this.#finishInput();
+      return;
+    }
+    this.driver?.wake(this.index);
+    this.typed();
   }
 
   override _read(): void {

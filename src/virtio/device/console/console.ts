@@ -77,12 +77,14 @@ export class ConsoleDevice implements VirtioDevice {
     this.#handler?.resized();
   }
 
+  /** Ports stay open: a driver resets its device before the guest sleeps, and keeps using its ports afterwards. */
   reset(): void {
     this.#session.reset();
-    for (const port of this.ports) {
-      port.guestOpen = false;
-      if (port.index > 0) port.dropInput();
-    }
+  }
+
+  /** The guest and its driver are gone: nothing holds a port open any more. */
+  closePorts(): void {
+    this.#session.closePorts();
   }
 
   close(): void {

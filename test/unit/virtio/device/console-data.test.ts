@@ -369,19 +369,40 @@ t.test('a stream that was destroyed swallows what the guest prints', async (t) =
   }
 });
 
-t.test('a reset forgets input of ports, and keeps that of the console', async (t) => {
+t.test('a driver that has slept keeps its ports and their input', async (t) => {
   using c = new ConsoleRig().start();
   c.openPort();
-  c.port.write('old conversation');
-  c.console.write('typed ahead');
+  c.port.write('one conversation');
   c.rig.stop();
   c.device.reset();
-  t.equal(c.port.waiting, 0);
-  t.equal(c.port.guestOpen, false);
+  t.equal(c.port.guestOpen, true);
   c.start();
-  c.post(RX, 64);
-  t.same(c.received(RX), ['typed ahead']);
+  c.post(PORT_RX, 64);
+  t.same(c.received(PORT_RX), ['one conversation']);
 });
+
+for (const [name, gone] of [
+  [
+    'a driver that was just loaded',
+    (c) => c.sendControl(0xffff_ffff, abi.VIRTIO_CONSOLE_DEVICE_READY, 1),
+  ],
+  ['the end of the guest', (c) => c.device.closePorts()],
+] as const satisfies readonly (readonly [string, (c: ConsoleRig) => void])[]) {
+  t.test(`${name} forgets input of ports, and keeps that of the console`, async (t) => {
+    using c = new ConsoleRig().start();
+    c.openPort();
+    c.port.write('old conversation');
+    c.console.write('typed ahead');
+    c.rig.stop();
+    c.device.reset();
+    c.start();
+    gone(c);
+    t.equal(c.port.waiting, 0);
+    t.equal(c.port.guestOpen, false);
+    c.post(RX, 64);
+    t.same(c.received(RX), ['typed ahead']);
+  });
+}
 
 t.test('closing ends the streams', async (t) => {
   const c = new ConsoleRig().start();
