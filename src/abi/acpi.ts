@@ -106,6 +106,7 @@ export const MADT_IO_APIC = 1;
 export const MADT_INTERRUPT_SOURCE_OVERRIDE = 2;
 export const MADT_LOCAL_APIC_NMI = 4;
 export const LOCAL_APIC_ENABLED = 1;
+export const LOCAL_APIC_ONLINE_CAPABLE = 2;
 /** Table 5.20: there are 8259s as well. */
 export const MADT_PCAT_COMPAT = 1;
 /** Table 5.26, "MPS INTI Flags": active high; edge or level triggered. */

@@ -27,6 +27,8 @@ const ALL_PROCESSORS = 0xff;
 export interface AcpiOptions {
   /** vCPUs; their local APIC ids are 0 to cpus - 1. */
   readonly cpus: number;
+  /** Those that it may have later, if that can change. Default: it cannot. */
+  readonly maxCpus?: number;
   /** Bytes of guest RAM. */
   readonly ramSize: number;
   /** Width of the guest's physical addresses, which limits the window for 64-bit BARs. */
@@ -56,9 +58,9 @@ export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): numb
     return gpa;
   };
   const { ramSize, physicalAddressBits, mmioDevices, fixedSlots, viot } = options;
-  const block = dsdtBlock(ramSize, physicalAddressBits, mmioDevices, fixedSlots);
+  const block = dsdtBlock(ramSize, physicalAddressBits, mmioDevices, fixedSlots, options.maxCpus);
   const dsdt = place(table('DSDT', 2, block));
-  const tables = [fadt(dsdt), madt(options.cpus), mcfg(), waet()];
+  const tables = [fadt(dsdt), madt(options.cpus, options.maxCpus), mcfg(), waet()];
   if (viot !== undefined) tables.push(table('VIOT', 0, viotBody(viot)));
   const xsdt = place(
     table(
@@ -175,13 +177,14 @@ export function wakingVector(memory: GuestMemory): number {
 }
 
 /** §5.2.12: a local APIC for each vCPU, one I/O APIC, the ISA interrupts in use as edge, and the SCI. */
-function madt(cpus: number): Uint8Array {
+function madt(cpus: number, maxCpus = cpus): Uint8Array {
   const body = [
     ...littleEndian(layout.LOCAL_APIC_ADDRESS, 4),
     ...littleEndian(acpi.MADT_PCAT_COMPAT, 4),
   ];
-  for (let id = 0; id < cpus; id++) {
-    const flags = littleEndian(acpi.LOCAL_APIC_ENABLED, 4);
+  for (let id = 0; id < maxCpus; id++) {
+    const flag = id < cpus ? acpi.LOCAL_APIC_ENABLED : acpi.LOCAL_APIC_ONLINE_CAPABLE;
+    const flags = littleEndian(flag, 4);
     body.push(acpi.MADT_PROCESSOR_LOCAL_APIC, 8, id, id, ...flags);
   }
   body.push(

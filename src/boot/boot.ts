@@ -61,6 +61,8 @@ export interface BootPlan {
   readonly fixedSlots?: readonly number[];
   /** 16 bytes that no other machine has. Default: zeros. */
   readonly generationId?: Uint8Array;
+  /** The CPUs that the machine may have later, if that can change. */
+  readonly maxCpus?: number;
   /** Strings for the SMBIOS tables, checked. Default: those that have one. */
   readonly smbios?: SmbiosOptions;
 }
@@ -107,6 +109,7 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
     physicalAddressBits: plan.physicalAddressBits ?? DEFAULT_PHYSICAL_ADDRESS_BITS,
     mmioDevices: plan.mmioDevices ?? [],
     fixedSlots: plan.fixedSlots ?? [],
+    ...(plan.maxCpus === undefined ? {} : { maxCpus: plan.maxCpus }),
     viot: plan.viot,
     generationId: plan.generationId ?? new Uint8Array(16),
   });

@@ -2,10 +2,10 @@
 
 import { HIGH_RAM_BASE, LOW_RAM_LIMIT } from '../memory/ram-layout.ts';
 import * as layout from '../platform/layout.ts';
-import { GED_GENERATION, GED_PCI_HOTPLUG } from '../platform/power.ts';
+import { GED_CPU_HOTPLUG, GED_GENERATION, GED_PCI_HOTPLUG } from '../platform/power.ts';
 import * as aml from './aml.ts';
 import { GENERATION_ID_GPA } from './boot-layout.ts';
-import { PCI_HOTPLUG_METHOD, pciHotplug } from './hotplug-aml.ts';
+import { CPU_HOTPLUG_METHOD, cpuHotplug, PCI_HOTPLUG_METHOD, pciHotplug } from './hotplug-aml.ts';
 
 const PORTS = 0x1_0000;
 
@@ -60,7 +60,7 @@ function hostBridge(
 }
 
 /** §5.6.9.3: on the interrupt, the guest reads what happened, and notifies the device concerned. */
-function eventDevice(): aml.Aml {
+function eventDevice(hasCpuHotplug: boolean): aml.Aml {
   /** §5.6.6, device specific: the generation ID has changed. */
   const changed = 0x80;
   return aml.device(
@@ -82,6 +82,14 @@ function eventDevice(): aml.Aml {
         aml.and(aml.local0, aml.integer(GED_PCI_HOTPLUG), aml.nullName),
         aml.nameString(PCI_HOTPLUG_METHOD),
       ),
+      ...(hasCpuHotplug
+        ? [
+            aml.ifTrue(
+              aml.and(aml.local0, aml.integer(GED_CPU_HOTPLUG), aml.nullName),
+              aml.nameString(CPU_HOTPLUG_METHOD),
+            ),
+          ]
+        : []),
     ),
   );
 }
@@ -146,13 +154,16 @@ function simpleDevice(
  * @param ramSize bytes of guest RAM
  * @param physicalAddressBits width of the guest's physical addresses
  * @param fixedSlots of PCI bus 0, whose devices stay
+ * @param maxCpus the CPUs that the machine can have, if it may get and lose some
  */
 export function dsdtBlock(
   ramSize: number,
   physicalAddressBits: number,
   mmioDevices: readonly MmioDevice[],
   fixedSlots: readonly number[] = [],
+  maxCpus = 1,
 ): Uint8Array {
+  const cpus = cpuHotplug(maxCpus);
   const ecam = { base: layout.PCI_ECAM_BASE, size: layout.PCI_ECAM_SIZE };
   return Uint8Array.from([
     ...aml.scope(
@@ -172,7 +183,8 @@ export function dsdtBlock(
         aml.ioPorts({ base: layout.CMOS_PORT, size: 2 }),
         aml.edgeInterrupt(layout.RTC_GSI),
       ),
-      eventDevice(),
+      ...cpus,
+      eventDevice(cpus.length > 0),
       generationId(),
       isaDevice(
         'PEVT',

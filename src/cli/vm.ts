@@ -10,7 +10,7 @@ import type { DatapathName } from '../machine/devices/queue-service.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import { type RegisterCommand, signalStatus } from './exit-status.ts';
 import { addedTypes, parseAddition } from './run/device-options.ts';
-import { parseMemory } from './run/run-options.ts';
+import { parseCount, parseMemory } from './run/run-options.ts';
 import { StopSignals } from './stop-signals.ts';
 import { streamCommand, terminalOf } from './terminal/command-io.ts';
 import { PROCESS_STREAMS } from './terminal/console-io.ts';
@@ -30,6 +30,7 @@ Examples:
   nodevmm vm add disk data.raw,ro       prints its name, as blk1; docs/hotplug.md
   nodevmm vm remove blk1
   nodevmm vm wake                       a guest that sleeps in RAM
+  nodevmm vm cpus 4                     up to the --max-cpus of its run
   nodevmm vm shutdown                   presses the power button, and waits for the guest to obey
 
 A machine is called by its --name, else by its process id; with only one running, --vm may be left out.
@@ -132,6 +133,13 @@ export const registerVmCommand: RegisterCommand = (program, finish) => {
       const limit = timeout === undefined ? {} : { timeout: timeout * 1000 };
       return order({ call: 'removeDevice', device, surprise: force, ...limit });
     });
+  vm.command('cpus')
+    .description('change how many vCPUs the guest has')
+    .argument('<count>', 'up to --max-cpus', parseCount)
+    .option('--timeout <seconds>', 'how long the guest may take to give some up', parseSeconds, 30)
+    .action((count: number, { timeout }: { timeout: number }) =>
+      order({ call: 'setCpus', count, timeout: timeout * 1000 }),
+    );
   vm.command('shutdown')
     .description("press the power button, and wait until the guest's system has powered off")
     .option('--timeout <seconds>', 'how long it may take', parseSeconds, 60)

@@ -14,22 +14,22 @@ import { PM1_POWER_BUTTON, PM1_SLEEP_BUTTON } from '../platform/pm1.ts';
 import { BalloonDevice } from '../virtio/device/balloon/balloon.ts';
 import { iommuType } from '../virtio/device/iommu/iommu.ts';
 import { type VsockOptions, vsockType } from '../virtio/device/vsock/vsock-type.ts';
-import type { MachineDeviceOptions } from '../virtio/device-type.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import { balloonCalls, MachineBalloon } from './balloon.ts';
 import { type BootFiles, bootFiles, checkKvm } from './boot-image.ts';
 import { Consoles } from './consoles.ts';
 import { ControlServer } from './control/server.ts';
+import { CpuHotplug } from './cpu-hotplug.ts';
+import { DeviceRequests, type RequestedParts } from './device-requests.ts';
 import type { MachineDevice } from './devices/machine-device.ts';
 import { closeAll, createDevices, MachineDevices } from './devices/machine-devices.ts';
-import type { DatapathName } from './devices/queue-service.ts';
 import { VirtioMachineDevice } from './devices/virtio-device.ts';
 import { GuestAgent, guestEnded } from './guest-agent.ts';
 import { chooseRam } from './guest-ram.ts';
-import { Hotplug, type RemovalOptions } from './hotplug.ts';
+import { Hotplug } from './hotplug.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
 import { MachineIommu } from './iommu.ts';
-import { type DroppedOutput, Machine, type MachineMetrics, type MachineState } from './machine.ts';
+import type { DroppedOutput, MachineMetrics, MachineState } from './machine.ts';
 import { MachineObserver, type RuleBreach } from './machine-observer.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { type CycleEvents, PowerCycle, type WakeUp } from './power-cycle.ts';
@@ -37,9 +37,10 @@ import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
 import { connectVsock } from './vsock-connection.ts';
 
 /** A machine that runs on this host's KVM, in this process. */
-export class LocalMachine extends Machine {
+export class LocalMachine extends DeviceRequests {
   override readonly console: Duplex;
   override readonly serial: Duplex;
+  protected override readonly requested: RequestedParts;
   override readonly balloon: MachineBalloon;
   readonly #options: ResolvedOptions & BootFiles;
   readonly #kvm: Kvm;
@@ -47,6 +48,7 @@ export class LocalMachine extends Machine {
   readonly #consoles: Consoles;
   readonly #devices: MachineDevices;
   readonly #hotplug: Hotplug;
+  readonly #cpus: CpuHotplug;
   /** Lines from before a listener could be added. */
   readonly #notices: string[] = [];
   readonly #observer: MachineObserver;
@@ -68,10 +70,11 @@ export class LocalMachine extends Machine {
     const resolved = resolveOptions(options);
     await using stack = new AsyncCleanupStack();
     const kvm = stack.use(Kvm.open());
-    if (resolved.cpus > kvm.maxVcpus) {
+    const mostCpus = resolved.maxCpus ?? resolved.cpus;
+    if (mostCpus > kvm.maxVcpus) {
       throw new UsageError(
         'E_CPUS',
-        `this KVM supports at most ${kvm.maxVcpus} vCPUs, not ${resolved.cpus}`,
+        `this KVM supports at most ${kvm.maxVcpus} vCPUs, not ${mostCpus}`,
         'reduce cpus',
       );
     }
@@ -138,6 +141,20 @@ export class LocalMachine extends Machine {
       cycle: () => this.#cycle,
       isPaused: () => this.#state === 'paused',
     });
+    this.#cpus = new CpuHotplug({
+      cpus: options.cpus,
+      maxCpus: options.maxCpus,
+      steps: this.#steps,
+      log,
+      cycle: () => this.#cycle,
+      isPaused: () => this.#state === 'paused',
+    });
+    this.requested = {
+      devices: this.#devices,
+      hotplug: this.#hotplug,
+      cpus: this.#cpus,
+      steps: this.#steps,
+    };
     this.#exit = new Promise((resolve) => {
       this.#resolveExit = resolve;
     });
@@ -147,37 +164,8 @@ export class LocalMachine extends Machine {
     return this.#state;
   }
 
-  override get datapaths(): ReadonlyMap<string, DatapathName> {
-    return this.#devices.datapaths;
-  }
-
-  override async moveDatapath(device: string, datapath: DatapathName): Promise<void> {
-    this.#expectLife();
-    const found = this.#devices.find(device);
-    await this.#steps.run(() => found.moveTo(datapath));
-  }
-
-  override async setLink(device: string, up: boolean): Promise<void> {
-    this.#devices.setLink(device, up);
-  }
-
-  override async resizeDisk(device: string, bytes?: number): Promise<void> {
-    this.#expectLife();
-    await this.#steps.run(async () => this.#devices.resizeDisk(device, bytes));
-  }
-
-  override async addDevice(device: MachineDeviceOptions): Promise<string> {
-    this.#expectLife();
-    return await this.#hotplug.add(device);
-  }
-
-  override async removeDevice(device: string, options: RemovalOptions = {}): Promise<void> {
-    this.#expectLife();
-    await this.#hotplug.remove(device, options);
-  }
-
   override async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
-    this.#expectLife();
+    this.expectLife();
     const devices = await this.#devices.inspect(this.#memory, filter);
     const iommu = this.#iommu?.inspect();
     return {
@@ -186,22 +174,6 @@ export class LocalMachine extends Machine {
       functions: this.#devices.inspectFunctions(),
       ...(iommu === undefined ? {} : { iommu }),
     };
-  }
-
-  override async holdQueue(device: string, queue: string): Promise<void> {
-    await this.#withQueue(device, queue, (found, index) => found.holdQueue(index));
-  }
-
-  override async stepQueue(device: string, queue: string): Promise<void> {
-    await this.#withQueue(device, queue, (found, index) => found.stepQueue(index));
-  }
-
-  override async releaseQueue(device: string, queue: string): Promise<void> {
-    await this.#withQueue(device, queue, (found, index) => found.releaseQueue(index));
-  }
-
-  override async reloadDevice(device: string): Promise<void> {
-    await this.#devices.find(device).reloadCode();
   }
 
   override async start(): Promise<void> {
@@ -317,18 +289,8 @@ export class LocalMachine extends Machine {
     await this.#owned.disposeAsync();
   }
 
-  async #withQueue(
-    device: string,
-    queue: string,
-    change: (found: VirtioMachineDevice, index: number) => Promise<void>,
-  ): Promise<void> {
-    this.#expectLife();
-    const { device: found, index } = this.#devices.findQueue(device, queue);
-    await this.#steps.run(() => change(found, index));
-  }
-
   override connect(port: number): Duplex {
-    this.#expectLife();
+    this.expectLife();
     const device = this.#options.devices.find(({ type }) => type === vsockType);
     const datapath = device && this.datapaths.get(device.context.name);
     return connectVsock(device?.options as VsockOptions | undefined, datapath, port);
@@ -336,7 +298,7 @@ export class LocalMachine extends Machine {
 
   protected override connectAgent(): AgentClient {
     const agent = this.#agentOrThrow();
-    this.#expectLife();
+    this.expectLife();
     return agent.connect();
   }
 
@@ -349,6 +311,7 @@ export class LocalMachine extends Machine {
     this.#consoles.tail.clear();
     const plan = {
       ...this.#options,
+      cpus: this.#cpus.count,
       kvm: this.#kvm,
       memory: this.#memory,
       devices: this.#devices,
@@ -368,6 +331,9 @@ export class LocalMachine extends Machine {
       wakeEvent: (cause) => this.#wakeBy(cause),
       ejected: (device) => {
         this.#hotplug.ejected(device).catch((error) => this.#log(messageOf(error)));
+      },
+      cpuEjected: (cpu) => {
+        this.#cpus.ejected(cpu).catch((error) => this.#log(messageOf(error)));
       },
     };
     const cycle = await PowerCycle.start(plan, events, wakeUp);
@@ -462,6 +428,7 @@ export class LocalMachine extends Machine {
     await cycle?.close();
     await this.#hotplug.poweredOff();
     this.#consoles.device.closePorts();
+    this.#cpus.poweredOff();
   }
 
   #finish(exit: MachineExit): void {
@@ -481,11 +448,6 @@ export class LocalMachine extends Machine {
   #log(text: string): void {
     if (this.#state === 'created') this.#notices.push(printable(text));
     else this.emit('log', printable(text));
-  }
-
-  #expectLife(): void {
-    if (this.#state !== 'ended' && this.#state !== 'disposed') return;
-    throw new UsageError('E_STATE', 'the machine is not running', 'start a new one');
   }
 
   #expect(what: string, state: MachineState): void {

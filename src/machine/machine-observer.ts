@@ -29,16 +29,16 @@ export class MachineObserver implements Disposable {
    * @throws UsageError when the trace's file cannot be made
    */
   constructor(
-    options: Pick<ResolvedOptions, 'trace' | 'check' | 'cpus'>,
+    options: Pick<ResolvedOptions, 'trace' | 'check' | 'cpus' | 'maxCpus'>,
     devices: readonly MachineDevice[],
     log: (text: string) => void,
     report: (breach: RuleBreach) => void,
   ) {
-    const { trace, cpus } = options;
+    const { trace, cpus, maxCpus = cpus } = options;
     this.check = options.check;
     this.#report = report;
     if (trace !== undefined)
-      this.collector = new TraceCollector(namesOf(devices, cpus), trace.file, log);
+      this.collector = new TraceCollector(namesOf(devices, maxCpus), trace.file, log);
     devices.forEach((device, index) => {
       this.#watch(device, index);
     });

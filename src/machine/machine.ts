@@ -179,6 +179,14 @@ export abstract class Machine
    */
   abstract removeDevice(device: string, options?: RemovalOptions): Promise<void>;
 
+  /**
+   * Changes how many vCPUs the guest has. Others are added at once; those with the highest numbers are asked back.
+   * @param count 1 to the option `maxCpus`
+   * @param options how long the guest may take to give them up
+   * @throws UsageError when the machine cannot have so many (E_CPUS); PeerError when the guest keeps some (E_EJECT)
+   */
+  abstract setCpus(count: number, options?: Pick<RemovalOptions, 'timeout'>): Promise<void>;
+
   /** A snapshot of the virtio devices: registers, features, rings. Changes nothing. */
   abstract inspect(filter?: InspectFilter): Promise<MachineInspection>;
 

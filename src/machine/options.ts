@@ -34,6 +34,8 @@ export interface MachineOptions extends MachineDeviceOptions {
   readonly hugePages?: boolean;
   /** vCPUs, 1 to 16. Default 1. */
   readonly cpus?: number;
+  /** The most vCPUs that the machine can have while it runs (`VirtualMachine.setCpus`). Default: it keeps those that it has. */
+  readonly maxCpus?: number;
   /** Features to hide from the guest, by the names of /proc/cpuinfo, e.g. `avx2`. */
   readonly hideCpuFeatures?: readonly string[];
   /** Port name of the agent that `exec` uses; null: no such port. Default `org.nodevmm.agent`. */

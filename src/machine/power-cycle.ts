@@ -47,6 +47,8 @@ export interface CyclePlan {
   readonly bootProtocol: BootProtocol;
   readonly smbios: SmbiosOptions;
   readonly cpus: number;
+  /** Those that it may have later, if that can change. */
+  readonly maxCpus?: number | undefined;
   readonly hideCpuFeatures: readonly string[];
   readonly notify: 'io' | 'memory';
   readonly devices: MachineDevices;
@@ -68,6 +70,8 @@ export interface CycleEvents {
   wakeEvent(cause: number): void;
   /** The guest gave a device up: `pullOut` is to follow. */
   ejected(device: MachineDevice): void;
+  /** The guest gave up a vCPU: `removeCpu` is to follow. */
+  cpuEjected(cpu: number): void;
 }
 
 /** How a guest continues after a sleep in RAM (ACPI 6.5 §16.1.3). */
@@ -128,8 +132,10 @@ export class PowerCycle {
     if (first === undefined) throw new InternalError('a machine without vCPUs');
     // The vCPU threads come up while the guest is being loaded.
     if (wakeUp === undefined) {
+      const { maxCpus, ...booted } = plan;
       const { state } = await loadGuest({
-        ...plan,
+        ...booted,
+        ...(maxCpus === undefined ? {} : { maxCpus }),
         protocol: plan.bootProtocol,
         physicalAddressBits: addressBits,
         mmioDevices: cycle.#board.windows,
@@ -178,6 +184,8 @@ export class PowerCycle {
       buffer: SharedState.allocate(Board.stateSize(devices.length)),
       vmFd: vm.fd,
       cpus: vcpus.length,
+      ejectableCpus:
+        plan.maxCpus === undefined ? [] : vcpus.slice(1, plan.cpus).map(({ share }) => share.id),
       rtcTimer: rtcTimer.fd,
       devices,
       numbers: all.map((device) => plan.devices.numberOf(device)),
@@ -211,8 +219,16 @@ export class PowerCycle {
           detail: `a vCPU thread crashed: ${error.message}`,
         }),
     };
-    this.#threads = new VcpuThreads(boardPlan, board, vcpus, memory.share, threadEvents, (thread) =>
-      collector?.ring(thread),
+    const trace = (thread: string): SharedArrayBuffer | undefined => collector?.ring(thread);
+    const { cpus } = plan;
+    this.#threads = new VcpuThreads(
+      boardPlan,
+      board,
+      vcpus,
+      memory.share,
+      threadEvents,
+      trace,
+      cpus,
     );
     stack.defer(() => this.#threads.stop());
   }
@@ -250,6 +266,27 @@ export class PowerCycle {
     this.#slots.set(device, slot);
     device.plug(this.#board, this.#plan.memory.share);
     this.#board.announce(slot);
+  }
+
+  /** The vCPUs that the guest has, by their ids. */
+  get cpus(): number[] {
+    return this.#threads.present;
+  }
+
+  /** Gives the guest another vCPU. */
+  addCpu(cpu: number): void {
+    this.#threads.add(cpu);
+    this.#board.announceCpu(cpu);
+  }
+
+  /** Asks the guest to eject a vCPU, or withdraws that. */
+  askBackCpu(cpu: number, wanted: boolean): void {
+    this.#board.askBackCpu(cpu, wanted);
+  }
+
+  /** Ends the thread of a vCPU that was ejected. */
+  async removeCpu(cpu: number): Promise<void> {
+    await this.#threads.remove(cpu);
   }
 
   /** Asks the guest to eject a device, or withdraws that. */
@@ -356,6 +393,9 @@ export class PowerCycle {
       case 'ejected':
         this.#ejected();
         return;
+      case 'cpus-ejected':
+        for (const cpu of this.#board.takeEjectedCpus()) this.#events.cpuEjected(cpu);
+        return;
       case 'paused':
         return;
       default:
@@ -409,7 +449,7 @@ async function unplugAll(
   if (failed?.status === 'rejected') throw failed.reason;
 }
 
-function guestCpuids({ kvm, cpus, hideCpuFeatures }: CyclePlan) {
+function guestCpuids({ kvm, cpus: present, maxCpus: cpus = present, hideCpuFeatures }: CyclePlan) {
   const supported = kvm.supportedCpuid();
   const tscDeadlineTimer = kvm.check(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
   return Array.from({ length: cpus }, (_, vcpu) =>

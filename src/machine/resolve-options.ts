@@ -81,7 +81,7 @@ export type BootOptions = Pick<MachineOptions, 'kernel' | 'guest' | 'guestKernel
 
 /** What concerns the program that creates a machine, not the machine. */
 type Outer = 'lab' | 'onProgress';
-type Absent = keyof BootOptions | 'initrd' | 'trace' | 'name';
+type Absent = keyof BootOptions | 'initrd' | 'trace' | 'name' | 'maxCpus';
 type Defaults = Omit<MachineOptions, keyof MachineDeviceOptions | Absent | Outer>;
 
 /** Complete options. */
@@ -140,6 +140,12 @@ const SCALARS: OtherOptions<ScalarOptions> = {
   }),
   hugePages: flag({ key: 'hugepages', help: 'back guest RAM with huge pages' }),
   cpus: integer(1, CPUS_MAX, { code: 'E_CPUS', value: 'N', help: 'vCPUs (default: 1)' }),
+  maxCpus: integer(1, CPUS_MAX, {
+    code: 'E_CPUS',
+    key: 'max-cpus',
+    value: 'N',
+    help: 'vCPUs that it can have while it runs, see vm cpus',
+  }),
   hideCpuFeatures: list(text(), {
     key: 'hide-cpu-feature',
     value: 'NAMES',
@@ -202,6 +208,7 @@ export function resolveOptions(asked: MachineOptions): ResolvedOptions {
   } = { ...DEFAULTS, ...checked };
   checkBoot(scalars);
   checkMemory(scalars.memory);
+  checkCpus(scalars.cpus, scalars.maxCpus);
   checkSmbios(scalars.smbios);
   const all = DEVICE_TYPES.flatMap((type) =>
     resolveDevices(type, wantedOf(type, checked), transport),
@@ -414,6 +421,15 @@ function checkBoot({ kernel, guest, guestKernel }: BootOptions): void {
     'E_OPTION',
     `kernel and ${other} exclude each other`,
     'leave out one of them',
+  );
+}
+
+function checkCpus(cpus: number, maxCpus = cpus): void {
+  if (maxCpus >= cpus) return;
+  throw new UsageError(
+    'E_CPUS',
+    `maxCpus is ${maxCpus}, and fewer than the ${cpus} that the machine has`,
+    'increase it',
   );
 }
 

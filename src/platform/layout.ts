@@ -42,6 +42,8 @@ export const GED_PORT = 0x60c;
 export const GED_GSI = 5;
 /** Hotplug of PCI bus 0: three registers of 32 bits (`HotplugRegisters`). */
 export const PCI_HOTPLUG_PORT = 0x620;
+/** Hotplug of CPUs: likewise. */
+export const CPU_HOTPLUG_PORT = 0x630;
 /** pvpanic device (ACPI QEMU0001), one byte: the guest writes 1 when it panics. */
 export const PVPANIC_PORT = 0x505;
 /** Keyboard controller's command port: 0xfe pulses the CPU's reset line, as `reboot=k` does. */

@@ -50,6 +50,8 @@ export function createPvpanic(happened: (event: PowerEvent) => void): RegisterRe
 export const GED_GENERATION = 0x01;
 /** Devices came to PCI bus 0, or are asked back: see `HotplugRegisters`. */
 export const GED_PCI_HOTPLUG = 0x10;
+/** The same of CPUs. */
+export const GED_CPU_HOTPLUG = 0x20;
 
 /**
  * The Generic Event Device (ACPI 6.5 §5.6.9): one interrupt, and a

@@ -18,6 +18,8 @@ const REQUEST = 0;
 /** The request is in the low bits of its word; the bits above count changes. */
 const REQUEST_MASK = 3;
 const THREAD_ID = 0;
+const PARKED = 1;
+const VCPU_WORDS = 2;
 
 /** The control words, as each thread has them. */
 export class VcpuControl {
@@ -27,7 +29,7 @@ export class VcpuControl {
 
   constructor(state: SharedState, cpus: number) {
     this.#machine = state.words(1);
-    this.#vcpus = Array.from({ length: cpus }, () => state.words(1));
+    this.#vcpus = Array.from({ length: cpus }, () => state.words(VCPU_WORDS));
     this.#counters = Array.from({ length: cpus }, () => state.words(EXIT_COUNTERS));
   }
 
@@ -70,6 +72,17 @@ export class VcpuControl {
   setThreadId(vcpu: number, threadId: number): void {
     const words = this.#vcpus[vcpu];
     if (words !== undefined) Atomics.store(words, THREAD_ID, threadId);
+  }
+
+  /** Whether a vCPU's thread is to end, and the others continue. */
+  isParked(vcpu: number): boolean {
+    const words = this.#vcpus[vcpu];
+    return words !== undefined && Atomics.load(words, PARKED) === 1;
+  }
+
+  park(vcpu: number, parked: boolean): void {
+    const words = this.#vcpus[vcpu];
+    if (words !== undefined) Atomics.store(words, PARKED, parked ? 1 : 0);
   }
 
   /** Exits of a vCPU by reason, counted by its own thread with plain stores. */

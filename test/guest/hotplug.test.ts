@@ -19,7 +19,7 @@ function diskFile(name: string): string {
 
 const vm = await bootGuest({
   image: 'tools',
-  machine: { cpus: 2, disks: [{ path: diskFile('busy'), serial: 'busy', queues: 2 }] },
+  machine: { cpus: 2, maxCpus: 4, disks: [{ path: diskFile('busy'), serial: 'busy', queues: 2 }] },
 });
 t.teardown(() => vm[Symbol.asyncDispose]());
 const sh = (script: string): Promise<string> => guestShell(vm, DISK_BY_SERIAL + script);
@@ -75,6 +75,23 @@ t.test('a shared folder comes, is mounted, and is removed', async (t) => {
   t.equal(text, 'from the host');
   t.equal(readFileSync(path.join(source, 'other'), 'latin1'), 'from the guest\n');
   await vm.removeDevice(name);
+});
+
+t.test('CPUs come and go, and the guest takes them offline and online itself', async (t) => {
+  const cpus = (count: number): Promise<string> =>
+    sh(`until [ "$(grep -c ^processor /proc/cpuinfo)" = ${count} ]; do sleep 0.1; done`);
+  await vm.setCpus(4);
+  await cpus(4);
+  t.equal(await sh('taskset 8 grep Cpus_allowed_list /proc/self/status'), 'Cpus_allowed_list:\t3');
+  await sh('echo 0 >/sys/devices/system/cpu/cpu3/online');
+  await cpus(3);
+  await sh('echo 1 >/sys/devices/system/cpu/cpu3/online');
+  await cpus(4);
+  await vm.setCpus(1);
+  await cpus(1);
+  t.equal(await sh('ls -d /sys/devices/system/cpu/cpu[0-9]*'), '/sys/devices/system/cpu/cpu0');
+  await vm.setCpus(2);
+  await cpus(2);
 });
 
 t.test('what the guest ejects is gone, and comes back only as another device', async (t) => {

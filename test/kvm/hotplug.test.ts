@@ -8,6 +8,7 @@ import type { MachineOptions } from '../../src/machine/options.ts';
 import { VirtualMachine } from '../../src/machine/virtual-machine.ts';
 import { MiB } from '../../src/memory/ram-layout.ts';
 import {
+  CPU_HOTPLUG_PORT,
   PCI_CONFIG_ADDRESS_PORT,
   PCI_HOTPLUG_PORT,
   RESET_PORT,
@@ -383,4 +384,57 @@ t.test('what a running machine does not get is refused in one line', { skip }, a
   }
   t.equal(await guest.read(UP), 0);
   t.same([...vm.datapaths.keys()], ['console0']);
+});
+
+t.test('CPUs come, and leave when the guest ejects them', { skip }, async (t) => {
+  await using guest = await Driven.start({ cpus: 1, maxCpus: 4 });
+  const { vm } = guest;
+  const [up, down, eject] = [0, 4, 8].map((offset) => CPU_HOTPLUG_PORT + offset) as [
+    number,
+    number,
+    number,
+  ];
+  t.equal(await guest.read(eject), 0, 'the first one stays');
+  await vm.setCpus(3);
+  t.same([await guest.read(up), await guest.read(up), await guest.read(eject)], [6, 0, 6]);
+  const fewer = vm.setCpus(1);
+  t.equal(await guest.read(down), 6);
+  await guest.write(eject, 6);
+  t.equal(await guest.read(eject), 0, 'at once, as _STA after _EJ0 has to show');
+  await fewer;
+  t.same(guest.logs, []);
+  await vm.setCpus(2);
+  const ejected = once(vm, 'log');
+  await guest.write(eject, 0xffff_ffff);
+  await ejected;
+  t.same(guest.logs, ['the guest ejected vCPU 1']);
+  for (let round = 0; round < 5; round++) {
+    await vm.setCpus(4);
+    const all = vm.setCpus(1);
+    await guest.write(eject, 0xffff_ffff);
+    await all;
+  }
+  await vm.pause();
+  await vm.setCpus(2);
+  await t.rejects(vm.setCpus(1), { code: 'E_STATE' });
+  await vm.resume();
+  await vm.setCpus(3);
+  await t.rejects(vm.setCpus(1, { timeout: 1 }), { name: 'PeerError', code: 'E_EJECT' });
+  t.equal(await guest.read(down), 0, 'it is asked no longer');
+  await guest.reset();
+  t.equal(await guest.read(eject), 6, 'as many as before');
+  for (const count of [0, 5, 1.5]) {
+    await t.rejects(vm.setCpus(count), {
+      code: 'E_CPUS',
+      message: /^this machine can have 1 to 4/,
+    });
+  }
+});
+
+t.test('a machine without maxCpus keeps its CPUs', { skip }, async (t) => {
+  await using guest = await Driven.start({ cpus: 2 });
+  await t.rejects(guest.vm.setCpus(1), { code: 'E_CPUS', message: /keeps the vCPUs .*--max-cpus/ });
+  await guest.write(CPU_HOTPLUG_PORT + 8, 0xffff_ffff);
+  t.equal(await guest.read(CPU_HOTPLUG_PORT + 8), 0);
+  await t.rejects(Driven.start({ cpus: 2, maxCpus: 1 }), { code: 'E_CPUS', message: /fewer/ });
 });

@@ -55,7 +55,8 @@ export function parseMemory(text: string): number {
   return Number(match[1]) * (units[(match[2] || 'M').toUpperCase()] ?? 1);
 }
 
-function parseCount(text: string): number {
+/** A whole number. */
+export function parseCount(text: string): number {
   if (!/^[1-9][0-9]{0,5}$/.test(text)) throw new InvalidArgumentError('Take a number from 1.');
   return Number(text);
 }

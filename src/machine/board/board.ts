@@ -18,6 +18,7 @@ import {
   createPvpanic,
   createResetRegister,
   EventDevice,
+  GED_CPU_HOTPLUG,
   GED_PCI_HOTPLUG,
   type PowerEvent,
 } from '../../platform/power.ts';
@@ -50,6 +51,8 @@ export interface BoardPlan {
   readonly buffer: SharedArrayBuffer;
   readonly vmFd: number;
   readonly cpus: number;
+  /** Those of them that may be ejected, by their ids. Default none. */
+  readonly ejectableCpus?: readonly number[];
   /** A timerfd for the clock's interrupts; without one it has none. */
   readonly rtcTimer?: number;
   readonly devices: readonly DevicePlan[];
@@ -69,6 +72,8 @@ export type BoardMessage =
   | { readonly kind: 'serial-output' }
   /** Devices were ejected: see `Board.takeEjected`. At most one such message is unanswered. */
   | { readonly kind: 'ejected' }
+  /** CPUs were ejected: see `Board.takeEjectedCpus`. Likewise. */
+  | { readonly kind: 'cpus-ejected' }
   | { readonly kind: 'power'; readonly event: PowerEvent };
 
 /** The registers of a machine, as one thread sees them. */
@@ -84,6 +89,7 @@ export class Board {
   readonly #devices: readonly BoardDevice[];
   readonly #late: LateDevices;
   readonly #hotplug: HotplugRegisters;
+  readonly #cpuHotplug: HotplugRegisters;
   readonly #renew: () => void;
   readonly #ports = new AddressSpace();
   readonly #memory = new AddressSpace();
@@ -199,6 +205,9 @@ export class Board {
       for (const slot of slots) this.#bus.answers(slot, false);
       if (isFirst) post({ kind: 'ejected' });
     });
+    this.#cpuHotplug = new HotplugRegisters(state, (_cpus, isFirst) => {
+      if (isFirst) post({ kind: 'cpus-ejected' });
+    });
     this.#addPlatform();
   }
 
@@ -214,6 +223,7 @@ export class Board {
       for (const { registers } of this.#devices) registers.reset();
       this.#late.reset();
       this.#hotplug.reset(this.#plan.ejectable);
+      this.#cpuHotplug.reset(this.#plan.ejectableCpus);
       this.serial.reset();
       this.rtc.reset();
       this.pm1.reset();
@@ -284,6 +294,25 @@ export class Board {
     });
   }
 
+  /** Notifies the guest of a CPU that it got. */
+  announceCpu(cpu: number): void {
+    this.state.lock.with(() => this.#cpuHotplug.plugged(cpu));
+    this.events.raise(GED_CPU_HOTPLUG);
+  }
+
+  /** Asks the guest to eject a CPU, or withdraws that. */
+  askBackCpu(cpu: number, wanted: boolean): void {
+    this.state.lock.with(() =>
+      wanted ? this.#cpuHotplug.askBack(cpu) : this.#cpuHotplug.withdraw(cpu),
+    );
+    if (wanted) this.events.raise(GED_CPU_HOTPLUG);
+  }
+
+  /** The CPUs that the guest ejected since the last time. */
+  takeEjectedCpus(): number[] {
+    return this.state.lock.with(() => this.#cpuHotplug.takeEjected());
+  }
+
   /** An access to an I/O port; takes the lock. */
   readPort(port: number, size: number): number {
     return this.#read(this.#ports, port, size);
@@ -341,6 +370,7 @@ export class Board {
     this.#ports.add(layout.RESET_PORT, 1, createResetRegister(power));
     this.#ports.add(layout.GED_PORT, 1, this.events);
     this.#ports.add(layout.PCI_HOTPLUG_PORT, HOTPLUG_SIZE, this.#hotplug);
+    this.#ports.add(layout.CPU_HOTPLUG_PORT, HOTPLUG_SIZE, this.#cpuHotplug);
     this.#ports.add(layout.I8042_COMMAND_PORT, 1, createKeyboardController(power));
     this.#ports.add(layout.PVPANIC_PORT, 1, createPvpanic(power));
     this.#ports.add(layout.PCI_CONFIG_ADDRESS_PORT, 8, this.#bus.mechanism1);

@@ -82,8 +82,11 @@ export class ExitLoop {
       if (this.#control.request !== REQUEST_RUN && this.#rest()) return 'stopped';
       const result = this.#vcpu.enter();
       if (result < 0) {
-        if (result === -EINTR) this.#vcpu.immediateExit = false;
-        else if (result !== -EAGAIN) {
+        if (result === -EINTR) {
+          this.#vcpu.immediateExit = false;
+          // Also a full barrier: whoever sets `immediate_exit` later has parked it before.
+          if (this.#control.isParked(id)) return 'stopped';
+        } else if (result !== -EAGAIN) {
           this.errno = -result;
           return 'failed';
         }
@@ -118,7 +121,7 @@ export class ExitLoop {
     for (;;) {
       const { ticket } = this.#control;
       const request = VcpuControl.requestOf(ticket);
-      if (request === REQUEST_STOP) return true;
+      if (request === REQUEST_STOP || this.#control.isParked(this.#vcpu.share.id)) return true;
       if (request === REQUEST_RUN) return false;
       if (request === REQUEST_PAUSE && reported !== ticket) {
         // Registers and memory must be consistent while others look at them.

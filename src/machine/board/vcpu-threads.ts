@@ -1,5 +1,6 @@
 /** All vCPU threads of a VM: starts them, brings them to rest, ends them, on every way out. */
 import { Worker } from 'node:worker_threads';
+import { KVM_MP_STATE_UNINITIALIZED } from '../../abi/kvm-ioctl.ts';
 import { installKickSignal, kickThread, onProcessExit } from '../../host/threads.ts';
 import type { Vcpu, VcpuShare } from '../../kvm/vcpu.ts';
 import type { GuestMemoryShare } from '../../memory/guest-memory.ts';
@@ -29,13 +30,18 @@ export class VcpuThreads {
   readonly #events: VcpuThreadEvents;
   readonly #trace: (thread: string) => SharedArrayBuffer | undefined;
   readonly #workers = new Map<number, Worker>();
-  readonly #ended = new Set<Promise<void>>();
+  readonly #ended = new Map<number, Promise<void>>();
+  /** The plans of late devices, by slot. */
+  readonly #late = new Map<number, LatePlan>();
   readonly #forget: () => void;
   readonly #alive = new Set<number>();
   readonly #resting = new Set<number>();
   #atRest: (() => void) | undefined;
 
-  /** @param trace returns the ring for a thread's trace records, if it is traced */
+  /**
+   * @param trace returns the ring for a thread's trace records, if it is traced
+   * @param present the vCPUs that the guest has. Default: all
+   */
   constructor(
     plan: BoardPlan,
     board: Board,
@@ -43,6 +49,7 @@ export class VcpuThreads {
     memory: GuestMemoryShare,
     events: VcpuThreadEvents,
     trace: (thread: string) => SharedArrayBuffer | undefined = () => undefined,
+    present: number = vcpus.length,
   ) {
     installKickSignal();
     this.#plan = plan;
@@ -53,7 +60,7 @@ export class VcpuThreads {
     this.#trace = trace;
     board.control.request = REQUEST_HOLD;
     this.#forget = onProcessExit(() => this.#request(REQUEST_STOP));
-    for (const { share } of vcpus) this.#start(share);
+    for (const { share } of vcpus.slice(0, present)) this.#start(share);
   }
 
   #start(share: VcpuShare): void {
@@ -83,17 +90,48 @@ export class VcpuThreads {
       worker.on('exit', () => {
         this.#alive.delete(id);
         this.#workers.delete(id);
-        this.#ended.delete(ended);
+        this.#ended.delete(id);
         this.#checkRest();
         resolve();
       });
     });
-    this.#ended.add(ended);
+    this.#ended.set(id, ended);
+  }
+
+  /** Starts the thread of a vCPU that the guest got, which waits for the guest to start it in turn. */
+  add(cpu: number): void {
+    const vcpu = this.#vcpus[cpu];
+    if (vcpu === undefined || this.#workers.has(cpu)) return;
+    this.#board.control.park(cpu, false);
+    this.#start(vcpu.share);
+    const worker = this.#workers.get(cpu);
+    for (const late of this.#late.values()) worker?.postMessage(late);
+  }
+
+  /** Ends the thread of a vCPU that the guest has no longer. */
+  async remove(cpu: number): Promise<void> {
+    const vcpu = this.#vcpus[cpu];
+    if (vcpu === undefined) return;
+    this.#board.control.park(cpu, true);
+    this.#kick(vcpu);
+    // One that rests looks again.
+    const { control } = this.#board;
+    const { request } = control;
+    control.request = request;
+    await this.#ended.get(cpu);
+    // As before its first INIT, wherever a guest left it that did not take it offline.
+    vcpu.mpState = KVM_MP_STATE_UNINITIALIZED;
   }
 
   /** Sends the plan of a late device to every thread, which takes it when its board asks for it. */
   announce(late: LatePlan): void {
+    this.#late.set(late.slot, late);
     for (const worker of this.#workers.values()) worker.postMessage(late);
+  }
+
+  /** The vCPUs that have a thread. */
+  get present(): number[] {
+    return [...this.#workers.keys()].sort((a, b) => a - b);
   }
 
   /** Resolves when every vCPU that has not ended has come to rest. */
@@ -118,7 +156,7 @@ export class VcpuThreads {
   /** Resolves when every thread has ended. */
   async stop(): Promise<void> {
     this.#request(REQUEST_STOP);
-    await Promise.all(this.#ended);
+    await Promise.all(this.#ended.values());
     this.#forget();
   }
 
@@ -136,13 +174,17 @@ export class VcpuThreads {
   #request(request: number): void {
     this.#board.control.request = request;
     if (request === REQUEST_RUN) return;
-    for (const vcpu of this.#vcpus) {
-      // A thread that is not in KVM_RUN yet sees the request before it enters, or finds
-      // `immediate_exit` set: one kick is enough.
-      vcpu.immediateExit = true;
-      const threadId = this.#board.control.threadId(vcpu.share.id);
-      if (threadId !== 0) kickThread(threadId);
-    }
+    for (const vcpu of this.#vcpus) this.#kick(vcpu);
+  }
+
+  /**
+   * A thread that is not in KVM_RUN yet sees the request before it enters, or finds `immediate_exit` set: one kick is
+   * enough.
+   */
+  #kick(vcpu: Vcpu): void {
+    vcpu.immediateExit = true;
+    const threadId = this.#board.control.threadId(vcpu.share.id);
+    if (threadId !== 0) kickThread(threadId);
   }
 
   #paused(vcpu: number): void {

@@ -32,6 +32,7 @@ export type ControlOrder =
   | { readonly call: 'move'; readonly device: string; readonly datapath: DatapathName }
   | { readonly call: 'link'; readonly device: string; readonly up: boolean }
   | { readonly call: 'resizeDisk'; readonly device: string; readonly bytes?: number }
+  | ({ readonly call: 'setCpus'; readonly count: number } & Pick<RemovalOptions, 'timeout'>)
   | ({ readonly call: 'removeDevice'; readonly device: string } & RemovalOptions)
   | { readonly call: QueueOrder; readonly device: string; readonly queue: string }
   | { readonly call: 'reload'; readonly device: string }
@@ -140,6 +141,7 @@ const REQUESTS: Readonly<Record<ControlRequest['call'], Readonly<Record<string, 
   move: { device: isText, datapath: oneOf(DATAPATHS) },
   link: { device: isText, up: isFlag },
   resizeDisk: { device: isText, bytes: isIntegerOrAbsent },
+  setCpus: { count: isSize, timeout: isIntegerOrAbsent },
   addDevice: { device: isObject },
   removeDevice: { device: isText, surprise: isFlagOrAbsent, timeout: isIntegerOrAbsent },
   hold: { device: isText, queue: isText },

@@ -200,6 +200,13 @@ export class RemoteMachine extends Machine {
     await this.#order({ call: 'removeDevice', device, ...options });
   }
 
+  override async setCpus(
+    count: number,
+    options: Pick<RemovalOptions, 'timeout'> = {},
+  ): Promise<void> {
+    await this.#order({ call: 'setCpus', count, ...options });
+  }
+
   override async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
     return (await question(this.#address, { call: 'inspect', ...filter })) as MachineInspection;
   }

@@ -48,6 +48,7 @@ export interface ControlledMachine extends StreamedMachine {
   resizeDisk(device: string, bytes?: number): Promise<void>;
   addDevice(device: MachineDeviceOptions): Promise<string>;
   removeDevice(device: string, options: RemovalOptions): Promise<void>;
+  setCpus(count: number, options: Pick<RemovalOptions, 'timeout'>): Promise<void>;
   holdQueue(device: string, queue: string): Promise<void>;
   stepQueue(device: string, queue: string): Promise<void>;
   releaseQueue(device: string, queue: string): Promise<void>;
@@ -224,6 +225,8 @@ async function obey(machine: ControlledMachine, request: ControlOrder): Promise<
       return await machine.setLink(request.device, request.up);
     case 'resizeDisk':
       return await machine.resizeDisk(request.device, request.bytes);
+    case 'setCpus':
+      return await machine.setCpus(request.count, request);
     case 'removeDevice':
       return await machine.removeDevice(request.device, request);
     case 'hold':

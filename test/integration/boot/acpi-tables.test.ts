@@ -30,7 +30,7 @@ const viot: ViotOptions = {
 const generationId = Uint8Array.from({ length: 16 }, (_, at) => 0xf0 + at);
 
 /** The tables as a guest finds them, by signature. */
-function tables(cpus: number): Map<string, Buffer> {
+function tables(cpus: number, maxCpus?: number): Map<string, Buffer> {
   using ram = new Ram(64 * MiB);
   const { memory } = ram;
   const options = {
@@ -39,6 +39,7 @@ function tables(cpus: number): Map<string, Buffer> {
     physicalAddressBits: 40,
     mmioDevices,
     fixedSlots: [1, 4],
+    ...(maxCpus === undefined ? {} : { maxCpus }),
     viot,
     generationId,
   };
@@ -60,7 +61,7 @@ function tables(cpus: number): Map<string, Buffer> {
   return found;
 }
 
-const found = tables(4);
+const found = tables(2, 4);
 const get = (signature: string): Buffer => found.get(signature) ?? Buffer.alloc(0);
 const sum = (bytes: Buffer): number => bytes.reduce((total, byte) => total + byte, 0) % 256;
 
@@ -163,6 +164,23 @@ t.test('§5.2.12 MADT: local APICs, I/O APIC, edge-triggered ISA interrupts, the
   }
 });
 
+t.test('§5.2.12.2 CPUs that may come are capable of being online, and not enabled', async (t) => {
+  const madt = get('APIC');
+  const entries: Buffer[] = [];
+  for (let at = 44; at < madt.length; at += madt[at + 1] as number) {
+    entries.push(madt.subarray(at, at + (madt[at + 1] as number)));
+  }
+  t.same(
+    entries.filter((entry) => entry[0] === 0).map((entry) => [entry[2], entry[3], entry[4]]),
+    [
+      [0, 0, 1],
+      [1, 1, 1],
+      [2, 2, 2],
+      [3, 3, 2],
+    ],
+  );
+});
+
 t.test('PCI Firmware 3.2 §4.1.2 MCFG: ECAM of bus 0', async (t) => {
   const mcfg = get('MCFG');
   t.equal(Number(mcfg.readBigUInt64LE(44)), layout.PCI_ECAM_BASE);
@@ -241,6 +259,15 @@ t.test('iasl takes the tables apart and puts them together again', { skip }, asy
     /Local0 & 0x08[^}]*?Notify \(S03, One\)[^}]*?\}[^}]*?Local1 & 0x08[^}]*?Notify \(S03, 0x03\)/,
   );
   t.match(dsdt, /If \(\(Local0 & 0x10\)\)\s*\{\s*\\_SB.PCI0.PCHP \(\)/);
+  t.equal(dsdt.split('"ACPI0007"').length, 5);
+  const processors = dsdt.split(/Device \(C\d{3}\)/).slice(1, 5);
+  t.notMatch(processors[0], /_STA|_EJ0|_MAT/, 'the first CPU stays');
+  const [, , , last = ''] = processors;
+  t.match(last, /Name \(_UID, 0x03\)/);
+  t.match(last, /Method \(_STA, 0,.*?CPUE & 0x08.*?Return \(0x0F\).*?Return \(Zero\)/s);
+  t.match(last, /Name \(_MAT, Buffer \(0x08\).*?0x00, 0x08, 0x03, 0x03, 0x01, 0x00, 0x00, 0x00/s);
+  t.match(last, /Method \(_EJ0, 1,.*?CPUE = 0x08/s);
+  t.match(dsdt, /Local0 & 0x20[^}]*?\\_SB.CPHP \(\)/);
   const windows = dsdt.split('"LNRO0005"').slice(1);
   t.equal(windows.length, mmioDevices.length);
   mmioDevices.forEach(({ address, size, gsi }, index) => {

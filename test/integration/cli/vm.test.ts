@@ -35,11 +35,13 @@ t.test('machines are listed and controlled', async (t) => {
   t.same(vm.links, ['net0 false']);
   t.equal(await nodevmm('vm', 'add', 'disk', 'data.raw,ro'), 'blk1\n');
   await nodevmm('vm', 'add', 'rng');
+  await nodevmm('vm', 'cpus', '4');
   await nodevmm('vm', 'remove', 'blk1');
   await nodevmm('vm', 'remove', 'blk1', '--force', '--timeout', '0');
   t.same(vm.queueCalls.splice(0), [
     `add ${JSON.stringify({ disks: [{ path: resolve('data.raw'), readOnly: true }] })}`,
     'add {"rng":{}}',
+    'cpus 4 30000',
     'remove blk1 false undefined',
     'remove blk1 true 0',
   ]);

@@ -39,6 +39,9 @@ t.test('orders and questions', async (t) => {
   await remote.resizeDisk('blk0');
   t.same(vm.queueCalls.splice(4), [`resize blk0 ${2 ** 40}`, 'resize blk0 undefined']);
   t.equal(await remote.addDevice({ disks: [{ path: 'data.raw' }], transport: 'pci' }), 'blk1');
+  await remote.setCpus(4);
+  await remote.setCpus(2, { timeout: 1 });
+  t.same(vm.queueCalls.splice(4 + 1), ['cpus 4 undefined', 'cpus 2 1']);
   await remote.removeDevice('blk1');
   await remote.removeDevice('blk1', { surprise: true, timeout: 0 });
   t.same(vm.queueCalls.splice(4), [

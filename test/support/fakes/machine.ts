@@ -94,6 +94,9 @@ export class FakeVm extends EventEmitter<VirtualMachineEvents> implements Contro
   async resizeDisk(device: string, bytes?: number): Promise<void> {
     this.queueCalls.push(`resize ${device} ${bytes}`);
   }
+  async setCpus(count: number, { timeout }: Pick<RemovalOptions, 'timeout'>): Promise<void> {
+    this.queueCalls.push(`cpus ${count} ${timeout}`);
+  }
   async addDevice(device: MachineDeviceOptions): Promise<string> {
     this.queueCalls.push(`add ${JSON.stringify(device)}`);
     return 'blk1';
