@@ -59,6 +59,7 @@ export type {
   VirtualMachineEvents,
 } from './machine/machine.ts';
 export type { RuleBreach } from './machine/machine-observer.ts';
+export type { MemoryState } from './machine/memory-size.ts';
 export type { MachineExit, MachineOptions } from './machine/options.ts';
 export type {
   DefinitionOptions,
@@ -83,6 +84,7 @@ export type { ConsoleOptions } from './virtio/device/console/console.ts';
 export type { FileSystemOptions, VhostUserFsOptions } from './virtio/device/fs/fs-type.ts';
 export type { XattrMode } from './virtio/device/fs/xattr-names.ts';
 export type { IommuOptions } from './virtio/device/iommu/iommu.ts';
+export type { MemoryDeviceOptions } from './virtio/device/mem/mem.ts';
 export type { NetOptions, VhostUserNetOptions } from './virtio/device/net/net-type.ts';
 export type { EntropyOptions } from './virtio/device/rng/rng.ts';
 export type { VdpaOptions } from './virtio/device/vdpa-type.ts';

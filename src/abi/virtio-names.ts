@@ -3,6 +3,7 @@ import * as balloon from './virtio-balloon.ts';
 import * as blk from './virtio-blk.ts';
 import * as console from './virtio-console.ts';
 import * as iommu from './virtio-iommu.ts';
+import * as mem from './virtio-mem.ts';
 import * as net from './virtio-net.ts';
 import {
   ACKNOWLEDGE,
@@ -67,6 +68,7 @@ const DEVICE_FEATURES: Readonly<Record<number, FeatureNames>> = {
   [console.VIRTIO_ID_CONSOLE]: namesByBit(console, 'VIRTIO_CONSOLE_F_'),
   [balloon.VIRTIO_ID_BALLOON]: namesByBit(balloon, 'VIRTIO_BALLOON_F_'),
   [iommu.VIRTIO_ID_IOMMU]: namesByBit(iommu, 'VIRTIO_IOMMU_F_'),
+  [mem.VIRTIO_ID_MEM]: namesByBit(mem, 'VIRTIO_MEM_F_'),
   [vsock.VIRTIO_ID_VSOCK]: namesByBit(vsock, 'VIRTIO_VSOCK_F_'),
 };
 

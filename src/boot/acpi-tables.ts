@@ -29,7 +29,7 @@ export interface AcpiOptions {
   readonly cpus: number;
   /** Those that it may have later, if that can change. Default: it cannot. */
   readonly maxCpus?: number;
-  /** Bytes of guest RAM. */
+  /** As `GuestMemory.reach`. */
   readonly ramSize: number;
   /** Width of the guest's physical addresses, which limits the window for 64-bit BARs. */
   readonly physicalAddressBits: number;

@@ -105,7 +105,7 @@ export async function loadGuest(plan: BootPlan): Promise<BootEntry> {
       : loadInitrd(memory, plan.initrd, range.gpa + range.size, kernel.initrdLimit);
   const rsdpGpa = writeAcpiTables(memory, {
     cpus,
-    ramSize: memory.size,
+    ramSize: memory.reach,
     physicalAddressBits: plan.physicalAddressBits ?? DEFAULT_PHYSICAL_ADDRESS_BITS,
     mmioDevices: plan.mmioDevices ?? [],
     fixedSlots: plan.fixedSlots ?? [],

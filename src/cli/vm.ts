@@ -31,6 +31,7 @@ Examples:
   nodevmm vm remove blk1
   nodevmm vm wake                       a guest that sleeps in RAM
   nodevmm vm cpus 4                     up to the --max-cpus of its run
+  nodevmm vm memory 4G                  its RAM grows, up to that of its memory device
   nodevmm vm shutdown                   presses the power button, and waits for the guest to obey
 
 A machine is called by its --name, else by its process id; with only one running, --vm may be left out.
@@ -140,6 +141,22 @@ export const registerVmCommand: RegisterCommand = (program, finish) => {
     .action((count: number, { timeout }: { timeout: number }) =>
       order({ call: 'setCpus', count, timeout: timeout * 1000 }),
     );
+  vm.command('memory')
+    .description(
+      'have the RAM of a guest with a memory device grow or shrink; without a size, how much it is',
+    )
+    .argument('[size]', 'e.g. 4G', parseMemory)
+    .action(async (size?: number) => {
+      const request =
+        size === undefined ? ({ call: 'status' } as const) : ({ call: 'memory', size } as const);
+      const { target, current, max } = (await call(request)).memory;
+      const rows = Object.entries({ target, current, max }).map(([name, bytes]) => [
+        name,
+        inMiB(bytes),
+      ]);
+      process.stdout.write(`${aligned(rows).join('\n')}\n`);
+      finish(0);
+    });
   vm.command('shutdown')
     .description("press the power button, and wait until the guest's system has powered off")
     .option('--timeout <seconds>', 'how long it may take', parseSeconds, 60)
@@ -168,8 +185,9 @@ export const registerVmCommand: RegisterCommand = (program, finish) => {
   }
 };
 
+const inMiB = (bytes: number): string => `${Math.round(bytes / MiB)} MiB`;
+
 function balloonText({ target, current, guest = {} }: BalloonStatistics): string {
-  const inMiB = (bytes: number): string => `${Math.round(bytes / MiB)} MiB`;
   const counts = new Set(['majorFaults', 'minorFaults', 'hugePagesAllocated', 'hugePagesFailed']);
   const rows = Object.entries({ target, current, ...guest }).map(([name, value]) => [
     name,

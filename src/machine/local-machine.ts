@@ -13,6 +13,7 @@ import { Ram, type RamBacking } from '../memory/ram.ts';
 import { PM1_POWER_BUTTON, PM1_SLEEP_BUTTON } from '../platform/pm1.ts';
 import { BalloonDevice } from '../virtio/device/balloon/balloon.ts';
 import { iommuType } from '../virtio/device/iommu/iommu.ts';
+import { MemDevice } from '../virtio/device/mem/mem.ts';
 import { type VsockOptions, vsockType } from '../virtio/device/vsock/vsock-type.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import { balloonCalls, MachineBalloon } from './balloon.ts';
@@ -24,6 +25,7 @@ import { DeviceRequests, type RequestedParts } from './device-requests.ts';
 import type { MachineDevice } from './devices/machine-device.ts';
 import { closeAll, createDevices, MachineDevices } from './devices/machine-devices.ts';
 import { VirtioMachineDevice } from './devices/virtio-device.ts';
+import { MachineGrowth } from './growing-ram.ts';
 import { GuestAgent, guestEnded } from './guest-agent.ts';
 import { chooseRam } from './guest-ram.ts';
 import { Hotplug } from './hotplug.ts';
@@ -31,6 +33,7 @@ import type { InspectFilter, MachineInspection } from './inspect.ts';
 import { MachineIommu } from './iommu.ts';
 import type { DroppedOutput, MachineMetrics, MachineState } from './machine.ts';
 import { MachineObserver, type RuleBreach } from './machine-observer.ts';
+import { growthOf, type MemoryState, memoryState, requestMemory } from './memory-size.ts';
 import type { MachineExit, MachineOptions } from './options.ts';
 import { type CycleEvents, PowerCycle, type WakeUp } from './power-cycle.ts';
 import { type ResolvedOptions, resolveOptions } from './resolve-options.ts';
@@ -53,6 +56,7 @@ export class LocalMachine extends DeviceRequests {
   readonly #notices: string[] = [];
   readonly #observer: MachineObserver;
   #iommu: MachineIommu | undefined;
+  #growth: MachineGrowth | undefined;
   #owned = new AsyncCleanupStack();
   readonly #exit: Promise<MachineExit>;
   #resolveExit: (exit: MachineExit) => void = () => {};
@@ -81,7 +85,8 @@ export class LocalMachine extends DeviceRequests {
     checkKvm(resolved);
     const bootable = { ...resolved, ...(await bootFiles(resolved, options.onProgress)) };
     const backing = chooseRam(resolved);
-    const ram = stack.use(new Ram(resolved.memory, backing));
+    const growth = growthOf(resolved);
+    const ram = stack.use(new Ram(resolved.memory, backing, true, growth));
     let vm: LocalMachine | undefined;
     const log = (text: string): void => {
       if (vm !== undefined) vm.#log(text);
@@ -96,6 +101,8 @@ export class LocalMachine extends DeviceRequests {
     stack.use(vm.#observer);
     iommu = MachineIommu.of(devices, ram.memory, log);
     vm.#iommu = iommu;
+    const mem = vm.#devices.ofClass(MemDevice);
+    if (mem !== undefined) vm.#growth = stack.use(new MachineGrowth(ram.memory, mem, log));
     for (const device of devices) await device.prepare?.();
     if (resolved.name !== undefined) stack.use(await ControlServer.open(vm, resolved.name));
     vm.#owned = stack.move();
@@ -162,6 +169,15 @@ export class LocalMachine extends DeviceRequests {
 
   override get state(): MachineState {
     return this.#state;
+  }
+
+  override get memory(): MemoryState {
+    return memoryState(this.#options, this.#devices.ofClass(MemDevice));
+  }
+
+  override async setMemory(bytes: number): Promise<void> {
+    this.expectAwake();
+    requestMemory(this.#options, this.#devices.ofClass(MemDevice), bytes);
   }
 
   override async inspect(filter: InspectFilter = {}): Promise<MachineInspection> {
@@ -319,6 +335,7 @@ export class LocalMachine extends DeviceRequests {
       observer: this.#observer,
       iommu: this.#iommu,
       generationId: this.#generationId,
+      growth: this.#growth,
     };
     const now = (step: () => Promise<void>): void => {
       void this.#steps.run(async () => {

@@ -14,6 +14,7 @@ import type { DatapathName } from './devices/queue-service.ts';
 import type { RemovalOptions } from './hotplug.ts';
 import type { InspectFilter, MachineInspection } from './inspect.ts';
 import type { RuleBreach } from './machine-observer.ts';
+import type { MemoryState } from './memory-size.ts';
 import type { MachineExit } from './options.ts';
 
 /** Events of a machine, by name. */
@@ -85,6 +86,9 @@ export abstract class Machine
 
   /** Which datapath serves each virtio device's queues, by the device's name. */
   abstract get datapaths(): ReadonlyMap<string, DatapathName>;
+
+  /** The guest's RAM; of a machine in another process, as of its last answer. */
+  abstract get memory(): MemoryState;
 
   /** Bytes of guest output that were dropped unread. */
   abstract get droppedOutput(): DroppedOutput;
@@ -186,6 +190,14 @@ export abstract class Machine
    * @throws UsageError when the machine cannot have so many (E_CPUS); PeerError when the guest keeps some (E_EJECT)
    */
   abstract setCpus(count: number, options?: Pick<RemovalOptions, 'timeout'>): Promise<void>;
+
+  /**
+   * Asks the guest to have this much RAM (option `memoryDevice`). It plugs and unplugs memory in its own time: see
+   * `memory.current`.
+   * @param bytes from the option `memory` to `memoryDevice.max`, in whole 2 MiB more than `memory`
+   * @throws UsageError (E_MEMORY) when it cannot be
+   */
+  abstract setMemory(bytes: number): Promise<void>;
 
   /** A snapshot of the virtio devices: registers, features, rings. Changes nothing. */
   abstract inspect(filter?: InspectFilter): Promise<MachineInspection>;

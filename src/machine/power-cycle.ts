@@ -33,6 +33,7 @@ import type { SerialStream } from './consoles.ts';
 import type { MachineDevice } from './devices/machine-device.ts';
 import type { MachineDevices } from './devices/machine-devices.ts';
 import { type LateResources, ResourceAllocator } from './devices/resource-allocator.ts';
+import type { MachineGrowth } from './growing-ram.ts';
 import type { MachineIommu } from './iommu.ts';
 import type { MachineObserver } from './machine-observer.ts';
 import type { MachineExit } from './options.ts';
@@ -58,6 +59,8 @@ export interface CyclePlan {
   readonly iommu?: MachineIommu | undefined;
   /** The machine's generation ID, 16 bytes. */
   readonly generationId: Uint8Array;
+  /** Absent: its RAM does not grow. */
+  readonly growth?: MachineGrowth | undefined;
 }
 
 /** What a cycle reports. */
@@ -102,6 +105,8 @@ export class PowerCycle {
   readonly #lingering = new Set<NodeJS.Timeout>();
   readonly #events: CycleEvents;
   readonly #viot: ViotOptions | undefined;
+  /** The next cycle wakes its guest. */
+  #isAsleep = false;
   /** The time of kvm-clock when the vCPUs last came to rest. */
   #clock: number | undefined;
   #owned = new AsyncCleanupStack();
@@ -115,11 +120,17 @@ export class PowerCycle {
     await using stack = new AsyncCleanupStack();
     const cpuid = guestCpuids(plan);
     const addressBits = physicalAddressBits(cpuid[0] ?? []);
-    const window64 = pciMmio64Window(plan.memory.size, addressBits);
+    const window64 = pciMmio64Window(plan.memory.reach, addressBits);
     const resources = stack.use(new ResourceAllocator(plan.notify, window64));
     const vm = stack.use(new Vm(plan.kvm));
     vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
     vm.setMemory(plan.memory);
+    let cycle: PowerCycle | undefined;
+    const { growth } = plan;
+    if (growth !== undefined) {
+      growth.powerOn(vm, resources.memorySlots(growth.slots));
+      stack.defer(() => growth.powerOff(cycle?.#isAsleep));
+    }
     vm.createIrqchip();
     vm.createPit();
     const vcpus = cpuid.map((entries, id) => {
@@ -127,7 +138,7 @@ export class PowerCycle {
       initializeVcpu(vcpu, entries);
       return vcpu;
     });
-    const cycle = new PowerCycle(plan, vm, vcpus, resources, stack, events, wakeUp);
+    cycle = new PowerCycle(plan, vm, vcpus, resources, stack, events, wakeUp);
     const [first] = vcpus;
     if (first === undefined) throw new InternalError('a machine without vCPUs');
     // The vCPU threads come up while the guest is being loaded.
@@ -351,6 +362,7 @@ export class PowerCycle {
   wakeUp(cause: number): WakeUp | undefined {
     const vector = wakingVector(this.#plan.memory);
     if (vector === 0 || vector >= HIGH_MEMORY_GPA) return undefined;
+    this.#isAsleep = true;
     const rtc = this.#board.state.lock.with(() => this.#board.rtc.save());
     return { vector, cause, clock: this.#clock, rtc, slots: this.#slots };
   }

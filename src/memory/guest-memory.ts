@@ -5,6 +5,7 @@
  * other methods take the offset it returned.
  */
 import { viewOf } from '../host/native-memory.ts';
+import { type BlocksShare, PluggedBlocks } from './plugged-blocks.ts';
 import {
   GiB,
   HIGH_RAM_BASE,
@@ -23,6 +24,8 @@ export interface GuestMemoryShare {
   readonly address: number;
   /** Bytes of RAM; of the mapping, holes included, when `regions` are given. */
   readonly size: number;
+  /** RAM besides, which comes and goes; in the same mapping. Absent: none. */
+  readonly blocks?: BlocksShare;
   /** What is RAM in it, lowest first, as a `RegionTable` wants it. Absent: a PC's layout. */
   readonly regions?: readonly RamRegion[];
   /**
@@ -67,6 +70,8 @@ export class GuestMemory {
   readonly address: number;
   readonly size: number;
   readonly regions: readonly RamRegion[];
+  /** Bytes of the mapping. */
+  readonly #mapped: number;
   readonly #lowSize: number;
   readonly #highSize: number;
   /** RAM below 2 GiB, a byte short of that at most. */
@@ -75,6 +80,8 @@ export class GuestMemory {
   readonly #foreign: RegionTable | null;
   /** ACCESS_ bits by page, of a device behind an IOMMU; all sizes above are likewise. */
   readonly #pages: Uint8Array | null;
+  /** RAM above the regions, which comes and goes. */
+  readonly blocks: PluggedBlocks | null;
   /** The last access that the IOMMU denied. */
   denied: DeniedAccess | undefined;
   /** Where in its chunk the range begins that `locate` found last. */
@@ -94,8 +101,11 @@ export class GuestMemory {
     this.#lowSize = plain ? Math.min(share.size, LOW_RAM_LIMIT) : -1;
     this.#highSize = plain ? share.size - this.#lowSize : -1;
     this.#smallSize = plain ? Math.min(share.size, 2 ** 31 - 1) | 0 : -1;
-    for (let at = 0; at < share.size; at += CHUNK) {
-      const length = Math.min(CHUNK + OVERLAP, (foreign?.endOf(at) ?? share.size) - at);
+    const { blocks } = share;
+    this.blocks = blocks === undefined ? null : new PluggedBlocks(blocks);
+    this.#mapped = blocks === undefined ? share.size : blocks.offset + blocks.size;
+    for (let at = 0; at < this.#mapped; at += CHUNK) {
+      const length = Math.min(CHUNK + OVERLAP, (foreign?.endOf(at) ?? this.#mapped) - at);
       const buffer = viewOf(share.address + at, length);
       this.#bytes.push(new Uint8Array(buffer));
       this.#views.push(new DataView(buffer));
@@ -114,7 +124,25 @@ export class GuestMemory {
     if (this.#foreign !== null) return this.#foreign.offset(gpa, length);
     if (gpa < LOW_RAM_LIMIT) return gpa >= 0 && gpa + length <= this.#lowSize ? gpa : -1;
     const high = gpa - HIGH_RAM_BASE;
-    return high >= 0 && high + length <= this.#highSize ? this.#lowSize + high : -1;
+    if (high >= 0 && high + length <= this.#highSize) return this.#lowSize + high;
+    return this.blocks === null ? -1 : this.blocks.offset(gpa, length);
+  }
+
+  /** Guest physical address of an offset in RAM; -1 outside. */
+  gpaOf(offset: number): number {
+    for (const region of this.regions) {
+      if (offset < region.offset + region.size) return region.gpa + offset - region.offset;
+    }
+    const blocks = this.share.blocks;
+    if (blocks === undefined || offset >= blocks.offset + blocks.size) return -1;
+    return blocks.gpa + offset - blocks.offset;
+  }
+
+  /** Bytes that a PC's RAM without a gap would have, to end where this may. */
+  get reach(): number {
+    const { blocks } = this.share;
+    if (blocks === undefined) return this.size;
+    return LOW_RAM_LIMIT + blocks.gpa + blocks.size - HIGH_RAM_BASE;
   }
 
   readU8(offset: number): number {
@@ -162,7 +190,7 @@ export class GuestMemory {
     const at = placeIn(index, offset);
     const chunk = this.#bytes[index];
     if (chunk !== undefined && at + length <= chunk.length) return chunk.subarray(at, at + length);
-    if (offset < 0 || offset + length > this.size) throw new RangeError('outside guest RAM');
+    if (offset < 0 || offset + length > this.#mapped) throw new RangeError('outside guest RAM');
     return new Uint8Array(viewOf(this.address + offset, length));
   }
 

@@ -4,6 +4,7 @@ import { Closeable } from '../host/cleanup-stack.ts';
 import { Fd } from '../host/fd.ts';
 import * as sys from '../host/syscall.ts';
 import { GuestMemory } from './guest-memory.ts';
+import { blocksShare } from './plugged-blocks.ts';
 
 const MADV_HUGEPAGE = 14;
 const NO_FILE = -1;
@@ -22,16 +23,21 @@ export type RamBacking = 'anonymous' | 'memfd' | 'hugetlb';
 export class Ram extends Closeable {
   readonly memory: GuestMemory;
   readonly #file: Fd | undefined;
+  readonly #size: number;
   #mapped = true;
 
   /**
    * @param size bytes, a multiple of the page size
    * @param sealed false: a process that gets the file may change its length
+   * @param growth bytes of RAM besides that comes and goes, whole blocks; none of it is plugged
    * @throws HostError when the host cannot give that much
    */
-  constructor(size: number, backing: RamBacking = 'anonymous', sealed = true) {
+  constructor(size: number, backing: RamBacking = 'anonymous', sealed = true, growth = 0) {
     super();
-    const what = `${size / 2 ** 20} MiB of guest RAM`;
+    const blocks = growth === 0 ? undefined : blocksShare(size, growth);
+    const mapping = blocks === undefined ? size : blocks.offset + blocks.size;
+    this.#size = mapping;
+    const what = `${mapping / 2 ** 20} MiB of guest RAM`;
     const remedy =
       backing === 'hugetlb'
         ? 'reserve huge pages in /proc/sys/vm/nr_hugepages'
@@ -39,7 +45,7 @@ export class Ram extends Closeable {
     this.#file =
       backing === 'anonymous'
         ? undefined
-        : createMemoryFile('nodevmm-ram', size, what, {
+        : createMemoryFile('nodevmm-ram', mapping, what, {
             huge: backing === 'hugetlb',
             sealed,
             remedy,
@@ -48,11 +54,16 @@ export class Ram extends Closeable {
     const kind = backing === 'anonymous' ? sys.MAP_PRIVATE | sys.MAP_ANONYMOUS : sys.MAP_SHARED;
     const access = sys.PROT_READ | sys.PROT_WRITE;
     try {
-      const mapped = sys.mmap(0, size, access, kind | sys.MAP_NORESERVE, fd, 0);
+      const mapped = sys.mmap(0, mapping, access, kind | sys.MAP_NORESERVE, fd, 0);
       const address = sys.check(mapped, 'mmap', what, remedy);
       // A wish: kernels without transparent huge pages refuse it.
-      if (backing !== 'hugetlb') sys.madvise(address, size, MADV_HUGEPAGE);
-      this.memory = new GuestMemory({ fd, address, size });
+      if (backing !== 'hugetlb') sys.madvise(address, mapping, MADV_HUGEPAGE);
+      this.memory = new GuestMemory({
+        fd,
+        address,
+        size,
+        ...(blocks === undefined ? {} : { blocks }),
+      });
     } catch (error) {
       this.#file?.close();
       throw error;
@@ -64,7 +75,7 @@ export class Ram extends Closeable {
     if (!this.#mapped) return;
     this.#mapped = false;
     this.memory.detach();
-    sys.munmap(this.memory.address, this.memory.size);
+    sys.munmap(this.memory.address, this.#size);
     this.#file?.close();
   }
 }

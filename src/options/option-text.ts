@@ -79,10 +79,19 @@ export function optionsFromKeys<T extends object = Record<string, unknown>>(
 }
 
 /** @returns undefined when the field does not allow it */
-function parsed({ type, choices, fits }: OptionField, text: string): unknown {
+function parsed({ type, choices, details, fits }: OptionField, text: string): unknown {
   if (type === 'flag') return text === 'on' ? true : text === 'off' ? false : undefined;
-  const value = type === 'number' || typeof choices[0] === 'number' ? numberOf(text) : text;
+  const toNumber = details.bytes === true ? bytesOf : numberOf;
+  const value = type === 'number' || typeof choices[0] === 'number' ? toNumber(text) : text;
   return fits(value) ? (type === 'list' ? [text] : value) : undefined;
+}
+
+/** A size in bytes: `512M`, `4G`, `65536K`; a bare number counts MiB. @returns undefined when it is none */
+export function bytesOf(text: string): number | undefined {
+  const match = /^([1-9][0-9]{0,9})([KMGT]?)(i?B)?$/i.exec(text);
+  if (match === null) return undefined;
+  const units: Record<string, number> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+  return Number(match[1]) * (units[(match[2] || 'M').toUpperCase()] ?? 1);
 }
 
 function numberOf(text: string): number | undefined {

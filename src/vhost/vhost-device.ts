@@ -96,7 +96,8 @@ export class VhostDevice extends Closeable {
     this.#memory = memory;
     this.#translated = false;
     this.#setFeatures(features);
-    const { regions } = memory;
+    const { blocks } = memory.share;
+    const regions = blocks === undefined ? memory.regions : [...memory.regions, blocks];
     const table = new NativeMemory(
       abi.vhost_memory.size + regions.length * abi.vhost_memory_region.size,
     );

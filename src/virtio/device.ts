@@ -18,8 +18,9 @@ export interface DeviceHost {
   /**
    * Changes the device configuration space: the driver sees all or nothing of it (config
    * generation, virtio 1.3 §4.1.4.3.1), and gets a configuration change notification.
+   * @param quiet without the notification. Default false
    */
-  updateConfig(change: (config: DataView) => void): void;
+  updateConfig(change: (config: DataView) => void, quiet?: boolean): void;
   /** The current configuration space, including the driver's writes. */
   readConfig(): Uint8Array;
   /**

@@ -8,6 +8,7 @@ import { bootGuest, guestShell } from '../support/rigs/guest.ts';
 import { settled } from '../support/rigs/memory.ts';
 
 const MEMORY = 512 * MiB;
+const GROWTH = 256 * MiB;
 const CLOSE = 0.05 * MEMORY;
 
 const file = path.join(testFolder(t), 'disk.raw');
@@ -15,7 +16,12 @@ writeFileSync(file, '');
 truncateSync(file, 640 * MiB);
 const rss = (): number => process.memoryUsage.rss();
 const vm = await bootGuest({
-  machine: { memory: MEMORY, balloon: true, disks: [{ path: file }] },
+  machine: {
+    memory: MEMORY,
+    balloon: true,
+    memoryDevice: { max: MEMORY + GROWTH },
+    disks: [{ path: file }],
+  },
   // Linux's balloon driver announces its buffer for statistics too early.
   provoked: /notified a queue before DRIVER_OK/,
 });
@@ -60,6 +66,26 @@ t.test('statistics are those of /proc', async (t) => {
   ] as const) {
     t.ok(Math.abs(value - inInfo(name)) < CLOSE, `${name} ${value} ${inInfo(name)}`);
   }
+});
+
+t.test('RAM grows, is used, and shrinks', async (t) => {
+  const total = async (): Promise<number> =>
+    1024 * Number(await sh("awk '/^MemTotal/ { print $2 }' /proc/meminfo"));
+  const before = { total: await total(), rss: rss() };
+  t.same(vm.memory, { target: MEMORY, current: MEMORY, max: MEMORY + GROWTH });
+  await vm.setMemory(MEMORY + GROWTH);
+  await settled(() => vm.memory.current === MEMORY + GROWTH, 'the guest to plug memory');
+  t.equal((await total()) - before.total, GROWTH);
+  t.match(await sh('cat /proc/iomem'), 'System RAM (virtio_mem)');
+  t.equal(await sh('grep -h online /sys/devices/system/memory/memory*/state | wc -l'), '6');
+  await sh('dd if=/dev/zero of=/ram/file bs=1M count=450 2>/dev/null');
+  const grown = rss();
+  await sh('rm /ram/file');
+  await vm.setMemory(MEMORY);
+  await settled(() => vm.memory.current === MEMORY, 'the guest to unplug memory');
+  t.equal(await total(), before.total);
+  await settled(() => grown - rss() > 450 * MiB - CLOSE, 'what is unplugged or free to go back');
+  t.equal(await sh('dmesg | grep -ci "warning\\|error" || true'), '0');
 });
 
 t.test('a guest that runs out of memory takes it back, and no program is killed', async (t) => {

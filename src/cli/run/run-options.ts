@@ -6,7 +6,7 @@ import { UsageError } from '../../host/errors.ts';
 import type { MachineOptions } from '../../machine/options.ts';
 import { DEFAULT_COMMAND_LINE, MACHINE } from '../../machine/resolve-options.ts';
 import { fieldsOf, given, type OptionField } from '../../options/option-schema.ts';
-import { keysHelp, optionsFromKeys, splitKeys } from '../../options/option-text.ts';
+import { bytesOf, keysHelp, optionsFromKeys, splitKeys } from '../../options/option-text.ts';
 import type { TransportName } from '../../virtio/device-type.ts';
 import {
   addDeviceOptions,
@@ -49,10 +49,9 @@ export interface RunFlags {
 
 /** Parses a size in bytes: `512M`, `4G`, `65536K`; a bare number counts MiB. */
 export function parseMemory(text: string): number {
-  const match = /^([1-9][0-9]{0,9})([KMGT]?)(i?B)?$/i.exec(text);
-  if (match === null) throw new InvalidArgumentError('Take for example 512M or 4G.');
-  const units: Record<string, number> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
-  return Number(match[1]) * (units[(match[2] || 'M').toUpperCase()] ?? 1);
+  const bytes = bytesOf(text);
+  if (bytes === undefined) throw new InvalidArgumentError('Take for example 512M or 4G.');
+  return bytes;
 }
 
 /** A whole number. */

@@ -9,6 +9,7 @@ import type { DatapathName } from '../devices/queue-service.ts';
 import type { RemovalOptions } from '../hotplug.ts';
 import type { InspectFilter } from '../inspect.ts';
 import type { DroppedOutput, MachineState, VirtualMachineEvents } from '../machine.ts';
+import type { MemoryState } from '../memory-size.ts';
 
 const NEWLINE = 0x0a;
 /** Bytes of the longest line. */
@@ -37,6 +38,7 @@ export type ControlOrder =
   | { readonly call: QueueOrder; readonly device: string; readonly queue: string }
   | { readonly call: 'reload'; readonly device: string }
   | { readonly call: 'balloon'; readonly target: number }
+  | { readonly call: 'memory'; readonly size: number }
   | { readonly call: 'resize'; readonly columns: number; readonly rows: number };
 
 /** What is answered with a value. */
@@ -75,6 +77,7 @@ export interface MachineStatus {
   /** What KVM counted of all vCPUs since power-on, by its own names. */
   readonly statistics: Readonly<Record<string, number>>;
   readonly droppedOutput: DroppedOutput;
+  readonly memory: MemoryState;
   /** Absent: it has no balloon. */
   readonly balloon?: BalloonState;
 }
@@ -149,6 +152,7 @@ const REQUESTS: Readonly<Record<ControlRequest['call'], Readonly<Record<string, 
   release: { device: isText, queue: isText },
   reload: { device: isText },
   balloon: { target: isBytes },
+  memory: { size: isBytes },
   resize: { columns: isSize, rows: isSize },
   inspect: { device: isTextOrAbsent, queue: isTextOrAbsent },
   metrics: {},

@@ -13,6 +13,7 @@ import type { RemovalOptions } from '../hotplug.ts';
 import type { InspectFilter, MachineInspection } from '../inspect.ts';
 import { type DroppedOutput, Machine, type MachineMetrics, type MachineState } from '../machine.ts';
 import type { RuleBreach } from '../machine-observer.ts';
+import type { MemoryState } from '../memory-size.ts';
 import type { MachineExit } from '../options.ts';
 import { withAbsolutePaths } from '../resolve-options.ts';
 import type { VirtualMachine } from '../virtual-machine.ts';
@@ -125,6 +126,14 @@ export class RemoteMachine extends Machine {
 
   override get datapaths(): ReadonlyMap<string, DatapathName> {
     return new Map(Object.entries(this.#status.datapaths));
+  }
+
+  override get memory(): MemoryState {
+    return this.#status.memory;
+  }
+
+  override async setMemory(size: number): Promise<void> {
+    await this.#order({ call: 'memory', size });
   }
 
   override get droppedOutput(): DroppedOutput {

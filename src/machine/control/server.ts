@@ -14,6 +14,7 @@ import type { DatapathName } from '../devices/queue-service.ts';
 import type { RemovalOptions } from '../hotplug.ts';
 import type { InspectFilter, MachineInspection } from '../inspect.ts';
 import type { DroppedOutput, MachineMetrics, MachineState } from '../machine.ts';
+import type { MemoryState } from '../memory-size.ts';
 import { encodeError } from './control-error.ts';
 import {
   type ControlOrder,
@@ -31,6 +32,7 @@ export interface ControlledMachine extends StreamedMachine {
   readonly state: MachineState;
   readonly datapaths: ReadonlyMap<string, DatapathName>;
   readonly droppedOutput: DroppedOutput;
+  readonly memory: MemoryState;
   readonly balloon: Pick<MachineBalloon, 'find' | 'setTarget' | 'statistics'>;
   metrics(): Promise<MachineMetrics>;
   traceSummary(): Promise<TraceSummary | undefined>;
@@ -53,6 +55,7 @@ export interface ControlledMachine extends StreamedMachine {
   stepQueue(device: string, queue: string): Promise<void>;
   releaseQueue(device: string, queue: string): Promise<void>;
   reloadDevice(device: string): Promise<void>;
+  setMemory(bytes: number): Promise<void>;
   resizeConsole(columns: number, rows: number): void;
 }
 
@@ -201,7 +204,7 @@ async function answer(machine: ControlledMachine, name: string, line: string): P
 
 async function statusOf(machine: ControlledMachine, name: string): Promise<MachineStatus> {
   const { exits, kvm } = await machine.metrics();
-  const { state, datapaths, droppedOutput } = machine;
+  const { state, datapaths, droppedOutput, memory } = machine;
   const balloon = machine.balloon.find();
   return {
     pid: process.pid,
@@ -211,6 +214,7 @@ async function statusOf(machine: ControlledMachine, name: string): Promise<Machi
     exits: Object.values(exits).reduce((sum, count) => sum + count, 0),
     statistics: kvm,
     droppedOutput,
+    memory,
     ...(balloon === undefined ? {} : { balloon }),
   };
 }
@@ -237,6 +241,8 @@ async function obey(machine: ControlledMachine, request: ControlOrder): Promise<
       return await machine.reloadDevice(request.device);
     case 'balloon':
       return await machine.balloon.setTarget(request.target);
+    case 'memory':
+      return await machine.setMemory(request.size);
     case 'resize':
       return machine.resizeConsole(request.columns, request.rows);
     default:

@@ -54,7 +54,7 @@ export class DeviceSlot {
   }
 
   /** As `DeviceHost.updateConfig`. @param kept gets the fields that the driver cannot write */
-  updateConfig(change: (config: DataView) => void, kept: Uint8Array): void {
+  updateConfig(change: (config: DataView) => void, kept: Uint8Array, quiet = false): void {
     const { registers } = this.transport;
     this.state.lock.with(() => {
       change(registers.config.view);
@@ -63,7 +63,7 @@ export class DeviceSlot {
         const writable = registers.shape.configWriteMask[at] ?? 0;
         if (writable === 0) kept[at] = registers.config.view.getUint8(at);
       });
-      if ((registers.status & DRIVER_OK) !== 0) this.transport.notifyConfigChange();
+      if (!quiet && (registers.status & DRIVER_OK) !== 0) this.transport.notifyConfigChange();
     });
   }
 

@@ -8,6 +8,7 @@ import { blkType } from '../../virtio/device/blk/blk-type.ts';
 import { consoleType } from '../../virtio/device/console/console.ts';
 import { fsType } from '../../virtio/device/fs/fs-type.ts';
 import { iommuType } from '../../virtio/device/iommu/iommu.ts';
+import { memType } from '../../virtio/device/mem/mem.ts';
 import { netType } from '../../virtio/device/net/net-type.ts';
 import { rngType } from '../../virtio/device/rng/rng.ts';
 import { vsockType } from '../../virtio/device/vsock/vsock-type.ts';
@@ -35,6 +36,7 @@ export const DEVICE_TYPES: MachineDeviceType[] = [
   iommuType,
   balloonType,
   watchdogType,
+  memType,
 ];
 
 /** Which backend options are for. @param has whether an option is set, to this value if one is given */

@@ -346,7 +346,7 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
     });
   }
 
-  updateConfig(change: (config: DataView) => void): void {
+  updateConfig(change: (config: DataView) => void, quiet = false): void {
     const slot = this.#slot;
     if (slot === undefined) {
       const { buffer, byteOffset, length } = this.device.config;
@@ -354,7 +354,7 @@ export class VirtioMachineDevice extends SteppedDevice implements MachineDevice,
       return;
     }
     // The device keeps its own fields, so that they still hold after the next power-on.
-    slot.updateConfig(change, this.device.config);
+    slot.updateConfig(change, this.device.config, quiet);
   }
 
   readConfig(): Uint8Array {

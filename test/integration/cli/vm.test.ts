@@ -90,6 +90,15 @@ t.test('the balloon: what the guest keeps, and what it reports', async (t) => {
   await t.rejects(nodevmm('vm', 'balloon', 'much'), { code: 2 });
 });
 
+t.test('the memory of its guest', async (t) => {
+  const vm = new FakeVm();
+  using _server = await ControlServer.open(vm, 'web');
+  const rows = 'target   2048 MiB\ncurrent  1024 MiB\nmax      4096 MiB\n';
+  t.equal(await nodevmm('vm', 'memory', '2G'), rows);
+  t.equal(vm.memory.target, 2 ** 31);
+  t.equal(await nodevmm('vm', 'memory'), rows);
+});
+
 t.test('a command in its guest: output, status, input', async (t) => {
   const { stream } = await startAgent();
   using agent = new AgentClient(stream);

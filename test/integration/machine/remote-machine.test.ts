@@ -64,6 +64,16 @@ t.test('orders and questions', async (t) => {
   t.equal(remote.state, 'ended');
 });
 
+t.test('the memory', async (t) => {
+  const vm = new FakeVm();
+  using _server = await ControlServer.open(vm, 'web');
+  await using remote = await connectMachine('web');
+  t.same(remote.memory, vm.memory);
+  await remote.setMemory(2 ** 31);
+  t.equal(vm.memory.target, 2 ** 31);
+  t.equal(remote.memory.target, 2 ** 31);
+});
+
 t.test('the balloon', async (t) => {
   const vm = new FakeVm();
   vm.kept = { target: 2 ** 29, current: 2 ** 29 };

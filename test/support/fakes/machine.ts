@@ -42,6 +42,10 @@ export class FakeVm extends EventEmitter<VirtualMachineEvents> implements Contro
   readonly links: string[] = [];
   /** Undefined: it has none. */
   kept: BalloonState | undefined;
+  memory = { target: 2 ** 30, current: 2 ** 30, max: 2 ** 32 };
+  async setMemory(target: number): Promise<void> {
+    this.memory = { ...this.memory, target };
+  }
   readonly balloon = {
     find: () => this.kept,
     setTarget: async (target: number) => {

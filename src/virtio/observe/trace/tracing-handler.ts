@@ -1,5 +1,4 @@
 /** Writes a record of everything that happens between a data half and its queues. HOT while tracing. */
-import type { GuestMemory } from '../../../memory/guest-memory.ts';
 import { ActiveQueue } from '../../active-queue.ts';
 import type { HandlerContext, QueueHandler } from '../../device.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
@@ -94,7 +93,7 @@ class TracingQueue implements Virtqueue {
     const id = chain.id & ID_BITS;
     writer.write(record.POP, this.#whom, id, count, chain.readableLength, chain.writableLength);
     for (let i = 0; i < count; i++) {
-      const gpa = gpaOf(memory, chain.offset[i] as number);
+      const gpa = memory.gpaOf(chain.offset[i] as number);
       const length = chain.length[i] as number;
       writer.write(record.SEGMENT, this.#whom, i, i < readable ? 0 : 1, gpa, length);
     }
@@ -133,12 +132,4 @@ class TracingQueue implements Virtqueue {
   state(): VringState {
     return this.#inner.state();
   }
-}
-
-/** The guest physical address of an offset in RAM. */
-export function gpaOf(memory: GuestMemory, offset: number): number {
-  for (const region of memory.regions) {
-    if (offset < region.offset + region.size) return region.gpa + offset - region.offset;
-  }
-  return -1;
 }
