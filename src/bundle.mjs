@@ -29,6 +29,7 @@ const ENTRIES = [
   'datapath/queue-worker-main',
   'datapath/shadow/shadow-handler',
   'virtio/device/blk/blk',
+  'virtio/device/pmem/pmem',
   'virtio/device/fs/fs',
   'virtio/device/net/net-handler',
   'virtio/device/net/net-memory-handler',

@@ -86,6 +86,7 @@ export type { XattrMode } from './virtio/device/fs/xattr-names.ts';
 export type { IommuOptions } from './virtio/device/iommu/iommu.ts';
 export type { MemoryDeviceOptions } from './virtio/device/mem/mem.ts';
 export type { NetOptions, VhostUserNetOptions } from './virtio/device/net/net-type.ts';
+export type { PmemOptions } from './virtio/device/pmem/pmem.ts';
 export type { EntropyOptions } from './virtio/device/rng/rng.ts';
 export type { VdpaOptions } from './virtio/device/vdpa-type.ts';
 export type { VhostUserOptions, VhostUserSocket } from './virtio/device/vhost-user-type.ts';

@@ -66,5 +66,7 @@ export const KVM_CAP_GET_TSC_KHZ = 61;
 export const KVM_CAP_MAX_VCPUS = 66;
 export const KVM_CAP_TSC_DEADLINE_TIMER = 72;
 export const KVM_CAP_READONLY_MEM = 81;
+/** Of a memory slot: the guest's writes are exits. */
+export const KVM_MEM_READONLY = 2;
 export const KVM_CAP_IOEVENTFD_ANY_LENGTH = 122;
 export const KVM_CAP_IMMEDIATE_EXIT = 136;

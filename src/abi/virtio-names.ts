@@ -13,6 +13,7 @@ import {
   FAILED,
   FEATURES_OK,
 } from './virtio-pci.ts';
+import * as pmem from './virtio-pmem.ts';
 import * as ring from './virtio-ring.ts';
 import * as vsock from './virtio-vsock.ts';
 
@@ -69,6 +70,7 @@ const DEVICE_FEATURES: Readonly<Record<number, FeatureNames>> = {
   [balloon.VIRTIO_ID_BALLOON]: namesByBit(balloon, 'VIRTIO_BALLOON_F_'),
   [iommu.VIRTIO_ID_IOMMU]: namesByBit(iommu, 'VIRTIO_IOMMU_F_'),
   [mem.VIRTIO_ID_MEM]: namesByBit(mem, 'VIRTIO_MEM_F_'),
+  [pmem.VIRTIO_ID_PMEM]: namesByBit(pmem, 'VIRTIO_PMEM_F_'),
   [vsock.VIRTIO_ID_VSOCK]: namesByBit(vsock, 'VIRTIO_VSOCK_F_'),
 };
 

@@ -14,6 +14,7 @@ import { PM1_POWER_BUTTON, PM1_SLEEP_BUTTON } from '../platform/pm1.ts';
 import { BalloonDevice } from '../virtio/device/balloon/balloon.ts';
 import { iommuType } from '../virtio/device/iommu/iommu.ts';
 import { MemDevice } from '../virtio/device/mem/mem.ts';
+import { PmemDevice } from '../virtio/device/pmem/pmem.ts';
 import { type VsockOptions, vsockType } from '../virtio/device/vsock/vsock-type.ts';
 import type { TraceSummary } from '../virtio/observe/trace/trace-collector.ts';
 import { balloonCalls, MachineBalloon } from './balloon.ts';
@@ -85,18 +86,22 @@ export class LocalMachine extends DeviceRequests {
     checkKvm(resolved);
     const bootable = { ...resolved, ...(await bootFiles(resolved, options.onProgress)) };
     const backing = chooseRam(resolved);
-    const growth = growthOf(resolved);
-    const ram = stack.use(new Ram(resolved.memory, backing, true, growth));
     let vm: LocalMachine | undefined;
     const log = (text: string): void => {
       if (vm !== undefined) vm.#log(text);
     };
     const devices: MachineDevice[] = [];
-    // Device threads end before their addresses do.
+    // Device threads end before their addresses and RAM do.
+    let ram: Ram | undefined;
+    stack.defer(() => ram?.close());
     let iommu: MachineIommu | undefined;
     stack.defer(() => iommu?.close());
     stack.defer(() => closeAll(vm === undefined ? devices : vm.#devices.all));
     await createDevices(resolved.devices, resolved.memory, devices, log);
+    const pmems = new MachineDevices(devices).allOfClass(PmemDevice);
+    const growth = growthOf(resolved);
+    ram = new Ram(resolved.memory, backing, true, { growth, files: pmems.map(({ file }) => file) });
+    for (const [index, pmem] of pmems.entries()) pmem.place(ram.memory.share.files?.[index]);
     vm = new LocalMachine(bootable, kvm, { memory: ram.memory, backing }, devices, log);
     stack.use(vm.#observer);
     iommu = MachineIommu.of(devices, ram.memory, log);

@@ -4,6 +4,7 @@ import { BLOCK_SIZE } from '../memory/plugged-blocks.ts';
 import { MiB } from '../memory/ram-layout.ts';
 import { vfioType } from '../vfio/vfio-type.ts';
 import { type MemDevice, type MemoryDeviceOptions, memType } from '../virtio/device/mem/mem.ts';
+import { pmemType } from '../virtio/device/pmem/pmem.ts';
 import type { ResolvedDevice, ResolvedOptions } from './resolve-options.ts';
 
 /** The guest's RAM in bytes; the balloon's part included. */
@@ -57,10 +58,7 @@ export function requestMemory(machine: Sized, device: MemDevice | undefined, byt
 }
 
 /** @throws UsageError when the machine cannot have its memory device */
-export function checkGrowth(
-  { memory, hugePages }: { readonly memory: number; readonly hugePages: boolean },
-  devices: readonly ResolvedDevice[],
-): void {
+export function checkGrowth(memory: number, devices: readonly ResolvedDevice[]): void {
   const growing = devices.find(({ type }) => type === memType);
   if (growing === undefined) return;
   const { max } = growing.options as MemoryDeviceOptions;
@@ -72,15 +70,24 @@ export function checkGrowth(
       `memoryDevice.max is memory and whole ${BLOCK_SIZE / MiB} MiB more`,
     );
   }
+}
+
+/**
+ * What guest RAM does not have, and others that reach it do not know of.
+ * @throws UsageError when the machine has both
+ */
+export function checkOthers(hugePages: boolean, devices: readonly ResolvedDevice[]): void {
+  const special = devices.find(({ type }) => type === memType || type === pmemType);
+  if (special === undefined) return;
   const other = devices.find(
     ({ type, backend, options }) =>
       type.name === vfioType.name || backend.ram?.(options) !== undefined,
   );
-  const what = hugePages ? 'huge pages' : other?.context.name;
+  const what = hugePages && special.type === memType ? 'huge pages' : other?.context.name;
   if (what === undefined) return;
   throw new UsageError(
-    'E_MEMORY',
-    `a memory device and ${what} cannot be combined: RAM that comes and goes is known to this process and its kernel only`,
+    special.type === memType ? 'E_MEMORY' : 'E_PMEM',
+    `${special.context.name} and ${what} cannot be combined: only this process and its kernel know what of its memory there is`,
     'leave out one of them',
   );
 }

@@ -2,7 +2,7 @@
  * A machine from power-on to power-off or reset: the VM in KVM, its board and its vCPU threads.
  * Guest RAM and devices outlive it; a reboot is the next cycle.
  */
-import { KVM_CAP_TSC_DEADLINE_TIMER } from '../abi/kvm-constants.ts';
+import { KVM_CAP_TSC_DEADLINE_TIMER, KVM_MEM_READONLY } from '../abi/kvm-constants.ts';
 import { setGenerationId, wakingVector } from '../boot/acpi-tables.ts';
 import { type BootProtocol, loadGuest } from '../boot/boot.ts';
 import { HIGH_MEMORY_GPA } from '../boot/boot-layout.ts';
@@ -106,7 +106,7 @@ export class PowerCycle {
   readonly #events: CycleEvents;
   readonly #viot: ViotOptions | undefined;
   /** The next cycle wakes its guest. */
-  #isAsleep = false;
+  isAsleep = false;
   /** The time of kvm-clock when the vCPUs last came to rest. */
   #clock: number | undefined;
   #owned = new AsyncCleanupStack();
@@ -125,11 +125,21 @@ export class PowerCycle {
     const vm = stack.use(new Vm(plan.kvm));
     vm.reserveRealModePages(KVM_TSS_ADDRESS, KVM_IDENTITY_MAP_ADDRESS);
     vm.setMemory(plan.memory);
+    for (const { gpa, size, offset, readOnly } of plan.memory.share.files ?? []) {
+      const address = plan.memory.address + offset;
+      vm.setMemorySlot(
+        resources.memorySlots(1),
+        gpa,
+        size,
+        address,
+        readOnly ? KVM_MEM_READONLY : 0,
+      );
+    }
     let cycle: PowerCycle | undefined;
     const { growth } = plan;
     if (growth !== undefined) {
       growth.powerOn(vm, resources.memorySlots(growth.slots));
-      stack.defer(() => growth.powerOff(cycle?.#isAsleep));
+      stack.defer(() => growth.powerOff(cycle?.isAsleep ?? false));
     }
     vm.createIrqchip();
     vm.createPit();
@@ -362,7 +372,7 @@ export class PowerCycle {
   wakeUp(cause: number): WakeUp | undefined {
     const vector = wakingVector(this.#plan.memory);
     if (vector === 0 || vector >= HIGH_MEMORY_GPA) return undefined;
-    this.#isAsleep = true;
+    this.isAsleep = true;
     const rtc = this.#board.state.lock.with(() => this.#board.rtc.save());
     return { vector, cause, clock: this.#clock, rtc, slots: this.#slots };
   }

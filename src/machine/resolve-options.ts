@@ -44,7 +44,7 @@ import {
   type MachineBackend,
   type MachineDeviceType,
 } from './devices/device-types.ts';
-import { checkGrowth } from './memory-size.ts';
+import { checkGrowth, checkOthers } from './memory-size.ts';
 import type { MachineOptions } from './options.ts';
 
 /** The port that the agent of nodevmm's own guests listens on. */
@@ -217,7 +217,8 @@ export function resolveOptions(asked: MachineOptions): ResolvedOptions {
   checkCount(all);
   checkIommu(scalars.hugePages, all);
   checkBalloon(all);
-  checkGrowth(scalars, all);
+  checkGrowth(scalars.memory, all);
+  checkOthers(scalars.hugePages, all);
   const console = all.find(({ type }) => type.number === 'always');
   return Object.freeze({
     ...scalars,

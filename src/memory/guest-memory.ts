@@ -5,6 +5,7 @@
  * other methods take the offset it returned.
  */
 import { viewOf } from '../host/native-memory.ts';
+import { type FileRegion, offsetInFile } from './file-regions.ts';
 import { type BlocksShare, PluggedBlocks } from './plugged-blocks.ts';
 import {
   GiB,
@@ -26,6 +27,8 @@ export interface GuestMemoryShare {
   readonly size: number;
   /** RAM besides, which comes and goes; in the same mapping. Absent: none. */
   readonly blocks?: BlocksShare;
+  /** Files of the host, in the same mapping, above all RAM. Absent: none. */
+  readonly files?: readonly FileRegion[];
   /** What is RAM in it, lowest first, as a `RegionTable` wants it. Absent: a PC's layout. */
   readonly regions?: readonly RamRegion[];
   /**
@@ -103,7 +106,8 @@ export class GuestMemory {
     this.#smallSize = plain ? Math.min(share.size, 2 ** 31 - 1) | 0 : -1;
     const { blocks } = share;
     this.blocks = blocks === undefined ? null : new PluggedBlocks(blocks);
-    this.#mapped = blocks === undefined ? share.size : blocks.offset + blocks.size;
+    const last = share.files?.at(-1) ?? blocks;
+    this.#mapped = last === undefined ? share.size : last.offset + last.size;
     for (let at = 0; at < this.#mapped; at += CHUNK) {
       const length = Math.min(CHUNK + OVERLAP, (foreign?.endOf(at) ?? this.#mapped) - at);
       const buffer = viewOf(share.address + at, length);
@@ -125,7 +129,14 @@ export class GuestMemory {
     if (gpa < LOW_RAM_LIMIT) return gpa >= 0 && gpa + length <= this.#lowSize ? gpa : -1;
     const high = gpa - HIGH_RAM_BASE;
     if (high >= 0 && high + length <= this.#highSize) return this.#lowSize + high;
-    return this.blocks === null ? -1 : this.blocks.offset(gpa, length);
+    return this.#offsetAbove(gpa, length, write);
+  }
+
+  #offsetAbove(gpa: number, length: number, write: boolean): number {
+    const offset = this.blocks?.offset(gpa, length) ?? -1;
+    const { files } = this.share;
+    if (offset >= 0 || files === undefined) return offset;
+    return offsetInFile(files, gpa, length, write);
   }
 
   /** Guest physical address of an offset in RAM; -1 outside. */
@@ -133,16 +144,23 @@ export class GuestMemory {
     for (const region of this.regions) {
       if (offset < region.offset + region.size) return region.gpa + offset - region.offset;
     }
-    const blocks = this.share.blocks;
-    if (blocks === undefined || offset >= blocks.offset + blocks.size) return -1;
-    return blocks.gpa + offset - blocks.offset;
+    for (const region of this.#above) {
+      if (offset < region.offset + region.size) return region.gpa + offset - region.offset;
+    }
+    return -1;
+  }
+
+  /** What is above the regions. */
+  get #above(): readonly RamRegion[] {
+    const { blocks, files = [] } = this.share;
+    return blocks === undefined ? files : [blocks, ...files];
   }
 
   /** Bytes that a PC's RAM without a gap would have, to end where this may. */
   get reach(): number {
-    const { blocks } = this.share;
-    if (blocks === undefined) return this.size;
-    return LOW_RAM_LIMIT + blocks.gpa + blocks.size - HIGH_RAM_BASE;
+    const last = this.#above.at(-1);
+    if (last === undefined) return this.size;
+    return LOW_RAM_LIMIT + last.gpa + last.size - HIGH_RAM_BASE;
   }
 
   readU8(offset: number): number {

@@ -14,16 +14,20 @@ export interface BlocksShare extends RamRegion {
   readonly plugged: SharedArrayBuffer;
 }
 
+/** Where the RAM of a PC ends, or the hole below 4 GiB. @param ramSize bytes */
+export function ramEnd(ramSize: number): number {
+  return HIGH_RAM_BASE + Math.max(0, ramSize - LOW_RAM_LIMIT);
+}
+
 /**
  * A region for a guest with other RAM.
  * @param ramSize bytes of that
  * @param size bytes of the region, whole blocks
  */
 export function blocksShare(ramSize: number, size: number): BlocksShare {
-  const ramEnd = HIGH_RAM_BASE + Math.max(0, ramSize - LOW_RAM_LIMIT);
   return {
     // A gap keeps buffers from reaching from one into the other.
-    gpa: (Math.floor(ramEnd / SECTION) + 1) * SECTION,
+    gpa: (Math.floor(ramEnd(ramSize) / SECTION) + 1) * SECTION,
     size,
     offset: Math.ceil(ramSize / BLOCK_SIZE) * BLOCK_SIZE,
     plugged: new SharedArrayBuffer(size / BLOCK_SIZE),

@@ -96,8 +96,8 @@ export class VhostDevice extends Closeable {
     this.#memory = memory;
     this.#translated = false;
     this.#setFeatures(features);
-    const { blocks } = memory.share;
-    const regions = blocks === undefined ? memory.regions : [...memory.regions, blocks];
+    const { blocks, files = [] } = memory.share;
+    const regions = [...memory.regions, ...(blocks === undefined ? [] : [blocks]), ...files];
     const table = new NativeMemory(
       abi.vhost_memory.size + regions.length * abi.vhost_memory_region.size,
     );

@@ -18,7 +18,7 @@ const skip = kvmMissing();
 const folder = testFolder(t);
 
 t.test('sections come and go', { skip }, async (t) => {
-  using ram = new Ram(64 * MiB, 'anonymous', true, GiB);
+  using ram = new Ram(64 * MiB, 'anonymous', true, { growth: GiB });
   using kvm = Kvm.open();
   using vm = new Vm(kvm);
   const device = new MemDevice('mem0');

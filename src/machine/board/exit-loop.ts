@@ -84,7 +84,7 @@ export class ExitLoop {
       if (result < 0) {
         if (result === -EINTR) {
           this.#vcpu.immediateExit = false;
-          // Also a full barrier: whoever sets `immediate_exit` later has parked it before.
+          // Also a full barrier: a thread that sets `immediate_exit` later has parked it before.
           if (this.#control.isParked(id)) return 'stopped';
         } else if (result !== -EAGAIN) {
           this.errno = -result;

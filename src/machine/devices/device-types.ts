@@ -10,6 +10,7 @@ import { fsType } from '../../virtio/device/fs/fs-type.ts';
 import { iommuType } from '../../virtio/device/iommu/iommu.ts';
 import { memType } from '../../virtio/device/mem/mem.ts';
 import { netType } from '../../virtio/device/net/net-type.ts';
+import { pmemType } from '../../virtio/device/pmem/pmem.ts';
 import { rngType } from '../../virtio/device/rng/rng.ts';
 import { vsockType } from '../../virtio/device/vsock/vsock-type.ts';
 import type { VirtioDevice } from '../../virtio/device.ts';
@@ -37,6 +38,7 @@ export const DEVICE_TYPES: MachineDeviceType[] = [
   balloonType,
   watchdogType,
   memType,
+  pmemType,
 ];
 
 /** Which backend options are for. @param has whether an option is set, to this value if one is given */

@@ -83,8 +83,11 @@ export class MachineDevices {
 
   /** The only virtio device of a class, if there is one. */
   ofClass<T extends VirtioDevice>(kind: new (...args: never[]) => T): T | undefined {
-    for (const { device } of this.#virtio()) if (device instanceof kind) return device;
-    return undefined;
+    return this.allOfClass(kind)[0];
+  }
+
+  allOfClass<T extends VirtioDevice>(kind: new (...args: never[]) => T): T[] {
+    return this.#virtio().flatMap(({ device }) => (device instanceof kind ? [device] : []));
   }
 
   /** A virtio device's queue by name or index. @throws UsageError when there is none */

@@ -54,9 +54,18 @@ t.test('what cannot be', async (t) => {
   };
   refused({ memoryDevice: { max: memory } }, /^memory cannot grow from 512 to 512 MiB; /);
   refused({ memoryDevice: { max: memory + MiB } }, /whole 2 MiB more$/);
-  refused({ hugePages: true }, /^a memory device and huge pages cannot be combined: /);
-  refused({ iommu: true }, /iommu0 cannot/);
-  refused({ vfio: [{ address: '0000:01:00.0' }] }, /vfio0 cannot/);
-  refused({ nets: [{ vhostUser: { socket: '/s' } }] }, /net0 cannot/);
+  refused({ hugePages: true }, /^mem0 and huge pages cannot be combined: /);
+  refused({ iommu: true }, /^mem0 and iommu0 cannot/);
+  refused({ vfio: [{ address: '0000:01:00.0' }] }, / vfio0 cannot/);
+  refused({ nets: [{ vhostUser: { socket: '/s' } }] }, / net0 cannot/);
   t.throws(() => resolveOptions({ kernel, memoryDevice: {} as never }), { code: 'E_MEMORY' });
+});
+
+t.test('files as memory, too, are known to this process only', async (t) => {
+  const pmems = [{ path: '/f' }];
+  t.throws(() => resolveOptions({ kernel, pmems, iommu: true }), {
+    code: 'E_PMEM',
+    message: /^pmem0 and iommu0 cannot be combined: /,
+  });
+  t.doesNotThrow(() => resolveOptions({ kernel, pmems, hugePages: true }));
 });

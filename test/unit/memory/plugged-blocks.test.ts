@@ -23,7 +23,7 @@ t.test('the region lies above all other RAM, with a gap', async (t) => {
 });
 
 t.test('a thread sees what another one plugs', async (t) => {
-  using ram = new Ram(33 * MiB, 'anonymous', true, 16 * MiB);
+  using ram = new Ram(33 * MiB, 'anonymous', true, { growth: 16 * MiB });
   const { memory } = ram;
   const other = new GuestMemory(memory.share);
   const gpa = memory.blocks?.share.gpa ?? 0;

@@ -27,7 +27,7 @@ const { PLUG, UNPLUG, UNPLUG_ALL, STATE } = {
 const [ACK, NACK, BUSY, ERROR] = [0, 1, 2, 3];
 
 function setUp(...ring: number[]) {
-  const ram = new Ram(32 * MiB, 'anonymous', true, BLOCKS * BLOCK_SIZE);
+  const ram = new Ram(32 * MiB, 'anonymous', true, { growth: BLOCKS * BLOCK_SIZE });
   const device = new MemDevice('mem0');
   const config = new DataView(device.config.buffer);
   const updates: boolean[] = [];
