@@ -58,9 +58,9 @@ export class HotplugRegisters implements RegisterRegion {
     this.#set(UP, 1 << place);
   }
 
-  /** Asks the guest to eject something. */
+  /** Asks the guest to eject something, unless it has just done so. */
   askBack(place: number): void {
-    this.#set(DOWN, 1 << place);
+    this.#set(DOWN, (1 << place) & (this.#words[EJECTABLE] ?? 0));
   }
 
   /** The guest is asked no longer, if it has not looked yet. */

@@ -46,7 +46,7 @@ t.test(
   { skip },
   async (t) => {
     const kernel = path.join(folder, 'kernel');
-    const bytes = Uint8Array.from(out(0x600, 0x34));
+    const bytes = Uint8Array.from(out(0x605, 0x34));
     const segments = [{ paddr: KERNEL_GPA, bytes }];
     writeFileSync(kernel, elfKernel({ segments, pvhEntry: KERNEL_GPA }));
     const memory = 64 * MiB;

@@ -25,7 +25,7 @@ function rig(ejectable: readonly number[] = []): Rig {
 }
 
 t.test('what happened is read once, in whatever thread', async (t) => {
-  const { registers, elsewhere } = rig();
+  const { registers, elsewhere } = rig([7]);
   registers.plugged(5);
   registers.plugged(31);
   registers.askBack(7);
@@ -51,6 +51,8 @@ t.test('a device is ejected once, and only what may be', async (t) => {
   t.same(ejections.at(-1), { slots: [9], isFirst: false }, 'while the owner has not looked');
   t.same(registers.takeEjected(), [3, 4, 9]);
   t.same(registers.takeEjected(), []);
+  registers.askBack(9);
+  t.equal(registers.read(DOWN, 4), 0, 'it is not asked for what it has ejected');
 });
 
 t.test('only whole registers are there', async (t) => {
