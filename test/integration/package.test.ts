@@ -7,8 +7,8 @@ import { PackageUser } from '../support/rigs/installed-package.ts';
 const { project, packed } = await PackageUser.install();
 t.teardown(() => project.close());
 
-t.test('holds what runs and what explains it, below 2 MB', async (t) => {
-  t.ok(packed.unpackedSize < 2_000_000, `${packed.unpackedSize} bytes`);
+t.test('holds what runs and what explains it, below 2.5 MB', async (t) => {
+  t.ok(packed.unpackedSize < 2_500_000, `${packed.unpackedSize} bytes`);
   t.same(
     packed.paths.filter((path) => /\.map$|^dist\/src\/|^test\/|^docs\/reference/.test(path)),
     [],
