@@ -17,6 +17,8 @@ const [[server, disk], [, net]] = await Promise.all([
   parent.serve('test-disk'),
   serveParent('test-net', 'net', `auto,address=${HOST}/24`),
 ]);
+const behind = { guest: 'minimal', iommu: true, disks: [{ vdpa: disk, iommu: 'on' }] } as const;
+const refused: unknown = await VirtualMachine.create(behind).catch((error) => error);
 const vm = await bootGuest({
   machine: { memory: 256 * MiB, disks: [{ vdpa: disk }], nets: [{ vdpa: net }] },
 });
@@ -36,6 +38,7 @@ t.test('a disk and an interface', async (t) => {
 });
 
 t.test('what another machine cannot have', async (t) => {
+  t.match(refused, { code: 'E_IOMMU', message: /VDUSE/ }, 'a process cannot follow an IOMMU');
   const second = VirtualMachine.create({ guest: 'minimal', disks: [{ vdpa: disk }] });
   await t.rejects(second, { code: 'E_VDPA', message: /is in use/ });
   const missing = VirtualMachine.create({ guest: 'minimal', disks: [{ vdpa: `${disk}0` }] });
