@@ -1,0 +1,76 @@
+/** A guest sleeps in RAM with work on every kind of device: docs/power.md. */
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import type { MachineState, VirtualMachine } from '../../../src/index.ts';
+import { testFolder } from '../../support/rigs/files.ts';
+import { bootGuest, DISK_BY_SERIAL, guestShell, vsockAnswer } from '../../support/rigs/guest.ts';
+import { tapReason } from '../../support/rigs/host.ts';
+
+const MiB = 2 ** 20;
+
+/** Resolves when a machine enters a state. */
+function stateOf(vm: VirtualMachine, wanted: MachineState): Promise<void> {
+  return new Promise((resolve) => {
+    vm.on('state', (state) => {
+      if (state === wanted) resolve();
+    });
+  });
+}
+
+async function sleepAndWake(vm: VirtualMachine): Promise<void> {
+  const asleep = stateOf(vm, 'suspended');
+  const command = vm.exec(['sh', '-c', 'echo mem >/sys/power/state']);
+  await asleep;
+  await vm.wake();
+  const { exitCode } = await command;
+  if (exitCode !== 0) throw new Error(`status ${exitCode} of the sleep`);
+}
+
+for (const [name, packed, cpus] of [
+  ['split rings, 1 vCPU', false, 1],
+  ['packed rings, 4 vCPUs', true, 4],
+] as const) {
+  t.test(`disk, network, folder, and vsock across sleeps: ${name}`, async (t) => {
+    const folder = testFolder(t);
+    const disk = join(folder, 'disk.raw');
+    writeFileSync(disk, Buffer.alloc(64 * MiB));
+    const shared = testFolder(t);
+    const ring = { packed };
+    const network = tapReason() === false;
+    await using vm = await bootGuest({
+      image: 'tools',
+      append: network ? 'nodevmm.ip=10.77.0.2/24' : '',
+      machine: {
+        cpus,
+        memory: 512 * MiB,
+        disks: [{ path: disk, serial: 'verify', ring }],
+        fileSystems: [{ tag: 'shared', source: shared, ring }],
+        vsock: { cid: 77, ring },
+        ...(network ? { nets: [{ hostAddress: '10.77.0.1/24', ring }] } : {}),
+      },
+    });
+    await guestShell(vm, 'mkdir -p /shared; mount -t virtiofs shared /shared; echo a >/shared/a');
+    const listener = vm.spawn(['nodevmm-agent', 'vsock', 'listen', '53', 'cat']);
+    await once(listener.stdout, 'data');
+    const fio = vm.exec([
+      'sh',
+      '-c',
+      `${DISK_BY_SERIAL} fio --name=v --filename=/dev/$(disk verify) --rw=randrw --bs=4k --size=32m \
+       --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --time_based --runtime=25 \
+       --verify_fatal=1 --output-format=terse`,
+    ]);
+    for (let round = 0; round < 3; round++) {
+      await sleepAndWake(vm);
+      if (network) await guestShell(vm, 'ping -c 1 -W 20 10.77.0.1');
+      await guestShell(vm, `echo ${round} >/shared/round; cat /shared/a`);
+      t.equal((await vsockAnswer(vm, 53, Buffer.from('there'))).toString(), 'there');
+    }
+    const { exitCode, stdout, stderr } = await fio;
+    t.equal(exitCode, 0, `${stdout}${stderr}`);
+    t.equal(await guestShell(vm, 'nproc'), String(cpus));
+    const log = 'dmesg | grep -iE "warn|BUG:|I/O error|lockup|stall" || true';
+    t.equal(await guestShell(vm, log), '');
+  });
+}
