@@ -447,9 +447,10 @@ export class LocalMachine extends DeviceRequests {
     const cycle = this.#cycle;
     this.#cycle = undefined;
     this.#agent?.guestEnded(guestEnded(exit));
+    // Before the next command, which waits for the next guest's agent.
+    this.#consoles.device.closePorts();
     await cycle?.close();
     await this.#hotplug.poweredOff();
-    this.#consoles.device.closePorts();
     this.#cpus.poweredOff();
   }
 
