@@ -33,6 +33,8 @@ const guestModules = [
   'pvpanic-pci',
   'button',
   'evdev',
+  'i6300esb',
+  'ptp_kvm',
   'e1000',
   'ext4',
   'overlay',

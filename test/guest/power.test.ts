@@ -182,6 +182,13 @@ t.test('one guest with two vCPUs and a disk: sleep and wake-up', async (t) => {
     t.equal(await guestShell(vm, 'cat /sys/power/suspend_stats/success'), '6');
   });
 
+  await t.test('another generation ID reseeds its random numbers', async (t) => {
+    await vm.renewGeneration();
+    const reseeded = 'crng reseeded due to virtual machine fork';
+    await guestShell(vm, `until dmesg | grep -q "${reseeded}"; do sleep 0.2; done`);
+    t.equal(vm.state, 'running');
+  });
+
   await t.test('suspended to idle, woken by the sleep button and the clock', async (t) => {
     const idle = vm.exec(['sh', '-c', 'echo freeze >/sys/power/state']);
     await quiet(vm);
@@ -191,6 +198,22 @@ t.test('one guest with two vCPUs and a disk: sleep and wake-up', async (t) => {
     t.match(await guestShell(vm, read), sum);
     t.equal(await guestShell(vm, log), '');
   });
+});
+
+t.test('a guest that does not restart its watchdog is reset, and learns why', async (t) => {
+  await using vm = await bootGuest({ machine: { watchdog: true } });
+  const logs: string[] = [];
+  vm.on('log', (line) => logs.push(line));
+  const status = 'cat /sys/class/watchdog/watchdog0/bootstatus';
+  t.equal(await guestShell(vm, status), '0');
+  await guestShell(vm, 'rmmod i6300esb; modprobe i6300esb heartbeat=4');
+  const reset = once(vm, 'reboot');
+  // Restarted for a while, it does nothing.
+  await guestShell(vm, 'exec 3>/dev/watchdog; for i in 1 2 3 4 5 6; do echo >&3; sleep 1; done');
+  t.same(logs, []);
+  await reset;
+  t.match(logs, [/^watchdog0: the guest did not restart it in time: it resets the machine/]);
+  t.equal(await guestShell(vm, status), '32', 'WDIOF_CARDRESET');
 });
 
 t.test('two machines in one process', async (t) => {
