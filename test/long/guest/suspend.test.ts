@@ -47,7 +47,7 @@ for (const [name, packed, cpus] of [
         memory: 512 * MiB,
         disks: [{ path: disk, serial: 'verify', ring }],
         fileSystems: [{ tag: 'shared', source: shared, ring }],
-        vsock: { cid: 77, ring },
+        vsock: { cid: 77, path: join(folder, 'vsock.sock'), ring },
         ...(network ? { nets: [{ hostAddress: '10.77.0.1/24', ring }] } : {}),
       },
     });
