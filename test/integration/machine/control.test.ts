@@ -42,6 +42,7 @@ t.test('a machine executes requests, and answers with its state', async (t) => {
     pid: process.pid,
     name: 'web',
     state: 'running',
+    memory: vm.memory,
     exits: 3,
     statistics,
     droppedOutput,
