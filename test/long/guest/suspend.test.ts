@@ -21,11 +21,11 @@ function stateOf(vm: VirtualMachine, wanted: MachineState): Promise<void> {
 
 async function sleepAndWake(vm: VirtualMachine): Promise<void> {
   const asleep = stateOf(vm, 'suspended');
-  const command = vm.exec(['sh', '-c', 'echo mem >/sys/power/state']);
-  await asleep;
+  const command = guestShell(vm, 'echo mem >/sys/power/state || { dmesg | tail -20; false; }');
+  // A guest that cannot sleep says so.
+  await Promise.race([asleep, command]);
   await vm.wake();
-  const { exitCode } = await command;
-  if (exitCode !== 0) throw new Error(`status ${exitCode} of the sleep`);
+  await command;
 }
 
 for (const [name, packed, cpus] of [
