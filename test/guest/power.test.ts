@@ -4,20 +4,11 @@ import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import type { MachineState, VirtualMachine } from '../../src/index.ts';
+import type { VirtualMachine } from '../../src/index.ts';
 import { testFolder } from '../support/rigs/files.ts';
-import { bootGuest, DISK_BY_SERIAL, exitsOf, guestShell } from '../support/rigs/guest.ts';
+import { bootGuest, DISK_BY_SERIAL, exitsOf, guestShell, stateOf } from '../support/rigs/guest.ts';
 
 const MiB = 2 ** 20;
-
-/** Resolves when a machine enters a state. */
-function stateOf(vm: VirtualMachine, wanted: MachineState): Promise<void> {
-  return new Promise((resolve) => {
-    vm.on('state', (state) => {
-      if (state === wanted) resolve();
-    });
-  });
-}
 
 /** Resolves when no vCPU exits for a second. */
 async function quiet(vm: VirtualMachine): Promise<void> {

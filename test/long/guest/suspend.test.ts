@@ -3,21 +3,18 @@ import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import type { MachineState, VirtualMachine } from '../../../src/index.ts';
+import type { VirtualMachine } from '../../../src/index.ts';
 import { testFolder } from '../../support/rigs/files.ts';
-import { bootGuest, DISK_BY_SERIAL, guestShell, vsockAnswer } from '../../support/rigs/guest.ts';
+import {
+  bootGuest,
+  DISK_BY_SERIAL,
+  guestShell,
+  stateOf,
+  vsockAnswer,
+} from '../../support/rigs/guest.ts';
 import { tapReason } from '../../support/rigs/host.ts';
 
 const MiB = 2 ** 20;
-
-/** Resolves when a machine enters a state. */
-function stateOf(vm: VirtualMachine, wanted: MachineState): Promise<void> {
-  return new Promise((resolve) => {
-    vm.on('state', (state) => {
-      if (state === wanted) resolve();
-    });
-  });
-}
 
 async function sleepAndWake(vm: VirtualMachine): Promise<void> {
   const asleep = stateOf(vm, 'suspended');

@@ -4,7 +4,7 @@ import { buffer } from 'node:stream/consumers';
 import t from 'tap';
 import { buildGuest } from '../../../src/guest/guests.ts';
 import type { KernelSeries } from '../../../src/guest/kernel.ts';
-import { type MachineOptions, VirtualMachine } from '../../../src/index.ts';
+import { type MachineOptions, type MachineState, VirtualMachine } from '../../../src/index.ts';
 import { DEFAULT_COMMAND_LINE } from '../../../src/machine/resolve-options.ts';
 
 const LAST_WORDS = 8192;
@@ -79,6 +79,15 @@ export async function bootGuest(fixture: GuestFixture = {}): Promise<VirtualMach
     await vm[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+/** Resolves when a machine enters a state. */
+export function stateOf(vm: VirtualMachine, wanted: MachineState): Promise<void> {
+  return new Promise((resolve) => {
+    vm.on('state', (state) => {
+      if (state === wanted) resolve();
+    });
+  });
 }
 
 /** Exits to userspace of all vCPUs since power-on. */

@@ -1,12 +1,8 @@
 /** The data half of a memory device: requests of its driver (virtio 1.3 §5.15.6). */
 import * as abi from '../../../abi/virtio-mem.ts';
 import { BLOCK_SIZE } from '../../../memory/plugged-blocks.ts';
-import type { ActiveQueue } from '../../active-queue.ts';
-import type { HandlerContext, QueueHandler } from '../../device.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
-
-/** Requests that are served before the rest of the thread gets its turn. */
-const BUDGET = 64;
+import { RequestHandler } from '../../request-handler.ts';
 
 /** The blocks of a memory device. Their numbers count from the start of its region. */
 export interface GrowingRam {
@@ -32,30 +28,19 @@ export interface MemLimits {
 }
 
 /** Serves the queue. */
-export class MemHandler implements QueueHandler {
+export class MemHandler extends RequestHandler {
+  protected override readonly budget = 64;
   readonly #ram: GrowingRam;
   readonly #limits: MemLimits;
-  #queue: ActiveQueue | undefined;
 
   constructor(ram: GrowingRam, limits: MemLimits) {
+    super();
     this.#ram = ram;
     this.#limits = limits;
   }
 
-  start({ queues }: HandlerContext): void {
-    this.#queue = queues[0];
-  }
-
-  kick(): void {
-    this.#queue?.serve(BUDGET, (chain) => this.#answer(chain));
-  }
-
-  stop(): void {
-    this.#queue = undefined;
-  }
-
   /** What is no request, or has no room for a response, goes back unwritten. */
-  #answer(chain: DescriptorChain): number {
+  protected override answer(chain: DescriptorChain): number {
     const { virtio_mem_req: request, virtio_mem_resp: response } = abi;
     if (chain.readableLength < request.size || chain.writableLength < response.size) return 0;
     const answer = new Uint8Array(response.size);

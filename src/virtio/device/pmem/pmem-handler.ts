@@ -1,12 +1,9 @@
 /** The data half of a PMEM device: requests to make writes durable (virtio 1.3 §5.19.6). */
 import * as abi from '../../../abi/virtio-pmem.ts';
 import { fdatasync } from '../../../host/syscall.ts';
-import type { ActiveQueue } from '../../active-queue.ts';
-import type { HandlerContext, QueueHandler } from '../../device.ts';
 import type { DescriptorChain } from '../../queue/descriptor-chain.ts';
+import { RequestHandler } from '../../request-handler.ts';
 
-/** Requests that are served before the rest of the thread gets its turn. */
-const BUDGET = 16;
 /** §5.19.6: what `ret` says of a request that failed; as a 32-bit number. */
 const FAILED = 2 ** 32 - 1;
 
@@ -17,28 +14,17 @@ export interface PmemHandlerOptions {
 }
 
 /** Serves the queue, in a thread of its own: fdatasync(2) takes as long as the medium does. */
-export class PmemHandler implements QueueHandler {
+export class PmemHandler extends RequestHandler {
+  protected override readonly budget = 16;
   readonly #options: PmemHandlerOptions;
-  #queue: ActiveQueue | undefined;
 
   constructor(options: PmemHandlerOptions) {
+    super();
     this.#options = options;
   }
 
-  start({ queues }: HandlerContext): void {
-    this.#queue = queues[0];
-  }
-
-  kick(): void {
-    this.#queue?.serve(BUDGET, (chain) => this.#answer(chain));
-  }
-
-  stop(): void {
-    this.#queue = undefined;
-  }
-
   /** What is no request, or has no room for a response, goes back unwritten. */
-  #answer(chain: DescriptorChain): number {
+  protected override answer(chain: DescriptorChain): number {
     const { virtio_pmem_req: request, virtio_pmem_resp: response } = abi;
     if (chain.readableLength < request.size || chain.writableLength < response.size) return 0;
     const type = chain.readUint(request.type.offset, 4);
